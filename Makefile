@@ -1,0 +1,37 @@
+# `make demo` and `make test` need Python 3.11 to 3.13 and make; uv is used when it is there.
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: demo test check lock clean
+
+demo: .venv/ready
+	.venv/bin/pixcrawler demo
+
+test: .venv/ready
+	.venv/bin/pytest -q
+
+check:
+	.ci/run
+
+.venv/ready: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "PixCrawler needs Python 3.11, 3.12 or 3.13, and %s is %d.%d: try make PYTHON=python3.12" % (sys.executable, *v))'
+ifneq ($(UV),)
+	test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements/dev.txt
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+else
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+endif
+	@touch $@
+
+# Hashed requirement files without index lines: the registry is the machine's own affair.
+lock:
+	for set in "base:" "dev:--extra demo --group dev"; do \
+	  uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --no-annotate --no-header --quiet $${set#*:} -o requirements/$${set%%:*}.txt || exit 1; \
+	done
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,1 @@
+"""RULE: what people type and read. One file per group of commands."""

@@ -1,0 +1,1 @@
+"""RULE: the only place that knows SQL. Every function takes a session; none commits."""

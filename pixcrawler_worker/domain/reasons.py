@@ -1,0 +1,58 @@
+"""Why a candidate did not become an image: one word each, so that reasons can be counted."""
+
+from enum import StrEnum
+
+from pixcrawler_worker.errors import PermanentError
+
+
+class Reason(StrEnum):
+    """One word per way in which a candidate fails. The words are shown to users and kept in the ledger."""
+
+    # The address itself.
+    BAD_URL = "bad_url"
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    # The way there and back.
+    UNRESOLVED = "unresolved"
+    CONNECT_FAILED = "connect_failed"
+    TLS_FAILED = "tls_failed"
+    TIMEOUT = "timeout"
+    RESET = "reset"
+    TRUNCATED = "truncated"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    BAD_RESPONSE = "bad_response"
+    # What the host answered.
+    NOT_FOUND = "not_found"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    SERVER_ERROR = "server_error"
+    HTTP_STATUS = "http_status"
+    TOO_MANY_BYTES = "too_many_bytes"
+    EMPTY = "empty"
+    # What the bytes turned out to be.
+    NOT_AN_IMAGE = "not_an_image"
+    FORMAT_NOT_WANTED = "format_not_wanted"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    CORRUPT = "corrupt"
+    DECODER_DIED = "decoder_died"
+    # What the job has already.
+    DUPLICATE_URL = "duplicate_url"
+    DUPLICATE_BYTES = "duplicate_bytes"
+    SURPLUS = "surplus"
+
+
+#: Reasons that may vanish when the same address is asked again a moment later.
+PASSING = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.SERVER_ERROR, Reason.TRUNCATED})
+
+
+class RefusedError(PermanentError):
+    """One candidate is not taken. It costs its neighbours nothing; the reason is counted.
+
+    Args:
+        reason: the word that is counted.
+        detail: one line for a log, without secrets.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
