@@ -1,4 +1,4 @@
-"""What is known of an image once its bytes were opened."""
+"""What is known of an image: from its bytes, and from the page it was found on."""
 
 from dataclasses import dataclass
 
@@ -28,3 +28,24 @@ class ImageFacts:
     frames: int
     phash: int
     dhash: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """Whose picture it is, as its source says. Unknown is None, never a guess.
+
+    Attributes:
+        page_url: the page that shows the picture to people.
+        title: as its author named it.
+        author: name of the author.
+        license: SPDX-like id in lower case (`cc0-1.0`, `cc-by-sa-4.0`, `pdm`).
+        license_url: where the licence's text stands.
+        attribution: a line to print beside the picture.
+    """
+
+    page_url: str | None = None
+    title: str | None = None
+    author: str | None = None
+    license: str | None = None
+    license_url: str | None = None
+    attribution: str | None = None

@@ -1,0 +1,230 @@
+"""Images and what is known of them: written in bulk, read in order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import Connection as PsycopgConnection
+from psycopg import sql
+from sqlalchemy import func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+from sqlalchemy.types import LargeBinary
+
+from pixcrawler_worker.db.models import CrawlCandidate, Image, ImageFact
+from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.planning import url_hash
+
+#: Which pipeline made `phash` and `dhash`: hashes of different versions are not compared.
+HASH_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewImage:
+    """An image whose file is in storage and whose row is still to be written."""
+
+    url: str
+    filename: str
+    storage_url: str
+    facts: ImageFacts
+    label: str
+    query: str
+    source: str
+    credit: Credit
+
+
+_COLUMNS = (
+    ("position", "int4"),
+    ("url_hash", "bytea"),
+    ("sha256", "bytea"),
+    ("original_url", "text"),
+    ("filename", "text"),
+    ("storage_url", "text"),
+    ("width", "int4"),
+    ("height", "int4"),
+    ("file_size", "int4"),
+    ("format", "text"),
+    ("phash", "int8"),
+    ("dhash", "int8"),
+    ("mode", "text"),
+    ("frames", "int4"),
+    ("label", "text"),
+    ("query", "text"),
+    ("source", "text"),
+    ("page_url", "text"),
+    ("title", "text"),
+    ("author", "text"),
+    ("license", "text"),
+    ("license_url", "text"),
+    ("attribution", "text"),
+)
+
+_CREATE = sql.SQL("CREATE TEMP TABLE incoming ({columns}) ON COMMIT DROP").format(
+    columns=sql.SQL(", ").join(sql.SQL(f"{name} {type_}") for name, type_ in _COLUMNS)
+)
+_COPY = sql.SQL("COPY incoming FROM STDIN (FORMAT BINARY)")
+
+# The foreign key of the facts is checked when the whole statement is done, so the unique indexes can decide first
+# which images are new. The order of the inserts is the same for everybody: two chunks that bring the same pictures
+# wait for each other in one direction only.
+_INSERT = """
+WITH fresh AS (
+    INSERT INTO pixcrawler.image_facts (
+        image_id, crawl_job_id, sha256, url_hash, phash, dhash, hash_version, mode, frames, label, query, source,
+        page_url, title, author, license, license_url, attribution)
+    SELECT nextval('images_id_seq'), %(job)s, sha256, url_hash, phash, dhash, %(version)s, mode, frames, label, query,
+        source, page_url, title, author, license, license_url, attribution
+    FROM (SELECT * FROM incoming ORDER BY sha256) AS incoming
+    ON CONFLICT DO NOTHING
+    RETURNING image_id, sha256
+), written AS (
+    INSERT INTO images (
+        id, crawl_job_id, original_url, filename, storage_url, width, height, file_size, format)
+    SELECT image_id, %(job)s, original_url, filename, storage_url, width, height, file_size, format
+    FROM fresh JOIN incoming USING (sha256)
+)
+SELECT position FROM fresh JOIN incoming USING (sha256) ORDER BY position
+"""
+
+
+def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list[int]:
+    """Insert the images that the job does not have by URL or by bytes; return their positions in `found`.
+
+    COPY into a temporary table and one INSERT: three statements, however many images. No two of `found` may have the
+    same bytes.
+    """
+    if not found:
+        return []
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, PsycopgConnection)
+    with connection.cursor() as cursor:
+        cursor.execute(_CREATE)
+        with cursor.copy(_COPY) as copy:
+            copy.set_types([type_ for _, type_ in _COLUMNS])
+            for position, image in enumerate(found):
+                copy.write_row(_row(position, image))
+        cursor.execute(_INSERT, {"job": job_id, "version": HASH_VERSION})
+        return [position for (position,) in cursor.fetchall()]
+
+
+def _row(position: int, image: NewImage) -> tuple[object, ...]:
+    facts, credit = image.facts, image.credit
+    return (
+        position,
+        url_hash(image.url),
+        facts.sha256,
+        _text(image.url),
+        image.filename,
+        image.storage_url,
+        facts.width,
+        facts.height,
+        facts.file_size,
+        facts.format,
+        _signed(facts.phash),
+        _signed(facts.dhash),
+        facts.mode,
+        facts.frames,
+        image.label,
+        image.query,
+        image.source,
+        _text(credit.page_url),
+        _text(credit.title),
+        _text(credit.author),
+        _text(credit.license),
+        _text(credit.license_url),
+        _text(credit.attribution),
+    )
+
+
+def _signed(bits: int) -> int:
+    """Return 64 bits as PostgreSQL's int8 has them."""
+    return bits - (1 << 64) if bits >> 63 else bits
+
+
+def _text(value: str | None) -> str | None:
+    """Return a text without what PostgreSQL cannot store."""
+    return None if value is None else value.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def add_candidates(session: Session, job_id: int, hashes: Sequence[bytes]) -> int:
+    """Note addresses as judged and return how many of them the job had not seen before."""
+    if not hashes:
+        return 0
+    offered = select(literal(job_id), func.unnest(literal(sorted(set(hashes)), ARRAY(LargeBinary))))
+    new = session.scalars(
+        upsert(CrawlCandidate)
+        .from_select(["crawl_job_id", "url_hash"], offered)
+        .on_conflict_do_nothing()
+        .returning(CrawlCandidate.url_hash)
+    )
+    return len(new.all())
+
+
+def seen(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
+    """Return which of the addresses the job has judged already."""
+    return frozenset(
+        session.scalars(
+            select(CrawlCandidate.url_hash).where(
+                CrawlCandidate.crawl_job_id == job_id,
+                CrawlCandidate.url_hash == func.any(literal(list(hashes), ARRAY(LargeBinary))),
+            )
+        )
+    )
+
+
+def files(session: Session, job_id: int) -> frozenset[str]:
+    """Return the storage addresses that rows of the job name."""
+    named = select(Image.storage_url).where(Image.crawl_job_id == job_id, Image.storage_url.is_not(None))
+    return frozenset(url for url in session.scalars(named) if url is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An image as reports and exports read it."""
+
+    id: int
+    label: str
+    filename: str
+    storage_url: str
+    original_url: str
+    width: int
+    height: int
+    file_size: int
+    format: str
+    sha256: str
+    source: str
+    page_url: str | None
+    title: str | None
+    author: str | None
+    license: str | None
+    license_url: str | None
+    attribution: str | None
+
+
+def stored(session: Session, job_id: int) -> list[Stored]:
+    """Return the job's images with their facts, by label, then in the order in which they came."""
+    rows = session.execute(
+        select(
+            Image.id,
+            ImageFact.label,
+            Image.filename,
+            Image.storage_url,
+            Image.original_url,
+            Image.width,
+            Image.height,
+            Image.file_size,
+            Image.format,
+            func.encode(ImageFact.sha256, "hex"),
+            ImageFact.source,
+            ImageFact.page_url,
+            ImageFact.title,
+            ImageFact.author,
+            ImageFact.license,
+            ImageFact.license_url,
+            ImageFact.attribution,
+        )
+        .join(ImageFact, ImageFact.image_id == Image.id)
+        .where(Image.crawl_job_id == job_id)
+        .order_by(ImageFact.label, Image.id)
+    )
+    return [Stored(*row) for row in rows]

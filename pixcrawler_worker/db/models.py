@@ -1,0 +1,332 @@
+"""The seven documented tables and the ledger's private ones: columns and constraints only.
+
+`docs/database-schema.md` is the source for schema `public`; a test compares it with the migrated database.
+"""
+
+import uuid
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    String,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+PRIVATE = "pixcrawler"
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Common metadata: names of constraints, and what Python types are in PostgreSQL."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        bytes: LargeBinary,
+        dict[str, Any]: JSONB,
+        Any: JSONB,
+    }
+
+
+def _not_negative(*columns: str) -> list[CheckConstraint]:
+    return [CheckConstraint(f"{column} >= 0", name=f"{column}_not_negative") for column in columns]
+
+
+_PROGRESS = "progress BETWEEN 0 AND 100"
+
+
+class _Timestamps:
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=100)
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=101)
+
+
+class Profile(_Timestamps, Base):
+    """A user. References `auth.users.id` where that table exists (Supabase); see the migration."""
+
+    __tablename__ = "profiles"
+    __table_args__ = (Index("ix_profiles_email", "email", unique=True),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(String(255))
+    full_name: Mapped[str | None] = mapped_column(String(100))
+    avatar_url: Mapped[str | None] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(String(20), server_default="user")
+
+
+class Project(_Timestamps, Base):
+    """A user's group of crawl jobs."""
+
+    __tablename__ = "projects"
+    __table_args__ = (Index("ix_project_user_id", "user_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    description: Mapped[str | None] = mapped_column(Text)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
+    status: Mapped[str] = mapped_column(String(20), server_default="active")
+
+
+class CrawlJob(_Timestamps, Base):
+    """A crawl and its counters."""
+
+    __tablename__ = "crawl_jobs"
+    __table_args__ = (
+        Index("ix_crawl_job_status", "status"),
+        Index("ix_crawl_job_project_status", "project_id", "status"),
+        CheckConstraint(_PROGRESS, name="progress_range"),
+        *_not_negative("total_images", "downloaded_images", "valid_images"),
+        *_not_negative("total_chunks", "active_chunks", "completed_chunks", "failed_chunks"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(100))
+    keywords: Mapped[Any] = mapped_column(JSONB)
+    max_images: Mapped[int] = mapped_column(server_default="1000")
+    status: Mapped[str] = mapped_column(String(20), server_default="pending")
+    progress: Mapped[int] = mapped_column(server_default="0")
+    total_images: Mapped[int] = mapped_column(server_default="0")
+    downloaded_images: Mapped[int] = mapped_column(server_default="0")
+    valid_images: Mapped[int] = mapped_column(server_default="0")
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    total_chunks: Mapped[int] = mapped_column(server_default="0")
+    active_chunks: Mapped[int] = mapped_column(server_default="0")
+    completed_chunks: Mapped[int] = mapped_column(server_default="0")
+    failed_chunks: Mapped[int] = mapped_column(server_default="0")
+    task_ids: Mapped[Any] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+
+
+class Image(Base):
+    """One picture of a crawl job."""
+
+    __tablename__ = "images"
+    __table_args__ = (Index("ix_image_crawl_job_id", "crawl_job_id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
+    original_url: Mapped[str] = mapped_column(Text)
+    filename: Mapped[str] = mapped_column(String(255))
+    storage_url: Mapped[str | None] = mapped_column(Text)
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    file_size: Mapped[int | None]
+    format: Mapped[str | None] = mapped_column(String(10))
+
+
+class ActivityLog(Base):
+    """What happened, for people; never changed, and kept when its user goes."""
+
+    __tablename__ = "activity_logs"
+    __table_args__ = (
+        Index("ix_activity_log_user_id", "user_id"),
+        Index("ix_activity_log_timestamp", "timestamp"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("profiles.id", ondelete="SET NULL"))
+    action: Mapped[str] = mapped_column(Text)
+    resource_type: Mapped[str | None] = mapped_column(String(50))
+    resource_id: Mapped[str | None] = mapped_column(String(50))
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    timestamp: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ValidationJob(_Timestamps, Base):
+    """A judgement over the images of a crawl job."""
+
+    __tablename__ = "validation_jobs"
+    __table_args__ = (
+        Index("ix_validation_job_status", "status"),
+        Index("ix_validation_job_crawl_job_id", "crawl_job_id"),
+        CheckConstraint(_PROGRESS, name="progress_range"),
+        *_not_negative("total_images", "validated_images", "invalid_images"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(20), server_default="pending")
+    progress: Mapped[int] = mapped_column(server_default="0")
+    total_images: Mapped[int] = mapped_column(server_default="0")
+    validated_images: Mapped[int] = mapped_column(server_default="0")
+    invalid_images: Mapped[int] = mapped_column(server_default="0")
+    validation_rules: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+
+class ExportJob(_Timestamps, Base):
+    """An archive made of the images of a crawl job."""
+
+    __tablename__ = "export_jobs"
+    __table_args__ = (
+        Index("ix_export_job_status", "status"),
+        Index("ix_export_job_user_id", "user_id"),
+        Index("ix_export_job_crawl_job_id", "crawl_job_id"),
+        CheckConstraint(_PROGRESS, name="progress_range"),
+        *_not_negative("total_images", "exported_images"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(20), server_default="pending")
+    progress: Mapped[int] = mapped_column(server_default="0")
+    format: Mapped[str] = mapped_column(String(20), server_default="zip")
+    total_images: Mapped[int] = mapped_column(server_default="0")
+    exported_images: Mapped[int] = mapped_column(server_default="0")
+    file_size: Mapped[int | None]
+    download_url: Mapped[str | None] = mapped_column(Text)
+    export_options: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+
+#: Every claim takes the next number; a result with an older one is refused.
+FENCE = Sequence("fence", schema=PRIVATE, metadata=Base.metadata)
+
+
+class Chunk(Base):
+    """One unit of work of a job of any kind. The row decides; a message only wakes somebody to look at it."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(crawl_job_id, validation_job_id, export_job_id) = 1", name="one_job"),
+        CheckConstraint("state IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state_known"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease_while_running"),
+        *(
+            Index(
+                f"uq_chunks_{column}_seq",
+                column,
+                "seq",
+                unique=True,
+                postgresql_where=text(f"{column} IS NOT NULL"),
+            )
+            for column in ("crawl_job_id", "validation_job_id", "export_job_id")
+        ),
+        Index("ix_chunks_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
+        Index("ix_chunks_available_at", "available_at", postgresql_where=text("state = 'queued'")),
+        # Half of every row is rewritten several times: room on its page keeps the updates out of the indexes.
+        {"schema": PRIVATE, "postgresql_with": {"fillfactor": "70"}},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    crawl_job_id: Mapped[int | None] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
+    validation_job_id: Mapped[int | None] = mapped_column(ForeignKey("validation_jobs.id", ondelete="CASCADE"))
+    export_job_id: Mapped[int | None] = mapped_column(ForeignKey("export_jobs.id", ondelete="CASCADE"))
+    generation: Mapped[int] = mapped_column(server_default="1")
+    seq: Mapped[int]
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(10), server_default="queued")
+    attempt: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    max_attempts: Mapped[int] = mapped_column(SmallInteger)
+    crash_count: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    fence: Mapped[int | None] = mapped_column(BigInteger)
+    owner: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None]
+    available_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    dispatched_at: Mapped[datetime | None]
+    dispatch_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    task_id: Mapped[uuid.UUID]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+
+class CrawlPlan(Base):
+    """What a crawl job was started with, and how far its rounds have come."""
+
+    __tablename__ = "crawl_plans"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    crawl_job_id: Mapped[int] = mapped_column(
+        ForeignKey("crawl_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    options: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    round: Mapped[int] = mapped_column(server_default="0")
+    requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    cleaned_at: Mapped[datetime | None]
+
+
+class CrawlUrls(Base):
+    """A page of the URL list that a crawl job was given."""
+
+    __tablename__ = "crawl_urls"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    crawl_job_id: Mapped[int] = mapped_column(
+        ForeignKey("crawl_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    page: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    urls: Mapped[list[str]] = mapped_column(ARRAY(Text))
+
+
+class CrawlCandidate(Base):
+    """An address that a crawl job has judged, good or bad: it is neither counted nor asked a second time."""
+
+    __tablename__ = "crawl_candidates"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    crawl_job_id: Mapped[int] = mapped_column(
+        ForeignKey("crawl_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    url_hash: Mapped[bytes] = mapped_column(primary_key=True)
+
+
+class ImageFact(Base):
+    """What the documented table has no column for. Its two unique indexes make a result delivered twice harmless."""
+
+    __tablename__ = "image_facts"
+    __table_args__ = (
+        Index("uq_image_facts_crawl_job_id_url_hash", "crawl_job_id", "url_hash", unique=True),
+        Index("uq_image_facts_crawl_job_id_sha256", "crawl_job_id", "sha256", unique=True),
+        {"schema": PRIVATE},
+    )
+
+    image_id: Mapped[int] = mapped_column(
+        ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
+    sha256: Mapped[bytes]
+    url_hash: Mapped[bytes]
+    phash: Mapped[int] = mapped_column(BigInteger)
+    dhash: Mapped[int] = mapped_column(BigInteger)
+    hash_version: Mapped[int] = mapped_column(SmallInteger)
+    mode: Mapped[str] = mapped_column(String(10))
+    frames: Mapped[int]
+    label: Mapped[str] = mapped_column(Text)
+    query: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(String(50))
+    page_url: Mapped[str | None] = mapped_column(Text)
+    title: Mapped[str | None] = mapped_column(Text)
+    author: Mapped[str | None] = mapped_column(Text)
+    license: Mapped[str | None] = mapped_column(Text)
+    license_url: Mapped[str | None] = mapped_column(Text)
+    attribution: Mapped[str | None] = mapped_column(Text)
+    crawled_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -1,0 +1,281 @@
+"""Cutting a crawl into slices: who is asked, for which page, and for how many images at most.
+
+A slice is one page of one source for one keyword. A round is a set of slices whose quotas add up to exactly the images
+that are still missing, so a job cannot overshoot; what a round falls short of, the next one asks for again, from the
+candidates that were left over and from further pages.
+"""
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pixcrawler_worker.errors import PermanentError
+
+#: Longest keyword: what the strictest provider takes without cutting it silently (Openverse, 200 characters).
+MAX_KEYWORD_LENGTH = 200
+#: Below this share of good candidates the yield says little about the next page, so planning assumes no worse.
+_LOWEST_YIELD = 0.1
+_EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "label": "panda", "max_images": 200}'
+
+
+@dataclass(frozen=True, slots=True)
+class Keyword:
+    """One class of the dataset: what is searched, how its images are labelled, and how many it may have at most."""
+
+    query: str
+    label: str
+    max_images: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """The work of one chunk.
+
+    Attributes:
+        source: name of the source that is asked.
+        query: the keyword as it is searched.
+        label: the class that its images get.
+        page: page of the source's answer, from 0.
+        quota: images this slice may bring at most.
+        only: positions within the page that are still to be judged; None for all.
+    """
+
+    source: str
+    query: str
+    label: str
+    page: int
+    quota: int
+    only: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a slice of an earlier round ended.
+
+    Attributes:
+        slice: what was asked for.
+        offered: candidates that were judged.
+        stored: images that became rows.
+        left: positions that nobody judged because the quota was met before.
+        more: whether the source has further pages.
+        failed: whether the slice was given up, so that nothing is known of its page.
+    """
+
+    slice: Slice
+    offered: int = 0
+    stored: int = 0
+    left: tuple[int, ...] = ()
+    more: bool = True
+    failed: bool = False
+
+
+def keywords(raw: object) -> tuple[Keyword, ...]:
+    """Return the keywords of a job's row, in order and without repetitions.
+
+    Accepts `["cat"]`, `{"keywords": ["cat"]}` and objects with `query`, `label` and `max_images` in the array.
+
+    Raises:
+        PermanentError: when it is anything else; the message says what was expected, and where it was not met.
+    """
+    listed = raw.get("keywords") if isinstance(raw, Mapping) else raw
+    if not isinstance(listed, list):
+        raise PermanentError(f"keywords must be {_EXPECTED}, not {_shown(raw)}")
+    if not listed:
+        raise PermanentError(f"keywords is empty: give at least one keyword, as {_EXPECTED}")
+    found = {keyword: None for position, entry in enumerate(listed) for keyword in [_keyword(entry, position)]}
+    return tuple(found)
+
+
+def _keyword(entry: object, position: int) -> Keyword:
+    where = f"keywords[{position}]"
+    if isinstance(entry, str):
+        query = _text(entry, where)
+        return Keyword(query, query)
+    if not isinstance(entry, Mapping) or "query" not in entry:
+        raise PermanentError(f"{where} must be a string or an object with a query, not {_shown(entry)}")
+    if unknown := sorted(set(entry) - {"query", "label", "max_images"}):
+        raise PermanentError(f"{where} has the unknown key {unknown[0]!r}; known are query, label and max_images")
+    cap = entry.get("max_images")
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        raise PermanentError(f"{where}.max_images must be a whole number above 0, not {_shown(cap)}")
+    query = _text(entry["query"], f"{where}.query")
+    return Keyword(query, _text(entry.get("label", query), f"{where}.label"), cap)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise PermanentError(f"{where} must be a string, not {_shown(value)}")
+    text = " ".join(unicodedata.normalize("NFC", value).split())
+    if not text:
+        raise PermanentError(f"{where} is blank")
+    if len(text) > MAX_KEYWORD_LENGTH:
+        raise PermanentError(f"{where} has {len(text)} characters; at most {MAX_KEYWORD_LENGTH} are allowed")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise PermanentError(f"{where} has control characters: {_shown(text)}")
+    return text
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - one line of a terminal
+
+
+def balance(total: int, have: Sequence[int], caps: Sequence[int]) -> tuple[int, ...]:
+    """Return how many to add to each of `have` so that they become as even as the caps allow.
+
+    The additions sum to `total`, or to what the caps leave room for when that is less. Earlier entries get the odd
+    ones: five images over seven keywords give 1, 1, 1, 1, 1, 0, 0.
+    """
+    added = [0] * len(have)
+    left = total
+    while left > 0:
+        growing = [i for i, cap in enumerate(caps) if added[i] < cap]
+        if not growing:
+            break
+        level = min(have[i] + added[i] for i in growing)
+        lowest = [i for i in growing if have[i] + added[i] == level]
+        # Raise the lowest together until the next level, a cap, or the end of what there is.
+        above = [have[i] + added[i] - level for i in growing if have[i] + added[i] > level]
+        step = min([caps[i] - added[i] for i in lowest] + above)
+        step = min(step, left // len(lowest))
+        if step:
+            for i in lowest:
+                added[i] += step
+            left -= step * len(lowest)
+        else:
+            for i in lowest[:left]:
+                added[i] += 1
+            left = 0
+    return tuple(added)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One keyword at one source: what was asked so far, and what can still be asked."""
+
+    keyword: Keyword
+    source: str
+    pages: int | None
+    next_page: int = 0
+    offered: int = 0
+    stored: int = 0
+    failing: bool = False
+    left: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.left) or self.pages is None or self.next_page < self.pages
+
+    def capacity(self, page_size: int) -> int:
+        """Candidates that can still be asked for; a large number where nobody knows."""
+        waiting = sum(len(positions) for _, positions in self.left)
+        if self.pages is None:
+            return 2**31
+        return waiting + max(0, self.pages - self.next_page) * page_size
+
+    def remember(self, outcome: Outcome) -> None:
+        page = outcome.slice.page
+        self.failing = outcome.failed
+        self.next_page = max(self.next_page, page + 1)
+        self.offered += outcome.offered
+        self.stored += outcome.stored
+        self.left = [entry for entry in self.left if entry[0] != page]
+        if outcome.left:
+            self.left.append((page, outcome.left))
+        if not outcome.more:
+            self.pages = self.next_page if self.pages is None else min(self.pages, self.next_page)
+
+    def slices(self, quota: int, page_size: int) -> list[Slice]:
+        """Cut `quota` over as many leftovers and pages as the yield so far makes likely to be enough."""
+        yielded = max(_LOWEST_YIELD, self.stored / self.offered) if self.offered else 1.0
+        wanted = math.ceil(quota / yielded)
+        parts: list[tuple[int, tuple[int, ...] | None, int]] = []
+        for page, positions in sorted(self.left):
+            if wanted > 0:
+                parts.append((page, positions, len(positions)))
+                wanted -= len(positions)
+        page = self.next_page
+        while wanted > 0 and (self.pages is None or page < self.pages):
+            parts.append((page, None, page_size))
+            wanted -= page_size
+            page += 1
+        quotas = balance(quota, [0] * len(parts), [size for _, _, size in parts])
+        return [
+            Slice(
+                source=self.source,
+                query=self.keyword.query,
+                label=self.keyword.label,
+                page=page,
+                quota=share,
+                only=positions,
+            )
+            for (page, positions, _), share in zip(parts, quotas, strict=True)
+            if share
+        ]
+
+
+def next_round(
+    *,
+    keywords: Sequence[Keyword],
+    sources: Mapping[str, int | None],
+    max_images: int,
+    page_size: int,
+    history: Sequence[Outcome] = (),
+) -> tuple[Slice, ...]:
+    """Return the slices of the next round; none when the job has its images or nothing is left to ask.
+
+    Args:
+        keywords: the classes of the job.
+        sources: names of the sources to ask, with the number of pages they have at most (None: unknown).
+        max_images: rows that the job may have.
+        page_size: candidates per page.
+        history: outcomes of every slice of the rounds before.
+
+    The quotas sum to the missing images where the candidates can suffice. Classes are kept even, sources of one class
+    take equal parts, and slices of different classes alternate, so that an early look at a job shows every class.
+    """
+    streams = {(k, source): _Stream(k, source, pages) for k in keywords for source, pages in sources.items()}
+    by_name = {(k.query, k.label, source): stream for (k, source), stream in streams.items()}
+    for outcome in sorted(history, key=lambda outcome: outcome.slice.page):
+        done = outcome.slice
+        if stream := by_name.get((done.query, done.label, done.source)):
+            stream.remember(outcome)
+
+    have = [sum(streams[k, source].stored for source in sources) for k in keywords]
+    caps = []
+    for keyword, stored in zip(keywords, have, strict=True):
+        room = sum(streams[keyword, s].capacity(page_size) for s in sources if streams[keyword, s].alive)
+        caps.append(min(room, max_images if keyword.max_images is None else max(0, keyword.max_images - stored)))
+    wanted = balance(max_images - sum(have), have, caps)
+
+    planned: list[list[Slice]] = []
+    for keyword, quota in zip(keywords, wanted, strict=True):
+        alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]
+        # A source that only failed of late gets its next chance when it is the last one left.
+        alive = [stream for stream in alive if not stream.failing] or alive
+        shares = balance(quota, [0] * len(alive), [stream.capacity(page_size) for stream in alive])
+        planned += [stream.slices(share, page_size) for stream, share in zip(alive, shares, strict=True) if share]
+    longest = max(map(len, planned), default=0)
+    return tuple(slices[i] for i in range(longest) for slices in planned if i < len(slices))
+
+
+def slug(label: str) -> str:
+    """Return the label as a folder's name: ASCII letters, digits, `-` and `_`, at most 50 characters.
+
+    A label that loses something on the way (another script, a slash, capital letters) keeps a short digest, so that two
+    labels never share a folder, not even on a file system that ignores case.
+    """
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
+    plain = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:40].strip("-")
+    if plain == label or (plain == label.replace(" ", "-") and "-" not in label):
+        return plain
+    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+    return f"{plain}-{digest}" if plain else digest
+
+
+def url_hash(url: str) -> bytes:
+    """Return 16 bytes that stand for a URL: the head of the SHA-256 of its text without a fragment."""
+    return hashlib.sha256(url.partition("#")[0].encode("utf-8", "surrogatepass")).digest()[:16]

@@ -1,0 +1,112 @@
+"""What an operator may change: one frozen class, read from the environment with the prefix `PIXCRAWLER_`."""
+
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pixcrawler_worker.errors import PermanentError
+
+_PREFIX = "PIXCRAWLER_"
+
+
+def _also(name: str, *fallbacks: str) -> AliasChoices:
+    return AliasChoices(_PREFIX + name, *fallbacks)
+
+
+class Settings(BaseSettings):
+    """All settings, with their defaults. `.env` in the working directory is read too, below the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    database_url: SecretStr | None = Field(
+        None, validation_alias=_also("DATABASE_URL", "DATABASE_URL"), description="PostgreSQL, as libpq writes it"
+    )
+    broker_url: SecretStr | None = Field(
+        None, validation_alias=_also("BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL"), description="Redis for messages"
+    )
+    data_dir: Path = Field(Path(".pixcrawler"), description="embedded services, and the default storage")
+    storage_url: SecretStr | None = Field(None, description="file:///..., s3://bucket/prefix or memory://")
+    user_agent_contact: str = Field(
+        "https://github.com/pixcrawler", description="a page or address that hosts can complain to"
+    )
+    allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), description="private networks that may be fetched from, comma-separated; for development"
+    )
+    egress_proxy: SecretStr | None = Field(None, description="proxy for everything that is fetched")
+    gallery_url: str | None = Field(None, description="base URL of the gallery source")
+    lease_seconds: float = Field(60, ge=1, le=600, description="silence after which a chunk is taken from its worker")
+    sweep_seconds: float = Field(10, ge=0.2, le=600, description="time between two sweeps of a worker")
+    chunk_size: int = Field(100, ge=1, le=1000, description="candidates per chunk, unless a job says otherwise")
+    dispatch_window: int = Field(32, ge=1, le=10_000, description="chunks of a job announced to workers at a time")
+    fetch_concurrency: int = Field(32, ge=1, le=256, description="downloads at a time in one worker process")
+    fetch_seconds: float = Field(30, ge=1, le=300, description="total time for one download")
+    max_image_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="largest body that is taken")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="largest picture that is opened")
+    start_pending: bool = Field(False, description="start pending rows without a message")
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+
+    @field_validator("allowed_networks", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @property
+    def lease(self) -> timedelta:
+        """Silence after which a chunk is taken from its worker."""
+        return timedelta(seconds=self.lease_seconds)
+
+    def require_database(self) -> str:
+        """Return the database's address.
+
+        Raises:
+            PermanentError: when none is configured.
+        """
+        if self.database_url is None:
+            raise PermanentError(
+                "no database is configured: set PIXCRAWLER_DATABASE_URL, for example postgresql:///pixcrawler, "
+                "or start the embedded services with `pixcrawler up`"
+            )
+        return self.database_url.get_secret_value()
+
+    def require_broker(self) -> str:
+        """Return the broker's address.
+
+        Raises:
+            PermanentError: when none is configured.
+        """
+        if self.broker_url is None:
+            raise PermanentError(
+                "no broker is configured: set PIXCRAWLER_BROKER_URL, for example redis://localhost:6379/0, "
+                "or start the embedded services with `pixcrawler up`"
+            )
+        return self.broker_url.get_secret_value()
+
+    def storage(self) -> str:
+        """Return the storage's address: the configured one, or a folder below `data_dir`."""
+        if self.storage_url is not None:
+            return self.storage_url.get_secret_value()
+        return (self.data_dir.resolve() / "storage").as_uri()
+
+
+def load(**overrides: object) -> Settings:
+    """Return the settings of this process.
+
+    Args:
+        overrides: settings by field name that stand above the environment.
+
+    Raises:
+        PermanentError: on a wrong value, with one line that names the setting and never shows the value of a secret.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them, that is the point
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        name = str(problem["loc"][0]).upper()
+        name = name if name.startswith(_PREFIX) else _PREFIX + name
+        raise PermanentError(f"{name} is wrong: {problem['msg']}") from None

@@ -1,0 +1,106 @@
+"""What a source of candidates is: the one file to read before writing one.
+
+A source is a class that an installed package names under the entry-point group `pixcrawler.sources`. It is made once
+per worker process and asked for one page at a time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import ClassVar, Protocol
+
+from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.web import Downloader
+
+GROUP = "pixcrawler.sources"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One page to ask for.
+
+    Attributes:
+        text: what is searched.
+        label: the class that the images will get.
+        page: number of the page, from 0.
+        page_size: candidates per page; the same for every page of a job.
+        urls: this page of the job's URL list, for a source that takes one; empty otherwise.
+    """
+
+    text: str
+    label: str
+    page: int
+    page_size: int
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A picture that somebody may have: its address, and whose it is."""
+
+    url: str
+    credit: Credit = field(default_factory=Credit)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer: candidates in the source's order, and whether it has further pages."""
+
+    candidates: tuple[Candidate, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """What an operator configured for one source: `PIXCRAWLER_<NAME>_URL` and `PIXCRAWLER_<NAME>_API_KEY`."""
+
+    base_url: str | None = None
+    api_key: str | None = None
+
+
+class Source(Protocol):
+    """One provider of candidates.
+
+    Attributes:
+        summary: one line for people: what it offers, and on what terms.
+        max_pages: pages that can be reached for one query; None when nobody knows.
+    """
+
+    summary: ClassVar[str]
+    max_pages: ClassVar[int | None]
+
+    def __init__(self, config: SourceConfig) -> None:
+        """Keep the configuration; no I/O."""
+        ...
+
+    def missing(self) -> str | None:
+        """Return what has to be configured before it can be used, in one line; None when it is ready."""
+        ...
+
+    async def search(self, query: Query, downloader: Downloader) -> Page:
+        """Return one page of candidates: the same page for the same query, as far as the provider allows.
+
+        Raises:
+            TransientError: when the provider is busy or away; the chunk is given back.
+            PermanentError: when it will never answer this; the chunk fails.
+        """
+        ...
+
+
+def installed() -> Mapping[str, EntryPoint]:
+    """Return the names of all installed sources."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def load(name: str, config: SourceConfig) -> Source:
+    """Return the source of that name.
+
+    Raises:
+        PermanentError: when no such source is installed.
+    """
+    known = installed()
+    if name not in known:
+        raise PermanentError(f"there is no source {name!r}; installed are {', '.join(known) or 'none'}")
+    factory: type[Source] = known[name].load()
+    return factory(config)

@@ -1,0 +1,25 @@
+"""A list of addresses, handed in with the job."""
+
+from typing import ClassVar
+
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
+from pixcrawler_worker.web import Downloader
+
+
+class UrlList:
+    """Offers the addresses of the job's own list, a page at a time."""
+
+    summary: ClassVar[str] = "a list of addresses given with the job; licences are the caller's affair"
+    max_pages: ClassVar[int | None] = None
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+
+    def missing(self) -> str | None:
+        """Nothing: the list comes with the job."""
+        return None
+
+    async def search(self, query: Query, downloader: Downloader) -> Page:
+        """Return the page of the list that the query carries."""
+        del downloader  # the addresses are here already
+        return Page(tuple(Candidate(url=url) for url in query.urls), more=len(query.urls) == query.page_size)

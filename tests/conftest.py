@@ -1,0 +1,65 @@
+"""Real PostgreSQL and Redis from wheels, once per run; a database of its own for every test module."""
+
+import itertools
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from pixcrawler_worker import embedded
+from pixcrawler_worker.db import migrate, session
+from pixcrawler_worker.db.session import Sessions
+
+_numbers = itertools.count(1)
+
+
+def _other_database(url: str, name: str) -> str:
+    return url.replace("/pixcrawler?", f"/{name}?")
+
+
+def _execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Services]:
+    with embedded.running(tmp_path_factory.mktemp("services"), durable=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(services: embedded.Services) -> str:
+    """Name of a migrated database that every other one is a copy of."""
+    _execute(services.database_url, "CREATE DATABASE migrated")
+    migrate.upgrade(_other_database(services.database_url, "migrated"))
+    return "migrated"
+
+
+@pytest.fixture(scope="module")
+def database_url(services: embedded.Services, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    _execute(services.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _other_database(services.database_url, name)
+    _execute(services.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def empty_database_url(services: embedded.Services) -> Iterator[str]:
+    name = f"empty_{next(_numbers)}"
+    _execute(services.database_url, f"CREATE DATABASE {name}")
+    yield _other_database(services.database_url, name)
+    _execute(services.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = session.connect(database_url, pool_size=16)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def sessions(engine: Engine) -> Sessions:
+    return session.sessions(engine)
