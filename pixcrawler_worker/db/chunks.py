@@ -298,6 +298,26 @@ def short_of_messages(session: Session, *, window: int) -> list[tuple[JobRef, in
     return [(jobs.job_of(row), window - row.announced) for row in rows]
 
 
+def results(session: Session, ref: JobRef) -> list[dict[str, Any]]:
+    """Return what the job's completed chunks reported, in their order."""
+    rows = session.scalars(
+        select(Chunk.result).where(jobs.belongs_to(ref), Chunk.state == ChunkState.COMPLETED).order_by(Chunk.seq)
+    )
+    return [row for row in rows if row is not None]
+
+
+def errors(session: Session, ref: JobRef, *, limit: int = 5) -> dict[str, int]:
+    """Return why the job's failed chunks failed, with counts, the most frequent first."""
+    failed = (
+        select(Chunk.error, func.count())
+        .where(jobs.belongs_to(ref), Chunk.state == ChunkState.FAILED, Chunk.error.is_not(None))
+        .group_by(Chunk.error)
+        .order_by(func.count().desc())
+        .limit(limit)
+    )
+    return {error: count for error, count in session.execute(failed) if error is not None}
+
+
 def _dispatch(session: Session, ids: list[int]) -> list[Wake]:
     if not ids:
         return []

@@ -252,6 +252,18 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
     return len(rows)
 
 
+def reopen(session: Session, ref: JobRef) -> bool:
+    """Set a job that ended before it was planned back to pending; return whether it was one."""
+    model = _MODELS[ref.kind]
+    reopened = session.scalar(
+        update(model)
+        .where(model.id == ref.id, model.status.in_([JobStatus.FAILED, JobStatus.CANCELLED]))
+        .values(status=JobStatus.PENDING, started_at=None, completed_at=None, updated_at=_NOW)
+        .returning(model.id)
+    )
+    return reopened is not None
+
+
 def retry(session: Session, ref: JobRef) -> None:
     """Set an ended job running again, with its failed and cancelled chunks queued as a new generation.
 

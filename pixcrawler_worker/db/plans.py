@@ -25,37 +25,29 @@ class Plan:
     url_pages: int
 
 
-def request(session: Session, job_id: int, *, options: Mapping[str, Any], urls: Sequence[str], page_size: int) -> None:
-    """Keep what a job is to be started with; a second request changes nothing.
+def keep(session: Session, job_id: int, *, options: Mapping[str, Any], urls: Sequence[str], page_size: int) -> None:
+    """Keep what a job is to be started with, in place of what was kept before.
 
     The options say everything but the URLs, which are kept in pages so that a chunk reads no more than its own.
     """
-    kept = session.scalar(
-        upsert(CrawlPlan)
-        .values(crawl_job_id=job_id, options=dict(options))
-        .on_conflict_do_nothing()
-        .returning(CrawlPlan.crawl_job_id)
-    )
-    if kept is None or not urls:
-        return
+    kept = upsert(CrawlPlan).values(crawl_job_id=job_id, options=dict(options))
     session.execute(
-        insert(CrawlUrls),
-        [
-            {"crawl_job_id": job_id, "page": page, "urls": urls[start : start + page_size]}
-            for page, start in enumerate(range(0, len(urls), page_size))
-        ],
+        kept.on_conflict_do_update(index_elements=["crawl_job_id"], set_={"options": kept.excluded.options})
     )
+    session.execute(delete(CrawlUrls).where(CrawlUrls.crawl_job_id == job_id))
+    if urls:
+        session.execute(
+            insert(CrawlUrls),
+            [
+                {"crawl_job_id": job_id, "page": page, "urls": list(urls[start : start + page_size])}
+                for page, start in enumerate(range(0, len(urls), page_size))
+            ],
+        )
 
 
-def is_requested(session: Session, job_id: int) -> bool:
+def is_kept(session: Session, job_id: int) -> bool:
     """Return whether the job's options are kept already."""
     return session.scalar(select(CrawlPlan.crawl_job_id).where(CrawlPlan.crawl_job_id == job_id)) is not None
-
-
-def forget(session: Session, job_id: int) -> None:
-    """Drop what a job was to be started with."""
-    session.execute(delete(CrawlUrls).where(CrawlUrls.crawl_job_id == job_id))
-    session.execute(delete(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id))
 
 
 def load(session: Session, job_id: int) -> Plan:
@@ -72,6 +64,11 @@ def load(session: Session, job_id: int) -> Plan:
 def next_round(session: Session, job_id: int) -> None:
     """Count one more round."""
     session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(round=CrawlPlan.round + 1))
+
+
+def touch(session: Session, job_id: int) -> None:
+    """Note that files of the job may be written again, so that its storage has to be tidied anew."""
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(cleaned_at=None))
 
 
 def urls(session: Session, job_id: int, page: int) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 
+__all__ = ["Session", "Sessions", "address", "close", "connect", "sessions", "transact"]
+
 T = TypeVar("T")
 Sessions = sessionmaker[Session]
 
@@ -78,6 +80,13 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
 def sessions(engine: Engine) -> Sessions:
     """Return what opens sessions on the engine."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def close(opener: Sessions) -> None:
+    """Close the connections that nobody uses any more."""
+    engine = opener.kw["bind"]
+    assert isinstance(engine, Engine)
+    engine.dispose()
 
 
 def transact(opener: Sessions, work: Callable[[Session], T]) -> T:

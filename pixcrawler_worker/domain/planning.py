@@ -18,6 +18,8 @@ from pixcrawler_worker.errors import PermanentError
 MAX_KEYWORD_LENGTH = 200
 #: Below this share of good candidates the yield says little about the next page, so planning assumes no worse.
 _LOWEST_YIELD = 0.1
+#: After so many pages in a row that were given up, a source is not asked for this keyword any more.
+_MAX_FAILURES = 2
 _EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "label": "panda", "max_images": 200}'
 
 
@@ -152,6 +154,15 @@ def balance(total: int, have: Sequence[int], caps: Sequence[int]) -> tuple[int, 
     return tuple(added)
 
 
+def fill(total: int, caps: Sequence[int]) -> tuple[int, ...]:
+    """Return `total` dealt out so that the first ones are full before the next one gets any."""
+    shares = []
+    for cap in caps:
+        shares.append(min(cap, total))
+        total -= shares[-1]
+    return tuple(shares)
+
+
 @dataclass(slots=True)
 class _Stream:
     """One keyword at one source: what was asked so far, and what can still be asked."""
@@ -162,11 +173,14 @@ class _Stream:
     next_page: int = 0
     offered: int = 0
     stored: int = 0
-    failing: bool = False
+    failures: int = 0
     left: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
     @property
     def alive(self) -> bool:
+        """Whether asking again may bring something: there is more, and the source does not just fail."""
+        if self.failures >= _MAX_FAILURES or (self.failures and not self.offered):
+            return False
         return bool(self.left) or self.pages is None or self.next_page < self.pages
 
     def capacity(self, page_size: int) -> int:
@@ -178,7 +192,7 @@ class _Stream:
 
     def remember(self, outcome: Outcome) -> None:
         page = outcome.slice.page
-        self.failing = outcome.failed
+        self.failures = self.failures + 1 if outcome.failed else 0
         self.next_page = max(self.next_page, page + 1)
         self.offered += outcome.offered
         self.stored += outcome.stored
@@ -189,7 +203,11 @@ class _Stream:
             self.pages = self.next_page if self.pages is None else min(self.pages, self.next_page)
 
     def slices(self, quota: int, page_size: int) -> list[Slice]:
-        """Cut `quota` over as many leftovers and pages as the yield so far makes likely to be enough."""
+        """Cut `quota` over as many leftovers and pages as the yield so far makes likely to be enough.
+
+        While nothing is known, pages are expected to be good and filled one after the other; later each of them is
+        expected to bring its part.
+        """
         yielded = max(_LOWEST_YIELD, self.stored / self.offered) if self.offered else 1.0
         wanted = math.ceil(quota / yielded)
         parts: list[tuple[int, tuple[int, ...] | None, int]] = []
@@ -202,7 +220,8 @@ class _Stream:
             parts.append((page, None, page_size))
             wanted -= page_size
             page += 1
-        quotas = balance(quota, [0] * len(parts), [size for _, _, size in parts])
+        sizes = [size for _, _, size in parts]
+        quotas = balance(quota, [0] * len(parts), sizes) if self.offered else fill(quota, sizes)
         return [
             Slice(
                 source=self.source,
@@ -254,8 +273,6 @@ def next_round(
     planned: list[list[Slice]] = []
     for keyword, quota in zip(keywords, wanted, strict=True):
         alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]
-        # A source that only failed of late gets its next chance when it is the last one left.
-        alive = [stream for stream in alive if not stream.failing] or alive
         shares = balance(quota, [0] * len(alive), [stream.capacity(page_size) for stream in alive])
         planned += [stream.slices(share, page_size) for stream, share in zip(alive, shares, strict=True) if share]
     longest = max(map(len, planned), default=0)

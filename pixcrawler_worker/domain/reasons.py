@@ -35,6 +35,8 @@ class Reason(StrEnum):
     TOO_SMALL = "too_small"
     CORRUPT = "corrupt"
     DECODER_DIED = "decoder_died"
+    # What its source says of it.
+    LICENSE_NOT_WANTED = "license_not_wanted"
     # What the job has already.
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"

@@ -14,7 +14,7 @@ from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.reasons import RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
-from pixcrawler_worker.web import Downloader
+from pixcrawler_worker.web.fetch import Downloader
 
 _CREDITS = ("title", "author", "license", "license_url", "page_url", "attribution")
 _LARGEST_INDEX = 64 * 1024 * 1024

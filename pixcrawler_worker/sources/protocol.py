@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.web import Downloader
+from pixcrawler_worker.web.fetch import Downloader
 
 GROUP = "pixcrawler.sources"
 

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
-from pixcrawler_worker.web import Downloader
+from pixcrawler_worker.web.fetch import Downloader
 
 
 class UrlList:

@@ -1,10 +1,13 @@
 """Runs the migrations: one at a time in the whole cluster, and never behind a lock that somebody holds for long."""
 
 import os
+from typing import Any
 
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import Engine, create_engine, event, pool, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pixcrawler_worker.db import models, session
 
@@ -14,15 +17,22 @@ _LOCK = int.from_bytes(b"pixcrawl")
 #: Added by the first migration where Supabase's table of users exists; no model knows it.
 _CONDITIONAL = {"fk_profiles_id_users"}
 
-_OPTIONS = {
-    "target_metadata": models.Base.metadata,
-    "version_table_schema": models.PRIVATE,
-    "include_schemas": True,
-    "include_name": lambda name, type_, _: type_ != "schema" or name in {None, "public", models.PRIVATE},
-    "include_object": lambda _object, name, _type, _reflected, _other: name not in _CONDITIONAL,
-    "compare_server_default": True,
-    "transaction_per_migration": True,
-}
+#: A role named like the private schema would otherwise put the documented tables there: the default path begins with
+#: the schema of the role's name.
+_SET_SEARCH_PATH = "SET search_path = public"
+
+
+def _configure(**how: Any) -> None:  # noqa: ANN401 - handed on to alembic, which types it
+    context.configure(
+        target_metadata=models.Base.metadata,
+        version_table_schema=models.PRIVATE,
+        include_schemas=True,
+        include_name=lambda name, kind, _: kind != "schema" or name in {None, "public", models.PRIVATE},
+        include_object=lambda _object, name, _kind, _reflected, _other: name not in _CONDITIONAL,
+        compare_server_default=True,
+        transaction_per_migration=True,
+        **how,
+    )
 
 
 def _address() -> str:
@@ -34,7 +44,7 @@ def _address() -> str:
 
 
 def _offline() -> None:
-    context.configure(dialect_name="postgresql", literal_binds=True, as_sql=True, **_OPTIONS)
+    _configure(dialect_name="postgresql", literal_binds=True, as_sql=True)
     context.execute(f"CREATE SCHEMA IF NOT EXISTS {models.PRIVATE}")
     with context.begin_transaction():
         context.execute("SET LOCAL lock_timeout = '3s'")
@@ -52,7 +62,7 @@ def _online(connection: Connection) -> None:
     try:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {models.PRIVATE}"))
         connection.commit()
-        context.configure(connection=connection, **_OPTIONS)
+        _configure(connection=connection)
         with context.begin_transaction():
             context.run_migrations()
     finally:
@@ -64,7 +74,7 @@ def _online(connection: Connection) -> None:
 if context.is_offline_mode():
     _offline()
 else:
-    engine = create_engine(_address(), poolclass=pool.NullPool)
+    engine = _engine()
     with engine.connect() as live:
         _online(live)
     engine.dispose()

@@ -1,0 +1,206 @@
+"""The Celery app: `celery -A pixcrawler_worker worker` finds it here. Queues, delivery, and the life of processes.
+
+The settings below are what the ledger's promises rest on; `docs/decisions` tells what each one was measured against.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Iterable
+
+import structlog
+from celery import Celery, bootsteps, signals
+from celery import Task as CeleryTask
+from kombu import Producer
+from kombu import Queue as KombuQueue
+from kombu.exceptions import OperationalError
+
+from pixcrawler_worker import health, logs, maintenance, runtime
+from pixcrawler_worker import settings as configuration
+from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.domain.lifecycle import JobKind
+from pixcrawler_worker.domain.messages import CHUNK_TASKS, QUEUES, Queue, Task
+from pixcrawler_worker.errors import PermanentError, TransientError
+
+log = structlog.get_logger()
+
+#: Seconds that a sweep under way gets when the worker stops.
+_SWEEP_GRACE = 10
+#: Seconds between two messages that ask for storage to be tidied.
+_TIDY_SECONDS = 600
+
+
+def _make() -> Celery:
+    try:
+        settings = configuration.load()
+        broker = None if settings.broker_url is None else settings.broker_url.get_secret_value()
+    except PermanentError as error:
+        raise SystemExit(f"pixcrawler: {error}") from None
+    made = Celery("pixcrawler", broker=broker, include=["pixcrawler_worker.tasks"])
+    made.conf.update(
+        # Exchange "" routes by the queue's name alone: no bindings that a flushed Redis could lose.
+        task_queues=[KombuQueue(queue.value, exchange="", routing_key=queue.value) for queue in Queue],
+        task_default_queue=Queue.CRAWL.value,
+        task_default_exchange="",
+        task_default_routing_key=Queue.CRAWL.value,
+        task_routes={task.value: {"queue": queue.value, "routing_key": queue.value} for task, queue in QUEUES.items()},
+        # A message is gone only when its task has ended; what a dead worker held comes back by the ledger.
+        task_acks_late=True,
+        task_acks_on_failure=True,
+        task_acks_on_timeout=True,
+        task_reject_on_worker_lost=False,
+        task_ignore_result=True,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        # Well below the visibility timeout, so that no message comes back while its task still runs.
+        task_soft_time_limit=840,
+        task_time_limit=900,
+        worker_max_tasks_per_child=500,
+        worker_max_memory_per_child=1_000_000,
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=25,
+        worker_enable_soft_shutdown_on_idle=True,
+        broker_connection_max_retries=None,
+        broker_connection_retry_on_startup=True,
+        broker_pool_acquire_timeout=10,
+        broker_transport_options={
+            "visibility_timeout": 3600,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "retry_on_timeout": False,
+        },
+    )
+    return made
+
+
+app = _make()
+
+
+def announce(wakes: Iterable[tuple[JobKind, Wake]]) -> None:
+    """Send one message per chunk. What a broken broker loses is found and sent again by the sweep."""
+    try:
+        with app.producer_or_acquire() as producer, producer.batch():
+            for kind, wake in wakes:
+                _send(CHUNK_TASKS[kind], wake.chunk_id, task_id=wake.task_id, producer=producer)
+    except OperationalError as error:
+        log.warning("messages not sent, the sweep will send them again", reason=str(error))
+
+
+def _send(task: Task, *args: int, task_id: str | None = None, producer: Producer | None = None) -> None:
+    queue = QUEUES[task].value
+    app.send_task(task.value, args=args, queue=queue, task_id=task_id, producer=producer, ignore_result=True)
+
+
+class Sweeper(bootsteps.StartStopStep):
+    """Sweeps in a thread of the worker's main process, so that repairs never wait behind what they repair."""
+
+    label = "Sweeper"
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: object, **options: object) -> None:
+        super().__init__(parent, **options)
+        self._pid = os.getpid()
+        self._wanted = threading.Event()
+        self._ended = threading.Event()
+        self._dead: list[str] = []
+        self._thread: threading.Thread | None = None
+        signals.task_failure.connect(self._on_failure, weak=False)
+
+    def start(self, parent: object) -> None:
+        """Begin to sweep."""
+        del parent
+        self._thread = threading.Thread(target=self._sweep_until_ended, name="sweeper", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: object) -> None:
+        """End after the sweep that may be under way."""
+        del parent
+        self._ended.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(timeout=_SWEEP_GRACE)
+
+    terminate = stop
+
+    def _on_failure(self, task_id: str, **_: object) -> None:
+        """Give a failed task's chunk back without waiting for its lease.
+
+        A child that was killed, or ran into its time limit, is reported here in the main process, where the sweeping
+        thread takes over; a bug is reported in the child itself.
+        """
+        if os.getpid() == self._pid:
+            self._dead.append(task_id)
+            self._wanted.set()
+            return
+        with contextlib.suppress(TransientError):
+            maintenance.expire(runtime.current(), task_id)
+
+    def _sweep_until_ended(self) -> None:
+        tidied = time.monotonic()
+        while not self._ended.is_set():
+            seconds = runtime.current().settings.sweep_seconds
+            self._sweep()
+            if time.monotonic() - tidied > _TIDY_SECONDS:
+                tidied = time.monotonic()
+                with contextlib.suppress(OperationalError):
+                    _send(Task.SWEEP)
+            # Jitter, so that many workers do not sweep in step.
+            self._wanted.wait(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
+            self._wanted.clear()
+
+    def _sweep(self) -> None:
+        try:
+            while self._dead:
+                maintenance.expire(runtime.current(), self._dead[0])
+                del self._dead[0]
+            announce(maintenance.sweep(runtime.current()).wakes)
+        except TransientError as error:
+            log.warning("sweep put off", reason=str(error))
+        except Exception:  # a sweeper that dies of a bug would leave every job behind it standing still
+            log.exception("sweep failed")
+
+
+app.steps["worker"].add(Sweeper)
+
+
+@signals.setup_logging.connect
+def _configure_logs(loglevel: int = logging.INFO, **_: object) -> None:
+    logs.configure(configuration.load().log_format, level=loglevel)
+
+
+@signals.celeryd_init.connect
+def _check(**_: object) -> None:
+    """Refuse to start where no chunk could ever run; an absent service is waited for instead."""
+    try:
+        settings = configuration.load()
+        settings.require_broker()
+        health.require_migrated(settings)
+    except TransientError as error:
+        log.warning("started without a database; waiting for it", reason=str(error))
+    except PermanentError as error:
+        raise SystemExit(f"pixcrawler: {error}") from None
+
+
+@signals.worker_process_shutdown.connect
+def _close(**_: object) -> None:
+    runtime.close_current()
+
+
+@signals.task_prerun.connect
+def _name_task(task_id: str, task: CeleryTask[..., object], **_: object) -> None:
+    structlog.contextvars.bind_contextvars(task=task.name.removeprefix("pixcrawler."), task_id=task_id)
+
+
+@signals.task_postrun.connect
+def _forget_task(**_: object) -> None:
+    structlog.contextvars.clear_contextvars()

@@ -1,0 +1,63 @@
+"""What an API imports to enqueue: `from pixcrawler_worker import client; client.start_crawl(job_id)`.
+
+The broker's address comes from the environment, as the worker reads it. Write and commit the job's row first.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from celery import Celery
+
+from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.errors import PermanentError
+
+#: Where the broker's address is looked for, in this order; the same names that the worker's settings accept.
+BROKER_VARIABLES = ("PIXCRAWLER_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL")
+
+
+def start_crawl(job_id: int, options: Mapping[str, Any] | None = None) -> str:
+    """Ask for a pending crawl job to be run; return the message's id. Sending it twice does no harm.
+
+    Args:
+        job_id: the row in `crawl_jobs`.
+        options: sources, urls, licenses, min_width, ...; unknown ones fail the job with a reason.
+
+    Raises:
+        PermanentError: when no broker is configured.
+        kombu.exceptions.OperationalError: when the broker does not answer.
+    """
+    return _send(Task.CRAWL_START, job_id, dict(options or {}))
+
+
+def cancel_crawl(job_id: int) -> str:
+    """Ask for a crawl job to be cancelled; return the message's id. Raises as `start_crawl`."""
+    return _send(Task.CRAWL_CANCEL, job_id)
+
+
+def retry_crawl(job_id: int) -> str:
+    """Ask for failed and cancelled chunks to be run again; return the message's id. Raises as `start_crawl`."""
+    return _send(Task.CRAWL_RETRY, job_id)
+
+
+def _send(task: Task, *args: object) -> str:
+    broker = next((os.environ[name] for name in BROKER_VARIABLES if os.environ.get(name)), None)
+    if broker is None:
+        raise PermanentError(f"no broker is configured: set {BROKER_VARIABLES[0]}")
+    sent = _app(broker).send_task(task.value, args=args, queue=QUEUES[task].value, ignore_result=True)
+    return str(sent.id)
+
+
+@cache
+def _app(broker: str) -> Celery:
+    app = Celery("pixcrawler-client", broker=broker)
+    app.conf.update(
+        task_serializer="json",
+        result_backend=None,
+        task_default_exchange="",
+        task_create_missing_queues=True,
+        broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 3},
+        task_publish_retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1},
+    )
+    return app

@@ -1,0 +1,364 @@
+"""Running one chunk: ask the source, fetch, inspect, store, and write down what came of it.
+
+Two short transactions with the work between them: the claim before, the result after. Between them nothing is locked,
+and a heartbeat on a connection of its own tells the sweep that somebody is at it.
+"""
+
+import asyncio
+import contextlib
+import os
+import platform
+import uuid
+from collections import Counter, deque
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl.options import CrawlOptions, parse
+from pixcrawler_worker.db import chunks, images, jobs, plans
+from pixcrawler_worker.db.chunks import Claim, Hold
+from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.jobs import NotRunningError, Wake
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.planning import Slice, slug, url_hash
+from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.sources.protocol import Candidate, Query
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+#: A chunk that takes longer is given back: well below the task's own time limit, which would kill the process.
+_DEADLINE = 600.0
+#: Pause before the one second try at an address whose trouble may pass.
+_PAUSE = 0.5
+#: Downloads under way beyond what the quota still needs: what one of them loses, another one brings without waiting.
+_SPARE = 8
+#: Digits of the digest in a file's name: 128 bits, so that nobody can make two pictures with the same name.
+_NAME_DIGITS = 32
+
+
+class _LostError(Exception):
+    """The claim does not stand any more: whatever was done is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A claimed chunk with what the job's row and plan say about it."""
+
+    claim: Claim
+    slice: Slice
+    options: CrawlOptions
+    quota: int
+    page_size: int
+    urls: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Harvest:
+    """What a chunk has brought so far. Every candidate ends in exactly one of `good`, `refused` and `left`."""
+
+    quota: int
+    good: dict[int, NewImage] = field(default_factory=dict)
+    refused: Counter[Reason] = field(default_factory=Counter)
+    judged: set[bytes] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+    downloaded: int = 0
+    reserved: int = 0
+    left: tuple[int, ...] = ()
+    more: bool = False
+
+    @property
+    def wanted(self) -> int:
+        """Images that the quota still has room for."""
+        return self.quota - len(self.good) - self.reserved
+
+    @contextlib.contextmanager
+    def reserve(self, digest: bytes) -> Iterator[None]:
+        """Keep a place of the quota, and the digest, while the image is stored."""
+        self.reserved += 1
+        self.digests.add(digest)
+        try:
+            yield
+        except BaseException:
+            self.digests.discard(digest)
+            raise
+        finally:
+            self.reserved -= 1
+
+
+def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
+    """Run a chunk if it is queued and due, and return which chunks to send messages about next.
+
+    A duplicate, early or stale message changes nothing. Trouble that may pass gives the chunk back, trouble that will
+    not fails it. Anything else is a bug and is raised; the attempt was counted, and the sweep takes the chunk back.
+    """
+    work = _claim(runtime, chunk_id)
+    if work is None:
+        return []
+    structlog.contextvars.bind_contextvars(job=work.claim.job.id, chunk=chunk_id, attempt=work.claim.attempt)
+    try:
+        harvest = runtime.run(_guarded(runtime, work.claim, _gather(runtime, work)))
+        ended = _finish(runtime, work, harvest)
+    except TransientError as error:
+        log.warning("chunk given back", reason=str(error))
+        ended = _close(runtime, work.claim, error)
+    except PermanentError as error:
+        log.warning("chunk failed", reason=str(error))
+        ended = _close(runtime, work.claim, error)
+    except (_LostError, NotRunningError):
+        log.info("result dropped: the chunk is not ours any more, or its job does not run")
+        return []
+    job = work.claim.job
+    if ended:
+        return planner.conclude(runtime, job.id)
+    return transact(runtime.sessions, lambda session: chunks.wake_next(session, job, limit=1))
+
+
+def _claim(runtime: Runtime, chunk_id: int) -> _Work | None:
+    # Unique to this delivery, so that a claim whose COMMIT lost its answer is found again.
+    owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4()}"
+
+    def work(session: Session) -> _Work | None:
+        claim = chunks.claim(session, chunk_id, owner=owner, lease=runtime.settings.lease)
+        if claim is None:
+            return None
+        plan = plans.load(session, claim.job.id)
+        options = parse(plan.options)
+        part = plans.slice_of(claim.payload)
+        return _Work(
+            claim=claim,
+            slice=part,
+            options=options,
+            quota=min(part.quota, plan.max_images - plan.valid_images),
+            page_size=options.chunk_size or runtime.settings.chunk_size,
+            urls=plans.urls(session, claim.job.id, part.page) if part.source == planner.URLS else (),
+        )
+
+    try:
+        return transact(runtime.sessions, work)
+    except NotRunningError:
+        return None
+
+
+async def _guarded(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T]) -> T:
+    """Run the work while the claim stands; stop it when the claim is lost or the deadline has come.
+
+    Raises:
+        _LostError: when the claim was lost meanwhile.
+        TransientError: when the chunk took too long.
+    """
+    task = asyncio.ensure_future(work)
+    heart = asyncio.ensure_future(_beat(runtime, claim))
+    try:
+        await asyncio.wait({task, heart}, timeout=_DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if heart.done():
+            heart.result()
+            raise _LostError
+        raise TransientError(f"the chunk took longer than {_DEADLINE:.0f} s")
+    finally:
+        for running in (task, heart):
+            running.cancel()
+        await asyncio.gather(task, heart, return_exceptions=True)
+
+
+async def _beat(runtime: Runtime, claim: Claim) -> None:
+    """Extend the lease until it is lost. A database that is away for a moment does not end the work."""
+    lease = runtime.settings.lease
+    while True:
+        await asyncio.sleep(lease.total_seconds() / 4)
+        with contextlib.suppress(TransientError):
+            if not await asyncio.to_thread(
+                transact, runtime.sessions, lambda session: chunks.heartbeat(session, claim, lease=lease)
+            ):
+                return
+
+
+async def _gather(runtime: Runtime, work: _Work) -> _Harvest:
+    """Bring as many new images as the quota allows from the slice's candidates.
+
+    Raises:
+        TransientError, PermanentError: from the source or the storage.
+    """
+    part = work.slice
+    page = await runtime.source(part.source).search(
+        Query(text=part.query, label=part.label, page=part.page, page_size=work.page_size, urls=work.urls),
+        runtime.downloader,
+    )
+    positions = range(len(page.candidates)) if part.only is None else part.only
+    asked = [(at, page.candidates[at]) for at in positions if at < len(page.candidates)]
+    harvest = _Harvest(quota=work.quota, more=page.more)
+    seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, [candidate for _, candidate in asked])
+    fresh: list[tuple[int, Candidate]] = []
+    for at, candidate in asked:
+        key = url_hash(candidate.url)
+        if key in seen or key in harvest.judged:
+            harvest.refused[Reason.DUPLICATE_URL] += 1
+        else:
+            harvest.judged.add(key)
+            fresh.append((at, candidate))
+    left = await _fetch_all(runtime, work, harvest, fresh)
+    harvest.left = tuple(at for at, _ in left)
+    harvest.judged -= {url_hash(candidate.url) for _, candidate in left}
+    return harvest
+
+
+def _seen(runtime: Runtime, job_id: int, candidates: Sequence[Candidate]) -> frozenset[bytes]:
+    hashes = [url_hash(candidate.url) for candidate in candidates]
+    return transact(runtime.sessions, lambda session: images.seen(session, job_id, hashes))
+
+
+async def _fetch_all(
+    runtime: Runtime, work: _Work, harvest: _Harvest, candidates: Sequence[tuple[int, Candidate]]
+) -> list[tuple[int, Candidate]]:
+    """Judge candidates in their order, several at a time, until the quota is met; return those nobody judged."""
+    waiting = deque(candidates)
+    under_way: dict[asyncio.Task[bool], tuple[int, Candidate]] = {}
+    left: list[tuple[int, Candidate]] = []
+    try:
+        while len(harvest.good) < work.quota:
+            while waiting and len(under_way) < min(runtime.settings.fetch_concurrency, harvest.wanted + _SPARE):
+                at, candidate = waiting.popleft()
+                task = asyncio.ensure_future(_judge(runtime, work, harvest, at, candidate))
+                under_way[task] = (at, candidate)
+            if not under_way:
+                break
+            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                offered = under_way.pop(task)
+                if not task.result():
+                    left.append(offered)
+    finally:
+        # Whoever is still busy once the quota is met brings nothing any more.
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+    return sorted([*left, *under_way.values(), *waiting], key=lambda offered: offered[0])
+
+
+async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, candidate: Candidate) -> bool:
+    """Take or refuse one candidate; False when the quota was met meanwhile, so that it is neither."""
+    try:
+        _check_license(candidate, work.options)
+        body = await _fetch(runtime, candidate.url)
+        harvest.downloaded += 1
+        facts = await runtime.decoder.inspect(body)
+        _check_facts(facts, work.options)
+        _check_bytes(facts, harvest)
+    except RefusedError as error:
+        harvest.refused[error.reason] += 1
+        log.debug("candidate refused", reason=error.reason, detail=str(error))
+        return True
+    if harvest.wanted <= 0:
+        harvest.downloaded -= 1
+        return False
+    with harvest.reserve(facts.sha256):
+        image = _describe(runtime, work, candidate, facts)
+        await runtime.storage.put(runtime.storage.key(image.storage_url), body)
+    harvest.good[at] = image
+    return True
+
+
+async def _fetch(runtime: Runtime, url: str) -> bytes:
+    try:
+        return (await runtime.downloader.fetch(url)).body
+    except RefusedError as error:
+        if error.reason not in PASSING:
+            raise
+    await asyncio.sleep(_PAUSE)
+    return (await runtime.downloader.fetch(url)).body
+
+
+def _check_license(candidate: Candidate, options: CrawlOptions) -> None:
+    if options.licenses is not None and candidate.credit.license not in options.licenses:
+        raise RefusedError(Reason.LICENSE_NOT_WANTED, f"licence {candidate.credit.license or 'unknown'}")
+
+
+def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
+    if options.formats is not None and facts.format not in options.formats:
+        raise RefusedError(Reason.FORMAT_NOT_WANTED, facts.format)
+    if facts.width < options.min_width or facts.height < options.min_height:
+        raise RefusedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
+
+
+def _check_bytes(facts: ImageFacts, harvest: _Harvest) -> None:
+    if facts.sha256 in harvest.digests:
+        raise RefusedError(Reason.DUPLICATE_BYTES, "the same bytes came from another address")
+
+
+def _describe(runtime: Runtime, work: _Work, candidate: Candidate, facts: ImageFacts) -> NewImage:
+    filename = f"{facts.sha256.hex()[:_NAME_DIGITS]}.{facts.format}"
+    key = f"crawl_jobs/{work.claim.job.id}/{slug(work.slice.label)}/{filename}"
+    return NewImage(
+        url=candidate.url,
+        filename=filename,
+        storage_url=runtime.storage.url(key),
+        facts=facts,
+        label=work.slice.label,
+        query=work.slice.query,
+        source=work.slice.source,
+        credit=candidate.credit,
+    )
+
+
+def _finish(runtime: Runtime, work: _Work, harvest: _Harvest) -> bool:
+    """Write the images, the counters and the chunk's end in one transaction; return whether the job's last one ended.
+
+    Raises:
+        _LostError, NotRunningError: when the result comes too late and is dropped.
+    """
+    claim, job_id = work.claim, work.claim.job.id
+    found = [harvest.good[at] for at in sorted(harvest.good)]
+
+    def finish(session: Session) -> bool:
+        match chunks.hold(session, claim):
+            case Hold.LOST:
+                raise _LostError
+            case Hold.DONE:
+                return not jobs.counters(session, claim.job).open
+        plan = plans.load(session, job_id)
+        room = max(0, plan.max_images - plan.valid_images)
+        stored = len(images.insert_new(session, job_id, found[:room]))
+        refused = harvest.refused + Counter(
+            {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
+        )
+        return chunks.finish(
+            session,
+            claim,
+            result={
+                "offered": stored + refused.total(),
+                "stored": stored,
+                "downloaded": harvest.downloaded,
+                "reasons": dict(refused),
+                "left": harvest.left,
+                "more": harvest.more,
+            },
+            gains={
+                "total_images": images.add_candidates(session, job_id, sorted(harvest.judged)),
+                "downloaded_images": harvest.downloaded,
+                "valid_images": stored,
+            },
+        )
+
+    return transact(runtime.sessions, finish)
+
+
+def _close(runtime: Runtime, claim: Claim, error: TransientError | PermanentError) -> bool:
+    """Give the chunk back or up; return whether the job's last one ended."""
+
+    def close(session: Session) -> bool:
+        if isinstance(error, TransientError):
+            return chunks.give_back(session, claim, error=str(error), wait=error.retry_after)
+        return chunks.give_up(session, claim, error=str(error))
+
+    try:
+        return transact(runtime.sessions, close)
+    except NotRunningError:
+        return False

@@ -1,0 +1,53 @@
+"""What a caller may ask of one crawl."""
+
+import difflib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+
+from pixcrawler_worker.errors import PermanentError
+
+
+class CrawlOptions(BaseModel):
+    """Options of a crawl. They are kept in the ledger, so that a retry or a recovery needs no message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: tuple[StrictStr, ...] | None = Field(None, description="names of sources; every usable one when left out")
+    urls: tuple[StrictStr, ...] = Field((), description="addresses for the `urls` source")
+    licenses: tuple[StrictStr, ...] | None = Field(None, description="licence ids to take; all when left out")
+    min_width: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
+    min_height: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
+    formats: tuple[StrictStr, ...] | None = Field(None, description="jpg, png, ...; all when left out")
+    chunk_size: Annotated[StrictInt, Field(ge=1, le=1000)] | None = Field(None, description="candidates per chunk")
+    max_rounds: Annotated[StrictInt, Field(ge=1, le=100)] = Field(5, description="rounds, the first one included")
+    safe_search: StrictBool = Field(True, description="ask sources that can to leave out adult content")
+
+
+def parse(raw: object) -> CrawlOptions:
+    """Return the options in a message.
+
+    Raises:
+        PermanentError: on an unknown option or a wrong value; the message names it.
+    """
+    if not isinstance(raw, dict):
+        raise PermanentError(f"options must be an object, not {type(raw).__name__}")
+    unknown = sorted(str(key) for key in set(raw) - set(CrawlOptions.model_fields))
+    if unknown:
+        raise PermanentError(f"there is no option {unknown[0]!r}; {_nearest(unknown[0])}")
+    try:
+        return CrawlOptions.model_validate(raw)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise PermanentError(f"option {where}: {problem['msg']}") from None
+
+
+def kept(options: CrawlOptions) -> dict[str, Any]:
+    """Return the options as the ledger keeps them: without the URLs, which have a table of their own."""
+    return options.model_dump(mode="json", exclude={"urls"}, exclude_defaults=True)
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, CrawlOptions.model_fields, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(CrawlOptions.model_fields)}"

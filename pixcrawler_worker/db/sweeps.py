@@ -1,0 +1,149 @@
+"""What the sweep looks for: jobs that stand still, counters that drifted, storage that is to be tidied."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+
+from sqlalchemy import exists, func, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from pixcrawler_worker.db import jobs
+from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, Image
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
+
+_NOW = func.clock_timestamp()
+_OPEN = Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING])
+#: Rows that one step looks at in one sweep.
+_BATCH = 200
+#: First half of the keys of our advisory locks: the ASCII of "pixc".
+_LOCKS = int.from_bytes(b"pixc")
+
+
+class Step(IntEnum):
+    """Steps of the sweep that only one worker does at a time."""
+
+    ANNOUNCE = 1
+    RESEND = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Counters as they were found, and as the ledger has them."""
+
+    was: dict[str, int]
+    now: dict[str, int]
+
+
+def try_lock(session: Session, step: Step) -> bool:
+    """Return whether nobody else is at that step; nobody will be until the transaction ends."""
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(_LOCKS, int(step)))))
+
+
+def cancelled_with_chunks(session: Session) -> list[JobRef]:
+    """Return cancelled jobs that still have open chunks, for example because an API wrote the status."""
+    left = select(Chunk.crawl_job_id).join(CrawlJob, CrawlJob.id == Chunk.crawl_job_id)
+    query = left.where(_OPEN, CrawlJob.status == JobStatus.CANCELLED).distinct().limit(_BATCH)
+    return [JobRef(JobKind.CRAWL, job_id) for job_id in session.scalars(query) if job_id is not None]
+
+
+def pending(session: Session, *, unplanned: bool, patience: timedelta) -> list[int]:
+    """Return pending crawl jobs that were asked for longer ago than `patience`, so that their message is lost.
+
+    Args:
+        session: any transaction.
+        unplanned: take pending rows that nobody asked for, too.
+        patience: time that the message gets to arrive.
+    """
+    asked = exists().where(CrawlPlan.crawl_job_id == CrawlJob.id, CrawlPlan.requested_at + patience < _NOW)
+    nobody = ~exists().where(CrawlPlan.crawl_job_id == CrawlJob.id)
+    query = select(CrawlJob.id).where(CrawlJob.status == JobStatus.PENDING)
+    query = query.where(or_(asked, nobody)) if unplanned else query.where(asked)
+    return list(session.scalars(query.order_by(CrawlJob.id).limit(_BATCH)))
+
+
+def unconcluded(session: Session) -> list[int]:
+    """Return running crawl jobs whose chunks have all ended."""
+    query = (
+        select(CrawlJob.id)
+        .where(CrawlJob.status == JobStatus.RUNNING, ~exists().where(Chunk.crawl_job_id == CrawlJob.id, _OPEN))
+        .order_by(CrawlJob.id)
+        .limit(_BATCH)
+    )
+    return list(session.scalars(query))
+
+
+def drifted(session: Session) -> list[int]:
+    """Return running crawl jobs whose counters differ from the ledger, all seen in one snapshot."""
+    query = text(
+        """
+        SELECT job.id
+        FROM crawl_jobs AS job
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS total,
+                count(*) FILTER (WHERE state = 'running') AS active,
+                count(*) FILTER (WHERE state = 'completed') AS completed,
+                count(*) FILTER (WHERE state = 'failed') AS failed
+            FROM pixcrawler.chunks WHERE crawl_job_id = job.id
+        ) AS ledger
+        WHERE job.status = 'running'
+        AND (job.total_chunks, job.active_chunks, job.completed_chunks, job.failed_chunks)
+            IS DISTINCT FROM (ledger.total, ledger.active, ledger.completed, ledger.failed)
+        ORDER BY job.id LIMIT :batch
+        """
+    )
+    return list(session.scalars(query, {"batch": _BATCH}))
+
+
+def repair(session: Session, ref: JobRef) -> Repair | None:
+    """Set a crawl job's counters to what the ledger and the images say; None when they were right.
+
+    The caller holds the job's lock: every transition counts in the transaction that makes it, so nothing that has
+    changed the ledger is still to be counted.
+    """
+    counters = jobs.counters(session, ref)
+    rows = select(func.count()).where(Image.crawl_job_id == ref.id).scalar_subquery()
+    job = session.execute(
+        select(
+            CrawlJob.total_chunks,
+            CrawlJob.active_chunks,
+            CrawlJob.completed_chunks,
+            CrawlJob.failed_chunks,
+            CrawlJob.valid_images,
+            rows.label("rows"),
+        ).where(CrawlJob.id == ref.id)
+    ).one_or_none()
+    if job is None:
+        return None
+    now = {
+        "total_chunks": counters.total,
+        "active_chunks": counters.active,
+        "completed_chunks": counters.completed,
+        "failed_chunks": counters.failed,
+        "valid_images": job.rows,
+    }
+    was = {name: getattr(job, name) for name in now}
+    if was == now:
+        return None
+    session.execute(update(CrawlJob).where(CrawlJob.id == ref.id).values(**now, updated_at=_NOW))
+    return Repair(was, now)
+
+
+def untidy(session: Session, *, quiet: timedelta) -> list[int]:
+    """Return crawl jobs that ended at least `quiet` ago and whose storage nobody has tidied since."""
+    query = (
+        select(CrawlJob.id)
+        .join(CrawlPlan, CrawlPlan.crawl_job_id == CrawlJob.id)
+        .where(
+            CrawlJob.status.in_([JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED]),
+            CrawlJob.completed_at + quiet <= _NOW,
+            CrawlPlan.cleaned_at.is_(None),
+        )
+        .order_by(CrawlJob.id)
+        .limit(_BATCH)
+    )
+    return list(session.scalars(query))
+
+
+def tidied(session: Session, job_id: int) -> None:
+    """Note that the job's storage holds only what rows name."""
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(cleaned_at=_NOW))

@@ -1,0 +1,36 @@
+"""The wire protocol's names: tasks, and the queue each one travels on."""
+
+from enum import StrEnum
+
+from pixcrawler_worker.domain.lifecycle import JobKind
+
+
+class Queue(StrEnum):
+    """Queues that a worker consumes; `-Q` narrows them."""
+
+    CRAWL = "crawl"
+    VALIDATION = "validation"
+    EXPORT = "export"
+    MAINTENANCE = "maintenance"
+
+
+class Task(StrEnum):
+    """Names of tasks. They are a contract with every API that enqueues: never renamed."""
+
+    CRAWL_START = "pixcrawler.crawl.start"
+    CRAWL_CHUNK = "pixcrawler.crawl.chunk"
+    CRAWL_CANCEL = "pixcrawler.crawl.cancel"
+    CRAWL_RETRY = "pixcrawler.crawl.retry"
+    SWEEP = "pixcrawler.maintenance.sweep"
+
+
+QUEUES: dict[Task, Queue] = {
+    Task.CRAWL_START: Queue.CRAWL,
+    Task.CRAWL_CHUNK: Queue.CRAWL,
+    Task.CRAWL_CANCEL: Queue.MAINTENANCE,
+    Task.CRAWL_RETRY: Queue.CRAWL,
+    Task.SWEEP: Queue.MAINTENANCE,
+}
+
+#: The task that runs a chunk of a job of that kind.
+CHUNK_TASKS: dict[JobKind, Task] = {JobKind.CRAWL: Task.CRAWL_CHUNK}

@@ -1,0 +1,183 @@
+"""The sweep: what keeps jobs moving when messages, workers and answers get lost.
+
+Every worker sweeps; an advisory lock lets one at a time do each step. All that a step decides is decided by rows, so a
+sweep that is killed half-way leaves nothing half done, and the next one goes on.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db import activity, chunks, images, jobs, sweeps
+from pixcrawler_worker.db.jobs import NotRunningError, Wake
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.runtime import Runtime
+
+log = structlog.get_logger()
+
+#: Chunks whose workers fell silent, taken back by one sweep.
+_MOST_REAPED = 500
+#: Messages sent again by one sweep, so that the end of an outage is no storm.
+_MOST_RESENT = 500
+#: Longest life of a task (its hard time limit) and a margin: after that no zombie writes files any more.
+QUIET = timedelta(minutes=20)
+
+
+@dataclass(slots=True)
+class Swept:
+    """What one sweep did, and which chunks to send messages about."""
+
+    wakes: list[tuple[JobKind, Wake]] = field(default_factory=list)
+    reaped: int = 0
+    dropped: int = 0
+    started: int = 0
+    resent: int = 0
+    concluded: int = 0
+    repaired: int = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there was nothing to do."""
+        return not (self.wakes or self.reaped or self.dropped or self.started or self.concluded or self.repaired)
+
+
+def sweep(runtime: Runtime) -> Swept:
+    """Do one sweep and return what it did. Talks to the database only, so it is safe in a process that forks."""
+    swept = Swept()
+    _reap(runtime, swept)
+    _drop_cancelled(runtime, swept)
+    _start(runtime, swept)
+    _announce(runtime, swept)
+    _resend(runtime, swept)
+    _conclude(runtime, swept)
+    _repair(runtime, swept)
+    if not swept.quiet:
+        log.info(
+            "swept",
+            reaped=swept.reaped,
+            dropped=swept.dropped,
+            started=swept.started,
+            resent=swept.resent,
+            concluded=swept.concluded,
+            repaired=swept.repaired,
+            messages=len(swept.wakes),
+        )
+    return swept
+
+
+def expire(runtime: Runtime, task_id: str) -> bool:
+    """End the lease of the chunk that a dead worker process was running; return whether there was one."""
+    return transact(runtime.sessions, lambda session: chunks.expire(session, task_id))
+
+
+def remove_orphans(runtime: Runtime, *, quiet: timedelta = QUIET) -> int:
+    """Delete files of ended jobs that no row names, and return how many there were.
+
+    Args:
+        runtime: what connects to database and storage.
+        quiet: how long a job must have been over, so that no late attempt still writes.
+    """
+    removed = 0
+    for job_id in transact(runtime.sessions, lambda session: sweeps.untidy(session, quiet=quiet)):
+        removed += _tidy(runtime, job_id)
+    return removed
+
+
+def _tidy(runtime: Runtime, job_id: int) -> int:
+    async def orphans(named: frozenset[str]) -> list[str]:
+        found = [key async for key in runtime.storage.keys(f"crawl_jobs/{job_id}/")]
+        stray = [key for key in found if runtime.storage.url(key) not in named]
+        await runtime.storage.delete(stray)
+        return stray
+
+    try:
+        # The rows are read first and the job is over: a file that is not named now never will be.
+        named = transact(runtime.sessions, lambda session: images.files(session, job_id))
+        stray = runtime.run(orphans(named))
+    except (TransientError, PermanentError) as error:
+        log.warning("orphans stay for now", job=job_id, reason=str(error))
+        return 0
+    transact(runtime.sessions, lambda session: sweeps.tidied(session, job_id))
+    if stray:
+        log.info("orphans removed", job=job_id, files=len(stray))
+    return len(stray)
+
+
+def _reap(runtime: Runtime, swept: Swept) -> None:
+    for _ in range(_MOST_REAPED):
+        try:
+            reaped = transact(runtime.sessions, chunks.reap)
+        except NotRunningError:
+            continue
+        if reaped is None:
+            return
+        swept.reaped += 1
+        log.warning("chunk taken back from a silent worker", chunk=reaped.chunk_id, job=reaped.job.id)
+        if reaped.state is ChunkState.FAILED:
+            log.error("chunk failed: its workers fell silent twice", chunk=reaped.chunk_id, job=reaped.job.id)
+
+
+def _drop_cancelled(runtime: Runtime, swept: Swept) -> None:
+    for ref in transact(runtime.sessions, sweeps.cancelled_with_chunks):
+        swept.dropped += planner.drop_chunks(runtime, ref)
+
+
+def _start(runtime: Runtime, swept: Swept) -> None:
+    unplanned = runtime.settings.start_pending
+    patience = runtime.settings.lease / 4
+    for job_id in transact(runtime.sessions, lambda s: sweeps.pending(s, unplanned=unplanned, patience=patience)):
+        try:
+            wakes = planner.start(runtime, job_id, {})
+        except planner.UnknownJobError:
+            continue  # deleted in this very moment
+        swept.started += 1
+        swept.wakes += [(JobKind.CRAWL, wake) for wake in wakes]
+
+
+def _announce(runtime: Runtime, swept: Swept) -> None:
+    window = runtime.settings.dispatch_window
+
+    def work(session: Session) -> list[tuple[JobKind, Wake]]:
+        if not sweeps.try_lock(session, sweeps.Step.ANNOUNCE):
+            return []
+        short = chunks.short_of_messages(session, window=window)
+        return [(ref.kind, wake) for ref, room in short for wake in chunks.wake_next(session, ref, limit=room)]
+
+    swept.wakes += transact(runtime.sessions, work)
+
+
+def _resend(runtime: Runtime, swept: Swept) -> None:
+    def work(session: Session) -> list[tuple[JobKind, Wake]]:
+        if not sweeps.try_lock(session, sweeps.Step.RESEND):
+            return []
+        return chunks.wake_lost(session, after=runtime.settings.lease, limit=_MOST_RESENT)
+
+    resent = transact(runtime.sessions, work)
+    swept.resent += len(resent)
+    swept.wakes += resent
+
+
+def _conclude(runtime: Runtime, swept: Swept) -> None:
+    for job_id in transact(runtime.sessions, sweeps.unconcluded):
+        swept.concluded += 1
+        swept.wakes += [(JobKind.CRAWL, wake) for wake in planner.conclude(runtime, job_id)]
+
+
+def _repair(runtime: Runtime, swept: Swept) -> None:
+    for job_id in transact(runtime.sessions, sweeps.drifted):
+        ref = JobRef(JobKind.CRAWL, job_id)
+
+        def work(session: Session, ref: JobRef = ref) -> sweeps.Repair | None:
+            jobs.lock(session, ref)
+            repair = sweeps.repair(session, ref)
+            if repair:
+                activity.record(session, ref.id, "crawl_job.repaired", {"was": repair.was, "is": repair.now})
+            return repair
+
+        if repair := transact(runtime.sessions, work):
+            swept.repaired += 1
+            log.error("counters differed from the ledger and were repaired", job=job_id, was=repair.was, now=repair.now)

@@ -1,0 +1,123 @@
+"""The one place where settings become connections."""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import SecretStr
+
+from pixcrawler_worker import settings as configuration
+from pixcrawler_worker.db import session
+from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.settings import Settings
+from pixcrawler_worker.sources import protocol
+from pixcrawler_worker.sources.protocol import Source, SourceConfig
+from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.web.fetch import Downloader, Policy
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything a use case needs of the outside world. Opened once per process, after its fork.
+
+    Nothing here connects before it is used, so a process that only sweeps has no decoder and no HTTP client.
+    """
+
+    settings: Settings
+    sessions: Sessions
+    storage: Storage
+    downloader: Downloader
+    decoder: Decoder
+    loop: asyncio.AbstractEventLoop
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run asynchronous work on this process's one event loop, whose connections stay for the next."""
+        return self.loop.run_until_complete(work)
+
+    def source(self, name: str) -> Source:
+        """Return the source of that name, ready to be asked.
+
+        Raises:
+            PermanentError: when it is not installed.
+        """
+        if name not in self.sources:
+            self.sources[name] = protocol.load(name, _source_config(self.settings, name))
+        return self.sources[name]
+
+    def close(self) -> None:
+        """End every connection and the decoder's process."""
+        if not self.loop.is_closed():
+            self.loop.run_until_complete(self.downloader.aclose())
+            self.loop.run_until_complete(self.decoder.aclose())
+            self.loop.close()
+        session.close(self.sessions)
+
+
+def connect(settings: Settings) -> Runtime:
+    """Return a runtime for this process.
+
+    Raises:
+        PermanentError: when a setting is missing or cannot work; the message names it.
+    """
+    if settings.allowed_networks:
+        log.warning("private networks may be fetched from", networks=[str(net) for net in settings.allowed_networks])
+    return Runtime(
+        settings=settings,
+        sessions=session.sessions(session.connect(settings.require_database())),
+        storage=Storage(settings.storage()),
+        downloader=Downloader(_policy(settings)),
+        decoder=Decoder(Limits(max_pixels=settings.max_image_pixels)),
+        loop=asyncio.new_event_loop(),
+    )
+
+
+_opened: dict[int, Runtime] = {}
+
+
+def current() -> Runtime:
+    """Return this process's runtime, opened from the environment when it is first asked for.
+
+    A forked child never sees its parent's: connections do not survive a fork.
+    """
+    pid = os.getpid()
+    if pid not in _opened:
+        _opened[pid] = connect(configuration.load())
+    return _opened[pid]
+
+
+def close_current() -> None:
+    """Close this process's runtime, if it was ever opened."""
+    if runtime := _opened.pop(os.getpid(), None):
+        runtime.close()
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        user_agent=f"PixCrawler/{version('pixcrawler-worker')} (+{settings.user_agent_contact})",
+        max_bytes=settings.max_image_bytes,
+        deadline=timedelta(seconds=settings.fetch_seconds),
+        allowed_networks=settings.allowed_networks,
+        egress_proxy=_revealed(settings.egress_proxy),
+    )
+
+
+def _source_config(settings: Settings, name: str) -> SourceConfig:
+    return SourceConfig(
+        base_url=getattr(settings, f"{name}_url", None),
+        api_key=_revealed(getattr(settings, f"{name}_api_key", None)),
+    )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

@@ -1,0 +1,124 @@
+"""Where bytes rest: a folder, an object store, or memory, by one address."""
+
+import contextlib
+from collections.abc import AsyncIterator, Collection, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import (
+    BaseError,
+    InvalidPathError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+
+from pixcrawler_worker.errors import PermanentError, TransientError
+
+_PERMANENT = (InvalidPathError, NotSupportedError, PermissionDeniedError, UnauthenticatedError)
+_EXAMPLES = "file:///srv/pixcrawler, s3://bucket/prefix or memory://"
+
+
+class FileMissingError(PermanentError):
+    """Nothing is stored under that key."""
+
+
+class Storage:
+    """Files by key. A key is a relative path with `/`, in ASCII.
+
+    Args:
+        url: `file:///folder` (made when it is missing), `s3://bucket/prefix` and what else obstore understands,
+            or `memory://`. Credentials come from the environment, as the provider's own tools read them.
+
+    Raises:
+        PermanentError: when the address is of no kind that is known, or the folder cannot be made.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._base = url.rstrip("/")
+        self._store = _open(url)
+
+    def url(self, key: str) -> str:
+        """Return the address that a row keeps for the key."""
+        return f"{self._base}/{key}"
+
+    def key(self, url: str) -> str:
+        """Return the key behind an address made by `url`.
+
+        Raises:
+            PermanentError: when the address belongs to another storage.
+        """
+        if not url.startswith(f"{self._base}/"):
+            raise PermanentError(f"{url} does not lie in the configured storage {self._base}")
+        return url[len(self._base) + 1 :]
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Store the bytes under the key, whole or not at all, in place of what was there.
+
+        Raises:
+            TransientError: when the storage is full, busy or away.
+            PermanentError: when it refuses us.
+        """
+        with _translated(f"{self.url(key)} could not be written"):
+            await obstore.put_async(self._store, key, body)
+
+    async def get(self, key: str) -> bytes:
+        """Return what is stored under the key.
+
+        Raises:
+            FileMissingError: when nothing is.
+            TransientError, PermanentError: as for `put`.
+        """
+        with _translated(f"{self.url(key)} could not be read"):
+            answer = await obstore.get_async(self._store, key)
+            return bytes(await answer.bytes_async())
+
+    async def delete(self, keys: Collection[str]) -> None:
+        """Delete what is stored under the keys; a key without a file is no error."""
+        if keys:
+            with _translated("files could not be deleted"), contextlib.suppress(NotFoundError, FileNotFoundError):
+                await obstore.delete_async(self._store, sorted(keys))
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        """Yield every key below the prefix, which ends at a `/`."""
+        with _translated(f"{self.url(prefix)} could not be listed"):
+            async for batch in obstore.list(self._store, prefix):
+                for found in batch:
+                    yield found["path"]
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path behind a `file://` address; None for any other kind."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def _open(url: str) -> ObjectStore:
+    if url.startswith("memory:"):
+        return MemoryStore()
+    try:
+        if folder := local_path(url):
+            return LocalStore(folder, mkdir=True)
+        return from_url(url)
+    except (BaseError, OSError, ValueError) as error:
+        raise PermanentError(f"the storage {url} cannot be opened ({_brief(error)}); use {_EXAMPLES}") from error
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        raise FileMissingError(f"{what}: there is no such file") from error
+    except (*_PERMANENT, PermissionError) as error:
+        raise PermanentError(f"{what}: {_brief(error)}") from error
+    except (BaseError, OSError) as error:
+        raise TransientError(f"{what}: {_brief(error)}") from error
+
+
+def _brief(error: Exception) -> str:
+    """Return what happened, without obstore's dump of its own internals on the lines below."""
+    return str(error).partition("\n")[0]
