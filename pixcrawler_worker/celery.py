@@ -184,6 +184,8 @@ def _check(**_: object) -> None:
     try:
         settings = configuration.load()
         settings.require_broker()
+        if networks := [str(network) for network in settings.allowed_networks]:
+            log.warning("private networks may be fetched from: this is for development", networks=networks)
         health.require_migrated(settings)
     except TransientError as error:
         log.warning("started without a database; waiting for it", reason=str(error))

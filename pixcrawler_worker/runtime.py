@@ -8,7 +8,6 @@ from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-import structlog
 from pydantic import SecretStr
 
 from pixcrawler_worker import settings as configuration
@@ -23,7 +22,6 @@ from pixcrawler_worker.storage import Storage
 from pixcrawler_worker.web.fetch import Downloader, Policy
 
 T = TypeVar("T")
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +68,6 @@ def connect(settings: Settings) -> Runtime:
     Raises:
         PermanentError: when a setting is missing or cannot work; the message names it.
     """
-    if settings.allowed_networks:
-        log.warning("private networks may be fetched from", networks=[str(net) for net in settings.allowed_networks])
     return Runtime(
         settings=settings,
         sessions=session.sessions(session.connect(settings.require_database())),

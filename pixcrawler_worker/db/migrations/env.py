@@ -1,7 +1,6 @@
-"""Runs the migrations: one at a time in the whole cluster, and never behind a lock that somebody holds for long."""
+"""Runs the migrations: one at a time in a database, and never behind a lock that somebody holds for long."""
 
 import os
-from typing import Any
 
 from alembic import context
 from sqlalchemy import Engine, create_engine, event, pool, text
@@ -17,21 +16,23 @@ _LOCK = int.from_bytes(b"pixcrawl")
 #: Added by the first migration where Supabase's table of users exists; no model knows it.
 _CONDITIONAL = {"fk_profiles_id_users"}
 
-#: A role named like the private schema would otherwise put the documented tables there: the default path begins with
-#: the schema of the role's name.
-_SET_SEARCH_PATH = "SET search_path = public"
 
-
-def _configure(**how: Any) -> None:  # noqa: ANN401 - handed on to alembic, which types it
+def _configure(connection: Connection | None) -> None:
+    """Set Alembic up; without a connection it writes a script."""
+    offline = connection is None
     context.configure(
+        connection=connection,
+        dialect_name="postgresql",
+        as_sql=offline,
+        literal_binds=offline,
+        # A script is one transaction: it is applied as a whole, and its settings end with it.
+        transaction_per_migration=not offline,
         target_metadata=models.Base.metadata,
         version_table_schema=models.PRIVATE,
         include_schemas=True,
         include_name=lambda name, kind, _: kind != "schema" or name in {None, "public", models.PRIVATE},
         include_object=lambda _object, name, _kind, _reflected, _other: name not in _CONDITIONAL,
         compare_server_default=True,
-        transaction_per_migration=True,
-        **how,
     )
 
 
@@ -43,11 +44,26 @@ def _address() -> str:
     return session.address(found)
 
 
+def _engine() -> Engine:
+    made = create_engine(_address(), poolclass=pool.NullPool)
+
+    # A path begins with the schema of the role's name: the role `pixcrawler` would put the documented tables into the
+    # private schema. Inserted before SQLAlchemy's own first look, which remembers where unqualified names belong.
+    @event.listens_for(made, "connect", insert=True)
+    def set_search_path(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        connection.cursor().execute("SET search_path = public")
+        connection.commit()
+
+    return made
+
+
 def _offline() -> None:
-    _configure(dialect_name="postgresql", literal_binds=True, as_sql=True)
-    context.execute(f"CREATE SCHEMA IF NOT EXISTS {models.PRIVATE}")
+    _configure(None)
     with context.begin_transaction():
+        context.execute("SET LOCAL search_path = public")
+        context.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         context.execute("SET LOCAL lock_timeout = '3s'")
+        context.execute(f"CREATE SCHEMA IF NOT EXISTS {models.PRIVATE}")
         context.run_migrations()
 
 
@@ -62,7 +78,7 @@ def _online(connection: Connection) -> None:
     try:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {models.PRIVATE}"))
         connection.commit()
-        _configure(connection=connection)
+        _configure(connection)
         with context.begin_transaction():
             context.run_migrations()
     finally:

@@ -1,0 +1,43 @@
+"""Crawl jobs that the command line creates; an API writes its rows itself."""
+
+import uuid
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from pixcrawler_worker.db.models import CrawlJob, Profile, Project
+
+#: Owner of what the command line creates without being told a project.
+_LOCAL_USER = uuid.UUID("00000000-0000-4000-8000-000000000001")
+_LOCAL_EMAIL = "command-line@pixcrawler.invalid"
+_LOCAL_PROJECT = "Command line"
+
+
+def create_crawl_job(
+    session: Session, *, name: str, keywords: list[str], max_images: int, project_id: int | None
+) -> int | None:
+    """Insert a pending crawl job and return its id; None when there is no such project.
+
+    Without a project it goes into one that belongs to the command line.
+    """
+    project = _local_project(session) if project_id is None else session.get(Project, project_id)
+    if project is None:
+        return None
+    job = CrawlJob(project_id=project.id, name=name[:100], keywords=keywords, max_images=max_images)
+    session.add(job)
+    session.flush()
+    return job.id
+
+
+def _local_project(session: Session) -> Project:
+    session.execute(
+        upsert(Profile).values(id=_LOCAL_USER, email=_LOCAL_EMAIL, full_name="Command line").on_conflict_do_nothing()
+    )
+    owned = select(Project).where(Project.user_id == _LOCAL_USER, Project.name == _LOCAL_PROJECT)
+    project = session.scalars(owned.order_by(Project.id).limit(1)).one_or_none()
+    if project is None:
+        project = Project(name=_LOCAL_PROJECT, user_id=_LOCAL_USER)
+        session.add(project)
+        session.flush()
+    return project
