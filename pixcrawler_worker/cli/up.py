@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,9 @@ def worker(concurrency: int | None, *, loglevel: str = "INFO") -> Iterator[subpr
     command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
     command += ["--without-gossip", "--without-mingle", "--loglevel", loglevel]
     command += [] if concurrency is None else ["--concurrency", str(concurrency)]
+    if setpriv := shutil.which("setpriv"):
+        # Where the kernel can (Linux), the worker is asked to end when we are killed, and is never left behind.
+        command = [setpriv, "--pdeathsig", "TERM", *command]
     # A session of its own: Ctrl-C reaches us alone, and we end it in order.
     process = subprocess.Popen(command, env=_environment(), start_new_session=True)
     try:
