@@ -68,6 +68,7 @@ class _Harvest:
     refused: Counter[Reason] = field(default_factory=Counter)
     judged: set[bytes] = field(default_factory=set)
     digests: set[bytes] = field(default_factory=set)
+    arrived: set[int] = field(default_factory=set)
     downloaded: int = 0
     reserved: int = 0
     left: tuple[int, ...] = ()
@@ -235,12 +236,18 @@ async def _fetch_all(
                 offered = under_way.pop(task)
                 if not task.result():
                     left.append(offered)
+    except BaseException:
+        harvest.arrived.clear()
+        raise
     finally:
-        # Whoever is still busy once the quota is met brings nothing any more.
-        for task in under_way:
-            task.cancel()
+        # The quota is met, or something went wrong: whoever still waits for a host brings nothing any more. Who is at
+        # the decoder is let through, because giving up there would cost the decoder's process.
+        for task, (at, _) in under_way.items():
+            if at not in harvest.arrived:
+                task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-    return sorted([*left, *under_way.values(), *waiting], key=lambda offered: offered[0])
+    late = [offered for task, offered in under_way.items() if task.cancelled() or not task.result()]
+    return sorted([*left, *late, *waiting], key=lambda offered: offered[0])
 
 
 async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, candidate: Candidate) -> bool:
@@ -249,6 +256,7 @@ async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, cand
         _check_license(candidate, work.options)
         body = await _fetch(runtime, candidate.url)
         harvest.downloaded += 1
+        harvest.arrived.add(at)
         facts = await runtime.decoder.inspect(body)
         _check_facts(facts, work.options)
         _check_bytes(facts, harvest)
