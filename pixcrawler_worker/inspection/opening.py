@@ -1,0 +1,50 @@
+"""From bytes to facts: header, limits, pixels, hashes, in the order of their cost."""
+
+import hashlib
+
+from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.inspection import headers, pixels
+from pixcrawler_worker.inspection.limits import Limits
+
+
+def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
+    """What `body` is, in this very process: without deadline and without a bound on memory (`Decoder` has both).
+
+    A file that was cut off is refused wherever the cut is, except behind the first page of a TIFF. What decoders mend
+    silently passes: a JPEG with damaged pixels, a PNG whose data ends properly but before its last row.
+
+    Raises:
+        RefusedError: EMPTY, NOT_AN_IMAGE, TOO_MANY_PIXELS or CORRUPT.
+    """
+    header = _header(body, limits)
+    decoded = pixels.decode(body, header.format, limits)
+    # An AVIF's header gives bounds only; of a TIFF, Pillow gives the size after turning it.
+    size = decoded if header.format == "avif" else header
+    return ImageFacts(
+        sha256=hashlib.sha256(body).digest(),
+        format=header.format,
+        width=size.width,
+        height=size.height,
+        file_size=len(body),
+        mode=decoded.mode,
+        frames=header.frames,
+        phash=pixels.phash(decoded.grey),
+        dhash=pixels.dhash(decoded.grey),
+    )
+
+
+def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
+    """A JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
+    return pixels.thumbnail(body, _header(body, limits).format, side, limits)
+
+
+def _header(body: bytes, limits: Limits) -> headers.Header:
+    """What `body` declares, once it is known to be within the limits."""
+    if not body:
+        raise RefusedError(Reason.EMPTY, "a body without a byte")
+    header = headers.read(body, enough_frames=limits.max_frames + 1)
+    limits.check_size(header.width, header.height)
+    limits.check_frames(header.width, header.height, header.frames)
+    limits.check_density(header.width, header.height, len(body))
+    return header

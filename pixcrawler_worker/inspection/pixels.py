@@ -1,0 +1,169 @@
+"""Pillow and NumPy: pixels out of bytes, and hashes out of pixels. Imported by the guarded process alone."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.inspection.limits import Limits
+
+#: Both hashes are taken from a picture reduced to about this many pixels a side: half of it moves one more bit of 64,
+#: and twice of it costs a quarter more time.
+_REDUCED_SIDE = 128
+#: Characters of a decoder's message that a log line keeps: some quote the file.
+_DETAIL = 200
+_THUMBNAIL_QUALITY = 80
+
+# Importing a plug-in registers it; without these, the first AVIF or WebP would import all forty of Pillow's.
+_PILLOW = {
+    "jpg": JpegImagePlugin.JpegImageFile.format,
+    "png": PngImagePlugin.PngImageFile.format,
+    "webp": WebPImagePlugin.WebPImageFile.format,
+    "gif": GifImagePlugin.GifImageFile.format,
+    "bmp": BmpImagePlugin.BmpImageFile.format,
+    "tiff": TiffImagePlugin.TiffImageFile.format,
+    "avif": AvifImagePlugin.AvifImageFile.format,
+}
+# As many threads as cores would each want a stack and a frame out of the guarded process's address space.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """What decoding told.
+
+    Attributes:
+        width: pixels, as Pillow understands the file (it swaps the sides of a TIFF that is to be turned).
+        height: pixels, likewise.
+        mode: Pillow's mode before any conversion.
+        grey: the first frame in grey (mode `L` or `F`), reduced to at most twice 128 pixels a side.
+    """
+
+    width: int
+    height: int
+    mode: str
+    grey: Image.Image
+
+
+def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
+    """Decode the first frame of `body`, all of it, as the one format that `extension` stands for.
+
+    Raises:
+        RefusedError: CORRUPT when a decoder fails, TOO_MANY_PIXELS when Pillow sees more pixels than the header
+            declared or memory runs out.
+    """
+    with _opened(body, extension, limits) as image:
+        width, height = image.size
+        mode = image.mode
+        if extension == "jpg":
+            # Scaled down inside the decoder: every byte is still read, at a fraction of the cost.
+            image.draft("L", (_REDUCED_SIDE, _REDUCED_SIDE))
+        image.load()
+        return Pixels(width=width, height=height, mode=mode, grey=_grey(image))
+
+
+def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
+    """Decode the first frame of `body` into a JPEG of at most `side` x `side` pixels. Raises as `decode`."""
+    with _opened(body, extension, limits) as image:
+        if extension == "jpg":
+            image.draft("RGB", (side, side))
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        upright = upright.convert("RGBA") if upright.has_transparency_data else _byte_per_band(upright).convert("RGB")
+        upright.thumbnail((side, side))
+        small = Image.new("RGB", upright.size, "white")
+        small.paste(upright, mask=upright.getchannel("A") if upright.mode == "RGBA" else None)
+        written = BytesIO()
+        small.save(written, "JPEG", quality=_THUMBNAIL_QUALITY)
+        return written.getvalue()
+
+
+@contextmanager
+def _opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]:
+    """The picture, opened but not decoded yet; whatever goes wrong with it inside the context is a refusal."""
+    try:
+        # Warnings are for those who own the file.
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[_PILLOW[extension]]) as image:
+            limits.check_size(*image.size)
+            yield image
+    except RefusedError:
+        raise
+    except (MemoryError, Image.DecompressionBombError) as error:
+        raise RefusedError(Reason.TOO_MANY_PIXELS, "it needs more memory than the decoder may have") from error
+    except Exception as error:
+        # Over hostile files Pillow raises nearly everything: OSError, SyntaxError, TypeError, KeyError, struct.error...
+        raise RefusedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_DETAIL]}") from error
+
+
+def _byte_per_band(image: Image.Image) -> Image.Image:
+    """`image` with what Pillow would cut off at 255 stretched to a byte: 16-bit greys and floats."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    low, high = image.convert("F").getextrema()
+    assert isinstance(low, float)
+    assert isinstance(high, float)
+    scale = 255 / (high - low) if high > low else 0.0
+    return image.convert("F").point(lambda value: value * scale - low * scale).convert("L")
+
+
+def phash(grey: Image.Image) -> int:
+    """64-bit DCT hash of imagehash's construction: the lowest 8x8 frequencies of 32x32 pixels against their median."""
+    low = _DCT @ _shrunk(grey, 32, 32) @ _DCT.T
+    return _bits(low > np.median(low))
+
+
+def dhash(grey: Image.Image) -> int:
+    """64-bit difference hash of imagehash's construction: whether a pixel is brighter than its left neighbour."""
+    pixels = _shrunk(grey, 9, 8)
+    return _bits(pixels[:, 1:] > pixels[:, :-1])
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """`image` in grey and reduced: transparency on white, 16 bits and more as floats."""
+    if image.mode.startswith(("I", "F")):
+        return _reduced(image.convert("F"))
+    if image.mode == "LAB":  # Pillow converts it to nothing; its first band is lightness.
+        return _reduced(image.getchannel(0))
+    if not image.has_transparency_data:
+        return _reduced(image.convert("L"))
+    # Reduced before it is laid on white: what colour an invisible pixel has must not count.
+    picture = _reduced(image.convert("RGBA"))
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("L")
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """`image` by whole factors, averaged, so that each side has 128 to 255 pixels unless it had fewer."""
+    return image.reduce((max(1, image.width // _REDUCED_SIDE), max(1, image.height // _REDUCED_SIDE)))
+
+
+def _shrunk(grey: Image.Image, width: int, height: int) -> NDArray[np.float64]:
+    pixels = np.array(grey.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float64)
+    if grey.mode == "F":  # A TIFF's floats may be infinite, or no numbers at all.
+        pixels[~np.isfinite(pixels)] = 0
+    return pixels
+
+
+def _bits(flags: NDArray[np.bool_]) -> int:
+    """64 flags as one number, the first flag its highest bit."""
+    return int.from_bytes(np.packbits(flags).tobytes())
+
+
+#: Rows are the eight lowest cosines over 32 samples (DCT-II, not normalised, as in scipy.fftpack).
+_DCT: NDArray[np.float64] = 2 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))

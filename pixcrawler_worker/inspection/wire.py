@@ -1,0 +1,70 @@
+"""What the worker and its guarded process say to each other.
+
+One way go pictures, each behind its length and what is wanted of it; the other way answers, each behind its length:
+JSON, or a thumbnail. JSON, because whoever takes over the process must not gain the worker by its answers, as a pickle
+would let them.
+"""
+
+import json
+import struct
+from typing import Any
+
+from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
+
+#: In front of every picture: how many bytes follow, and the longer side of the thumbnail that is wanted; 0 for facts.
+REQUEST = struct.Struct(">QH")
+#: In front of every answer: how many bytes follow.
+LENGTH = struct.Struct(">Q")
+
+
+def framed(message: bytes) -> bytes:
+    """`message` behind its length."""
+    return LENGTH.pack(len(message)) + message
+
+
+def unframed(received: bytes) -> bytes | None:
+    """The message that `received` begins with, or None while some of it is missing."""
+    if len(received) < LENGTH.size:
+        return None
+    end = LENGTH.size + LENGTH.unpack_from(received)[0]
+    return received[LENGTH.size : end] if len(received) >= end else None
+
+
+def accepted(facts: ImageFacts) -> bytes:
+    """The answer to a good picture."""
+    fields = {name: getattr(facts, name) for name in ImageFacts.__slots__}
+    return json.dumps(fields | {"sha256": facts.sha256.hex()}).encode()
+
+
+def refused(refusal: RefusedError) -> bytes:
+    """The answer to any other."""
+    return json.dumps({"refused": refusal.reason, "detail": refusal.detail}).encode()
+
+
+def facts(answer: bytes) -> ImageFacts:
+    """What an answer says.
+
+    Raises:
+        RefusedError: the picture was refused.
+    """
+    fields = _unless_refused(answer)
+    return ImageFacts(**fields | {"sha256": bytes.fromhex(fields["sha256"])})
+
+
+def thumbnail(answer: bytes) -> bytes:
+    """The JPEG that an answer is.
+
+    Raises:
+        RefusedError: the picture was refused.
+    """
+    if answer.startswith(b"{"):
+        _unless_refused(answer)
+    return answer
+
+
+def _unless_refused(answer: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(answer)
+    if "refused" in fields:
+        raise RefusedError(Reason(fields["refused"]), fields["detail"])
+    return fields

@@ -1,0 +1,80 @@
+"""Connections that go nowhere but where the guard allows, whoever asks for them."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from ipaddress import ip_address
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from pixcrawler_worker.web.addresses import Guard
+
+#: Takes a name, gives its addresses, raises OSError; called in a thread.
+Lookup = Callable[[str], list[str]]
+
+# For one process: enough to hide the latency of strangers, few enough for 64 bodies at once in a small machine.
+MAX_CONNECTIONS = 64
+# A browser opens 6; a little more, since an answer here is always one small file.
+MAX_CONNECTIONS_PER_HOST = 8
+
+# A name server that does not answer holds its thread for half a minute; this many may hang before others wait.
+_LOOKUP_THREADS = 32
+
+
+def guarded_connector(
+    guard: Guard, *, lookup: Lookup, lookup_timeout: timedelta, tls: ssl.SSLContext | None
+) -> aiohttp.TCPConnector:
+    """Make the connector for the running loop: every answer of a name is judged, and every address at its connect.
+
+    The socket goes to the judged address while SNI and certificate stay on the name, so a name that changes its
+    mind between check and use (DNS rebinding) gains nothing.
+    """
+
+    def judged_socket(info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+        family, kind, protocol, _, (host, port, *_) = info
+        guard.judge(ip_address(str(host)), int(str(port)))
+        return socket.socket(family, kind, protocol)
+
+    return aiohttp.TCPConnector(
+        limit=MAX_CONNECTIONS,
+        limit_per_host=MAX_CONNECTIONS_PER_HOST,
+        resolver=_JudgedResolver(guard, lookup, lookup_timeout),
+        socket_factory=judged_socket,
+        ssl=tls or True,
+    )
+
+
+def system_lookup(host: str) -> list[str]:
+    """Resolve a name as the system does, in the families this machine speaks."""
+    infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
+
+
+class _JudgedResolver(AbstractResolver):
+    """Resolves names off the loop and refuses a name with any forbidden answer."""
+
+    def __init__(self, guard: Guard, lookup: Lookup, timeout: timedelta) -> None:
+        self._guard = guard
+        self._lookup = lookup
+        self._timeout = timeout.total_seconds()
+        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._timeout):
+            answers = await loop.run_in_executor(self._threads, self._lookup, host)
+        if not answers:
+            raise OSError("the name has no address")
+        self._guard.judge_answers(host, answers, port)
+        flags = socket.AI_NUMERICHOST
+        return [
+            ResolveResult(hostname=host, host=answer, port=port, family=family, proto=0, flags=flags)
+            for answer in answers
+        ]
+
+    async def close(self) -> None:
+        """Nothing to close: the threads end with the last reference to their pool, when their lookups do."""

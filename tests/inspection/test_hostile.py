@@ -1,0 +1,159 @@
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from inspection import pictures
+
+from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.inspection import headers
+from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.opening import inspect_bytes
+
+#: Small enough that a size made up by a mutation costs next to nothing.
+SMALL = Limits(max_pixels=1_000_000, max_frame_pixels=4_000_000)
+
+
+def refusal(body: bytes, limits: Limits) -> Reason | None:
+    """Why `body` is refused, or None when it passes; every other exception fails the test."""
+    try:
+        inspect_bytes(body, limits)
+    except RefusedError as refused:
+        return refused.reason
+    return None
+
+
+@pytest.mark.parametrize(("body", "reason"), pictures.hostile().values(), ids=pictures.hostile())
+def test_a_hostile_file_is_refused_for_what_it_is(body: bytes, reason: Reason) -> None:
+    with pytest.raises(RefusedError) as refused:
+        inspect_bytes(body, Limits())
+    assert refused.value.reason is reason
+
+
+def test_hostile_files_cost_the_process_no_memory_and_not_its_life() -> None:
+    async def story() -> tuple[int, int, set[int | None]]:
+        async with aclosing(Decoder(Limits())) as decoder:
+            await decoder.inspect(pictures.variant("png"))
+            assert decoder.pid
+            before = peak_memory(decoder.pid)
+            pids: set[int | None] = set()
+            for body, _ in pictures.hostile().values():
+                with pytest.raises(RefusedError):
+                    await decoder.inspect(body)
+                pids.add(decoder.pid)
+            return before, peak_memory(decoder.pid), pids
+
+    before, after, pids = asyncio.run(story())
+
+    assert len(pids) == 1
+    assert after - before < 16 * 2**20
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes of the largest resident set that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def cuts(size: int) -> Iterator[int]:
+    """Lengths to cut a file of `size` bytes to: its beginning and its end byte by byte, the middle in steps."""
+    yield from range(1, min(40, size))
+    yield from range(40, size - 40, max(1, size // 40))
+    yield from range(max(40, size - 40), size)
+
+
+@pytest.mark.parametrize("name", pictures.VARIANTS)
+def test_a_file_that_was_cut_off_never_passes(name: str) -> None:
+    body = pictures.variant(name)
+    assert refusal(body, SMALL) is None
+
+    assert [length for length in cuts(len(body)) if refusal(body[:length], SMALL) is None] == []
+
+
+@pytest.mark.parametrize("name", ["png", "webp", "gif", "avif"])
+def test_a_container_that_was_cut_off_is_known_before_it_is_decoded(name: str) -> None:
+    with pytest.raises(RefusedError, match="the file ends"):
+        headers.read(pictures.variant(name)[:-30], enough_frames=2)
+
+
+@pytest.mark.parametrize("body", [pictures.gif(9, 9, frames=1000), pictures.tiff(9, 9, pages=1000)])
+def test_frames_are_counted_no_further_than_to_the_limit(body: bytes) -> None:
+    assert headers.read(body, enough_frames=6).frames == 6
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_large_jpeg_that_was_cut_off_never_passes(options: dict[str, bool]) -> None:
+    # Large enough that the decoder scales by 1/8 and is fed more than once.
+    body = pictures.encoded(pictures.scene(1600, 1200), "JPEG", quality=93, **options)
+    assert len(body) > 2 * 65_536
+
+    lengths = [*range(1000, len(body), len(body) // 10), *range(len(body) - 12, len(body))]
+    assert [length for length in lengths if refusal(body[:length], Limits()) is None] == []
+
+
+def test_bytes_behind_the_end_of_a_picture_do_no_harm() -> None:
+    for name in pictures.VARIANTS:
+        if name != "avif":  # Its boxes have to fill the file.
+            assert refusal(pictures.variant(name) + b"\0appended", SMALL) is None
+
+
+def test_what_decoders_mend_silently_passes() -> None:
+    jpeg = bytearray(pictures.variant("jpg"))
+    jpeg[-40:-20] = bytes(20)
+
+    assert refusal(bytes(jpeg), SMALL) is None
+    assert refusal(pictures.png(90, 90, rows=bytes(91 * 3)), SMALL) is None
+
+
+@pytest.mark.parametrize("name", pictures.VARIANTS)
+def test_random_damage_is_refused_or_survived_but_never_raises(name: str) -> None:
+    original = pictures.variant(name, 48, 40)
+    chance = random.Random(name)
+    for _ in range(100):
+        body = bytearray(original)
+        for _ in range(chance.randint(1, 8)):
+            # Half of the damage goes where the structure is.
+            where = chance.randrange(min(len(body), 64) if chance.random() < 0.5 else len(body))
+            match chance.randrange(4):
+                case 0:
+                    body[where] = chance.randrange(256)
+                case 1:
+                    body[where : where + 4] = chance.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"))
+                case 2:
+                    del body[where : where + chance.randint(1, 20)]
+                case _:
+                    body[where:where] = chance.randbytes(chance.randint(1, 20))
+            body = body or bytearray(b"\0")
+        refusal(bytes(body), SMALL)
+
+
+def test_random_damage_does_not_kill_the_process() -> None:
+    async def story() -> tuple[int, set[int | None]]:
+        chance = random.Random(1)
+        pids: set[int | None] = set()
+        good = 0
+        async with aclosing(Decoder(SMALL)) as decoder:
+            for name in pictures.VARIANTS:
+                for _ in range(20):
+                    body = bytearray(pictures.variant(name, 48, 40))
+                    for _ in range(3):
+                        body[chance.randrange(len(body))] = chance.randrange(256)
+                    good += isinstance(await settled(decoder, bytes(body)), ImageFacts)
+                    pids.add(decoder.pid)
+        return good, pids
+
+    good, pids = asyncio.run(story())
+
+    assert len(pids) == 1
+    assert 0 < good < 240
+
+
+async def settled(decoder: Decoder, body: bytes) -> ImageFacts | RefusedError:
+    try:
+        return await decoder.inspect(body)
+    except RefusedError as refused:
+        return refused
