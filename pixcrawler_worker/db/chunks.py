@@ -10,7 +10,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Text, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import jobs
@@ -168,7 +168,7 @@ def give_back(session: Session, held: Claim, *, error: str, wait: timedelta | No
         available_at=_NOW + rest,
         lease_until=None,
         dispatched_at=None,
-        error=error[:_LONGEST_ERROR],
+        error=_readable(error),
     )
     return jobs.count(session, held.job, delta(ChunkState.RUNNING, ChunkState.QUEUED))
 
@@ -181,7 +181,7 @@ def give_up(session: Session, held: Claim, *, error: str) -> bool:
     """
     if hold(session, held) is not Hold.OURS:
         return False
-    _write(session, held.chunk_id, state=ChunkState.FAILED, lease_until=None, error=error[:_LONGEST_ERROR])
+    _write(session, held.chunk_id, state=ChunkState.FAILED, lease_until=None, error=_readable(error))
     return jobs.count(session, held.job, delta(ChunkState.RUNNING, ChunkState.FAILED))
 
 
@@ -230,7 +230,8 @@ def expire(session: Session, task_id: str) -> bool:
     """End the lease of a running chunk whose worker process is known to be dead; the next sweep reaps it."""
     expired = session.scalar(
         update(Chunk)
-        .where(Chunk.task_id == task_id, Chunk.state == ChunkState.RUNNING)
+        # Compared as text: tasks that run no chunk may have ids that are no UUIDs.
+        .where(cast(Chunk.task_id, Text) == task_id, Chunk.state == ChunkState.RUNNING)
         .values(lease_until=_NOW)
         .returning(Chunk.id)
         .execution_options(synchronize_session=False)
@@ -329,6 +330,11 @@ def _dispatch(session: Session, ids: list[int]) -> list[Wake]:
         .execution_options(synchronize_session=False)
     )
     return sorted((Wake(row.id, str(row.task_id)) for row in rows), key=lambda wake: wake.chunk_id)
+
+
+def _readable(error: str) -> str:
+    """Return an error's text without what PostgreSQL cannot store: it may quote what a stranger sent."""
+    return error[:_LONGEST_ERROR].replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _write(session: Session, chunk_id: int, **values: object) -> None:

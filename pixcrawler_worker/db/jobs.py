@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, insert, literal, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, func, insert, literal, null, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.types import BigInteger, Uuid
@@ -24,6 +24,7 @@ from pixcrawler_worker.domain.lifecycle import (
     JobRef,
     JobStatus,
     delta,
+    progress,
 )
 
 #: Task ids are derived from the chunk and its generation, so they are known before anything is sent.
@@ -178,7 +179,7 @@ def count(
     query = update(model).where(model.id == ref.id, model.status == expected)
     if ref.kind is JobKind.CRAWL:
         ended = CrawlJob.completed_chunks + CrawlJob.failed_chunks + change.completed + change.failed
-        share = func.least(99, 99 * ended / func.greatest(CrawlJob.total_chunks, 1))
+        share = func.least(99, 99 * ended // func.greatest(CrawlJob.total_chunks, 1))
         values |= {
             "active_chunks": CrawlJob.active_chunks + change.active,
             "completed_chunks": CrawlJob.completed_chunks + change.completed,
@@ -190,7 +191,10 @@ def count(
         still_open = CrawlJob.total_chunks - CrawlJob.completed_chunks - CrawlJob.failed_chunks
         left = session.scalar(query.values(values).returning(still_open))
     elif session.scalar(query.values(values).returning(model.id)):
-        left = counters(session, ref).open
+        now = counters(session, ref)
+        share = func.greatest(model.progress, progress(now))
+        session.execute(update(model).where(model.id == ref.id).values(progress=share))
+        left = now.open
     else:
         left = None
     if left is None:
@@ -301,9 +305,8 @@ def retry(session: Session, ref: JobRef) -> None:
 
 
 def _requeue(session: Session, task_ids: Mapping[int, uuid.UUID], generation: int) -> None:
-    new = func.unnest(
-        literal(list(task_ids), ARRAY(BigInteger)), literal(list(task_ids.values()), ARRAY(Uuid))
-    ).table_valued("id", "task_id", name="new")
+    pairs = func.unnest(literal(list(task_ids), ARRAY(BigInteger)), literal(list(task_ids.values()), ARRAY(Uuid)))
+    new = pairs.table_valued("id", "task_id", name="new").render_derived()
     session.execute(
         update(Chunk)
         .where(Chunk.id == new.c.id)
@@ -316,7 +319,7 @@ def _requeue(session: Session, task_ids: Mapping[int, uuid.UUID], generation: in
             available_at=_NOW,
             dispatched_at=None,
             dispatch_count=0,
-            result=None,
+            result=null(),
             error=None,
         )
         .execution_options(synchronize_session=False)

@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, and transactions that are short, bounded in time, and tried again when that helps."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Engine, create_engine, event, text
@@ -28,6 +28,7 @@ _SET_LIMITS = text("SELECT " + ", ".join(f"set_config('{name}', '{value}', true)
 #: deadlock, lock timeout, a server that shuts down, starts or cuts a session off, and a broken connection.
 _PASSING = ("40001", "40P01", "55P03", "57P", "25P03", "08", "53300")
 
+#: Seconds between the tries of a transaction.
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -89,7 +90,7 @@ def close(opener: Sessions) -> None:
     engine.dispose()
 
 
-def transact(opener: Sessions, work: Callable[[Session], T]) -> T:
+def transact(opener: Sessions, work: Callable[[Session], T], *, pauses: Sequence[float] = _PAUSES) -> T:
     """Run `work` in a transaction of its own and return what it returned; run all of it again on passing trouble.
 
     A COMMIT whose answer got lost may have happened, so `work` runs again then as well: it must find out by itself
@@ -98,7 +99,7 @@ def transact(opener: Sessions, work: Callable[[Session], T]) -> T:
     Raises:
         TransientError: when the trouble did not pass within a few seconds.
     """
-    for pause in (*_PAUSES, None):
+    for pause in (*pauses, None):
         try:
             with opener.begin() as session:
                 return work(session)

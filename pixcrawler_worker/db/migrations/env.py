@@ -9,6 +9,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from pixcrawler_worker.db import models, session
+from pixcrawler_worker.errors import PermanentError
 
 #: Serialises migrations of one database, whoever runs them. The number is the ASCII of "pixcrawl".
 _LOCK = int.from_bytes(b"pixcrawl")
@@ -41,7 +42,10 @@ def _address() -> str:
     found = configured or os.environ.get("PIXCRAWLER_DATABASE_URL") or os.environ.get("DATABASE_URL")
     if not found:
         raise SystemExit("set PIXCRAWLER_DATABASE_URL, for example postgresql:///pixcrawler")
-    return session.address(found)
+    try:
+        return session.address(found)
+    except PermanentError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _engine() -> Engine:
