@@ -203,7 +203,7 @@ def _sizes(stored: Sequence[Stored]) -> list[tuple[str, int]]:
     )
     if not counts:
         return []
-    names = [f"up to {bound:g} megapixels" for bound in _SIZES] + [f"above {_SIZES[-1]:g} megapixels"]
+    names = [f"up to {bound:g} MP" for bound in _SIZES] + [f"above {_SIZES[-1]:g} MP"]
     return [(names[i], counts[i]) for i in range(min(counts), max(counts) + 1)]
 
 

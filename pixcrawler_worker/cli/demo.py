@@ -74,7 +74,8 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         _configure(services, data_dir, base)
         checks.upgrade(services.database_url)
         runtime = stack.enter_context(console.connected())
-        stack.enter_context(running.worker(2, loglevel="WARNING"))
+        log = stack.enter_context((data_dir / "worker.log").open("wb"))
+        stack.enter_context(running.worker(2, log=log))
         job_id = crawling.create(
             runtime,
             keywords=sorted(index),
@@ -88,7 +89,8 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         images = _write(runtime, job, target)
         page = report.write(runtime, job_id, target / "report.html")
     _show(images, target)
-    console.out.print(f"\ndataset  {target.resolve()}\npage     {page.resolve()}", soft_wrap=True)
+    lines = {"dataset": target.resolve(), "page": page.resolve(), "log": data_dir.resolve() / "worker.log"}
+    console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
     if job.status != JobStatus.COMPLETED or not images:
         sys.exit(1)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import IO
 
 import click
 
@@ -48,16 +49,21 @@ def _interrupt(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def worker(concurrency: int | None, *, loglevel: str = "INFO") -> Iterator[subprocess.Popen[bytes]]:
-    """Keep a worker process running while the context is open; then let it finish its chunks."""
+def worker(concurrency: int | None, *, log: IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Keep a worker process running while the context is open; then let it finish its chunks.
+
+    Args:
+        concurrency: its processes; one per core when left out.
+        log: where its lines go; to our own stderr when left out.
+    """
     command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
-    command += ["--without-gossip", "--without-mingle", "--loglevel", loglevel]
+    command += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     command += [] if concurrency is None else ["--concurrency", str(concurrency)]
     if setpriv := shutil.which("setpriv"):
         # Where the kernel can (Linux), the worker is asked to end when we are killed, and is never left behind.
         command = [setpriv, "--pdeathsig", "TERM", *command]
     # A session of its own: Ctrl-C reaches us alone, and we end it in order.
-    process = subprocess.Popen(command, env=_environment(), start_new_session=True)
+    process = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, start_new_session=True)
     try:
         yield process
     finally:
