@@ -8,7 +8,7 @@ import structlog
 from structlog.typing import Processor
 
 #: Loggers whose INFO is about themselves, not about our work.
-_CHATTY = ("httpx", "httpcore", "alembic.runtime.migration", "celery.bootsteps", "kombu", "amqp")
+_CHATTY = ("alembic.runtime.migration", "celery.bootsteps", "kombu", "amqp")
 
 
 def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -> None:
@@ -22,7 +22,10 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -
     final: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if style == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # The default formatter shows local variables where rich is installed: the database's password among them.
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     structlog.configure(
         processors=[

@@ -22,9 +22,10 @@ from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.cli import console
 from pixcrawler_worker.cli import crawl as crawling
 from pixcrawler_worker.cli import up as running
-from pixcrawler_worker.crawl import options
+from pixcrawler_worker.crawl import options, planner
 from pixcrawler_worker.db import checks
 from pixcrawler_worker.db.images import Stored
+from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
@@ -88,7 +89,9 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         target = out or data_dir / f"dataset-{job_id}"
         images = _write(runtime, job, target)
         page = report.write(runtime, job_id, target / "report.html")
+        refused = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
     _show(images, target)
+    console.out.print("refused: " + (", ".join(f"{count} {reason}" for reason, count in refused.items()) or "nothing"))
     lines = {"dataset": target.resolve(), "page": page.resolve(), "log": data_dir.resolve() / "worker.log"}
     console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
     if job.status != JobStatus.COMPLETED or not images:
