@@ -41,7 +41,14 @@ class Runtime:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run asynchronous work on this process's one event loop, whose connections stay for the next."""
-        return self.loop.run_until_complete(work)
+        task = self.loop.create_task(work)
+        try:
+            return self.loop.run_until_complete(task)
+        finally:
+            # A time limit is raised in the loop itself and not in the work, which must not go on in the next run.
+            if not task.done():
+                task.cancel()
+                self.loop.run_until_complete(asyncio.wait([task]))
 
     def source(self, name: str) -> Source:
         """Return the source of that name, ready to be asked.

@@ -21,7 +21,7 @@ from pixcrawler_worker.crawl.options import CrawlOptions, parse
 from pixcrawler_worker.db import chunks, images, jobs, plans
 from pixcrawler_worker.db.chunks import Claim, Hold
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.jobs import NotRunningError, Wake
+from pixcrawler_worker.db.jobs import NotRunningError, OvershotError, Wake
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.planning import Slice, slug, url_hash
@@ -355,7 +355,10 @@ def _finish(runtime: Runtime, work: _Work, harvest: _Harvest) -> bool:
             },
         )
 
-    return transact(runtime.sessions, finish)
+    while True:
+        # Only somebody who lowers `max_images` in this very moment makes a second turn necessary.
+        with contextlib.suppress(OvershotError):
+            return transact(runtime.sessions, finish)
 
 
 def _close(runtime: Runtime, claim: Claim, error: TransientError | PermanentError) -> bool:

@@ -3,9 +3,17 @@
 import difflib
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
 from pixcrawler_worker.errors import PermanentError
+
+
+def _storable(text: str) -> str:
+    """Return a text without what PostgreSQL cannot keep: an address that had it is refused later, and counted."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+_Text = Annotated[StrictStr, AfterValidator(_storable)]
 
 
 class CrawlOptions(BaseModel):
@@ -13,12 +21,12 @@ class CrawlOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sources: tuple[StrictStr, ...] | None = Field(None, description="names of sources; every usable one when left out")
-    urls: tuple[StrictStr, ...] = Field((), description="addresses for the `urls` source")
-    licenses: tuple[StrictStr, ...] | None = Field(None, description="licence ids to take; all when left out")
+    sources: tuple[_Text, ...] | None = Field(None, description="names of sources; every usable one when left out")
+    urls: tuple[_Text, ...] = Field((), description="addresses for the `urls` source")
+    licenses: tuple[_Text, ...] | None = Field(None, description="licence ids to take; all when left out")
     min_width: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
     min_height: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
-    formats: tuple[StrictStr, ...] | None = Field(None, description="jpg, png, ...; all when left out")
+    formats: tuple[_Text, ...] | None = Field(None, description="jpg, png, ...; all when left out")
     chunk_size: Annotated[StrictInt, Field(ge=1, le=1000)] | None = Field(None, description="candidates per chunk")
     max_rounds: Annotated[StrictInt, Field(ge=1, le=100)] = Field(5, description="rounds, the first one included")
     safe_search: StrictBool = Field(True, description="ask sources that can to leave out adult content")

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 URLS = "urls"
 
+_NEVER_PLANNED = "the row was set running by hand: write it as pending, and send pixcrawler.crawl.start"
+
 
 class UnknownJobError(PermanentError):
     """There is no crawl job with that id."""
@@ -79,6 +81,9 @@ def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
             return []
         counters = jobs.counters(session, ref)
         if counters.open:
+            return []
+        if not plans.is_kept(session, job_id):
+            _fail(session, ref, _NEVER_PLANNED)
             return []
         plan = plans.load(session, job_id)
         options = parse(plan.options)
@@ -241,6 +246,10 @@ def reasons(session: Session, job_id: int) -> Counter[str]:
 
 def _refuse(session: Session, ref: JobRef, message: str) -> None:
     if jobs.lock(session, ref) is JobStatus.PENDING:
-        jobs.end(session, ref, JobStatus.FAILED)
-        activity.record(session, ref.id, "crawl_job.failed", {"reason": message})
-        log.warning("job refused", job=ref.id, reason=message)
+        _fail(session, ref, message)
+
+
+def _fail(session: Session, ref: JobRef, reason: str) -> None:
+    jobs.end(session, ref, JobStatus.FAILED)
+    activity.record(session, ref.id, "crawl_job.failed", {"reason": reason})
+    log.warning("job failed", job=ref.id, reason=reason)
