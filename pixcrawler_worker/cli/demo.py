@@ -68,7 +68,8 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         index = _index(gallery)
         count = sum(map(len, index.values()))
         console.out.print(f"{count} candidates under {len(index)} labels in {gallery if folder else 'scikit-image'}")
-        services = stack.enter_context(embedded.running(data_dir, allow_fake=True))
+        with console.out.status("starting PostgreSQL and Redis"):
+            services = stack.enter_context(embedded.running(data_dir, allow_fake=True))
         if services.redis_server == embedded.FAKE_REDIS:
             console.out.print("no redis-server was found: using fakeredis, which is good for this demonstration only")
         base = stack.enter_context(_served(gallery, index))
