@@ -184,8 +184,12 @@ def _check(**_: object) -> None:
     try:
         settings = configuration.load()
         settings.require_broker()
+        if unknown := configuration.unknown():
+            log.warning("unknown settings are ignored", did_you_mean=unknown)
         if networks := [str(network) for network in settings.allowed_networks]:
             log.warning("private networks may be fetched from: this is for development", networks=networks)
+        # Everything that a chunk needs of the settings is made once here, where a mistake can still be told to people.
+        runtime.connect(settings).close()
         health.require_migrated(settings)
     except TransientError as error:
         log.warning("started without a database; waiting for it", reason=str(error))

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 
+from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.db import checks, migrate, session
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.settings import Settings
@@ -52,8 +53,9 @@ def require_migrated(settings: Settings) -> None:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Check database, migrations, clock, broker, storage and sources, each for itself."""
+    """Check settings, database, migrations, clock, broker, storage and sources, each for itself."""
     return [
+        _finding("settings", _names),
         _finding("database", lambda: _database(settings)),
         _finding("migrations", lambda: _migrations(settings)),
         _finding("clock", lambda: _clock(settings)),
@@ -68,6 +70,14 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, well=True, detail=check())
     except (PermanentError, TransientError) as error:
         return Finding(name, well=False, detail=str(error))
+
+
+def _names() -> str:
+    unknown = configuration.unknown()
+    slips = [f"{name} means nothing here, did you mean {near}?" for name, near in unknown.items() if near]
+    if slips:
+        raise PermanentError("; ".join(slips))
+    return f"not ours, ignored: {', '.join(unknown)}" if unknown else "every name is known"
 
 
 def _database(settings: Settings) -> str:
@@ -102,13 +112,17 @@ def _broker(settings: Settings) -> str:
             socket_connect_timeout=_PATIENCE_SECONDS,
         )
         with server:
-            policy = server.config_get("maxmemory-policy").get("maxmemory-policy", "unknown")
-            version = server.info("server")["redis_version"]
-    except (redis.RedisError, OSError, ValueError) as error:
+            # INFO, since hosted services refuse CONFIG.
+            about = server.info()
+    except ValueError as error:
+        # Its text may hold a part of the password.
+        raise PermanentError("the broker's address cannot be read: redis://:password@host:6379/0") from error
+    except (redis.RedisError, OSError) as error:
         raise TransientError(f"Redis does not answer: {error}") from error
+    policy = about.get("maxmemory_policy", "unknown")
     if policy not in {"noeviction", "unknown"}:
         raise PermanentError(f"Redis may drop messages: set maxmemory-policy to noeviction, not {policy}")
-    return f"Redis {version}"
+    return f"Redis {about.get('redis_version', 'of an unknown version')}"
 
 
 def _redis_url(broker: str) -> str:

@@ -1,16 +1,20 @@
 """What an operator may change: one frozen class, read from the environment with the prefix `PIXCRAWLER_`."""
 
+import difflib
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from pixcrawler_worker.errors import PermanentError
 
 _PREFIX = "PIXCRAWLER_"
+_FILE = ".env"
+#: How much of a name has to be right for the other part to be taken for a slip.
+_LIKENESS = 0.7
 
 
 def _also(name: str, *fallbacks: str) -> AliasChoices:
@@ -18,10 +22,19 @@ def _also(name: str, *fallbacks: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """All settings, with their defaults. `.env` in the working directory is read too, below the environment."""
+    """All settings, with their defaults. `.env` in the working directory is read too, below the environment.
+
+    An empty value counts as none, since that is what `${NAME:-}` in a Compose file leaves.
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_file=".env", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix=_PREFIX,
+        env_file=_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     database_url: SecretStr | None = Field(
@@ -39,7 +52,7 @@ class Settings(BaseSettings):
         (), description="private networks that may be fetched from, comma-separated; for development"
     )
     egress_proxy: SecretStr | None = Field(None, description="proxy for everything that is fetched")
-    gallery_url: str | None = Field(None, description="base URL of the gallery source")
+    gallery_url: str | None = Field(None, pattern=r"^https?://.", description="base URL of the gallery source")
     lease_seconds: float = Field(60, ge=1, le=600, description="silence after which a chunk is taken from its worker")
     sweep_seconds: float = Field(10, ge=0.2, le=600, description="time between two sweeps of a worker")
     chunk_size: int = Field(100, ge=1, le=1000, description="candidates per chunk, unless a job says otherwise")
@@ -67,7 +80,7 @@ class Settings(BaseSettings):
         Raises:
             PermanentError: when none is configured.
         """
-        if self.database_url is None:
+        if not self.database_url:
             raise PermanentError(
                 "no database is configured: set PIXCRAWLER_DATABASE_URL, for example postgresql:///pixcrawler, "
                 "or start the embedded services with `pixcrawler up`"
@@ -80,7 +93,7 @@ class Settings(BaseSettings):
         Raises:
             PermanentError: when none is configured.
         """
-        if self.broker_url is None:
+        if not self.broker_url:
             raise PermanentError(
                 "no broker is configured: set PIXCRAWLER_BROKER_URL, for example redis://localhost:6379/0, "
                 "or start the embedded services with `pixcrawler up`"
@@ -89,7 +102,7 @@ class Settings(BaseSettings):
 
     def storage(self) -> str:
         """Return the storage's address: the configured one, or a folder below `data_dir`."""
-        if self.storage_url is not None:
+        if self.storage_url:
             return self.storage_url.get_secret_value()
         return (self.data_dir.resolve() / "storage").as_uri()
 
@@ -110,3 +123,21 @@ def load(**overrides: object) -> Settings:
         name = str(problem["loc"][0]).upper()
         name = name if name.startswith(_PREFIX) else _PREFIX + name
         raise PermanentError(f"{name} is wrong: {problem['msg']}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PermanentError(f"{Path(_FILE).resolve()} cannot be read: it must be a text file in UTF-8") from error
+
+
+def unknown() -> dict[str, str | None]:
+    """Return the names with our prefix, in the environment and in `.env`, that no setting has.
+
+    Each comes with the setting that was probably meant, or None when nothing is like it: those may be somebody else's.
+    """
+    known = [_PREFIX + field.upper() for field in Settings.model_fields]
+    given = {**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars}
+    names = {name.upper() for name in given if name.upper().startswith(_PREFIX)}
+    return {name: _nearest(name, known) for name in sorted(names.difference(known))}
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX), [k.removeprefix(_PREFIX) for k in known], 1, _LIKENESS)
+    return _PREFIX + near[0] if near else None

@@ -27,19 +27,21 @@ class FileMissingError(PermanentError):
 
 
 class Storage:
-    """Files by key. A key is a relative path with `/`, in ASCII.
+    """Files by key. A key is a relative path of ASCII letters, digits, `-`, `_` and `.`, with `/` between its parts.
 
     Args:
         url: `file:///folder` (made when it is missing), `s3://bucket/prefix` and what else obstore understands,
             or `memory://`. Credentials come from the environment, as the provider's own tools read them.
+            The address is kept in rows and shown in logs, so it may not hold any.
 
     Raises:
         PermanentError: when the address is of no kind that is known, or the folder cannot be made.
     """
 
     def __init__(self, url: str) -> None:
-        self._base = url.rstrip("/")
         self._store = _open(url)
+        base = url.rstrip("/")
+        self._base = f"{base}//" if base.endswith(":") else base
 
     def url(self, key: str) -> str:
         """Return the address that a row keeps for the key."""
@@ -79,8 +81,14 @@ class Storage:
     async def delete(self, keys: Collection[str]) -> None:
         """Delete what is stored under the keys; a key without a file is no error."""
         if keys:
-            with _translated("files could not be deleted"), contextlib.suppress(NotFoundError, FileNotFoundError):
-                await obstore.delete_async(self._store, sorted(keys))
+            with _translated("files could not be deleted"):
+                try:
+                    await obstore.delete_async(self._store, sorted(keys))
+                except (NotFoundError, FileNotFoundError):
+                    # A folder gives up at the first one that is missing, and leaves the others.
+                    for key in keys:
+                        with contextlib.suppress(NotFoundError, FileNotFoundError):
+                            await obstore.delete_async(self._store, key)
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         """Yield every key below the prefix, which ends at a `/`."""
@@ -97,8 +105,19 @@ def local_path(url: str) -> Path | None:
 
 
 def _open(url: str) -> ObjectStore:
-    if url.startswith("memory:"):
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise PermanentError(f"the storage's address cannot be read; use {_EXAMPLES}") from error
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise PermanentError(
+            "the storage's address may hold no credentials, `?` or `#`: credentials belong in the environment, "
+            f"and other characters are written as %23; use {_EXAMPLES}"
+        )
+    if parts.scheme == "memory":
         return MemoryStore()
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        raise PermanentError(f"the storage {url} names no folder: it takes three slashes, as file:///srv/pixcrawler")
     try:
         if folder := local_path(url):
             return LocalStore(folder, mkdir=True)

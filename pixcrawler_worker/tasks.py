@@ -1,6 +1,7 @@
 """Every message the worker understands. A task calls one function and sends what it returns."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import structlog
@@ -15,38 +16,36 @@ from pixcrawler_worker.domain.messages import Task
 
 log = structlog.get_logger()
 
+#: The largest ids of the documented tables (PostgreSQL's integer) and of chunks (its bigint).
+_LARGEST_JOB_ID, _LARGEST_CHUNK_ID = 2**31 - 1, 2**63 - 1
+
 
 @app.task(name=Task.CRAWL_START.value)
 def start_crawl(crawl_job_id: int, options: dict[str, Any] | None = None) -> None:
     """Plan a pending crawl job; on one that was started do nothing."""
-    try:
-        _send(planner.start(runtime.current(), crawl_job_id, options or {}))
-    except UnknownJobError as error:
-        log.warning("message dropped", reason=str(error))
+    with _unknown_dropped():
+        _send(planner.start(runtime.current(), _row(crawl_job_id), options or {}))
 
 
 @app.task(name=Task.CRAWL_CHUNK.value)
 def run_crawl_chunk(chunk_id: int) -> None:
     """Run one chunk of a crawl job."""
-    _send(chunk.run(runtime.current(), chunk_id))
+    with _unknown_dropped():
+        _send(chunk.run(runtime.current(), _row(chunk_id, largest=_LARGEST_CHUNK_ID)))
 
 
 @app.task(name=Task.CRAWL_CANCEL.value)
 def cancel_crawl(crawl_job_id: int) -> None:
     """Cancel a crawl job."""
-    try:
-        planner.cancel(runtime.current(), crawl_job_id)
-    except UnknownJobError as error:
-        log.warning("message dropped", reason=str(error))
+    with _unknown_dropped():
+        planner.cancel(runtime.current(), _row(crawl_job_id))
 
 
 @app.task(name=Task.CRAWL_RETRY.value)
 def retry_crawl(crawl_job_id: int) -> None:
     """Run the failed and cancelled chunks of a crawl job again."""
-    try:
-        _send(planner.retry(runtime.current(), crawl_job_id))
-    except UnknownJobError as error:
-        log.warning("message dropped", reason=str(error))
+    with _unknown_dropped():
+        _send(planner.retry(runtime.current(), _row(crawl_job_id)))
 
 
 @app.task(name=Task.SWEEP.value)
@@ -54,6 +53,26 @@ def sweep() -> None:
     """Sweep once, and tidy the storage of jobs that are over."""
     announce(maintenance.sweep(runtime.current()).wakes)
     maintenance.remove_orphans(runtime.current())
+
+
+@contextlib.contextmanager
+def _unknown_dropped() -> Iterator[None]:
+    """Log and drop a message about a row that is not there: trying again would not bring it back."""
+    try:
+        yield
+    except UnknownJobError as error:
+        log.warning("message dropped", reason=str(error))
+
+
+def _row(given: object, *, largest: int = _LARGEST_JOB_ID) -> int:
+    """Return the id in a message, which anybody may have written.
+
+    Raises:
+        UnknownJobError: when no row can have such an id.
+    """
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 < given <= largest:
+        raise UnknownJobError(given)
+    return given
 
 
 def _send(wakes: Iterable[Wake]) -> None:

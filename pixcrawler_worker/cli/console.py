@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import click
 from rich.console import Console
@@ -69,8 +69,13 @@ def require_job(sessions: Sessions, job_id: int) -> CrawlView:
     return job
 
 
-def watch(sessions: Sessions, job_id: int) -> CrawlView:
+def watch(sessions: Sessions, job_id: int, *, check: Callable[[], None] = lambda: None) -> CrawlView:
     """Show a job until it ends, and return it. Interrupting leaves it running and says so.
+
+    Args:
+        sessions: the database.
+        job_id: the crawl job.
+        check: called at every look; raises when waiting has become pointless.
 
     Raises:
         PermanentError: when there is no such job, or it is deleted meanwhile.
@@ -78,7 +83,7 @@ def watch(sessions: Sessions, job_id: int) -> CrawlView:
     """
     show = _bar if out.is_terminal else _lines
     try:
-        job = show(sessions, job_id)
+        job = show(lambda: _look(sessions, job_id, check), job_id)
     except KeyboardInterrupt:
         click.echo(
             f"\njob {job_id} goes on. Watch it again: pixcrawler jobs watch {job_id}. "
@@ -104,7 +109,12 @@ def chunks(job: CrawlView) -> str:
     return f"{text}, {job.failed_chunks} failed" if job.failed_chunks else text
 
 
-def _bar(sessions: Sessions, job_id: int) -> CrawlView:
+def _look(sessions: Sessions, job_id: int, check: Callable[[], None]) -> CrawlView:
+    check()
+    return require_job(sessions, job_id)
+
+
+def _bar(look: Callable[[], CrawlView], job_id: int) -> CrawlView:
     columns = (
         SpinnerColumn(),
         TextColumn("job {task.fields[job]} {task.description}"),
@@ -114,7 +124,7 @@ def _bar(sessions: Sessions, job_id: int) -> CrawlView:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=out, transient=True) as progress:
-        job = require_job(sessions, job_id)
+        job = look()
         bar = progress.add_task("", total=job.max_images, job=job_id, rate="", chunks="")
         begun, had = time.monotonic(), job.valid_images
         while True:
@@ -129,13 +139,13 @@ def _bar(sessions: Sessions, job_id: int) -> CrawlView:
             if job.ended:
                 return job
             time.sleep(_POLL_SECONDS)
-            job = require_job(sessions, job_id)
+            job = look()
 
 
-def _lines(sessions: Sessions, job_id: int) -> CrawlView:
+def _lines(look: Callable[[], CrawlView], job_id: int) -> CrawlView:
     said, last = "", -_LINE_SECONDS
     while True:
-        job = require_job(sessions, job_id)
+        job = look()
         if job.ended:
             return job
         line = f"job {job_id} {job.status}: {job.valid_images} of {job.max_images} images, {chunks(job)}"

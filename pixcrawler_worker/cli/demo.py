@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -63,40 +64,62 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
     Needs no internet. Everything it starts is stopped at the end; the dataset stays.
     """
     data_dir = configuration.load().data_dir / "demo"
+    log = data_dir / "worker.log"
     with contextlib.ExitStack() as stack:
         gallery = folder or _samples(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pixcrawler-"))))
         index = _index(gallery)
         count = sum(map(len, index.values()))
         console.out.print(f"{count} candidates under {len(index)} labels in {gallery if folder else 'scikit-image'}")
+        runtime = stack.enter_context(_services(data_dir, stack.enter_context(_served(gallery, index))))
+        worker = stack.enter_context(running.worker(2, log=stack.enter_context(log.open("wb"))))
+        job = _crawl(runtime, sorted(index), min(count, _MOST_IMAGES), worker, log)
+        target = out or data_dir / f"dataset-{job.id}"
+        images = _write(runtime, job, target)
+        page = report.write(runtime, job.id, target / "report.html")
+        refused = transact(runtime.sessions, lambda session: planner.reasons(session, job.id))
+    _show(images, target)
+    console.out.print("refused: " + (", ".join(f"{count} {reason}" for reason, count in refused.items()) or "nothing"))
+    lines = {"dataset": target.resolve(), "page": page.resolve(), "log": log.resolve()}
+    console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
+    if job.status != JobStatus.COMPLETED or not images:
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _services(data_dir: Path, gallery_url: str) -> Iterator[Runtime]:
+    """Keep the embedded services and a runtime on them while the context is open."""
+    with contextlib.ExitStack() as stack:
         with console.out.status("starting PostgreSQL and Redis"):
             services = stack.enter_context(embedded.running(data_dir, allow_fake=True))
         if services.redis_server == embedded.FAKE_REDIS:
             console.out.print("no redis-server was found: using fakeredis, which is good for this demonstration only")
-        base = stack.enter_context(_served(gallery, index))
-        _configure(services, data_dir, base)
+        _configure(services, data_dir, gallery_url)
         checks.upgrade(services.database_url)
-        runtime = stack.enter_context(console.connected())
-        log = stack.enter_context((data_dir / "worker.log").open("wb"))
-        stack.enter_context(running.worker(2, log=log))
-        job_id = crawling.create(
-            runtime,
-            keywords=sorted(index),
-            asked=options.parse({"sources": ["gallery"], "chunk_size": 10}),
-            max_images=min(count, _MOST_IMAGES),
-            name="demo",
-        )
-        crawling.start(job_id)
-        job = console.watch(runtime.sessions, job_id)
-        target = out or data_dir / f"dataset-{job_id}"
-        images = _write(runtime, job, target)
-        page = report.write(runtime, job_id, target / "report.html")
-        refused = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
-    _show(images, target)
-    console.out.print("refused: " + (", ".join(f"{count} {reason}" for reason, count in refused.items()) or "nothing"))
-    lines = {"dataset": target.resolve(), "page": page.resolve(), "log": data_dir.resolve() / "worker.log"}
-    console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
-    if job.status != JobStatus.COMPLETED or not images:
-        sys.exit(1)
+        yield stack.enter_context(console.connected())
+
+
+def _crawl(
+    runtime: Runtime, labels: list[str], max_images: int, worker: subprocess.Popen[bytes], log: Path
+) -> CrawlView:
+    """Run one job over the labels and return it.
+
+    Raises:
+        PermanentError: when the worker ends before the job does.
+    """
+
+    def check() -> None:
+        if worker.poll() is not None:
+            raise PermanentError(f"the worker ended with exit code {worker.returncode}: see {log}")
+
+    job_id = crawling.create(
+        runtime,
+        keywords=labels,
+        asked=options.parse({"sources": ["gallery"], "chunk_size": 10}),
+        max_images=max_images,
+        name="demo",
+    )
+    crawling.start(job_id)
+    return console.watch(runtime.sessions, job_id, check=check)
 
 
 def _configure(services: embedded.Services, data_dir: Path, gallery_url: str) -> None:

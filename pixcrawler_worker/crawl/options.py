@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
+from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.errors import PermanentError
 
 
@@ -14,6 +15,18 @@ def _storable(text: str) -> str:
 
 
 _Text = Annotated[StrictStr, AfterValidator(_storable)]
+
+
+def _format(name: str) -> str:
+    """Return a format as `ImageFacts.format` has it, for the ways people write it."""
+    plain = name.lower().removeprefix(".").removeprefix("image/")
+    plain = {"jpeg": "jpg", "tif": "tiff"}.get(plain, plain)
+    if plain not in FORMATS:
+        raise ValueError(f"{name!r} is no format; known are {', '.join(FORMATS)}")
+    return plain
+
+
+_Format = Annotated[StrictStr, AfterValidator(_format)]
 
 
 class CrawlOptions(BaseModel):
@@ -26,7 +39,7 @@ class CrawlOptions(BaseModel):
     licenses: tuple[_Text, ...] | None = Field(None, description="licence ids to take; all when left out")
     min_width: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
     min_height: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
-    formats: tuple[_Text, ...] | None = Field(None, description="jpg, png, ...; all when left out")
+    formats: tuple[_Format, ...] | None = Field(None, description="jpg, png, ...; all when left out")
     chunk_size: Annotated[StrictInt, Field(ge=1, le=1000)] | None = Field(None, description="candidates per chunk")
     max_rounds: Annotated[StrictInt, Field(ge=1, le=100)] = Field(5, description="rounds, the first one included")
     safe_search: StrictBool = Field(True, description="ask sources that can to leave out adult content")

@@ -31,8 +31,8 @@ _NEVER_PLANNED = "the row was set running by hand: write it as pending, and send
 class UnknownJobError(PermanentError):
     """There is no crawl job with that id."""
 
-    def __init__(self, job_id: int) -> None:
-        super().__init__(f"there is no crawl job {job_id}")
+    def __init__(self, job_id: object) -> None:
+        super().__init__(f"there is no crawl job {job_id!r}")
 
 
 def start(runtime: Runtime, job_id: int, raw_options: object) -> list[Wake]:
@@ -86,8 +86,13 @@ def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
             _fail(session, ref, _NEVER_PLANNED)
             return []
         plan = plans.load(session, job_id)
-        options = parse(plan.options)
-        slices = _round(runtime, plan, options, plans.outcomes(session, job_id))
+        try:
+            options = parse(plan.options)
+            slices = _round(runtime, plan, options, plans.outcomes(session, job_id))
+        except PermanentError as error:
+            # The row or the configuration changed under the job: it ends with what it has.
+            _end(session, ref, counters, plan, reason=str(error))
+            return []
         if slices and plan.round < options.max_rounds:
             return _queue(runtime, session, ref, slices)
         _end(session, ref, counters, plan)
@@ -222,7 +227,7 @@ def _queue(runtime: Runtime, session: Session, ref: JobRef, slices: tuple[Slice,
     return chunks.wake_next(session, ref, limit=runtime.settings.dispatch_window)
 
 
-def _end(session: Session, ref: JobRef, counters: Counters, plan: plans.Plan) -> None:
+def _end(session: Session, ref: JobRef, counters: Counters, plan: plans.Plan, *, reason: str | None = None) -> None:
     outcome = job_status(counters)
     jobs.end(session, ref, outcome)
     details: dict[str, Any] = {
@@ -232,6 +237,8 @@ def _end(session: Session, ref: JobRef, counters: Counters, plan: plans.Plan) ->
         "reasons": dict(reasons(session, ref.id)),
         "errors": chunks.errors(session, ref),
     }
+    if reason:
+        details["reason"] = reason
     activity.record(session, ref.id, f"crawl_job.{outcome}", details)
     log.info("job ended", job=ref.id, status=outcome, images=plan.valid_images, wanted=plan.max_images)
 

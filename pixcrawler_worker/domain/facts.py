@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: Formats that are opened, as `ImageFacts.format` and file names have them.
+FORMATS = ("jpg", "png", "webp", "gif", "bmp", "tiff", "avif")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
@@ -9,7 +12,7 @@ class ImageFacts:
 
     Attributes:
         sha256: digest of the whole body, 32 bytes.
-        format: extension of the decoded format in lower case (`jpg`, `png`, `webp`, `gif`, `bmp`, `tiff`, `avif`).
+        format: extension of the decoded format in lower case (one of `FORMATS`).
         width: pixels, as stored (before any EXIF orientation).
         height: pixels, as stored.
         file_size: bytes.

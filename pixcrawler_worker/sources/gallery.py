@@ -1,23 +1,26 @@
 """A folder of pictures behind a web server, one subfolder per label, described by an `index.json`.
 
-The index maps each label to its pictures, each a path relative to the index or an object with `file` and, where known,
-`title`, `author`, `license`, `license_url`, `page_url` and `attribution`:
+The index maps each label to its pictures. Each is the name of a file, relative to the index and not percent-encoded, or
+an http or https URL; or an object with such a `file` and, where known, `title`, `author`, `license`, `license_url`,
+`page_url` and `attribution`:
 
     {"cat": ["cat/1.jpg", {"file": "cat/2.jpg", "license": "cc0-1.0"}]}
 """
 
 import json
+import unicodedata
 from typing import ClassVar
 from urllib.parse import quote, urljoin
 
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.reasons import RefusedError
+from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
 from pixcrawler_worker.web.fetch import Downloader
 
 _CREDITS = ("title", "author", "license", "license_url", "page_url", "attribution")
-_LARGEST_INDEX = 64 * 1024 * 1024
+#: Trouble with the index that somebody may have ended by the next try. Anything else waits for an operator.
+_PASSING = PASSING | {Reason.RATE_LIMITED, Reason.TIMEOUT, Reason.UNRESOLVED}
 
 
 class Gallery:
@@ -34,7 +37,12 @@ class Gallery:
         return None if self._base else "set PIXCRAWLER_GALLERY_URL to where the folder's index.json is served"
 
     async def search(self, query: Query, downloader: Downloader) -> Page:
-        """Return one page of the pictures under the keyword, in the index's order; labels are compared without case."""
+        """Return one page of the pictures under the keyword, in the index's order; labels are compared without case.
+
+        Raises:
+            TransientError: when the server of the index is busy or away.
+            PermanentError: when the index is not there, or is not what it should be.
+        """
         if self._base is None:
             raise PermanentError(f"the gallery is not configured: {self.missing()}")
         entries = self._entries(await self._index(downloader), query.text)
@@ -45,18 +53,19 @@ class Gallery:
     async def _index(self, downloader: Downloader) -> object:
         url = urljoin(f"{self._base}", "index.json")
         try:
-            answer = await downloader.fetch(url, max_bytes=_LARGEST_INDEX)
+            answer = await downloader.fetch(url)
         except RefusedError as error:
-            raise TransientError(f"the gallery's index could not be read: {error}") from error
+            kind = TransientError if error.reason in _PASSING else PermanentError
+            raise kind(f"the gallery's index at {url} could not be read: {error}") from error
         try:
             return json.loads(answer.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PermanentError(f"the gallery's index at {url} is not JSON: {error}") from error
 
     def _entries(self, index: object, text: str) -> list[object]:
         if not isinstance(index, dict):
             raise PermanentError("the gallery's index must be an object that maps labels to lists of pictures")
-        found: object = next((index[label] for label in index if label.casefold() == text.casefold()), [])
+        found: object = next((index[label] for label in index if _same(label) == _same(text)), [])
         if not isinstance(found, list):
             raise PermanentError(f"the gallery's index has no list of pictures under {text!r}")
         return found
@@ -67,4 +76,12 @@ class Gallery:
         if not isinstance(file, str):
             raise PermanentError("an entry of the gallery's index has no file")
         known = {name: value for name in _CREDITS if isinstance(value := described.get(name), str)}
-        return Candidate(url=urljoin(base, quote(file)), credit=Credit(**known))
+        absolute = file.lower().startswith(("http://", "https://"))
+        # A name that is no text at all (half a surrogate pair) becomes an address that does not exist, and is counted.
+        url = file if absolute else urljoin(base, quote(file, errors="surrogatepass"))
+        return Candidate(url=url, credit=Credit(**known))
+
+
+def _same(label: str) -> str:
+    """Return what two spellings of one label have in common: macOS takes letters and their accents apart."""
+    return unicodedata.normalize("NFC", label).casefold()

@@ -45,7 +45,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An answer: candidates in the source's order, and whether it has further pages."""
+    """An answer.
+
+    Attributes:
+        candidates: in the source's order, at most as many as were asked for.
+        more: False when there is certainly nothing behind this page. True may turn out wrong: the next page is empty.
+    """
 
     candidates: tuple[Candidate, ...]
     more: bool
@@ -97,10 +102,13 @@ def load(name: str, config: SourceConfig) -> Source:
     """Return the source of that name.
 
     Raises:
-        PermanentError: when no such source is installed.
+        PermanentError: when no such source is installed, or its package is broken.
     """
     known = installed()
     if name not in known:
         raise PermanentError(f"there is no source {name!r}; installed are {', '.join(known) or 'none'}")
-    factory: type[Source] = known[name].load()
+    try:
+        factory: type[Source] = known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise PermanentError(f"source {name!r} cannot be loaded from {known[name].value}: {error}") from error
     return factory(config)

@@ -1,0 +1,126 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pixcrawler_worker.crawl import options
+from pixcrawler_worker.crawl.options import CrawlOptions
+from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.errors import PermanentError
+
+TEXTS = st.lists(st.text(max_size=20), max_size=3)
+RAW = st.fixed_dictionaries(
+    {},
+    optional={
+        "sources": st.none() | TEXTS,
+        "urls": TEXTS,
+        "licenses": st.none() | TEXTS,
+        "min_width": st.integers(1, 2**40),
+        "min_height": st.integers(1, 2**40),
+        "formats": st.none() | st.lists(st.sampled_from(FORMATS), max_size=3),
+        "chunk_size": st.none() | st.integers(1, 1000),
+        "max_rounds": st.integers(1, 100),
+        "safe_search": st.booleans(),
+    },
+)
+
+
+def refusal(raw: object) -> str:
+    with pytest.raises(PermanentError) as caught:
+        options.parse(raw)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_left_out_has_the_documented_defaults() -> None:
+    assert options.parse({}).model_dump() == {
+        "sources": None,
+        "urls": (),
+        "licenses": None,
+        "min_width": 32,
+        "min_height": 32,
+        "formats": None,
+        "chunk_size": None,
+        "max_rounds": 5,
+        "safe_search": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("source", "sources"),
+        ("url", "urls"),
+        ("min_widht", "min_width"),
+        ("license", "licenses"),
+        ("Formats", "formats"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest_one(name: str, meant: str) -> None:
+    assert refusal({name: 1}) == f"there is no option {name!r}; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize("name", ["colour", "", 1, None])
+def test_an_option_like_no_other_is_refused_with_all_that_are_known(name: object) -> None:
+    message = refusal({name: "red"})
+    assert message.startswith(f"there is no option {str(name)!r}; known are ")
+    assert all(known in message for known in CrawlOptions.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("sources", value) for value in ("urls", 1, ["urls", 1], {"urls": 1}, [None])),
+        *(("urls", value) for value in (None, "http://a.example/", [["http://a.example/"]], [b"http://a.example/"])),
+        *(("licenses", value) for value in ("cc0-1.0", [1], True)),
+        *(("formats", value) for value in ("jpg", [1])),
+        *(("min_width", value) for value in ("32", 32.0, True, 0, -1, None)),
+        *(("min_height", value) for value in ("32", 31.5, False, 0, None)),
+        *(("chunk_size", value) for value in ("100", 100.0, True, 0, 1001)),
+        *(("max_rounds", value) for value in ("5", 5.0, True, 0, 101, None)),
+        *(("safe_search", value) for value in (1, "true", None)),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, value: object) -> None:
+    assert refusal({name: value}).startswith(f"option {name}")
+
+
+@pytest.mark.parametrize("raw", [None, [], "sources", 1, [("sources", ["urls"])]])
+def test_what_is_no_object_is_refused(raw: object) -> None:
+    assert refusal(raw) == f"options must be an object, not {type(raw).__name__}"
+
+
+def test_options_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        options.parse({}).min_width = 1
+
+
+@given(raw=RAW)
+def test_the_ledger_keeps_everything_but_the_urls(raw: dict[str, Any]) -> None:
+    asked = options.parse(raw)
+    kept = options.kept(asked)
+    assert "urls" not in kept
+    assert options.parse(json.loads(json.dumps(kept))) == asked.model_copy(update={"urls": ()})
+
+
+def test_the_ledger_keeps_nothing_that_is_as_usual() -> None:
+    assert options.kept(options.parse({"min_width": 32, "sources": None, "urls": ["http://a.example/"]})) == {}
+
+
+def test_what_the_database_cannot_hold_does_not_reach_it() -> None:
+    asked = options.parse({"urls": ["http://a.example/\x00b", "http://a.example/\ud800"], "licenses": ["\x00cc0-1.0"]})
+    assert asked.urls == ("http://a.example/b", "http://a.example/?")
+    assert asked.licenses == ("cc0-1.0",)
+
+
+@pytest.mark.parametrize("written", ["jpg", "JPG", "jpeg", ".jpeg", "image/jpeg"])
+def test_a_format_may_be_written_as_people_do(written: str) -> None:
+    assert options.parse({"formats": [written]}).formats == ("jpg",)
+
+
+def test_a_format_that_does_not_exist_is_refused_by_name() -> None:
+    assert "'jpgg' is no format; known are jpg, png" in refusal({"formats": ["jpgg"]})

@@ -1,0 +1,216 @@
+"""One suite for every installed source. A new one adds an adapter here: how it is asked, and what its provider says."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
+from ipaddress import ip_network
+from typing import Any, TypeVar
+
+import pytest
+from fakes import hosts
+
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.sources import protocol
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.web.fetch import Downloader, Policy
+
+T = TypeVar("T")
+POLICY = Policy(
+    user_agent="PixCrawlerTest/1 (+mailto:tests@example.org)", allowed_networks=(ip_network("127.0.0.0/8"),)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """How one source is tested.
+
+    Attributes:
+        query: asks for a page of a catalogue of picture names.
+        served: what its provider answers for that catalogue: a body by path; nothing when it has no provider.
+        first: the path that is asked first; its answer is spoilt by the tests of trouble.
+    """
+
+    query: Callable[[Sequence[str], int, int], Query]
+    served: Callable[[Sequence[str]], Mapping[str, bytes]] = lambda _: {}
+    first: str | None = None
+
+
+def list_query(names: Sequence[str], page: int, size: int) -> Query:
+    urls = tuple(f"https://pictures.example/{name}" for name in names[page * size : (page + 1) * size])
+    return Query(text="cat", label="cat", page=page, page_size=size, urls=urls)
+
+
+def text_query(names: Sequence[str], page: int, size: int) -> Query:
+    del names
+    return Query(text="cat", label="cat", page=page, page_size=size)
+
+
+ADAPTERS = {
+    "urls": Adapter(query=list_query),
+    "gallery": Adapter(
+        query=text_query,
+        served=lambda names: {"/index.json": json.dumps({"dog": ["dog/0.jpg"], "cat": list(names)}).encode()},
+        first="/index.json",
+    ),
+}
+SOURCES = list(protocol.installed())
+ASKING = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].first]
+
+
+def answer(body: bytes, *, status: int = 200, kind: str = "application/json") -> bytes:
+    head = f"HTTP/1.1 {status} Whatever\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Stand:
+    """A source before a provider of its own on loopback."""
+
+    def __init__(self, name: str, stack: ExitStack, names: Sequence[str], spoilt: bytes | None = None) -> None:
+        self.adapter = ADAPTERS[name]
+        self.names = names
+        answers = {path: answer(body) for path, body in self.adapter.served(names).items()}
+        if spoilt is not None:
+            assert self.adapter.first is not None
+            answers[self.adapter.first] = spoilt
+        self.server = stack.enter_context(hosts.serving(answers=answers))
+        self.source: Source = protocol.load(name, SourceConfig(base_url=self.server.base, api_key="hunter2"))
+
+    def run(self, work: Callable[[Downloader], Coroutine[Any, Any, T]]) -> T:
+        async def with_downloader() -> T:
+            downloader = Downloader(POLICY)
+            try:
+                return await work(downloader)
+            finally:
+                await downloader.aclose()
+
+        return asyncio.run(with_downloader())
+
+    def pages(self, size: int, numbers: Sequence[int]) -> list[Page]:
+        """The pages of these numbers, in that order."""
+
+        async def ask(downloader: Downloader) -> list[Page]:
+            return [
+                await self.source.search(self.adapter.query(self.names, number, size), downloader) for number in numbers
+            ]
+
+        return self.run(ask)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def catalogue(count: int) -> list[str]:
+    return [f"{number}.jpg" for number in range(count)]
+
+
+def name_of(candidate: Candidate) -> str:
+    return candidate.url.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_it_is_tested_here_and_tells_people_what_it_is(name: str) -> None:
+    assert name in ADAPTERS, "give it an adapter"
+    source = protocol.load(name, SourceConfig())
+    assert source.summary
+    assert "\n" not in source.summary
+    assert source.max_pages is None or source.max_pages > 0
+    missing = source.missing()
+    assert missing is None or (missing and "\n" not in missing)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("count", [0, 1, 6, 7])
+def test_its_pages_bring_every_candidate_once_and_in_order(name: str, count: int, stack: ExitStack) -> None:
+    stand = Stand(name, stack, catalogue(count))
+    for size in (1, 3, 10):
+        last = -(-count // size)
+        pages = stand.pages(size, range(last + 1))
+        assert [name_of(candidate) for page in pages for candidate in page.candidates] == catalogue(count)
+        assert all(len(page.candidates) <= size for page in pages)
+        # Whoever follows `more` misses nothing, and comes to an end.
+        assert all(page.more for page in pages[: last - 1])
+        assert pages[-1] == Page((), more=False)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_page_is_the_same_whenever_it_is_asked_for_and_in_whatever_order(name: str, stack: ExitStack) -> None:
+    stand = Stand(name, stack, catalogue(7))
+    first = stand.pages(3, [0, 1, 2])
+    assert stand.pages(3, [2, 0, 1, 0]) == [first[2], first[0], first[1], first[0]]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_far_beyond_the_end_there_is_nothing(name: str, stack: ExitStack) -> None:
+    assert Stand(name, stack, catalogue(4)).pages(3, [1000]) == [Page((), more=False)]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_several_pages_may_be_asked_for_at_once(name: str, stack: ExitStack) -> None:
+    stand = Stand(name, stack, catalogue(20))
+
+    async def all_at_once(downloader: Downloader) -> list[Page]:
+        queries = [stand.adapter.query(stand.names, number, 5) for number in range(4)]
+        return await asyncio.gather(*(stand.source.search(query, downloader) for query in queries))
+
+    assert [name_of(found) for page in stand.run(all_at_once) for found in page.candidates] == catalogue(20)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_candidate_is_an_address_and_texts_or_none(name: str, stack: ExitStack) -> None:
+    for page in Stand(name, stack, catalogue(5)).pages(2, [0, 1]):
+        for candidate in page.candidates:
+            assert candidate.url.startswith(("http://", "https://"))
+            assert all(value is None or isinstance(value, str) for value in astuple(candidate.credit))
+
+
+TROUBLE = {
+    "busy": answer(b"", status=429),
+    "broken": answer(b"oh", status=500, kind="text/plain"),
+    "hangs up": b"",
+    "half an answer": answer(b'{"cat": ["0.jpg"]}')[:-5],
+    "gone": answer(b"<p>not here", status=404, kind="text/html"),
+    "HTML": answer(hosts.HTML, kind="text/html"),
+    "half a JSON": answer(b'{"cat": ["0.jpg", '),
+    "no text": answer(b"\xff\xfe\x00\xd8"),
+    "endlessly deep": answer(b"[" * 100_000),
+    "a list": answer(b"[]"),
+    "null": answer(b"null"),
+    "a number": answer(b"1e999"),
+    "other values": answer(b'{"cat": {"0.jpg": 1}, "results": 5, "query": "x", "photos": [7]}'),
+    "odd entries": answer(b'{"cat": [[], null, {"file": 3}], "results": [null], "query": {"pages": [1]}}'),
+}
+#: Trouble that passes when it is waited for; the rest has to be looked at by somebody.
+PASSING = {"busy", "broken", "hangs up", "half an answer"}
+
+
+@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_trouble_with_its_provider_is_one_of_the_two_errors(name: str, trouble: str, stack: ExitStack) -> None:
+    stand = Stand(name, stack, catalogue(3), spoilt=TROUBLE[trouble])
+    expected = TransientError if trouble in PASSING else PermanentError
+    with pytest.raises((TransientError, PermanentError)) as caught:
+        stand.pages(3, [0])
+    assert type(caught.value) is expected
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_a_provider_that_is_away_may_come_back(name: str, stack: ExitStack) -> None:
+    with ExitStack() as short:
+        stand = Stand(name, short, catalogue(3))
+    with pytest.raises(TransientError):
+        stand.pages(3, [0])
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if protocol.load(name, SourceConfig()).missing()])
+def test_without_its_configuration_it_says_what_to_set(name: str, stack: ExitStack) -> None:
+    stand = Stand(name, stack, catalogue(3))
+    stand.source = protocol.load(name, SourceConfig())
+    with pytest.raises(PermanentError, match=f"PIXCRAWLER_{name.upper()}_"):
+        stand.pages(3, [0])

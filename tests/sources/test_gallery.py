@@ -1,0 +1,172 @@
+import asyncio
+import json
+import unicodedata
+from ipaddress import ip_network
+from urllib.parse import unquote
+
+import pytest
+from fakes import hosts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.planning import keywords
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.sources import protocol
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
+from pixcrawler_worker.web.addresses import Network
+from pixcrawler_worker.web.fetch import Downloader, Policy
+
+LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"),)
+
+
+def answer(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def ask(
+    base_url: str, text: str = "cat", *, networks: tuple[Network, ...] = LOOPBACK, max_bytes: int = 1 << 20
+) -> Page:
+    async def search() -> Page:
+        source = protocol.load("gallery", SourceConfig(base_url=base_url))
+        downloader = Downloader(Policy(user_agent="test", allowed_networks=networks, max_bytes=max_bytes))
+        try:
+            return await source.search(Query(text=text, label=text, page=0, page_size=100), downloader)
+        finally:
+            await downloader.aclose()
+
+    return asyncio.run(search())
+
+
+def offered(index: object, text: str = "cat") -> tuple[Candidate, ...]:
+    """What a gallery with this index offers, with `BASE` for where it is served."""
+    with hosts.serving(answers={"/pets/index.json": answer(json.dumps(index).encode())}) as server:
+        page = ask(f"{server.base}/pets", text)
+        return tuple(
+            Candidate(url=found.url.replace(server.base, "BASE"), credit=found.credit) for found in page.candidates
+        )
+
+
+def address(file: str) -> str:
+    (found,) = offered({"cat": [file]})
+    return found.url
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("cat", "cat"),
+        ("Cat", "cat"),
+        ("cat", "CAT"),
+        ("STRASSE", "straße"),
+        ("Красная панда", "красная ПАНДА"),
+        (unicodedata.normalize("NFD", "Pokémon"), "pokémon"),
+    ],
+)
+def test_labels_are_compared_without_case_and_however_accents_are_written(label: str, text: str) -> None:
+    (keyword,) = keywords([text])
+    assert [found.url for found in offered({"other": ["1.jpg"], label: ["2.jpg"]}, keyword.query)] == [
+        "BASE/pets/2.jpg"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "ca", "cats", "cat ", "*", "index.json"])
+def test_a_label_that_the_index_does_not_have_is_an_empty_page(text: str) -> None:
+    assert offered({"cat": ["1.jpg"]}, text) == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "url"),
+    [
+        ("cat/1.jpg", "BASE/pets/cat/1.jpg"),
+        ("a cat.jpg", "BASE/pets/a%20cat.jpg"),
+        ("no#1.jpg", "BASE/pets/no%231.jpg"),
+        ("100%.jpg", "BASE/pets/100%25.jpg"),
+        ("a%20b.jpg", "BASE/pets/a%2520b.jpg"),
+        ("what?.jpg", "BASE/pets/what%3F.jpg"),
+        ("Kätzchen/猫.jpg", "BASE/pets/K%C3%A4tzchen/%E7%8C%AB.jpg"),
+        ("a:b.jpg", "BASE/pets/a%3Ab.jpg"),
+        ("a\\b.jpg", "BASE/pets/a%5Cb.jpg"),
+        ("two\nlines.jpg", "BASE/pets/two%0Alines.jpg"),
+        ("/elsewhere/1.jpg", "BASE/elsewhere/1.jpg"),
+        ("../cats/1.jpg", "BASE/cats/1.jpg"),
+        ("\ud800.jpg", "BASE/pets/%ED%A0%80.jpg"),
+        ("https://other.example/a%20b.jpg?size=large&n=1", "https://other.example/a%20b.jpg?size=large&n=1"),
+        ("HTTP://other.example/1.jpg", "HTTP://other.example/1.jpg"),
+        ("file:///etc/passwd", "BASE/pets/file%3A/etc/passwd"),
+    ],
+)
+def test_a_file_has_an_address_whatever_it_is_called(file: str, url: str) -> None:
+    assert address(file) == url
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    names=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="/\x00"), min_size=1, max_size=12).filter(
+            lambda name: name not in {".", ".."}
+        ),
+        unique=True,
+    )
+)
+def test_every_name_of_a_file_comes_back_from_its_address(names: list[str]) -> None:
+    found = offered({"cat": [f"cat/{name}" for name in names]})
+    assert [unquote(candidate.url) for candidate in found] == [f"BASE/pets/cat/{name}" for name in names]
+
+
+def test_an_entry_tells_whose_picture_it_is() -> None:
+    described = {
+        "file": "1.jpg",
+        "title": "A cat",
+        "author": "Jo",
+        "license": "cc0-1.0",
+        "license_url": "https://creativecommons.org/publicdomain/zero/1.0/",
+        "page_url": "https://pictures.example/1",
+        "attribution": "A cat, by Jo",
+    }
+    (found,) = offered({"cat": [described]})
+    assert found.credit == Credit(**{name: value for name, value in described.items() if name != "file"})
+
+
+def test_what_an_entry_says_in_another_way_is_unknown() -> None:
+    odd = {"file": "1.jpg", "title": 7, "author": None, "license": ["cc0-1.0"], "page_url": {}, "colour": "red"}
+    assert offered({"cat": [odd, {"file": "2.jpg"}, "3.jpg"]}) == (
+        Candidate(url="BASE/pets/1.jpg"),
+        Candidate(url="BASE/pets/2.jpg"),
+        Candidate(url="BASE/pets/3.jpg"),
+    )
+
+
+@pytest.mark.parametrize("entry", [None, 1, [], {}, {"file": None}, {"name": "1.jpg"}])
+def test_an_entry_without_a_file_is_told(entry: object) -> None:
+    with pytest.raises(PermanentError, match="has no file"):
+        offered({"cat": [entry]})
+
+
+def test_the_base_may_end_with_a_slash() -> None:
+    with hosts.serving(answers={"/pets/index.json": answer(b'{"cat": ["1.jpg"]}')}) as server:
+        assert ask(f"{server.base}/pets/") == ask(f"{server.base}/pets")
+
+
+def test_a_gallery_where_nothing_may_be_fetched_from_waits_for_an_operator() -> None:
+    with (
+        hosts.serving(answers={"/index.json": answer(b'{"cat": ["1.jpg"]}')}) as server,
+        pytest.raises(PermanentError, match="forbidden_address"),
+    ):
+        ask(server.base, networks=())
+
+
+def test_an_index_that_is_too_large_waits_for_an_operator() -> None:
+    with (
+        hosts.serving(answers={"/index.json": answer(b'{"cat": ["1.jpg"]}')}) as server,
+        pytest.raises(PermanentError, match="too_many_bytes"),
+    ):
+        ask(server.base, max_bytes=10)
+
+
+def test_a_server_that_hangs_up_may_answer_later() -> None:
+    with (
+        hosts.serving(answers={"/index.json": b""}) as server,
+        pytest.raises(TransientError, match="could not be read"),
+    ):
+        ask(server.base)

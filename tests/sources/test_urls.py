@@ -1,0 +1,41 @@
+import asyncio
+from ipaddress import ip_network
+
+import pytest
+
+from pixcrawler_worker.sources import protocol
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
+from pixcrawler_worker.web.fetch import Downloader, Policy
+
+#: What a list may hold: nothing here is judged by the source, and nothing is asked for.
+LISTED = (
+    "https://a.example/1.jpg",
+    "https://a.example/1.jpg",
+    "HTTPS://a.example/ü b.jpg?size=large#top",
+    "file:///etc/passwd",
+    "not an address",
+    "",
+)
+
+
+def search(urls: tuple[str, ...], *, page: int = 0, page_size: int = 10) -> Page:
+    source = protocol.load("urls", SourceConfig())
+    downloader = Downloader(Policy(user_agent="test", allowed_networks=(ip_network("127.0.0.0/8"),)))
+    return asyncio.run(
+        source.search(Query(text="cat", label="cat", page=page, page_size=page_size, urls=urls), downloader)
+    )
+
+
+def test_it_needs_no_configuration() -> None:
+    assert protocol.load("urls", SourceConfig()).missing() is None
+
+
+def test_it_offers_the_list_as_it_was_given() -> None:
+    assert search(LISTED).candidates == tuple(Candidate(url=url) for url in LISTED)
+
+
+@pytest.mark.parametrize(("given", "more"), [(0, False), (1, False), (3, True)])
+def test_a_page_that_is_not_full_is_the_last(given: int, *, more: bool) -> None:
+    page = search(LISTED[:given], page=4, page_size=3)
+    assert len(page.candidates) == given
+    assert page.more is more

@@ -1,0 +1,197 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from fakes import hosts
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from pixcrawler_worker import runtime
+from pixcrawler_worker import settings as configuration
+from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.settings import Settings
+
+FORK = """
+import os, sys, traceback
+from sqlalchemy import text
+from pixcrawler_worker import runtime
+from pixcrawler_worker.db.session import transact
+
+def session_of(opened):
+    return transact(opened.sessions, lambda session: session.scalar(text("SELECT pg_backend_pid()")))
+
+parent = runtime.current()
+assert runtime.current() is parent
+before = session_of(parent)
+child = os.fork()
+if not child:
+    try:
+        own = runtime.current()
+        assert own is not parent and own.loop is not parent.loop and own.decoder is not parent.decoder
+        assert session_of(own) != before, "a connection was shared"
+        runtime.close_current()
+        runtime.close_current()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+assert os.waitpid(child, 0)[1] == 0
+assert session_of(parent) == before, "the child's end ended the parent's connection"
+runtime.close_current()
+assert parent.loop.is_closed()
+print("done")
+"""
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return configuration.load(
+        database_url=database_url, data_dir=tmp_path, storage_url="memory://", allowed_networks="127.0.0.0/8"
+    )
+
+
+@pytest.fixture
+def opened(settings: Settings) -> Iterator[Runtime]:
+    with closing(runtime.connect(settings)) as opened:
+        yield opened
+
+
+def children() -> set[int]:
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+def test_a_forked_child_opens_a_runtime_of_its_own(database_url: str) -> None:
+    environment = os.environ | {"PIXCRAWLER_DATABASE_URL": database_url, "PIXCRAWLER_STORAGE_URL": "memory://"}
+    done = subprocess.run([sys.executable, "-c", FORK], check=False, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them")
+def test_nothing_is_started_or_connected_before_it_is_used(settings: Settings) -> None:
+    before = children()
+    away = settings.model_copy(update={"database_url": SecretStr("postgresql:///?host=/nowhere")})
+    with closing(runtime.connect(away)) as opened:
+        assert opened.decoder.pid is None
+        assert children() == before
+
+
+def test_closing_ends_the_decoder_and_every_connection(settings: Settings) -> None:
+    opened = runtime.connect(settings)
+    with hosts.serving() as server:
+        body = opened.run(opened.downloader.fetch(server.url("/good/1.jpg"))).body
+    assert opened.run(opened.decoder.inspect(body)).width == 96
+    pid = opened.decoder.pid
+    assert pid is not None
+    os.kill(pid, 0)
+    backend = transact(opened.sessions, lambda session: session.scalar(text("SELECT pg_backend_pid()")))
+    opened.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert opened.loop.is_closed()
+    with psycopg.connect(settings.require_database(), autocommit=True) as connection:
+        deadline = time.monotonic() + 5
+        while connection.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [backend]).fetchone() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_closing_twice_does_no_harm(settings: Settings) -> None:
+    opened = runtime.connect(settings)
+    opened.close()
+    opened.close()
+    runtime.close_current()
+
+
+def test_asynchronous_work_shares_one_event_loop(opened: Runtime) -> None:
+    async def loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    assert opened.run(loop()) is opened.run(loop()) is opened.loop
+
+
+def test_work_that_a_time_limit_interrupts_does_not_go_on_in_the_next_run(opened: Runtime) -> None:
+    went_on: list[str] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.1)
+        went_on.append("here")
+
+    def limit(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, limit)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(TimeoutError):
+            opened.run(work())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    opened.run(asyncio.sleep(0.2))
+    assert not went_on
+
+
+def test_a_source_is_made_once_and_with_its_configuration(settings: Settings) -> None:
+    assert settings.gallery_url is None
+    with closing(runtime.connect(settings.model_copy(update={"gallery_url": "http://pictures.example"}))) as opened:
+        assert opened.source("gallery") is opened.source("gallery")
+        assert opened.source("gallery").missing() is None
+    with closing(runtime.connect(settings)) as opened:
+        missing = opened.source("gallery").missing()
+        assert missing is not None
+        assert "PIXCRAWLER_GALLERY_URL" in missing
+
+
+def test_a_source_that_is_not_installed_is_named_with_those_that_are(opened: Runtime) -> None:
+    with pytest.raises(PermanentError, match="there is no source 'flicker'; installed are gallery, urls"):
+        opened.source("flicker")
+
+
+def test_the_downloader_obeys_the_settings(settings: Settings) -> None:
+    narrow = settings.model_copy(update={"max_image_bytes": 1024, "user_agent_contact": "mailto:me@example.org"})
+    with hosts.serving() as server, closing(runtime.connect(narrow)) as opened:
+        with pytest.raises(RefusedError) as caught:
+            opened.run(opened.downloader.fetch(server.url("/good/1.jpg")))
+        assert caught.value.reason is Reason.TOO_MANY_BYTES
+        assert "PixCrawler/" in server.heads["/good/1.jpg"]
+        assert "(+mailto:me@example.org)" in server.heads["/good/1.jpg"]
+
+
+def test_nobody_is_fetched_from_in_a_private_network_unless_told(settings: Settings) -> None:
+    with hosts.serving() as server, closing(runtime.connect(settings.model_copy(update={"allowed_networks": ()}))) as o:
+        with pytest.raises(RefusedError) as caught:
+            o.run(o.downloader.fetch(server.url("/good/1.jpg")))
+        assert caught.value.reason is Reason.FORBIDDEN_ADDRESS
+        assert not server.hits
+
+
+def test_files_rest_where_the_settings_say(database_url: str, tmp_path: Path) -> None:
+    told = configuration.load(database_url=database_url, data_dir=tmp_path / "with space")
+    with closing(runtime.connect(told)) as opened:
+        opened.run(opened.storage.put("a.jpg", b"x"))
+    assert (tmp_path / "with space" / "storage" / "a.jpg").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"database_url": "mysql://user:hunter2@db/x"}, "the database's address must begin with postgresql://"),
+        ({"database_url": "postgresql://user:hunter2@db:port/x"}, "the database's address cannot be read"),
+        ({"storage_url": "ftp://host/x"}, "the storage ftp://host/x cannot be opened"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_told_in_one_line(wrong: dict[str, str], said: str, database_url: str) -> None:
+    with pytest.raises(PermanentError, match=said) as caught:
+        runtime.connect(configuration.load(**{"database_url": database_url} | wrong))
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)

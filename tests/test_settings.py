@@ -1,0 +1,208 @@
+import os
+import re
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from pixcrawler_worker import settings
+from pixcrawler_worker.client import BROKER_VARIABLES
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.settings import Settings
+
+CONTRACT = Path(__file__).parents[1] / "docs" / "contract.md"
+FALLBACKS = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
+
+#: Every setting, as an operator writes it, and what it then is.
+WRITTEN: dict[str, tuple[str, object]] = {
+    "DATABASE_URL": ("postgresql:///pixcrawler", SecretStr("postgresql:///pixcrawler")),
+    "BROKER_URL": ("redis://localhost:6379/0", SecretStr("redis://localhost:6379/0")),
+    "DATA_DIR": ("/srv/pixcrawler", Path("/srv/pixcrawler")),
+    "STORAGE_URL": ("s3://bucket/prefix", SecretStr("s3://bucket/prefix")),
+    "USER_AGENT_CONTACT": ("mailto:crawl@example.org", "mailto:crawl@example.org"),
+    "ALLOWED_NETWORKS": ("10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
+    "EGRESS_PROXY": ("http://proxy:3128", SecretStr("http://proxy:3128")),
+    "GALLERY_URL": ("http://pictures.example/gallery", "http://pictures.example/gallery"),
+    "LEASE_SECONDS": ("12.5", 12.5),
+    "SWEEP_SECONDS": ("2", 2.0),
+    "CHUNK_SIZE": ("50", 50),
+    "DISPATCH_WINDOW": ("8", 8),
+    "FETCH_CONCURRENCY": ("4", 4),
+    "FETCH_SECONDS": ("5", 5.0),
+    "MAX_IMAGE_BYTES": ("4096", 4096),
+    "MAX_IMAGE_PIXELS": ("1000", 1000),
+    "START_PENDING": ("true", True),
+    "LOG_FORMAT": ("json", "json"),
+}
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings but those of the test, which runs in an empty directory."""
+    for name in os.environ:
+        if name.startswith("PIXCRAWLER_") or name in FALLBACKS:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(**overrides: object) -> str:
+    with pytest.raises(PermanentError) as caught:
+        settings.load(**overrides)
+    return str(caught.value)
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert set(WRITTEN) == {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_setting_is_read_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = WRITTEN[name]
+    monkeypatch.setenv(f"PIXCRAWLER_{name}", text)
+    assert getattr(settings.load(), name.lower()) == value
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_setting_is_read_from_the_file_of_the_working_directory(name: str) -> None:
+    text, value = WRITTEN[name]
+    Path(".env").write_text(f"PIXCRAWLER_{name}='{text}'\n")
+    assert getattr(settings.load(), name.lower()) == value
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_an_empty_value_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = getattr(settings.load(), name.lower())
+    monkeypatch.setenv(f"PIXCRAWLER_{name}", "")
+    assert getattr(settings.load(), name.lower()) == default
+    monkeypatch.delenv(f"PIXCRAWLER_{name}")
+    Path(".env").write_text(f"PIXCRAWLER_{name}=\n")
+    assert getattr(settings.load(), name.lower()) == default
+
+
+def test_the_environment_stands_above_the_file_and_a_callers_value_above_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("PIXCRAWLER_LEASE_SECONDS=11\nPIXCRAWLER_DATABASE_URL=postgresql:///file\n")
+    assert settings.load().lease == timedelta(seconds=11)
+    monkeypatch.setenv("PIXCRAWLER_LEASE_SECONDS", "12")
+    monkeypatch.setenv("PIXCRAWLER_DATABASE_URL", "postgresql:///environment")
+    assert settings.load().lease == timedelta(seconds=12)
+    assert settings.load().require_database() == "postgresql:///environment"
+    assert settings.load(lease_seconds=13).lease == timedelta(seconds=13)
+    assert settings.load(database_url="postgresql:///caller").require_database() == "postgresql:///caller"
+
+
+def test_usual_names_without_our_prefix_serve_where_ours_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql:///usual")
+    assert settings.load().require_database() == "postgresql:///usual"
+    monkeypatch.setenv("PIXCRAWLER_DATABASE_URL", "postgresql:///ours")
+    assert settings.load().require_database() == "postgresql:///ours"
+    for name in reversed(BROKER_VARIABLES):
+        monkeypatch.setenv(name, f"redis://{name.lower()}/0")
+        assert settings.load().require_broker() == f"redis://{name.lower()}/0", "as the client looks for it"
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "")
+    assert settings.load().require_broker() == "redis://celery_broker_url/0", "as an empty line of a Compose file"
+
+
+def test_what_belongs_to_others_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEASE_SECONDS", "11")
+    monkeypatch.setenv("STORAGE_URL", "memory://")
+    monkeypatch.setenv("DATA_DIR", "/elsewhere")
+    assert settings.load() == settings.load(lease_seconds=60)
+    assert settings.unknown() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEASE_SECONDS", "hunter2"),
+        ("LEASE_SECONDS", "nan"),
+        ("LEASE_SECONDS", "0"),
+        ("SWEEP_SECONDS", "601"),
+        ("CHUNK_SIZE", "1.5"),
+        ("MAX_IMAGE_BYTES", "20MB"),
+        ("ALLOWED_NETWORKS", "10.0.0.0/8,hunter2"),
+        ("ALLOWED_NETWORKS", "10.0.0.1/8"),
+        ("START_PENDING", "perhaps"),
+        ("LOG_FORMAT", "xml"),
+        ("GALLERY_URL", "pictures.example"),
+    ],
+)
+def test_a_wrong_value_gives_one_line_that_names_the_setting(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXCRAWLER_DATABASE_URL", "postgresql://user:hunter2@db/pixcrawler")
+    monkeypatch.setenv(f"PIXCRAWLER_{name}", value)
+    message = refusal()
+    assert message.startswith(f"PIXCRAWLER_{name} is wrong: ")
+    assert "\n" not in message
+    assert "hunter2" not in message
+
+
+def test_a_callers_wrong_value_is_named_like_an_operators() -> None:
+    assert refusal(lease_seconds="soon").startswith("PIXCRAWLER_LEASE_SECONDS is wrong: ")
+
+
+def test_a_file_in_another_encoding_gives_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("PIXCRAWLER_USER_AGENT_CONTACT=Grüße".encode("latin-1"))
+    assert refusal() == f"{tmp_path / '.env'} cannot be read: it must be a text file in UTF-8"
+
+
+def test_what_must_be_set_says_how() -> None:
+    loaded = settings.load()
+    with pytest.raises(PermanentError, match="set PIXCRAWLER_DATABASE_URL, for example postgresql:///pixcrawler"):
+        loaded.require_database()
+    with pytest.raises(PermanentError, match="set PIXCRAWLER_BROKER_URL, for example redis://localhost:6379/0"):
+        loaded.require_broker()
+
+
+def test_a_secret_shows_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL", "EGRESS_PROXY"):
+        monkeypatch.setenv(f"PIXCRAWLER_{name}", "https://user:hunter2@example.org/")
+    loaded = settings.load()
+    for text in (repr(loaded), str(loaded), f"{loaded.model_dump()}", loaded.model_dump_json()):
+        assert "hunter2" not in text
+
+
+def test_settings_do_not_change() -> None:
+    loaded = settings.load()
+    with pytest.raises(ValidationError, match="frozen"):
+        loaded.lease_seconds = 5
+
+
+def test_files_rest_below_the_data_directory_unless_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert settings.load().storage() == (tmp_path / ".pixcrawler" / "storage").as_uri()
+    monkeypatch.setenv("PIXCRAWLER_DATA_DIR", "with space/100%")
+    assert settings.load().storage() == (tmp_path / "with space" / "100%" / "storage").as_uri()
+    monkeypatch.setenv("PIXCRAWLER_STORAGE_URL", "memory://")
+    assert settings.load().storage() == "memory://"
+    assert settings.load(storage_url="").storage() == (tmp_path / "with space" / "100%" / "storage").as_uri()
+
+
+def test_a_slip_in_a_name_is_told_with_what_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXCRAWLER_LEASE_SECOND", "5")
+    monkeypatch.setenv("PIXCRAWLER_BROKER", "redis://localhost")
+    monkeypatch.setenv("PIXCRAWLER_API_HOST", "0.0.0.0")
+    monkeypatch.setenv("PIXCRAWLER_LEASE_SECONDS", "5")
+    Path(".env").write_text("PIXCRAWLER_DATABSE_URL=postgresql:///x\nCHUNK_SIZES=3\n")
+    assert settings.unknown() == {
+        "PIXCRAWLER_API_HOST": None,
+        "PIXCRAWLER_BROKER": "PIXCRAWLER_BROKER_URL",
+        "PIXCRAWLER_DATABSE_URL": "PIXCRAWLER_DATABASE_URL",
+        "PIXCRAWLER_LEASE_SECOND": "PIXCRAWLER_LEASE_SECONDS",
+    }
+
+
+def test_the_contract_lists_every_setting_with_its_default() -> None:
+    listed = dict(re.findall(r"^\| `PIXCRAWLER_(\w+)`[^|]*\| `?([^|`]*?)`? *\|", CONTRACT.read_text(), re.MULTILINE))
+    assert listed == {name.upper(): _written(field.default) for name, field in Settings.model_fields.items()}
+
+
+def _written(default: object) -> str:
+    match default:
+        case None | ():
+            return "none"
+        case bool():
+            return str(default).lower()
+        case _:
+            return str(default)
