@@ -1,0 +1,56 @@
+"""Stories told with the real parts: worker processes, broker, database and web server, each a process of its own."""
+
+import contextlib
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from acceptance_stack import Stack
+
+from pixcrawler_worker import embedded
+from pixcrawler_worker.db.session import Sessions
+
+_HOSTS = Path(__file__).parents[1] / "fakes" / "hosts.py"
+_databases = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[str]:
+    """Base URL of a web server full of strangers, in a process of its own."""
+    with _hosts("--port", "0") as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def slow_host() -> Iterator[str]:
+    """The same, with 0.2 s for every good picture, so that there is time to do harm in."""
+    with _hosts("--port", "0", "--delay", "0.2") as base:
+        yield base
+
+
+@contextlib.contextmanager
+def _hosts(*args: str) -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, str(_HOSTS), *args], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def stack(
+    services: embedded.Services, database_url: str, sessions: Sessions, host: str, tmp_path: Path
+) -> Iterator[Stack]:
+    number = next(_databases) % 15 + 1
+    broker = services.broker_url.replace("virtual_host=0", f"virtual_host={number}")
+    url = services.redis_url.replace("db=0", f"db={number}")
+    yield Stack(sessions, database_url, broker, url, tmp_path, host)
+    with redis.Redis.from_url(url) as server:
+        server.flushdb()

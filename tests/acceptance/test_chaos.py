@@ -1,0 +1,101 @@
+"""Jobs that complete by themselves although somebody kills, flushes and cancels in the middle of them."""
+
+import os
+import random
+import signal
+import time
+
+import redis
+from acceptance_stack import Stack, addresses, children, send
+
+from pixcrawler_worker.domain.messages import Task
+
+
+def start(stack: Stack, slow_host: str, *, good: int = 400, **options: object) -> tuple[int, set[str]]:
+    """Start a job that takes a while; return its id and the addresses that must become rows."""
+    listed, _ = addresses(slow_host, good=good, broken=20)
+    listed = [url for url in listed if "/slow/" not in url]
+    job_id = stack.make_job(max_images=len(listed))
+    send(stack, Task.CRAWL_START, job_id, {"urls": listed, "chunk_size": 20, **options})
+    return job_id, {url for url in listed if "/good/" in url}
+
+
+def assert_complete(stack: Stack, job_id: int, expected: set[str]) -> None:
+    job = stack.job(job_id)
+    assert (job["status"], job["active_chunks"]) == ("completed", 0), job
+    assert job["completed_chunks"] + job["failed_chunks"] == job["total_chunks"]
+    assert {row[0] for row in stack.rows(job_id)} == expected
+    assert stack.named_files(job_id) <= stack.files(job_id), "a row without a file"
+
+
+def test_a_job_survives_children_that_are_killed_and_a_flushed_redis(stack: Stack, slow_host: str) -> None:
+    with stack.worker(concurrency=3, PIXCRAWLER_FETCH_CONCURRENCY="4") as worker:
+        job_id, expected = start(stack, slow_host)
+        with stack.watched(job_id):
+            stack.wait(job_id, until=lambda row: row["completed_chunks"] > 0)
+            os.kill(random.Random(1).choice(children(worker.pid)), signal.SIGKILL)
+            stack.wait(job_id, until=lambda row: row["completed_chunks"] > 4)
+            with redis.Redis.from_url(stack.redis_url) as server:
+                server.flushall()
+            stack.wait(job_id, until=lambda row: row["completed_chunks"] > 8)
+            os.kill(random.Random(2).choice(children(worker.pid)), signal.SIGKILL)
+            stack.wait(job_id, seconds=120)
+    assert_complete(stack, job_id, expected)
+
+
+def test_a_job_survives_the_main_process_being_killed(stack: Stack, slow_host: str) -> None:
+    with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4") as worker:
+        job_id, expected = start(stack, slow_host, good=200)
+        stack.wait(job_id, until=lambda row: row["completed_chunks"] > 1 and row["active_chunks"] > 1)
+        os.killpg(worker.pid, signal.SIGKILL)
+    left = stack.job(job_id)
+    assert left["status"] == "running"
+    assert left["active_chunks"] > 0
+    with stack.watched(job_id), stack.worker():
+        stack.wait(job_id, seconds=120)
+    assert_complete(stack, job_id, expected)
+
+
+def test_after_a_cancel_no_image_is_inserted_and_a_retry_brings_the_rest(stack: Stack, slow_host: str) -> None:
+    with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4"):
+        job_id, expected = start(stack, slow_host, good=200)
+        stack.wait(job_id, until=lambda row: row["completed_chunks"] > 1)
+        send(stack, Task.CRAWL_CANCEL, job_id, queue="maintenance", times=2)
+        stack.wait(job_id)
+        had = stack.rows(job_id)
+        time.sleep(2)
+        job = stack.job(job_id)
+        assert (job["status"], job["active_chunks"]) == ("cancelled", 0)
+        assert stack.rows(job_id) == had
+        assert 0 < len(had) < len(expected)
+        assert not stack.query(
+            "SELECT 1 FROM pixcrawler.chunks WHERE crawl_job_id = %s AND state IN ('queued', 'running')", job_id
+        )
+        send(stack, Task.CRAWL_RETRY, job_id, times=2)
+        stack.wait(job_id, until=lambda row: row["status"] == "running")
+        with stack.watched(job_id):
+            stack.wait(job_id, seconds=120)
+    assert_complete(stack, job_id, expected)
+
+
+def test_a_cancel_that_an_api_writes_into_the_row_is_honoured(stack: Stack, slow_host: str) -> None:
+    with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4"):
+        job_id, _ = start(stack, slow_host, good=200)
+        stack.wait(job_id, until=lambda row: row["active_chunks"] > 0)
+        stack.query("UPDATE crawl_jobs SET status = 'cancelled' WHERE id = %s RETURNING id", job_id)
+        stack.wait(job_id, until=lambda row: row["active_chunks"] == 0)
+        assert not stack.query(
+            "SELECT 1 FROM pixcrawler.chunks WHERE crawl_job_id = %s AND state IN ('queued', 'running')", job_id
+        )
+
+
+def test_a_job_that_is_deleted_in_the_middle_troubles_nobody(stack: Stack, slow_host: str) -> None:
+    with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4") as worker:
+        job_id, _ = start(stack, slow_host, good=200)
+        other, expected = start(stack, slow_host, good=60)
+        stack.wait(job_id, until=lambda row: row["completed_chunks"] > 0)
+        stack.query("DELETE FROM crawl_jobs WHERE id = %s RETURNING id", job_id)
+        stack.wait(other)
+        assert worker.poll() is None
+    assert_complete(stack, other, expected)
+    assert "Traceback" not in stack.log()

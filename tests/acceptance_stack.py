@@ -1,0 +1,223 @@
+"""The real parts of a story: a database, a Redis database and a storage, with worker processes on them."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import factories
+import psycopg
+import psycopg.rows
+from celery import Celery
+
+from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.domain.messages import Task
+
+#: What a running worker is told on top of the defaults: short leases, so that recovery is seen within a test's time.
+_QUICK = {
+    "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8",
+    "PIXCRAWLER_LEASE_SECONDS": "4",
+    "PIXCRAWLER_SWEEP_SECONDS": "0.5",
+    "PIXCRAWLER_FETCH_SECONDS": "3",
+}
+
+#: Counters that never fall while a job runs.
+RISING = ("progress", "total_images", "downloaded_images", "valid_images", "completed_chunks")
+
+
+@dataclass
+class Stack:
+    """One database, one Redis database and one storage, with the workers on them."""
+
+    sessions: Sessions
+    database_url: str
+    broker_url: str
+    redis_url: str
+    data_dir: Path
+    host: str
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return (
+            os.environ
+            | _QUICK
+            | {
+                "PIXCRAWLER_DATABASE_URL": self.database_url,
+                "PIXCRAWLER_BROKER_URL": self.broker_url,
+                "PIXCRAWLER_DATA_DIR": str(self.data_dir),
+            }
+        )
+
+    @contextlib.contextmanager
+    def worker(self, *, concurrency: int = 2, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker, ended as a whole at the end: its children too, whatever became of it."""
+        command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
+        command += ["--without-gossip", "--without-mingle", "--concurrency", str(concurrency), "--loglevel", "INFO"]
+        with (self.data_dir / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, env=self.env | env, stdout=log, stderr=log, cwd=self.data_dir, start_new_session=True
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def make_job(self, **values: Any) -> int:
+        return factories.make_job(self.sessions, **values)
+
+    def query(self, statement: str, *args: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database_url) as connection:
+            return connection.execute(statement.encode(), args).fetchall()
+
+    def job(self, job_id: int) -> dict[str, Any]:
+        with psycopg.connect(self.database_url, row_factory=psycopg.rows.dict_row) as connection:
+            row = connection.execute("SELECT * FROM crawl_jobs WHERE id = %s", (job_id,)).fetchone()
+        assert row is not None
+        return row
+
+    def wait(self, job_id: int, *, seconds: float = 60, until: Callable[[dict[str, Any]], bool] | None = None) -> None:
+        """Wait until the job has ended, or until something holds of its row."""
+        reached = until or (lambda row: row["status"] not in {"pending", "running"})
+        deadline = time.monotonic() + seconds
+        while not reached(row := self.job(job_id)):
+            assert time.monotonic() < deadline, f"not in {seconds} s: {row}\n{self.log()[-4000:]}"
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        return (self.data_dir / "worker.log").read_text(errors="replace")
+
+    def rows(self, job_id: int) -> set[tuple[Any, ...]]:
+        """What the job has, without ids and times."""
+        return set(
+            self.query(
+                "SELECT i.original_url, i.filename, i.storage_url LIKE '%%/crawl_jobs/%%', i.width, i.height,"
+                " i.file_size, i.format, f.sha256, f.label FROM images i JOIN pixcrawler.image_facts f"
+                " ON f.image_id = i.id WHERE i.crawl_job_id = %s",
+                job_id,
+            )
+        )
+
+    def files(self, job_id: int) -> set[str]:
+        folder = self.data_dir / "storage" / "crawl_jobs" / str(job_id)
+        return {path.as_uri() for path in folder.rglob("*") if path.is_file()}
+
+    def named_files(self, job_id: int) -> set[str]:
+        return {url for (url,) in self.query("SELECT storage_url FROM images WHERE crawl_job_id = %s", job_id)}
+
+    def reasons(self, job_id: int) -> dict[str, int]:
+        rows = self.query(
+            "SELECT key, sum(value::int) FROM pixcrawler.chunks, jsonb_each_text(result->'reasons')"
+            " WHERE crawl_job_id = %s GROUP BY key",
+            job_id,
+        )
+        return {reason: int(count) for reason, count in rows}
+
+    @contextlib.contextmanager
+    def watched(self, job_id: int) -> Iterator[None]:
+        """Look at the job's row, its ledger and its images in one snapshot, again and again, until the context ends."""
+        ended = threading.Event()
+        failures: list[str] = []
+
+        def look() -> None:
+            with psycopg.connect(self.database_url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+                before: dict[str, Any] | None = None
+                while not ended.wait(0.02):
+                    row = connection.execute(_SNAPSHOT, {"job": job_id}).fetchone()
+                    assert row is not None
+                    self.snapshots.append(row)
+                    failures.extend(violations(before, row))
+                    before = row
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+        assert not failures, failures[:5]
+
+
+_SNAPSHOT = """
+    SELECT job.*, ledger.*, (SELECT count(*) FROM images WHERE crawl_job_id = job.id) AS rows
+    FROM crawl_jobs job, LATERAL (
+        SELECT count(*) AS chunks,
+            count(*) FILTER (WHERE state = 'running') AS ledger_active,
+            count(*) FILTER (WHERE state = 'completed') AS ledger_completed,
+            count(*) FILTER (WHERE state = 'failed') AS ledger_failed
+        FROM pixcrawler.chunks WHERE crawl_job_id = job.id
+    ) ledger WHERE job.id = %(job)s
+"""
+
+
+def violations(before: dict[str, Any] | None, row: dict[str, Any]) -> Iterator[str]:
+    """What of the ledger's invariants does not hold in a snapshot, given the one before."""
+    for name, count in (
+        ("active_chunks", row["ledger_active"]),
+        ("completed_chunks", row["ledger_completed"]),
+        ("failed_chunks", row["ledger_failed"]),
+        ("total_chunks", row["chunks"]),
+        ("valid_images", row["rows"]),
+    ):
+        if row[name] != count:
+            yield f"{name} is {row[name]}, but the ledger has {count}"
+    if row["active_chunks"] + row["completed_chunks"] + row["failed_chunks"] > row["total_chunks"]:
+        yield f"more chunks than there are: {row}"
+    if row["valid_images"] > row["max_images"]:
+        yield f"{row['valid_images']} images of {row['max_images']}"
+    if not 0 <= row["progress"] <= 100 or (row["progress"] == 100) != (row["status"] == "completed"):
+        yield f"progress {row['progress']} of a job that is {row['status']}"
+    if before:
+        yield from (f"{name} fell from {before[name]} to {row[name]}" for name in RISING if row[name] < before[name])
+
+
+def children(pid: int) -> Sequence[int]:
+    """Process ids of a process's children."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+#: Ten ways to be broken, and the reason that each is counted under.
+BROKEN = {
+    "404": "not_found",
+    "500": "server_error",
+    "reset": "reset",
+    "truncated": "truncated",
+    "html": "not_an_image",
+    "html-as-jpeg": "not_an_image",
+    "endless": "too_many_bytes",
+    "redirect-loop": "too_many_redirects",
+    "slow": "timeout",
+    "truncated-image": "corrupt",
+}
+
+
+def addresses(host: str, *, good: int, broken: int) -> tuple[list[str], Counter[str]]:
+    """A shuffled list, and the reasons that its broken ones have to add up to."""
+    kinds = [kind for kind, _ in zip(list(BROKEN) * broken, range(broken), strict=False)]
+    listed = [f"{host}/good/{n}.jpg" for n in range(good)]
+    listed += [f"{host}/fault/{kind}/{n}" for n, kind in enumerate(kinds)]
+    random.Random(good).shuffle(listed)
+    return listed, Counter(BROKEN[kind] for kind in kinds)
+
+
+def send(stack: Stack, task: Task, *args: object, queue: str = "crawl", times: int = 1) -> None:
+    """As an API does that has nothing but Celery."""
+    with Celery(broker=stack.broker_url) as app:
+        for _ in range(times):
+            app.send_task(task.value, args=args, queue=queue)

@@ -1,0 +1,156 @@
+"""A cable to PostgreSQL that breaks when it is told to, and remembers what went through.
+
+    with cable(database_url) as between:
+        engine = session.connect(between.url)
+        between.cut_at(3, done=False)   # the third request from now on does not arrive
+        between.cut_commit(done=True)   # the next COMMIT arrives and is done, but its answer is lost
+
+It reads the client's side of PostgreSQL's protocol: after the start every message is a letter, a length and a body.
+A request is what the client then waits for: a simple query, the end of an extended one, or the end of a COPY.
+"""
+
+import contextlib
+import socket
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+_QUERY, _PARSE, _SYNC, _COPY_DONE = b"Q", b"P", b"S", b"c"
+_REQUESTS = {_QUERY, _SYNC, _COPY_DONE}
+
+
+class Cable:
+    """What `cable` gives. `url` is the database's, by way of the cable; `statements` is what clients had it run."""
+
+    def __init__(self, url: str, server: Path) -> None:
+        self.url = url
+        self.statements: list[str] = []
+        self.cuts = 0
+        self._server = server
+        self._countdown: int | None = None
+        self._at_commit = False
+        self._done = False
+        self._threads: list[threading.Thread] = []
+        self._sockets: list[socket.socket] = []
+
+    def cut_at(self, request: int, *, done: bool) -> None:
+        """Cut the n-th request from now on: before it arrives, or after it was done and before its answer arrives."""
+        self._countdown, self._at_commit, self._done = request, False, done
+
+    def cut_commit(self, *, done: bool) -> None:
+        """Likewise for the next COMMIT."""
+        self._countdown, self._at_commit, self._done = None, True, done
+
+    def mend(self) -> None:
+        """Forget a cut that has not come."""
+        self._countdown, self._at_commit = None, False
+
+    def accept(self, listener: socket.socket) -> None:
+        """Connect every client through, until the listener is closed."""
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(str(self._server))
+            self._sockets += [client, server]
+            for pump in (self._upstream, self._downstream):
+                thread = threading.Thread(target=pump, args=(client, server))
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self) -> None:
+        """Cut everything and wait for the threads."""
+        for end in self._sockets:
+            _close(end)
+        for thread in self._threads:
+            thread.join()
+
+    def _upstream(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            length = _exactly(client, 4)
+            server.sendall(length + _exactly(client, struct.unpack("!i", length)[0] - 4))
+            waiting = b""
+            while True:
+                letter, length = _exactly(client, 1), _exactly(client, 4)
+                body = _exactly(client, struct.unpack("!i", length)[0] - 4)
+                waiting += letter + length + body
+                if letter in {_QUERY, _PARSE}:
+                    text = body if letter == _QUERY else body.partition(b"\0")[2]
+                    self.statements.append(text.partition(b"\0")[0].decode())
+                if letter in _REQUESTS and self._cuts_now(letter, body):
+                    if self._done:
+                        self._swallow(client, server, waiting)
+                    break
+                server.sendall(waiting)
+                waiting = b""
+        _close(client)
+        _close(server)
+
+    def _cuts_now(self, letter: bytes, body: bytes) -> bool:
+        if self._at_commit:
+            cut = letter == _QUERY and body.startswith(b"COMMIT")
+        elif self._countdown is not None:
+            self._countdown -= 1
+            cut = self._countdown == 0
+        else:
+            cut = False
+        if cut:
+            self.mend()
+            self.cuts += 1
+        return cut
+
+    def _swallow(self, client: socket.socket, server: socket.socket, request: bytes) -> None:
+        # The client hears nothing any more; the server closes its side once it is done with all it was sent.
+        client.shutdown(socket.SHUT_RDWR)
+        server.sendall(request)
+        server.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while server.recv(65536):
+                pass
+
+    def _downstream(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                client.sendall(data)
+        _close(client)
+
+
+@contextmanager
+def cable(database_url: str) -> Iterator[Cable]:
+    """Lay a cable to the database of a URL that names a directory of Unix sockets."""
+    url = urlsplit(database_url)
+    query = {name: values[0] for name, values in parse_qs(url.query).items()}
+    name = f".s.PGSQL.{query['port']}"
+    with tempfile.TemporaryDirectory(prefix="cable") as directory, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(Path(directory, name)))
+        listener.listen()
+        between = Cable(f"postgresql://{url.path}?{urlencode(query | {'host': directory})}", Path(query["host"], name))
+        thread = threading.Thread(target=between.accept, args=(listener,))
+        thread.start()
+        try:
+            yield between
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            between.close()
+
+
+def _exactly(source: socket.socket, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        if not (more := source.recv(length - len(data))):
+            raise EOFError
+        data += more
+    return data
+
+
+def _close(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
