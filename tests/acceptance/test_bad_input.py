@@ -131,11 +131,9 @@ def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
 def test_a_worker_waits_for_services_that_are_absent_at_its_start(stack: Stack, tmp_path: Path) -> None:
     listed, _ = addresses(stack.host, good=5, broken=0)
     job_id = stack.make_job(max_images=5)
-    nowhere = {
-        "PIXCRAWLER_DATABASE_URL": f"postgresql:///pixcrawler?host={tmp_path}",
-        "PIXCRAWLER_BROKER_URL": f"redis+socket://{tmp_path}/redis?virtual_host=0",
-    }
-    with stack.worker(**nowhere) as worker, pytest.raises(subprocess.TimeoutExpired):
+    database, broker = f"postgresql:///pixcrawler?host={tmp_path}", f"redis+socket://{tmp_path}/redis?virtual_host=0"
+    absent = stack.worker(PIXCRAWLER_DATABASE_URL=database, PIXCRAWLER_BROKER_URL=broker)
+    with absent as worker, pytest.raises(subprocess.TimeoutExpired):
         worker.wait(timeout=6)
     assert "waiting for it" in stack.log()
     with stack.worker():

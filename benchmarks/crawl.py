@@ -1,0 +1,175 @@
+"""How close a crawl comes to a bare loop that only fetches, decodes, hashes and writes the same pictures.
+
+    python benchmarks/crawl.py [--images 2000] [--bytes 120000] [--runs 3]
+
+The floor is as many processes as the worker has, each an aiohttp loop with Pillow's draft decode, SHA-256 and a file
+per picture: no database, no broker, no guard, no guarded process, no perceptual hashes, no duplicates. Both run against the
+same web server on loopback, one after the other, several times, and the ratio of each pair is printed.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import io
+import multiprocessing
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+from PIL import Image
+
+from pixcrawler_worker import client, embedded, runtime, settings
+from pixcrawler_worker.cli import crawl as crawling
+from pixcrawler_worker.crawl import options
+from pixcrawler_worker.db import checks, views
+from pixcrawler_worker.db.session import transact
+
+PROCESSES = 2
+AT_ONCE = 32
+
+
+def picture(number: int, size: int) -> bytes:
+    """A JPEG of about `size` bytes that differs for every number."""
+    noise = random.Random(number)
+    side = int((size / 1.07) ** 0.5)
+    small = Image.frombytes("RGB", (side // 4, side // 4), noise.randbytes(3 * (side // 4) ** 2))
+    written = io.BytesIO()
+    small.resize((side * 2, side * 2), Image.Resampling.BICUBIC).save(written, "JPEG", quality=85)
+    return written.getvalue()
+
+
+def serve(images: int, size: int, ready: "multiprocessing.Queue[str]") -> None:
+    """Serve the pictures on a free port of loopback until killed."""
+    distinct = [picture(number, size) for number in range(min(images, 64))]
+
+    async def answer(request: web.Request) -> web.Response:
+        number = int(request.match_info["number"])
+        # The same few pictures, each time with other bytes behind the end of the JPEG: distinct, and made at once.
+        return web.Response(body=distinct[number % len(distinct)] + str(number).encode(), content_type="image/jpeg")
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_get("/{number}.jpg", answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        ready.put(f"http://127.0.0.1:{port}|{statistics.mean(map(len, distinct)):.0f}")
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+def bare_loop(urls: list[str], folder: Path) -> None:
+    """Fetch, decode at a reduced scale, hash, write."""
+
+    async def main() -> None:
+        turns = asyncio.Semaphore(AT_ONCE)
+        async with aiohttp.ClientSession() as session:
+
+            async def take(url: str) -> None:
+                async with turns, session.get(url) as response:
+                    body = await response.read()
+                with Image.open(io.BytesIO(body)) as image:
+                    image.draft("L", (128, 128))
+                    image.load()
+                (folder / f"{hashlib.sha256(body).hexdigest()}.jpg").write_bytes(body)
+
+            await asyncio.gather(*map(take, urls))
+
+    asyncio.run(main())
+
+
+def time_floor(urls: list[str]) -> float:
+    """Seconds of the bare loops together."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        loops = [
+            multiprocessing.Process(target=bare_loop, args=(urls[part::PROCESSES], Path(folder)))
+            for part in range(PROCESSES)
+        ]
+        for loop in loops:
+            loop.start()
+        for loop in loops:
+            loop.join()
+        return time.perf_counter() - begun
+
+
+def time_crawl(opened: runtime.Runtime, urls: list[str]) -> float:
+    """Seconds from the row's start to its end, as the database's clock has them."""
+    job_id = crawling.create(
+        opened, keywords=["bench"], asked=options.parse({"urls": urls}), max_images=len(urls), name="bench"
+    )
+    client.start_crawl(job_id)
+    while True:
+        job = transact(opened.sessions, lambda session: views.crawl_job(session, job_id))
+        assert job is not None
+        if job.ended:
+            assert job.valid_images == len(urls), job
+            assert job.started_at is not None
+            assert job.completed_at is not None
+            return (job.completed_at - job.started_at).total_seconds()
+        time.sleep(0.05)
+
+
+@contextmanager
+def worker() -> Iterator[None]:
+    """A worker with as many processes as the floor has."""
+    command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
+    command += ["--concurrency", str(PROCESSES), "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--bytes", type=int, default=120_000, help="about as many per picture")
+    parser.add_argument("--runs", type=int, default=3)
+    asked = parser.parse_args()
+
+    ready: multiprocessing.Queue[str] = multiprocessing.Queue()
+    server = multiprocessing.Process(target=serve, args=(asked.images, asked.bytes, ready), daemon=True)
+    server.start()
+    base, size = ready.get().split("|")
+    urls = [f"{base}/{number}.jpg" for number in range(asked.images)]
+    print(f"{asked.images} pictures of {size} bytes, {PROCESSES} processes, {os.cpu_count()} cores")
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as services:
+        os.environ["PIXCRAWLER_DATABASE_URL"] = services.database_url
+        os.environ["PIXCRAWLER_BROKER_URL"] = services.broker_url
+        os.environ["PIXCRAWLER_DATA_DIR"] = folder
+        os.environ["PIXCRAWLER_ALLOWED_NETWORKS"] = "127.0.0.0/8"
+        checks.upgrade(services.database_url)
+        opened = runtime.connect(settings.load())
+        with worker():
+            time_crawl(opened, urls[:100])  # processes, connections and decoders are up
+            for _ in range(asked.runs):
+                floor, crawl = time_floor(urls), time_crawl(opened, urls)
+                ratios.append(floor / crawl)
+                print(
+                    f"floor {asked.images / floor:7.0f} images/s   crawl {asked.images / crawl:7.0f} images/s"
+                    f"   ratio {ratios[-1]:.2f}"
+                )
+        opened.close()
+    server.terminate()
+    print(f"median ratio {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
