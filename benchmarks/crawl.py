@@ -3,8 +3,8 @@
     python benchmarks/crawl.py [--images 2000] [--bytes 120000] [--runs 3]
 
 The floor is as many processes as the worker has, each an aiohttp loop with Pillow's draft decode, SHA-256 and a file
-per picture: no database, no broker, no guard, no guarded process, no perceptual hashes, no duplicates. Both run against the
-same web server on loopback, one after the other, several times, and the ratio of each pair is printed.
+per picture: no database, no broker, no guard, no guarded process, no perceptual hashes, no duplicates. Both run
+against the same web server on loopback, one after the other, several times, and the ratio of each pair is printed.
 """
 
 import argparse
