@@ -150,8 +150,7 @@ class Downloader:
 
     async def _follow(self, session: aiohttp.ClientSession, target: URL, limit: int) -> Fetched:
         for _ in range(self._policy.max_redirects + 1):
-            # Leaving the block with a body unread closes the connection: a redirect's body costs nothing.
-            async with session.get(target, allow_redirects=False) as response:
+            async with session.get(target, allow_redirects=False) as response, _hanging_up(response):
                 if response.status not in _REDIRECTS:
                     _refuse_by_head(response, _shown(target), limit)
                     body = await _body(response, _shown(target), limit)
@@ -222,6 +221,20 @@ class _Pool:
         neighbours = self.hosts.setdefault(host, asyncio.Semaphore(MAX_CONNECTIONS_PER_HOST))
         async with neighbours, self.everyone:
             yield
+
+
+@asynccontextmanager
+async def _hanging_up(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
+    """Abort the connection if its answer was not taken to the end: a redirect's body, an error page, a flood.
+
+    Left to itself aiohttp closes it, which over TLS means waiting up to 30 s for a stranger to agree.
+    """
+    try:
+        yield
+    finally:
+        # A connection whose answer arrived in full is back among the others already, and not the response's any more.
+        if response.connection is not None and response.connection.transport is not None:
+            response.connection.transport.abort()
 
 
 def _refuse_by_head(response: aiohttp.ClientResponse, shown: str, limit: int) -> None:

@@ -1,0 +1,360 @@
+import re
+import traceback
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.web import addresses
+from pixcrawler_worker.web.addresses import DeniedError, Guard
+
+DENIED_IPV4 = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "168.63.129.16/32",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+]
+DENIED_IPV6 = [
+    "::/3",
+    "2001::/23",
+    "2001:db8::/32",
+    "2002::/16",
+    "3fff::/20",
+    "4000::/2",
+    "8000::/1",
+]
+INTERNET = Guard(ports=frozenset({80, 443}))
+
+
+def at_home(*networks: str) -> Guard:
+    return Guard(ports=frozenset({80, 443}), allowed_networks=tuple(ip_network(text) for text in networks))
+
+
+def refusal(url: str, guard: Guard = INTERNET) -> Reason:
+    with pytest.raises(RefusedError) as caught:
+        guard.target(url)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("text", DENIED_IPV4)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_no_address_of_a_special_ipv4_range_is_public(text: str, data: st.DataObject) -> None:
+    network = IPv4Network(text)
+    inside = IPv4Address(data.draw(st.integers(int(network[0]), int(network[-1]))))
+    mapped = IPv6Address(f"::ffff:{inside}")
+    isatap = IPv6Address(int(IPv6Address("2a00:1450:4001::5efe:0:0")) + int(inside))
+    assert not any(addresses.is_public(address) for address in (network[0], network[-1], inside, mapped, isatap))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1).map(IPv4Address))
+def test_every_other_ipv4_address_is_public(address: IPv4Address) -> None:
+    special = any(address in IPv4Network(text) for text in DENIED_IPV4)
+    assert addresses.is_public(address) is not special
+    assert addresses.is_public(IPv6Address(f"::ffff:{address}")) is not special
+
+
+@pytest.mark.parametrize("text", DENIED_IPV4)
+def test_a_special_ipv4_range_ends_where_it_ends(text: str) -> None:
+    network = IPv4Network(text)
+    neighbours = [IPv4Address(n) for n in (int(network[0]) - 1, int(network[-1]) + 1) if 0 <= n < 2**32]
+    others = [IPv4Network(other) for other in DENIED_IPV4 if other != text]
+    for neighbour in neighbours:
+        assert addresses.is_public(neighbour) is not any(neighbour in other for other in others)
+
+
+@pytest.mark.parametrize("text", DENIED_IPV6)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_no_address_of_a_special_ipv6_range_is_public(text: str, data: st.DataObject) -> None:
+    network = IPv6Network(text)
+    inside = IPv6Address(data.draw(st.integers(int(network[0]), int(network[-1]))))
+    for address in (network[0], network[-1], inside):
+        if not address.ipv4_mapped:
+            assert not addresses.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "::",
+        "::1",
+        "::127.0.0.1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "::ffff:0:8.8.8.8",
+        "64:ff9b::7f00:1",
+        "64:ff9b::808:808",
+        "64:ff9b:1::1",
+        "100::1",
+        "2001::1",
+        "2001:1ff::1",
+        "2001:db8::1",
+        "2002:7f00:1::",
+        "2002:808:808::1",
+        "3fff:fff::1",
+        "4000::1",
+        "5f00::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fe80::1",
+        "fec0::1",
+        "ff02::1",
+        "2a00:1450:4001::5efe:10.0.0.1",
+        "2a00:1450:4001::200:5efe:192.168.0.1",
+    ],
+)
+def test_a_special_ipv6_address_is_not_public(text: str) -> None:
+    assert not addresses.is_public(IPv6Address(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2000::1",
+        "2001:200::1",
+        "2001:4860:4860::8888",
+        "2003::1",
+        "2606:4700:4700::1111",
+        "2a00:1450:4001::5efe:8.8.8.8",
+        "3fff:1000::1",
+        "::ffff:8.8.8.8",
+    ],
+)
+def test_an_ordinary_ipv6_address_is_public(text: str) -> None:
+    assert addresses.is_public(IPv6Address(text))
+
+
+def test_an_address_of_this_machine_is_told_from_a_strangers() -> None:
+    assert addresses.is_ours(IPv4Address("127.0.0.1"))
+    assert not addresses.is_ours(IPv4Address("93.184.215.14"))
+    assert not addresses.is_ours(IPv6Address("2606:4700:4700::1111"))
+
+
+def test_a_public_address_of_this_machine_is_denied() -> None:
+    ours = IPv4Address("93.184.215.14")
+    guard = Guard(ports=frozenset({80}), is_ours=lambda address: address == ours)
+    guard.judge(IPv4Address("93.184.215.15"), 80)
+    with pytest.raises(DeniedError, match="this machine"):
+        guard.judge(ours, 80)
+    with pytest.raises(DeniedError, match="this machine"):
+        guard.judge(IPv6Address(f"::ffff:{ours}"), 80)
+
+
+def test_only_allowed_ports_are_connected_to() -> None:
+    INTERNET.judge(IPv4Address("93.184.215.14"), 443)
+    with pytest.raises(DeniedError, match="port 22"):
+        INTERNET.judge(IPv4Address("93.184.215.14"), 22)
+
+
+def test_an_allowed_network_is_allowed_on_every_port_and_opens_nothing_else() -> None:
+    guard = at_home("127.0.0.0/8", "fd00::/8")
+    for text in ("127.0.0.1", "::ffff:127.0.0.1", "fd00::1"):
+        guard.judge(ip_address(text), 8080)
+    for text in ("10.0.0.1", "::1"):
+        with pytest.raises(DeniedError):
+            guard.judge(ip_address(text), 80)
+    with pytest.raises(DeniedError, match="port 8080"):
+        guard.judge(IPv4Address("93.184.215.14"), 8080)
+
+
+def test_one_forbidden_answer_spoils_a_name() -> None:
+    INTERNET.judge_answers("cdn.example.com", ["93.184.215.14", "2606:4700:4700::1111"], 443)
+    with pytest.raises(DeniedError, match=re.escape("cdn.example.com: 10.0.0.1")):
+        INTERNET.judge_answers("cdn.example.com", ["93.184.215.14", "10.0.0.1"], 443)
+    with pytest.raises(DeniedError):
+        INTERNET.judge_answers("cdn.example.com", ["fe80::1%eth0"], 443)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "not a url",
+        "//example.com/a.jpg",
+        "/a.jpg",
+        "http:",
+        "http://",
+        "http:///a.jpg",
+        "http:example.com/a.jpg",
+        "http://:80/a.jpg",
+        "http://./a.jpg",
+        "file:///etc/passwd",
+        "ftp://example.com/a.jpg",
+        "gopher://example.com:70/_a",
+        "data:image/png;base64,AAAA",
+        "javascript:alert(1)",
+        "http://user@example.com/a.jpg",
+        "http://user:password@example.com/a.jpg",
+        "http://@example.com/a.jpg",
+        "http://:@example.com/a.jpg",
+        "http://example.com@127.0.0.1/",
+        "http://127.0.0.1\\@example.com/",
+        "http:\\\\example.com\\a.jpg",
+        "http://example.com\\.evil.example/",
+        "http://example.com/a\\b.jpg",
+        " http://example.com/a.jpg",
+        "http://example.com/a.jpg\n",
+        "http://example.com/a\r\nHost: evil/b.jpg",
+        "http://example.com/a\tb.jpg",
+        "http://example.com/a\x00b.jpg",
+        "http://example.com/a\x85b.jpg",
+        "\x01http://example.com/",
+        "http://exa mple.com/a.jpg",
+        "http://example.com /a.jpg",
+        "http://example%2ecom/a.jpg",
+        "http://%31%32%37.0.0.1/",
+        "http://[fe80::1%25eth0]/",
+        "http://[::1/",
+        "http://::1/",
+        "http://[example.com]/",
+        "http://[127.0.0.1]/",
+        "http://[v1.127]/",
+        "http://example..com/a.jpg",
+        "http://example.com../a.jpg",
+        "http://.example.com/a.jpg",
+        f"http://{'a' * 64}.example.com/",
+        f"http://{'a.' * 130}com/",
+        "http://exa$mple.com/",
+        "http://example.com:port/",
+        "http://example.com:80:80/",
+        "http://example.com:99999/",
+        "http://example.com:-80/",
+        "http://a℀b.example/",
+        "http://example.com/\ud800.jpg",
+        f"http://example.com/{'a' * 8192}",
+    ],
+)
+def test_a_url_that_can_be_misread_is_refused(url: str) -> None:
+    assert refusal(url) is Reason.BAD_URL
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/",
+        "http://127.0.0.1./",
+        "http://127.1/",
+        "http://127.0.1/",
+        "http://0x7f.1/",
+        "http://0x7f.0.0.1/",
+        "http://0X7F000001/",
+        "http://2130706433/",
+        "http://0177.0.0.1/",
+        "http://017700000001/",
+        "http://0/",
+        "http://0x/",
+        "http://1.2.3/",
+        "http://1.2.3.4.5/",
+        "http://8.8.8.256/",
+        "http://8.8.8.08/",
+        "http://example.1/",
+        "http://127。0。0。1/",
+        "http://\uff11\uff12\uff17.0.0.1/",
+        "http://①②⑦.0.0.1/",
+        "http://[::1]/",
+        "http://[0:0:0:0:0:0:0:1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:7f00:1]/",
+        "http://[::127.0.0.1]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[2002:7f00:1::]/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://localhost/",
+        "http://LOCALHOST./",
+        "http://ⓛocalhost/",
+        "http://intranet/",
+        "http://redis:6379/",
+        "http://app.localhost/",
+        "http://metadata.google.internal/",
+        "http://printer.local/",
+        "http://api.default.svc/",
+        "http://nas.lan/",
+        "http://router.home.arpa/",
+        "http://home.arpa./",
+        "http://example.com:22/",
+        "http://example.com:0/",
+        "http://8.8.8.8:8080/",
+    ],
+)
+def test_a_url_that_leads_inside_is_forbidden(url: str) -> None:
+    assert refusal(url) is Reason.FORBIDDEN_ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://example.com", "http://example.com/"),
+        ("HTTP://EXAMPLE.com/A.jpg", "http://example.com/A.jpg"),
+        ("https://example.com:443/a.jpg", "https://example.com/a.jpg"),
+        ("https://example.com:80/a.jpg", "https://example.com:80/a.jpg"),
+        ("http://example.com./a.jpg", "http://example.com/a.jpg"),
+        ("http://example.com/a.jpg#part", "http://example.com/a.jpg"),
+        ("http://example.com/my cat.jpg", "http://example.com/my%20cat.jpg"),
+        ("http://example.com/my%20cat%2F1.jpg", "http://example.com/my%20cat%2F1.jpg"),
+        ("http://example.com/100%.jpg", "http://example.com/100%.jpg"),
+        ("http://example.com/größe/猫.jpg", "http://example.com/gr%C3%B6%C3%9Fe/%E7%8C%AB.jpg"),
+        ("http://example.com/\udcff.jpg", "http://example.com/%FF.jpg"),
+        ("http://example.com/?q=a b&s=%41+/=", "http://example.com/?q=a%20b&s=%41+/="),
+        ("http://example.com/a//b/../c.jpg", "http://example.com/a//b/../c.jpg"),
+        ("http://example.com/a@2x.jpg", "http://example.com/a@2x.jpg"),
+        ("http://example.com/w_1,h_1/a(1)!*'~.jpg;x=1", "http://example.com/w_1,h_1/a(1)!*'~.jpg;x=1"),
+        ("http://my_bucket.example.com/a.jpg", "http://my_bucket.example.com/a.jpg"),
+        ("http://bücher.example/a.jpg", "http://xn--bcher-kva.example/a.jpg"),
+        ("http://例え。テスト/a.jpg", "http://xn--r8jz45g.xn--zckzah/a.jpg"),
+        ("http://8.8.8.8/a.jpg", "http://8.8.8.8/a.jpg"),
+        ("http://[2606:4700:4700:0::1111]/a.jpg", "http://[2606:4700:4700::1111]/a.jpg"),
+        ("http://local.example/", "http://local.example/"),
+    ],
+)
+def test_an_ordinary_url_is_sent_as_it_was_meant(url: str, sent: str) -> None:
+    target = INTERNET.target(url)
+    assert str(target) == sent
+    assert INTERNET.target(sent) == target
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000/", "http://storage:9000/a.jpg", "http://127.0.0.1:8000/"])
+def test_with_an_allowed_network_internal_names_and_ports_are_left_to_the_address(url: str) -> None:
+    assert str(at_home("127.0.0.0/8").target(url)) == url
+
+
+def test_with_an_allowed_network_disguised_addresses_stay_forbidden() -> None:
+    assert refusal("http://127.1/", at_home("127.0.0.0/8")) is Reason.FORBIDDEN_ADDRESS
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_a_url_or_a_reason(text: str) -> None:
+    for url in (text, f"http://{text}/", f"http://example.com/{text}"):
+        with suppress(RefusedError):
+            target = INTERNET.target(url)
+            assert str(target).isascii()
+            assert str(INTERNET.target(str(target))) == str(target)
+
+
+def test_a_refusal_never_repeats_what_may_be_a_secret() -> None:
+    for url in (
+        "http://user:hunter2@example.com/?token=hunter2",
+        "http://[hunter2/",
+        "http://a:hunter2/",
+        "http://127.0.0.1/?token=hunter2",
+    ):
+        with pytest.raises(RefusedError) as caught:
+            INTERNET.target(url)
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
