@@ -22,6 +22,9 @@ from celery import Celery
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.messages import Task
 
+#: The command line of this very environment, whatever PATH says.
+PIXCRAWLER = str(Path(sys.executable).with_name("pixcrawler"))
+
 #: What a running worker is told on top of the defaults: short leases, so that recovery is seen within a test's time.
 _QUICK = {
     "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8",

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from acceptance_stack import Stack, addresses, send
+from acceptance_stack import PIXCRAWLER, Stack, addresses, send
 
 from pixcrawler_worker.domain.messages import Task
 
@@ -153,7 +153,7 @@ def test_a_worker_waits_for_services_that_are_absent_at_its_start(stack: Stack, 
     ],
 )
 def test_a_wrong_call_exits_with_2_and_says_what_was_wrong(stack: Stack, words: list[str], said: str) -> None:
-    ended = run(stack, "pixcrawler", *words)
+    ended = run(stack, PIXCRAWLER, *words)
     assert ended.returncode == 2
     assert said in ended.stderr
 
@@ -171,7 +171,7 @@ def test_a_wrong_call_exits_with_2_and_says_what_was_wrong(stack: Stack, words: 
 )
 def test_what_cannot_be_done_exits_with_1_and_one_line(stack: Stack, words: list[str], said: str) -> None:
     (stack.data_dir / "blank.txt").write_text("\n# nothing\n")
-    ended = run(stack, "pixcrawler", *words)
+    ended = run(stack, PIXCRAWLER, *words)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert said in ended.stderr
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_done_exits_with_1_and_one_line(stack: Stack, words: list
 def test_commands_without_services_say_what_to_configure(stack: Stack) -> None:
     env = {name: value for name, value in stack.env.items() if not name.endswith(("DATABASE_URL", "BROKER_URL"))}
     ended = subprocess.run(
-        ["pixcrawler", "jobs", "list"], env=env, cwd=stack.data_dir, capture_output=True, text=True, check=False
+        [PIXCRAWLER, "jobs", "list"], env=env, cwd=stack.data_dir, capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "PIXCRAWLER_DATABASE_URL" in ended.stderr

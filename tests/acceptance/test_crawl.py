@@ -5,7 +5,7 @@ import subprocess
 from collections import Counter
 
 import psycopg
-from acceptance_stack import Stack, addresses, send
+from acceptance_stack import PIXCRAWLER, Stack, addresses, send
 
 from pixcrawler_worker.domain.messages import Task
 
@@ -84,12 +84,12 @@ def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["pixcrawler", *words], env=env, cwd=stack.data_dir, capture_output=True, text=True, check=False
+            [PIXCRAWLER, *words], env=env, cwd=stack.data_dir, capture_output=True, text=True, check=False
         )
 
     env = {name: value for name, value in stack.env.items() if not name.endswith(("DATABASE_URL", "BROKER_URL"))}
     up = subprocess.Popen(
-        ["pixcrawler", "up", "--concurrency", "2"], env=env, cwd=stack.data_dir, stdout=subprocess.PIPE, text=True
+        [PIXCRAWLER, "up", "--concurrency", "2"], env=env, cwd=stack.data_dir, stdout=subprocess.PIPE, text=True
     )
     try:
         assert up.stdout is not None
