@@ -4,10 +4,12 @@ import hashlib
 import uuid
 from typing import Any
 
+from pixcrawler_worker.db import jobs
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.models import CrawlJob, Profile, Project
+from pixcrawler_worker.db.models import CrawlJob, ExportJob, Profile, Project, ValidationJob
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 
 
 def make_project(sessions: Sessions) -> int:
@@ -25,6 +27,32 @@ def make_job(sessions: Sessions, **values: Any) -> int:
     project_id = make_project(sessions)
     job = CrawlJob(**{"project_id": project_id, "name": "job", "keywords": ["cat"], "max_images": 100} | values)
     with sessions.begin() as session:
+        session.add(job)
+    return job.id
+
+
+def start_job(sessions: Sessions, *, chunks: int = 1, kind: JobKind = JobKind.CRAWL, **values: Any) -> JobRef:
+    """A running job of any kind with queued chunks; a validation or export gets a crawl job of its own."""
+    if kind is JobKind.CRAWL:
+        ref = JobRef(kind, make_job(sessions, **values))
+    else:
+        ref = JobRef(kind, _make_other_job(sessions, kind, **values))
+    with sessions.begin() as session:
+        jobs.lock(session, ref)
+        jobs.begin(session, ref)
+        jobs.add_chunks(session, ref, [{"number": number} for number in range(chunks)])
+    return ref
+
+
+def _make_other_job(sessions: Sessions, kind: JobKind, **values: Any) -> int:
+    crawl_job_id = make_job(sessions)
+    with sessions.begin() as session:
+        job: ValidationJob | ExportJob
+        if kind is JobKind.VALIDATION:
+            job = ValidationJob(**{"crawl_job_id": crawl_job_id, "name": "check"} | values)
+        else:
+            project = session.get_one(Project, session.get_one(CrawlJob, crawl_job_id).project_id)
+            job = ExportJob(**{"crawl_job_id": crawl_job_id, "user_id": project.user_id, "name": "archive"} | values)
         session.add(job)
     return job.id
 

@@ -233,6 +233,8 @@ def cancel(session: Session, ref: JobRef) -> bool:
 def drop_chunks(session: Session, ref: JobRef) -> int:
     """Cancel what is still open of a cancelled job and return how many chunks that were.
 
+    A job that was cancelled by whoever wrote nothing but its status gets the time of its end here.
+
     Raises:
         NotRunningError: when the job is not cancelled (any more). Roll back.
     """
@@ -242,17 +244,22 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
         .order_by(Chunk.id)
         .with_for_update(key_share=True)
     ).all()
-    if not rows:
-        return 0
+    if rows:
+        session.execute(
+            update(Chunk)
+            .where(Chunk.id.in_([row.id for row in rows]))
+            .values(state=ChunkState.CANCELLED, lease_until=None)
+            .execution_options(synchronize_session=False)
+        )
+        running = sum(row.state == ChunkState.RUNNING for row in rows)
+        change = delta(ChunkState.RUNNING, ChunkState.CANCELLED, running)
+        count(session, ref, change, expected=JobStatus.CANCELLED)
+    model = _MODELS[ref.kind]
     session.execute(
-        update(Chunk)
-        .where(Chunk.id.in_([row.id for row in rows]))
-        .values(state=ChunkState.CANCELLED, lease_until=None)
-        .execution_options(synchronize_session=False)
+        update(model)
+        .where(model.id == ref.id, model.status == JobStatus.CANCELLED, model.completed_at.is_(None))
+        .values(completed_at=_NOW)
     )
-    running = sum(row.state == ChunkState.RUNNING for row in rows)
-    change = delta(ChunkState.RUNNING, ChunkState.CANCELLED, running)
-    count(session, ref, change, expected=JobStatus.CANCELLED)
     return len(rows)
 
 
@@ -274,14 +281,17 @@ def retry(session: Session, ref: JobRef) -> None:
     Completed chunks and their images stay. The ids of tasks are new, because workers remember revoked ones.
 
     Raises:
-        NotRunningError: when there is nothing to retry: the job has not ended, or is complete. Roll back.
+        NotRunningError: when there is nothing to retry: the job has not ended, not even its chunks if it was
+            cancelled just now, or is complete. Roll back.
     """
     rows = session.execute(
-        select(Chunk.id, Chunk.state, Chunk.generation)
-        .where(belongs_to(ref), Chunk.state.in_([ChunkState.FAILED, ChunkState.CANCELLED]))
+        select(Chunk.id, Chunk.state)
+        .where(belongs_to(ref), Chunk.state != ChunkState.COMPLETED)
         .order_by(Chunk.id)
         .with_for_update(key_share=True)
     ).all()
+    if any(row.state in {ChunkState.QUEUED, ChunkState.RUNNING} for row in rows):
+        raise NotRunningError(f"{ref} has open chunks")
     model = _MODELS[ref.kind]
     again = and_(model.id == ref.id, model.status.in_([JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.COMPLETED]))
     if not rows:

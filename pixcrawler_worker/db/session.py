@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -103,7 +104,7 @@ def transact(opener: Sessions, work: Callable[[Session], T], *, pauses: Sequence
         try:
             with opener.begin() as session:
                 return work(session)
-        except DBAPIError as error:
+        except (DBAPIError, psycopg.Error) as error:
             if not _passing(error):
                 raise
             if pause is None:
@@ -114,13 +115,19 @@ def transact(opener: Sessions, work: Callable[[Session], T], *, pauses: Sequence
     raise AssertionError("the last turn returns or raises")
 
 
-def _passing(error: DBAPIError) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
+def _passing(error: DBAPIError | psycopg.Error) -> bool:
+    state = getattr(_of_driver(error), "sqlstate", None)
     if state is None:
         # Without an answer from the server only a broken connection passes; the rest are mistakes in the call.
-        return error.connection_invalidated or isinstance(error, OperationalError)
+        cut = isinstance(error, DBAPIError) and error.connection_invalidated
+        return cut or isinstance(error, OperationalError | psycopg.OperationalError)
     return bool(state.startswith(_PASSING))
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).partition("\n")[0]
+def _first_line(error: DBAPIError | psycopg.Error) -> str:
+    return str(_of_driver(error)).partition("\n")[0]
+
+
+def _of_driver(error: DBAPIError | psycopg.Error) -> BaseException | None:
+    """Return the driver's own error, which is what a COPY raises: SQLAlchemy does not know of it."""
+    return error.orig if isinstance(error, DBAPIError) else error

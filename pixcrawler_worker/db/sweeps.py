@@ -40,10 +40,11 @@ def try_lock(session: Session, step: Step) -> bool:
 
 
 def cancelled_with_chunks(session: Session) -> list[JobRef]:
-    """Return cancelled jobs that still have open chunks, for example because an API wrote the status."""
-    left = select(Chunk.crawl_job_id).join(CrawlJob, CrawlJob.id == Chunk.crawl_job_id)
-    query = left.where(_OPEN, CrawlJob.status == JobStatus.CANCELLED).distinct().limit(_BATCH)
-    return [JobRef(JobKind.CRAWL, job_id) for job_id in session.scalars(query) if job_id is not None]
+    """Return cancelled jobs that still have open chunks, or no end, for example because an API wrote the status."""
+    cancelled = select(CrawlJob.id).where(CrawlJob.status == JobStatus.CANCELLED)
+    still_open = cancelled.join(Chunk, Chunk.crawl_job_id == CrawlJob.id).where(_OPEN)
+    query = still_open.union(cancelled.where(CrawlJob.completed_at.is_(None))).limit(_BATCH)
+    return [JobRef(JobKind.CRAWL, job_id) for job_id in session.scalars(query)]
 
 
 def pending(session: Session, *, unplanned: bool, patience: timedelta) -> list[int]:

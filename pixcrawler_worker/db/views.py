@@ -58,4 +58,4 @@ def crawl_jobs(session: Session, *, limit: int) -> list[CrawlView]:
 def chunk_states(session: Session, job_id: int) -> dict[str, int]:
     """Return the number of the job's chunks in each state that occurs."""
     query = select(Chunk.state, func.count()).where(Chunk.crawl_job_id == job_id).group_by(Chunk.state)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())

@@ -153,7 +153,8 @@ def retry_delay(*, attempt: int, max_attempts: int) -> timedelta | None:
     """
     if attempt >= max_attempts:
         return None
-    growth: int = 4 ** (attempt - 1)
+    # Far beyond the longest delay already, and a timedelta cannot hold any number.
+    growth: int = 4 ** min(attempt - 1, 10)
     return min(_FIRST_DELAY * growth, _LONGEST_DELAY)
 
 

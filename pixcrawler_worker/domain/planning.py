@@ -18,6 +18,8 @@ from pixcrawler_worker.errors import PermanentError
 MAX_KEYWORD_LENGTH = 200
 #: Below this share of good candidates the yield says little about the next page, so planning assumes no worse.
 _LOWEST_YIELD = 0.1
+#: Slices of one round, so that a row that wants two billion images plans no more than a worker can hold.
+_MOST_SLICES = 10_000
 #: After so many pages in a row that were given up, a source is not asked for this keyword any more.
 _MAX_FAILURES = 2
 _EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "label": "panda", "max_images": 200}'
@@ -87,8 +89,13 @@ def keywords(raw: object) -> tuple[Keyword, ...]:
         raise PermanentError(f"keywords must be {_EXPECTED}, not {_shown(raw)}")
     if not listed:
         raise PermanentError(f"keywords is empty: give at least one keyword, as {_EXPECTED}")
-    found = {keyword: None for position, entry in enumerate(listed) for keyword in [_keyword(entry, position)]}
-    return tuple(found)
+    found: dict[tuple[str, str], Keyword] = {}
+    for position, entry in enumerate(listed):
+        keyword = _keyword(entry, position)
+        first = found.setdefault((keyword.query, keyword.label), keyword)
+        if first != keyword:
+            raise PermanentError(f"keywords[{position}] repeats {keyword.query!r} with another max_images")
+    return tuple(found.values())
 
 
 def _keyword(entry: object, position: int) -> Keyword:
@@ -202,8 +209,8 @@ class _Stream:
         if not outcome.more:
             self.pages = self.next_page if self.pages is None else min(self.pages, self.next_page)
 
-    def slices(self, quota: int, page_size: int) -> list[Slice]:
-        """Cut `quota` over as many leftovers and pages as the yield so far makes likely to be enough.
+    def slices(self, quota: int, page_size: int, *, most: int) -> list[Slice]:
+        """Cut `quota` over as many leftovers and pages as the yield so far makes likely to be enough, at most `most`.
 
         While nothing is known, pages are expected to be good and filled one after the other; later each of them is
         expected to bring its part.
@@ -212,11 +219,11 @@ class _Stream:
         wanted = math.ceil(quota / yielded)
         parts: list[tuple[int, tuple[int, ...] | None, int]] = []
         for page, positions in sorted(self.left):
-            if wanted > 0:
+            if wanted > 0 and len(parts) < most:
                 parts.append((page, positions, len(positions)))
                 wanted -= len(positions)
         page = self.next_page
-        while wanted > 0 and (self.pages is None or page < self.pages):
+        while wanted > 0 and len(parts) < most and (self.pages is None or page < self.pages):
             parts.append((page, None, page_size))
             wanted -= page_size
             page += 1
@@ -253,8 +260,9 @@ def next_round(
         page_size: candidates per page.
         history: outcomes of every slice of the rounds before.
 
-    The quotas sum to the missing images where the candidates can suffice. Classes are kept even, sources of one class
-    take equal parts, and slices of different classes alternate, so that an early look at a job shows every class.
+    The quotas sum to the missing images where the candidates can suffice within 10,000 slices. Classes are kept even,
+    sources of one class take equal parts, and slices of different classes alternate, so that an early look at a job
+    shows every class.
     """
     streams = {(k, source): _Stream(k, source, pages) for k in keywords for source, pages in sources.items()}
     by_name = {(k.query, k.label, source): stream for (k, source), stream in streams.items()}
@@ -271,10 +279,13 @@ def next_round(
     wanted = balance(max_images - sum(have), have, caps)
 
     planned: list[list[Slice]] = []
+    most = max(1, _MOST_SLICES // len(streams)) if streams else 0
     for keyword, quota in zip(keywords, wanted, strict=True):
         alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]
         shares = balance(quota, [0] * len(alive), [stream.capacity(page_size) for stream in alive])
-        planned += [stream.slices(share, page_size) for stream, share in zip(alive, shares, strict=True) if share]
+        planned += [
+            stream.slices(share, page_size, most=most) for stream, share in zip(alive, shares, strict=True) if share
+        ]
     longest = max(map(len, planned), default=0)
     return tuple(slices[i] for i in range(longest) for slices in planned if i < len(slices))
 
@@ -282,12 +293,13 @@ def next_round(
 def slug(label: str) -> str:
     """Return the label as a folder's name: ASCII letters, digits, `-` and `_`, at most 50 characters.
 
-    A label that loses something on the way (another script, a slash, capital letters) keeps a short digest, so that two
-    labels never share a folder, not even on a file system that ignores case.
+    A label that loses something on the way (another script, a slash, capital letters), or has the hyphen that others
+    get in place of a space, keeps a short digest, so that two labels never share a folder, not even on a file system
+    that ignores case.
     """
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
     plain = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:40].strip("-")
-    if plain == label or (plain == label.replace(" ", "-") and "-" not in label):
+    if plain == label.replace(" ", "-") and "-" not in label:
         return plain
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
     return f"{plain}-{digest}" if plain else digest

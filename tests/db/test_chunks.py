@@ -1,0 +1,406 @@
+"""Transitions of chunks, with real commits and real races."""
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+import ledger
+import pytest
+from factories import make_image, start_job
+from ledger import LEASE, at_once
+from sqlalchemy import func, select, text
+
+from pixcrawler_worker.db import chunks, jobs
+from pixcrawler_worker.db.chunks import Claim, Hold, Reaped
+from pixcrawler_worker.db.jobs import NotRunningError
+from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.session import Sessions, transact
+from pixcrawler_worker.domain.lifecycle import MAX_ATTEMPTS, ChunkState, JobKind, JobRef, JobStatus, job_status
+
+GAINS = {JobKind.CRAWL: "downloaded_images", JobKind.VALIDATION: "validated_images", JobKind.EXPORT: "exported_images"}
+every_kind = pytest.mark.parametrize("kind", JobKind)
+
+
+@pytest.fixture(autouse=True)
+def clean(sessions: Sessions) -> None:
+    """Reaping looks at the chunks of all jobs: only those of the test are to be there."""
+    ledger.execute(sessions, "DELETE FROM crawl_jobs")
+
+
+def reap(sessions: Sessions) -> Reaped | None:
+    return transact(sessions, chunks.reap)
+
+
+def rest(sessions: Sessions, chunk_id: int) -> timedelta:
+    """How long a chunk still rests."""
+    with sessions.begin() as session:
+        chunk, now = session.execute(select(Chunk, func.clock_timestamp()).where(Chunk.id == chunk_id)).one()
+        left: timedelta = chunk.available_at - now
+    return left
+
+
+# Claiming
+
+
+def test_a_claim_takes_the_chunk_and_counts_it(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    first, second = ledger.ids_of(sessions, ref)
+    claim = ledger.claim(sessions, first)
+    assert (claim.chunk_id, claim.job, claim.attempt, claim.max_attempts) == (first, ref, 1, MAX_ATTEMPTS)
+    assert claim.payload == {"number": 0}
+    assert ledger.states_of(sessions, ref) == [ChunkState.RUNNING, ChunkState.QUEUED]
+    assert ledger.crawl_job(sessions, ref).active_chunks == 1
+    assert ledger.claim(sessions, second).fence > claim.fence
+    ledger.check(sessions, ref)
+
+
+def test_only_one_of_many_workers_claims_a_chunk(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    (chunk_id,) = ledger.ids_of(sessions, ref)
+
+    def claimer(number: int) -> Callable[[], Claim | None]:
+        return lambda: transact(
+            sessions, lambda session: chunks.claim(session, chunk_id, owner=str(number), lease=LEASE)
+        )
+
+    claims = at_once(*map(claimer, range(16)))
+    assert sum(claim is not None for claim in claims) == 1
+    assert ledger.chunks_of(sessions, ref)[0].attempt == 1
+    ledger.check(sessions, ref)
+
+
+def test_many_workers_claim_and_finish_many_chunks_of_one_job(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=16)
+
+    def worker(chunk_id: int) -> Callable[[], bool]:
+        def run() -> bool:
+            claim = transact(sessions, lambda s: chunks.claim(s, chunk_id, owner=str(chunk_id), lease=LEASE))
+            assert claim is not None
+            return transact(sessions, lambda s: chunks.finish(s, claim, result={}, gains={"downloaded_images": 3}))
+
+        return run
+
+    ended = at_once(*map(worker, ledger.ids_of(sessions, ref)))
+    assert ended.count(True) == 1
+    job = ledger.crawl_job(sessions, ref)
+    assert (job.active_chunks, job.completed_chunks, job.downloaded_images, job.progress) == (0, 16, 48, 99)
+    ledger.check(sessions, ref)
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    (chunk_id,) = ledger.ids_of(sessions, ref)
+    assert ledger.claim(sessions, chunk_id, owner="me") == ledger.claim(sessions, chunk_id, owner="me")
+    with sessions.begin() as session:
+        assert chunks.claim(session, chunk_id, owner="you", lease=LEASE) is None
+    ledger.check(sessions, ref)
+
+
+def test_messages_about_chunks_that_are_not_to_be_run_change_nothing(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    ended, resting = ledger.ids_of(sessions, ref)
+    ledger.finish(sessions, ledger.claim(sessions, ended))
+    with sessions.begin() as session:
+        chunks.give_back(session, ledger.claim(sessions, resting), error="busy")
+    for chunk_id in (ended, resting, 0):
+        with sessions.begin() as session:
+            assert chunks.claim(session, chunk_id, owner="worker", lease=LEASE) is None
+    assert ledger.states_of(sessions, ref) == [ChunkState.COMPLETED, ChunkState.QUEUED]
+    ledger.check(sessions, ref)
+
+
+@every_kind
+def test_a_chunk_of_a_job_that_does_not_run_is_not_claimed(sessions: Sessions, kind: JobKind) -> None:
+    ref = start_job(sessions, kind=kind)
+    (chunk_id,) = ledger.ids_of(sessions, ref)
+    with sessions.begin() as session:
+        assert jobs.cancel(session, ref)
+    with pytest.raises(NotRunningError), sessions.begin() as session:
+        chunks.claim(session, chunk_id, owner="worker", lease=LEASE)
+    assert ledger.states_of(sessions, ref) == [ChunkState.QUEUED]
+
+
+# Heartbeats
+
+
+def test_a_heartbeat_extends_the_lease(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    ledger.silence(sessions, claim.chunk_id)
+    with sessions.begin() as session:
+        assert chunks.heartbeat(session, claim, lease=LEASE)
+    assert reap(sessions) is None
+
+
+def test_a_heartbeat_tells_a_worker_that_its_chunk_was_taken(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    zombie = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0], owner="zombie")
+    ledger.silence(sessions, zombie.chunk_id)
+    reap(sessions)
+    with sessions.begin() as session:
+        assert not chunks.heartbeat(session, zombie, lease=LEASE)
+    live = ledger.claim(sessions, zombie.chunk_id, owner="live")
+    ledger.silence(sessions, live.chunk_id)
+    with sessions.begin() as session:
+        assert not chunks.heartbeat(session, zombie, lease=LEASE)
+    assert reap(sessions) is not None, "the zombie kept the live claim alive"
+
+
+@every_kind
+def test_a_heartbeat_tells_a_worker_that_the_job_was_cancelled_or_deleted(sessions: Sessions, kind: JobKind) -> None:
+    ref = start_job(sessions, kind=kind)
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    with sessions.begin() as session:
+        jobs.cancel(session, ref)
+    with sessions.begin() as session:
+        assert not chunks.heartbeat(session, claim, lease=LEASE)
+    ledger.execute(sessions, f"DELETE FROM {kind}_jobs WHERE id = :id", id=ref.id)
+    with sessions.begin() as session:
+        assert not chunks.heartbeat(session, claim, lease=LEASE)
+
+
+# Finishing
+
+
+def test_a_chunk_is_finished_once(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    assert ledger.finish(sessions, claim, [make_image("a")])
+    with sessions.begin() as session:
+        assert chunks.hold(session, claim) is Hold.DONE
+    assert not ledger.finish(sessions, claim, [make_image("b")])
+    job = ledger.crawl_job(sessions, ref)
+    assert (job.valid_images, job.completed_chunks, job.progress) == (1, 1, 49)
+    ledger.check(sessions, ref)
+
+
+def test_the_last_chunk_knows_that_it_is_the_last(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    first, second = (ledger.claim(sessions, chunk_id) for chunk_id in ledger.ids_of(sessions, ref))
+    with sessions.begin() as session:
+        assert not chunks.finish(session, first, result={}, gains={})
+    with sessions.begin() as session:
+        assert chunks.give_up(session, second, error="no such page")
+    ledger.check(sessions, ref)
+
+
+def test_a_zombie_can_neither_finish_nor_fail_the_chunk_of_the_living(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    zombie = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0], owner="zombie")
+    ledger.silence(sessions, zombie.chunk_id)
+    reap(sessions)
+    for state in (ChunkState.QUEUED, ChunkState.RUNNING, ChunkState.COMPLETED):
+        if state is ChunkState.RUNNING:
+            live = ledger.claim(sessions, zombie.chunk_id, owner="live")
+        elif state is ChunkState.COMPLETED:
+            assert ledger.finish(sessions, live, [make_image("a")])
+        assert not ledger.finish(sessions, zombie, [make_image("b")])
+        with sessions.begin() as session:
+            assert chunks.hold(session, zombie) is Hold.LOST
+            assert not chunks.give_back(session, zombie, error="busy")
+            assert not chunks.give_up(session, zombie, error="broken")
+        assert ledger.states_of(sessions, ref) == [state]
+        ledger.check(sessions, ref)
+    assert ledger.chunks_of(sessions, ref)[0].error is None
+
+
+def test_a_result_for_a_deleted_job_is_dropped(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    ledger.execute(sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=ref.id)
+    with sessions.begin() as session:
+        assert chunks.hold(session, claim) is Hold.LOST
+        assert not chunks.give_back(session, claim, error="busy")
+    with sessions.begin() as session:
+        assert chunks.claim(session, claim.chunk_id, owner="worker", lease=LEASE) is None
+    assert reap(sessions) is None
+
+
+# Giving back
+
+
+def test_a_chunk_that_is_given_back_rests_longer_every_time_and_fails_at_last(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    (chunk_id,) = ledger.ids_of(sessions, ref)
+    for seconds in (5, 20, 80, 320):
+        claim = ledger.claim(sessions, chunk_id)
+        with sessions.begin() as session:
+            assert not chunks.give_back(session, claim, error="busy")
+        assert seconds - 1 < rest(sessions, chunk_id).total_seconds() <= seconds * 1.25
+        ledger.check(sessions, ref)
+        ledger.make_due(sessions, ref)
+    claim = ledger.claim(sessions, chunk_id)
+    assert claim.attempt == MAX_ATTEMPTS
+    with sessions.begin() as session:
+        assert chunks.give_back(session, claim, error="busy")
+    (chunk,) = ledger.chunks_of(sessions, ref)
+    assert (chunk.state, chunk.error) == (ChunkState.FAILED, "busy")
+    ledger.check(sessions, ref)
+
+
+@pytest.mark.parametrize(("wait", "least"), [(timedelta(minutes=30), 1799), (timedelta(seconds=1), 4)])
+def test_a_chunk_rests_as_long_as_it_was_asked_to(sessions: Sessions, wait: timedelta, least: float) -> None:
+    ref = start_job(sessions)
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    with sessions.begin() as session:
+        chunks.give_back(session, claim, error="busy", wait=wait)
+    assert least < rest(sessions, claim.chunk_id).total_seconds() <= (least + 1) * 1.25
+
+
+def test_an_error_is_kept_up_to_a_readable_length(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    first, second = (ledger.claim(sessions, chunk_id) for chunk_id in ledger.ids_of(sessions, ref))
+    with sessions.begin() as session:
+        chunks.give_up(session, first, error="x" * 100_000)
+        chunks.give_up(session, second, error="a\0b\ud800c")
+    assert [len(chunk.error or "") for chunk in ledger.chunks_of(sessions, ref)] == [2000, 4]
+
+
+# Reaping
+
+
+def test_a_silent_workers_chunk_is_given_to_others_once_and_is_poison_the_second_time(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    chunk_id, other = ledger.ids_of(sessions, ref)
+    ledger.claim(sessions, other)
+    ledger.claim(sessions, chunk_id, owner="first")
+    assert reap(sessions) is None, "its lease is not over"
+    ledger.silence(sessions, chunk_id)
+    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.QUEUED, job_ended=False)
+    assert reap(sessions) is None
+    ledger.check(sessions, ref)
+    ledger.claim(sessions, chunk_id, owner="second")
+    ledger.silence(sessions, chunk_id)
+    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED, job_ended=False)
+    assert ledger.states_of(sessions, ref) == [ChunkState.FAILED, ChunkState.RUNNING]
+    ledger.silence(sessions, other)
+    reap(sessions)
+    ledger.claim(sessions, other, owner="third")
+    ledger.silence(sessions, other)
+    assert reap(sessions) == Reaped(other, ref, ChunkState.FAILED, job_ended=True)
+    ledger.check(sessions, ref)
+
+
+def test_a_chunk_that_falls_silent_in_its_last_attempt_fails(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    (chunk_id,) = ledger.ids_of(sessions, ref)
+    for _ in range(MAX_ATTEMPTS - 1):
+        with sessions.begin() as session:
+            chunks.give_back(session, ledger.claim(sessions, chunk_id), error="busy")
+        ledger.make_due(sessions, ref)
+    ledger.claim(sessions, chunk_id)
+    ledger.silence(sessions, chunk_id)
+    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED, job_ended=True)
+
+
+def test_chunks_of_jobs_that_do_not_run_do_not_block_those_behind_them(sessions: Sessions) -> None:
+    cancelled, running = start_job(sessions), start_job(sessions)
+    for ref in (cancelled, running):
+        (chunk_id,) = ledger.ids_of(sessions, ref)
+        ledger.claim(sessions, chunk_id)
+        ledger.silence(sessions, chunk_id)
+    with sessions.begin() as session:
+        jobs.cancel(session, cancelled)
+    reaped = reap(sessions)
+    assert reaped is not None
+    assert reaped.job == running
+    assert reap(sessions) is None
+    assert ledger.states_of(sessions, cancelled) == [ChunkState.RUNNING]
+    ledger.check(sessions, cancelled, running)
+
+
+def test_two_sweeps_at_once_take_each_silent_chunk_back_once(sessions: Sessions) -> None:
+    refs = [start_job(sessions, chunks=6) for _ in range(2)]
+    for ref in refs:
+        for chunk_id in ledger.ids_of(sessions, ref):
+            ledger.claim(sessions, chunk_id)
+            ledger.silence(sessions, chunk_id)
+
+    def sweep() -> list[int]:
+        return [reaped.chunk_id for reaped in iter(lambda: reap(sessions), None)]
+
+    taken = [chunk_id for sweep in at_once(sweep, sweep) for chunk_id in sweep]
+    assert sorted(taken) == sorted(chunk_id for ref in refs for chunk_id in ledger.ids_of(sessions, ref))
+    assert {chunk.crash_count for ref in refs for chunk in ledger.chunks_of(sessions, ref)} == {1}
+    ledger.check(sessions, *refs)
+
+
+def test_a_late_finish_and_a_sweep_on_one_chunk_have_one_winner(sessions: Sessions) -> None:
+    for number in range(12):
+        ref = start_job(sessions)
+        claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+        ledger.silence(sessions, claim.chunk_id)
+        picture = make_image(f"late {number}")
+        finished, reaped = at_once(
+            partial(ledger.finish, sessions, claim, [picture]), lambda: reap(sessions) is not None
+        )
+        assert finished is not reaped
+        assert ledger.states_of(sessions, ref) == [ChunkState.COMPLETED if finished else ChunkState.QUEUED]
+        ledger.check(sessions, ref)
+
+
+def test_the_lease_of_a_dead_workers_task_ends_at_once(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    chunk, other = ledger.chunks_of(sessions, ref)
+    ledger.claim(sessions, chunk.id)
+    ledger.claim(sessions, other.id)
+    with sessions.begin() as session:
+        assert chunks.expire(session, str(chunk.task_id))
+    reaped = reap(sessions)
+    assert reaped is not None
+    assert reaped.chunk_id == chunk.id
+    assert reap(sessions) is None
+    with sessions.begin() as session:
+        assert not chunks.expire(session, str(chunk.task_id))
+        assert not chunks.expire(session, str(uuid.uuid4()))
+
+
+def test_a_task_that_runs_no_chunk_may_have_any_id(sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        assert not chunks.expire(session, "an id of the caller's own")
+
+
+# Every kind of job
+
+
+@every_kind
+def test_one_machinery_serves_every_kind_of_job(sessions: Sessions, kind: JobKind) -> None:
+    ref = start_job(sessions, chunks=4, kind=kind)
+    completed, given_back, given_up, reaped = ledger.ids_of(sessions, ref)
+    with sessions.begin() as session:
+        claim = ledger.claim(sessions, completed)
+        assert not chunks.finish(session, claim, result={"n": 1}, gains={GAINS[kind]: 3})
+    with sessions.begin() as session:
+        assert not chunks.give_back(session, ledger.claim(sessions, given_back), error="busy")
+    with sessions.begin() as session:
+        assert not chunks.give_up(session, ledger.claim(sessions, given_up), error="broken")
+    ledger.claim(sessions, reaped)
+    ledger.silence(sessions, reaped)
+    assert reap(sessions) == Reaped(reaped, ref, ChunkState.QUEUED, job_ended=False)
+    assert _progress(sessions, ref) == 49
+    claim = ledger.claim(sessions, reaped)
+    with sessions.begin() as session:
+        assert not chunks.finish(session, claim, result={"n": 2}, gains={GAINS[kind]: 4})
+    ledger.execute(sessions, "UPDATE pixcrawler.chunks SET available_at = clock_timestamp()")
+    claim = ledger.claim(sessions, given_back)
+    with sessions.begin() as session:
+        assert chunks.finish(session, claim, result={"n": 3}, gains={GAINS[kind]: 5})
+    assert _progress(sessions, ref) == 99
+    with sessions.begin() as session:
+        counters = jobs.counters(session, ref)
+        assert (counters.total, counters.completed, counters.failed, counters.open) == (4, 3, 1, 0)
+        assert job_status(counters) is JobStatus.COMPLETED
+        gained = session.scalar(text(f"SELECT {GAINS[kind]} FROM {kind}_jobs WHERE id = {ref.id}"))
+        assert gained == 12
+        assert chunks.results(session, ref) == [{"n": 1}, {"n": 3}, {"n": 2}]
+        assert chunks.errors(session, ref) == {"broken": 1}
+        jobs.end(session, ref, JobStatus.COMPLETED)
+    assert _progress(sessions, ref) == 100
+
+
+def _progress(sessions: Sessions, ref: JobRef) -> int:
+    with sessions.begin() as session:
+        progress: int | None = session.scalar(text(f"SELECT progress FROM {ref.kind}_jobs WHERE id = {ref.id}"))
+    assert progress is not None
+    return progress

@@ -1,0 +1,261 @@
+"""Images in bulk: each picture of a job once, whole, and in few statements."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+
+import ledger
+import pytest
+from factories import make_facts, make_image, make_job, start_job
+from fakes.cables import Cable, cable
+from ledger import at_once
+from sqlalchemy import func, select, text
+
+from pixcrawler_worker.db import images, session
+from pixcrawler_worker.db.images import HASH_VERSION, NewImage, insert_new
+from pixcrawler_worker.db.models import CrawlCandidate, Image, ImageFact
+from pixcrawler_worker.db.session import Session, Sessions, transact
+from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.planning import url_hash
+
+
+def insert(sessions: Sessions, job_id: int, *found: NewImage) -> list[int]:
+    return transact(sessions, lambda session: insert_new(session, job_id, found))
+
+
+def count(sessions: Sessions, job_id: int) -> int:
+    with sessions.begin() as session:
+        rows = session.scalar(select(func.count()).where(Image.crawl_job_id == job_id))
+        facts = session.scalar(select(func.count()).where(ImageFact.crawl_job_id == job_id))
+    assert rows is not None
+    assert rows == facts
+    return rows
+
+
+# What is written
+
+
+def test_everything_that_is_known_of_an_image_is_kept(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    credit = Credit(
+        page_url="https://example.org/page",
+        title="Katze \u732b \U0001f408",
+        author="O'Brien; DROP TABLE images",
+        license="cc-by-4.0",
+        license_url="https://example.org/licence",
+        attribution="tab\there, \\N and new\nline",
+    )
+    facts = make_facts("a", phash=2**64 - 1, dhash=2**63, width=1, height=16_384, file_size=2**31 - 1, frames=9)
+    image = make_image("a", facts=facts, credit=credit, label="feline", query="cat", source="gallery")
+    assert insert(sessions, job_id, image) == [0]
+    with sessions.begin() as session:
+        row, kept = session.execute(
+            select(Image, ImageFact).join(ImageFact, ImageFact.image_id == Image.id).where(Image.crawl_job_id == job_id)
+        ).one()
+        assert (row.original_url, row.filename, row.storage_url) == (image.url, image.filename, image.storage_url)
+        assert (row.width, row.height, row.file_size, row.format) == (1, 16_384, 2**31 - 1, "jpg")
+        assert (kept.crawl_job_id, kept.sha256, kept.url_hash) == (job_id, facts.sha256, url_hash(image.url))
+        assert (kept.phash % 2**64, kept.dhash % 2**64) == (2**64 - 1, 2**63)
+        assert (kept.mode, kept.frames, kept.hash_version) == ("RGB", 9, HASH_VERSION)
+        assert (kept.label, kept.query, kept.source) == ("feline", "cat", "gallery")
+        assert {name: getattr(kept, name) for name in asdict(credit)} == asdict(credit)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 2**63 - 1, 2**63, 2**64 - 1, 0xFEDC_BA98_7654_3210])
+def test_a_hash_keeps_all_of_its_64_bits(sessions: Sessions, bits: int) -> None:
+    job_id = make_job(sessions)
+    insert(sessions, job_id, make_image("a", facts=make_facts("a", phash=bits, dhash=bits)))
+    with sessions.begin() as session:
+        kept = session.execute(select(ImageFact.phash, ImageFact.dhash).where(ImageFact.crawl_job_id == job_id)).one()
+        far = session.scalar(
+            text(
+                "SELECT bit_count((phash # (:other)::int8)::bit(64)) FROM pixcrawler.image_facts"
+                " WHERE crawl_job_id = :job"
+            ),
+            {"other": -1, "job": job_id},
+        )
+    assert [value % 2**64 for value in kept] == [bits, bits]
+    assert far == 64 - bits.bit_count()
+
+
+def test_what_nobody_knows_stays_unknown(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    insert(sessions, job_id, make_image("a"))
+    with sessions.begin() as session:
+        (stored,) = images.stored(session, job_id)
+    assert (stored.page_url, stored.title, stored.author, stored.license, stored.attribution) == (None,) * 5
+
+
+def test_texts_of_strangers_lose_what_cannot_be_stored_and_nothing_else(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    strange = make_image(
+        "a",
+        url="https://example.org/a\0b\ud800c",
+        credit=Credit(title="a\0b", author="\ud83d", page_url="\0", attribution="\u202e\ufffe\x7f"),
+    )
+    assert insert(sessions, job_id, strange) == [0]
+    with sessions.begin() as session:
+        (stored,) = images.stored(session, job_id)
+    assert stored.original_url == "https://example.org/ab?c"
+    assert (stored.title, stored.author, stored.page_url) == ("ab", "?", "")
+    assert stored.attribution == "\u202e\ufffe\x7f"
+
+
+def test_images_are_read_by_label_in_the_order_in_which_they_came(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    insert(sessions, job_id, make_image("b1", label="b"), make_image("a1", label="a"))
+    insert(sessions, job_id, make_image("a2", label="a"))
+    with sessions.begin() as session:
+        stored = images.stored(session, job_id)
+        files = images.files(session, job_id)
+    assert [image.filename for image in stored] == ["a1.jpg", "a2.jpg", "b1.jpg"]
+    assert stored[0].sha256 == hashlib.sha256(b"a1").hexdigest()
+    assert files == {image.storage_url for image in stored}
+
+
+# What is new
+
+
+def test_an_image_is_new_once_by_its_address_and_by_its_bytes(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    a, b, c = make_image("a"), make_image("b"), make_image("c")
+    assert insert(sessions, job_id, a) == [0]
+    same_address, same_bytes = make_image("d", url=a.url), make_image("e", facts=a.facts)
+    assert insert(sessions, job_id, same_address, b, same_bytes, a, c) == [1, 4]
+    assert insert(sessions, job_id, a, b, c) == []
+    assert insert(sessions, job_id) == []
+    assert count(sessions, job_id) == 3
+
+
+def test_an_address_that_comes_twice_at_once_is_taken_once(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    twice = [replace(make_image(name), url=f"https://example.org/a#{name}") for name in ("a", "b")]
+    assert len(insert(sessions, job_id, *twice)) == 1
+    assert count(sessions, job_id) == 1
+
+
+def test_another_job_may_have_the_same_images(sessions: Sessions) -> None:
+    first, second = make_job(sessions), make_job(sessions)
+    assert insert(sessions, first, make_image("a")) == [0]
+    assert insert(sessions, second, make_image("a")) == [0]
+
+
+def test_images_of_a_deleted_job_are_gone_with_their_facts(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    insert(sessions, job_id, make_image("a"))
+    ledger.execute(sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=job_id)
+    assert count(sessions, job_id) == 0
+
+
+def test_two_who_bring_the_same_images_in_opposite_orders_insert_each_once(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    found = [make_image(str(position)) for position in range(2500)]
+
+    def bring(found: list[NewImage]) -> int:
+        # In one transaction without a second try: a deadlock would be raised.
+        with sessions.begin() as session:
+            return len(insert_new(session, job_id, found))
+
+    brought = at_once(*(partial(bring, part) for part in (found[:2000], found[:500:-1])))
+    assert sum(brought) == count(sessions, job_id) == 2500
+
+
+def test_the_same_addresses_with_other_bytes_in_opposite_orders_end_with_each_once(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    found = [[make_image(f"{who} {n}", url=f"https://example.org/{n}") for n in range(20)] for who in "ab"]
+    brought = at_once(*(partial(insert, sessions, job_id, *part) for part in found))
+    assert sum(map(len, brought)) == count(sessions, job_id) == 20
+
+
+def test_an_insert_that_meets_passing_trouble_is_tried_again(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    tries = []
+
+    with sessions() as holder:
+        insert_new(holder, job_id, [make_image("a")])
+
+        def work(session: Session) -> list[int]:
+            tries.append(1)
+            if len(tries) == 2:
+                holder.commit()
+            session.execute(text("SET LOCAL lock_timeout = '20ms'"))
+            return insert_new(session, job_id, [make_image("a"), make_image("b")])
+
+        assert transact(sessions, work, pauses=(0,)) == [1]
+    assert len(tries) == 2
+
+
+# Candidates
+
+
+def test_an_address_is_counted_when_it_is_judged_first(sessions: Sessions) -> None:
+    job_id, other = make_job(sessions), make_job(sessions)
+    a, b, c = (url_hash(name) for name in "abc")
+
+    def judge(job_id: int, *hashes: bytes) -> int:
+        return transact(sessions, lambda session: images.add_candidates(session, job_id, hashes))
+
+    assert judge(job_id, a, b, a) == 2
+    assert judge(job_id, b, c) == 1
+    assert judge(job_id) == 0
+    assert judge(other, a) == 1
+    with sessions.begin() as session:
+        assert images.seen(session, job_id, [a, c, url_hash("d")]) == {a, c}
+        assert images.seen(session, other, [a, c]) == {a}
+        assert images.seen(session, job_id, []) == frozenset()
+
+
+def test_two_who_judge_the_same_addresses_count_each_once(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    hashes = [url_hash(str(number)) for number in range(20_000)]
+
+    def judge(part: list[bytes]) -> int:
+        with sessions.begin() as session:
+            return images.add_candidates(session, job_id, part)
+
+    assert sum(at_once(partial(judge, hashes[:15_000]), partial(judge, hashes[:5_000:-1]))) == 20_000
+    with sessions.begin() as session:
+        kept = session.scalar(select(func.count()).where(CrawlCandidate.crawl_job_id == job_id))
+    assert kept == 20_000
+
+
+# Cost
+
+
+@pytest.fixture(scope="module")
+def wire(database_url: str) -> Iterator[Cable]:
+    with cable(database_url) as between:
+        yield between
+
+
+@pytest.fixture(scope="module")
+def counted(wire: Cable) -> Iterator[Sessions]:
+    engine = session.connect(wire.url, pool_size=1)
+    yield session.sessions(engine)
+    engine.dispose()
+
+
+def test_a_chunk_is_finished_in_as_many_statements_for_500_images_as_for_5(
+    sessions: Sessions, wire: Cable, counted: Sessions
+) -> None:
+    def finishing(number: int) -> list[str]:
+        ref = start_job(sessions, max_images=1000)
+        claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+        found = [make_image(f"{number} {position}") for position in range(number)]
+
+        def finish(session: Session) -> None:
+            images.add_candidates(session, ref.id, [url_hash(image.url) for image in found])
+            ledger.bring(session, claim, found)
+
+        transact(counted, lambda session: session.scalar(text("SELECT 1")))
+        before = len(wire.statements)
+        transact(counted, finish)
+        assert count(sessions, ref.id) == number
+        ledger.check(sessions, ref)
+        return [statement.split()[0] for statement in wire.statements[before:] if statement.strip(" ;")]
+
+    few, many = finishing(5), finishing(500)
+    assert few == many
+    assert many.count("COPY") == 1
+    assert len(many) <= 12

@@ -1,0 +1,374 @@
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixcrawler_worker.domain.planning import (
+    MAX_KEYWORD_LENGTH,
+    Keyword,
+    Outcome,
+    Slice,
+    balance,
+    fill,
+    keywords,
+    next_round,
+    slug,
+    url_hash,
+)
+from pixcrawler_worker.errors import PermanentError
+
+CAT, DOG, OWL = (Keyword(name, name) for name in ("cat", "dog", "owl"))
+
+# Keywords
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (["cat"], (CAT,)),
+        (["cat", "dog"], (CAT, DOG)),
+        ({"keywords": ["cat"]}, (CAT,)),
+        (["  red \t panda\n"], (Keyword("red panda", "red panda"),)),
+        ([{"query": "cat"}], (CAT,)),
+        ([{"query": "cat", "label": "feline", "max_images": 7}], (Keyword("cat", "feline", 7),)),
+        (["dog", {"query": "cat", "label": "feline"}], (DOG, Keyword("cat", "feline"))),
+        (["cat", "dog", "cat", {"query": "cat"}, " cat "], (CAT, DOG)),
+        (["cafe\u0301"], (Keyword("caf\u00e9", "caf\u00e9"),)),
+        (["x" * MAX_KEYWORD_LENGTH], (Keyword("x" * MAX_KEYWORD_LENGTH, "x" * MAX_KEYWORD_LENGTH),)),
+        (["cat", {"query": "cat", "label": "feline"}], (CAT, Keyword("cat", "feline"))),
+    ],
+)
+def test_keywords_are_read_in_every_form_that_is_allowed(raw: object, found: tuple[Keyword, ...]) -> None:
+    assert keywords(raw) == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("cat", "keywords must be an array of strings, or of objects such as"),
+        (None, "keywords must be .*, not None"),
+        (7, "keywords must be .*, not 7"),
+        ({}, "keywords must be an array"),
+        ({"query": "cat"}, "keywords must be an array"),
+        ({"keywords": "cat"}, "keywords must be an array"),
+        ([], "keywords is empty: give at least one"),
+        ({"keywords": []}, "keywords is empty"),
+        ([7], r"keywords\[0\] must be a string or an object with a query, not 7"),
+        (["cat", None], r"keywords\[1\] must be a string"),
+        ([["cat"]], r"keywords\[0\] must be a string"),
+        ([{"label": "cat"}], r"keywords\[0\] must be a string or an object with a query"),
+        ([{"query": 7}], r"keywords\[0\]\.query must be a string, not 7"),
+        ([{"query": "cat", "label": None}], r"keywords\[0\]\.label must be a string, not None"),
+        ([{"query": "cat", "limit": 7}], r"keywords\[0\] has the unknown key 'limit'; known are query, label and max"),
+        (["  "], r"keywords\[0\] is blank"),
+        ([{"query": "cat", "label": ""}], r"keywords\[0\]\.label is blank"),
+        (["x" * (MAX_KEYWORD_LENGTH + 1)], rf"has {MAX_KEYWORD_LENGTH + 1} characters; at most {MAX_KEYWORD_LENGTH}"),
+        (["a\x00b"], r"keywords\[0\] has control characters"),
+        (["a\ud800b"], r"keywords\[0\] has control characters"),
+        *(
+            ([{"query": "cat", "max_images": cap}], r"keywords\[0\]\.max_images must be a whole number above 0")
+            for cap in (0, -1, 1.5, "7", True)
+        ),
+    ],
+)
+def test_other_keywords_are_refused_with_what_was_expected(raw: object, said: str) -> None:
+    with pytest.raises(PermanentError, match=said):
+        keywords(raw)
+
+
+def test_one_class_cannot_have_two_limits() -> None:
+    with pytest.raises(PermanentError, match=r"keywords\[1\] repeats 'cat' with another max_images"):
+        keywords([{"query": "cat", "max_images": 5}, "cat"])
+
+
+def test_a_refusal_of_keywords_shows_no_more_than_a_line_of_them() -> None:
+    with pytest.raises(PermanentError) as refusal:
+        keywords("x" * 5000)
+    assert len(str(refusal.value)) < 250
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["query", "label", "max_images"]), inner),
+    max_leaves=5,
+)
+
+
+@given(JSON | st.lists(JSON))
+def test_any_json_is_either_read_or_refused(raw: object) -> None:
+    found: tuple[Keyword, ...] | None = None
+    with contextlib.suppress(PermanentError):
+        found = keywords(raw)
+    assert found is None or len({(keyword.query, keyword.label) for keyword in found}) == len(found) > 0
+
+
+# Shares
+
+entries = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=9)
+
+
+@given(st.integers(-5, 200), entries)
+def test_balance_deals_out_all_that_the_caps_allow(total: int, have_and_caps: list[tuple[int, int]]) -> None:
+    have, caps = [entry[0] for entry in have_and_caps], [entry[1] for entry in have_and_caps]
+    added = balance(total, have, caps)
+    assert sum(added) == min(max(total, 0), sum(caps))
+    assert all(0 <= new <= cap for new, cap in zip(added, caps, strict=True))
+
+
+@given(st.integers(0, 200), entries)
+def test_balance_leaves_nobody_behind_who_could_grow(total: int, have_and_caps: list[tuple[int, int]]) -> None:
+    have, caps = [entry[0] for entry in have_and_caps], [entry[1] for entry in have_and_caps]
+    added = balance(total, have, caps)
+    after = [old + new for old, new in zip(have, added, strict=True)]
+    could_grow = [level for level, new, cap in zip(after, added, caps, strict=True) if new < cap]
+    grew = [level for level, new in zip(after, added, strict=True) if new]
+    assert not grew or not could_grow or max(grew) - min(could_grow) <= 1
+
+
+def test_odd_images_go_to_the_first() -> None:
+    assert balance(5, [0] * 7, [100] * 7) == (1, 1, 1, 1, 1, 0, 0)
+
+
+def test_balance_evens_out_what_is_uneven() -> None:
+    assert balance(10, [7, 0, 3], [100, 100, 100]) == (0, 7, 3)
+    assert balance(10, [0, 0, 0], [1, 100, 100]) == (1, 5, 4)
+
+
+def test_balance_takes_no_time_for_large_numbers() -> None:
+    assert sum(balance(10**9, [0] * 50, [2**31] * 50)) == 10**9
+
+
+@given(st.integers(0, 200), st.lists(st.integers(0, 60), max_size=9))
+def test_fill_fills_one_after_the_other(total: int, caps: list[int]) -> None:
+    shares = fill(total, caps)
+    assert sum(shares) == min(total, sum(caps))
+    assert all(0 <= share <= cap for share, cap in zip(shares, caps, strict=True))
+    full = [share == cap for share, cap in zip(shares, caps, strict=True)]
+    assert all(share == 0 for at, share in enumerate(shares) if not all(full[:at]))
+
+
+# Rounds
+
+
+def plan(
+    *classes: Keyword,
+    sources: dict[str, int | None] | None = None,
+    max_images: int = 10,
+    page_size: int = 10,
+    history: Sequence[Outcome] = (),
+) -> tuple[Slice, ...]:
+    return next_round(
+        keywords=classes,
+        sources=sources or {"a": None},
+        max_images=max_images,
+        page_size=page_size,
+        history=history,
+    )
+
+
+def asked(page: int = 0, quota: int = 10, *, source: str = "a", keyword: Keyword = CAT) -> Slice:
+    return Slice(source=source, query=keyword.query, label=keyword.label, page=page, quota=quota)
+
+
+@given(
+    classes=st.integers(1, 7),
+    sources=st.lists(st.sampled_from([None, 3, 1]), min_size=1, max_size=3),
+    max_images=st.integers(1, 300),
+    page_size=st.integers(1, 40),
+)
+def test_quotas_of_the_first_round_sum_to_what_is_wanted_or_can_be_had(
+    classes: int, sources: list[int | None], max_images: int, page_size: int
+) -> None:
+    names = [Keyword(str(number), str(number)) for number in range(classes)]
+    slices = plan(
+        *names,
+        sources={str(number): pages for number, pages in enumerate(sources)},
+        max_images=max_images,
+        page_size=page_size,
+    )
+    can_be_had = sum(classes * page_size * (10**6 if pages is None else pages) for pages in sources)
+    assert sum(part.quota for part in slices) == min(max_images, can_be_had)
+    assert all(1 <= part.quota <= page_size for part in slices)
+    assert len({(part.source, part.query, part.page) for part in slices}) == len(slices)
+
+
+def test_five_images_over_seven_keywords_are_exactly_five() -> None:
+    slices = plan(*(Keyword(str(number), str(number)) for number in range(7)), max_images=5)
+    assert [(part.query, part.quota) for part in slices] == [(str(number), 1) for number in range(5)]
+
+
+def test_a_class_gets_no_more_than_its_own_limit() -> None:
+    slices = plan(replace(CAT, max_images=3), DOG, max_images=20)
+    assert Counter({part.query: part.quota for part in slices if part.query == "cat"}) == {"cat": 3}
+    assert sum(part.quota for part in slices) == 20
+
+
+def test_a_class_that_has_its_images_is_not_asked_for_again() -> None:
+    history = [Outcome(slice=asked(), offered=3, stored=3)]
+    assert {part.query for part in plan(replace(CAT, max_images=3), DOG, max_images=20, history=history)} == {"dog"}
+
+
+def test_sources_of_a_class_take_equal_parts_and_classes_alternate() -> None:
+    slices = plan(CAT, DOG, sources={"a": None, "b": None}, max_images=40, page_size=5)
+    assert [(part.query, part.source, part.page, part.quota) for part in slices] == [
+        (query, source, page, 5) for page in (0, 1) for query in ("cat", "dog") for source in ("a", "b")
+    ]
+
+
+def test_a_source_that_has_too_little_leaves_its_part_to_the_others() -> None:
+    slices = plan(CAT, sources={"small": 1, "large": None}, max_images=30, page_size=10)
+    assert Counter({"small": 10, "large": 20}) == sum(
+        (Counter({part.source: part.quota}) for part in slices), Counter()
+    )
+
+
+def test_a_job_that_has_its_images_is_asked_for_nothing() -> None:
+    assert plan(CAT, history=[Outcome(slice=asked(), offered=10, stored=10)]) == ()
+    assert plan(CAT, max_images=5, history=[Outcome(slice=asked(), offered=10, stored=10)]) == ()
+
+
+def test_leftovers_are_asked_before_new_pages() -> None:
+    history = [Outcome(slice=asked(quota=4), offered=5, stored=4, left=(5, 6, 7, 8, 9))]
+    slices = plan(CAT, max_images=6, history=history)
+    assert [(part.page, part.only, part.quota) for part in slices] == [(0, (5, 6, 7, 8, 9), 2)]
+
+
+def test_leftovers_that_do_not_suffice_are_followed_by_new_pages() -> None:
+    history = [Outcome(slice=asked(quota=9), offered=9, stored=9, left=(9,))]
+    slices = plan(CAT, max_images=14, history=history)
+    assert [(part.page, part.only) for part in slices] == [(0, (9,)), (1, None)]
+    assert sum(part.quota for part in slices) == 5
+
+
+def test_leftovers_that_were_judged_are_not_asked_again() -> None:
+    first = Outcome(slice=asked(quota=4), offered=5, stored=4, left=(5, 6, 7, 8, 9))
+    again = Outcome(slice=replace(asked(quota=2), only=(5, 6, 7, 8, 9)), offered=3, stored=1, left=(8, 9))
+    (part,) = plan(CAT, max_images=6, history=[first, again])
+    assert (part.page, part.only) == (0, (8, 9))
+
+
+def test_a_stream_without_further_pages_is_not_asked() -> None:
+    history = [Outcome(slice=asked(), offered=10, stored=2, more=False)]
+    assert plan(CAT, history=history) == ()
+    other = plan(CAT, sources={"a": None, "b": None}, history=history)
+    assert {part.source for part in other} == {"b"}
+
+
+def test_a_stream_whose_pages_are_counted_ends_with_them() -> None:
+    history = [Outcome(slice=asked(page), offered=10, stored=2) for page in range(2)]
+    assert {part.page for part in plan(CAT, sources={"a": 3}, history=history)} == {2}
+    assert plan(CAT, sources={"a": 2}, history=history) == ()
+
+
+def test_a_source_that_fails_at_once_is_dropped_for_that_class_alone() -> None:
+    history = [Outcome(slice=asked(), failed=True)]
+    assert plan(CAT, history=history) == ()
+    slices = plan(CAT, DOG, sources={"a": None, "b": None}, history=history)
+    assert {(part.query, part.source) for part in slices} == {("cat", "b"), ("dog", "a"), ("dog", "b")}
+
+
+def test_a_source_that_failed_once_amid_good_pages_is_asked_on() -> None:
+    history = [Outcome(slice=asked(0), offered=10, stored=1), Outcome(slice=asked(1), failed=True)]
+    assert {part.page for part in plan(CAT, max_images=2, history=history)} == {2}
+    history.append(Outcome(slice=asked(2), failed=True))
+    assert plan(CAT, max_images=2, history=history) == ()
+
+
+def test_failures_count_in_a_row_only() -> None:
+    history = [Outcome(slice=asked(page), offered=10, stored=1, failed=page % 2 == 1) for page in range(6)]
+    assert plan(CAT, max_images=20, history=history)
+
+
+def test_the_order_in_which_slices_ended_does_not_matter() -> None:
+    history = [Outcome(slice=asked(page), offered=10, stored=page, more=page < 3) for page in range(4)]
+    assert plan(CAT, max_images=50, history=history) == plan(CAT, max_images=50, history=history[::-1])
+
+
+def test_what_a_job_no_longer_asks_for_is_forgotten() -> None:
+    history = [Outcome(slice=asked(keyword=OWL), offered=10, stored=10)]
+    assert sum(part.quota for part in plan(CAT, history=history)) == 10
+
+
+@pytest.mark.parametrize(("stored", "pages"), [(100, 1), (50, 2), (25, 4), (10, 10), (1, 10), (0, 10)])
+def test_the_worse_the_yield_the_more_pages_are_asked_for(stored: int, pages: int) -> None:
+    history = [Outcome(slice=asked(), offered=100, stored=stored)]
+    slices = plan(CAT, max_images=stored + 100, page_size=100, history=history)
+    assert len(slices) == pages
+    assert sum(part.quota for part in slices) == 100
+    assert max(part.quota for part in slices) - min(part.quota for part in slices) <= 1
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("cat", "cat"), ("red panda", "red-panda"), ("snake_case", "snake_case"), ("class 7", "class-7")],
+)
+def test_a_plain_label_is_its_own_folder(label: str, name: str) -> None:
+    assert slug(label) == name
+
+
+LABELS = [
+    "cat",
+    "Cat",
+    "CAT",
+    "c\u00e1t",
+    "cat!",
+    "cat/",
+    "../cat",
+    "cat-",
+    "-cat",
+    "red panda",
+    "red-panda",
+    "red_panda",
+]
+LABELS += [
+    "Red Panda",
+    "red  panda",
+    "red/panda",
+    "\u732b",
+    "\u72ac",
+    "\ufb01sh",
+    "fish",
+    "x" * 60,
+    "x" * 61,
+    ".",
+    "..",
+]
+
+
+def test_labels_that_look_alike_do_not_share_a_folder() -> None:
+    assert len({slug(label).lower() for label in LABELS}) == len(LABELS)
+
+
+labels = st.one_of(
+    st.text(alphabet="aB c-_./\u00e9\u732b", min_size=1, max_size=4),
+    st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=60),
+)
+
+
+@given(labels)
+def test_a_folder_has_a_safe_short_name(label: str) -> None:
+    assert re.fullmatch(r"[a-z0-9_][a-z0-9_-]{0,49}", slug(label))
+
+
+@settings(deadline=None)
+@given(st.lists(labels, min_size=2, max_size=6, unique=True))
+def test_different_labels_never_share_a_folder(several: list[str]) -> None:
+    assert len({slug(label) for label in several}) == len(several)
+
+
+def test_urls_are_told_apart_by_all_but_their_fragment() -> None:
+    assert url_hash("https://x/a#top") == url_hash("https://x/a") == url_hash("https://x/a#")
+    assert len({url_hash(url) for url in ("https://x/a", "https://x/A", "https://x/a?", "http://x/a")}) == 4
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_any_text_that_poses_as_a_url_has_a_hash(url: str) -> None:
+    assert len(url_hash(url)) == 16

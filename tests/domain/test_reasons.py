@@ -1,0 +1,25 @@
+import re
+
+import pytest
+
+from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
+from pixcrawler_worker.errors import PermanentError
+
+
+def test_a_refusal_names_its_reason_and_its_detail() -> None:
+    error = RefusedError(Reason.TOO_SMALL, "10x10")
+    assert error.reason is Reason.TOO_SMALL
+    assert str(error) == "too_small: 10x10"
+
+
+def test_a_refusal_does_not_pass_by_waiting() -> None:
+    assert issubclass(RefusedError, PermanentError)
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_reason_is_one_plain_word(reason: Reason) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", reason)
+
+
+def test_what_the_bytes_are_does_not_change_by_asking_again() -> None:
+    assert PASSING.isdisjoint({Reason.CORRUPT, Reason.NOT_AN_IMAGE, Reason.TOO_SMALL, Reason.DUPLICATE_BYTES})
