@@ -39,6 +39,9 @@ _DEADLINE = 600.0
 _PAUSE = 0.5
 #: Downloads under way beyond what the quota still needs: what one of them loses, another one brings without waiting.
 _SPARE = 8
+#: Seconds between tries to write a result down: work that is done is worth waiting for a database that restarts. With
+#: a dead one the lease ends, and the chunk is taken for crashed, which happens to it only twice.
+_PATIENCE = (0.05, 0.2, 0.5, 1.0, 2.0, *[5.0] * 8)
 #: Digits of the digest in a file's name: 128 bits, so that nobody can make two pictures with the same name.
 _NAME_DIGITS = 32
 
@@ -102,23 +105,29 @@ def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
     work = _claim(runtime, chunk_id)
     if work is None:
         return []
-    structlog.contextvars.bind_contextvars(job=work.claim.job.id, chunk=chunk_id, attempt=work.claim.attempt)
+    job, attempt = work.claim.job, work.claim.attempt
+    with structlog.contextvars.bound_contextvars(job=job.id, chunk=chunk_id, attempt=attempt):
+        try:
+            ended = _run(runtime, work)
+        except (_LostError, NotRunningError):
+            log.info("result dropped: the chunk is not ours any more, or its job does not run")
+            return []
+        if ended:
+            return planner.conclude(runtime, job.id)
+        return transact(runtime.sessions, lambda session: chunks.wake_next(session, job, limit=1))
+
+
+def _run(runtime: Runtime, work: _Work) -> bool:
+    """Do the work and end the chunk one way or the other; return whether it was the last open one of its job."""
     try:
         harvest = runtime.run(_guarded(runtime, work.claim, _gather(runtime, work)))
-        ended = _finish(runtime, work, harvest)
+        return _finish(runtime, work, harvest)
     except TransientError as error:
         log.warning("chunk given back", reason=str(error))
-        ended = _close(runtime, work.claim, error)
+        return _close(runtime, work.claim, error)
     except PermanentError as error:
         log.warning("chunk failed", reason=str(error))
-        ended = _close(runtime, work.claim, error)
-    except (_LostError, NotRunningError):
-        log.info("result dropped: the chunk is not ours any more, or its job does not run")
-        return []
-    job = work.claim.job
-    if ended:
-        return planner.conclude(runtime, job.id)
-    return transact(runtime.sessions, lambda session: chunks.wake_next(session, job, limit=1))
+        return _close(runtime, work.claim, error)
 
 
 def _claim(runtime: Runtime, chunk_id: int) -> _Work | None:
@@ -130,7 +139,12 @@ def _claim(runtime: Runtime, chunk_id: int) -> _Work | None:
         if claim is None:
             return None
         plan = plans.load(session, claim.job.id)
-        options = parse(plan.options)
+        try:
+            options = parse(plan.options)
+        except PermanentError as error:
+            # Another version kept them; the sweep concludes the job. Raised, this would be tried for ever.
+            chunks.give_up(session, claim, error=str(error))
+            return None
         part = plans.slice_of(claim.payload)
         return _Work(
             claim=claim,
@@ -358,7 +372,7 @@ def _finish(runtime: Runtime, work: _Work, harvest: _Harvest) -> bool:
     while True:
         # Only somebody who lowers `max_images` in this very moment makes a second turn necessary.
         with contextlib.suppress(OvershotError):
-            return transact(runtime.sessions, finish)
+            return transact(runtime.sessions, finish, pauses=_PATIENCE)
 
 
 def _close(runtime: Runtime, claim: Claim, error: TransientError | PermanentError) -> bool:
@@ -370,6 +384,6 @@ def _close(runtime: Runtime, claim: Claim, error: TransientError | PermanentErro
         return chunks.give_up(session, claim, error=str(error))
 
     try:
-        return transact(runtime.sessions, close)
+        return transact(runtime.sessions, close, pauses=_PATIENCE)
     except NotRunningError:
         return False

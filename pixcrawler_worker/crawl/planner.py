@@ -49,14 +49,13 @@ def start(runtime: Runtime, job_id: int, raw_options: object) -> list[Wake]:
         raise UnknownJobError(job_id)
     if status is not JobStatus.PENDING:
         return []
+    asked: CrawlOptions | None = None
     try:
-        options = parse(raw_options)
-        return transact(
-            runtime.sessions, lambda session: _begin(runtime, session, ref, options, given=bool(raw_options))
-        )
+        asked = parse(raw_options) if raw_options else None
+        return transact(runtime.sessions, lambda session: _begin(runtime, session, ref, asked))
     except PermanentError as error:
         reason = str(error)
-    transact(runtime.sessions, lambda session: _refuse(session, ref, reason))
+    transact(runtime.sessions, lambda session: _refuse(runtime, session, ref, asked, reason))
     return []
 
 
@@ -160,11 +159,11 @@ def retry(runtime: Runtime, job_id: int) -> list[Wake]:
     return wakes or conclude(runtime, job_id)
 
 
-def _begin(runtime: Runtime, session: Session, ref: JobRef, asked: CrawlOptions, *, given: bool) -> list[Wake]:
+def _begin(runtime: Runtime, session: Session, ref: JobRef, asked: CrawlOptions | None) -> list[Wake]:
     if jobs.lock(session, ref) is not JobStatus.PENDING:
         return []
-    if given or not plans.is_kept(session, ref.id):
-        keep(runtime, session, ref.id, asked)
+    if asked or not plans.is_kept(session, ref.id):
+        keep(runtime, session, ref.id, asked or parse({}))
     plan = plans.load(session, ref.id)
     options = parse(plan.options)
     slices = _round(runtime, plan, options, [])
@@ -251,8 +250,11 @@ def reasons(session: Session, job_id: int) -> Counter[str]:
     return Counter(dict(total.most_common()))
 
 
-def _refuse(session: Session, ref: JobRef, message: str) -> None:
+def _refuse(runtime: Runtime, session: Session, ref: JobRef, asked: CrawlOptions | None, message: str) -> None:
     if jobs.lock(session, ref) is JobStatus.PENDING:
+        if asked:
+            # A retry, once the row is corrected, brings no message with them.
+            keep(runtime, session, ref.id, asked)
         _fail(session, ref, message)
 
 

@@ -1,0 +1,374 @@
+"""One chunk, run in this process on a real database, storage and web server."""
+
+import os
+import signal
+from dataclasses import replace
+from typing import Any
+
+import ledger
+import psycopg
+import pytest
+from doubles import (
+    Shelf,
+    WatchedDecoder,
+    WatchedDownloader,
+    WatchedStorage,
+    counted,
+    drive,
+    files_of,
+    first,
+    good,
+    page_of,
+    query,
+    run,
+    shelf,
+    start,
+    the_chunk,
+    urls_of,
+)
+from fakes.hosts import HostileServer
+
+from pixcrawler_worker.crawl import chunk, planner
+from pixcrawler_worker.db import chunks
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
+from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.sources.protocol import Page, Query
+
+pytestmark = pytest.mark.usefixtures("sound")
+
+
+def results(runtime: Runtime, ref: JobRef) -> list[dict[str, Any]]:
+    with runtime.sessions.begin() as opened:
+        return chunks.results(opened, ref)
+
+
+def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
+    with runtime.sessions.begin() as opened:
+        return dict(planner.reasons(opened, ref.id))
+
+
+# What a chunk brings
+
+
+def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, host: HostileServer) -> None:
+    wanted = good(host, "mixed", 5)
+    faults = ["404", "500", "html", "truncated-image", "bomb", "redirect-private", "close", "empty"]
+    ref, wakes = start(runtime, [*wanted, *(host.url(f"/fault/{fault}/mixed") for fault in faults), "junk"])
+    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    result = first(results(runtime, ref))
+    refused = "not_found server_error not_an_image corrupt too_many_pixels forbidden_address reset empty bad_url"
+    assert result["reasons"] == dict.fromkeys(refused.split(), 1)
+    assert result["offered"] == result["stored"] + sum(result["reasons"].values()) == 14
+    assert (result["stored"], result["left"], result["more"]) == (5, [], False)
+    assert urls_of(runtime, ref) == set(wanted)
+    # Whole bodies came of the good ones, of the web page, of the broken picture and of the bomb.
+    assert counted(runtime, ref) == (14, 8, 5)
+
+
+def test_a_quota_is_met_exactly_and_the_next_round_asks_for_what_was_left(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    listed = good(host, "quota", 60)
+    ref, wakes = start(runtime, listed, job={"max_images": 10}, chunk_size=60)
+    drive(runtime, wakes)
+    result = first(results(runtime, ref))
+    assert result["stored"] == result["offered"] == 10
+    assert len(result["left"]) == 50
+    assert {listed[at] for at in result["left"]} == set(listed) - urls_of(runtime, ref)
+    assert counted(runtime, ref) == (10, 10, 10)
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
+
+
+def test_the_next_round_asks_exactly_those_that_were_left(runtime: Runtime, host: HostileServer) -> None:
+    # Two pages of which the first one disappoints: its shortfall is made up from the leftovers of the second.
+    bad = [host.url(f"/fault/404/left-{number}") for number in range(10)]
+    listed = [*bad, *good(host, "left", 10)]
+    ref, wakes = start(runtime, listed, job={"max_images": 12}, chunk_size=10)
+    assert [part.payload["quota"] for part in ledger.chunks_of(runtime.sessions, ref)] == [10, 2]
+    wakes = run(runtime, run(runtime, wakes))
+    left = results(runtime, ref)[1]["left"]
+    again = ledger.chunks_of(runtime.sessions, ref)[2]
+    assert (again.id, again.payload["page"], again.payload["only"]) == (first(wakes).chunk_id, 1, left)
+    assert len(left) == 8
+    drive(runtime, wakes)
+    assert urls_of(runtime, ref) == set(listed[10:])
+    assert all(host.hits[f"/good/left-{number}.jpg"] <= 2 for number in range(10))
+    assert all(host.hits[f"/fault/404/left-{number}"] == 1 for number in range(10))
+    assert counted(runtime, ref) == (20, 10, 10)
+
+
+def test_a_job_whose_limit_is_lowered_while_it_runs_keeps_to_it(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "lowered", 20), job={"max_images": 20}, chunk_size=10)
+    wakes = run(runtime, wakes)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 13 WHERE id = :id", id=ref.id)
+    drive(runtime, wakes)
+    assert counted(runtime, ref)[2] == 13
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
+
+
+def test_a_job_whose_limit_is_lowered_in_the_middle_of_a_chunk_counts_the_surplus(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    ref, wakes = start(runtime, good(host, "surplus", 5))
+
+    def lower(_key: str) -> None:
+        ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 3 WHERE id = :id", id=ref.id)
+
+    drive(replace(runtime, storage=WatchedStorage(runtime, put=lower)), wakes)
+    assert first(results(runtime, ref))["reasons"] == {"surplus": 2}
+    assert counted(runtime, ref) == (5, 5, 3)
+
+
+# Duplicates
+
+
+def test_an_address_that_a_page_names_twice_is_asked_once(runtime: Runtime, host: HostileServer) -> None:
+    (url,) = good(host, "twice", 1)
+    ref, wakes = start(runtime, [url, url, f"{url}#part"])
+    drive(runtime, wakes)
+    assert reasons(runtime, ref) == {"duplicate_url": 2}
+    assert host.hits["/good/twice-0.jpg"] == 1
+    assert counted(runtime, ref) == (1, 1, 1)
+
+
+def test_an_address_that_another_chunk_judged_is_not_asked_again(runtime: Runtime, host: HostileServer) -> None:
+    (taken,) = good(host, "judged", 1)
+    refused = host.url("/fault/404/judged")
+    ref, wakes = start(runtime, [taken, refused, taken, refused], chunk_size=2)
+    drive(runtime, wakes)
+    assert [result["reasons"] for result in results(runtime, ref)] == [{"not_found": 1}, {"duplicate_url": 2}]
+    assert (host.hits["/good/judged-0.jpg"], host.hits["/fault/404/judged"]) == (1, 1)
+    assert counted(runtime, ref) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("chunk_size", [10, 1], ids=["in one chunk", "across chunks"])
+def test_the_same_bytes_from_another_address_are_one_image(
+    runtime: Runtime, host: HostileServer, chunk_size: int
+) -> None:
+    listed = [host.url(f"/fault/duplicate/bytes-{number}") for number in range(4)]
+    ref, wakes = start(runtime, listed, chunk_size=chunk_size)
+    drive(runtime, wakes)
+    assert reasons(runtime, ref) == {"duplicate_bytes": 3}
+    assert counted(runtime, ref) == (4, 4, 1)
+    assert len(files_of(runtime, ref)) == 1
+
+
+def test_another_job_may_have_the_same_pictures(runtime: Runtime, host: HostileServer) -> None:
+    listed = good(host, "shared", 3)
+    for _ in range(2):
+        ref, wakes = start(runtime, listed)
+        drive(runtime, wakes)
+        assert urls_of(runtime, ref) == set(listed)
+
+
+# What was asked for
+
+
+def test_only_licences_that_were_asked_for_are_fetched(runtime: Runtime, host: HostileServer) -> None:
+    free, kept, unknown = good(host, "licence", 3)
+    sources = {
+        "free": shelf(free, license="cc0-1.0", author="Ada", page_url="https://example.org/a"),
+        "kept": shelf(kept, license="cc-by-nd-4.0"),
+        "unknown": shelf(unknown),
+    }
+    runtime = replace(runtime, sources=dict(sources))
+    ref, wakes = start(runtime, sources=list(sources), licenses=["cc0-1.0"], max_rounds=1)
+    drive(runtime, wakes)
+    assert urls_of(runtime, ref) == {free}
+    assert reasons(runtime, ref) == {"license_not_wanted": 2}
+    assert host.hits["/good/licence-1.jpg"] == host.hits["/good/licence-2.jpg"] == 0
+    assert query(runtime, "SELECT license, author, page_url, source FROM pixcrawler.image_facts") == [
+        ("cc0-1.0", "Ada", "https://example.org/a", "free")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"formats": ["jpg"]}, {"format_not_wanted": 1}),
+        ({"formats": ["png"]}, {"format_not_wanted": 2}),
+        ({"min_width": 96, "min_height": 64}, {}),
+        ({"min_width": 97}, {"too_small": 3}),
+        ({"min_height": 65}, {"too_small": 3}),
+        ({"min_width": 97, "formats": ["jpg"]}, {"format_not_wanted": 1, "too_small": 2}),
+    ],
+)
+def test_formats_and_sizes_are_judged_by_the_picture_itself(
+    runtime: Runtime, host: HostileServer, options: dict[str, Any], refused: dict[str, int]
+) -> None:
+    # The third one is a PNG that its host calls text.
+    listed = [*good(host, "size", 2), host.url("/fault/wrong-type/size")]
+    ref, wakes = start(runtime, listed, **options)
+    drive(runtime, wakes)
+    assert reasons(runtime, ref) == refused
+    assert counted(runtime, ref) == (3, 3, 3 - sum(refused.values()))
+
+
+def test_trouble_that_may_pass_is_met_with_one_more_try(runtime: Runtime, host: HostileServer) -> None:
+    flaky, broken, gone = (host.url(f"/fault/{kind}/try") for kind in ("flaky", "500", "404"))
+    ref, wakes = start(runtime, [flaky, broken, gone])
+    drive(runtime, wakes)
+    assert urls_of(runtime, ref) == {flaky}
+    assert (host.hits["/fault/flaky/try"], host.hits["/fault/500/try"], host.hits["/fault/404/try"]) == (2, 2, 1)
+    assert reasons(runtime, ref) == {"server_error": 1, "not_found": 1}
+
+
+# Files
+
+
+@pytest.mark.parametrize("label", ["cat", "Red Panda", "кот", "../../etc", "CON", "a/b\\c"])
+def test_files_are_named_by_job_label_and_content(runtime: Runtime, host: HostileServer, label: str) -> None:
+    ref, wakes = start(runtime, good(host, "named", 2), job={"keywords": [label]})
+    drive(runtime, wakes)
+    rows = query(
+        runtime,
+        "SELECT storage_url, filename, format, encode(sha256, 'hex'), label"
+        " FROM images JOIN pixcrawler.image_facts ON image_id = images.id",
+    )
+    assert len(rows) == 2
+    for address, filename, kind, digest, kept in rows:
+        assert filename == f"{digest[:32]}.{kind}"
+        assert runtime.storage.key(address) == f"crawl_jobs/{ref.id}/{slug(label)}/{filename}"
+        assert kept == label
+    assert files_of(runtime, ref) == {runtime.storage.key(row[0]) for row in rows}
+
+
+def test_a_file_is_in_storage_before_its_row_is_written(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "before", 3))
+    rows: list[int] = []
+    watched = WatchedStorage(runtime, put=lambda _: rows.append(len(urls_of(runtime, ref))))
+    drive(replace(runtime, storage=watched), wakes)
+    assert rows == [0, 0, 0]
+    assert counted(runtime, ref)[2] == 3
+
+
+def test_no_transaction_is_open_while_a_chunk_searches_fetches_opens_and_stores(
+    runtime: Runtime, host: HostileServer, database_url: str
+) -> None:
+    seen: dict[str, list[int]] = {"search": [], "fetch": [], "inspect": [], "store": []}
+
+    def look(step: str) -> None:
+        with psycopg.connect(database_url) as connection:
+            found = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'pixcrawler' AND xact_start IS NOT NULL"
+            ).fetchone()
+        seen[step].append(found[0] if found else -1)
+
+    def answer(asked: Query) -> Page:
+        look("search")
+        return page_of(good(host, "open", 3), asked)
+
+    watched = replace(
+        runtime,
+        sources={"shelf": Shelf(answer)},
+        downloader=WatchedDownloader(runtime, lambda _: look("fetch")),
+        decoder=WatchedDecoder(lambda *_: look("inspect")),
+        storage=WatchedStorage(runtime, put=lambda _: look("store")),
+    )
+    ref, wakes = start(watched, sources=["shelf"])
+    try:
+        drive(watched, wakes)
+    finally:
+        runtime.run(watched.downloader.aclose())
+        runtime.run(watched.decoder.aclose())
+    assert counted(runtime, ref)[2] == 3
+    assert seen == {"search": [0], "fetch": [0] * 3, "inspect": [0] * 3, "store": [0] * 3}
+
+
+# The decoder's process
+
+
+def test_meeting_a_quota_with_downloads_under_way_leaves_the_decoder_alive(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    def meet(name: str) -> None:
+        ref, wakes = start(runtime, good(host, name, 40), job={"max_images": 3}, chunk_size=40)
+        drive(runtime, wakes)
+        assert counted(runtime, ref) == (3, 3, 3)
+
+    meet("pid")
+    before = runtime.decoder.pid
+    for number in range(4):
+        meet(f"pid-{number}")
+    assert before is not None
+    assert runtime.decoder.pid == before
+
+
+def test_a_decoder_that_is_killed_costs_one_picture_at_most(runtime: Runtime, host: HostileServer) -> None:
+    killed: list[int] = []
+    asked: list[int] = []
+
+    def kill_in_the_middle(decoder: Decoder, _body: bytes) -> None:
+        asked.append(len(asked))
+        if len(asked) > 6 and not killed and decoder.pid is not None:
+            killed.append(decoder.pid)
+            # Stopped first, so that it is at a picture when the end comes.
+            os.kill(decoder.pid, signal.SIGSTOP)
+            runtime.loop.call_later(0.1, os.kill, decoder.pid, signal.SIGKILL)
+
+    narrow = replace(
+        runtime,
+        settings=runtime.settings.model_copy(update={"fetch_concurrency": 2}),
+        decoder=WatchedDecoder(kill_in_the_middle),
+    )
+    ref, wakes = start(narrow, good(host, "killed", 12))
+    try:
+        drive(narrow, wakes)
+    finally:
+        runtime.run(narrow.decoder.aclose())
+    assert len(killed) == 1
+    assert counted(runtime, ref) == (12, 12, 11)
+    assert reasons(runtime, ref) == {"decoder_died": 1}
+
+
+# Messages that mean nothing
+
+
+def test_a_second_message_about_a_chunk_changes_nothing(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "message", 4), chunk_size=2)
+    left = run(runtime, wakes)
+    before = (counted(runtime, ref), dict(host.hits))
+    assert chunk.run(runtime, wakes[0].chunk_id) == []
+    assert (counted(runtime, ref), dict(host.hits)) == before
+    drive(runtime, [*left, *wakes])
+    assert counted(runtime, ref) == (4, 4, 4)
+
+
+def test_a_message_about_a_running_chunk_changes_nothing(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "running", 1))
+    held = ledger.claim(runtime.sessions, first(wakes).chunk_id, owner="another")
+    assert chunk.run(runtime, held.chunk_id) == []
+    assert the_chunk(runtime, ref).fence == held.fence
+
+
+def test_a_message_about_an_unknown_chunk_is_dropped(runtime: Runtime) -> None:
+    assert chunk.run(runtime, 2**40) == []
+
+
+def test_a_message_about_a_cancelled_job_is_dropped(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "cancelled", 1))
+    planner.cancel(runtime, ref.id)
+    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    assert not host.hits["/good/cancelled-0.jpg"]
+
+
+def test_a_message_about_a_job_that_was_cancelled_by_hand_is_dropped(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "by-hand", 1))
+    ledger.execute(
+        runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled', completed_at = now() WHERE id = :id", id=ref.id
+    )
+    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).attempt) == (ChunkState.QUEUED, 0)
+
+
+def test_a_message_that_comes_too_early_is_dropped(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "early", 1))
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now() + interval '1 h'")
+    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    assert the_chunk(runtime, ref).attempt == 0
+    ledger.make_due(runtime.sessions, ref)
+    drive(runtime, wakes)
+    assert counted(runtime, ref)[2] == 1

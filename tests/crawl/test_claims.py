@@ -1,0 +1,394 @@
+"""What happens to a chunk when its source, its storage, its database or its claim is lost."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import ledger
+import psycopg
+import pytest
+from doubles import (
+    Shelf,
+    WatchedStorage,
+    counted,
+    drive,
+    files_of,
+    first,
+    good,
+    page_of,
+    query,
+    shelf,
+    start,
+    status,
+    the_chunk,
+)
+from factories import make_image
+from fakes.cables import cable
+from fakes.hosts import HostileServer, serving
+
+from pixcrawler_worker import maintenance
+from pixcrawler_worker.crawl import chunk, planner
+from pixcrawler_worker.db import chunks, images, session
+from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.sources.protocol import Page, Query
+
+pytestmark = pytest.mark.usefixtures("sound")
+
+
+# Trouble
+
+
+def failing(error: Exception) -> Shelf:
+    def answer(_: Query) -> Page:
+        raise error
+
+    return Shelf(answer)
+
+
+def rest(runtime: Runtime, ref: JobRef) -> float:
+    """Seconds until the job's chunk may be tried again."""
+    ((seconds,),) = query(
+        runtime,
+        "SELECT extract(epoch FROM available_at - clock_timestamp()) FROM pixcrawler.chunks WHERE crawl_job_id = :id",
+        id=ref.id,
+    )
+    return float(seconds)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shortest", "longest"),
+    [(None, 5, 5 * 1.25), (timedelta(seconds=1), 5, 5 * 1.25), (timedelta(minutes=7), 420, 420 * 1.25)],
+)
+def test_a_source_in_trouble_gets_the_rest_that_it_asks_for(
+    runtime: Runtime, asked: timedelta | None, shortest: float, longest: float
+) -> None:
+    busy = replace(runtime, sources={"shelf": failing(TransientError("busy", retry_after=asked))})
+    ref, wakes = start(busy, sources=["shelf"])
+    assert chunk.run(busy, first(wakes).chunk_id) == []
+    found = the_chunk(runtime, ref)
+    assert (found.state, found.attempt, found.error) == (ChunkState.QUEUED, 1, "busy")
+    assert shortest - 3 < rest(runtime, ref) <= longest
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.RUNNING
+
+
+def test_a_source_that_recovers_loses_nothing(runtime: Runtime, host: HostileServer) -> None:
+    troubles = [TransientError("busy"), TransientError("still busy")]
+
+    def answer(asked: Query) -> Page:
+        if troubles:
+            raise troubles.pop(0)
+        return page_of(good(host, "recovers", 3), asked)
+
+    shaky = replace(runtime, sources={"shelf": Shelf(answer)})
+    ref, wakes = start(shaky, sources=["shelf"])
+    for _ in range(3):
+        assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.RUNNING
+        ledger.make_due(runtime.sessions, ref)
+        drive(shaky, wakes)
+    assert counted(runtime, ref) == (3, 3, 3)
+    assert the_chunk(runtime, ref).attempt == 3
+    assert the_chunk(runtime, ref).error is None
+
+
+def test_a_source_that_will_never_answer_fails_the_chunk(runtime: Runtime) -> None:
+    refused = replace(runtime, sources={"shelf": failing(PermanentError("no such\x00key"))})
+    ref, wakes = start(refused, sources=["shelf"])
+    assert chunk.run(refused, first(wakes).chunk_id) == []
+    assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).error) == (ChunkState.FAILED, "no suchkey")
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.FAILED
+
+
+def test_a_source_that_was_uninstalled_fails_the_chunk(runtime: Runtime) -> None:
+    there = replace(runtime, sources={"shelf": shelf()})
+    ref, wakes = start(there, sources=["shelf"])
+    assert chunk.run(replace(runtime, sources={}), first(wakes).chunk_id) == []
+    assert (the_chunk(runtime, ref).state, ledger.crawl_job(runtime.sessions, ref).status) == (
+        ChunkState.FAILED,
+        JobStatus.FAILED,
+    )
+
+
+def test_options_that_another_version_kept_fail_the_chunk_and_end_the_job(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    ref, wakes = start(runtime, good(host, "version", 1))
+    ledger.execute(runtime.sessions, 'UPDATE pixcrawler.crawl_plans SET options = options || \'{"colour": "red"}\'')
+    drive(runtime, wakes)
+    maintenance.sweep(runtime)
+    assert (the_chunk(runtime, ref).state, status(runtime, ref)) == (ChunkState.FAILED, JobStatus.FAILED)
+    assert "there is no option 'colour'" in str(the_chunk(runtime, ref).error)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(TransientError("full"), ChunkState.QUEUED), (PermanentError("no"), ChunkState.FAILED)]
+)
+def test_a_storage_in_trouble_in_the_middle_of_a_chunk_leaves_no_rows(
+    runtime: Runtime, host: HostileServer, error: Exception, state: ChunkState
+) -> None:
+    stored: list[str] = []
+
+    def fill_up(key: str) -> None:
+        stored.append(key)
+        if len(stored) == 3:
+            raise error
+
+    ref, wakes = start(runtime, good(host, f"full-{state}", 8))
+    assert chunk.run(replace(runtime, storage=WatchedStorage(runtime, put=fill_up)), first(wakes).chunk_id) == []
+    assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).error) == (state, str(error))
+    assert counted(runtime, ref) == (0, 0, 0)
+    if state is ChunkState.QUEUED:
+        ledger.make_due(runtime.sessions, ref)
+        drive(runtime, wakes)
+        assert counted(runtime, ref) == (8, 8, 8)
+        assert len(files_of(runtime, ref)) == 8
+
+
+def test_the_last_attempt_ends_the_job(runtime: Runtime) -> None:
+    busy = replace(runtime, sources={"shelf": failing(TransientError("busy"))})
+    ref, wakes = start(busy, sources=["shelf"])
+    for attempt in range(1, 6):
+        ledger.make_due(runtime.sessions, ref)
+        drive(busy, wakes)
+        assert the_chunk(runtime, ref).attempt == attempt
+    assert the_chunk(runtime, ref).state == ChunkState.FAILED
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.FAILED
+
+
+def test_a_bug_surfaces_and_the_sweep_brings_the_chunk_back(runtime: Runtime, host: HostileServer) -> None:
+    bugs = [ZeroDivisionError("a bug")]
+
+    def answer(asked: Query) -> Page:
+        if bugs:
+            raise bugs.pop()
+        return page_of(good(host, "bug", 2), asked)
+
+    buggy = replace(runtime, sources={"shelf": Shelf(answer)})
+    ref, wakes = start(buggy, sources=["shelf"])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        chunk.run(buggy, first(wakes).chunk_id)
+    assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).attempt) == (ChunkState.RUNNING, 1)
+    ledger.check(runtime.sessions, ref)
+    assert maintenance.sweep(buggy).reaped == 0
+    assert maintenance.expire(buggy, first(wakes).task_id)
+    swept = maintenance.sweep(buggy)
+    assert (swept.reaped, [wake for _, wake in swept.wakes]) == (1, wakes)
+    drive(buggy, wakes)
+    assert counted(runtime, ref) == (2, 2, 2)
+    assert the_chunk(runtime, ref).attempt == 2
+
+
+# Claims that are lost
+
+
+@contextmanager
+def meanwhile(server: HostileServer, path: str, do: Callable[[], object]) -> Iterator[None]:
+    """Do something in another thread as soon as a picture is asked for."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 10
+        while not server.hits[path] and time.monotonic() < deadline:
+            time.sleep(0.005)
+        do()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def steal(runtime: Runtime, wake: Wake) -> None:
+    ledger.silence(runtime.sessions, wake.chunk_id)
+    with runtime.sessions.begin() as opened:
+        chunks.reap(opened)
+    ledger.claim(runtime.sessions, wake.chunk_id, owner="another")
+
+
+def cancel(runtime: Runtime, _wake: Wake) -> None:
+    ((job_id,),) = query(runtime, "SELECT id FROM crawl_jobs")
+    planner.cancel(runtime, job_id)
+
+
+def cancel_by_hand(runtime: Runtime, _wake: Wake) -> None:
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled', completed_at = now()")
+
+
+def delete(runtime: Runtime, _wake: Wake) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM crawl_jobs")
+
+
+@pytest.mark.parametrize("lose", [steal, cancel, cancel_by_hand, delete], ids=lambda lose: lose.__name__)
+def test_work_whose_claim_is_lost_stops_soon_and_writes_nothing(
+    runtime: Runtime, lose: Callable[[Runtime, Wake], None]
+) -> None:
+    quick = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 1}))
+    with serving(delay=8) as slow:
+        _, wakes = start(quick, good(slow, "lost", 2))
+        wake = first(wakes)
+        begun = time.monotonic()
+        with meanwhile(slow, "/good/lost-0.jpg", partial(lose, runtime, wake)):
+            assert chunk.run(quick, wake.chunk_id) == []
+        assert time.monotonic() - begun < 6
+    assert query(runtime, "SELECT count(*) FROM images") == [(0,)]
+    owners = query(runtime, "SELECT owner = 'another' FROM pixcrawler.chunks WHERE state = 'running'")
+    assert owners == {"steal": [(True,)], "cancel_by_hand": [(False,)]}.get(lose.__name__, [])
+
+
+@pytest.mark.parametrize("lose", [steal, cancel, cancel_by_hand, delete], ids=lambda lose: lose.__name__)
+def test_a_result_that_comes_after_the_claim_was_lost_is_dropped(
+    runtime: Runtime, host: HostileServer, lose: Callable[[Runtime, Wake], None]
+) -> None:
+    """The heartbeat has not noticed yet: the fence has to."""
+    ref, wakes = start(runtime, good(host, f"late-{lose.__name__}", 1))
+    watched = WatchedStorage(runtime, put=lambda _: lose(runtime, first(wakes)))
+    assert chunk.run(replace(runtime, storage=watched), first(wakes).chunk_id) == []
+    assert query(runtime, "SELECT count(*) FROM images") == [(0,)]
+    states = ledger.states_of(runtime.sessions, ref)
+    expected = {"steal": [ChunkState.RUNNING], "cancel": [ChunkState.CANCELLED], "delete": []}
+    assert states == expected.get(lose.__name__, [ChunkState.RUNNING])
+
+
+def test_trouble_of_a_zombie_does_not_touch_the_live_attempt(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "zombie", 1))
+
+    def steal_and_fail(_key: str) -> None:
+        steal(runtime, first(wakes))
+        raise PermanentError("broken")
+
+    watched = replace(runtime, storage=WatchedStorage(runtime, put=steal_and_fail))
+    assert chunk.run(watched, first(wakes).chunk_id) == []
+    assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).owner) == (ChunkState.RUNNING, "another")
+
+
+def test_a_long_chunk_keeps_its_claim_by_its_heartbeat(runtime: Runtime) -> None:
+    quick = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 2}))
+    with serving(delay=2.6) as slow:
+        ref, wakes = start(quick, good(slow, "long", 1))
+        over = threading.Event()
+        reaped: list[object] = []
+
+        def reap() -> None:
+            while not over.wait(0.05):
+                with runtime.sessions.begin() as opened:
+                    reaped.extend(filter(None, [chunks.reap(opened)]))
+
+        thread = threading.Thread(target=reap)
+        thread.start()
+        try:
+            drive(quick, wakes)
+        finally:
+            over.set()
+            thread.join()
+    assert reaped == []
+    assert counted(runtime, ref) == (1, 1, 1)
+
+
+# A database that goes away
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["answer lost", "request lost"])
+def test_a_commit_without_an_answer_counts_once(
+    runtime: Runtime, host: HostileServer, database_url: str, *, done: bool
+) -> None:
+    with cable(database_url) as between:
+        engine = session.connect(between.url, pool_size=2)
+        shaky = replace(
+            runtime,
+            sessions=session.sessions(engine),
+            storage=WatchedStorage(runtime, put=lambda _: between.cut_commit(done=done)),
+        )
+        ref, wakes = start(runtime, good(host, f"commit-{done}", 1))
+        assert chunk.run(shaky, first(wakes).chunk_id) == []
+        engine.dispose()
+        assert between.cuts == 1
+    assert counted(runtime, ref) == (1, 1, 1)
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
+    assert the_chunk(runtime, ref).attempt == 1
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["answer lost", "request lost"])
+def test_a_claim_without_an_answer_is_found_again(
+    runtime: Runtime, host: HostileServer, database_url: str, *, done: bool
+) -> None:
+    ref, wakes = start(runtime, good(host, f"claim-{done}", 1))
+    with cable(database_url) as between:
+        engine = session.connect(between.url, pool_size=2)
+        between.cut_commit(done=done)
+        assert chunk.run(replace(runtime, sessions=session.sessions(engine)), first(wakes).chunk_id) == []
+        engine.dispose()
+        assert between.cuts == 1
+    assert counted(runtime, ref) == (1, 1, 1)
+    assert the_chunk(runtime, ref).attempt == 1
+
+
+def test_a_session_that_is_cut_off_while_a_chunk_finishes_costs_nothing(
+    runtime: Runtime, host: HostileServer, database_url: str
+) -> None:
+    ref, wakes = start(runtime, good(host, "cut-off", 3), chunk_size=3)
+    terminated: list[int] = []
+
+    def terminate(blocking: psycopg.Connection[Any]) -> None:
+        """Cut the finishing transaction off as soon as it waits for the job's row; then let go of that row."""
+        with psycopg.connect(database_url, autocommit=True) as other:
+            deadline = time.monotonic() + 5
+            while not terminated and time.monotonic() < deadline:
+                waiting = other.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND application_name = 'pixcrawler' AND wait_event_type = 'Lock'"
+                ).fetchall()
+                for (pid,) in waiting:
+                    other.execute("SELECT pg_terminate_backend(%s)", [pid])
+                    terminated.append(pid)
+        blocking.rollback()
+
+    threads: list[threading.Thread] = []
+    with closing(psycopg.connect(database_url)) as blocking:
+
+        def block(_key: str) -> None:
+            if not threads:
+                blocking.execute("SELECT FROM crawl_jobs WHERE id = %s FOR UPDATE", [ref.id])
+                threads.append(threading.Thread(target=terminate, args=[blocking]))
+                threads[0].start()
+
+        assert chunk.run(replace(runtime, storage=WatchedStorage(runtime, put=block)), first(wakes).chunk_id) == []
+        threads[0].join()
+    assert len(terminated) == 1
+    assert counted(runtime, ref) == (3, 3, 3)
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
+
+
+def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "at-once", 20), job={"max_images": 20}, chunk_size=10)
+    mine, other = wakes
+    rival = ledger.claim(runtime.sessions, other.chunk_id)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 10")
+    address = runtime.storage.url("rival.jpg")
+    runtime.run(runtime.storage.put("rival.jpg", b"rival"))
+    theirs = [make_image(f"rival {number}", storage_url=address) for number in range(6)]
+
+    with runtime.sessions() as finishing:
+        commit = threading.Timer(0.3, finishing.commit)
+        stored: list[str] = []
+
+        def finish(key: str) -> None:
+            stored.append(key)
+            if len(stored) == 10:
+                # The rival has written its images, but nobody sees them before it commits.
+                images.insert_new(finishing, ref.id, theirs)
+                result = {"offered": 6, "stored": 6, "left": [], "more": True}
+                chunks.finish(finishing, rival, result=result, gains={"valid_images": 6})
+                commit.start()
+
+        assert chunk.run(replace(runtime, storage=WatchedStorage(runtime, put=finish)), mine.chunk_id) == []
+        commit.join()
+    assert counted(runtime, ref)[2] == 10
+    assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED

@@ -1,0 +1,323 @@
+"""Starting, ending, cancelling and retrying a job, on a real database."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import ledger
+import pytest
+from doubles import (
+    Shelf,
+    actions,
+    drive,
+    first,
+    good,
+    last_details,
+    log_of,
+    make_job,
+    offering,
+    page_of,
+    query,
+    run,
+    shelf,
+    slices,
+    start,
+    status,
+    urls_of,
+)
+from fakes.hosts import HostileServer
+from ledger import at_once
+
+from pixcrawler_worker.crawl import options, planner
+from pixcrawler_worker.crawl.planner import UnknownJobError
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.sources.protocol import Page, Query
+
+NOBODY = JobRef(JobKind.CRAWL, 2**30)
+
+
+pytestmark = pytest.mark.usefixtures("sound")
+
+
+# Starting
+
+
+def test_a_pending_job_is_planned_with_the_options_of_its_message(runtime: Runtime) -> None:
+    ref = make_job(runtime, max_images=7)
+    listed = [f"https://example.org/{number}.jpg" for number in range(25)]
+    wakes = planner.start(runtime, ref.id, {"urls": listed, "chunk_size": 5})
+    assert slices(runtime, ref) == [("urls", "cat", 0, 5), ("urls", "cat", 1, 2)]
+    found = ledger.chunks_of(runtime.sessions, ref)
+    assert [(wake.chunk_id, wake.task_id) for wake in wakes] == [(each.id, str(each.task_id)) for each in found]
+    job = ledger.crawl_job(runtime.sessions, ref)
+    assert (job.status, job.total_chunks, job.progress) == (JobStatus.RUNNING, 2, 0)
+    assert job.task_ids == [wake.task_id for wake in wakes]
+    assert job.started_at is not None
+    assert actions(runtime, ref) == ["started"]
+    assert last_details(runtime, ref) == {"chunks": 2, "max_images": 7, "sources": ["urls"]}
+
+
+def test_only_as_many_chunks_are_announced_as_the_window_allows(runtime: Runtime) -> None:
+    narrow = replace(runtime, settings=runtime.settings.model_copy(update={"dispatch_window": 3}))
+    listed = [f"https://example.org/{number}.jpg" for number in range(10)]
+    ref, wakes = start(narrow, listed, chunk_size=1)
+    assert [wake.chunk_id for wake in wakes] == ledger.ids_of(runtime.sessions, ref)[:3]
+
+
+def test_starting_twice_or_late_plans_once(runtime: Runtime, host: HostileServer) -> None:
+    listed = good(host, "again", 2)
+    ref, wakes = start(runtime, listed)
+    assert planner.start(runtime, ref.id, {"urls": listed}) == []
+    drive(runtime, wakes)
+    assert planner.start(runtime, ref.id, {"urls": listed}) == []
+    assert len(ledger.ids_of(runtime.sessions, ref)) == 1
+    assert actions(runtime, ref) == ["started", "completed"]
+
+
+def test_starting_from_many_workers_at_once_plans_once(runtime: Runtime) -> None:
+    ref = make_job(runtime, max_images=20)
+    listed = [f"https://example.org/{number}.jpg" for number in range(20)]
+    begin = partial(planner.start, runtime, ref.id, {"urls": listed, "chunk_size": 10})
+    wakes = at_once(*[begin] * 8)
+    assert sorted(len(found) for found in wakes) == [0] * 7 + [2]
+    assert len(ledger.ids_of(runtime.sessions, ref)) == 2
+    assert actions(runtime, ref) == ["started"]
+
+
+@pytest.mark.parametrize("ended", list(JobStatus)[1:])
+def test_a_job_that_is_not_pending_is_left_as_it_is(runtime: Runtime, ended: JobStatus) -> None:
+    ref = make_job(runtime)
+    statement = "UPDATE crawl_jobs SET status = :s, progress = :p, started_at = now(), completed_at = :e WHERE id = :id"
+    over = None if ended is JobStatus.RUNNING else "now"
+    ledger.execute(runtime.sessions, statement, s=ended, p=100 * (ended == "completed"), e=over, id=ref.id)
+    before = query(runtime, "SELECT * FROM crawl_jobs")
+    for asked in ({"urls": ["https://example.org/a.jpg"]}, {}, {"colour": "red"}):
+        assert planner.start(runtime, ref.id, asked) == []
+    assert query(runtime, "SELECT * FROM crawl_jobs") == before
+    assert query(runtime, "SELECT * FROM pixcrawler.crawl_plans") == []
+    assert actions(runtime, ref) == []
+
+
+def test_a_job_that_is_unknown_is_told_so(runtime: Runtime) -> None:
+    with pytest.raises(UnknownJobError, match=f"there is no crawl job {NOBODY.id}"):
+        planner.start(runtime, NOBODY.id, {})
+    with pytest.raises(UnknownJobError):
+        planner.retry(runtime, NOBODY.id)
+    with pytest.raises(UnknownJobError):
+        planner.cancel(runtime, NOBODY.id)
+    assert planner.conclude(runtime, NOBODY.id) == []
+
+
+def test_options_in_the_message_replace_those_that_were_kept_until_the_job_is_planned(runtime: Runtime) -> None:
+    ref = make_job(runtime, max_images=4)
+    kept = options.parse({"urls": [f"https://example.org/kept-{n}.jpg" for n in range(9)], "chunk_size": 3})
+    with runtime.sessions.begin() as session:
+        planner.keep(runtime, session, ref.id, kept)
+    planner.start(runtime, ref.id, {"urls": ["https://example.org/new.jpg"], "chunk_size": 2})
+    assert slices(runtime, ref) == [("urls", "cat", 0, 2)]
+    assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(["https://example.org/new.jpg"],)]
+    planner.start(runtime, ref.id, {"urls": ["https://example.org/late.jpg"]})
+    assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(["https://example.org/new.jpg"],)]
+
+
+def test_a_message_without_options_starts_with_those_that_were_kept(runtime: Runtime) -> None:
+    ref = make_job(runtime, max_images=4)
+    kept = options.parse({"urls": [f"https://example.org/kept-{n}.jpg" for n in range(9)], "chunk_size": 3})
+    with runtime.sessions.begin() as session:
+        planner.keep(runtime, session, ref.id, kept)
+    planner.start(runtime, ref.id, {})
+    assert slices(runtime, ref) == [("urls", "cat", 0, 3), ("urls", "cat", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "said"),
+    [
+        ({"max_images": 0}, {"urls": ["u"]}, "max_images must be above 0, not 0"),
+        ({"keywords": []}, {"urls": ["u"]}, "keywords is empty"),
+        ({"keywords": {"cat": 1}}, {"urls": ["u"]}, "keywords must be an array"),
+        ({"keywords": ["cat", "dog"]}, {"urls": ["u"]}, "a URL list has one label, but the job has 2 keywords"),
+        ({}, {"urls": "u"}, "option urls"),
+        ({}, ["urls"], "options must be an object, not list"),
+        ({}, {"colour": "red"}, "there is no option 'colour'"),
+        ({}, {"sources": ["urls"]}, "source 'urls' needs a list"),
+        ({}, {"sources": ["flicker"]}, "there is no source 'flicker'"),
+        ({}, {"sources": ["closed"]}, "source 'closed' cannot be used: set a key"),
+        ({}, {}, "no source is configured"),
+    ],
+)
+def test_what_cannot_be_planned_fails_with_its_reason_in_the_owners_log(
+    runtime: Runtime, values: dict[str, Any], asked: object, said: str
+) -> None:
+    closed = Shelf(lambda _: Page((), more=False), lacks="set a key")
+    ref = make_job(runtime, **values)
+    assert planner.start(offering(runtime, gallery=closed, closed=closed), ref.id, asked) == []
+    assert status(runtime, ref) is JobStatus.FAILED
+    entry = first(log_of(runtime, ref))
+    assert (entry.action, entry.resource_type, entry.resource_id) == ("crawl_job.failed", "crawl_job", str(ref.id))
+    assert said in str((entry.metadata_ or {})["reason"])
+    owner = "SELECT user_id FROM projects JOIN crawl_jobs ON project_id = projects.id WHERE crawl_jobs.id = :id"
+    assert query(runtime, owner, id=ref.id) == [(entry.user_id,)]
+    assert ledger.ids_of(runtime.sessions, ref) == []
+
+
+def test_without_options_every_usable_source_but_the_list_is_asked(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(offering(runtime, gallery=shelf(*good(host, "usable", 2))))
+    drive(offering(runtime, gallery=shelf(*good(host, "usable", 2))), wakes)
+    assert {part[0] for part in slices(runtime, ref)} == {"gallery"}
+    assert len(urls_of(runtime, ref)) == 2
+
+
+# Ending
+
+
+def test_the_end_of_a_job_is_told_with_counts_and_reasons(runtime: Runtime, host: HostileServer) -> None:
+    broken = [host.url(f"/fault/{kind}/told-{n}") for kind, count in (("404", 3), ("html", 2)) for n in range(count)]
+    ref, wakes = start(runtime, [*good(host, "told", 4), *broken], job={"max_images": 50}, chunk_size=5)
+    drive(runtime, wakes)
+    assert actions(runtime, ref) == ["started", "completed"]
+    assert last_details(runtime, ref) == {
+        "images": 4,
+        "wanted": 50,
+        "chunks": {"completed": 2, "failed": 0},
+        "reasons": {"not_found": 3, "not_an_image": 2},
+        "errors": {},
+    }
+    # JSON objects keep no order in the database; reading them back does.
+    with runtime.sessions.begin() as session:
+        assert list(planner.reasons(session, ref.id).items()) == [("not_found", 3), ("not_an_image", 2)]
+
+
+def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> None:
+    def refused(_: Query) -> Page:
+        raise PermanentError("the key is wrong")
+
+    there = offering(runtime, shelf=Shelf(refused))
+    ref, wakes = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 10})
+    drive(there, wakes)
+    job = ledger.crawl_job(runtime.sessions, ref)
+    assert (job.status, job.failed_chunks, job.total_chunks) == (JobStatus.FAILED, 2, 2)
+    assert actions(runtime, ref) == ["started", "failed"]
+    assert last_details(runtime, ref)["errors"] == {"the key is wrong": 2}
+
+
+# Cancelling
+
+
+def test_cancelling_twice_at_once_and_late_is_told_once(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "cancel", 6), chunk_size=2)
+    wakes = run(runtime, wakes)
+    ledger.claim(runtime.sessions, wakes[0].chunk_id)
+    at_once(*[partial(planner.cancel, runtime, ref.id)] * 4)
+    planner.cancel(runtime, ref.id)
+    assert ledger.states_of(runtime.sessions, ref) == [ChunkState.COMPLETED, *[ChunkState.CANCELLED] * 2]
+    job = ledger.crawl_job(runtime.sessions, ref)
+    assert (job.status, job.active_chunks, job.valid_images) == (JobStatus.CANCELLED, 0, 2)
+    assert actions(runtime, ref) == ["started", "cancelled"]
+    drive(runtime, wakes)
+    assert planner.conclude(runtime, ref.id) == []
+    assert len(urls_of(runtime, ref)) == 2
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "over", 1))
+    drive(runtime, wakes)
+    planner.cancel(runtime, ref.id)
+    assert status(runtime, ref) is JobStatus.COMPLETED
+    assert actions(runtime, ref) == ["started", "completed"]
+
+
+def test_a_pending_job_that_is_cancelled_is_never_planned(runtime: Runtime) -> None:
+    ref = make_job(runtime)
+    planner.cancel(runtime, ref.id)
+    assert planner.start(runtime, ref.id, {"urls": ["https://example.org/a.jpg"]}) == []
+    assert (status(runtime, ref), actions(runtime, ref)) == (JobStatus.CANCELLED, ["cancelled"])
+
+
+# Retrying
+
+
+def test_a_cancelled_job_that_is_retried_brings_the_rest(runtime: Runtime, host: HostileServer) -> None:
+    listed = good(host, "rest", 6)
+    ref, wakes = start(runtime, listed, chunk_size=2)
+    run(runtime, wakes)
+    planner.cancel(runtime, ref.id)
+    again = planner.retry(runtime, ref.id)
+    assert len(again) == 2
+    assert not {wake.task_id for wake in again} & {wake.task_id for wake in wakes}
+    assert planner.retry(runtime, ref.id) == []
+    drive(runtime, again)
+    assert urls_of(runtime, ref) == set(listed)
+    assert all(host.hits[f"/good/rest-{number}.jpg"] == 1 for number in range(6))
+    assert actions(runtime, ref) == ["started", "cancelled", "retried", "completed"]
+
+
+def test_a_job_that_was_cancelled_by_hand_can_be_retried(runtime: Runtime, host: HostileServer) -> None:
+    listed = good(host, "retried-by-hand", 2)
+    ref, _ = start(runtime, listed)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
+    drive(runtime, planner.retry(runtime, ref.id))
+    assert (status(runtime, ref), urls_of(runtime, ref)) == (JobStatus.COMPLETED, set(listed))
+
+
+def test_retrying_from_many_workers_at_once_queues_once(runtime: Runtime, host: HostileServer) -> None:
+    ref, _ = start(runtime, good(host, "many", 4), chunk_size=2)
+    planner.cancel(runtime, ref.id)
+    found = at_once(*[partial(planner.retry, runtime, ref.id)] * 4)
+    assert sorted(map(len, found)) == [0, 0, 0, 2]
+    drive(runtime, next(filter(None, found)))
+    assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 4)
+
+
+def test_a_failed_job_that_is_retried_runs_its_failed_chunks_only(runtime: Runtime, host: HostileServer) -> None:
+    found = {"cat": good(host, "failed-cat", 2)}
+
+    def answer(asked: Query) -> Page:
+        if asked.text not in found:
+            raise PermanentError("not yet")
+        return page_of(found[asked.text], asked)
+
+    source = Shelf(answer)
+    there = offering(runtime, shelf=source)
+    ref, wakes = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 4}, max_rounds=1)
+    drive(there, wakes)
+    assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 2)
+    found["dog"] = good(host, "failed-dog", 2)
+    del source.asked[:]
+    drive(there, planner.retry(there, ref.id))
+    assert [asked.text for asked in source.asked] == ["dog"]
+    assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 4)
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "completed"])
+def test_where_there_is_nothing_to_retry_nothing_happens(runtime: Runtime, host: HostileServer, state: str) -> None:
+    ref, wakes = start(runtime, good(host, f"nothing-{state}", 1))
+    if state == "completed":
+        drive(runtime, wakes)
+    elif state == "pending":
+        ref = make_job(runtime)
+    before = (status(runtime, ref), actions(runtime, ref), slices(runtime, ref))
+    assert planner.retry(runtime, ref.id) == []
+    assert (status(runtime, ref), actions(runtime, ref), slices(runtime, ref)) == before
+
+
+@pytest.mark.parametrize("kept", ["by the command line", "by the message"])
+def test_a_job_that_failed_before_it_was_planned_is_planned_anew_with_its_corrected_row(
+    runtime: Runtime, host: HostileServer, kept: str
+) -> None:
+    listed = good(host, kept.replace(" ", "-"), 3)
+    ref = make_job(runtime, keywords=[])
+    asked = {"urls": listed, "min_width": 40}
+    if kept == "by the command line":
+        with runtime.sessions.begin() as session:
+            planner.keep(runtime, session, ref.id, options.parse(asked))
+        asked = {}
+    planner.start(runtime, ref.id, asked)
+    assert status(runtime, ref) is JobStatus.FAILED
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET keywords = '[\"owl\"]' WHERE id = :id", id=ref.id)
+    drive(runtime, planner.retry(runtime, ref.id))
+    assert (status(runtime, ref), urls_of(runtime, ref)) == (JobStatus.COMPLETED, set(listed))
+    assert slices(runtime, ref) == [("urls", "owl", 0, 100)]
+    assert actions(runtime, ref) == ["failed", "started", "completed"]
+    assert query(runtime, "SELECT options->>'min_width' FROM pixcrawler.crawl_plans") == [("40",)]

@@ -1,0 +1,221 @@
+"""Rounds over one and several sources, and whole jobs run in this process."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import ledger
+import pytest
+from doubles import (
+    Shelf,
+    drive,
+    first,
+    good,
+    last_details,
+    offering,
+    page_of,
+    query,
+    run,
+    shelf,
+    slices,
+    start,
+    status,
+    urls_of,
+)
+from fakes.hosts import HostileServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledger import at_once
+
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db import chunks
+from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.sources.protocol import Page, Query
+
+pytestmark = pytest.mark.usefixtures("sound")
+
+
+# Rounds
+
+
+def test_concluding_at_once_from_two_workers_plans_one_round(runtime: Runtime, host: HostileServer) -> None:
+    listed = [host.url(f"/fault/404/once-{number}") for number in range(20)]
+    ref, wakes = start(runtime, listed, job={"max_images": 3}, chunk_size=3)
+    # The message that concludes is lost: everybody finds the job at the same moment.
+    held = ledger.claim(runtime.sessions, first(wakes).chunk_id)
+    with runtime.sessions.begin() as session:
+        chunks.finish(
+            session, held, result={"offered": 3, "stored": 0, "left": [], "more": True, "reasons": {}}, gains={}
+        )
+    found = at_once(*[partial(planner.conclude, runtime, ref.id)] * 6)
+    assert sum(map(bool, found)) == 1
+    assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(2,)]
+    assert sorted(part[2] for part in slices(runtime, ref)) == list(range(len(slices(runtime, ref))))
+
+
+@pytest.mark.parametrize(("broken", "rounds"), [(0, 1), (4, 2), (30, 3)])
+def test_rounds_go_on_until_the_images_are_there(
+    runtime: Runtime, host: HostileServer, broken: int, rounds: int
+) -> None:
+    bad = [host.url(f"/fault/404/rounds-{broken}-{number}") for number in range(broken)]
+    ref, wakes = start(runtime, [*bad, *good(host, f"rounds-{broken}", 30)], job={"max_images": 5}, chunk_size=5)
+    drive(runtime, wakes)
+    job = ledger.crawl_job(runtime.sessions, ref)
+    assert (job.status, job.valid_images, job.progress) == (JobStatus.COMPLETED, 5, 100)
+    assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(rounds,)]
+
+
+def test_rounds_end_when_every_source_is_exhausted(runtime: Runtime, host: HostileServer) -> None:
+    ref, wakes = start(runtime, good(host, "exhausted", 7), job={"max_images": 50}, chunk_size=3, max_rounds=100)
+    drive(runtime, wakes)
+    assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 7)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_rounds_end_when_they_are_used_up(runtime: Runtime, host: HostileServer, most: int) -> None:
+    def nothing_new(asked: Query) -> Page:
+        return replace(page_of(good(host, "used-up", asked.page_size), replace(asked, page=0)), more=True)
+
+    endless = Shelf(nothing_new)
+    ref, wakes = start(
+        offering(runtime, endless=endless), sources=["endless"], job={"max_images": 9}, chunk_size=3, max_rounds=most
+    )
+    drive(offering(runtime, endless=endless), wakes)
+    assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(most,)]
+    assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 3)
+
+
+def test_several_sources_take_turns_and_equal_parts(runtime: Runtime, host: HostileServer) -> None:
+    both = {name: shelf(*good(host, f"turns-{name}", 20)) for name in ("one", "two")}
+    there = offering(runtime, **both)
+    ref, wakes = start(there, sources=["one", "two"], job={"keywords": ["cat", "dog"], "max_images": 24}, chunk_size=3)
+    planned = slices(runtime, ref)
+    assert Counter((source, label) for source, label, _, _ in planned) == {
+        (source, label): 2 for source in ("one", "two") for label in ("cat", "dog")
+    }
+    assert {label for _, label, _, _ in planned[:4]} == {"cat", "dog"}
+    assert {source for source, _, _, _ in planned[:4]} == {"one", "two"}
+    assert sum(quota for *_, quota in planned) == 24
+    drive(there, wakes)
+    assert status(runtime, ref) is JobStatus.COMPLETED
+    # Both keywords get the same pictures of a source, and a job keeps each address once: later pages fill up.
+    counts = query(runtime, "SELECT label, count(*) FROM pixcrawler.image_facts GROUP BY 1 ORDER BY 1")
+    assert sum(count for _, count in counts) == 24
+
+
+def test_where_one_source_is_down_the_other_fills_up(runtime: Runtime, host: HostileServer) -> None:
+    def busy(_: Query) -> Page:
+        raise TransientError("busy")
+
+    there = offering(runtime, down=Shelf(busy), well=shelf(*good(host, "fills-up", 40)))
+    ref, wakes = start(there, sources=["down", "well"], job={"max_images": 10}, chunk_size=10)
+    assert slices(runtime, ref) == [("down", "cat", 0, 5), ("well", "cat", 0, 5)]
+    for _ in range(5):
+        assert status(runtime, ref) is JobStatus.RUNNING
+        drive(there, wakes)
+        ledger.make_due(runtime.sessions, ref)
+    job = ledger.crawl_job(runtime.sessions, ref)
+    assert (job.status, job.valid_images, job.failed_chunks) == (JobStatus.COMPLETED, 10, 1)
+    assert last_details(runtime, ref)["errors"] == {"busy": 1}
+
+
+def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: HostileServer) -> None:
+    found = {"cat": good(host, "cap-cat", 20), "dog": good(host, "cap-dog", 20)}
+    there = offering(runtime, shelf=Shelf(lambda asked: page_of(found[asked.text], asked)))
+    keywords: list[object] = [{"query": "cat", "label": "feline", "max_images": 3}, "dog"]
+    ref, wakes = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 12}, chunk_size=4)
+    drive(there, wakes)
+    counts = query(runtime, "SELECT label, query, count(*) FROM pixcrawler.image_facts GROUP BY 1, 2 ORDER BY 1")
+    assert counts == [("dog", "dog", 9), ("feline", "cat", 3)]
+    assert status(runtime, ref) is JobStatus.COMPLETED
+
+
+def test_five_images_over_seven_keywords_are_one_for_each_of_five(runtime: Runtime, host: HostileServer) -> None:
+    keywords = [f"k{number}" for number in range(7)]
+    there = offering(runtime, shelf=Shelf(lambda asked: page_of(good(host, f"five-{asked.text}", 5), asked)))
+    ref, wakes = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 5})
+    assert slices(runtime, ref) == [("shelf", keyword, 0, 1) for keyword in keywords[:5]]
+    drive(there, wakes)
+    assert query(runtime, "SELECT label FROM pixcrawler.image_facts ORDER BY 1") == [(k,) for k in keywords[:5]]
+
+
+def test_a_row_that_is_broken_under_a_running_job_ends_it_with_what_it_has(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    bad = [host.url(f"/fault/404/under-{number}") for number in range(3)]
+    ref, wakes = start(runtime, [*good(host, "under", 2), *bad], job={"max_images": 4}, chunk_size=2)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET keywords = '7' WHERE id = :id", id=ref.id)
+    drive(runtime, wakes)
+    assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 2)
+    assert "keywords must be an array" in last_details(runtime, ref)["reason"]
+
+
+def test_a_source_that_loses_its_configuration_ends_the_job_with_what_it_has(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    source = shelf(*good(host, "loses", 4))
+    there = offering(runtime, shelf=source)
+    ref, wakes = start(there, sources=["shelf"], job={"max_images": 9}, chunk_size=2)
+    for _ in range(2):
+        wakes = run(there, wakes)
+    source.lacks = "set its key"
+    drive(there, wakes)
+    assert status(runtime, ref) is JobStatus.COMPLETED
+    assert last_details(runtime, ref)["reason"] == "source 'shelf' cannot be used: set its key"
+
+
+# Whole jobs
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A list of addresses, and how it is asked for."""
+
+    kinds: Sequence[str]
+    wanted: int
+    chunk_size: int
+
+
+SHAPES = st.builds(
+    Shape,
+    kinds=st.lists(
+        st.sampled_from(["good", "good", "good", "404", "html", "duplicate", "same"]), min_size=1, max_size=40
+    ),
+    wanted=st.integers(1, 30),
+    chunk_size=st.integers(1, 12),
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=SHAPES)
+def test_a_job_of_any_shape_ends_with_exact_counters(runtime: Runtime, host: HostileServer, shape: Shape) -> None:
+    paths = {"good": "/good/shape-{}.jpg", "same": "/good/shape-same.jpg"}
+    listed = [host.url(paths.get(kind, f"/fault/{kind}/shape-{{}}").format(n)) for n, kind in enumerate(shape.kinds)]
+    ref, wakes = start(runtime, listed, job={"max_images": shape.wanted}, chunk_size=shape.chunk_size, max_rounds=100)
+    drive(runtime, wakes)
+    ledger.check(runtime.sessions, ref)
+    job = ledger.crawl_job(runtime.sessions, ref)
+    kinds = Counter(shape.kinds)
+    pictures = kinds["good"] + min(1, kinds["same"]) + min(1, kinds["duplicate"])
+    assert (job.status, job.progress, job.active_chunks) == (JobStatus.COMPLETED, 100, 0)
+    assert job.valid_images == len(urls_of(runtime, ref)) == min(shape.wanted, pictures)
+    assert job.completed_chunks == job.total_chunks
+    results = [found.result or {} for found in ledger.chunks_of(runtime.sessions, ref)]
+    assert all(result["offered"] == result["stored"] + sum(result["reasons"].values()) for result in results)
+    assert sum(result["stored"] for result in results) == job.valid_images
+    assert sum(result["downloaded"] for result in results) == job.downloaded_images
+    if shape.wanted >= pictures:
+        # Everything was looked at: nothing is left, and every entry of the list is counted once.
+        assert sum(result["offered"] for result in results) == len(listed)
+        assert job.total_images == len(set(listed))
+        assert job.downloaded_images == kinds["good"] + min(1, kinds["same"]) + kinds["duplicate"] + kinds["html"]
+        reasons = sum((Counter(result["reasons"]) for result in results), Counter[str]())
+        assert reasons == +Counter(
+            not_found=kinds["404"],
+            not_an_image=kinds["html"],
+            duplicate_url=max(0, kinds["same"] - 1),
+            duplicate_bytes=max(0, kinds["duplicate"] - 1),
+        )
