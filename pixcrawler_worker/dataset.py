@@ -64,9 +64,13 @@ async def _copy(runtime: Runtime, listed: Sequence[Stored], folder: Path, wrote:
             done.add(image.id)
             wrote(len(done))
 
-    async with asyncio.TaskGroup() as group:
-        for image in listed:
-            group.create_task(copy(image))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for image in listed:
+                group.create_task(copy(image))
+    except ExceptionGroup as troubles:
+        # Copies under way meet the same trouble at the same time: one of them tells it.
+        raise troubles.exceptions[0] from None
     return [image for image in listed if image.id in done]
 
 

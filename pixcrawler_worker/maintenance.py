@@ -4,6 +4,8 @@ Every worker sweeps; an advisory lock lets one at a time do each step. All that 
 sweep that is killed half-way leaves nothing half done, and the next one goes on.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -13,7 +15,7 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import activity, chunks, images, jobs, sweeps
 from pixcrawler_worker.db.jobs import NotRunningError, Wake
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import Runtime
 
@@ -25,6 +27,8 @@ _MOST_REAPED = 500
 _MOST_RESENT = 500
 #: Longest life of a task (its hard time limit) and a margin: after that no zombie writes files any more.
 QUIET = timedelta(minutes=20)
+
+_OVER = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 
 @dataclass(slots=True)
@@ -48,13 +52,14 @@ class Swept:
 def sweep(runtime: Runtime) -> Swept:
     """Do one sweep and return what it did. Talks to the database only, so it is safe in a process that forks."""
     swept = Swept()
+    # First, since counters that somebody wrote over would go below zero with the next chunk that is counted off.
+    _repair(runtime, swept)
     _reap(runtime, swept)
     _drop_cancelled(runtime, swept)
     _start(runtime, swept)
     _announce(runtime, swept)
     _resend(runtime, swept)
     _conclude(runtime, swept)
-    _repair(runtime, swept)
     if not swept.quiet:
         log.info(
             "swept",
@@ -83,25 +88,34 @@ def remove_orphans(runtime: Runtime, *, quiet: timedelta = QUIET) -> int:
     """
     removed = 0
     for job_id in transact(runtime.sessions, lambda session: sweeps.untidy(session, quiet=quiet)):
-        removed += _tidy(runtime, job_id)
+        removed += _tidy(runtime, JobRef(JobKind.CRAWL, job_id))
     return removed
 
 
-def _tidy(runtime: Runtime, job_id: int) -> int:
-    async def orphans(named: frozenset[str]) -> list[str]:
-        found = [key async for key in runtime.storage.keys(f"crawl_jobs/{job_id}/")]
+def _tidy(runtime: Runtime, ref: JobRef) -> int:
+    job_id = ref.id
+
+    async def keys() -> list[str]:
+        return [key async for key in runtime.storage.keys(f"crawl_jobs/{job_id}/")]
+
+    def orphans(session: Session, found: list[str]) -> list[str]:
+        # Somebody may have retried the job meanwhile. While it is over and locked, it can be neither running nor
+        # retried, so a file that was there before and has no row now will have none.
+        if jobs.lock(session, ref) not in _OVER:
+            return []
+        named = images.files(session, job_id)
         stray = [key for key in found if runtime.storage.url(key) not in named]
-        await runtime.storage.delete(stray)
+        if not stray:
+            sweeps.tidied(session, job_id)
         return stray
 
     try:
-        # The rows are read first and the job is over: a file that is not named now never will be.
-        named = transact(runtime.sessions, lambda session: images.files(session, job_id))
-        stray = runtime.run(orphans(named))
+        found = runtime.run(keys())
+        stray = transact(runtime.sessions, lambda session: orphans(session, found))
+        runtime.run(runtime.storage.delete(stray))
     except (TransientError, PermanentError) as error:
         log.warning("orphans stay for now", job=job_id, reason=str(error))
         return 0
-    transact(runtime.sessions, lambda session: sweeps.tidied(session, job_id))
     if stray:
         log.info("orphans removed", job=job_id, files=len(stray))
     return len(stray)
@@ -113,6 +127,9 @@ def _reap(runtime: Runtime, swept: Swept) -> None:
             reaped = transact(runtime.sessions, chunks.reap)
         except NotRunningError:
             continue
+        except TransientError as error:
+            log.warning("silent workers are left to the next sweep", reason=str(error))
+            return
         if reaped is None:
             return
         swept.reaped += 1
@@ -123,19 +140,20 @@ def _reap(runtime: Runtime, swept: Swept) -> None:
 
 def _drop_cancelled(runtime: Runtime, swept: Swept) -> None:
     for ref in transact(runtime.sessions, sweeps.cancelled_with_chunks):
-        swept.dropped += planner.drop_chunks(runtime, ref)
+        with _left_behind(ref.id):
+            # Whoever wrote the status past us may have written the counters as well.
+            _repair_job(runtime, ref, swept)
+            swept.dropped += planner.drop_chunks(runtime, ref)
 
 
 def _start(runtime: Runtime, swept: Swept) -> None:
     unplanned = runtime.settings.start_pending
     patience = runtime.settings.lease / 4
     for job_id in transact(runtime.sessions, lambda s: sweeps.pending(s, unplanned=unplanned, patience=patience)):
-        try:
-            wakes = planner.start(runtime, job_id, {})
-        except planner.UnknownJobError:
-            continue  # deleted in this very moment
-        swept.started += 1
-        swept.wakes += [(JobKind.CRAWL, wake) for wake in wakes]
+        # A job that is unknown was deleted in this very moment.
+        with _left_behind(job_id), contextlib.suppress(planner.UnknownJobError):
+            swept.wakes += [(JobKind.CRAWL, wake) for wake in planner.start(runtime, job_id, {})]
+            swept.started += 1
 
 
 def _announce(runtime: Runtime, swept: Swept) -> None:
@@ -163,21 +181,34 @@ def _resend(runtime: Runtime, swept: Swept) -> None:
 
 def _conclude(runtime: Runtime, swept: Swept) -> None:
     for job_id in transact(runtime.sessions, sweeps.unconcluded):
-        swept.concluded += 1
-        swept.wakes += [(JobKind.CRAWL, wake) for wake in planner.conclude(runtime, job_id)]
+        with _left_behind(job_id):
+            swept.wakes += [(JobKind.CRAWL, wake) for wake in planner.conclude(runtime, job_id)]
+            swept.concluded += 1
 
 
 def _repair(runtime: Runtime, swept: Swept) -> None:
     for job_id in transact(runtime.sessions, sweeps.drifted):
-        ref = JobRef(JobKind.CRAWL, job_id)
+        with _left_behind(job_id):
+            _repair_job(runtime, JobRef(JobKind.CRAWL, job_id), swept)
 
-        def work(session: Session, ref: JobRef = ref) -> sweeps.Repair | None:
-            jobs.lock(session, ref)
-            repair = sweeps.repair(session, ref)
-            if repair:
-                activity.record(session, ref.id, "crawl_job.repaired", {"was": repair.was, "is": repair.now})
-            return repair
 
-        if repair := transact(runtime.sessions, work):
-            swept.repaired += 1
-            log.error("counters differed from the ledger and were repaired", job=job_id, was=repair.was, now=repair.now)
+@contextlib.contextmanager
+def _left_behind(job_id: int) -> Iterator[None]:
+    """Leave a job to the next sweep when somebody holds its row: the other jobs do not wait for it."""
+    try:
+        yield
+    except TransientError as error:
+        log.warning("job left to the next sweep", job=job_id, reason=str(error))
+
+
+def _repair_job(runtime: Runtime, ref: JobRef, swept: Swept) -> None:
+    def work(session: Session) -> sweeps.Repair | None:
+        jobs.lock(session, ref)
+        repair = sweeps.repair(session, ref)
+        if repair:
+            activity.record(session, ref.id, "crawl_job.repaired", {"was": repair.was, "is": repair.now})
+        return repair
+
+    if repair := transact(runtime.sessions, work):
+        swept.repaired += 1
+        log.error("counters differed from the ledger and were repaired", job=ref.id, was=repair.was, now=repair.now)

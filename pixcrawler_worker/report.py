@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from html import escape
 from pathlib import Path
 
@@ -13,12 +15,13 @@ from pixcrawler_worker.db import images, views
 from pixcrawler_worker.db.images import Stored
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
-from pixcrawler_worker.domain.reasons import RefusedError
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
 #: Pictures of each label on the contact sheet, taken evenly over all it has.
 _SHEET = 12
+#: Pictures that are held at a time: they are opened one after the other, and may be large.
+_READS = 8
 #: Longer side of a picture on the contact sheet, in pixels; twice what is shown, for sharp screens.
 _SIDE = 224
 #: Upper ends of the size classes, in megapixels.
@@ -128,17 +131,23 @@ def _sheets(stored: Sequence[Stored]) -> dict[str, list[Stored]]:
 
 async def _thumbnails(runtime: Runtime, shown: Iterable[Stored]) -> dict[int, bytes]:
     """Return small JPEGs by image id; a file that is missing or cannot be opened any more has none."""
+    turns = asyncio.Semaphore(_READS)
+    made: dict[int, bytes] = {}
 
-    async def thumbnail(image: Stored) -> bytes | None:
-        try:
-            body = await runtime.storage.get(runtime.storage.key(image.storage_url))
-            return await runtime.decoder.thumbnail(body, side=_SIDE)
-        except (PermanentError, RefusedError):
-            return None
+    async def thumbnail(image: Stored) -> None:
+        async with turns:
+            with contextlib.suppress(PermanentError):
+                body = await runtime.storage.get(runtime.storage.key(image.storage_url))
+                made[image.id] = await runtime.decoder.thumbnail(body, side=_SIDE)
 
-    listed = list(shown)
-    made = await asyncio.gather(*map(thumbnail, listed))
-    return {image.id: small for image, small in zip(listed, made, strict=True) if small is not None}
+    try:
+        async with asyncio.TaskGroup() as group:
+            for image in shown:
+                group.create_task(thumbnail(image))
+    except ExceptionGroup as troubles:
+        # Reads under way meet the same trouble at the same time: one of them tells it.
+        raise troubles.exceptions[0] from None
+    return made
 
 
 def _page(found: _Findings) -> str:
@@ -166,7 +175,7 @@ def _page(found: _Findings) -> str:
 
 
 def _when(job: CrawlView) -> str:
-    return f", {job.completed_at:%Y-%m-%d %H:%M} UTC" if job.completed_at else ""
+    return f", {job.completed_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if job.completed_at else ""
 
 
 def _tiles(found: _Findings) -> str:

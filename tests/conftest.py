@@ -2,14 +2,16 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 
 import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from pixcrawler_worker import embedded
+from pixcrawler_worker import embedded, runtime, settings
 from pixcrawler_worker.db import migrate, session
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.runtime import Runtime
 
 _numbers = itertools.count(1)
 
@@ -63,3 +65,17 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def sessions(engine: Engine) -> Sessions:
     return session.sessions(engine)
+
+
+@pytest.fixture(scope="module", name="runtime")
+def connected_runtime(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
+    """A worker's connections to the module's database, with a storage of their own; loopback may be fetched from."""
+    folder = tmp_path_factory.mktemp("data")
+    told = settings.load(
+        database_url=database_url,
+        data_dir=folder,
+        storage_url=(folder / "storage").as_uri(),
+        allowed_networks="127.0.0.0/8",
+    )
+    with closing(runtime.connect(told)) as opened:
+        yield opened

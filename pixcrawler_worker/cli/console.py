@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pixcrawler_worker import embedded, logs, runtime
@@ -20,6 +21,8 @@ from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
 
 out = Console(highlight=False)
+#: A whole number as PostgreSQL's `integer` takes it: an id, or how many of something.
+NUMBER = click.IntRange(min=1, max=2**31 - 1)
 
 _POLL_SECONDS = 0.5
 #: Without a terminal a line is written this often at most, and only when something changed.
@@ -35,6 +38,9 @@ def settings() -> Settings:
     if found.database_url is None and (services := embedded.find(found.data_dir)):
         adopt(services)
         found = configuration.load()
+    if found.broker_url is not None:
+        # It may stand in `.env`, which the client does not read.
+        os.environ["PIXCRAWLER_BROKER_URL"] = found.broker_url.get_secret_value()
     return found
 
 
@@ -91,7 +97,7 @@ def watch(sessions: Sessions, job_id: int, *, check: Callable[[], None] = lambda
             err=True,
         )
         sys.exit(130)
-    out.print(outcome(job))
+    out.print(outcome(job), soft_wrap=True)
     return job
 
 
@@ -107,6 +113,11 @@ def chunks(job: CrawlView) -> str:
     """Return how far the chunks of a job are, in a few words."""
     text = f"{job.completed_chunks} of {job.total_chunks} chunks"
     return f"{text}, {job.failed_chunks} failed" if job.failed_chunks else text
+
+
+def shown(text: str) -> str:
+    """Return somebody else's text so that it does nothing to a terminal: without markup and control characters."""
+    return escape("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
 
 
 def _look(sessions: Sessions, job_id: int, check: Callable[[], None]) -> CrawlView:
@@ -150,6 +161,6 @@ def _lines(look: Callable[[], CrawlView], job_id: int) -> CrawlView:
             return job
         line = f"job {job_id} {job.status}: {job.valid_images} of {job.max_images} images, {chunks(job)}"
         if line != said and time.monotonic() - last >= _LINE_SECONDS:
-            out.print(line)
+            out.print(line, soft_wrap=True)
             said, last = line, time.monotonic()
         time.sleep(_POLL_SECONDS)

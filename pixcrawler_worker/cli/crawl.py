@@ -27,9 +27,9 @@ _DEFAULT_IMAGES = 1000
     type=click.File(errors="replace"),
     help="File with one address a line, or - for stdin; one KEYWORD labels it.",
 )
-@click.option("--max-images", type=click.IntRange(min=1), help="Images wanted.  [default: the list's length, or 1000]")
+@click.option("--max-images", type=console.NUMBER, help="Images wanted.  [default: the list's length, or 1000]")
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Source to ask; may be repeated.")
-@click.option("--project", type=int, metavar="ID", help="Project that the job belongs to.")
+@click.option("--project", type=console.NUMBER, metavar="ID", help="Project that the job belongs to.")
 @click.option("--name", help="Name of the job.  [default: the keywords]")
 @click.option("--watch", is_flag=True, help="Show the job until it ends.")
 def crawl(
@@ -52,6 +52,7 @@ def crawl(
     raw: dict[str, object] = {"urls": list(listed)} if listed else {}
     asked = options.parse(raw | ({"sources": list(sources)} if sources else {}))
     with console.connected() as runtime:
+        runtime.settings.require_broker()
         job_id = create(
             runtime,
             keywords=list(keywords),
@@ -85,7 +86,8 @@ def create(
     def insert(session: Session) -> int | None:
         job_id = intake.create_crawl_job(
             session,
-            name=name or ", ".join(keywords),
+            # An argument may be no text at all.
+            name=(name or ", ".join(keywords)).encode("utf-8", "replace").decode(),
             keywords=keywords,
             max_images=max_images,
             project_id=project_id,
@@ -117,7 +119,9 @@ def addresses(lines: TextIO) -> tuple[str, ...]:
     Raises:
         PermanentError: when there is none.
     """
-    found = tuple(text for line in lines if (text := line.strip().replace("\x00", "")) and not text.startswith("#"))
+    # What the database cannot hold, and the mark that some editors put at the beginning, are no part of an address.
+    texts = (line.replace("\x00", "").removeprefix("\ufeff").strip() for line in lines)
+    found = tuple(text for text in texts if text and not text.startswith("#"))
     if not found:
         raise PermanentError(f"{Path(lines.name).name} has no addresses: it needs one a line")
     return found

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 from kombu.exceptions import OperationalError
-from rich.markup import escape
 from rich.table import Table
 
 from pixcrawler_worker import client
@@ -24,7 +23,7 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Newest jobs to show.")
+@click.option("--limit", type=console.NUMBER, default=20, show_default=True, help="Newest jobs to show.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def list_(*, limit: int, as_json: bool) -> None:
     """List the newest jobs."""
@@ -44,13 +43,13 @@ def list_(*, limit: int, as_json: bool) -> None:
             f"{job.progress} %",
             f"{job.valid_images}/{job.max_images}",
             f"{job.completed_chunks}/{job.total_chunks}",
-            escape(job.name),
+            console.shown(job.name),
         )
     console.out.print(table if found else "no jobs yet: pixcrawler crawl KEYWORD --urls FILE")
 
 
 @jobs.command()
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=console.NUMBER, metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def show(*, job_id: int, as_json: bool) -> None:
     """Show one job: counts, chunks, and why candidates were refused."""
@@ -61,24 +60,24 @@ def show(*, job_id: int, as_json: bool) -> None:
         click.echo(json.dumps(job.as_json() | found, indent=2))
         return
     table = Table.grid(padding=(0, 2))
-    table.add_row("job", f"{job.id}  {escape(job.name)}")
+    table.add_row("job", f"{job.id}  {console.shown(job.name)}")
     table.add_row("status", f"{job.status}, {job.progress} %")
-    table.add_row("keywords", escape(json.dumps(job.keywords, ensure_ascii=False)))
+    table.add_row("keywords", console.shown(json.dumps(job.keywords, ensure_ascii=False)))
     table.add_row("images", f"{job.valid_images} of {job.max_images}")
     table.add_row("candidates", f"{job.total_images} found, {job.downloaded_images} downloaded")
     table.add_row("chunks", ", ".join(f"{count} {state}" for state, count in found["chunks"].items()) or "none")
     for heading in ("reasons", "errors"):
         for position, (reason, count) in enumerate(found[heading].items()):
             label = {"reasons": "refused", "errors": "failed"}[heading]
-            table.add_row(label if position == 0 else "", f"{count:>6}  {escape(reason)}")
+            table.add_row(label if position == 0 else "", f"{count:>6}  {console.shown(reason)}")
     for position, entry in enumerate(found["activity"]):
         line = f"{entry['at'][:19]}  {entry['action']}  {entry.get('reason', '')}".rstrip()
-        table.add_row("log" if position == 0 else "", escape(line))
+        table.add_row("log" if position == 0 else "", console.shown(line))
     console.out.print(table)
 
 
 @jobs.command()
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=console.NUMBER, metavar="ID")
 def watch(*, job_id: int) -> None:
     """Show a job until it ends. Exit code 1 when it failed or was cancelled."""
     with console.connected() as runtime:
@@ -87,16 +86,16 @@ def watch(*, job_id: int) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=console.NUMBER, metavar="ID")
 def cancel(*, job_id: int) -> None:
     """Cancel a job. Images that it has already stay."""
     with console.connected() as runtime:
         planner.cancel(runtime, job_id)
-        console.out.print(console.outcome(console.require_job(runtime.sessions, job_id)))
+        console.out.print(console.outcome(console.require_job(runtime.sessions, job_id)), soft_wrap=True)
 
 
 @jobs.command()
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("job_id", type=console.NUMBER, metavar="ID")
 def retry(*, job_id: int) -> None:
     """Run the failed and cancelled chunks of a job again."""
     with console.connected() as runtime:

@@ -1,0 +1,250 @@
+"""Every command, called in this process with real services behind it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+import click
+import ledger
+import pytest
+import redis
+from calls import DEAD, call, sent
+from doubles import log_of
+from factories import make_job, start_job
+
+from pixcrawler_worker.cli.main import pixcrawler
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db import chunks
+from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.runtime import Runtime
+
+#: What a job's name may hold to do something to whoever looks at it.
+HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] \x9b2J\n\r[/]"
+
+
+@pytest.fixture(autouse=True)
+def clean(sessions: Sessions) -> None:
+    ledger.execute(sessions, "DELETE FROM profiles")
+
+
+# Help
+
+
+def commands(group: click.Command, *above: str) -> Iterator[tuple[str, ...]]:
+    yield above
+    if isinstance(group, click.Group):
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            yield from commands(command, *above, name)
+
+
+@pytest.mark.parametrize("words", list(commands(pixcrawler)), ids=" ".join)
+def test_every_command_explains_itself(words: tuple[str, ...]) -> None:
+    for option in ("--help", "-h"):
+        result = call({}, *words, option)
+        assert result.exit_code == 0
+        assert result.output.startswith("Usage: pixcrawler")
+        assert len(result.output.splitlines()) > 4
+
+
+def test_the_lines_of_the_help_are_those_of_the_commands() -> None:
+    result = call({}, "--help")
+    for words in commands(pixcrawler):
+        if len(words) == 1:
+            (line,) = [line for line in result.output.splitlines() if line.startswith(f"  {words[0]} ")]
+            assert len(line.split()) > 3
+
+
+def test_help_imports_nothing_that_takes_time() -> None:
+    program = (
+        "import sys\n"
+        "from pixcrawler_worker.cli.main import pixcrawler\n"
+        "pixcrawler(['--help'], standalone_mode=False)\n"
+        "print(*sys.modules, sep='\\n', file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "Commands:" in done.stdout
+    imported = {name.partition(".")[0] for name in done.stderr.splitlines()}
+    assert "click" in imported
+    assert imported.isdisjoint({"sqlalchemy", "celery", "kombu", "rich", "pydantic", "PIL", "numpy", "aiohttp"})
+
+
+def test_an_unknown_command_is_a_wrong_call() -> None:
+    result = call({}, "fly")
+    assert result.exit_code == 2
+    assert "No such command 'fly'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["crawl", "cat", "--max-images", "0"],
+        ["crawl", "cat", "--max-images", "3000000000"],
+        ["crawl", "cat", "--project", "99999999999999"],
+        ["jobs", "show", "99999999999999"],
+        ["jobs", "watch", "99999999999999"],
+        ["jobs", "cancel", "99999999999999"],
+        ["jobs", "retry", "0"],
+        ["jobs", "list", "--limit", "0"],
+        ["jobs", "list", "--limit", "99999999999999999999"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_cannot_be_is_a_wrong_call(env: Mapping[str, str], words: list[str]) -> None:
+    result = call(env, *words)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.stderr
+
+
+# pixcrawler jobs
+
+
+def test_jobs_are_listed_newest_first(env: Mapping[str, str], sessions: Sessions) -> None:
+    old = make_job(sessions, name="old", status="completed", progress=100, valid_images=7, max_images=9)
+    new = start_job(sessions, chunks=4, name="new").id
+    lines = call(env, "jobs", "list").stdout.splitlines()
+    assert lines[0].split() == ["id", "status", "progress", "images", "chunks", "name"]
+    assert [line.split() for line in lines[1:]] == [
+        [str(new), "running", "0", "%", "0/100", "0/4", "new"],
+        [str(old), "completed", "100", "%", "7/9", "0/0", "old"],
+    ]
+    assert len(call(env, "jobs", "list", "--limit", "1").stdout.splitlines()) == 2
+
+
+def test_jobs_are_listed_for_machines(env: Mapping[str, str], sessions: Sessions) -> None:
+    job_id = make_job(sessions, name=HOSTILE, keywords=["кот"])
+    (found,) = json.loads(call(env, "jobs", "list", "--json").stdout)
+    assert (found["id"], found["name"], found["keywords"], found["status"]) == (job_id, HOSTILE, ["кот"], "pending")
+
+
+def test_without_jobs_the_list_says_how_to_get_some(env: Mapping[str, str]) -> None:
+    assert call(env, "jobs", "list").stdout == "no jobs yet: pixcrawler crawl KEYWORD --urls FILE\n"
+    assert json.loads(call(env, "jobs", "list", "--json").stdout) == []
+
+
+@pytest.fixture
+def told(runtime: Runtime) -> JobRef:
+    """A job of which there is something of everything to tell."""
+    ref = JobRef(JobKind.CRAWL, make_job(runtime.sessions, name="cats", max_images=9))
+    wakes = planner.start(runtime, ref.id, {"urls": ["https://example.org/"] * 9, "chunk_size": 3})
+    first, second = (ledger.claim(runtime.sessions, wake.chunk_id) for wake in wakes[:2])
+    with runtime.sessions.begin() as session:
+        chunks.finish(session, first, result={"reasons": {"not_found": 2, "timeout": 1}}, gains={"total_images": 3})
+        chunks.give_up(session, second, error="the key is wrong [/]")
+    return ref
+
+
+def test_a_job_is_shown_with_counts_reasons_chunks_and_log(env: Mapping[str, str], told: JobRef) -> None:
+    lines = [line.rstrip() for line in call(env, "jobs", "show", str(told.id)).stdout.splitlines()]
+    shown = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if not line.startswith(" ")}
+    assert shown["job"] == f"{told.id}  cats"
+    assert shown["status"] == "running, 66 %"
+    assert shown["keywords"] == '["cat"]'
+    assert shown["images"] == "0 of 9"
+    assert shown["candidates"] == "3 found, 0 downloaded"
+    assert sorted(shown["chunks"].split(", ")) == ["1 completed", "1 failed", "1 queued"]
+    assert shown["refused"].split() == ["2", "not_found"]
+    assert shown["failed"].split(maxsplit=1) == ["1", "the key is wrong [/]"]
+    assert shown["log"].endswith("crawl_job.started")
+    assert any(line.split() == ["1", "timeout"] for line in lines)
+
+
+def test_a_job_is_shown_for_machines(env: Mapping[str, str], told: JobRef) -> None:
+    found = json.loads(call(env, "jobs", "show", str(told.id), "--json").stdout)
+    assert (found["id"], found["status"], found["max_images"]) == (told.id, "running", 9)
+    assert found["chunks"] == {"completed": 1, "failed": 1, "queued": 1}
+    assert found["reasons"] == {"not_found": 2, "timeout": 1}
+    assert found["errors"] == {"the key is wrong [/]": 1}
+    assert [entry["action"] for entry in found["activity"]] == ["crawl_job.started"]
+
+
+def test_a_job_that_was_refused_is_shown_with_its_reason(env: Mapping[str, str], runtime: Runtime) -> None:
+    job_id = make_job(runtime.sessions, keywords=[])
+    planner.start(runtime, job_id, {})
+    shown = " ".join(call(env, "jobs", "show", str(job_id)).stdout.split())
+    assert "crawl_job.failed keywords is empty: give at least one keyword" in shown
+
+
+def test_texts_of_others_do_nothing_to_a_terminal(env: Mapping[str, str], runtime: Runtime) -> None:
+    ref = start_job(runtime.sessions, name=HOSTILE, keywords=[HOSTILE])
+    held = ledger.claim(runtime.sessions, ledger.ids_of(runtime.sessions, ref)[0])
+    with runtime.sessions.begin() as session:
+        chunks.give_up(session, held, error=HOSTILE)
+    for words in (("list",), ("show", str(ref.id))):
+        shown = call(env, "jobs", *words).stdout
+        assert "[bold]x[/bold]" in shown
+        assert not [character for character in shown if not character.isprintable() and character != "\n"]
+
+
+def test_a_job_that_does_not_exist_is_told_of(env: Mapping[str, str], broker: redis.Redis) -> None:
+    for command in ("show", "watch", "cancel", "retry"):
+        with pytest.raises(PermanentError, match="there is no crawl job 424242"):
+            call(env, "jobs", command, "424242")
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1), ("cancelled", 1)])
+def test_watching_ends_as_the_job_does(env: Mapping[str, str], sessions: Sessions, status: str, code: int) -> None:
+    job_id = make_job(sessions, status=status, progress=100 * (status == "completed"))
+    result = call(env, "jobs", "watch", str(job_id))
+    assert (result.exit_code, result.stdout) == (code, f"job {job_id} {status}: 0 of 100 images, 0 of 0 chunks\n")
+
+
+def test_a_job_is_cancelled_without_a_worker(env: Mapping[str, str], runtime: Runtime) -> None:
+    ref = start_job(runtime.sessions, chunks=2)
+    for _ in range(2):
+        result = call(env, "jobs", "cancel", str(ref.id))
+        assert (result.exit_code, result.stdout.split(" in ")[0]) == (0, f"job {ref.id} cancelled")
+    assert ledger.states_of(runtime.sessions, ref) == ["cancelled"] * 2
+    assert [entry.action for entry in log_of(runtime, ref)] == ["crawl_job.cancelled"]
+
+
+def test_a_retry_is_sent(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
+    job_id = make_job(sessions, status="failed")
+    result = call(env, "jobs", "retry", str(job_id))
+    assert result.stdout == f"job {job_id} is retried; watch it: pixcrawler jobs watch {job_id}\n"
+    assert sent(broker) == [("pixcrawler.crawl.retry", [job_id])]
+
+
+def test_a_job_that_runs_is_not_retried(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    result = call(env, "jobs", "retry", str(ref.id))
+    assert result.stdout == f"job {ref.id} is running: there is nothing to retry\n"
+    assert sent(broker) == []
+
+
+def test_a_retry_without_a_broker_is_trouble(env: Mapping[str, str], sessions: Sessions) -> None:
+    job_id = make_job(sessions, status="failed")
+    with pytest.raises(TransientError, match="the broker does not answer"):
+        call({**env, **DEAD}, "jobs", "retry", str(job_id))
+
+
+# pixcrawler doctor, pixcrawler db
+
+
+def test_the_doctor_tells_a_line_for_each_check(env: Mapping[str, str]) -> None:
+    result = call(env, "doctor")
+    assert result.exit_code == 0
+    assert all(line.startswith("ok    ") for line in result.stdout.splitlines())
+    assert {line.split()[1] for line in result.stdout.splitlines()} >= {"database", "migrations", "broker", "storage"}
+
+
+def test_the_doctor_fails_when_one_check_does(env: Mapping[str, str]) -> None:
+    result = call({**env, **DEAD}, "doctor")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
+    assert line.split()[1] == "broker"
+    assert "hunter2" not in result.output
+    found = json.loads(call({**env, **DEAD}, "doctor", "--json").stdout)
+    assert [finding["name"] for finding in found if not finding["well"]] == ["broker"]
+
+
+def test_an_empty_database_is_brought_up_to_date(env: Mapping[str, str], empty_database_url: str) -> None:
+    empty = {**env, "PIXCRAWLER_DATABASE_URL": empty_database_url}
+    for _ in range(2):
+        assert call(empty, "db", "upgrade").stdout == "the database is up to date\n"
+    assert call(empty, "jobs", "list").stdout.startswith("no jobs yet")

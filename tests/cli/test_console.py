@@ -1,0 +1,153 @@
+"""Finding the services, and showing a job while it runs."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+import ledger
+import pytest
+from factories import make_job, start_job
+
+from pixcrawler_worker.cli import console
+from pixcrawler_worker.db import views
+from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.embedded import Services
+from pixcrawler_worker.errors import PermanentError
+
+
+def view(sessions: Sessions, job_id: int) -> CrawlView:
+    with sessions.begin() as session:
+        found = views.crawl_job(session, job_id)
+    assert found is not None
+    return found
+
+
+# Finding the services
+
+
+def test_configured_services_are_used(env: Mapping[str, str]) -> None:
+    os.environ.update(env)
+    assert console.settings().require_database() == env["PIXCRAWLER_DATABASE_URL"]
+    assert console.settings().require_broker() == env["PIXCRAWLER_BROKER_URL"]
+
+
+def test_embedded_services_are_found_where_none_are_configured(services: Services) -> None:
+    os.environ["PIXCRAWLER_DATA_DIR"] = str(services.data_dir)
+    found = console.settings()
+    assert (found.require_database(), found.require_broker()) == (services.database_url, services.broker_url)
+    # What this process starts finds them too.
+    assert os.environ["PIXCRAWLER_DATABASE_URL"] == services.database_url
+    assert os.environ["PIXCRAWLER_BROKER_URL"] == services.broker_url
+
+
+def test_without_any_services_a_command_says_what_to_do() -> None:
+    with pytest.raises(PermanentError, match=r"set PIXCRAWLER_DATABASE_URL.*`pixcrawler up`"), console.connected():
+        pass
+
+
+def test_a_runtime_is_closed_with_its_context(env: Mapping[str, str]) -> None:
+    os.environ.update(env)
+    with console.connected() as opened:
+        assert not opened.loop.is_closed()
+    assert opened.loop.is_closed()
+
+
+# Showing a job
+
+
+def test_a_job_that_does_not_exist_is_told_with_a_way_on(sessions: Sessions) -> None:
+    with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` shows"):
+        console.require_job(sessions, 424242)
+
+
+def test_a_job_is_told_in_one_line(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=4, max_images=7)
+    assert console.outcome(view(sessions, ref.id)) == f"job {ref.id} running: 0 of 7 images, 0 of 4 chunks"
+    ledger.execute(
+        sessions,
+        "UPDATE crawl_jobs SET status = 'failed', failed_chunks = 4, completed_at = started_at + interval '2.25 s'"
+        " WHERE id = :id",
+        id=ref.id,
+    )
+    told = console.outcome(view(sessions, ref.id))
+    assert told == f"job {ref.id} failed in 2.2 s: 0 of 7 images, 0 of 4 chunks, 4 failed"
+
+
+def end_soon(sessions: Sessions, job_id: int, statement: str) -> threading.Thread:
+    def end() -> None:
+        time.sleep(0.2)
+        ledger.execute(sessions, statement, id=job_id)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    return thread
+
+
+def test_watching_without_a_terminal_writes_plain_lines(sessions: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
+    ref = start_job(sessions, chunks=2, max_images=123_456_789)
+    ending = end_soon(
+        sessions,
+        ref.id,
+        "UPDATE crawl_jobs SET status = 'completed', progress = 100, completed_at = started_at + interval '12345.6 s',"
+        " valid_images = 123456780, total_chunks = 1234567, completed_chunks = 1234560, failed_chunks = 7"
+        " WHERE id = :id",
+    )
+    job = console.watch(sessions, ref.id)
+    ending.join()
+    assert job.status == "completed"
+    written = capsys.readouterr()
+    # However long it is: a line is a line to whatever reads it.
+    assert written.out.splitlines() == [
+        f"job {ref.id} running: 0 of 123456789 images, 0 of 2 chunks",
+        f"job {ref.id} completed in 12345.6 s: 123456780 of 123456789 images, 1234560 of 1234567 chunks, 7 failed",
+    ]
+    assert written.err == ""
+
+
+def test_a_job_that_is_deleted_while_it_is_watched_is_told_of(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    ending = end_soon(sessions, ref.id, "DELETE FROM crawl_jobs WHERE id = :id")
+    with pytest.raises(PermanentError, match=f"there is no crawl job {ref.id}"):
+        console.watch(sessions, ref.id)
+    ending.join()
+
+
+def test_a_job_that_has_ended_is_shown_at_once(sessions: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
+    job_id = make_job(sessions, status="cancelled")
+    assert console.watch(sessions, job_id).status == "cancelled"
+    assert capsys.readouterr().out == f"job {job_id} cancelled: 0 of 100 images, 0 of 0 chunks\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_interrupting_leaves_the_job_running_and_says_how_to_go_on(
+    sessions: Sessions, env: Mapping[str, str], *, terminal: bool
+) -> None:
+    job_id = start_job(sessions, chunks=2, max_images=7).id
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", "pixcrawler_worker.cli.main", "jobs", "watch", str(job_id)]
+    watching = subprocess.Popen(
+        command, env=os.environ | env | {"TERM": "xterm"}, stdout=theirs, stderr=subprocess.PIPE, text=True
+    )
+    os.close(theirs)
+    try:
+        shown = os.read(ours, 65536).decode()
+        time.sleep(0.2)
+        watching.send_signal(signal.SIGINT)
+        _, told = watching.communicate(timeout=20)
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+    assert ("\x1b[" in shown) == terminal
+    assert watching.returncode == 130
+    assert told == (
+        f"\njob {job_id} goes on. Watch it again: pixcrawler jobs watch {job_id}. "
+        f"Stop it: pixcrawler jobs cancel {job_id}\n"
+    )
+    assert view(sessions, job_id).status == "running"

@@ -1,0 +1,162 @@
+"""`pixcrawler crawl`, called in this process with real services behind it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ledger
+import pytest
+import redis
+from calls import DEAD, call, sent
+from doubles import query
+from factories import make_project
+
+from pixcrawler_worker.cli.crawl import addresses
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import Runtime
+
+
+@pytest.fixture(autouse=True)
+def clean(sessions: Sessions) -> None:
+    ledger.execute(sessions, "DELETE FROM profiles")
+
+
+def test_crawl_writes_row_and_plan_sends_the_message_and_prints_the_id(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("# cats\n\nhttps://example.org/1.jpg\nhttps://example.org/2.jpg\n")
+    result = call(env, "crawl", "cat", "--urls", "list.txt", "--source", "urls")
+    assert result.stderr == ""
+    job_id = int(result.stdout)
+    assert query(runtime, "SELECT name, keywords, max_images, status FROM crawl_jobs WHERE id = :id", id=job_id) == [
+        ("cat", ["cat"], 2, "pending")
+    ]
+    assert query(runtime, "SELECT options->'sources', round FROM pixcrawler.crawl_plans") == [(["urls"], 0)]
+    assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [
+        (["https://example.org/1.jpg", "https://example.org/2.jpg"],)
+    ]
+    assert sent(broker) == [("pixcrawler.crawl.start", [job_id, {}])]
+    assert len(planner.start(runtime, job_id, {})) == 1
+
+
+def test_crawl_takes_a_list_from_stdin(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:
+    call(env, "crawl", "cat", "--urls", "-", stdin="https://example.org/1.jpg\r\n")
+    assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(["https://example.org/1.jpg"],)]
+
+
+def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
+    project = make_project(sessions)
+    words = ("crawl", "red panda", "snow leopard", "--max-images", "20", "--name", "big", "--project", str(project))
+    job_id = int(call(env, *words).stdout)
+    job = ledger.crawl_job(sessions, JobRef(JobKind.CRAWL, job_id))
+    assert (job.name, job.keywords, job.max_images) == ("big", ["red panda", "snow leopard"], 20)
+    assert job.project_id == project
+    plain = ledger.crawl_job(sessions, JobRef(JobKind.CRAWL, int(call(env, "crawl", "cat", "dog").stdout)))
+    assert (plain.name, plain.max_images) == ("cat, dog", 1000)
+    # As Python reads an argument that is no UTF-8.
+    odd = ledger.crawl_job(sessions, JobRef(JobKind.CRAWL, int(call(env, "crawl", "cat", "--name", "\udcff").stdout)))
+    assert odd.name == "?"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["   "], "keywords[0] is blank"),
+        (["cat", "--project", "424242"], "there is no project 424242"),
+        (["cat", "--urls", "blank.txt"], "blank.txt has no addresses: it needs one a line"),
+    ],
+)
+def test_crawl_creates_nothing_that_cannot_be(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, words: list[str], said: str
+) -> None:
+    Path("blank.txt").write_text("\n# nothing\n")
+    with pytest.raises(PermanentError) as caught:
+        call(env, "crawl", *words)
+    assert said in str(caught.value)
+    assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
+    assert sent(broker) == []
+
+
+def test_with_a_dead_broker_a_job_is_kept_and_that_is_told_in_one_line(
+    env: Mapping[str, str], runtime: Runtime
+) -> None:
+    result = call({**env, **DEAD}, "crawl", "cat", "--max-images", "3")
+    job_id = int(result.stdout)
+    assert result.exit_code == 0
+    assert result.stderr.count("\n") == 1
+    assert f"job {job_id} is kept and starts when a worker sweeps" in result.stderr
+    assert "hunter2" not in result.stderr
+    assert query(runtime, "SELECT crawl_job_id FROM pixcrawler.crawl_plans") == [(job_id,)]
+
+
+def test_without_a_broker_nothing_is_created(env: Mapping[str, str], runtime: Runtime) -> None:
+    without = {name: value for name, value in env.items() if "BROKER" not in name}
+    with pytest.raises(PermanentError, match="no broker is configured: set PIXCRAWLER_BROKER_URL"):
+        call(without, "crawl", "cat")
+    assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
+
+
+def test_services_in_a_file_are_used_for_messages_too(
+    env: Mapping[str, str], broker: redis.Redis, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in env.items()))
+    job_id = int(call({}, "crawl", "cat").stdout)
+    assert sent(broker) == [("pixcrawler.crawl.start", [job_id, {}])]
+
+
+def test_crawl_that_watches_ends_as_its_job_does(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("https://example.org/1.jpg")
+    ledger.execute(
+        runtime.sessions,
+        "CREATE FUNCTION end_it() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.status := 'failed'; NEW.completed_at := now(); RETURN NEW; END $$",
+    )
+    ledger.execute(
+        runtime.sessions, "CREATE TRIGGER ending BEFORE INSERT ON crawl_jobs FOR EACH ROW EXECUTE FUNCTION end_it()"
+    )
+    try:
+        result = call(env, "crawl", "cat", "--urls", "list.txt", "--watch")
+    finally:
+        ledger.execute(runtime.sessions, "DROP FUNCTION end_it CASCADE")
+    job_id, told = result.stdout.splitlines()
+    assert told == f"job {job_id} failed: 0 of 1 images, 0 of 0 chunks"
+    assert result.exit_code == 1
+
+
+# Lists of addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"https://a.example/1\nhttps://a.example/2", ("https://a.example/1", "https://a.example/2")),
+        (b"# no\n\n  \n\t# no\nhttps://a.example/#yes\n", ("https://a.example/#yes",)),
+        (b"https://a.example/1\r\nhttps://a.example/2\r\n", ("https://a.example/1", "https://a.example/2")),
+        (b"https://a.example/1\rhttps://a.example/2", ("https://a.example/1", "https://a.example/2")),
+        (b"\xef\xbb\xbfhttps://a.example/1\n", ("https://a.example/1",)),
+        (b"\xef\xbb\xbf# no\nhttps://a.example/1\n", ("https://a.example/1",)),
+        (b"\x00\nhttps://a.example/\x001\n \x00 \n", ("https://a.example/1",)),
+        (b"\x00 https://a.example/1\n\x00# no\n", ("https://a.example/1",)),
+        (b"https://a.example/\xff\n", ("https://a.example/\ufffd",)),
+        ("https://a.example/ü\u2028\n".encode(), ("https://a.example/ü",)),
+        (b"  not an address \n", ("not an address",)),
+    ],
+)
+def test_a_list_has_an_address_a_line(tmp_path: Path, text: bytes, found: tuple[str, ...]) -> None:
+    (tmp_path / "list.txt").write_bytes(text)
+    with (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines:
+        assert addresses(lines) == found
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"# only\r\n", b"\x00", b"\xef\xbb\xbf"])
+def test_a_list_without_addresses_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "list.txt").write_bytes(text)
+    with (
+        (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines,
+        pytest.raises(PermanentError, match=r"^list.txt has no addresses: it needs one a line$"),
+    ):
+        addresses(lines)

@@ -1,0 +1,199 @@
+"""Doubles that enter through a runtime's seams, and a job that is run to its end in this process."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import factories
+import ledger
+from fakes.hosts import HostileServer
+from ledger import T
+from sqlalchemy import text
+
+from pixcrawler_worker.crawl import chunk, planner
+from pixcrawler_worker.db import activity
+from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.models import ActivityLog, Chunk
+from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef, JobStatus
+from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
+from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.web.fetch import Downloader, Fetched, Policy
+
+#: What is done at a seam before the real thing is.
+Before = Callable[[str], None]
+
+
+@dataclass
+class Shelf:
+    """A source that answers as a function does, and remembers what it was asked for."""
+
+    summary: ClassVar[str] = "pictures of a test"
+    max_pages: ClassVar[int | None] = None
+
+    answer: Callable[[Query], Page]
+    lacks: str | None = None
+    asked: list[Query] = field(default_factory=list)
+
+    def missing(self) -> str | None:
+        return self.lacks
+
+    async def search(self, query: Query, downloader: Downloader) -> Page:
+        del downloader
+        self.asked.append(query)
+        return self.answer(query)
+
+
+def shelf(*urls: str, **credit: str) -> Shelf:
+    """A source that has these addresses for every keyword, in pages."""
+    return Shelf(lambda query: page_of(urls, query, Credit(**credit)))
+
+
+def page_of(urls: Sequence[str], query: Query, credit: Credit | None = None) -> Page:
+    start = query.page * query.page_size
+    chosen = urls[start : start + query.page_size]
+    found = tuple(Candidate(url=url, credit=credit or Credit()) for url in chosen)
+    return Page(found, more=start + len(found) < len(urls))
+
+
+def offering(runtime: Runtime, **sources: Source) -> Runtime:
+    """The runtime with these sources and no others."""
+    return replace(runtime, sources=dict(sources))
+
+
+class WatchedStorage(Storage):
+    """The runtime's own storage, with something done before every read and write; it may raise."""
+
+    def __init__(self, runtime: Runtime, *, put: Before | None = None, get: Before | None = None) -> None:
+        super().__init__(runtime.settings.storage())
+        self._before_put, self._before_get = put, get
+
+    async def put(self, key: str, body: bytes) -> None:
+        if self._before_put:
+            self._before_put(key)
+        await super().put(key, body)
+
+    async def get(self, key: str) -> bytes:
+        if self._before_get:
+            self._before_get(key)
+        return await super().get(key)
+
+
+class WatchedDownloader(Downloader):
+    """A downloader with something done before every fetch."""
+
+    def __init__(self, runtime: Runtime, fetch: Before) -> None:
+        super().__init__(Policy(user_agent="tests", allowed_networks=runtime.settings.allowed_networks))
+        self._before_fetch = fetch
+
+    async def fetch(self, url: str, *, max_bytes: int | None = None) -> Fetched:
+        self._before_fetch(url)
+        return await super().fetch(url, max_bytes=max_bytes)
+
+
+class WatchedDecoder(Decoder):
+    """A decoder that hands its pictures to a function, which says what to do with them."""
+
+    def __init__(self, inspect: Callable[[Decoder, bytes], Any]) -> None:
+        super().__init__(Limits())
+        self._inspect = inspect
+
+    async def inspect(self, body: bytes) -> ImageFacts:
+        self._inspect(self, body)
+        return await super().inspect(body)
+
+
+def good(host: HostileServer, name: str, count: int) -> list[str]:
+    """Addresses of so many pictures that are told apart from those of other tests by a name."""
+    return [host.url(f"/good/{name}-{number}.jpg") for number in range(count)]
+
+
+def make_job(runtime: Runtime, **values: Any) -> JobRef:
+    """A pending job; its owner and its project are its own."""
+    return JobRef(JobKind.CRAWL, factories.make_job(runtime.sessions, **values))
+
+
+def start(
+    runtime: Runtime, urls: Iterable[str] = (), *, job: dict[str, Any] | None = None, **options: Any
+) -> tuple[JobRef, list[Wake]]:
+    """A job that has been started with a list, or with other options, and the chunks to run first."""
+    ref = make_job(runtime, **(job or {}))
+    listed = list(urls)
+    return ref, planner.start(runtime, ref.id, ({"urls": listed} if listed else {}) | options)
+
+
+def drive(runtime: Runtime, wakes: Iterable[Wake]) -> None:
+    """Run chunks one after the other, as long as running them asks for more."""
+    waiting = deque(wakes)
+    while waiting:
+        waiting.extend(chunk.run(runtime, waiting.popleft().chunk_id))
+
+
+def run(runtime: Runtime, wakes: Sequence[Wake]) -> list[Wake]:
+    """Run one chunk, the first; return what else is to be run then."""
+    return [*chunk.run(runtime, wakes[0].chunk_id), *wakes[1:]]
+
+
+def status(runtime: Runtime, ref: JobRef) -> JobStatus:
+    return JobStatus(ledger.crawl_job(runtime.sessions, ref).status)
+
+
+def counted(runtime: Runtime, ref: JobRef) -> tuple[int, int, int]:
+    """Candidates found, bodies fetched, rows."""
+    job = ledger.crawl_job(runtime.sessions, ref)
+    return job.total_images, job.downloaded_images, job.valid_images
+
+
+def the_chunk(runtime: Runtime, ref: JobRef) -> Chunk:
+    """The only one that the job has."""
+    return first(ledger.chunks_of(runtime.sessions, ref))
+
+
+def slices(runtime: Runtime, ref: JobRef) -> list[tuple[str, str, int, int]]:
+    """Source, label, page and quota of every chunk, in order."""
+    parts = [found.payload for found in ledger.chunks_of(runtime.sessions, ref)]
+    return [(part["source"], part["label"], part["page"], part["quota"]) for part in parts]
+
+
+def log_of(runtime: Runtime, ref: JobRef) -> list[ActivityLog]:
+    """What the job's owner reads about it, oldest first."""
+    with runtime.sessions.begin() as session:
+        return activity.latest(session, ref.id, limit=1000)[::-1]
+
+
+def actions(runtime: Runtime, ref: JobRef) -> list[str]:
+    return [entry.action.removeprefix("crawl_job.") for entry in log_of(runtime, ref)]
+
+
+def last_details(runtime: Runtime, ref: JobRef) -> dict[str, Any]:
+    """What the newest entry of the log says besides its action."""
+    return log_of(runtime, ref)[-1].metadata_ or {}
+
+
+def urls_of(runtime: Runtime, ref: JobRef) -> set[str]:
+    """The addresses that became rows."""
+    return {row[0] for row in query(runtime, "SELECT original_url FROM images WHERE crawl_job_id = :id", id=ref.id)}
+
+
+def files_of(runtime: Runtime, ref: JobRef) -> set[str]:
+    """The keys of what lies in storage for the job."""
+
+    async def keys() -> set[str]:
+        return {key async for key in runtime.storage.keys(f"crawl_jobs/{ref.id}/")}
+
+    return runtime.run(keys())
+
+
+def query(runtime: Runtime, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+    with runtime.sessions.begin() as session:
+        return [tuple(row) for row in session.execute(text(statement), values)]
+
+
+def first(found: Sequence[T]) -> T:
+    """The only one there is."""
+    (only,) = found
+    return only

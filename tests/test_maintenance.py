@@ -1,0 +1,400 @@
+"""The sweep on a real database: each thing that got lost is found, once, and one bad job stops nobody."""
+
+from collections.abc import AsyncIterator, Collection, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import ledger
+import pytest
+from doubles import (
+    WatchedStorage,
+    actions,
+    drive,
+    files_of,
+    first,
+    last_details,
+    log_of,
+    make_job,
+    query,
+    start,
+    status,
+    urls_of,
+)
+from fakes.hosts import HostileServer, serving
+from ledger import at_once
+
+from pixcrawler_worker import maintenance
+from pixcrawler_worker.crawl import options, planner
+from pixcrawler_worker.db import chunks
+from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
+from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.maintenance import Swept, sweep
+from pixcrawler_worker.runtime import Runtime
+
+NOW = timedelta(0)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[HostileServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def sound(runtime: Runtime) -> Iterator[None]:
+    """A sweep looks at all jobs: only those of the test are there, and after it the ledger's invariants hold."""
+    ledger.execute(runtime.sessions, "DELETE FROM crawl_jobs")
+    yield
+    with runtime.sessions.begin() as checked:
+        for (job_id,) in query(runtime, "SELECT id FROM crawl_jobs"):
+            ledger.check_invariants(checked, job_id)
+
+
+def addresses(count: int) -> list[str]:
+    return [f"https://example.org/{number}.jpg" for number in range(count)]
+
+
+def woken(swept: Swept) -> list[int]:
+    return sorted(wake.chunk_id for _, wake in swept.wakes)
+
+
+def complete(runtime: Runtime, chunk_id: int) -> None:
+    """Finish a chunk that brings nothing, and lose the conclusion."""
+    held = ledger.claim(runtime.sessions, chunk_id)
+    result = {"offered": 0, "stored": 0, "left": [], "more": False, "reasons": {}}
+    with runtime.sessions.begin() as session:
+        chunks.finish(session, held, result=result, gains={})
+
+
+def settled(runtime: Runtime, **changes: object) -> Runtime:
+    return replace(runtime, settings=runtime.settings.model_copy(update=changes))
+
+
+def test_where_all_is_well_a_sweep_does_nothing(runtime: Runtime) -> None:
+    assert sweep(runtime).quiet
+    ref, wakes = start(runtime, addresses(4), chunk_size=2)
+    ledger.claim(runtime.sessions, wakes[0].chunk_id)
+    make_job(runtime)
+    before = query(runtime, "SELECT * FROM crawl_jobs, pixcrawler.chunks WHERE crawl_job_id = :id", id=ref.id)
+    assert sweep(runtime) == Swept()
+    assert query(runtime, "SELECT * FROM crawl_jobs, pixcrawler.chunks WHERE crawl_job_id = :id", id=ref.id) == before
+
+
+# Silent workers
+
+
+def test_a_chunk_is_taken_back_from_a_silent_worker_and_sent_again(runtime: Runtime) -> None:
+    ref, wakes = start(runtime, addresses(2), chunk_size=1)
+    silent, _ = (ledger.claim(runtime.sessions, wake.chunk_id) for wake in wakes)
+    ledger.silence(runtime.sessions, silent.chunk_id)
+    swept = sweep(runtime)
+    assert (swept.reaped, woken(swept)) == (1, [silent.chunk_id])
+    assert ledger.states_of(runtime.sessions, ref) == [ChunkState.QUEUED, ChunkState.RUNNING]
+    assert sweep(runtime).quiet
+
+
+def test_a_chunk_that_silences_every_worker_fails_and_ends_its_job(runtime: Runtime) -> None:
+    ref, (wake,) = start(runtime, addresses(1), max_rounds=1)
+    for turn in range(2):
+        ledger.claim(runtime.sessions, wake.chunk_id, owner=str(turn))
+        ledger.silence(runtime.sessions, wake.chunk_id)
+        assert sweep(runtime).reaped == 1
+    assert ledger.states_of(runtime.sessions, ref) == [ChunkState.FAILED]
+    assert status(runtime, ref) is JobStatus.FAILED
+    assert last_details(runtime, ref)["errors"] == {"the worker fell silent (2 of this chunk so far)": 1}
+
+
+def test_a_dead_process_is_told_of_by_the_id_of_its_task(runtime: Runtime) -> None:
+    _, (wake,) = start(runtime, addresses(1))
+    assert not maintenance.expire(runtime, wake.task_id)
+    ledger.claim(runtime.sessions, wake.chunk_id)
+    assert not maintenance.expire(runtime, "no-uuid")
+    assert sweep(runtime).quiet
+    assert maintenance.expire(runtime, wake.task_id)
+    assert woken(sweep(runtime)) == [wake.chunk_id]
+
+
+# Jobs that somebody else wrote to
+
+
+def test_chunks_of_a_job_that_was_cancelled_by_hand_are_dropped(runtime: Runtime) -> None:
+    ref, wakes = start(runtime, addresses(3), chunk_size=1)
+    ledger.claim(runtime.sessions, wakes[0].chunk_id)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
+    assert sweep(runtime).dropped == 3
+    assert ledger.states_of(runtime.sessions, ref) == [ChunkState.CANCELLED] * 3
+    assert ledger.crawl_job(runtime.sessions, ref).active_chunks == 0
+    assert sweep(runtime).quiet
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["running", "cancelled"])
+def test_counters_that_somebody_wrote_over_are_repaired_before_they_are_counted_with(
+    runtime: Runtime, *, cancelled: bool
+) -> None:
+    ref, wakes = start(runtime, addresses(3), chunk_size=1)
+    other, _ = start(runtime, addresses(1))
+    for wake in wakes[:2]:
+        ledger.claim(runtime.sessions, wake.chunk_id)
+    ledger.silence(runtime.sessions, wakes[0].chunk_id)
+    lie = "active_chunks = 0, failed_chunks = 2" + (", status = 'cancelled'" if cancelled else "")
+    ledger.execute(runtime.sessions, f"UPDATE crawl_jobs SET {lie} WHERE id = :id", id=ref.id)
+    assert sweep(runtime).repaired == 1
+    entry = next(entry for entry in log_of(runtime, ref) if entry.action == "crawl_job.repaired")
+    assert ((entry.metadata_ or {})["was"]["active_chunks"], (entry.metadata_ or {})["is"]["active_chunks"]) == (0, 2)
+    expected = [ChunkState.QUEUED, ChunkState.RUNNING, ChunkState.QUEUED]
+    assert ledger.states_of(runtime.sessions, ref) == ([ChunkState.CANCELLED] * 3 if cancelled else expected)
+    assert sweep(runtime).quiet
+    assert status(runtime, other) is JobStatus.RUNNING
+
+
+# Lost messages
+
+
+def kept_pending(runtime: Runtime, **values: Any) -> JobRef:
+    """A job as the command line leaves it when the broker is away."""
+    ref = make_job(runtime, **values)
+    with runtime.sessions.begin() as session:
+        planner.keep(runtime, session, ref.id, options.parse({"urls": addresses(2), "chunk_size": 1}))
+    return ref
+
+
+def long_ago(runtime: Runtime, what: str, interval: str) -> None:
+    table = {"requested_at": "crawl_plans", "dispatched_at": "chunks"}[what]
+    ledger.execute(
+        runtime.sessions, f"UPDATE pixcrawler.{table} SET {what} = clock_timestamp() - interval '{interval}'"
+    )
+
+
+def test_a_job_that_was_asked_for_is_started_although_its_message_is_lost(runtime: Runtime) -> None:
+    ref, unasked = kept_pending(runtime), make_job(runtime)
+    assert sweep(runtime).quiet, "its message may still be under way"
+    long_ago(runtime, "requested_at", "1 min")
+    swept = sweep(runtime)
+    assert (swept.started, woken(swept)) == (1, ledger.ids_of(runtime.sessions, ref))
+    assert (status(runtime, ref), status(runtime, unasked)) == (JobStatus.RUNNING, JobStatus.PENDING)
+    assert sweep(runtime).quiet
+
+
+def test_pending_rows_are_started_without_a_message_where_that_is_asked_for(runtime: Runtime) -> None:
+    unasked = make_job(runtime)
+    swept = sweep(settled(runtime, start_pending=True, gallery_url="https://example.org/"))
+    assert (swept.started, status(runtime, unasked)) == (1, JobStatus.RUNNING)
+    assert woken(swept) == ledger.ids_of(runtime.sessions, unasked)
+
+
+def test_a_lost_message_is_sent_again_with_growing_patience(runtime: Runtime) -> None:
+    ref, (wake,) = start(runtime, addresses(1))
+    lease = runtime.settings.lease
+    for patience in (1, 2, 4, 8, 16, 16, 16):
+        long_ago(runtime, "dispatched_at", f"{patience * lease.total_seconds() - 5} s")
+        assert sweep(runtime).quiet
+        long_ago(runtime, "dispatched_at", f"{patience * lease.total_seconds() + 1} s")
+        swept = sweep(runtime)
+        assert (swept.resent, woken(swept)) == (1, [wake.chunk_id])
+        assert sweep(runtime).quiet
+    assert ledger.states_of(runtime.sessions, ref) == [ChunkState.QUEUED]
+
+
+def test_after_an_outage_messages_are_sent_in_batches(runtime: Runtime) -> None:
+    wide = settled(runtime, dispatch_window=1000)
+    ref, _ = start(wide, addresses(620), job={"max_images": 620}, chunk_size=1)
+    long_ago(runtime, "dispatched_at", "1 h")
+    ids = ledger.ids_of(runtime.sessions, ref)
+    assert woken(sweep(wide)) == ids[:500]
+    assert woken(sweep(wide)) == ids[500:]
+    assert sweep(wide).quiet
+
+
+def test_chunks_are_announced_up_to_the_window(runtime: Runtime) -> None:
+    narrow = settled(runtime, dispatch_window=3)
+    ref, wakes = start(narrow, addresses(8), chunk_size=1)
+    ids = ledger.ids_of(runtime.sessions, ref)
+    assert [wake.chunk_id for wake in wakes] == ids[:3]
+    assert sweep(narrow).quiet
+    complete(runtime, ids[0])
+    ledger.claim(runtime.sessions, ids[1])
+    assert woken(sweep(narrow)) == ids[3:4]
+    wider = settled(runtime, dispatch_window=5)
+    assert woken(sweep(wider)) == ids[4:6]
+    assert sweep(wider).quiet
+
+
+def test_a_chunk_that_rests_is_announced_when_it_is_due(runtime: Runtime) -> None:
+    ref, (wake,) = start(runtime, addresses(1))
+    held = ledger.claim(runtime.sessions, wake.chunk_id)
+    with runtime.sessions.begin() as session:
+        chunks.give_back(session, held, error="busy")
+    assert sweep(runtime).quiet
+    ledger.make_due(runtime.sessions, ref)
+    assert woken(sweep(runtime)) == [wake.chunk_id]
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_job_whose_conclusion_was_lost_is_concluded(runtime: Runtime, *, more: bool) -> None:
+    ref, wakes = start(runtime, addresses(4), job={"max_images": 2}, chunk_size=2)
+    if more:
+        held = ledger.claim(runtime.sessions, first(wakes).chunk_id)
+        result = {"offered": 2, "stored": 0, "left": [], "more": True, "reasons": {"not_found": 2}}
+        with runtime.sessions.begin() as session:
+            chunks.finish(session, held, result=result, gains={})
+    else:
+        complete(runtime, first(wakes).chunk_id)
+    swept = sweep(runtime)
+    assert swept.concluded == 1
+    if more:
+        assert woken(swept) == ledger.ids_of(runtime.sessions, ref)[1:]
+        assert status(runtime, ref) is JobStatus.RUNNING
+    else:
+        assert (woken(swept), status(runtime, ref)) == ([], JobStatus.COMPLETED)
+    assert sweep(runtime).quiet
+
+
+def test_two_sweeps_at_once_do_each_thing_once(runtime: Runtime) -> None:
+    lost, (sent, *_) = start(settled(runtime, dispatch_window=1), addresses(3), job={"max_images": 3}, chunk_size=1)
+    silent, (wake,) = start(runtime, addresses(1))
+    ledger.claim(runtime.sessions, wake.chunk_id)
+    ledger.silence(runtime.sessions, wake.chunk_id)
+    ended, (last,) = start(runtime, addresses(1))
+    complete(runtime, last.chunk_id)
+    ledger.execute(
+        runtime.sessions,
+        "UPDATE pixcrawler.chunks SET dispatched_at = dispatched_at - interval '1 h' WHERE id = :id",
+        id=sent.chunk_id,
+    )
+    pending = kept_pending(runtime)
+    long_ago(runtime, "requested_at", "1 min")
+    cancelled, _ = start(runtime, addresses(2), chunk_size=1)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled' WHERE id = :id", id=cancelled.id)
+
+    swept = at_once(*[partial(sweep, runtime)] * 4)
+    again = sweep(runtime)  # what nobody got to because somebody else was at that step
+    wakes = [chunk_id for each in (*swept, again) for chunk_id in woken(each)]
+    expected = [*ledger.ids_of(runtime.sessions, lost), wake.chunk_id, *ledger.ids_of(runtime.sessions, pending)]
+    assert sorted(wakes) == sorted(expected)
+    assert sum(each.reaped for each in swept) == 1
+    assert sum(each.dropped for each in swept) == 2
+    assert actions(runtime, ended) == ["started", "completed"]
+    assert actions(runtime, pending) == ["started"]
+    assert status(runtime, silent) is JobStatus.RUNNING
+    assert sweep(runtime).quiet
+
+
+# Bad jobs
+
+
+def test_one_job_that_cannot_be_concluded_stops_nobody(runtime: Runtime) -> None:
+    bad, (mine,) = start(runtime, addresses(1))
+    well, (theirs,) = start(runtime, addresses(1))
+    complete(runtime, mine.chunk_id)
+    complete(runtime, theirs.chunk_id)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET keywords = '{}', max_images = 0 WHERE id = :id", id=bad.id)
+    sweep(runtime)
+    assert (status(runtime, bad), status(runtime, well)) == (JobStatus.COMPLETED, JobStatus.COMPLETED)
+    assert "max_images must be above 0" in last_details(runtime, bad)["reason"]
+
+
+def test_one_job_whose_row_somebody_holds_stops_nobody(runtime: Runtime) -> None:
+    held, (mine,) = start(runtime, addresses(1))
+    well, (theirs,) = start(runtime, addresses(1))
+    complete(runtime, mine.chunk_id)
+    complete(runtime, theirs.chunk_id)
+    # What a lock does that outlasts all patience, without the patience.
+    ledger.execute(
+        runtime.sessions,
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'held'; END $$",
+    )
+    ledger.execute(
+        runtime.sessions,
+        "CREATE TRIGGER held BEFORE UPDATE ON crawl_jobs FOR EACH ROW"
+        f" WHEN (OLD.id = {held.id}) EXECUTE FUNCTION hold()",
+    )
+    try:
+        sweep(runtime)
+    finally:
+        ledger.execute(runtime.sessions, "DROP FUNCTION hold CASCADE")
+    assert (status(runtime, held), status(runtime, well)) == (JobStatus.RUNNING, JobStatus.COMPLETED)
+    sweep(runtime)
+    assert status(runtime, held) is JobStatus.COMPLETED
+
+
+def test_one_pending_job_that_cannot_be_planned_stops_nobody(runtime: Runtime) -> None:
+    bad, well = kept_pending(runtime, keywords=[]), kept_pending(runtime)
+    long_ago(runtime, "requested_at", "1 min")
+    assert sweep(runtime).started == 2
+    assert (status(runtime, bad), status(runtime, well)) == (JobStatus.FAILED, JobStatus.RUNNING)
+
+
+# Files that no row names
+
+
+def tidy_job(runtime: Runtime, host: HostileServer, name: str) -> tuple[JobRef, set[str]]:
+    """A job that has ended, with two images, two files that no row names; returns the files of the rows."""
+    ref, wakes = start(runtime, [host.url(f"/good/{name}-{number}.jpg") for number in range(2)])
+    drive(runtime, wakes)
+    named = files_of(runtime, ref)
+    for stray in ("cat/stray.jpg", "dog/stray.jpg"):
+        runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/{stray}", b"stray"))
+    assert len(named) == 2
+    return ref, named
+
+
+def test_files_that_no_row_names_are_removed_once_a_job_is_over(runtime: Runtime, host: HostileServer) -> None:
+    ref, named = tidy_job(runtime, host, "over")
+    runtime.run(runtime.storage.put("crawl_jobs/elsewhere.jpg", b"somebody else's"))
+    assert maintenance.remove_orphans(runtime) == 0, "a late attempt may still write"
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 2
+    assert files_of(runtime, ref) == named
+    assert runtime.run(runtime.storage.get("crawl_jobs/elsewhere.jpg"))
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0
+    runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/later.jpg", b"later"))
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0, "a tidy job's storage is not listed for ever"
+
+
+def test_files_of_a_job_that_runs_are_left_alone(runtime: Runtime, host: HostileServer) -> None:
+    ref, named = tidy_job(runtime, host, "runs")
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'running', progress = 0, completed_at = NULL")
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0
+    assert len(files_of(runtime, ref)) == len(named) + 2
+
+
+def test_one_job_whose_storage_is_in_trouble_does_not_keep_the_others_untidy(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    bad, _ = tidy_job(runtime, host, "bad")
+    well, named = tidy_job(runtime, host, "well")
+
+    class Shaky(WatchedStorage):
+        async def delete(self, keys: Collection[str]) -> None:
+            if any(key.startswith(f"crawl_jobs/{bad.id}/") for key in keys):
+                raise TransientError("away")
+            await super().delete(keys)
+
+    assert maintenance.remove_orphans(replace(runtime, storage=Shaky(runtime)), quiet=NOW) == 2
+    assert files_of(runtime, well) == named
+    assert len(files_of(runtime, bad)) == 4
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 2
+
+
+def test_a_job_that_is_retried_while_it_is_tidied_loses_no_file(runtime: Runtime, host: HostileServer) -> None:
+    listed = [host.url(f"/good/race-{number}.jpg") for number in range(4)]
+    ref, wakes = start(runtime, listed, chunk_size=2)
+    drive(runtime, wakes[:1])
+    planner.cancel(runtime, ref.id)
+    retried: list[Wake] = []
+
+    class Racing(WatchedStorage):
+        def keys(self, prefix: str) -> AsyncIterator[str]:
+            retried.extend(planner.retry(runtime, ref.id))
+            return super().keys(prefix)
+
+    # What a chunk of the retried job has stored by then, although its row is still to be written.
+    runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/cat/early.jpg", b"early"))
+    assert maintenance.remove_orphans(replace(runtime, storage=Racing(runtime)), quiet=NOW) == 0
+    assert len(files_of(runtime, ref)) == 3
+    drive(runtime, retried)
+    assert urls_of(runtime, ref) == set(listed)
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 1
