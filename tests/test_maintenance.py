@@ -354,6 +354,16 @@ def test_files_that_no_row_names_are_removed_once_a_job_is_over(runtime: Runtime
     assert maintenance.remove_orphans(runtime, quiet=NOW) == 0, "a tidy job's storage is not listed for ever"
 
 
+def test_a_job_that_was_retried_is_tidied_again(runtime: Runtime, host: HostileServer) -> None:
+    ref, _ = start(runtime, [host.url("/good/again.jpg")])
+    planner.cancel(runtime, ref.id)
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0
+    drive(runtime, planner.retry(runtime, ref.id))
+    runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/cat/stray.jpg", b"stray"))
+    assert maintenance.remove_orphans(runtime, quiet=NOW) == 1
+    assert len(files_of(runtime, ref)) == 1
+
+
 def test_files_of_a_job_that_runs_are_left_alone(runtime: Runtime, host: HostileServer) -> None:
     ref, named = tidy_job(runtime, host, "runs")
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'running', progress = 0, completed_at = NULL")

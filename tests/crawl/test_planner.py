@@ -30,6 +30,7 @@ from ledger import at_once
 
 from pixcrawler_worker.crawl import options, planner
 from pixcrawler_worker.crawl.planner import UnknownJobError
+from pixcrawler_worker.db import chunks
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
@@ -259,6 +260,18 @@ def test_a_job_that_was_cancelled_by_hand_can_be_retried(runtime: Runtime, host:
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
     drive(runtime, planner.retry(runtime, ref.id))
     assert (status(runtime, ref), urls_of(runtime, ref)) == (JobStatus.COMPLETED, set(listed))
+
+
+def test_a_job_that_was_cancelled_when_all_was_done_is_completed_by_a_retry(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    ref, wakes = start(runtime, good(host, "all-done", 2))
+    held = ledger.claim(runtime.sessions, first(wakes).chunk_id)
+    with runtime.sessions.begin() as session:
+        chunks.finish(session, held, result={"offered": 0, "stored": 0, "left": [], "more": False}, gains={})
+    planner.cancel(runtime, ref.id)
+    assert planner.retry(runtime, ref.id) == []
+    assert status(runtime, ref) is JobStatus.COMPLETED
 
 
 def test_retrying_from_many_workers_at_once_queues_once(runtime: Runtime, host: HostileServer) -> None:
