@@ -1,6 +1,9 @@
 # `make demo` and `make test` need Python 3.11 to 3.13 and make; uv is used when it is there.
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
+# uv trusts a list of its own unless told to trust what the machine trusts, as pip does.
+export UV_SYSTEM_CERTS = 1
+export UV_NATIVE_TLS = 1
 
 .PHONY: demo test check lock clean
 
