@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import UTC
 from typing import Any
 
 import click
@@ -71,7 +72,7 @@ def show(*, job_id: int, as_json: bool) -> None:
             label = {"reasons": "refused", "errors": "failed"}[heading]
             table.add_row(label if position == 0 else "", f"{count:>6}  {console.shown(reason)}")
     for position, entry in enumerate(found["activity"]):
-        line = f"{entry['at'][:19]}  {entry['action']}  {entry.get('reason', '')}".rstrip()
+        line = f"{entry['at'][:19]}Z  {entry['action']}  {entry.get('reason', '')}".rstrip()
         table.add_row("log" if position == 0 else "", console.shown(line))
     console.out.print(table)
 
@@ -117,7 +118,7 @@ def _details(session: Session, job_id: int) -> dict[str, Any]:
         "errors": chunks.errors(session, JobRef(JobKind.CRAWL, job_id)),
         "activity": [
             {
-                "at": entry.timestamp.isoformat(),
+                "at": entry.timestamp.astimezone(UTC).isoformat(),
                 "action": entry.action,
                 "reason": (entry.metadata_ or {}).get("reason", ""),
             }
