@@ -133,7 +133,8 @@ def bring(
     if chunks.hold(session, held) is not Hold.OURS:
         return False
     stored = len(images.insert_new(session, held.job.id, found))
-    chunks.finish(session, held, result={"stored": stored}, gains=gains or {"valid_images": stored})
+    gains = gains or ({"valid_images": stored} if held.job.kind is JobKind.CRAWL else {})
+    chunks.finish(session, held, result={"stored": stored}, gains=gains)
     return True
 
 

@@ -10,12 +10,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Text, cast, func, select, update
+from sqlalchemy import Row, Text, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import jobs
 from pixcrawler_worker.db.jobs import Wake
-from pixcrawler_worker.db.models import FENCE, Chunk, CrawlJob, ExportJob, ValidationJob
+from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import (
     ChunkState,
     JobKind,
@@ -75,7 +75,12 @@ def claim(session: Session, chunk_id: int, *, owner: str, lease: timedelta) -> C
     Raises:
         jobs.NotRunningError: when the job is not running. Roll back: the chunk stays as it was.
     """
-    columns = (Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload, *_KEYS)
+    keys = session.execute(select(*_KEYS).where(Chunk.id == chunk_id)).one_or_none()
+    if keys is None:
+        return None
+    job = jobs.job_of(keys)
+    jobs.pin(session, job)
+    columns = (Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload)
     row = session.execute(
         update(Chunk)
         .where(
@@ -95,14 +100,14 @@ def claim(session: Session, chunk_id: int, *, owner: str, lease: timedelta) -> C
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is not None:
-        jobs.count(session, jobs.job_of(row), delta(ChunkState.QUEUED, ChunkState.RUNNING))
+        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))
     else:
         row = session.execute(
             select(*columns).where(Chunk.id == chunk_id, Chunk.state == ChunkState.RUNNING, Chunk.owner == owner)
         ).one_or_none()
     if row is None:
         return None
-    return Claim(row.id, jobs.job_of(row), row.fence, row.attempt, row.max_attempts, row.payload)
+    return Claim(row.id, job, row.fence, row.attempt, row.max_attempts, row.payload)
 
 
 def heartbeat(session: Session, held: Claim, *, lease: timedelta) -> bool:
@@ -119,6 +124,7 @@ def heartbeat(session: Session, held: Claim, *, lease: timedelta) -> bool:
 
 def hold(session: Session, held: Claim) -> Hold:
     """Lock the claimed chunk for the transaction that ends it, and tell whether the claim still stands."""
+    jobs.pin(session, held.job)
     row = session.execute(
         select(Chunk.state, Chunk.fence).where(Chunk.id == held.chunk_id).with_for_update(key_share=True)
     ).one_or_none()
@@ -186,28 +192,14 @@ def give_up(session: Session, held: Claim, *, error: str) -> bool:
 
 
 def reap(session: Session) -> Reaped | None:
-    """Take the chunk with the oldest expired lease from its silent worker; None when every worker is heard of.
+    """Take a chunk with an expired lease from its silent worker; None when every worker is heard of.
 
     Two silent workers on one chunk make it fail as poison, so that it cannot take the whole service down.
 
     Raises:
         jobs.NotRunningError: when its job was cancelled in this very moment. Roll back.
     """
-    # Chunks of jobs that do not run are left to `drop_chunks`; they must not block the ones behind them.
-    row = session.execute(
-        select(Chunk.id, Chunk.attempt, Chunk.max_attempts, Chunk.crash_count, *_KEYS)
-        .outerjoin(CrawlJob, CrawlJob.id == Chunk.crawl_job_id)
-        .outerjoin(ValidationJob, ValidationJob.id == Chunk.validation_job_id)
-        .outerjoin(ExportJob, ExportJob.id == Chunk.export_job_id)
-        .where(
-            Chunk.state == ChunkState.RUNNING,
-            Chunk.lease_until < _NOW,
-            func.coalesce(CrawlJob.status, ValidationJob.status, ExportJob.status) == JobStatus.RUNNING,
-        )
-        .order_by(Chunk.id)
-        .limit(1)
-        .with_for_update(key_share=True, skip_locked=True, of=Chunk)
-    ).one_or_none()
+    row = next(filter(None, (_silent(session, kind) for kind in JobKind)), None)
     if row is None:
         return None
     crashes = row.crash_count + 1
@@ -317,6 +309,28 @@ def errors(session: Session, ref: JobRef, *, limit: int = 5) -> dict[str, int]:
         .limit(limit)
     )
     return {error: count for error, count in session.execute(failed) if error is not None}
+
+
+def _silent(session: Session, kind: JobKind) -> Row[*tuple[Any, ...]] | None:
+    """Lock the first chunk of a running job of that kind whose lease has ended, and its job; None when there is none.
+
+    Jobs that do not run are left to `jobs.drop_chunks`. A job that somebody holds is passed over until the next sweep:
+    the chunks of the others must not wait behind it.
+    """
+    return session.execute(
+        select(Chunk.id, Chunk.attempt, Chunk.max_attempts, Chunk.crash_count, *_KEYS)
+        .select_from(jobs.rooted(kind))
+        .join(Chunk, jobs.COLUMNS[kind] == jobs.MODELS[kind].id)
+        .where(
+            Chunk.state == ChunkState.RUNNING,
+            Chunk.lease_until < _NOW,
+            jobs.MODELS[kind].status == JobStatus.RUNNING,
+        )
+        .order_by(Chunk.id)
+        .limit(1)
+        # Everything that is locked later on is locked here, so that nobody is waited for with something in hand.
+        .with_for_update(key_share=True, skip_locked=True)
+    ).one_or_none()
 
 
 def _dispatch(session: Session, ids: list[int]) -> list[Wake]:

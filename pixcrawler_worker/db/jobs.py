@@ -1,7 +1,7 @@
 """Jobs of every kind: locking, planning, counting, ending, cancelling and retrying them.
 
-Whoever needs several locks takes them in this order: chunks (by id), images, the job's row last. A job's row is never
-locked `FOR UPDATE`: inserting an image takes `FOR KEY SHARE` on it, and the two would wait for each other.
+Whoever needs several locks takes them in this order: `pin`, chunks (by id), images, the job's row last. A job's row is
+never locked `FOR UPDATE`: inserting an image takes `FOR KEY SHARE` on it, and the two would wait for each other.
 """
 
 import uuid
@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, insert, literal, null, select, text, update
+from sqlalchemy import ColumnElement, FromClause, Row, and_, func, insert, join, literal, null, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.types import BigInteger, Uuid
 
-from pixcrawler_worker.db.models import Chunk, CrawlJob, ExportJob, ValidationJob
+from pixcrawler_worker.db.models import Chunk, CrawlJob, ExportJob, Profile, Project, ValidationJob
 from pixcrawler_worker.domain.lifecycle import (
     MAX_ATTEMPTS,
     ChunkState,
@@ -30,12 +30,13 @@ from pixcrawler_worker.domain.lifecycle import (
 #: Task ids are derived from the chunk and its generation, so they are known before anything is sent.
 _TASKS = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
 
-_MODELS: Mapping[JobKind, type[CrawlJob | ValidationJob | ExportJob]] = {
+#: The table of each kind of job, and the column by which a chunk belongs to one of its rows.
+MODELS: Mapping[JobKind, type[CrawlJob | ValidationJob | ExportJob]] = {
     JobKind.CRAWL: CrawlJob,
     JobKind.VALIDATION: ValidationJob,
     JobKind.EXPORT: ExportJob,
 }
-_COLUMNS: Mapping[JobKind, InstrumentedAttribute[int | None]] = {
+COLUMNS: Mapping[JobKind, InstrumentedAttribute[int | None]] = {
     JobKind.CRAWL: Chunk.crawl_job_id,
     JobKind.VALIDATION: Chunk.validation_job_id,
     JobKind.EXPORT: Chunk.export_job_id,
@@ -61,25 +62,52 @@ class Wake:
 
 def belongs_to(ref: JobRef) -> ColumnElement[bool]:
     """Return the condition that a chunk is one of the job's."""
-    return _COLUMNS[ref.kind] == ref.id
+    return COLUMNS[ref.kind] == ref.id
 
 
 def job_of(row: Row[*tuple[Any, ...]]) -> JobRef:
     """Return the job that a chunk's row, or a part of it with the three foreign keys, belongs to."""
-    keys = {kind: getattr(row, column.key) for kind, column in _COLUMNS.items()}
+    keys = {kind: getattr(row, column.key) for kind, column in COLUMNS.items()}
     return next(JobRef(kind, key) for kind, key in keys.items() if key is not None)
 
 
 def status(session: Session, ref: JobRef) -> JobStatus | None:
     """Return the job's status as it is now; None when there is no such job."""
-    model = _MODELS[ref.kind]
+    model = MODELS[ref.kind]
     found = session.scalar(select(model.status).where(model.id == ref.id))
     return None if found is None else JobStatus(found)
 
 
+def rooted(kind: JobKind) -> FromClause:
+    """Return the jobs of a kind with everything they belong to, from the top down: owner, project, crawl job, job.
+
+    PostgreSQL locks the rows of a join in the order in which FROM names their tables.
+    """
+    chain = join(Profile, Project).join(CrawlJob)
+    match kind:
+        case JobKind.CRAWL:
+            return chain
+        case JobKind.VALIDATION:
+            return chain.join(ValidationJob, ValidationJob.crawl_job_id == CrawlJob.id)
+        case JobKind.EXPORT:
+            return chain.join(ExportJob, ExportJob.crawl_job_id == CrawlJob.id)
+
+
+def pin(session: Session, ref: JobRef) -> None:
+    """Let nobody delete the job, or what it belongs to, until the transaction ends; nothing for a job that is gone.
+
+    A delete locks from the top down: the owner, the project, the job, its chunks. A transition that has a chunk and
+    then waits for its job, or has the job and logs it for its owner, would meet it half-way: a deadlock, of which the
+    delete may be the one to fail. So every transition begins with these weakest of locks, from the top down, too.
+    """
+    owned = select(literal(1)).select_from(rooted(ref.kind)).where(MODELS[ref.kind].id == ref.id)
+    session.execute(owned.with_for_update(read=True, key_share=True))
+
+
 def lock(session: Session, ref: JobRef) -> JobStatus | None:
     """Keep other transitions of the job away until the transaction ends; image inserts go on."""
-    model = _MODELS[ref.kind]
+    pin(session, ref)
+    model = MODELS[ref.kind]
     query = select(model.status).where(model.id == ref.id).with_for_update(key_share=True)
     found = session.scalar(query)
     return None if found is None else JobStatus(found)
@@ -100,7 +128,7 @@ def counters(session: Session, ref: JobRef) -> Counters:
 
 def begin(session: Session, ref: JobRef) -> None:
     """Set a pending job running. The caller holds its lock."""
-    model = _MODELS[ref.kind]
+    model = MODELS[ref.kind]
     session.execute(
         update(model)
         .where(model.id == ref.id, model.status == JobStatus.PENDING)
@@ -127,7 +155,7 @@ def add_chunks(session: Session, ref: JobRef, payloads: Sequence[Mapping[str, An
         [
             {
                 "id": chunk_id,
-                _COLUMNS[ref.kind].key: ref.id,
+                COLUMNS[ref.kind].key: ref.id,
                 "generation": generation,
                 "seq": seq,
                 "payload": payload,
@@ -172,7 +200,7 @@ def count(
         NotRunningError: when the job is gone or its status is another one. Roll back.
         OvershotError: when `valid_images` would pass `max_images`. Roll back, and do the work again.
     """
-    model = _MODELS[ref.kind]
+    model = MODELS[ref.kind]
     gains = gains or {}
     values: dict[str, Any] = {name: getattr(model, name) + gain for name, gain in gains.items()}
     values["updated_at"] = _NOW
@@ -206,7 +234,7 @@ def count(
 
 def end(session: Session, ref: JobRef, outcome: JobStatus, *, error: str | None = None) -> None:
     """Write the last status of a job. The caller holds its lock and has seen that no chunk of it is open."""
-    model = _MODELS[ref.kind]
+    model = MODELS[ref.kind]
     values: dict[str, Any] = {"status": outcome, "completed_at": _NOW, "updated_at": _NOW}
     if outcome is JobStatus.COMPLETED:
         values["progress"] = 100
@@ -220,7 +248,8 @@ def cancel(session: Session, ref: JobRef) -> bool:
 
     Its chunks are swept by `drop_chunks` in a transaction of its own, because chunks are locked before jobs.
     """
-    model = _MODELS[ref.kind]
+    pin(session, ref)
+    model = MODELS[ref.kind]
     done = session.scalar(
         update(model)
         .where(model.id == ref.id, model.status.in_([JobStatus.PENDING, JobStatus.RUNNING]))
@@ -238,6 +267,7 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
     Raises:
         NotRunningError: when the job is not cancelled (any more). Roll back.
     """
+    pin(session, ref)
     rows = session.execute(
         select(Chunk.id, Chunk.state)
         .where(belongs_to(ref), Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING]))
@@ -254,7 +284,7 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
         running = sum(row.state == ChunkState.RUNNING for row in rows)
         change = delta(ChunkState.RUNNING, ChunkState.CANCELLED, running)
         count(session, ref, change, expected=JobStatus.CANCELLED)
-    model = _MODELS[ref.kind]
+    model = MODELS[ref.kind]
     session.execute(
         update(model)
         .where(model.id == ref.id, model.status == JobStatus.CANCELLED, model.completed_at.is_(None))
@@ -265,7 +295,8 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
 
 def reopen(session: Session, ref: JobRef) -> bool:
     """Set a job that ended before it was planned back to pending; return whether it was one."""
-    model = _MODELS[ref.kind]
+    pin(session, ref)
+    model = MODELS[ref.kind]
     reopened = session.scalar(
         update(model)
         .where(model.id == ref.id, model.status.in_([JobStatus.FAILED, JobStatus.CANCELLED]))
@@ -284,6 +315,7 @@ def retry(session: Session, ref: JobRef) -> None:
         NotRunningError: when there is nothing to retry: the job has not ended, not even its chunks if it was
             cancelled just now, or is complete. Roll back.
     """
+    pin(session, ref)
     rows = session.execute(
         select(Chunk.id, Chunk.state)
         .where(belongs_to(ref), Chunk.state != ChunkState.COMPLETED)
@@ -292,7 +324,7 @@ def retry(session: Session, ref: JobRef) -> None:
     ).all()
     if any(row.state in {ChunkState.QUEUED, ChunkState.RUNNING} for row in rows):
         raise NotRunningError(f"{ref} has open chunks")
-    model = _MODELS[ref.kind]
+    model = MODELS[ref.kind]
     again = and_(model.id == ref.id, model.status.in_([JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.COMPLETED]))
     if not rows:
         again = and_(again, model.status != JobStatus.COMPLETED)

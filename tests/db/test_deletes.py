@@ -1,0 +1,79 @@
+"""A job, or the user whom it belongs to, may be deleted in the middle of every transition: nobody deadlocks."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import ledger
+import psycopg
+import pytest
+from factories import start_job
+from sqlalchemy import event
+from transitions import TRANSITIONS, Transition
+
+from pixcrawler_worker.db import session
+from pixcrawler_worker.db.jobs import NotRunningError
+from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.domain.lifecycle import JobKind
+
+_SOMEBODY_WAITS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+class Deletion:
+    """A DELETE by somebody else, begun after the n-th statement of the sessions it came with."""
+
+    def __init__(self, url: str, threads: ThreadPoolExecutor) -> None:
+        self._url = url
+        self._threads = threads
+        self._countdown = 0
+        self._statement = ""
+        self.begun: Future[None] | None = None
+
+    def begin_after(self, statements: int, statement: str) -> None:
+        self._countdown, self._statement, self.begun = statements, statement, None
+
+    def count(self, *_: object) -> None:
+        """Note that a statement was executed; when it is the one, begin, and wait until nothing moves any more."""
+        self._countdown -= 1
+        if self._countdown == 0:
+            self.begun = self._threads.submit(self._delete)
+            with psycopg.connect(self._url, autocommit=True) as connection:
+                while not self.begun.done() and not connection.execute(_SOMEBODY_WAITS).fetchone():
+                    time.sleep(0.001)
+
+    def _delete(self) -> None:
+        with psycopg.connect(self._url) as connection:
+            connection.execute(self._statement.encode())
+
+
+@pytest.fixture
+def deletion(database_url: str) -> Iterator[tuple[Deletion, Sessions]]:
+    """A deletion, and the sessions whose statements it comes between."""
+    engine = session.connect(database_url, pool_size=1)
+    with ThreadPoolExecutor(1) as threads:
+        made = Deletion(database_url, threads)
+        event.listen(engine, "after_cursor_execute", made.count)
+        yield made, session.sessions(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("table", ["validation_jobs", "export_jobs", "crawl_jobs", "profiles"])
+@pytest.mark.parametrize("kind", JobKind)
+@pytest.mark.parametrize("prepare", TRANSITIONS, ids=lambda prepare: prepare.__name__)
+def test_what_is_deleted_in_the_middle_of_a_transition_deadlocks_with_nobody(
+    sessions: Sessions, deletion: tuple[Deletion, Sessions], prepare: Transition, kind: JobKind, table: str
+) -> None:
+    interruption, interrupted = deletion
+    for position in range(1, 40):
+        ledger.execute(sessions, "DELETE FROM profiles")
+        ref = start_job(sessions, chunks=2, kind=kind)
+        work = prepare(sessions, ref)
+        interruption.begin_after(position, f"DELETE FROM {table}")
+        with contextlib.suppress(NotRunningError), interrupted.begin() as mine:
+            work(mine)
+        if interruption.begun is None:
+            assert position > 3, "the transaction was over before anything was deleted"
+            return
+        interruption.begun.result()
+    raise AssertionError("the transaction has no end")

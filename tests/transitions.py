@@ -1,0 +1,108 @@
+"""Every transition of the ledger, on a job with two queued chunks that is brought to where the transition can happen.
+
+What they return is done in one transaction, and done again when nobody heard that it was done.
+"""
+
+from collections.abc import Callable
+
+import ledger
+from factories import make_image
+from ledger import LEASE
+from sqlalchemy.orm import Session
+
+from pixcrawler_worker.db import activity, chunks, jobs
+from pixcrawler_worker.db.session import Sessions, transact
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef, JobStatus
+
+Work = Callable[[Session], object]
+Transition = Callable[[Sessions, JobRef], Work]
+
+
+def claiming(sessions: Sessions, ref: JobRef) -> Work:
+    (chunk_id, _) = ledger.ids_of(sessions, ref)
+
+    def claim(session: Session) -> None:
+        # Even when an earlier try of the same delivery was done and nobody heard of it.
+        held = chunks.claim(session, chunk_id, owner="me", lease=LEASE)
+        assert held is not None or jobs.status(session, ref) is None
+
+    return claim
+
+
+def finishing(sessions: Sessions, ref: JobRef) -> Work:
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    if ref.kind is not JobKind.CRAWL:
+        return lambda session: ledger.bring(session, claim, gains={"total_images": 3})
+    found = [make_image(f"{ref.id} {number}") for number in range(3)]
+    return lambda session: ledger.bring(session, claim, found)
+
+
+def giving_back(sessions: Sessions, ref: JobRef) -> Work:
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    return lambda session: chunks.give_back(session, claim, error="busy")
+
+
+def giving_up(sessions: Sessions, ref: JobRef) -> Work:
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    return lambda session: chunks.give_up(session, claim, error="broken")
+
+
+def reaping(sessions: Sessions, ref: JobRef) -> Work:
+    ledger.silence(sessions, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]).chunk_id)
+    return chunks.reap
+
+
+def cancelling(sessions: Sessions, ref: JobRef) -> Work:
+    ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+
+    def cancel(session: Session) -> None:
+        if jobs.cancel(session, ref):
+            _record(session, ref, "crawl_job.cancelled")
+
+    return cancel
+
+
+def dropping(sessions: Sessions, ref: JobRef) -> Work:
+    transact(sessions, cancelling(sessions, ref))
+    return lambda session: jobs.drop_chunks(session, ref)
+
+
+def retrying(sessions: Sessions, ref: JobRef) -> Work:
+    transact(sessions, dropping(sessions, ref))
+
+    def retry(session: Session) -> None:
+        if jobs.status(session, ref) is JobStatus.CANCELLED:
+            jobs.retry(session, ref)
+            _record(session, ref, "crawl_job.retried")
+
+    return retry
+
+
+def planning(sessions: Sessions, ref: JobRef) -> Work:
+    for chunk_id in ledger.ids_of(sessions, ref):
+        ledger.finish(sessions, ledger.claim(sessions, chunk_id))
+
+    def plan(session: Session) -> None:
+        if jobs.lock(session, ref) and not jobs.counters(session, ref).open:
+            jobs.add_chunks(session, ref, [{}, {}])
+            _record(session, ref, "crawl_job.started")
+
+    return plan
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    claiming,
+    finishing,
+    giving_back,
+    giving_up,
+    reaping,
+    cancelling,
+    dropping,
+    retrying,
+    planning,
+)
+
+
+def _record(session: Session, ref: JobRef, action: str) -> None:
+    if ref.kind is JobKind.CRAWL:
+        activity.record(session, ref.id, action)
