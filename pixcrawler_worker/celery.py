@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import structlog
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 
 #: Seconds that a sweep under way gets when the worker stops.
 _SWEEP_GRACE = 10
+#: Sweeps in which a failed task's process is looked for.
+_LOOKS = 2
 #: Seconds between two messages that ask for storage to be tidied.
 _TIDY_SECONDS = 600
 
@@ -112,7 +115,8 @@ class Sweeper(bootsteps.StartStopStep):
         self._pid = os.getpid()
         self._wanted = threading.Event()
         self._ended = threading.Event()
-        self._dead: list[str] = []
+        # Tasks that ended badly, with how often they are still looked at: a process may take a moment to die.
+        self._failed: deque[tuple[str, int]] = deque()
         self._thread: threading.Thread | None = None
         signals.task_failure.connect(self._on_failure, weak=False)
 
@@ -139,11 +143,11 @@ class Sweeper(bootsteps.StartStopStep):
         thread takes over; a bug is reported in the child itself.
         """
         if os.getpid() == self._pid:
-            self._dead.append(task_id)
+            self._failed.append((task_id, _LOOKS))
             self._wanted.set()
             return
         with contextlib.suppress(TransientError):
-            maintenance.expire(runtime.current(), task_id)
+            maintenance.expire(runtime.current(), task_id, ended=lambda pid: pid == os.getpid())
 
     def _sweep_until_ended(self) -> None:
         tidied = time.monotonic()
@@ -160,14 +164,25 @@ class Sweeper(bootsteps.StartStopStep):
 
     def _sweep(self) -> None:
         try:
-            while self._dead:
-                maintenance.expire(runtime.current(), self._dead[0])
-                del self._dead[0]
+            for _ in range(len(self._failed)):
+                task_id, looks = self._failed[0]
+                expired = maintenance.expire(runtime.current(), task_id, ended=_is_gone)
+                self._failed.popleft()
+                if looks > 1 and not expired:
+                    self._failed.append((task_id, looks - 1))
             announce(maintenance.sweep(runtime.current()).wakes)
         except TransientError as error:
             log.warning("sweep put off", reason=str(error))
         except Exception:  # a sweeper that dies of a bug would leave every job behind it standing still
             log.exception("sweep failed")
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 app.steps["worker"].add(Sweeper)

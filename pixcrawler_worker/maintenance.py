@@ -5,7 +5,7 @@ sweep that is killed half-way leaves nothing half done, and the next one goes on
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ from pixcrawler_worker.db.jobs import NotRunningError, Wake
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, local_pid
 
 log = structlog.get_logger()
 
@@ -74,9 +74,21 @@ def sweep(runtime: Runtime) -> Swept:
     return swept
 
 
-def expire(runtime: Runtime, task_id: str) -> bool:
-    """End the lease of the chunk that a dead worker process was running; return whether there was one."""
-    return transact(runtime.sessions, lambda session: chunks.expire(session, task_id))
+def expire(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]) -> bool:
+    """End the lease of the chunk that a task was running when it ended badly; return whether it held one.
+
+    Args:
+        runtime: what connects to the database.
+        task_id: the task. Another process may be at another attempt of it by now, which is left alone.
+        ended: whether the process of this machine that holds the chunk has ended, or has ended the task.
+    """
+
+    def work(session: Session) -> bool:
+        owner = chunks.holder(session, task_id)
+        pid = None if owner is None else local_pid(owner)
+        return owner is not None and pid is not None and ended(pid) and chunks.expire(session, owner)
+
+    return transact(runtime.sessions, work)
 
 
 def remove_orphans(runtime: Runtime, *, quiet: timedelta = QUIET) -> int:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import platform
+import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -83,6 +85,17 @@ def connect(settings: Settings) -> Runtime:
         decoder=Decoder(Limits(max_pixels=settings.max_image_pixels)),
         loop=asyncio.new_event_loop(),
     )
+
+
+def owner() -> str:
+    """Return a name for one claim of this process: unique, so that a claim whose COMMIT lost its answer is found."""
+    return f"{platform.node()}:{os.getpid()}:{uuid.uuid4()}"
+
+
+def local_pid(owner: str) -> int | None:
+    """Return the process that made a claim; None when it did so on another machine."""
+    host, _, rest = owner.rpartition(":")[0].rpartition(":")
+    return int(rest) if host == platform.node() and rest.isdecimal() else None
 
 
 _opened: dict[int, Runtime] = {}

@@ -1,5 +1,6 @@
 """The sweep on a real database: each thing that got lost is found, once, and one bad job stops nobody."""
 
+import os
 from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -32,7 +33,7 @@ from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.maintenance import Swept, sweep
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, owner
 
 NOW = timedelta(0)
 
@@ -109,12 +110,31 @@ def test_a_chunk_that_silences_every_worker_fails_and_ends_its_job(runtime: Runt
 
 def test_a_dead_process_is_told_of_by_the_id_of_its_task(runtime: Runtime) -> None:
     _, (wake,) = start(runtime, addresses(1))
-    assert not maintenance.expire(runtime, wake.task_id)
-    ledger.claim(runtime.sessions, wake.chunk_id)
-    assert not maintenance.expire(runtime, "no-uuid")
+    assert not maintenance.expire(runtime, wake.task_id, ended=lambda _: True)
+    ledger.claim(runtime.sessions, wake.chunk_id, owner=owner())
+    assert not maintenance.expire(runtime, "no-uuid", ended=lambda _: True)
     assert sweep(runtime).quiet
-    assert maintenance.expire(runtime, wake.task_id)
+    assert maintenance.expire(runtime, wake.task_id, ended=lambda pid: pid == os.getpid())
     assert woken(sweep(runtime)) == [wake.chunk_id]
+
+
+def test_a_late_word_of_a_dead_process_leaves_the_next_attempt_alone(runtime: Runtime) -> None:
+    # Both attempts are runs of one task. The first one's process is dead, the second one's is not.
+    ref, (wake,) = start(runtime, addresses(1))
+    ledger.claim(runtime.sessions, wake.chunk_id, owner="elsewhere:1:a")
+    ledger.silence(runtime.sessions, wake.chunk_id)
+    assert sweep(runtime).reaped == 1
+    ledger.claim(runtime.sessions, wake.chunk_id, owner=owner())
+    assert not maintenance.expire(runtime, wake.task_id, ended=lambda pid: pid != os.getpid())
+    assert sweep(runtime).reaped == 0
+    assert ledger.states_of(runtime.sessions, ref) == [ChunkState.RUNNING]
+
+
+@pytest.mark.parametrize("held_by", ["elsewhere:{pid}:a", "no owner at all", ""])
+def test_processes_of_other_machines_are_not_judged(runtime: Runtime, held_by: str) -> None:
+    _, (wake,) = start(runtime, addresses(1))
+    ledger.claim(runtime.sessions, wake.chunk_id, owner=held_by.format(pid=os.getpid()))
+    assert not maintenance.expire(runtime, wake.task_id, ended=lambda _: True)
 
 
 # Jobs that somebody else wrote to

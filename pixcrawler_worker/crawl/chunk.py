@@ -6,9 +6,6 @@ and a heartbeat on a connection of its own tells the sweep that somebody is at i
 
 import asyncio
 import contextlib
-import os
-import platform
-import uuid
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +24,7 @@ from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.planning import Slice, slug, url_hash
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, owner
 from pixcrawler_worker.sources.protocol import Candidate, Query
 
 log = structlog.get_logger()
@@ -131,11 +128,10 @@ def _run(runtime: Runtime, work: _Work) -> bool:
 
 
 def _claim(runtime: Runtime, chunk_id: int) -> _Work | None:
-    # Unique to this delivery, so that a claim whose COMMIT lost its answer is found again.
-    owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4()}"
+    me = owner()
 
     def work(session: Session) -> _Work | None:
-        claim = chunks.claim(session, chunk_id, owner=owner, lease=runtime.settings.lease)
+        claim = chunks.claim(session, chunk_id, owner=me, lease=runtime.settings.lease)
         if claim is None:
             return None
         plan = plans.load(session, claim.job.id)

@@ -218,12 +218,19 @@ def reap(session: Session) -> Reaped | None:
     return Reaped(row.id, job, state, jobs.count(session, job, delta(ChunkState.RUNNING, state)))
 
 
-def expire(session: Session, task_id: str) -> bool:
-    """End the lease of a running chunk whose worker process is known to be dead; the next sweep reaps it."""
+def holder(session: Session, task_id: str) -> str | None:
+    """Return the owner who runs the task's chunk at the moment; None when nobody does, or the task is no chunk's."""
+    # Compared as text: tasks that run no chunk may have ids that are no UUIDs.
+    return session.scalar(
+        select(Chunk.owner).where(cast(Chunk.task_id, Text) == task_id, Chunk.state == ChunkState.RUNNING)
+    )
+
+
+def expire(session: Session, owner: str) -> bool:
+    """End the lease of a running chunk whose owner is known to be dead; the next sweep reaps it."""
     expired = session.scalar(
         update(Chunk)
-        # Compared as text: tasks that run no chunk may have ids that are no UUIDs.
-        .where(cast(Chunk.task_id, Text) == task_id, Chunk.state == ChunkState.RUNNING)
+        .where(Chunk.owner == owner, Chunk.state == ChunkState.RUNNING)
         .values(lease_until=_NOW)
         .returning(Chunk.id)
         .execution_options(synchronize_session=False)

@@ -1,5 +1,6 @@
 """What happens to a chunk when its source, its storage, its database or its claim is lost."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -177,7 +178,7 @@ def test_a_bug_surfaces_and_the_sweep_brings_the_chunk_back(runtime: Runtime, ho
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).attempt) == (ChunkState.RUNNING, 1)
     ledger.check(runtime.sessions, ref)
     assert maintenance.sweep(buggy).reaped == 0
-    assert maintenance.expire(buggy, first(wakes).task_id)
+    assert maintenance.expire(buggy, first(wakes).task_id, ended=lambda pid: pid == os.getpid())
     swept = maintenance.sweep(buggy)
     assert (swept.reaped, [wake for _, wake in swept.wakes]) == (1, wakes)
     drive(buggy, wakes)

@@ -340,25 +340,38 @@ def test_a_late_finish_and_a_sweep_on_one_chunk_have_one_winner(sessions: Sessio
         ledger.check(sessions, ref)
 
 
-def test_the_lease_of_a_dead_workers_task_ends_at_once(sessions: Sessions) -> None:
+def test_the_lease_of_a_dead_worker_ends_at_once(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=2)
     chunk, other = ledger.chunks_of(sessions, ref)
-    ledger.claim(sessions, chunk.id)
-    ledger.claim(sessions, other.id)
+    ledger.claim(sessions, chunk.id, owner="dead")
+    ledger.claim(sessions, other.id, owner="alive")
     with sessions.begin() as session:
-        assert chunks.expire(session, str(chunk.task_id))
+        assert chunks.expire(session, "dead")
     reaped = reap(sessions)
     assert reaped is not None
     assert reaped.chunk_id == chunk.id
     assert reap(sessions) is None
     with sessions.begin() as session:
-        assert not chunks.expire(session, str(chunk.task_id))
-        assert not chunks.expire(session, str(uuid.uuid4()))
+        assert not chunks.expire(session, "dead")
 
 
-def test_a_task_that_runs_no_chunk_may_have_any_id(sessions: Sessions) -> None:
-    with sessions.begin() as session:
-        assert not chunks.expire(session, "an id of the caller's own")
+def test_a_task_is_held_by_whoever_runs_its_chunk_now(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    (chunk,) = ledger.chunks_of(sessions, ref)
+
+    def holder(task_id: object) -> str | None:
+        with sessions.begin() as session:
+            return chunks.holder(session, str(task_id))
+
+    assert holder(chunk.task_id) is None
+    ledger.claim(sessions, chunk.id, owner="first")
+    assert holder(chunk.task_id) == "first"
+    ledger.silence(sessions, chunk.id)
+    reap(sessions)
+    ledger.claim(sessions, chunk.id, owner="second")
+    assert holder(chunk.task_id) == "second"
+    assert holder(uuid.uuid4()) is None
+    assert holder("an id of the caller's own") is None
 
 
 # Every kind of job
