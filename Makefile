@@ -31,7 +31,7 @@ endif
 
 # Hashed requirement files without index lines: the registry is the machine's own affair.
 lock:
-	for set in "base:" "dev:--extra demo --group dev"; do \
+	for set in "base:" "deploy:--extra flower" "dev:--extra demo --extra flower --group dev"; do \
 	  uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-annotate --no-header --quiet $${set#*:} -o requirements/$${set%%:*}.txt || exit 1; \
 	done

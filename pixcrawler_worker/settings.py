@@ -1,6 +1,5 @@
 """What an operator may change: one frozen class, read from the environment with the prefix `PIXCRAWLER_`."""
 
-import difflib
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from pixcrawler_worker.domain.naming import nearest
 from pixcrawler_worker.errors import PermanentError
 
 _PREFIX = "PIXCRAWLER_"
 _FILE = ".env"
-#: How much of a name has to be right for the other part to be taken for a slip.
-_LIKENESS = 0.7
+#: How the address of a web server begins.
+_WEB = r"^https?://."
 
 
 def _also(name: str, *fallbacks: str) -> AliasChoices:
@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         (), description="private networks that may be fetched from, comma-separated; for development"
     )
     egress_proxy: SecretStr | None = Field(None, description="proxy for everything that is fetched")
-    gallery_url: str | None = Field(None, pattern=r"^https?://.", description="base URL of the gallery source")
+    commons_url: str | None = Field(None, pattern=_WEB, description="a mirror in place of Wikimedia Commons' API")
+    openverse_url: str | None = Field(None, pattern=_WEB, description="a mirror in place of Openverse's API")
+    gallery_url: str | None = Field(None, pattern=_WEB, description="base URL of the gallery source")
     lease_seconds: float = Field(60, ge=1, le=600, description="silence after which a chunk is taken from its worker")
     sweep_seconds: float = Field(10, ge=0.2, le=600, description="time between two sweeps of a worker")
     chunk_size: int = Field(100, ge=1, le=1000, description="candidates per chunk, unless a job says otherwise")
@@ -132,12 +134,11 @@ def unknown() -> dict[str, str | None]:
 
     Each comes with the setting that was probably meant, or None when nothing is like it: those may be somebody else's.
     """
-    known = [_PREFIX + field.upper() for field in Settings.model_fields]
+    known = {field.upper(): _PREFIX + field.upper() for field in Settings.model_fields}
     given = {**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars}
     names = {name.upper() for name in given if name.upper().startswith(_PREFIX)}
-    return {name: _nearest(name, known) for name in sorted(names.difference(known))}
-
-
-def _nearest(name: str, known: list[str]) -> str | None:
-    near = difflib.get_close_matches(name.removeprefix(_PREFIX), [k.removeprefix(_PREFIX) for k in known], 1, _LIKENESS)
-    return _PREFIX + near[0] if near else None
+    # The prefix is left out of the comparison: it would make any two names alike.
+    return {
+        name: known.get(nearest(name.removeprefix(_PREFIX), known) or "")
+        for name in sorted(names.difference(known.values()))
+    }

@@ -27,6 +27,9 @@ PIXCRAWLER = str(Path(sys.executable).with_name("pixcrawler"))
 
 #: What a running worker is told on top of the defaults: short leases, so that recovery is seen within a test's time.
 _QUICK = {
+    # Nobody is there: a story that means to ask a provider brings one.
+    "PIXCRAWLER_COMMONS_URL": "http://127.0.0.1:1/",
+    "PIXCRAWLER_OPENVERSE_URL": "http://127.0.0.1:1/",
     "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8",
     "PIXCRAWLER_LEASE_SECONDS": "4",
     "PIXCRAWLER_SWEEP_SECONDS": "0.5",

@@ -76,6 +76,9 @@ def connected_runtime(database_url: str, tmp_path_factory: pytest.TempPathFactor
         data_dir=folder,
         storage_url=(folder / "storage").as_uri(),
         allowed_networks="127.0.0.0/8",
+        # Nobody is there: a test that means to ask a provider brings one.
+        commons_url="http://127.0.0.1:1/",
+        openverse_url="http://127.0.0.1:1/",
     )
     with closing(runtime.connect(told)) as opened:
         yield opened

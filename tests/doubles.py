@@ -33,7 +33,9 @@ class Shelf:
     """A source that answers as a function does, and remembers what it was asked for."""
 
     summary: ClassVar[str] = "pictures of a test"
-    max_pages: ClassVar[int | None] = None
+    terms: ClassVar[str] = "free to test with"
+    page_size: ClassVar[int | None] = None
+    depth: ClassVar[int | None] = None
 
     answer: Callable[[Query], Page]
     lacks: str | None = None

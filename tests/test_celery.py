@@ -199,12 +199,12 @@ def test_an_unknown_chunk_is_dropped(service: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (None, "no source is configured"),
-        ({}, "no source is configured"),
         ({"source": ["urls"]}, "did you mean 'sources'?"),
-        ({"sources": ["flicker"]}, "there is no source 'flicker'"),
+        ({"sources": ["comons"]}, "there is no source 'comons'; did you mean 'commons'?"),
+        ({"sources": ["gallery"]}, "source 'gallery' cannot be used: set PIXCRAWLER_GALLERY_URL"),
         ({"sources": ["urls"]}, "source 'urls' needs a list"),
-        ({"licenses": ["\x00", "\ud800"]}, "no source is configured"),
+        ({"licenses": ["\x00", "\ud800"]}, "there is no licence '\\x00'"),
+        ({"licenses": ["cc-bye"]}, "there is no licence 'cc-bye'; did you mean 'cc-by'?"),
         ("urls", "options must be an object"),
     ],
 )

@@ -77,7 +77,7 @@ def test_all_is_well(all_well: dict[str, str], tmp_path: Path) -> None:
     assert found["database"].detail.startswith("PostgreSQL 18")
     assert found["migrations"].detail == f"at {migrate.head()}, the newest"
     assert found["broker"].detail.startswith("Redis ")
-    assert found["sources"].detail == "usable: urls"
+    assert found["sources"].detail == "usable: commons, openverse, urls"
     assert [entry for entry in (tmp_path / "health").iterdir() if entry.is_file()] == [], "it leaves no file behind"
 
 
@@ -189,7 +189,7 @@ def test_the_storage_cannot_be_used(all_well: dict[str, str], kind: str, tmp_pat
 
 def test_a_source_that_is_configured_is_usable(all_well: dict[str, str]) -> None:
     found = examined(all_well | {"gallery_url": "http://pictures.example"})
-    assert found["sources"].detail == "usable: gallery, urls"
+    assert found["sources"].detail == "usable: commons, gallery, openverse, urls"
 
 
 def test_a_source_whose_package_is_broken_is_one_line_of_the_doctor(all_well: dict[str, str], tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "USER_AGENT_CONTACT": ("mailto:crawl@example.org", "mailto:crawl@example.org"),
     "ALLOWED_NETWORKS": ("10.0.0.0/8, fd00::/8,", (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))),
     "EGRESS_PROXY": ("http://proxy:3128", SecretStr("http://proxy:3128")),
+    "COMMONS_URL": ("http://mirror.example/w/api.php", "http://mirror.example/w/api.php"),
+    "OPENVERSE_URL": ("https://mirror.example/v1/", "https://mirror.example/v1/"),
     "GALLERY_URL": ("http://pictures.example/gallery", "http://pictures.example/gallery"),
     "LEASE_SECONDS": ("12.5", 12.5),
     "SWEEP_SECONDS": ("2", 2.0),
@@ -126,6 +128,8 @@ def test_what_belongs_to_others_is_no_setting(monkeypatch: pytest.MonkeyPatch) -
         ("START_PENDING", "perhaps"),
         ("LOG_FORMAT", "xml"),
         ("GALLERY_URL", "pictures.example"),
+        ("COMMONS_URL", "ftp://mirror.example"),
+        ("OPENVERSE_URL", "https://"),
     ],
 )
 def test_a_wrong_value_gives_one_line_that_names_the_setting(

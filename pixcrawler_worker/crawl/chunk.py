@@ -20,12 +20,13 @@ from pixcrawler_worker.db.chunks import Claim, Hold
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.jobs import NotRunningError, OvershotError, Wake
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.planning import Slice, slug, url_hash
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import Runtime, owner
-from pixcrawler_worker.sources.protocol import Candidate, Query
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -39,6 +40,8 @@ _SPARE = 8
 #: Seconds between tries to write a result down: work that is done is worth waiting for a database that restarts. With
 #: a dead one the lease ends, and the chunk is taken for crashed, which happens to it only twice.
 _PATIENCE = (0.05, 0.2, 0.5, 1.0, 2.0, *[5.0] * 8)
+#: Searches that are tried at a source in trouble when the job has others: half a minute's patience.
+_PATIENT_ATTEMPTS = 3
 #: Digits of the digest in a file's name: 128 bits, so that nobody can make two pictures with the same name.
 _NAME_DIGITS = 32
 
@@ -49,14 +52,14 @@ class _LostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A claimed chunk with what the job's row and plan say about it."""
+    """A claimed chunk with what the job's row and plan say about it; `alone` when its job has no other source."""
 
     claim: Claim
     slice: Slice
     options: CrawlOptions
     quota: int
-    page_size: int
     urls: tuple[str, ...]
+    alone: bool
 
 
 @dataclass(slots=True)
@@ -147,7 +150,7 @@ def _claim(runtime: Runtime, chunk_id: int) -> _Work | None:
             slice=part,
             options=options,
             quota=min(part.quota, plan.max_images - plan.valid_images),
-            page_size=options.chunk_size or runtime.settings.chunk_size,
+            alone=len(planner.sources(runtime, plan, options)) == 1,
             urls=plans.urls(session, claim.job.id, part.page) if part.source == planner.URLS else (),
         )
 
@@ -199,10 +202,7 @@ async def _gather(runtime: Runtime, work: _Work) -> _Harvest:
         TransientError, PermanentError: from the source or the storage.
     """
     part = work.slice
-    page = await runtime.source(part.source).search(
-        Query(text=part.query, label=part.label, page=part.page, page_size=work.page_size, urls=work.urls),
-        runtime.downloader,
-    )
+    page = await _search(runtime, work)
     positions = range(len(page.candidates)) if part.only is None else part.only
     asked = [(at, page.candidates[at]) for at in positions if at < len(page.candidates)]
     harvest = _Harvest(quota=work.quota, more=page.more)
@@ -219,6 +219,27 @@ async def _gather(runtime: Runtime, work: _Work) -> _Harvest:
     harvest.left = tuple(at for at, _ in left)
     harvest.judged -= {url_hash(candidate.url) for _, candidate in left}
     return harvest
+
+
+async def _search(runtime: Runtime, work: _Work) -> Page:
+    part, options = work.slice, work.options
+    query = Query(
+        text=part.query,
+        label=part.label,
+        page=part.page,
+        page_size=part.page_size,
+        urls=work.urls,
+        licenses=options.licenses,
+        min_width=options.min_width,
+        min_height=options.min_height,
+        safe_search=options.safe_search,
+    )
+    try:
+        return await runtime.source(part.source).search(query, runtime.downloader)
+    except TransientError as error:
+        if work.alone or error.retry_after is not None or work.claim.attempt < _PATIENT_ATTEMPTS:
+            raise
+        raise PermanentError(f"{error}; its part is left to the other sources") from error
 
 
 def _seen(runtime: Runtime, job_id: int, candidates: Sequence[Candidate]) -> frozenset[bytes]:
@@ -263,7 +284,7 @@ async def _fetch_all(
 async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, candidate: Candidate) -> bool:
     """Take or refuse one candidate; False when the quota was met meanwhile, so that it is neither."""
     try:
-        _check_license(candidate, work.options)
+        _check_offer(candidate, work.options)
         body = await _fetch(runtime, candidate.url)
         harvest.downloaded += 1
         harvest.arrived.add(at)
@@ -294,9 +315,14 @@ async def _fetch(runtime: Runtime, url: str) -> bytes:
     return (await runtime.downloader.fetch(url)).body
 
 
-def _check_license(candidate: Candidate, options: CrawlOptions) -> None:
-    if options.licenses is not None and candidate.credit.license not in options.licenses:
+def _check_offer(candidate: Candidate, options: CrawlOptions) -> None:
+    """Refuse what the source's own words rule out, before it is downloaded."""
+    if not licenses.is_wanted(candidate.credit.license, options.licenses):
         raise RefusedError(Reason.LICENSE_NOT_WANTED, f"licence {candidate.credit.license or 'unknown'}")
+    if (candidate.width or options.min_width) < options.min_width:
+        raise RefusedError(Reason.TOO_SMALL, f"its source says that it is {candidate.width} pixels wide")
+    if (candidate.height or options.min_height) < options.min_height:
+        raise RefusedError(Reason.TOO_SMALL, f"its source says that it is {candidate.height} pixels high")
 
 
 def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
@@ -376,7 +402,7 @@ def _close(runtime: Runtime, claim: Claim, error: TransientError | PermanentErro
 
     def close(session: Session) -> bool:
         if isinstance(error, TransientError):
-            return chunks.give_back(session, claim, error=str(error), wait=error.retry_after)
+            return chunks.give_back(session, claim, error=str(error), wish=error.retry_after)
         return chunks.give_up(session, claim, error=str(error))
 
     try:

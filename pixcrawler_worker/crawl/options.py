@@ -1,11 +1,12 @@
 """What a caller may ask of one crawl."""
 
-import difflib
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
+from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import PermanentError
 
 
@@ -29,6 +30,17 @@ def _format(name: str) -> str:
 _Format = Annotated[StrictStr, AfterValidator(_format)]
 
 
+def _license(name: str) -> str:
+    """Return a licence, or a family of them, by its one name."""
+    try:
+        return licenses.asked(name)
+    except PermanentError as error:
+        raise ValueError(str(error)) from None
+
+
+_License = Annotated[StrictStr, AfterValidator(_license)]
+
+
 class CrawlOptions(BaseModel):
     """Options of a crawl. They are kept in the ledger, so that a retry or a recovery needs no message."""
 
@@ -36,7 +48,7 @@ class CrawlOptions(BaseModel):
 
     sources: tuple[_Text, ...] | None = Field(None, description="names of sources; every usable one when left out")
     urls: tuple[_Text, ...] = Field((), description="addresses for the `urls` source")
-    licenses: tuple[_Text, ...] | None = Field(None, description="licence ids to take; all when left out")
+    licenses: tuple[_License, ...] | None = Field(None, description="cc0, cc-by-4.0, ...; all when left out")
     min_width: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
     min_height: Annotated[StrictInt, Field(ge=1)] = Field(32, description="pixels")
     formats: tuple[_Format, ...] | None = Field(None, description="jpg, png, ...; all when left out")
@@ -55,7 +67,7 @@ def parse(raw: object) -> CrawlOptions:
         raise PermanentError(f"options must be an object, not {type(raw).__name__}")
     unknown = sorted(str(key) for key in set(raw) - set(CrawlOptions.model_fields))
     if unknown:
-        raise PermanentError(f"there is no option {unknown[0]!r}; {_nearest(unknown[0])}")
+        raise PermanentError(f"there is no option {unknown[0]!r}; {hint(unknown[0], CrawlOptions.model_fields)}")
     try:
         return CrawlOptions.model_validate(raw)
     except ValidationError as error:
@@ -67,8 +79,3 @@ def parse(raw: object) -> CrawlOptions:
 def kept(options: CrawlOptions) -> dict[str, Any]:
     """Return the options as the ledger keeps them: without the URLs, which have a table of their own."""
     return options.model_dump(mode="json", exclude={"urls"}, exclude_defaults=True)
-
-
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, CrawlOptions.model_fields, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(CrawlOptions.model_fields)}"

@@ -16,7 +16,7 @@ from pixcrawler_worker.db.jobs import NotRunningError, Wake
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import planning
 from pixcrawler_worker.domain.lifecycle import Counters, JobKind, JobRef, JobStatus, job_status
-from pixcrawler_worker.domain.planning import Slice
+from pixcrawler_worker.domain.planning import Reach, Slice
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources import protocol
@@ -190,34 +190,12 @@ def _round(
     keywords = planning.keywords(plan.keywords)
     if plan.url_pages and len(keywords) > 1:
         raise PermanentError(f"a URL list has one label, but the job has {len(keywords)} keywords: give it one")
-    page_size = options.chunk_size or runtime.settings.chunk_size
     return planning.next_round(
         keywords=keywords,
-        sources=_pages(runtime, plan, options),
+        sources=reaches(runtime, plan, options),
         max_images=plan.max_images,
-        page_size=page_size,
         history=history,
     )
-
-
-def _pages(runtime: Runtime, plan: plans.Plan, options: CrawlOptions) -> Mapping[str, int | None]:
-    """Return the sources to ask, each with the number of its pages where that is known.
-
-    Raises:
-        PermanentError: when a source is not installed or not configured, or when none is left.
-    """
-    asked = options.sources or ((URLS,) if plan.url_pages else None)
-    if asked is None:
-        usable = [name for name in protocol.installed() if name != URLS and not runtime.source(name).missing()]
-        if not usable:
-            raise PermanentError("no source is configured: give the job a URL list, or configure a source")
-        return {name: runtime.source(name).max_pages for name in usable}
-    for name in asked:
-        if missing := runtime.source(name).missing():
-            raise PermanentError(f"source {name!r} cannot be used: {missing}")
-    if URLS in asked and not plan.url_pages:
-        raise PermanentError("source 'urls' needs a list: give the option urls with at least one address")
-    return {name: plan.url_pages if name == URLS else runtime.source(name).max_pages for name in asked}
 
 
 def _queue(runtime: Runtime, session: Session, ref: JobRef, slices: tuple[Slice, ...]) -> list[Wake]:
@@ -240,6 +218,41 @@ def _end(session: Session, ref: JobRef, counters: Counters, plan: plans.Plan, *,
         details["reason"] = reason
     activity.record(session, ref.id, f"crawl_job.{outcome}", details)
     log.info("job ended", job=ref.id, status=outcome, images=plan.valid_images, wanted=plan.max_images)
+
+
+def sources(runtime: Runtime, plan: plans.Plan, options: CrawlOptions) -> tuple[str, ...]:
+    """Return the names of the sources that the job asks: those that it names, or every one that is ready."""
+    if options.sources:
+        return tuple(dict.fromkeys(options.sources))
+    if plan.url_pages:
+        return (URLS,)
+    return tuple(name for name in protocol.installed() if name != URLS and not runtime.source(name).missing())
+
+
+def reaches(runtime: Runtime, plan: plans.Plan, options: CrawlOptions) -> Mapping[str, Reach]:
+    """Return how far each source that the job asks can be asked.
+
+    Raises:
+        PermanentError: when a source is not installed or not configured, or when none is left.
+    """
+    size = options.chunk_size or runtime.settings.chunk_size
+
+    def reach(name: str) -> Reach:
+        if name == URLS:
+            return Reach(size, plan.url_pages)
+        source = runtime.source(name)
+        page_size = min(size, source.page_size or size)
+        return Reach(page_size, None if source.depth is None else source.depth // page_size)
+
+    asked = sources(runtime, plan, options)
+    if not asked:
+        raise PermanentError("no source is configured: give the job a URL list, or configure a source")
+    for name in asked:
+        if missing := runtime.source(name).missing():
+            raise PermanentError(f"source {name!r} cannot be used: {missing}")
+    if URLS in asked and not plan.url_pages:
+        raise PermanentError("source 'urls' needs a list: give the option urls with at least one address")
+    return {name: reach(name) for name in asked}
 
 
 def reasons(session: Session, job_id: int) -> Counter[str]:

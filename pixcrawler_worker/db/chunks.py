@@ -17,17 +17,21 @@ from pixcrawler_worker.db import jobs
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import (
+    LONGEST_WISH,
     ChunkState,
     JobKind,
     JobRef,
     JobStatus,
     after_crash,
+    allowed_attempts,
     delta,
     retry_delay,
 )
 
 #: Error texts are for people; a driver's page-long message is cut.
 _LONGEST_ERROR = 2000
+#: Rest of a chunk whose provider wishes to be left alone for no time at all.
+_SHORTEST_REST = timedelta(seconds=1)
 
 _NOW = func.clock_timestamp()
 _KEYS = (Chunk.crawl_job_id, Chunk.validation_job_id, Chunk.export_job_id)
@@ -145,14 +149,14 @@ def finish(session: Session, held: Claim, *, result: Mapping[str, Any], gains: M
     return jobs.count(session, held.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
 
 
-def give_back(session: Session, held: Claim, *, error: str, wait: timedelta | None = None) -> bool:
+def give_back(session: Session, held: Claim, *, error: str, wish: timedelta | None = None) -> bool:
     """Queue a chunk that met passing trouble for a later attempt, or fail it when its attempts are used up.
 
     Args:
         session: a transaction of its own.
         held: the claim.
         error: what went wrong, for people.
-        wait: how long the other side asked to be left alone, when that is longer than the usual delay.
+        wish: how long the other side asked to be left alone. That is no failed attempt, and the chunk gets another one.
 
     Returns:
         Whether the chunk failed and was the last open one of its job.
@@ -160,17 +164,22 @@ def give_back(session: Session, held: Claim, *, error: str, wait: timedelta | No
     Raises:
         jobs.NotRunningError: when the job is not running. Roll back.
     """
-    delay = retry_delay(attempt=held.attempt, max_attempts=held.max_attempts)
+    allowed = held.max_attempts if wish is None else allowed_attempts(max_attempts=held.max_attempts)
+    delay = retry_delay(attempt=held.attempt, max_attempts=allowed)
     if delay is None:
         return give_up(session, held, error=error)
+    if wish is not None and wish > LONGEST_WISH:
+        return give_up(session, held, error=f"{error}, which is too long to wait for")
     if hold(session, held) is not Hold.OURS:
         return False
-    # Up to a quarter more, so that chunks that met the same trouble do not come back in step.
-    rest = max(delay, wait or delay) * (1 + func.random() / 4)
+    # Chunks that met the same trouble do not come back in step: up to a quarter later; up to twice as late where
+    # somebody had too many of them at once.
+    rest = delay * (1 + func.random() / 4) if wish is None else max(wish, _SHORTEST_REST) * (1 + func.random())
     _write(
         session,
         held.chunk_id,
         state=ChunkState.QUEUED,
+        max_attempts=allowed,
         available_at=_NOW + rest,
         lease_until=None,
         dispatched_at=None,

@@ -356,6 +356,7 @@ def _requeue(session: Session, task_ids: Mapping[int, uuid.UUID], generation: in
             state=ChunkState.QUEUED,
             generation=generation,
             attempt=0,
+            max_attempts=MAX_ATTEMPTS,
             crash_count=0,
             task_id=new.c.task_id,
             available_at=_NOW,

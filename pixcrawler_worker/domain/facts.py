@@ -41,7 +41,7 @@ class Credit:
         page_url: the page that shows the picture to people.
         title: as its author named it.
         author: name of the author.
-        license: SPDX-like id in lower case (`cc0-1.0`, `cc-by-sa-4.0`, `pdm`).
+        license: its identifier in `domain/licenses.py` (`cc0-1.0`, `cc-by-sa-4.0`, `public-domain`).
         license_url: where the licence's text stands.
         attribution: a line to print beside the picture.
     """

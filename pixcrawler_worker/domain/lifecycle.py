@@ -74,8 +74,12 @@ TRANSITIONS = frozenset(
 
 #: A chunk that killed its worker this often is poison: it fails, and the rest of its job goes on.
 MAX_CRASHES = 2
-#: Claims of one chunk in one generation, whatever ended them.
+#: Claims of one chunk in one generation, whatever ended them but somebody's wish to be left alone.
 MAX_ATTEMPTS = 5
+#: Claims of one chunk in one generation, those wishes included: who only ever has wishes is given up as well.
+MOST_ATTEMPTS = 60
+#: Whoever asks to be left alone for longer is given up: the job goes on with others, or ends and says why.
+LONGEST_WISH = timedelta(minutes=15)
 
 _FIRST_DELAY = timedelta(seconds=5)
 _LONGEST_DELAY = timedelta(minutes=15)
@@ -156,6 +160,11 @@ def retry_delay(*, attempt: int, max_attempts: int) -> timedelta | None:
     # Far beyond the longest delay already, and a timedelta cannot hold any number.
     growth: int = 4 ** min(attempt - 1, 10)
     return min(_FIRST_DELAY * growth, _LONGEST_DELAY)
+
+
+def allowed_attempts(*, max_attempts: int) -> int:
+    """Return the attempts that a chunk may have once one of them met nothing but a wish to be left alone."""
+    return min(max_attempts + 1, MOST_ATTEMPTS)
 
 
 def after_crash(*, crashes: int, attempt: int, max_attempts: int) -> ChunkState:

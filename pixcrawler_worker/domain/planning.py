@@ -34,6 +34,19 @@ class Keyword:
     max_images: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far one source can be asked for one keyword.
+
+    Attributes:
+        page_size: candidates per page.
+        pages: pages there are at most; None when nobody knows.
+    """
+
+    page_size: int
+    pages: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """The work of one chunk.
@@ -43,6 +56,7 @@ class Slice:
         query: the keyword as it is searched.
         label: the class that its images get.
         page: page of the source's answer, from 0.
+        page_size: candidates per page, without which the page's number means nothing.
         quota: images this slice may bring at most.
         only: positions within the page that are still to be judged; None for all.
     """
@@ -51,6 +65,7 @@ class Slice:
     query: str
     label: str
     page: int
+    page_size: int
     quota: int
     only: tuple[int, ...] | None = None
 
@@ -176,6 +191,7 @@ class _Stream:
 
     keyword: Keyword
     source: str
+    page_size: int
     pages: int | None
     next_page: int = 0
     offered: int = 0
@@ -190,12 +206,13 @@ class _Stream:
             return False
         return bool(self.left) or self.pages is None or self.next_page < self.pages
 
-    def capacity(self, page_size: int) -> int:
+    @property
+    def capacity(self) -> int:
         """Candidates that can still be asked for; a large number where nobody knows."""
         waiting = sum(len(positions) for _, positions in self.left)
         if self.pages is None:
             return 2**31
-        return waiting + max(0, self.pages - self.next_page) * page_size
+        return waiting + max(0, self.pages - self.next_page) * self.page_size
 
     def remember(self, outcome: Outcome) -> None:
         page = outcome.slice.page
@@ -209,7 +226,7 @@ class _Stream:
         if not outcome.more:
             self.pages = self.next_page if self.pages is None else min(self.pages, self.next_page)
 
-    def slices(self, quota: int, page_size: int, *, most: int) -> list[Slice]:
+    def slices(self, quota: int, *, most: int) -> list[Slice]:
         """Cut `quota` over as many leftovers and pages as the yield so far makes likely to be enough, at most `most`.
 
         While nothing is known, pages are expected to be good and filled one after the other; later each of them is
@@ -224,8 +241,8 @@ class _Stream:
                 wanted -= len(positions)
         page = self.next_page
         while wanted > 0 and len(parts) < most and (self.pages is None or page < self.pages):
-            parts.append((page, None, page_size))
-            wanted -= page_size
+            parts.append((page, None, self.page_size))
+            wanted -= self.page_size
             page += 1
         sizes = [size for _, _, size in parts]
         quotas = balance(quota, [0] * len(parts), sizes) if self.offered else fill(quota, sizes)
@@ -235,6 +252,7 @@ class _Stream:
                 query=self.keyword.query,
                 label=self.keyword.label,
                 page=page,
+                page_size=self.page_size,
                 quota=share,
                 only=positions,
             )
@@ -246,25 +264,27 @@ class _Stream:
 def next_round(
     *,
     keywords: Sequence[Keyword],
-    sources: Mapping[str, int | None],
+    sources: Mapping[str, Reach],
     max_images: int,
-    page_size: int,
     history: Sequence[Outcome] = (),
 ) -> tuple[Slice, ...]:
     """Return the slices of the next round; none when the job has its images or nothing is left to ask.
 
     Args:
         keywords: the classes of the job.
-        sources: names of the sources to ask, with the number of pages they have at most (None: unknown).
+        sources: names of the sources to ask, and how far each can be asked.
         max_images: rows that the job may have.
-        page_size: candidates per page.
         history: outcomes of every slice of the rounds before.
 
     The quotas sum to the missing images where the candidates can suffice within 10,000 slices. Classes are kept even,
     sources of one class take equal parts, and slices of different classes alternate, so that an early look at a job
     shows every class.
     """
-    streams = {(k, source): _Stream(k, source, pages) for k in keywords for source, pages in sources.items()}
+    streams = {
+        (k, source): _Stream(k, source, reach.page_size, reach.pages)
+        for k in keywords
+        for source, reach in sources.items()
+    }
     by_name = {(k.query, k.label, source): stream for (k, source), stream in streams.items()}
     for outcome in sorted(history, key=lambda outcome: outcome.slice.page):
         done = outcome.slice
@@ -274,7 +294,7 @@ def next_round(
     have = [sum(streams[k, source].stored for source in sources) for k in keywords]
     caps = []
     for keyword, stored in zip(keywords, have, strict=True):
-        room = sum(streams[keyword, s].capacity(page_size) for s in sources if streams[keyword, s].alive)
+        room = sum(streams[keyword, s].capacity for s in sources if streams[keyword, s].alive)
         caps.append(min(room, max_images if keyword.max_images is None else max(0, keyword.max_images - stored)))
     wanted = balance(max_images - sum(have), have, caps)
 
@@ -282,10 +302,8 @@ def next_round(
     most = max(1, _MOST_SLICES // len(streams)) if streams else 0
     for keyword, quota in zip(keywords, wanted, strict=True):
         alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]
-        shares = balance(quota, [0] * len(alive), [stream.capacity(page_size) for stream in alive])
-        planned += [
-            stream.slices(share, page_size, most=most) for stream, share in zip(alive, shares, strict=True) if share
-        ]
+        shares = balance(quota, [0] * len(alive), [stream.capacity for stream in alive])
+        planned += [stream.slices(share, most=most) for stream, share in zip(alive, shares, strict=True) if share]
     longest = max(map(len, planned), default=0)
     return tuple(slices[i] for i in range(longest) for slices in planned if i < len(slices))
 

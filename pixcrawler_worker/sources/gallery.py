@@ -7,27 +7,28 @@ an http or https URL; or an object with such a `file` and, where known, `title`,
     {"cat": ["cat/1.jpg", {"file": "cat/2.jpg", "license": "cc0-1.0"}]}
 """
 
-import json
 import unicodedata
+from http import HTTPStatus
 from typing import ClassVar
 from urllib.parse import quote, urljoin
 
+from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
+from pixcrawler_worker.web import api
 from pixcrawler_worker.web.fetch import Downloader
 
 _CREDITS = ("title", "author", "license", "license_url", "page_url", "attribution")
-#: Trouble with the index that somebody may have ended by the next try. Anything else waits for an operator.
-_PASSING = PASSING | {Reason.RATE_LIMITED, Reason.TIMEOUT, Reason.UNRESOLVED}
 
 
 class Gallery:
     """Offers the pictures that the index has under the keyword."""
 
-    summary: ClassVar[str] = "a folder of pictures behind a web server, a subfolder per label (PIXCRAWLER_GALLERY_URL)"
-    max_pages: ClassVar[int | None] = None
+    summary: ClassVar[str] = "a folder of pictures behind a web server, a subfolder per label"
+    terms: ClassVar[str] = "licences as its index.json has them"
+    page_size: ClassVar[int | None] = None
+    depth: ClassVar[int | None] = None
 
     def __init__(self, config: SourceConfig) -> None:
         self._base = None if config.base_url is None else config.base_url.rstrip("/") + "/"
@@ -52,15 +53,10 @@ class Gallery:
 
     async def _index(self, downloader: Downloader) -> object:
         url = urljoin(f"{self._base}", "index.json")
-        try:
-            answer = await downloader.fetch(url)
-        except RefusedError as error:
-            kind = TransientError if error.reason in _PASSING else PermanentError
-            raise kind(f"the gallery's index at {url} could not be read: {error}") from error
-        try:
-            return json.loads(answer.body)
-        except (ValueError, RecursionError) as error:
-            raise PermanentError(f"the gallery's index at {url} is not JSON: {error}") from error
+        answer = await api.ask(downloader, "gallery", url)
+        if answer.status != HTTPStatus.OK:
+            raise PermanentError(f"the gallery's index at {url} answered {answer.status}")
+        return answer.data
 
     def _entries(self, index: object, text: str) -> list[object]:
         if not isinstance(index, dict):
@@ -76,6 +72,8 @@ class Gallery:
         if not isinstance(file, str):
             raise PermanentError("an entry of the gallery's index has no file")
         known = {name: value for name in _CREDITS if isinstance(value := described.get(name), str)}
+        if license_ := licenses.named(known.pop("license", "")):
+            known["license"] = license_
         absolute = file.lower().startswith(("http://", "https://"))
         # A name that is no text at all (half a surrogate pair) becomes an address that does not exist, and is counted.
         url = file if absolute else urljoin(base, quote(file, errors="surrogatepass"))

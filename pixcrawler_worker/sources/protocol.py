@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Protocol
 
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.web.fetch import Downloader
 
@@ -24,8 +25,13 @@ class Query:
         text: what is searched.
         label: the class that the images will get.
         page: number of the page, from 0.
-        page_size: candidates per page; the same for every page of a job.
+        page_size: candidates per page, at most the source's own `page_size`; the same for every page of a job.
         urls: this page of the job's URL list, for a source that takes one; empty otherwise.
+        licenses: identifiers and families (`domain/licenses.py`) that are wanted; None for all. Asking for no others
+            saves candidates that the worker would refuse.
+        min_width: pixels, likewise.
+        min_height: pixels, likewise.
+        safe_search: leave out adult content, as far as the provider can.
     """
 
     text: str
@@ -33,14 +39,27 @@ class Query:
     page: int
     page_size: int
     urls: tuple[str, ...] = ()
+    licenses: tuple[str, ...] | None = None
+    min_width: int = 1
+    min_height: int = 1
+    safe_search: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A picture that somebody may have: its address, and whose it is."""
+    """A picture that somebody may have: its address, and what its source says of it.
+
+    Attributes:
+        url: where the file is.
+        credit: whose picture it is.
+        width: pixels of that file; None when the source does not say.
+        height: pixels, likewise.
+    """
 
     url: str
     credit: Credit = field(default_factory=Credit)
+    width: int | None = None
+    height: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +87,16 @@ class Source(Protocol):
     """One provider of candidates.
 
     Attributes:
-        summary: one line for people: what it offers, and on what terms.
-        max_pages: pages that can be reached for one query; None when nobody knows.
+        summary: one line for people: what it offers.
+        terms: one line for people: licences, limits, and where the provider's terms stand.
+        page_size: candidates that one page can have at most; None for as many as a job wants.
+        depth: candidates that can be reached for one query; None when nobody knows.
     """
 
     summary: ClassVar[str]
-    max_pages: ClassVar[int | None]
+    terms: ClassVar[str]
+    page_size: ClassVar[int | None]
+    depth: ClassVar[int | None]
 
     def __init__(self, config: SourceConfig) -> None:
         """Keep the configuration; no I/O."""
@@ -106,7 +129,7 @@ def load(name: str, config: SourceConfig) -> Source:
     """
     known = installed()
     if name not in known:
-        raise PermanentError(f"there is no source {name!r}; installed are {', '.join(known) or 'none'}")
+        raise PermanentError(f"there is no source {name!r}; {hint(name, known)}")
     try:
         factory: type[Source] = known[name].load()
     except (ImportError, AttributeError) as error:

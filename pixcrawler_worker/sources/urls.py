@@ -9,8 +9,10 @@ from pixcrawler_worker.web.fetch import Downloader
 class UrlList:
     """Offers the addresses of the job's own list, a page at a time."""
 
-    summary: ClassVar[str] = "a list of addresses given with the job; licences are the caller's affair"
-    max_pages: ClassVar[int | None] = None
+    summary: ClassVar[str] = "a list of addresses that is given with the job"
+    terms: ClassVar[str] = "licences are the affair of whoever gives the list"
+    page_size: ClassVar[int | None] = None
+    depth: ClassVar[int | None] = None
 
     def __init__(self, config: SourceConfig) -> None:
         self._config = config

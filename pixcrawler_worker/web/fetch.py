@@ -5,7 +5,8 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 from weakref import WeakValueDictionary
 
@@ -26,6 +27,9 @@ from pixcrawler_worker.web.connect import (
 # Bytes of the status line and of any single header, and number of headers. All common servers stay far below.
 _MAX_HEADER_BYTES = 8190
 _MAX_HEADERS = 128
+
+# A year, in seconds: whoever asks for more may as well have asked for this.
+_LONGEST_PAUSE = 365 * 86_400
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _STATUS_REASONS = {
@@ -82,19 +86,33 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An answer worth opening.
+    """An answer.
 
     Attributes:
         url: the URL that answered, after all redirects.
-        status: 200 to 299.
+        status: of that answer.
         content_type: media type as the host claims it, in lower case, without parameters; proof of nothing.
-        body: at least one byte, exactly as sent.
+        body: exactly as sent.
+        retry_after: how long the host asks to be left alone; None when it does not say.
     """
 
     url: str
     status: int
     content_type: str | None
     body: bytes
+    retry_after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What is asked for, and which answers count."""
+
+    accept: str
+    any_status: bool
+
+
+_FILE = _Wish(accept="image/*,*/*;q=0.8", any_status=False)
+_API = _Wish(accept="application/json", any_status=True)
 
 
 class Downloader:
@@ -115,23 +133,42 @@ class Downloader:
         self._pool: _Pool | None = None
 
     async def fetch(self, url: str, *, max_bytes: int | None = None) -> Fetched:
-        """Fetch one URL, following redirects. Many may run at once; those that must queue do so off the clock.
+        """Fetch one file, following redirects. Many may run at once; those that must queue do so off the clock.
 
         Args:
             url: http or https.
             max_bytes: a cap for this body, below the policy's.
 
+        Returns:
+            An answer with a status from 200 to 299 and at least one byte.
+
         Raises:
             RefusedError: anything that went wrong with this URL; the detail names host and path, never the query.
             TransientError: the operator's own proxy cannot be reached.
         """
+        answer = await self._get(url, max_bytes, _FILE)
+        if not answer.body:
+            raise RefusedError(Reason.EMPTY, f"{_shown(URL(answer.url))} answered {answer.status} without a body")
+        return answer
+
+    async def ask(self, url: str, *, max_bytes: int | None = None) -> Fetched:
+        """Ask an API, whose errors say more than their status: every status is an answer. Otherwise as `fetch`."""
+        return await self._get(url, max_bytes, _API)
+
+    async def aclose(self) -> None:
+        """Close every connection. A later `fetch` opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool:
+            await pool.session.close()
+
+    async def _get(self, url: str, max_bytes: int | None, wish: "_Wish") -> Fetched:
         limit = self._policy.max_bytes if max_bytes is None else min(max_bytes, self._policy.max_bytes)
         target = self._guard.target(url)
         pool = self._pool = self._pool or self._open()
         async with pool.turn(target.host or ""):
             try:
                 async with asyncio.timeout(self._policy.deadline.total_seconds()):
-                    return await self._follow(pool.session, target, limit)
+                    return await self._follow(pool.session, target, limit, wish)
             except TimeoutError as error:
                 raise RefusedError(Reason.TIMEOUT, f"{_shown(target)} took too long") from error
             except aiohttp.ClientProxyConnectionError as error:
@@ -142,19 +179,14 @@ class Downloader:
                 # Its text may hold the URL with its query, or whatever the host sent: it is not kept as the cause.
                 raise RefusedError(_reason(error), f"{_shown(target)}: {type(error).__name__}") from None
 
-    async def aclose(self) -> None:
-        """Close every connection. A later `fetch` opens new ones."""
-        pool, self._pool = self._pool, None
-        if pool:
-            await pool.session.close()
-
-    async def _follow(self, session: aiohttp.ClientSession, target: URL, limit: int) -> Fetched:
+    async def _follow(self, session: aiohttp.ClientSession, target: URL, limit: int, wish: "_Wish") -> Fetched:
         for _ in range(self._policy.max_redirects + 1):
-            async with session.get(target, allow_redirects=False) as response, _hanging_up(response):
+            asking = session.get(target, headers={"Accept": wish.accept}, allow_redirects=False)
+            async with asking as response, _hanging_up(response):
                 if response.status not in _REDIRECTS:
-                    _refuse_by_head(response, _shown(target), limit)
+                    _refuse_by_head(response, _shown(target), limit, any_status=wish.any_status)
                     body = await _body(response, _shown(target), limit)
-                    return Fetched(str(target), response.status, _media_type(response), body)
+                    return Fetched(str(target), response.status, _media_type(response), body, _retry_after(response))
                 target = self._next(target, response)
         raise RefusedError(Reason.TOO_MANY_REDIRECTS, f"{_shown(target)} is one too many")
 
@@ -186,7 +218,7 @@ class Downloader:
         session = aiohttp.ClientSession(
             connector=connector,
             proxy=policy.egress_proxy,
-            headers={"User-Agent": policy.user_agent, "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"},
+            headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
             # The one deadline over everything is fetch()'s own; a timeout per hop would start anew with each.
             timeout=aiohttp.ClientTimeout(
                 total=None,
@@ -237,10 +269,10 @@ async def _hanging_up(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
             response.connection.transport.abort()
 
 
-def _refuse_by_head(response: aiohttp.ClientResponse, shown: str, limit: int) -> None:
+def _refuse_by_head(response: aiohttp.ClientResponse, shown: str, limit: int, *, any_status: bool) -> None:
     """Refuse whatever can be refused with the body unread."""
     status = response.status
-    if status not in range(200, 300):
+    if not any_status and status not in range(200, 300):
         reason = Reason.SERVER_ERROR if status in range(500, 600) else Reason.HTTP_STATUS
         raise RefusedError(_STATUS_REASONS.get(status, reason), f"{shown} answered {status}")
     # Identity was asked for. 484 bytes of gzip within gzip can become 200 MB.
@@ -261,8 +293,6 @@ async def _body(response: aiohttp.ClientResponse, shown: str, limit: int) -> byt
         if _was_reset(response):
             raise RefusedError(Reason.RESET, f"{shown} reset the connection after {len(body)} bytes") from error
         raise
-    if not body:
-        raise RefusedError(Reason.EMPTY, f"{shown} answered {response.status} without a body")
     return bytes(body)
 
 
@@ -270,6 +300,19 @@ def _was_reset(response: aiohttp.ClientResponse) -> bool:
     """Tell a connection that died from a body that ended early: aiohttp's error is one, its connection knows."""
     protocol = response.connection.protocol if response.connection is not None else None
     return protocol is not None and isinstance(protocol.exception(), aiohttp.ClientOSError)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> timedelta | None:
+    """Read Retry-After, which is a number of seconds or a date (RFC 9110, 10.2.3)."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return timedelta(seconds=min(int(text[:9]), _LONGEST_PAUSE))
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    seconds = (until - datetime.now(UTC)).total_seconds() if until.tzinfo else 0
+    return timedelta(seconds=min(max(seconds, 0), _LONGEST_PAUSE))
 
 
 def _media_type(response: aiohttp.ClientResponse) -> str | None:

@@ -66,7 +66,7 @@ def rest(runtime: Runtime, ref: JobRef) -> float:
 
 @pytest.mark.parametrize(
     ("asked", "shortest", "longest"),
-    [(None, 5, 5 * 1.25), (timedelta(seconds=1), 5, 5 * 1.25), (timedelta(minutes=7), 420, 420 * 1.25)],
+    [(None, 5, 5 * 1.25), (timedelta(seconds=20), 20, 40), (timedelta(minutes=7), 420, 840)],
 )
 def test_a_source_in_trouble_gets_the_rest_that_it_asks_for(
     runtime: Runtime, asked: timedelta | None, shortest: float, longest: float

@@ -17,7 +17,7 @@ RAW = st.fixed_dictionaries(
     optional={
         "sources": st.none() | TEXTS,
         "urls": TEXTS,
-        "licenses": st.none() | TEXTS,
+        "licenses": st.none() | st.lists(st.sampled_from(("CC0", "cc-by", "by-sa 4.0", "LicenseRef-X")), max_size=3),
         "min_width": st.integers(1, 2**40),
         "min_height": st.integers(1, 2**40),
         "formats": st.none() | st.lists(st.sampled_from(FORMATS), max_size=3),
@@ -112,9 +112,14 @@ def test_the_ledger_keeps_nothing_that_is_as_usual() -> None:
 
 
 def test_what_the_database_cannot_hold_does_not_reach_it() -> None:
-    asked = options.parse({"urls": ["http://a.example/\x00b", "http://a.example/\ud800"], "licenses": ["\x00cc0-1.0"]})
+    asked = options.parse({"urls": ["http://a.example/\x00b", "http://a.example/\ud800"], "sources": ["\x00urls"]})
     assert asked.urls == ("http://a.example/b", "http://a.example/?")
-    assert asked.licenses == ("cc0-1.0",)
+    assert asked.sources == ("urls",)
+
+
+def test_a_licence_may_be_written_as_people_do_and_is_refused_with_the_nearest_name() -> None:
+    assert options.parse({"licenses": ["CC BY-SA 4.0", "cc0"]}).licenses == ("cc-by-sa-4.0", "cc0")
+    assert "there is no licence 'cc-bye'; did you mean 'cc-by'?" in refusal({"licenses": ["cc-bye"]})
 
 
 @pytest.mark.parametrize("written", ["jpg", "JPG", "jpeg", ".jpeg", "image/jpeg"])

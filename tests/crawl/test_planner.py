@@ -143,7 +143,8 @@ def test_a_message_without_options_starts_with_those_that_were_kept(runtime: Run
         ({}, ["urls"], "options must be an object, not list"),
         ({}, {"colour": "red"}, "there is no option 'colour'"),
         ({}, {"sources": ["urls"]}, "source 'urls' needs a list"),
-        ({}, {"sources": ["flicker"]}, "there is no source 'flicker'"),
+        ({}, {"sources": ["galery"]}, "there is no source 'galery'; did you mean 'gallery'?"),
+        ({}, {"licenses": ["cc-buy"]}, "there is no licence 'cc-buy'; did you mean 'cc-by'?"),
         ({}, {"sources": ["closed"]}, "source 'closed' cannot be used: set a key"),
         ({}, {}, "no source is configured"),
     ],
@@ -153,7 +154,8 @@ def test_what_cannot_be_planned_fails_with_its_reason_in_the_owners_log(
 ) -> None:
     closed = Shelf(lambda _: Page((), more=False), lacks="set a key")
     ref = make_job(runtime, **values)
-    assert planner.start(offering(runtime, gallery=closed, closed=closed), ref.id, asked) == []
+    there = offering(runtime, commons=closed, gallery=closed, openverse=closed, closed=closed)
+    assert planner.start(there, ref.id, asked) == []
     assert status(runtime, ref) is JobStatus.FAILED
     entry = first(log_of(runtime, ref))
     assert (entry.action, entry.resource_type, entry.resource_id) == ("crawl_job.failed", "crawl_job", str(ref.id))
@@ -164,10 +166,18 @@ def test_what_cannot_be_planned_fails_with_its_reason_in_the_owners_log(
 
 
 def test_without_options_every_usable_source_but_the_list_is_asked(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(offering(runtime, gallery=shelf(*good(host, "usable", 2))))
-    drive(offering(runtime, gallery=shelf(*good(host, "usable", 2))), wakes)
-    assert {part[0] for part in slices(runtime, ref)} == {"gallery"}
-    assert len(urls_of(runtime, ref)) == 2
+    closed = shelf()
+    closed.lacks = "set its key"
+    there = offering(
+        runtime,
+        commons=shelf(*good(host, "usable-c", 2)),
+        gallery=shelf(*good(host, "usable-g", 2)),
+        openverse=closed,
+    )
+    ref, wakes = start(there)
+    drive(there, wakes)
+    assert {part[0] for part in slices(runtime, ref)} == {"commons", "gallery"}
+    assert len(urls_of(runtime, ref)) == 4
 
 
 # Ending

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 
 import ledger
@@ -30,7 +31,7 @@ from ledger import at_once
 
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import chunks
-from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.lifecycle import MAX_ATTEMPTS, JobStatus
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Page, Query
@@ -113,13 +114,49 @@ def test_where_one_source_is_down_the_other_fills_up(runtime: Runtime, host: Hos
     there = offering(runtime, down=Shelf(busy), well=shelf(*good(host, "fills-up", 40)))
     ref, wakes = start(there, sources=["down", "well"], job={"max_images": 10}, chunk_size=10)
     assert slices(runtime, ref) == [("down", "cat", 0, 5), ("well", "cat", 0, 5)]
-    for _ in range(5):
+    for _ in range(3):
         assert status(runtime, ref) is JobStatus.RUNNING
         drive(there, wakes)
         ledger.make_due(runtime.sessions, ref)
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.valid_images, job.failed_chunks) == (JobStatus.COMPLETED, 10, 1)
+    assert last_details(runtime, ref)["errors"] == {"busy; its part is left to the other sources": 1}
+
+
+def test_a_source_without_others_beside_it_is_waited_for_longer(runtime: Runtime) -> None:
+    def busy(_: Query) -> Page:
+        raise TransientError("busy")
+
+    there = offering(runtime, down=Shelf(busy))
+    ref, wakes = start(there, sources=["down", "down"])
+    for _ in range(MAX_ATTEMPTS):
+        assert status(runtime, ref) is JobStatus.RUNNING
+        drive(there, wakes)
+        ledger.make_due(runtime.sessions, ref)
+    assert status(runtime, ref) is JobStatus.FAILED
     assert last_details(runtime, ref)["errors"] == {"busy": 1}
+
+
+def test_a_source_that_wishes_to_be_left_alone_is_waited_for_whoever_is_beside_it(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    wishes = [timedelta(seconds=9)] * 7
+
+    def throttled(asked: Query) -> Page:
+        if wishes:
+            raise TransientError("too many requests", retry_after=wishes.pop())
+        return page_of(good(host, "throttled", 5), asked)
+
+    there = offering(runtime, one=Shelf(throttled), other=shelf(*good(host, "beside-throttled", 5)))
+    ref, wakes = start(there, sources=["one", "other"], job={"max_images": 10}, chunk_size=10)
+    while wishes:
+        drive(there, wakes)
+        ((rest,),) = query(runtime, "SELECT max(available_at) - clock_timestamp() FROM pixcrawler.chunks")
+        assert timedelta(seconds=7) < rest < timedelta(seconds=18)
+        ledger.make_due(runtime.sessions, ref)
+    drive(there, wakes)
+    job = ledger.crawl_job(runtime.sessions, ref)
+    assert (job.status, job.valid_images, job.failed_chunks) == (JobStatus.COMPLETED, 10, 0)
 
 
 def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: HostileServer) -> None:

@@ -16,7 +16,15 @@ from pixcrawler_worker.db.chunks import Claim, Hold, Reaped
 from pixcrawler_worker.db.jobs import NotRunningError
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.session import Sessions, transact
-from pixcrawler_worker.domain.lifecycle import MAX_ATTEMPTS, ChunkState, JobKind, JobRef, JobStatus, job_status
+from pixcrawler_worker.domain.lifecycle import (
+    MAX_ATTEMPTS,
+    MOST_ATTEMPTS,
+    ChunkState,
+    JobKind,
+    JobRef,
+    JobStatus,
+    job_status,
+)
 
 GAINS = {JobKind.CRAWL: "downloaded_images", JobKind.VALIDATION: "validated_images", JobKind.EXPORT: "exported_images"}
 every_kind = pytest.mark.parametrize("kind", JobKind)
@@ -239,13 +247,42 @@ def test_a_chunk_that_is_given_back_rests_longer_every_time_and_fails_at_last(se
     ledger.check(sessions, ref)
 
 
-@pytest.mark.parametrize(("wait", "least"), [(timedelta(minutes=30), 1799), (timedelta(seconds=1), 4)])
-def test_a_chunk_rests_as_long_as_it_was_asked_to(sessions: Sessions, wait: timedelta, least: float) -> None:
+@pytest.mark.parametrize(("seconds", "least"), [(900, 900), (30, 30), (1, 1), (0, 1)])
+def test_a_chunk_rests_as_long_as_somebody_wishes_to_be_left_alone(
+    sessions: Sessions, seconds: float, least: float
+) -> None:
     ref = start_job(sessions)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
-        chunks.give_back(session, claim, error="busy", wait=wait)
-    assert least < rest(sessions, claim.chunk_id).total_seconds() <= (least + 1) * 1.25
+        assert not chunks.give_back(session, claim, error="busy", wish=timedelta(seconds=seconds))
+    assert least - 0.5 < rest(sessions, claim.chunk_id).total_seconds() <= least * 2
+
+
+def test_a_wish_to_be_left_alone_is_no_failed_attempt_and_not_granted_for_ever(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    (chunk_id,) = ledger.ids_of(sessions, ref)
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        claim = ledger.claim(sessions, chunk_id)
+        assert claim.attempt == attempt
+        with sessions.begin() as session:
+            ended = chunks.give_back(session, claim, error="busy", wish=timedelta(seconds=1))
+        assert ended == (attempt == MOST_ATTEMPTS)
+        ledger.make_due(sessions, ref)
+    assert ledger.states_of(sessions, ref) == [ChunkState.FAILED]
+    ledger.check(sessions, ref)
+    ledger.conclude(sessions, ref)
+    with sessions.begin() as session:
+        jobs.retry(session, ref)
+    assert ledger.chunks_of(sessions, ref)[0].max_attempts == MAX_ATTEMPTS
+
+
+def test_nobody_is_left_alone_for_longer_than_a_job_can_wait(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    with sessions.begin() as session:
+        assert chunks.give_back(session, claim, error="busy for 1000 s", wish=timedelta(seconds=1000))
+    (chunk,) = ledger.chunks_of(sessions, ref)
+    assert (chunk.state, chunk.error) == (ChunkState.FAILED, "busy for 1000 s, which is too long to wait for")
 
 
 def test_an_error_is_kept_up_to_a_readable_length(sessions: Sessions) -> None:

@@ -12,6 +12,7 @@ from pixcrawler_worker.domain.planning import (
     MAX_KEYWORD_LENGTH,
     Keyword,
     Outcome,
+    Reach,
     Slice,
     balance,
     fill,
@@ -164,15 +165,14 @@ def plan(
 ) -> tuple[Slice, ...]:
     return next_round(
         keywords=classes,
-        sources=sources or {"a": None},
+        sources={name: Reach(page_size, pages) for name, pages in (sources or {"a": None}).items()},
         max_images=max_images,
-        page_size=page_size,
         history=history,
     )
 
 
 def asked(page: int = 0, quota: int = 10, *, source: str = "a", keyword: Keyword = CAT) -> Slice:
-    return Slice(source=source, query=keyword.query, label=keyword.label, page=page, quota=quota)
+    return Slice(source=source, query=keyword.query, label=keyword.label, page=page, page_size=10, quota=quota)
 
 
 @given(
@@ -225,6 +225,15 @@ def test_a_source_that_has_too_little_leaves_its_part_to_the_others() -> None:
     assert Counter({"small": 10, "large": 20}) == sum(
         (Counter({part.source: part.quota}) for part in slices), Counter()
     )
+
+
+def test_every_source_is_asked_in_pages_of_its_own_size() -> None:
+    sources = {"small": Reach(3, 4), "large": Reach(10)}
+    slices = next_round(keywords=[CAT], sources=sources, max_images=40)
+    assert [(part.source, part.page, part.page_size, part.quota) for part in slices if part.source == "small"] == [
+        ("small", page, 3, 3) for page in range(4)
+    ]
+    assert [(part.page_size, part.quota) for part in slices if part.source == "large"] == [(10, 10), (10, 10), (10, 8)]
 
 
 def test_a_job_that_has_its_images_is_asked_for_nothing() -> None:

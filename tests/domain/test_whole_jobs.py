@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.planning import Keyword, Outcome, Slice, next_round
+from pixcrawler_worker.domain.planning import Keyword, Outcome, Reach, Slice, next_round
 
 
 @dataclass
@@ -21,10 +21,10 @@ class World:
     broken: dict[tuple[str, str], int]
     told: bool
 
-    def sources(self) -> dict[str, int | None]:
+    def sources(self, page_size: int) -> dict[str, Reach]:
         names = sorted({source for _, source in self.streams})
         pages = {name: max(len(self.streams[key]) for key in self.streams if key[1] == name) for name in names}
-        return {name: pages[name] if self.told else None for name in names}
+        return {name: Reach(page_size, pages[name] if self.told else None) for name in names}
 
     def run(self, part: Slice, seen: set[int]) -> Outcome:
         """Do what a chunk does: judge candidates in order until the quota is met."""
@@ -68,9 +68,7 @@ def crawl(world: World, classes: Sequence[Keyword], max_images: int, page_size: 
     history: list[Outcome] = []
     pictures: set[int] = set()
     for _ in range(200):
-        slices = next_round(
-            keywords=classes, sources=world.sources(), max_images=max_images, page_size=page_size, history=history
-        )
+        slices = next_round(keywords=classes, sources=world.sources(page_size), max_images=max_images, history=history)
         if not slices:
             return history, pictures
         assert sum(part.quota for part in slices) <= max_images - len(pictures)

@@ -2,24 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import astuple, dataclass
-from ipaddress import ip_network
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from fakes import hosts
+from asking import POLICY
+from fakes import hosts, providers
+from fakes.providers import Catalogue, Work
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
-from pixcrawler_worker.web.fetch import Downloader, Policy
+from pixcrawler_worker.web.fetch import Downloader
 
 T = TypeVar("T")
-POLICY = Policy(
-    user_agent="PixCrawlerTest/1 (+mailto:tests@example.org)", allowed_networks=(ip_network("127.0.0.0/8"),)
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +27,15 @@ class Adapter:
 
     Attributes:
         query: asks for a page of a catalogue of picture names.
-        served: what its provider answers for that catalogue: a body by path; nothing when it has no provider.
-        first: the path that is asked first; its answer is spoilt by the tests of trouble.
+        serving: serves that catalogue as its provider does, and gives the base URL; nothing when it has no provider.
+        base: path of the provider's base URL.
+        first: path that is asked first; its answer is spoilt by the tests of trouble.
     """
 
     query: Callable[[Sequence[str], int, int], Query]
-    served: Callable[[Sequence[str]], Mapping[str, bytes]] = lambda _: {}
-    first: str | None = None
+    serving: Callable[[Sequence[str]], AbstractContextManager[str]] | None = None
+    base: str = ""
+    first: str = ""
 
 
 def list_query(names: Sequence[str], page: int, size: int) -> Query:
@@ -47,16 +48,31 @@ def text_query(names: Sequence[str], page: int, size: int) -> Query:
     return Query(text="cat", label="cat", page=page, page_size=size)
 
 
+@contextmanager
+def index(names: Sequence[str]) -> Iterator[str]:
+    body = json.dumps({"dog": ["dog/0.jpg"], "cat": list(names)}).encode()
+    with hosts.serving(answers={"/index.json": answer(body)}) as server:
+        yield server.base
+
+
+@contextmanager
+def provider(names: Sequence[str], *, base: str) -> Iterator[str]:
+    works = [Work(number, "cat", number) for number in range(len(names))]
+    catalogue = Catalogue({"cat": works}, {"cat": works})
+    with providers.serving(catalogue) as server:
+        yield server.base + base
+
+
 ADAPTERS = {
     "urls": Adapter(query=list_query),
-    "gallery": Adapter(
-        query=text_query,
-        served=lambda names: {"/index.json": json.dumps({"dog": ["dog/0.jpg"], "cat": list(names)}).encode()},
-        first="/index.json",
+    "gallery": Adapter(query=text_query, serving=index, first="/index.json"),
+    "commons": Adapter(
+        query=text_query, serving=partial(provider, base="/w/api.php"), base="/w/api.php", first="/w/api.php"
     ),
+    "openverse": Adapter(query=text_query, serving=partial(provider, base="/v1"), base="/v1", first="/v1/images/"),
 }
 SOURCES = list(protocol.installed())
-ASKING = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].first]
+ASKING = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].serving]
 
 
 def answer(body: bytes, *, status: int = 200, kind: str = "application/json") -> bytes:
@@ -70,12 +86,13 @@ class Stand:
     def __init__(self, name: str, stack: ExitStack, names: Sequence[str], spoilt: bytes | None = None) -> None:
         self.adapter = ADAPTERS[name]
         self.names = names
-        answers = {path: answer(body) for path, body in self.adapter.served(names).items()}
+        base: str | None = None
         if spoilt is not None:
-            assert self.adapter.first is not None
-            answers[self.adapter.first] = spoilt
-        self.server = stack.enter_context(hosts.serving(answers=answers))
-        self.source: Source = protocol.load(name, SourceConfig(base_url=self.server.base, api_key="hunter2"))
+            server = stack.enter_context(hosts.serving(answers={self.adapter.first: spoilt}))
+            base = server.base + self.adapter.base
+        elif self.adapter.serving:
+            base = stack.enter_context(self.adapter.serving(names))
+        self.source: Source = protocol.load(name, SourceConfig(base_url=base, api_key="hunter2"))
 
     def run(self, work: Callable[[Downloader], Coroutine[Any, Any, T]]) -> T:
         async def with_downloader() -> T:
@@ -109,7 +126,8 @@ def catalogue(count: int) -> list[str]:
 
 
 def name_of(candidate: Candidate) -> str:
-    return candidate.url.rpartition("/")[2]
+    # Commons puts a width before the name of a thumbnail.
+    return candidate.url.rpartition("/")[2].rpartition("px-")[2]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -118,7 +136,10 @@ def test_it_is_tested_here_and_tells_people_what_it_is(name: str) -> None:
     source = protocol.load(name, SourceConfig())
     assert source.summary
     assert "\n" not in source.summary
-    assert source.max_pages is None or source.max_pages > 0
+    assert source.terms
+    assert "\n" not in source.terms
+    assert source.page_size is None or source.page_size > 0
+    assert source.depth is None or source.depth >= (source.page_size or 1)
     missing = source.missing()
     assert missing is None or (missing and "\n" not in missing)
 

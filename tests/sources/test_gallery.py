@@ -1,10 +1,10 @@
-import asyncio
 import json
 import unicodedata
-from ipaddress import ip_network
 from urllib.parse import unquote
 
+import asking
 import pytest
+from asking import LOOPBACK
 from fakes import hosts
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.planning import keywords
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.sources import protocol
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
+from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.web.addresses import Network
-from pixcrawler_worker.web.fetch import Downloader, Policy
-
-LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"),)
+from pixcrawler_worker.web.fetch import Policy
 
 
 def answer(body: bytes) -> bytes:
@@ -27,15 +24,8 @@ def answer(body: bytes) -> bytes:
 def ask(
     base_url: str, text: str = "cat", *, networks: tuple[Network, ...] = LOOPBACK, max_bytes: int = 1 << 20
 ) -> Page:
-    async def search() -> Page:
-        source = protocol.load("gallery", SourceConfig(base_url=base_url))
-        downloader = Downloader(Policy(user_agent="test", allowed_networks=networks, max_bytes=max_bytes))
-        try:
-            return await source.search(Query(text=text, label=text, page=0, page_size=100), downloader)
-        finally:
-            await downloader.aclose()
-
-    return asyncio.run(search())
+    policy = Policy(user_agent="test", allowed_networks=networks, max_bytes=max_bytes)
+    return asking.search("gallery", base_url, policy=policy, text=text, page_size=100)
 
 
 def offered(index: object, text: str = "cat") -> tuple[Candidate, ...]:
@@ -167,6 +157,6 @@ def test_an_index_that_is_too_large_waits_for_an_operator() -> None:
 def test_a_server_that_hangs_up_may_answer_later() -> None:
     with (
         hosts.serving(answers={"/index.json": b""}) as server,
-        pytest.raises(TransientError, match="could not be read"),
+        pytest.raises(TransientError, match="gallery could not be asked: reset"),
     ):
         ask(server.base)

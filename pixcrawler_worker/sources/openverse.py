@@ -1,0 +1,126 @@
+"""Openverse, by its API (https://api.openverse.org/v1/): a search over the openly licensed works of many collections.
+
+Anonymous callers get 20 candidates a page and 240 a query; whoever asks deeper is answered 401, which says nothing
+about keys.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ValidationError
+
+from pixcrawler_worker.domain import licenses
+from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
+from pixcrawler_worker.web import api
+from pixcrawler_worker.web.fetch import Downloader
+
+_API = "https://api.openverse.org/v1/"
+#: Openverse's names of licences, by family. Two more, retired by Creative Commons, are not asked for by name.
+_LICENSES = {
+    "cc0": "cc0",
+    "cc-pdm": "pdm",
+    "cc-by": "by",
+    "cc-by-sa": "by-sa",
+    "cc-by-nc": "by-nc",
+    "cc-by-nd": "by-nd",
+    "cc-by-nc-sa": "by-nc-sa",
+    "cc-by-nc-nd": "by-nc-nd",
+}
+_NOTHING = Page((), more=False)
+
+
+class Openverse:
+    """Offers the images that a full-text search finds, the most relevant first."""
+
+    summary: ClassVar[str] = "Openverse: openly licensed pictures of museums, Flickr and more, with author and licence"
+    terms: ClassVar[str] = (
+        "open licences, credit as given; no key, 20 requests a minute and 200 a day; "
+        "https://docs.openverse.org/terms_of_service.html"
+    )
+    page_size: ClassVar[int | None] = 20
+    depth: ClassVar[int | None] = 240
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._images = (config.base_url or _API).rstrip("/") + "/images/"
+
+    def missing(self) -> str | None:
+        """Nothing: it needs no key."""
+        return None
+
+    async def search(self, query: Query, downloader: Downloader) -> Page:
+        """Return one page of images.
+
+        Raises:
+            TransientError: when the API is busy or away.
+            PermanentError: when it refuses the search, or what answers is something else.
+        """
+        asked: dict[str, str | int] = {"q": query.text, "page": query.page + 1, "page_size": query.page_size}
+        if query.licenses is not None:
+            wanted = {_LICENSES[family] for family in map(licenses.family, query.licenses) if family in _LICENSES}
+            if not wanted:
+                return _NOTHING
+            asked["license"] = ",".join(sorted(wanted))
+        if not query.safe_search:
+            asked["mature"] = "true"
+        answer = await api.ask(downloader, "openverse", self._images, asked)
+        if answer.status == HTTPStatus.OK:
+            return _page(answer.data, query)
+        detail = str(answer.data.get("detail", "")) if isinstance(answer.data, dict) else ""
+        if query.page > 0 and (answer.status == HTTPStatus.NOT_FOUND or "depth" in detail):
+            return _NOTHING
+        raise PermanentError(f"openverse answered {answer.status}: {detail or 'nothing that explains it'}"[:300])
+
+
+class _Image(BaseModel):
+    """One of the results, as far as it is used."""
+
+    url: str
+    width: int | None = None
+    height: int | None = None
+    title: str | None = None
+    creator: str | None = None
+    foreign_landing_url: str | None = None
+    license: str = ""
+    license_version: str | None = None
+    license_url: str | None = None
+    attribution: str | None = None
+
+    def candidate(self) -> Candidate:
+        credit = Credit(
+            page_url=self.foreign_landing_url,
+            title=self.title,
+            author=self.creator,
+            license=licenses.named(f"{self.license} {self.license_version or ''}"),
+            license_url=self.license_url,
+            attribution=self.attribution,
+        )
+        return Candidate(url=self.url, credit=credit, width=self.width, height=self.height)
+
+
+class _Results(BaseModel):
+    """An answer; the number of pages is clamped to what can be reached."""
+
+    results: list[dict[str, Any]]
+    page_count: int
+
+
+def _page(data: object, query: Query) -> Page:
+    try:
+        found = _Results.model_validate(data)
+    except ValidationError:
+        raise PermanentError(
+            "openverse answered with something else than a search: is PIXCRAWLER_OPENVERSE_URL right?"
+        ) from None
+    more = bool(found.results) and query.page + 1 < found.page_count
+    return Page(tuple(_candidates(found.results)), more)
+
+
+def _candidates(results: Iterable[dict[str, Any]]) -> Iterator[Candidate]:
+    for result in results:
+        # One odd entry costs its neighbours nothing.
+        with contextlib.suppress(ValidationError):
+            yield _Image.model_validate(result).candidate()

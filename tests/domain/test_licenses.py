@@ -1,0 +1,89 @@
+import pytest
+
+from pixcrawler_worker.domain import licenses
+from pixcrawler_worker.errors import PermanentError
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("CC BY-SA 4.0", "cc-by-sa-4.0"),
+        ("cc-by-sa-4.0", "cc-by-sa-4.0"),
+        ("by-sa 4.0", "cc-by-sa-4.0"),
+        ("by", "cc-by"),
+        ("CC BY-NC-ND 2.0", "cc-by-nc-nd-2.0"),
+        ("CC BY-SA 3.0 de", "cc-by-sa-3.0-de"),
+        ("CC0", "cc0"),
+        ("cc0 1.0", "cc0-1.0"),
+        ("cc-zero", "cc0"),
+        ("pdm 1.0", "cc-pdm-1.0"),
+        ("pd", "public-domain"),
+        ("Public domain", "public-domain"),
+        ("https://creativecommons.org/licenses/by-sa/3.0/de/deed.en", "cc-by-sa-3.0-de"),
+        ("http://creativecommons.org/licenses/by/4.0", "cc-by-4.0"),
+        ("https://creativecommons.org/licenses/by/2.5/scotland/", "cc-by-2.5-scotland"),
+        ("https://creativecommons.org/licenses/by/4.0/legalcode", "cc-by-4.0"),
+        ("//creativecommons.org/publicdomain/zero/1.0/", "cc0-1.0"),
+        ("https://creativecommons.org/publicdomain/mark/1.0/deed", "cc-pdm-1.0"),
+        ("LicenseRef-Unsplash", "licenseref-unsplash"),
+        ("GFDL", None),
+        ("nc-sampling+", None),
+        ("https://example.org/licenses/by/4.0", None),
+        ("", None),
+        ("  ", None),
+        ("cc-by-0.0", None),
+    ],
+)
+def test_a_licence_has_one_name_however_it_is_written(written: str, known: str | None) -> None:
+    assert licenses.normalised(written) == known
+    if known:
+        assert licenses.normalised(known) == known
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("CC0", "cc0-1.0"),
+        ("pdm", "cc-pdm-1.0"),
+        ("CC BY 2.0", "cc-by-2.0"),
+        ("GFDL 1.2+", "licenseref-gfdl-1.2"),
+        ("nc-sampling+ 1.0", "licenseref-nc-sampling-1.0"),
+        ("x" * 500, "licenseref-" + "x" * 60),
+        ("", None),
+        ("\u732b", None),
+    ],
+)
+def test_whatever_a_provider_says_is_kept_under_one_name(written: str, kept: str | None) -> None:
+    assert licenses.named(written) == kept
+    if kept:
+        assert licenses.named(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("license_id", "wanted", "taken"),
+    [
+        ("cc-by-4.0", ("cc-by",), True),
+        ("cc-by-4.0", ("cc-by-4.0",), True),
+        ("cc-by-2.0", ("cc-by-4.0",), False),
+        ("cc-by-sa-4.0", ("cc-by",), False),
+        ("cc-by-sa-3.0-de", ("cc-by-sa",), True),
+        ("cc0-1.0", ("cc-by", "cc0"), True),
+        ("licenseref-unsplash", ("licenseref-unsplash",), True),
+        ("licenseref-unsplash", ("cc-by",), False),
+        (None, ("cc-by",), False),
+        (None, None, True),
+        ("all rights reserved", None, True),
+        ("cc0-1.0", (), False),
+    ],
+)
+def test_a_family_stands_for_all_its_versions(
+    license_id: str | None, wanted: tuple[str, ...] | None, *, taken: bool
+) -> None:
+    assert licenses.is_wanted(license_id, wanted) is taken
+
+
+def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(PermanentError, match=r"there is no licence 'cc-by-sad'; did you mean 'cc-by-sa'\?"):
+        licenses.asked("cc-by-sad")
+    with pytest.raises(PermanentError, match="known are cc0, cc-pdm, public-domain, cc-by"):
+        licenses.asked("all rights reserved")

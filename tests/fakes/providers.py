@@ -1,0 +1,346 @@
+"""Wikimedia Commons and Openverse on loopback, faithful in what a client trips over.
+
+    with serving(Catalogue.of("red panda", 300)) as providers:
+        providers.base                  # PIXCRAWLER_COMMONS_URL is commons_url, PIXCRAWLER_OPENVERSE_URL openverse_url
+        providers.asked["commons"]      # queries that came, as dicts
+
+Commons: pages that are not in order, batches that come in parts (`iicontinue`), errors in answers with status 200, a
+search window, 403 for a User-Agent that says nothing, thumbnails of the widths that Wikimedia keeps. Openverse: 20 a
+page and 240 a query, 401 beyond, totals clamped to that, sizes that are null, rate headers. Some files are dead.
+
+As a process of its own it prints the settings that lead to it: `python -m fakes.providers "red panda" --images 300`.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from fakes.hosts import jpeg
+
+Json = dict[str, Any]
+#: Answers in the place of a provider, to the n-th request from 0 that it gets; None lets it answer itself.
+Trouble = Callable[[int, web.Request], web.Response | None]
+
+_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
+_WINDOW = 10_000
+_DEPTH, _PAGE_SIZE = 240, 20
+_BATCH = 20
+#: (licence as Commons' `License` has it, short name, address of its deed, Openverse's name, its version)
+_LICENSES = (
+    ("cc-by-sa-4.0", "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0", "by-sa", "4.0"),
+    ("cc0", "CC0", "http://creativecommons.org/publicdomain/zero/1.0/deed.en", "cc0", "1.0"),
+    ("pd", "Public domain", None, "pdm", "1.0"),
+    ("cc-by-2.0", "CC BY 2.0", "https://creativecommons.org/licenses/by/2.0", "by", "2.0"),
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A picture of the catalogue.
+
+    Attributes:
+        number: tells works apart.
+        keyword: what it is found under.
+        file: number of its file, which several works may share.
+        dead: whether its file is gone.
+    """
+
+    number: int
+    keyword: str
+    file: int
+    dead: bool = False
+
+    @property
+    def license(self) -> tuple[str, str, str | None, str, str]:
+        return _LICENSES[self.number % len(_LICENSES)]
+
+    @property
+    def name(self) -> str:
+        return f"{self.keyword} {self.number}"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What each provider has for a keyword, in the order in which it finds it."""
+
+    commons: Mapping[str, list[Work]]
+    openverse: Mapping[str, list[Work]]
+
+    @classmethod
+    def of(cls, *keywords: str, count: int, repeated: float = 0, dead: float = 0) -> "Catalogue":
+        """`count` works per keyword at each provider; a share repeats the file of an earlier one, a share is dead."""
+        chance = random.Random(count)
+        numbers = iter(range(10**9))
+
+        def works(keyword: str) -> list[Work]:
+            made: list[Work] = []
+            for _ in range(count):
+                number = next(numbers)
+                again = made and chance.random() < repeated
+                file = chance.choice(made).file if again else number
+                made.append(Work(number, keyword, file, dead=chance.random() < dead))
+            return made
+
+        return cls({k: works(k) for k in keywords}, {k: works(k) for k in keywords})
+
+
+@dataclass
+class Providers:
+    """The servers, what they were asked, and what goes wrong with them."""
+
+    catalogue: Catalogue
+    trouble: dict[str, Trouble] = field(default_factory=dict)
+    base: str = ""
+    asked: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def commons_url(self) -> str:
+        return f"{self.base}/w/api.php"
+
+    @property
+    def openverse_url(self) -> str:
+        return f"{self.base}/v1/"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment in which a worker takes these for the real ones."""
+        return {"PIXCRAWLER_COMMONS_URL": self.commons_url, "PIXCRAWLER_OPENVERSE_URL": self.openverse_url}
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/w/api.php", self._behind("commons", self._commons)),
+                web.get("/v1/images/", self._behind("openverse", self._openverse)),
+                web.get("/wikipedia/commons/thumb/{file}/{thumb}", self._file),
+                web.get("/wikipedia/commons/{file}", self._file),
+            ]
+        )
+        return app
+
+    def _behind(
+        self, name: str, answer: Callable[[web.Request], web.Response]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(request: web.Request) -> web.Response:
+            number = len(self.asked[name])
+            self.asked[name].append(dict(request.query))
+            trouble = self.trouble.get(name)
+            spoilt = trouble(number, request) if trouble else None
+            return spoilt or answer(request)
+
+        return handle
+
+    async def _file(self, request: web.Request) -> web.Response:
+        number, _, state = request.match_info["file"].removesuffix(".jpg").partition("-")
+        if state == "dead":
+            return web.Response(status=404, text="<h1>File not found</h1>", content_type="text/html")
+        if _is_nobody(request):
+            return web.Response(status=403, text="Please set a user-agent and respect our robot policy")
+        return web.Response(body=jpeg(f"file {number}"), content_type="image/jpeg")
+
+    # Commons
+
+    def _commons(self, request: web.Request) -> web.Response:
+        asked = request.query
+        if _is_nobody(request):
+            return web.Response(status=403, text="Please set a user-agent and respect our robot policy")
+        if asked.get("format") != "json" or asked.get("formatversion") != "2" or asked.get("generator") != "search":
+            return _error("badvalue", "Unrecognized value for parameter.")
+        offset, limit = int(asked.get("gsroffset", 0)), int(asked.get("gsrlimit", 10))
+        if not 1 <= limit <= 500 or offset + limit > _WINDOW:
+            return _error("badvalue", "The value is out of range.")
+        found = self.catalogue.commons.get(asked["gsrsearch"].removeprefix("filetype:bitmap "), [])
+        batch = found[offset : offset + limit]
+        answer: Json = {"query": {"pages": self._commons_pages(batch, offset, request)}} if batch else {}
+        part = int(asked.get("iicontinue", "0|0").split("|")[1])
+        if (part + 1) * _BATCH < len(batch):
+            answer["continue"] = {"iicontinue": f"x|{part + 1}", "gsroffset": offset, "continue": "gsroffset||"}
+        else:
+            answer["batchcomplete"] = True
+            if offset + limit < len(found):
+                answer["continue"] = {"gsroffset": offset + limit, "continue": "gsroffset||"}
+        return web.json_response(answer)
+
+    def _commons_pages(self, batch: list[Work], offset: int, request: web.Request) -> list[Json]:
+        part = int(request.query.get("iicontinue", "0|0").split("|")[1])
+        told = range(part * _BATCH, (part + 1) * _BATCH)
+        width = int(request.query.get("iiurlwidth", 0))
+        pages = [
+            {
+                "pageid": 1000 + work.number,
+                "ns": 6,
+                "title": f"File:{work.name}.jpg",
+                "index": offset + position + 1,
+                "imagerepository": "local",
+                **({"imageinfo": [self._imageinfo(work, width)]} if position in told else {}),
+            }
+            for position, work in enumerate(batch)
+        ]
+        random.Random(offset).shuffle(pages)
+        return pages
+
+    def _imageinfo(self, work: Work, width: int) -> Json:
+        license_, short, deed, _, _ = work.license
+        file = f"{work.file}{'-dead' if work.dead else ''}.jpg"
+        step = next((step for step in _WIDTHS if step >= width), _WIDTHS[-1])
+        url = f"{self.base}/wikipedia/commons/{file}"
+        return {
+            "size": 11_863_148,
+            "width": 5514,
+            "height": 3102,
+            "thumburl": f"{self.base}/wikipedia/commons/thumb/{file}/{step}px-{work.number}.jpg",
+            "thumbwidth": step,
+            "thumbheight": step * 3102 // 5514,
+            "url": url,
+            "descriptionurl": f"https://commons.wikimedia.org/wiki/File:{work.number}.jpg",
+            "mime": "image/jpeg",
+            "mediatype": "BITMAP",
+            "extmetadata": {
+                "LicenseShortName": {"value": short, "source": "commons-desc-page", "hidden": ""},
+                "License": {"value": license_, "source": "commons-templates", "hidden": ""},
+                **({"LicenseUrl": {"value": deed, "source": "commons-desc-page", "hidden": ""}} if deed else {}),
+                "Artist": {"value": f'<a href="//commons.wikimedia.org/wiki/User:A{work.number}">Ada &amp; co.</a>'},
+                "ObjectName": {"value": work.name},
+            },
+        }
+
+    # Openverse
+
+    def _openverse(self, request: web.Request) -> web.Response:
+        asked = request.query
+        page, size = int(asked.get("page", 1)), int(asked.get("page_size", _PAGE_SIZE))
+        if size > _PAGE_SIZE:
+            return _unauthorized(f"page_size may not exceed {_PAGE_SIZE} for anonymous requests")
+        if page * size > _DEPTH:
+            return _unauthorized(f"pagination depth may not exceed {_DEPTH} for anonymous requests")
+        wanted = set(asked["license"].split(",")) if "license" in asked else None
+        if wanted and (unknown := wanted - {"by", "by-nc", "by-nc-nd", "by-nc-sa", "by-nd", "by-sa", "cc0", "pdm"}):
+            detail = f"Invalid input given for fields. 'license' -> License '{unknown.pop()}' does not exist."
+            return web.json_response({"error": "InputError", "detail": detail, "fields": ["license"]}, status=400)
+        found = [
+            work for work in self.catalogue.openverse.get(asked["q"], []) if not wanted or work.license[3] in wanted
+        ][:_DEPTH]
+        pages = -(-len(found) // size)
+        if page > max(pages, 1):
+            return web.json_response({"detail": "Invalid page."}, status=404)
+        return web.json_response(
+            {
+                "result_count": len(found),
+                "page_count": pages,
+                "page_size": size,
+                "page": page,
+                "results": [self._result(work) for work in found[(page - 1) * size : page * size]],
+            },
+            headers={"X-RateLimit-Limit-anon_burst": "20/min", "X-RateLimit-Available-anon_burst": "19"},
+        )
+
+    def _result(self, work: Work) -> Json:
+        _, short, deed, license_, version = work.license
+        known = work.number % 5
+        return {
+            "id": f"{work.number:032x}",
+            "title": work.name,
+            "indexed_on": "2022-08-27T17:39:48Z",
+            "foreign_landing_url": f"https://pictures.example/{work.number}",
+            "url": f"{self.base}/wikipedia/commons/{work.file}{'-dead' if work.dead else ''}.jpg",
+            "creator": "Ada & co.",
+            "license": license_,
+            "license_version": version,
+            "license_url": deed,
+            "category": None,
+            "filesize": None,
+            "attribution": f'"{work.name}" by Ada & co. is licensed under {short}.',
+            "mature": False,
+            "height": 64 if known else None,
+            "width": 96 if known else None,
+            "unstable__sensitivity": [],
+        }
+
+
+def _is_nobody(request: web.Request) -> bool:
+    agent = request.headers.get("User-Agent", "")
+    return not agent or agent.lower().startswith(("python", "aiohttp", "mozilla"))
+
+
+def _error(code: str, info: str) -> web.Response:
+    body = {"error": {"code": code, "info": info, "docref": "See the API's documentation."}, "servedby": "mw1"}
+    return web.json_response(body, headers={"MediaWiki-API-Error": code})
+
+
+def _unauthorized(detail: str) -> web.Response:
+    return web.json_response({"detail": detail}, status=401)
+
+
+def lagging(seconds: int = 5) -> web.Response:
+    """Commons' answer while its replicas lag: status 200."""
+    body = {"error": {"code": "maxlag", "info": f"Waiting for a database server: {seconds} seconds lagged."}}
+    return web.json_response(body, headers={"Retry-After": str(seconds), "MediaWiki-API-Error": "maxlag"})
+
+
+def throttled(seconds: int = 1) -> web.Response:
+    """Either's answer to too many requests."""
+    return web.Response(
+        status=429, text="<h1>Too Many Requests</h1>", content_type="text/html", headers={"Retry-After": str(seconds)}
+    )
+
+
+def down(_number: int = 0, _request: web.Request | None = None) -> web.Response:
+    """Trouble that stays."""
+    return web.Response(status=503, text="<h1>Service Unavailable</h1>", content_type="text/html")
+
+
+@contextmanager
+def serving(catalogue: Catalogue, **trouble: Trouble) -> Iterator[Providers]:
+    """Serve both on a free port of loopback, in a thread, while the context is open."""
+    providers = Providers(catalogue, trouble)
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(providers.app())
+
+    async def start() -> None:
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        providers.base = _base(runner)
+
+    loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield providers
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+
+def _base(runner: web.AppRunner) -> str:
+    host, port, *_ = runner.addresses[0]
+    return f"http://{host}:{port}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("keywords", nargs="+")
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--repeated", type=float, default=0.3)
+    parser.add_argument("--dead", type=float, default=0.2)
+    given = parser.parse_args()
+    catalogue = Catalogue.of(*given.keywords, count=given.images, repeated=given.repeated, dead=given.dead)
+    with serving(catalogue) as providers:
+        sys.stdout.write(json.dumps(providers.settings) + "\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

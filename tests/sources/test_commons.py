@@ -1,0 +1,201 @@
+"""What Wikimedia Commons does that others do not."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import asking
+import pytest
+from aiohttp import web
+from asking import LOOPBACK
+from fakes import providers
+from fakes.providers import Catalogue, Trouble, Work
+
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.sources.protocol import Candidate, Page
+from pixcrawler_worker.web.fetch import Policy
+
+
+def search(base_url: str, **asked: Any) -> Page:
+    return asking.search("commons", base_url, **asked)
+
+
+def catalogue(count: int) -> Catalogue:
+    return Catalogue({"cat": [Work(number, "cat", number) for number in range(count)]}, {})
+
+
+def answering(data: object) -> Trouble:
+    return lambda _number, _request: web.json_response(data)
+
+
+def first_of(found: Page) -> Candidate:
+    return found.candidates[0]
+
+
+def described(*pages: dict[str, Any], **file: Any) -> tuple[Candidate, ...]:
+    """What is found when a search finds these pages, and one with a file of which this is told."""
+    info = {"url": "https://x/1", "mediatype": "BITMAP"} | file
+    found = [*pages, {"pageid": 1, "index": 9, "title": "File:A.b.jpg", "imageinfo": [info]}]
+    with providers.serving(
+        catalogue(1), commons=answering({"batchcomplete": True, "query": {"pages": found}})
+    ) as server:
+        return search(server.commons_url).candidates
+
+
+def test_parts_of_a_batch_become_one_page_in_the_order_of_relevance() -> None:
+    with providers.serving(catalogue(120)) as server:
+        page = search(server.commons_url)
+        assert [c.credit.title for c in page.candidates] == [f"cat {number}" for number in range(50)]
+        assert page.more
+        assert [asked.get("iicontinue") for asked in server.asked["commons"]] == [None, "x|1", "x|2"]
+        last = search(server.commons_url, page=2)
+        assert (len(last.candidates), last.more) == (20, False)
+
+
+def test_licence_author_and_where_it_comes_from_are_known_of_every_picture() -> None:
+    with providers.serving(catalogue(4)) as server:
+        found = search(server.commons_url).candidates
+    assert [c.credit.license for c in found] == ["cc-by-sa-4.0", "cc0-1.0", "public-domain", "cc-by-2.0"]
+    assert [c.credit.author for c in found] == ["Ada & co."] * 4
+    assert found[0].credit.license_url == "https://creativecommons.org/licenses/by-sa/4.0"
+    assert found[2].credit.license_url is None
+    assert found[0].credit.page_url == "https://commons.wikimedia.org/wiki/File:0.jpg"
+    assert found[0].credit.attribution == "cat 0 by Ada & co., CC BY-SA 4.0, via Wikimedia Commons"
+
+
+@pytest.mark.parametrize(
+    ("asked", "file"),
+    [
+        ({}, "1280px-0.jpg"),
+        ({"min_width": 1281}, "1920px-0.jpg"),
+        ({"min_width": 3840}, "3840px-0.jpg"),
+        ({"min_width": 5000}, "0.jpg"),
+        ({"min_height": 800}, "0.jpg"),
+    ],
+)
+def test_the_smallest_thumbnail_that_suffices_is_taken_and_the_original_when_none_does(
+    asked: dict[str, int], file: str
+) -> None:
+    with providers.serving(catalogue(1)) as server:
+        found = first_of(search(server.commons_url, **asked))
+    assert found.url.rpartition("/")[2] == file
+    assert (found.width or 0) >= asked.get("min_width", 1)
+    assert (found.height or 0) >= asked.get("min_height", 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [
+        ("ratelimited", True),
+        ("readonly", True),
+        ("internal_api_error_DBQueryError", True),
+        ("badvalue", False),
+        ("unknown_generator", False),
+    ],
+)
+def test_errors_with_status_200_are_errors(code: str, *, passes: bool) -> None:
+    trouble = answering({"error": {"code": code, "info": "so it is"}})
+    with (
+        providers.serving(catalogue(1), commons=trouble) as server,
+        pytest.raises(TransientError if passes else PermanentError, match=f"commons answered the error {code}: so it"),
+    ):
+        search(server.commons_url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wish"),
+    [
+        (lambda: providers.lagging(7), 7),
+        (lambda: providers.throttled(11), 11),
+        (lambda: web.Response(status=429), 60),
+        (lambda: web.Response(status=503, headers={"Retry-After": "13"}), 13),
+        (lambda: web.json_response({"error": {"code": "maxlag", "info": "lag"}}), 5),
+    ],
+)
+def test_a_wish_to_be_left_alone_is_passed_on_at_once(answer: Callable[[], web.Response], wish: int) -> None:
+    with providers.serving(catalogue(1), commons=lambda _number, _request: answer()) as server:
+        with pytest.raises(TransientError) as caught:
+            search(server.commons_url)
+        assert caught.value.retry_after == timedelta(seconds=wish)
+        assert len(server.asked["commons"]) == 1
+
+
+def test_a_hiccup_is_tried_again() -> None:
+    def stumble(number: int, _request: web.Request) -> web.Response | None:
+        return providers.down() if number < 2 else None
+
+    with providers.serving(catalogue(3), commons=stumble) as server:
+        assert len(search(server.commons_url).candidates) == 3
+        assert len(server.asked["commons"]) == 3
+
+
+def test_a_provider_that_is_down_is_told_after_a_few_tries() -> None:
+    with providers.serving(catalogue(1), commons=providers.down) as server:
+        with pytest.raises(TransientError, match="commons answered 503: '<h1>Service Unavailable</h1>'") as caught:
+            search(server.commons_url)
+        assert caught.value.retry_after is None
+        assert len(server.asked["commons"]) == 3
+
+
+def test_a_user_agent_that_says_nothing_is_refused_for_good() -> None:
+    with (
+        providers.serving(catalogue(1)) as server,
+        pytest.raises(PermanentError, match="answered 403 with something that is no JSON: 'Please set a user-agent"),
+    ):
+        search(server.commons_url, policy=Policy(user_agent="python-requests/2", allowed_networks=LOOPBACK))
+
+
+def test_an_answer_that_goes_on_for_ever_comes_to_an_end() -> None:
+    def again(_number: int, _request: web.Request) -> web.Response:
+        return web.json_response({"continue": {"iicontinue": "x", "continue": "||"}, "query": {"pages": []}})
+
+    def further(number: int, _request: web.Request) -> web.Response:
+        return web.json_response({"continue": {"iicontinue": str(number), "continue": "||"}})
+
+    for trouble, most in ((again, 2), (further, 100)):
+        with providers.serving(catalogue(1), commons=trouble) as server:
+            assert search(server.commons_url) == Page((), more=False)
+            assert len(server.asked["commons"]) == most
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "no file": {},
+    "a file that is missing": {"imageinfo": [{"filemissing": True}]},
+    "no description": {"imageinfo": None},
+    "a document": {"imageinfo": [{"url": "https://x/a.pdf", "mediatype": "OFFICE"}]},
+    "a number for a text": {"imageinfo": [{"url": 7, "mediatype": "BITMAP"}]},
+    "a text for a number": {"imageinfo": [{"url": "https://x/a.jpg", "mediatype": "BITMAP", "width": "wide"}]},
+    "a text for a file": {"imageinfo": ["https://x/a.jpg"]},
+    "an object for a list": {"imageinfo": {"0": {}}},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_file_costs_its_neighbours_nothing(odd: str) -> None:
+    (found,) = described({"pageid": 2, "index": 1} | ODD[odd])
+    assert (found.url, found.credit.title, found.credit.license) == ("https://x/1", "A.b", None)
+    assert found.credit.attribution == "A.b, via Wikimedia Commons"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "license_id"),
+    [
+        ([], None),
+        ({"License": {"value": "gfdl"}, "LicenseShortName": {"value": "GFDL"}}, "licenseref-gfdl"),
+        (
+            {"License": {"value": "cc-by-sa-3.0-migrated"}, "LicenseShortName": {"value": "CC BY-SA 3.0"}},
+            "cc-by-sa-3.0",
+        ),
+        ({"LicenseUrl": {"value": "https://x/"}, "License": {"value": "cc-by-2.5"}}, "cc-by-2.5"),
+        ({"License": "cc0"}, None),
+        ({"License": {"value": 7}}, "licenseref-7"),
+    ],
+)
+def test_a_licence_is_looked_for_wherever_it_may_stand(metadata: object, license_id: str | None) -> None:
+    (found,) = described(extmetadata=metadata)
+    assert found.credit.license == license_id
+
+
+def test_html_in_a_description_becomes_plain_text() -> None:
+    (found,) = described(extmetadata={"Artist": {"value": "<a href='x'>\n Ada</a> &amp; <b>co</b>"}})
+    assert found.credit.author == "Ada & co"
