@@ -29,6 +29,7 @@ from PIL import Image
 
 from pixcrawler_worker import client, embedded, runtime, settings
 from pixcrawler_worker.cli import crawl as crawling
+from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.db import checks, views
 from pixcrawler_worker.db.session import transact
@@ -107,9 +108,7 @@ def time_floor(urls: list[str]) -> float:
 
 def time_crawl(opened: runtime.Runtime, urls: list[str]) -> float:
     """Seconds from the row's start to its end, as the database's clock has them."""
-    job_id = crawling.create(
-        opened, keywords=["bench"], asked=options.parse({"urls": urls}), max_images=len(urls), name="bench"
-    )
+    job_id = crawling.create(opened, Request(("bench",), options.parse({"urls": urls}), len(urls)))
     client.start_crawl(job_id)
     while True:
         job = transact(opened.sessions, lambda session: views.crawl_job(session, job_id))

@@ -41,11 +41,21 @@ def retry_crawl(job_id: int) -> str:
     return _send(Task.CRAWL_RETRY, job_id)
 
 
-def _send(task: Task, *args: object) -> str:
+def workers(*, seconds: float = 1.0) -> list[str]:
+    """Return the names of the workers that answer within some seconds. Raises as `start_crawl`."""
+    answers = _app(_broker()).control.ping(timeout=seconds) or []
+    return sorted(name for answer in answers for name in answer)
+
+
+def _broker() -> str:
     broker = next((os.environ[name] for name in BROKER_VARIABLES if os.environ.get(name)), None)
     if broker is None:
         raise PermanentError(f"no broker is configured: set {BROKER_VARIABLES[0]}")
-    sent = _app(broker).send_task(task.value, args=args, queue=QUEUES[task].value, ignore_result=True)
+    return broker
+
+
+def _send(task: Task, *args: object) -> str:
+    sent = _app(_broker()).send_task(task.value, args=args, queue=QUEUES[task].value, ignore_result=True)
     return str(sent.id)
 
 

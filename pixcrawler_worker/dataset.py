@@ -37,16 +37,28 @@ def write(
         PermanentError: when the folder has something in it, or cannot be written.
         TransientError: when the storage does not answer.
     """
+    require_empty(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise PermanentError(f"{folder} is not empty: name a folder that is, or does not exist yet")
         listed = transact(runtime.sessions, lambda session: images.stored(session, job_id))
         written = runtime.run(_copy(runtime, listed, folder, wrote))
         _write_table(folder / "images.csv", written)
     except OSError as error:
         raise PermanentError(f"{folder} cannot be written: {error}") from error
     return written
+
+
+def require_empty(folder: Path) -> None:
+    """Return when a dataset can be written there: the folder is empty, or does not exist yet.
+
+    Raises:
+        PermanentError: when it has something in it, or cannot be looked into.
+    """
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise PermanentError(f"{folder} is not empty: name a folder that is, or does not exist yet")
+    except OSError as error:
+        raise PermanentError(f"{folder} cannot be written: {error}") from error
 
 
 async def _copy(runtime: Runtime, listed: Sequence[Stored], folder: Path, wrote: Callable[[int], None]) -> list[Stored]:

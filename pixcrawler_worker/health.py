@@ -12,9 +12,9 @@ import redis
 from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.db import checks, migrate, session
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
-from pixcrawler_worker.sources.protocol import SourceConfig
 from pixcrawler_worker.storage import Storage
 
 #: A worker whose clock is further off than this writes logs that nobody can line up with the database's.
@@ -147,9 +147,5 @@ def _storage(settings: Settings) -> str:
 
 
 def _sources(settings: Settings) -> str:
-    usable = [
-        name
-        for name in protocol.installed()
-        if not protocol.load(name, SourceConfig(base_url=getattr(settings, f"{name}_url", None))).missing()
-    ]
+    usable = [name for name in protocol.installed() if not protocol.load(name, source_config(settings, name)).missing()]
     return f"usable: {', '.join(usable)}"

@@ -59,7 +59,7 @@ class Runtime:
             PermanentError: when it is not installed.
         """
         if name not in self.sources:
-            self.sources[name] = protocol.load(name, _source_config(self.settings, name))
+            self.sources[name] = protocol.load(name, source_config(self.settings, name))
         return self.sources[name]
 
     def close(self) -> None:
@@ -128,7 +128,8 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _source_config(settings: Settings, name: str) -> SourceConfig:
+def source_config(settings: Settings, name: str) -> SourceConfig:
+    """Return what is configured for the source of that name."""
     return SourceConfig(
         base_url=getattr(settings, f"{name}_url", None),
         api_key=_revealed(getattr(settings, f"{name}_api_key", None)),

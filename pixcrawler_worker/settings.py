@@ -1,5 +1,8 @@
 """What an operator may change: one frozen class, read from the environment with the prefix `PIXCRAWLER_`."""
 
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -13,6 +16,9 @@ from pixcrawler_worker.errors import PermanentError
 
 _PREFIX = "PIXCRAWLER_"
 _FILE = ".env"
+#: What stands for a secret, and where one stands in an address: behind a user's name, or in the query.
+_MASK = "****"
+_USER, _QUERY = re.compile(r"(://[^:/@]*):.*@"), re.compile(r"((?:password|sslpassword)=)[^&]*")
 #: How the address of a web server begins.
 _WEB = r"^https?://."
 
@@ -127,6 +133,45 @@ def load(**overrides: object) -> Settings:
         raise PermanentError(f"{name} is wrong: {problem['msg']}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{Path(_FILE).resolve()} cannot be read: it must be a text file in UTF-8") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One setting, for people: a secret's value is masked; `origin` is where it comes from."""
+
+    name: str
+    value: str | float | None
+    origin: str
+    meaning: str
+
+
+def explain(settings: Settings) -> list[Told]:
+    """Return every setting as it is in force, and where its value comes from."""
+    sources = [("environment", EnvSettingsSource(Settings).env_vars), (_FILE, DotEnvSettingsSource(Settings).env_vars)]
+    return [
+        Told(_PREFIX + name.upper(), _masked(getattr(settings, name)), _origin(name, sources), f"{field.description}")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _origin(name: str, sources: Sequence[tuple[str, Mapping[str, str | None]]]) -> str:
+    alias = Settings.model_fields[name].validation_alias
+    names = alias.choices if isinstance(alias, AliasChoices) else [_PREFIX + name]
+    for place, given in sources:
+        for variable in map(str, names):
+            if given.get(variable.lower()):
+                return place if variable.startswith(_PREFIX) else f"{variable} in {place}"
+    return "default"
+
+
+def _masked(value: object) -> str | float | None:
+    if isinstance(value, SecretStr):
+        # The password of an address is its secret; the rest is what somebody looks for. A key is a secret as a whole.
+        text = value.get_secret_value()
+        return _QUERY.sub(rf"\1{_MASK}", _USER.sub(rf"\1:{_MASK}@", text)) if "://" in text else _MASK
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return value if value is None or isinstance(value, float | int | str) else str(value)
 
 
 def unknown() -> dict[str, str | None]:

@@ -153,7 +153,7 @@ def test_a_source_is_made_once_and_with_its_configuration(settings: Settings) ->
 
 
 def test_a_source_that_is_not_installed_is_named_with_those_that_are(opened: Runtime) -> None:
-    with pytest.raises(PermanentError, match="there is no source 'flicker'; installed are gallery, urls"):
+    with pytest.raises(PermanentError, match="there is no source 'flicker'; known are commons, gallery, "):
         opened.source("flicker")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +10,16 @@ from collections.abc import Callable, Iterator
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from pixcrawler_worker import embedded, logs, runtime
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.db import session, views
-from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db import activity, session, views
+from pixcrawler_worker.db import chunks as ledger
+from pixcrawler_worker.db.session import Session, Sessions
 from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
@@ -24,7 +28,12 @@ out = Console(highlight=False)
 #: A whole number as PostgreSQL's `integer` takes it: an id, or how many of something.
 NUMBER = click.IntRange(min=1, max=2**31 - 1)
 
+_INTERRUPTED = 128 + signal.SIGINT
 _POLL_SECONDS = 0.5
+#: Over how much of the past the rate is taken.
+_RATE_SECONDS = 15.0
+#: How long a job may be pending before it is asked whether anybody works.
+_PATIENCE_SECONDS = 5.0
 #: Without a terminal a line is written this often at most, and only when something changed.
 _LINE_SECONDS = 2.0
 
@@ -75,30 +84,102 @@ def require_job(sessions: Sessions, job_id: int) -> CrawlView:
     return job
 
 
-def watch(sessions: Sessions, job_id: int, *, check: Callable[[], None] = lambda: None) -> CrawlView:
-    """Show a job until it ends, and return it. Interrupting leaves it running and says so.
+def watch(
+    sessions: Sessions,
+    job_id: int,
+    *,
+    check: Callable[[], None] = lambda: None,
+    interrupted: str | None = None,
+) -> CrawlView:
+    """Show a job until it ends, then how it ended and why; return it. Interrupting leaves it running and says so.
 
     Args:
         sessions: the database.
         job_id: the crawl job.
         check: called at every look; raises when waiting has become pointless.
+        interrupted: what to say instead to whoever interrupts.
 
     Raises:
         PermanentError: when there is no such job, or it is deleted meanwhile.
         SystemExit: 130 when interrupted.
     """
     show = _bar if out.is_terminal else _lines
+    looks = _Looks(sessions, job_id, check)
     try:
-        job = show(lambda: _look(sessions, job_id, check), job_id)
+        job = show(looks.look, job_id)
     except KeyboardInterrupt:
-        click.echo(
+        goes_on = (
             f"\njob {job_id} goes on. Watch it again: pixcrawler jobs watch {job_id}. "
-            f"Stop it: pixcrawler jobs cancel {job_id}",
+            f"Stop it: pixcrawler jobs cancel {job_id}"
+        )
+        click.echo(interrupted or goes_on, err=True)
+        sys.exit(_INTERRUPTED)
+    out.print(outcome(job), soft_wrap=True)
+    for line in session.transact(sessions, lambda s: why(s, job)):
+        out.print(line, soft_wrap=True)
+    return job
+
+
+class _Looks:
+    """Looks at a job, and at whether anybody is there to do it."""
+
+    def __init__(self, sessions: Sessions, job_id: int, check: Callable[[], None]) -> None:
+        self._sessions = sessions
+        self._job_id = job_id
+        self._check = check
+        self._begun: float | None = time.monotonic()
+
+    def look(self) -> CrawlView:
+        self._check()
+        job = require_job(self._sessions, self._job_id)
+        if job.status != "pending":
+            self._begun = None
+        elif self._begun is not None and time.monotonic() - self._begun > _PATIENCE_SECONDS:
+            self._begun = None
+            _warn_if_nobody_works(job.id)
+        return job
+
+
+def _warn_if_nobody_works(job_id: int) -> None:
+    # Celery takes a third of a second to import: only those who wait pay for it.
+    from pixcrawler_worker import client  # noqa: PLC0415
+
+    try:
+        somebody = client.workers()
+    except (PermanentError, OSError):
+        return
+    if not somebody:
+        click.echo(
+            f"job {job_id} waits: no worker answers. Start one: celery -A pixcrawler_worker worker, or pixcrawler up",
             err=True,
         )
-        sys.exit(130)
-    out.print(outcome(job), soft_wrap=True)
-    return job
+
+
+def why(s: Session, job: CrawlView) -> list[str]:
+    """Return lines that say why a job that has ended did not get all its images; none when it did."""
+    if job.valid_images >= job.max_images:
+        return []
+    last = next(iter(activity.latest(s, job.id, limit=1)), None)
+    reason = (last.metadata_ or {}).get("reason") if last else None
+    refused = ", ".join(f"{count} {name}" for name, count in planner.reasons(s, job.id).items())
+    failed = ledger.errors(s, JobRef(JobKind.CRAWL, job.id))
+    return [
+        *([shown(str(reason))] if reason else []),
+        *([f"refused: {refused}"] if refused else []),
+        *(f"failed: {count} x {shown(error)}" for error, count in failed.items()),
+    ]
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar while files are counted, on a terminal; give what is to be told the number so far."""
+    if not out.is_terminal:
+        yield lambda _: None
+        return
+    columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda count: progress.update(bar, completed=count)
 
 
 def outcome(job: CrawlView) -> str:
@@ -120,32 +201,28 @@ def shown(text: str) -> str:
     return escape("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
 
 
-def _look(sessions: Sessions, job_id: int, check: Callable[[], None]) -> CrawlView:
-    check()
-    return require_job(sessions, job_id)
-
-
 def _bar(look: Callable[[], CrawlView], job_id: int) -> CrawlView:
+    # The narrow ones first, so that a terminal of 80 columns still has room for the bar.
     columns = (
         SpinnerColumn(),
         TextColumn("job {task.fields[job]} {task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("images  {task.fields[rate]}  {task.fields[chunks]}"),
-        TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[chunks]}"),
     )
-    with Progress(*columns, console=out, transient=True) as progress:
+    with Progress(*columns, console=out, transient=True, speed_estimate_period=_RATE_SECONDS, expand=True) as progress:
         job = look()
-        bar = progress.add_task("", total=job.max_images, job=job_id, rate="", chunks="")
-        begun, had = time.monotonic(), job.valid_images
+        bar = progress.add_task("", total=job.max_images, completed=job.valid_images, job=job_id, rate="", chunks="")
         while True:
-            rate = (job.valid_images - had) / max(time.monotonic() - begun, 1)
+            speed = progress.tasks[0].speed
             progress.update(
                 bar,
                 description=job.status,
                 completed=job.valid_images,
-                rate=f"{rate:.0f}/s" if rate else "",
-                chunks=chunks(job),
+                rate=f"{speed:.0f}/s" if speed else "",
+                chunks=f"{job.completed_chunks}/{job.total_chunks} chunks",
             )
             if job.ended:
                 return job

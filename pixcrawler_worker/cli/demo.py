@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,19 +17,17 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from pixcrawler_worker import dataset, embedded, report
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import build, console, local
 from pixcrawler_worker.cli import crawl as crawling
-from pixcrawler_worker.cli import up as running
+from pixcrawler_worker.cli.local import Local
+from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options, planner
-from pixcrawler_worker.db import checks
 from pixcrawler_worker.db.images import Stored
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.runtime import Runtime
 
 #: The pictures inside the scikit-image wheel, by what they show.
 _SAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -64,72 +61,42 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
     Needs no internet. Everything it starts is stopped at the end; the dataset stays.
     """
     data_dir = configuration.load().data_dir / "demo"
-    log = data_dir / "worker.log"
+    os.environ.pop("PIXCRAWLER_STORAGE_URL", None)
     with contextlib.ExitStack() as stack:
         gallery = folder or _samples(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pixcrawler-"))))
         index = _index(gallery)
         count = sum(map(len, index.values()))
         console.out.print(f"{count} candidates under {len(index)} labels in {gallery if folder else 'scikit-image'}")
-        runtime = stack.enter_context(_services(data_dir, stack.enter_context(_served(gallery, index))))
-        worker = stack.enter_context(running.worker(2, log=stack.enter_context(log.open("wb"))))
-        job = _crawl(runtime, sorted(index), min(count, _MOST_IMAGES), worker, log)
+        here = stack.enter_context(
+            local.service(
+                data_dir,
+                allow_fake=True,
+                concurrency=2,
+                PIXCRAWLER_DATA_DIR=str(data_dir),
+                PIXCRAWLER_GALLERY_URL=stack.enter_context(_served(gallery, index)),
+                PIXCRAWLER_ALLOWED_NETWORKS="127.0.0.0/8",
+                PIXCRAWLER_SWEEP_SECONDS="1",
+            )
+        )
+        job = _crawl(here, sorted(index), min(count, _MOST_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
-        images = _write(runtime, job, target)
-        page = report.write(runtime, job.id, target / "report.html")
-        refused = transact(runtime.sessions, lambda session: planner.reasons(session, job.id))
+        images = build.write(here.runtime, job, target, again="pixcrawler demo")
+        refused = transact(here.runtime.sessions, lambda session: planner.reasons(session, job.id))
     _show(images, target)
     console.out.print("refused: " + (", ".join(f"{count} {reason}" for reason, count in refused.items()) or "nothing"))
-    lines = {"dataset": target.resolve(), "page": page.resolve(), "log": log.resolve()}
+    lines = {"dataset": target.resolve(), "page": (target / "report.html").resolve(), "log": here.log.resolve()}
     console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
     if job.status != JobStatus.COMPLETED or not images:
         sys.exit(1)
 
 
-@contextlib.contextmanager
-def _services(data_dir: Path, gallery_url: str) -> Iterator[Runtime]:
-    """Keep the embedded services and a runtime on them while the context is open."""
-    with contextlib.ExitStack() as stack:
-        with console.out.status("starting PostgreSQL and Redis"):
-            services = stack.enter_context(embedded.running(data_dir, allow_fake=True))
-        if services.redis_server == embedded.FAKE_REDIS:
-            console.out.print("no redis-server was found: using fakeredis, which is good for this demonstration only")
-        _configure(services, data_dir, gallery_url)
-        checks.upgrade(services.database_url)
-        yield stack.enter_context(console.connected())
-
-
-def _crawl(
-    runtime: Runtime, labels: list[str], max_images: int, worker: subprocess.Popen[bytes], log: Path
-) -> CrawlView:
-    """Run one job over the labels and return it.
-
-    Raises:
-        PermanentError: when the worker ends before the job does.
-    """
-
-    def check() -> None:
-        if worker.poll() is not None:
-            raise PermanentError(f"the worker ended with exit code {worker.returncode}: see {log}")
-
-    job_id = crawling.create(
-        runtime,
-        keywords=labels,
-        asked=options.parse({"sources": ["gallery"], "chunk_size": 10}),
-        max_images=max_images,
-        name="demo",
-    )
+def _crawl(here: Local, labels: list[str], max_images: int) -> CrawlView:
+    """Run one job over the labels and return it."""
+    asked = options.parse({"sources": ["gallery"], "chunk_size": 10})
+    job_id = crawling.create(here.runtime, Request(tuple(labels), asked, max_images), name="demo")
     crawling.start(job_id)
-    return console.watch(runtime.sessions, job_id, check=check)
-
-
-def _configure(services: embedded.Services, data_dir: Path, gallery_url: str) -> None:
-    """Point this process, and the worker that it starts, at the demonstration's own services."""
-    console.adopt(services)
-    os.environ["PIXCRAWLER_DATA_DIR"] = str(data_dir)
-    os.environ["PIXCRAWLER_GALLERY_URL"] = gallery_url
-    os.environ["PIXCRAWLER_ALLOWED_NETWORKS"] = "127.0.0.0/8"
-    os.environ["PIXCRAWLER_SWEEP_SECONDS"] = "1"
-    os.environ.pop("PIXCRAWLER_STORAGE_URL", None)
+    kept = f"\njob {job_id} ends here; pixcrawler demo begins anew"
+    return console.watch(here.runtime.sessions, job_id, check=here.check, interrupted=kept)
 
 
 def _samples(folder: Path) -> Path:
@@ -193,15 +160,6 @@ def _served(folder: Path, index: Mapping[str, list[str]]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def _write(runtime: Runtime, job: CrawlView, target: Path) -> list[Stored]:
-    if not console.out.is_terminal:
-        return dataset.write(runtime, job.id, target)
-    with console.out.status("writing the dataset") as status:
-        return dataset.write(
-            runtime, job.id, target, wrote=lambda count: status.update(f"writing the dataset: {count} files")
-        )
 
 
 def _show(images: list[Stored], target: Path) -> None:

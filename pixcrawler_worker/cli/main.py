@@ -10,16 +10,21 @@ from typing import NoReturn
 
 import click
 
+from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 #: Name of a command, where it is, and its line in the help text.
 _COMMANDS = {
     "demo": ("demo", "demo", "Sample pictures through the whole service, with no internet."),
+    "build": ("build", "build", "Turn keywords into a folder of pictures: crawl, wait and write it."),
     "up": ("up", "up", "PostgreSQL, Redis and a worker in the foreground, for development."),
     "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
+    "sources": ("sources", "sources", "Show who can be asked for pictures, and on what terms."),
+    "settings": ("settings", "settings", "Show every setting, its value, and where that comes from."),
     "doctor": ("doctor", "doctor", "Check that everything the service needs is there."),
     "db": ("db", "db", "Look after the database."),
+    "completion": ("completion", "completion", "Print what makes a shell complete commands."),
 }
 _MODULE, _ATTRIBUTE, _HELP = range(3)
 
@@ -43,6 +48,15 @@ class _Lazy(click.Group):
         command: click.Command = getattr(module, _COMMANDS[cmd_name][_ATTRIBUTE])
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say which command was probably meant when there is none of that name."""
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            ctx.fail(f"there is no command {name!r}; {hint(name, _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands' lines without importing them."""
         del ctx
@@ -65,9 +79,12 @@ def main() -> NoReturn:
     Exit codes: 0 done; 1 the job or check failed; 2 the call was wrong; 130 interrupted.
     """
     try:
-        sys.exit(pixcrawler(standalone_mode=False) or 0)
-    except click.ClickException as error:
+        sys.exit(pixcrawler(prog_name="pixcrawler", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"pixcrawler: {_told(error)}", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_INTERRUPTED)
@@ -76,6 +93,14 @@ def main() -> NoReturn:
             raise
         click.echo(f"pixcrawler: {error}", err=True)
         sys.exit(1)
+
+
+def _told(error: click.ClickException) -> str:
+    """Return an error in one line, with the command whose help tells more."""
+    line = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{line.rstrip('.')} ({error.ctx.command_path} --help tells more)"
+    return line
 
 
 if __name__ == "__main__":

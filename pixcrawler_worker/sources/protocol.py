@@ -121,17 +121,27 @@ def installed() -> Mapping[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
+def require(name: str) -> EntryPoint:
+    """Return where the source of that name is.
+
+    Raises:
+        PermanentError: when no such source is installed; the message has the nearest name.
+    """
+    known = installed()
+    if name not in known:
+        raise PermanentError(f"there is no source {name!r}; {hint(name, known)}")
+    return known[name]
+
+
 def load(name: str, config: SourceConfig) -> Source:
     """Return the source of that name.
 
     Raises:
         PermanentError: when no such source is installed, or its package is broken.
     """
-    known = installed()
-    if name not in known:
-        raise PermanentError(f"there is no source {name!r}; {hint(name, known)}")
+    point = require(name)
     try:
-        factory: type[Source] = known[name].load()
+        factory: type[Source] = point.load()
     except (ImportError, AttributeError) as error:
-        raise PermanentError(f"source {name!r} cannot be loaded from {known[name].value}: {error}") from error
+        raise PermanentError(f"source {name!r} cannot be loaded from {point.value}: {error}") from error
     return factory(config)

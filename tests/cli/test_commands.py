@@ -77,7 +77,7 @@ def test_help_imports_nothing_that_takes_time() -> None:
 def test_an_unknown_command_is_a_wrong_call() -> None:
     result = call({}, "fly")
     assert result.exit_code == 2
-    assert "No such command 'fly'" in result.stderr
+    assert "there is no command 'fly'; known are demo, build, " in result.stderr
 
 
 @pytest.mark.parametrize(

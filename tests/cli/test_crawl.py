@@ -10,7 +10,7 @@ from calls import DEAD, call, sent
 from doubles import query
 from factories import make_project
 
-from pixcrawler_worker.cli.crawl import addresses
+from pixcrawler_worker.cli.request import addresses
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
@@ -64,19 +64,44 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
     ("words", "said"),
     [
         (["   "], "keywords[0] is blank"),
-        (["cat", "--project", "424242"], "there is no project 424242"),
+        (["x" * 300], "keywords[0] has 300 characters; at most 200 are allowed"),
+        (["cat\x00dog"], "keywords[0] has control characters"),
         (["cat", "--urls", "blank.txt"], "blank.txt has no addresses: it needs one a line"),
+        (["cat", "dog", "--urls", "list.txt"], "a URL list has one label: give one KEYWORD with --urls"),
+        (["cat", "--source", "comons"], "there is no source 'comons'; did you mean 'commons'?"),
+        (["cat", "--license", "cc-bye"], "there is no licence 'cc-bye'; did you mean 'cc-by'?"),
+        (["cat", "--sourse", "commons"], "No such option '--sourse'."),
+        (["cat", "--min-width", "wide"], "'wide' is not a valid integer range"),
     ],
 )
-def test_crawl_creates_nothing_that_cannot_be(
+def test_a_call_that_cannot_be_meant_creates_nothing(
     env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, words: list[str], said: str
 ) -> None:
     Path("blank.txt").write_text("\n# nothing\n")
-    with pytest.raises(PermanentError) as caught:
-        call(env, "crawl", *words)
-    assert said in str(caught.value)
+    Path("list.txt").write_text("https://example.org/1.jpg\n")
+    for command in ("crawl", "build"):
+        result = call(env, command, *words)
+        assert result.exit_code == 2
+        assert said in result.stderr
     assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
     assert sent(broker) == []
+
+
+def test_there_must_be_a_project(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:
+    with pytest.raises(PermanentError, match="there is no project 424242"):
+        call(env, "crawl", "cat", "--project", "424242")
+    assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
+    assert sent(broker) == []
+
+
+def test_what_is_asked_of_a_crawl_is_kept_with_it(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime
+) -> None:
+    words = ["--source", "openverse", "--source", "commons", "--license", "CC BY 4.0", "--license", "cc0"]
+    call(env, "crawl", "\U0001f43c", "\U0001f43c", *words, "--min-width", "640", "--min-height", "480")
+    ((kept,),) = query(runtime, "SELECT options FROM pixcrawler.crawl_plans")
+    assert (kept["sources"], kept["licenses"]) == (["openverse", "commons"], ["cc-by-4.0", "cc0"])
+    assert (kept["min_width"], kept["min_height"]) == (640, 480)
 
 
 def test_with_a_dead_broker_a_job_is_kept_and_that_is_told_in_one_line(

@@ -1,0 +1,52 @@
+"""`pixcrawler sources`."""
+
+import json
+from typing import Any
+
+import click
+from rich.padding import Padding
+
+from pixcrawler_worker.cli import console
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import source_config
+from pixcrawler_worker.settings import Settings
+from pixcrawler_worker.sources import protocol
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def sources(*, as_json: bool) -> None:
+    """Show who can be asked for pictures: what is ready, how deep it can be asked, and on what terms."""
+    settings = console.settings()
+    found = [_described(name, settings) for name in protocol.installed()]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for position, source in enumerate(found):
+        console.out.print(f"{'' if position == 0 else chr(10)}{source['name']:<11}{source['state']}")
+        for line in (source.get("summary"), _limits(source), source.get("terms")):
+            if line:
+                console.out.print(Padding(console.shown(line), (0, 0, 0, 11)))
+
+
+def _described(name: str, settings: Settings) -> dict[str, Any]:
+    try:
+        source = protocol.load(name, source_config(settings, name))
+    except PermanentError as error:
+        return {"name": name, "ready": False, "state": str(error)}
+    missing = source.missing()
+    return {
+        "name": name,
+        "ready": missing is None,
+        "state": "ready" if missing is None else missing,
+        "summary": source.summary,
+        "terms": source.terms,
+        "page_size": source.page_size,
+        "depth": source.depth,
+    }
+
+
+def _limits(source: dict[str, Any]) -> str | None:
+    page_size, depth = source.get("page_size"), source.get("depth")
+    known = [f"{page_size} candidates a page" if page_size else "", f"{depth:,} a keyword" if depth else ""]
+    return ", ".join(filter(None, known)) or None
