@@ -31,7 +31,7 @@ def test_what_is_wrong_with_a_row_or_its_options_fails_the_job_with_a_reason(sta
         ({}, urls | {"min_widht": 3}, "did you mean 'min_width'?"),
         ({}, {"sources": ["galery"]}, "no source 'galery'"),
         ({}, {"sources": ["gallery"]}, "PIXCRAWLER_GALLERY_URL"),
-        ({}, {}, "no source is configured"),
+        ({}, {"sources": ["urls"]}, "needs a list"),
     ]
     jobs = [(stack.make_job(**values), options, text) for values, options, text in wrong]
     good = stack.make_job(max_images=5)
@@ -150,11 +150,16 @@ def test_a_worker_waits_for_services_that_are_absent_at_its_start(stack: Stack, 
         (["crawl", "cat", "--colour"], "--colour"),
         (["jobs", "show", "seven"], "seven"),
         (["fly"], "fly"),
+        (["crawl", "cat", "--urls", "blank.txt"], "has no addresses"),
+        (["crawl", "   "], "blank"),
+        (["crawl", "cat", "--source", "comons"], "did you mean 'commons'?"),
+        (["build", "cat", "--license", "cc-buy"], "did you mean 'cc-by'?"),
     ],
 )
-def test_a_wrong_call_exits_with_2_and_says_what_was_wrong(stack: Stack, words: list[str], said: str) -> None:
+def test_a_wrong_call_exits_with_2_and_one_line(stack: Stack, words: list[str], said: str) -> None:
+    (stack.data_dir / "blank.txt").write_text("\n# nothing\n")
     ended = run(stack, PIXCRAWLER, *words)
-    assert ended.returncode == 2
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert said in ended.stderr
 
 
@@ -164,13 +169,10 @@ def test_a_wrong_call_exits_with_2_and_says_what_was_wrong(stack: Stack, words: 
         (["jobs", "show", "424242"], "there is no crawl job 424242"),
         (["jobs", "cancel", "424242"], "there is no crawl job 424242"),
         (["jobs", "retry", "424242"], "there is no crawl job 424242"),
-        (["crawl", "cat", "--urls", "blank.txt"], "has no addresses"),
         (["crawl", "cat", "--project", "424242"], "there is no project 424242"),
-        (["crawl", "   "], "blank"),
     ],
 )
 def test_what_cannot_be_done_exits_with_1_and_one_line(stack: Stack, words: list[str], said: str) -> None:
-    (stack.data_dir / "blank.txt").write_text("\n# nothing\n")
     ended = run(stack, PIXCRAWLER, *words)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert said in ended.stderr
