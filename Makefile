@@ -31,8 +31,9 @@ endif
 
 # Hashed requirement files without index lines: the registry is the machine's own affair.
 lock:
-	for set in "base:" "deploy:--extra flower" "dev:--extra demo --extra flower --group dev"; do \
-	  uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower" \
+	  "dev:pyproject.toml --extra demo --extra flower --group dev" "build:--group build"; do \
+	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-annotate --no-header --quiet $${set#*:} -o requirements/$${set%%:*}.txt || exit 1; \
 	done
 

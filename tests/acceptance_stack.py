@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -220,6 +221,19 @@ def addresses(host: str, *, good: int, broken: int) -> tuple[list[str], Counter[
     listed += [f"{host}/fault/{kind}/{n}" for n, kind in enumerate(kinds)]
     random.Random(good).shuffle(listed)
     return listed, Counter(BROKEN[kind] for kind in kinds)
+
+
+def answers(url: str, *, seconds: float = 30) -> None:
+    """Wait until a web server of this machine answers with success."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def send(stack: Stack, task: Task, *args: object, queue: str = "crawl", times: int = 1) -> None:

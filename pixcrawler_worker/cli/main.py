@@ -17,7 +17,7 @@ from pixcrawler_worker.errors import PermanentError, TransientError
 _COMMANDS = {
     "demo": ("demo", "demo", "Sample pictures through the whole service, with no internet."),
     "build": ("build", "build", "Turn keywords into a folder of pictures: crawl, wait and write it."),
-    "up": ("up", "up", "PostgreSQL, Redis and a worker in the foreground, for development."),
+    "up": ("up", "up", "PostgreSQL, Redis, a worker and Flower in the foreground, for development."),
     "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
     "sources": ("sources", "sources", "Show who can be asked for pictures, and on what terms."),

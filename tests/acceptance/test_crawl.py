@@ -1,11 +1,12 @@
 """A crawl as its users see it: exact numbers, whatever the hosts do."""
 
+import itertools
 import json
 import subprocess
 from collections import Counter
 
 import psycopg
-from acceptance_stack import PIXCRAWLER, Stack, addresses, send
+from acceptance_stack import PIXCRAWLER, Stack, addresses, answers, send
 
 from pixcrawler_worker.domain.messages import Task
 
@@ -93,7 +94,9 @@ def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack:
     )
     try:
         assert up.stdout is not None
-        assert any(line.startswith("Stop with Ctrl-C") for line in up.stdout), "up ended early"
+        said = list(itertools.takewhile(lambda line: not line.startswith("Stop with Ctrl-C"), up.stdout))
+        (flower,) = (line.split()[1] for line in said if line.startswith("Flower"))
+        answers(f"{flower}healthcheck")
         watched = run("crawl", "cat", "--urls", "list.txt", "--watch")
         assert watched.returncode == 0, watched.stderr
         assert "60 of 69 images" in watched.stdout

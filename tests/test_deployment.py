@@ -1,0 +1,199 @@
+"""What puts the service into production: read as Docker, Compose and a process manager read it."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+
+from pixcrawler_worker import embedded
+
+ROOT = Path(__file__).parents[1]
+PASSWORDS = {"POSTGRES_PASSWORD": "pg-secret", "REDIS_PASSWORD": "redis-secret", "FLOWER_PASSWORD": "flower-secret"}
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def compose() -> Json:
+    read: Json = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return read
+
+
+@pytest.fixture(scope="module")
+def docker_services(compose: Json) -> dict[str, Json]:
+    services: dict[str, Json] = compose["services"]
+    assert set(services) == {"postgres", "redis", "migrate", "worker", "flower"}
+    return services
+
+
+def procfile() -> dict[str, str]:
+    lines = (ROOT / "Procfile").read_text().splitlines()
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def stages() -> list[list[tuple[str, str]]]:
+    """The instructions of the Dockerfile by stage, with continued lines joined."""
+    text = re.sub(r"\\\n", "", (ROOT / "Dockerfile").read_text())
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    made: list[list[tuple[str, str]]] = [[]]
+    for instruction, rest in lines:
+        if instruction == "FROM":
+            made.append([])
+        made[-1].append((instruction, rest))
+    return made[1:]
+
+
+def test_every_container_is_hardened(docker_services: dict[str, Json]) -> None:
+    for name, service in docker_services.items():
+        hardening = {key: service.get(key) for key in ("read_only", "cap_drop", "security_opt", "privileged")}
+        assert hardening == {
+            "read_only": True,
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "privileged": None,
+        }, name
+        assert not any("docker.sock" in volume for volume in service.get("volumes", []))
+
+
+def test_no_container_runs_as_root(docker_services: dict[str, Json]) -> None:
+    ours = {name for name, service in docker_services.items() if service.get("build")}
+    assert ours == {"migrate", "worker", "flower"}
+    assert {name: service["user"] for name, service in docker_services.items() if name not in ours} == {
+        "postgres": "postgres",
+        "redis": "redis",
+    }
+    (*_, last) = stages()
+    users = [rest for instruction, rest in last if instruction == "USER"]
+    assert [int(part) > 0 for part in users[-1].split(":")] == [True, True]
+
+
+def test_only_flower_can_be_reached_and_only_from_this_machine(compose: Json, docker_services: dict[str, Json]) -> None:
+    assert {name: service["ports"] for name, service in docker_services.items() if "ports" in service} == {
+        "flower": ["127.0.0.1:5555:5555"]
+    }
+    assert compose["networks"]["data"] == {"internal": True}
+    assert docker_services["postgres"]["networks"] == docker_services["redis"]["networks"] == ["data"]
+    assert docker_services["flower"]["environment"]["FLOWER_BASIC_AUTH"].startswith("pixcrawler:${FLOWER_PASSWORD:?")
+
+
+def test_each_is_told_only_the_secrets_that_it_needs(docker_services: dict[str, Json]) -> None:
+    def told(service: Json) -> set[str]:
+        return set(re.findall(r"\$\{(\w+_PASSWORD):\?", json.dumps(service)))
+
+    assert {name: told(service) for name, service in docker_services.items()} == {
+        "postgres": {"POSTGRES_PASSWORD"},
+        "redis": {"REDIS_PASSWORD"},
+        "migrate": {"POSTGRES_PASSWORD"},
+        "worker": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
+        "flower": {"REDIS_PASSWORD", "FLOWER_PASSWORD"},
+    }
+
+
+def test_what_runs_on_is_checked_and_starts_in_order(docker_services: dict[str, Json]) -> None:
+    lasting = {name: service for name, service in docker_services.items() if service["restart"] == "unless-stopped"}
+    assert set(docker_services) - set(lasting) == {"migrate"}
+    assert all(service["healthcheck"]["test"] for service in lasting.values())
+    assert docker_services["worker"]["depends_on"] == {
+        "migrate": {"condition": "service_completed_successfully"},
+        "redis": {"condition": "service_healthy"},
+    }
+    assert docker_services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+
+
+def test_redis_never_evicts_and_keeps_its_password_from_lists_of_processes(
+    docker_services: dict[str, Json], services: embedded.Services, tmp_path: Path
+) -> None:
+    *shell, script = docker_services["redis"]["command"]
+    here = {"$$": "$", "--dir /data": f"--dir {tmp_path} --port 0 --unixsocket {tmp_path}/redis"}
+    for there, instead in here.items():
+        assert there in script
+        script = script.replace(there, instead)
+    path = f"{Path(services.redis_server).parent}:{os.environ['PATH']}"
+    env = {"PATH": path, "REDIS_PASSWORD": PASSWORDS["REDIS_PASSWORD"]}
+    process = subprocess.Popen([*shell, script], env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert any("eady to accept connections" in line for line in process.stdout)
+        with redis.Redis(unix_socket_path=f"{tmp_path}/redis") as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        with redis.Redis(unix_socket_path=f"{tmp_path}/redis", password=PASSWORDS["REDIS_PASSWORD"]) as ours:
+            about: Json = ours.info()
+            assert about["maxmemory_policy"] == "noeviction"
+        listed = subprocess.run(
+            ["ps", "-o", "args=", "-p", str(process.pid)], capture_output=True, text=True, check=True
+        )
+        assert "redis-server" in listed.stdout
+        assert PASSWORDS["REDIS_PASSWORD"] not in listed.stdout
+    finally:
+        # What Docker sends reaches the server itself: it writes everything down and ends.
+        process.terminate()
+        process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+def test_the_same_commands_run_everywhere(docker_services: dict[str, Json]) -> None:
+    (*_, last) = stages()
+    (image,) = (json.loads(rest) for instruction, rest in last if instruction == "CMD")
+    commands = {name: shlex.split(line) for name, line in procfile().items()}
+    assert set(commands) == {"release", "worker", "flower"}
+    assert commands["release"] == docker_services["migrate"]["command"]
+    assert commands["worker"] == image
+    assert "command" not in docker_services["worker"]
+    # Inside a container everything is published by name alone, so Flower listens on all of it.
+    assert commands["flower"][:-1] == docker_services["flower"]["command"][:-1]
+    assert commands["flower"][-1] == "--address=127.0.0.1"
+
+
+def test_there_is_no_scheduler_to_run_beside_the_workers(docker_services: dict[str, Json]) -> None:
+    assert "beat" not in json.dumps([procfile(), docker_services])
+
+
+def test_the_image_has_hashed_dependencies_and_nothing_to_build_with() -> None:
+    build, last = stages()
+    installs = [rest for instruction, rest in build if instruction == "RUN" and "pip install" in rest]
+    assert all("--require-hashes" in rest or "--no-deps dist/*.whl" in rest for rest in installs)
+    assert any("-r requirements/deploy.txt" in rest for rest in installs)
+    assert not any("pip" in rest for instruction, rest in last if instruction == "RUN")
+    assert [rest for instruction, rest in last if instruction == "COPY"] == [
+        "--from=build /opt/pixcrawler /opt/pixcrawler"
+    ]
+
+
+def test_what_the_image_is_made_of_is_let_through_and_nothing_else() -> None:
+    build, _ = stages()
+    copied = {
+        name for instruction, rest in build if instruction == "COPY" for name in rest.split()[:-1] if name[:2] != "--"
+    }
+    assert all((ROOT / name).exists() for name in copied)
+    first, *let_through = (ROOT / ".dockerignore").read_text().split()
+    assert first == "*"
+    allowed = [line.removeprefix("!") for line in let_through if line.startswith("!")]
+    assert all(any(Path(name).match(pattern) for pattern in allowed) for name in copied)
+    assert not any(Path(name).match(pattern) for name in (".env", ".git", "tests") for pattern in allowed)
+
+
+def test_the_images_python_is_one_that_the_package_takes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = re.search(r"^ARG PYTHON=3\.(\d+)-", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert found
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert int(found[1]) in range(11, 14)
+
+
+def test_compose_itself_understands_it(tmp_path: Path) -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no docker client with compose here")
+    command = [docker, "compose", "--file", str(ROOT / "docker-compose.yml"), "config", "--format", "json"]
+    read = subprocess.run(command, env=PASSWORDS, cwd=tmp_path, capture_output=True, text=True, check=True)
+    environment = json.loads(read.stdout)["services"]["worker"]["environment"]
+    assert environment["PIXCRAWLER_DATABASE_URL"] == "postgresql://pixcrawler:pg-secret@postgres/pixcrawler"
