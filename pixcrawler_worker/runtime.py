@@ -1,6 +1,7 @@
 """The one place where settings become connections."""
 
 import asyncio
+import contextlib
 import os
 import platform
 import uuid
@@ -47,10 +48,15 @@ class Runtime:
         try:
             return self.loop.run_until_complete(task)
         finally:
-            # A time limit is raised in the loop itself and not in the work, which must not go on in the next run.
+            # A time limit is raised in the loop itself and not in the work, which must not go on in the next run. An
+            # interrupt is raised a second time by the group of tasks that it met.
             if not task.done():
                 task.cancel()
-                self.loop.run_until_complete(asyncio.wait([task]))
+                with contextlib.suppress(KeyboardInterrupt):
+                    self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            if task.done() and not task.cancelled():
+                # Looked at, so that nobody tells it once more when the task is forgotten.
+                task.exception()
 
     def source(self, name: str) -> Source:
         """Return the source of that name, ready to be asked.

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -139,6 +140,31 @@ def test_work_that_a_time_limit_interrupts_does_not_go_on_in_the_next_run(opened
         signal.signal(signal.SIGALRM, before)
     opened.run(asyncio.sleep(0.2))
     assert not went_on
+
+
+def test_work_that_is_interrupted_ends_whole_and_is_told_once(
+    opened: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = []
+
+    async def one(number: int) -> None:
+        try:
+            await asyncio.sleep(0.01 if number == 1 else 60)
+            raise KeyboardInterrupt
+        finally:
+            ended.append(number)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(one(number))
+
+    with pytest.raises(KeyboardInterrupt):
+        opened.run(work())
+    gc.collect()
+    assert sorted(ended) == [0, 1, 2]
+    # What is forgotten without having been looked at would be told with its traceback by asyncio itself.
+    assert caplog.records == []
 
 
 def test_a_source_is_made_once_and_with_its_configuration(settings: Settings) -> None:
