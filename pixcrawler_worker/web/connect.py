@@ -20,9 +20,16 @@ Lookup = Callable[[str], list[str]]
 MAX_CONNECTIONS = 64
 # A browser opens 6; a little more, since an answer here is always one small file.
 MAX_CONNECTIONS_PER_HOST = 8
+# Hosts that publish a smaller number: https://wikitech.wikimedia.org/wiki/Robot_policy.
+_FEWER = {"upload.wikimedia.org": 2}
 
 # A name server that does not answer holds its thread for half a minute; this many may hang before others wait.
 _LOOKUP_THREADS = 32
+
+
+def connections_to(host: str) -> int:
+    """Return how many connections to a host one process may have at once."""
+    return _FEWER.get(host, MAX_CONNECTIONS_PER_HOST)
 
 
 def guarded_connector(

@@ -20,6 +20,7 @@ from pixcrawler_worker.web.connect import (
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_HOST,
     Lookup,
+    connections_to,
     guarded_connector,
     system_lookup,
 )
@@ -250,7 +251,7 @@ class _Pool:
     @asynccontextmanager
     async def turn(self, host: str) -> AsyncIterator[None]:
         """Wait for this host's turn first, so that one busy host never holds places it cannot use."""
-        neighbours = self.hosts.setdefault(host, asyncio.Semaphore(MAX_CONNECTIONS_PER_HOST))
+        neighbours = self.hosts.setdefault(host, asyncio.Semaphore(connections_to(host)))
         async with neighbours, self.everyone:
             yield
 

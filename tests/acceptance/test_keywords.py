@@ -36,7 +36,10 @@ NONSENSE: dict[str, Trouble] = {
 def run(stack: Stack, server: Providers, *, max_images: int, **options: object) -> int:
     """Run a job over both keywords to its end, without waiting while chunks rest."""
     job_id = stack.make_job(keywords=[PANDA, LEOPARD], max_images=max_images)
-    with stack.worker(**server.settings), stack.watched(job_id):
+    with (
+        stack.worker(PIXCRAWLER_COMMONS_URL=server.commons_url, PIXCRAWLER_OPENVERSE_URL=server.openverse_url),
+        stack.watched(job_id),
+    ):
         send(stack, Task.CRAWL_START, job_id, options)
         stack.wait(job_id, until=hurried(stack))
     return job_id

@@ -18,6 +18,7 @@ from doubles import (
     files_of,
     first,
     good,
+    offering,
     page_of,
     query,
     run,
@@ -34,7 +35,7 @@ from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.sources.protocol import Page, Query
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 
 pytestmark = pytest.mark.usefixtures("sound")
 
@@ -182,6 +183,30 @@ def test_only_licences_that_were_asked_for_are_fetched(runtime: Runtime, host: H
     assert query(runtime, "SELECT license, author, page_url, source FROM pixcrawler.image_facts") == [
         ("cc0-1.0", "Ada", "https://example.org/a", "free")
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ({"width": 90, "height": 64}, False),
+        ({"width": 96, "height": 50}, False),
+        ({"width": 90}, False),
+        ({"width": 96, "height": 64}, True),
+        ({}, True),
+        # What a source says may be wrong; the picture itself decides then.
+        ({"width": 4000, "height": 4000}, True),
+    ],
+)
+def test_what_is_too_small_by_its_sources_own_words_is_not_downloaded(
+    runtime: Runtime, host: HostileServer, said: dict[str, Any], *, asked: bool
+) -> None:
+    (url,) = good(host, f"said-{len(said)}-{sum(said.values())}", 1)
+    offer = Shelf(lambda query: Page((Candidate(url=url, **said),) if query.page == 0 else (), more=False))
+    there = offering(runtime, offer=offer)
+    ref, wakes = start(there, sources=["offer"], min_width=96, min_height=60, max_rounds=1)
+    drive(there, wakes)
+    assert sum(host.hits[path] for path in host.hits if path.rpartition("/")[2] in url) == asked
+    assert reasons(runtime, ref) == ({} if asked else {"too_small": 1})
 
 
 @pytest.mark.parametrize(

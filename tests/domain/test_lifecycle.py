@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pixcrawler_worker.domain.lifecycle import (
     MAX_ATTEMPTS,
     MAX_CRASHES,
+    MOST_ATTEMPTS,
     TRANSITIONS,
     ChunkState,
     Counters,
@@ -18,6 +19,7 @@ from pixcrawler_worker.domain.lifecycle import (
     JobRef,
     JobStatus,
     after_crash,
+    allowed_attempts,
     delta,
     job_status,
     progress,
@@ -184,6 +186,14 @@ def test_rests_never_shrink_and_are_a_quarter_of_an_hour_at_most(attempt: int, m
     assert sooner is not None
     assert later is not None
     assert timedelta(seconds=5) <= sooner <= later <= timedelta(minutes=15)
+
+
+def test_being_asked_to_come_back_later_costs_no_attempt_but_not_for_ever() -> None:
+    allowed, attempts = MAX_ATTEMPTS, 0
+    while attempts < allowed:
+        attempts += 1
+        allowed = allowed_attempts(max_attempts=allowed)
+    assert attempts == MOST_ATTEMPTS
 
 
 @given(st.integers(1, 40), st.integers(0, 40))

@@ -8,7 +8,8 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -432,12 +433,64 @@ def test_a_proxy_that_is_away_is_nobodys_fault_and_keeps_its_password() -> None:
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+def ask(head: str) -> Fetched:
+    """Ask an API that answers with this status line and these headers."""
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {head}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+
+    async def run() -> Fetched:
+        downloader = Downloader(policy())
+        async with hosts.listening(converse) as port:
+            try:
+                return await downloader.ask(f"http://127.0.0.1:{port}/")
+            finally:
+                await downloader.aclose()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500, 503])
+def test_whatever_an_api_answers_is_an_answer(status: int) -> None:
+    answer = ask(f"{status} Whatever")
+    assert (answer.status, answer.retry_after) == (status, None)
+
+
+def after(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("120", 120, 120),
+        (" 0 ", 0, 0),
+        (after(1000), 900, 1000),
+        (after(-1000), 0, 0),
+        ("Wed, 21 Oct 2015 07:28:00", 0, 0),
+        ("9" * 30, 86_400, 366 * 86_400),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400, 366 * 86_400),
+    ],
+)
+def test_a_wish_to_be_left_alone_is_read_in_both_its_forms_and_bounded(header: str, least: int, most: int) -> None:
+    told = ask(f"429 Too Many Requests\r\nRetry-After: {header}").retry_after
+    assert told is not None
+    assert least <= told.total_seconds() <= most
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-5", "1.5", "\u00b2", "99 years"])
+def test_a_wish_that_cannot_be_read_is_none(header: str) -> None:
+    assert ask(f"429 Too Many Requests\r\nRetry-After: {header}").retry_after is None
+
+
 def test_environment_proxies_are_ignored(server: hosts.HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert fetch(server.url("/good/1.jpg")).status == 200
 
 
-def test_connections_are_reused_and_never_more_than_eight_per_host() -> None:
+@pytest.mark.parametrize(("host", "allowed"), [("pictures.example", 8), ("upload.wikimedia.org", 2)])
+def test_connections_are_reused_and_never_more_than_a_host_is_given(host: str, allowed: int) -> None:
     opened = open_now = most = 0
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -451,14 +504,14 @@ def test_connections_are_reused_and_never_more_than_eight_per_host() -> None:
         open_now -= 1
 
     async def run() -> None:
-        downloader = Downloader(policy(deadline=timedelta(seconds=0.3)))
+        downloader = Downloader(policy(deadline=timedelta(seconds=0.3)), lookup=lambda _host: ["127.0.0.1"])
         async with hosts.listening(converse) as port:
-            # Twenty-five rounds of eight take 0.5 s; whoever waits for its turn does so off the clock.
-            await asyncio.gather(*(downloader.fetch(f"http://127.0.0.1:{port}/") for _ in range(200)))
+            # Twenty-five rounds of all connections take 0.5 s; whoever waits for its turn does so off the clock.
+            await asyncio.gather(*(downloader.fetch(f"http://{host}:{port}/") for _ in range(25 * allowed)))
             await downloader.aclose()
 
     asyncio.run(run())
-    assert opened == most == 8
+    assert opened == most == allowed
 
 
 def test_a_closed_downloader_opens_again_in_another_loop(server: hosts.HostileServer) -> None:
