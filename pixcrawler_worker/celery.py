@@ -25,6 +25,7 @@ from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.domain.messages import CHUNK_TASKS, QUEUES, Queue, Task
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.sources import protocol
 
 log = structlog.get_logger()
 
@@ -199,7 +200,7 @@ def _check(**_: object) -> None:
     try:
         settings = configuration.load()
         settings.require_broker()
-        if unknown := configuration.unknown():
+        if unknown := configuration.unknown(protocol.installed()):
             log.warning("unknown settings are ignored", did_you_mean=unknown)
         if networks := [str(network) for network in settings.allowed_networks]:
             log.warning("private networks may be fetched from: this is for development", networks=networks)

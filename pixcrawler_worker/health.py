@@ -73,7 +73,7 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _names() -> str:
-    unknown = configuration.unknown()
+    unknown = configuration.unknown(protocol.installed())
     slips = [f"{name} means nothing here, did you mean {near}?" for name, near in unknown.items() if near]
     if slips:
         raise PermanentError("; ".join(slips))

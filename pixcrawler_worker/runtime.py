@@ -135,11 +135,11 @@ def _policy(settings: Settings) -> Policy:
 
 
 def source_config(settings: Settings, name: str) -> SourceConfig:
-    """Return what is configured for the source of that name."""
-    return SourceConfig(
-        base_url=getattr(settings, f"{name}_url", None),
-        api_key=_revealed(getattr(settings, f"{name}_api_key", None)),
-    )
+    """Return what is configured for the source of that name: by a setting of ours, or beside them."""
+    if f"{name}_url" in Settings.model_fields:
+        return SourceConfig(base_url=getattr(settings, f"{name}_url"))
+    base_url, api_key = configuration.of_source(name)
+    return SourceConfig(base_url=base_url, api_key=api_key)
 
 
 def _revealed(secret: SecretStr | None) -> str | None:

@@ -1,7 +1,7 @@
 """What an operator may change: one frozen class, read from the environment with the prefix `PIXCRAWLER_`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
@@ -174,14 +174,31 @@ def _masked(value: object) -> str | float | None:
     return value if value is None or isinstance(value, float | int | str) else str(value)
 
 
-def unknown() -> dict[str, str | None]:
-    """Return the names with our prefix, in the environment and in `.env`, that no setting has.
+def of_source(name: str) -> tuple[str | None, str | None]:
+    """Return base URL and API key of a source that came with a package of its own: no field of ours is for them."""
+    url, key = (_given().get(variable.lower()) or None for variable in _source_names(name))
+    return url, key
+
+
+def _source_names(name: str) -> tuple[str, str]:
+    stem = _PREFIX + name.upper().replace("-", "_")
+    return f"{stem}_URL", f"{stem}_API_KEY"
+
+
+def _given() -> Mapping[str, str | None]:
+    """Return what is set in the environment or, below it, in `.env`, by names in small letters."""
+    return {**DotEnvSettingsSource(Settings).env_vars, **EnvSettingsSource(Settings).env_vars}
+
+
+def unknown(sources: Iterable[str] = ()) -> dict[str, str | None]:
+    """Return the names with our prefix, in the environment and in `.env`, that no setting has and no source reads.
 
     Each comes with the setting that was probably meant, or None when nothing is like it: those may be somebody else's.
     """
-    known = {field.upper(): _PREFIX + field.upper() for field in Settings.model_fields}
-    given = {**EnvSettingsSource(Settings).env_vars, **DotEnvSettingsSource(Settings).env_vars}
-    names = {name.upper() for name in given if name.upper().startswith(_PREFIX)}
+    fields = {field.upper(): _PREFIX + field.upper() for field in Settings.model_fields}
+    read = {variable.removeprefix(_PREFIX): variable for name in sources for variable in _source_names(name)}
+    known = read | fields
+    names = {name.upper() for name in _given() if name.upper().startswith(_PREFIX)}
     # The prefix is left out of the comparison: it would make any two names alike.
     return {
         name: known.get(nearest(name.removeprefix(_PREFIX), known) or "")

@@ -178,6 +178,16 @@ def test_a_source_is_made_once_and_with_its_configuration(settings: Settings) ->
         assert "PIXCRAWLER_GALLERY_URL" in missing
 
 
+def test_a_source_of_another_package_gets_what_is_set_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXCRAWLER_NASA_URL", "https://mirror.example/")
+    monkeypatch.setenv("PIXCRAWLER_NASA_API_KEY", "hunter2")
+    found = runtime.source_config(settings, "nasa")
+    assert (found.base_url, found.api_key) == ("https://mirror.example/", "hunter2")
+    assert runtime.source_config(settings, "commons").api_key is None
+
+
 def test_a_source_that_is_not_installed_is_named_with_those_that_are(opened: Runtime) -> None:
     with pytest.raises(PermanentError, match="there is no source 'flicker'; known are commons, gallery, "):
         opened.source("flicker")

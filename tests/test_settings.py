@@ -197,6 +197,18 @@ def test_a_slip_in_a_name_is_told_with_what_was_meant(monkeypatch: pytest.Monkey
     }
 
 
+def test_a_source_of_another_package_has_settings_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIXCRAWLER_PUBLIC_DOMAIN_URL", "https://mirror.example/")
+    Path(".env").write_text(
+        "PIXCRAWLER_PUBLIC_DOMAIN_API_KEY=hunter2\nPIXCRAWLER_PUBLIC_DOMAIN_URL=https://x.example/\n"
+    )
+    assert settings.of_source("public-domain") == ("https://mirror.example/", "hunter2")
+    assert settings.of_source("other") == (None, None)
+    assert settings.unknown(["public-domain"]) == {}
+    monkeypatch.setenv("PIXCRAWLER_PUBLIC_DOMAIN_KEY", "hunter2")
+    assert settings.unknown(["public-domain"]) == {"PIXCRAWLER_PUBLIC_DOMAIN_KEY": "PIXCRAWLER_PUBLIC_DOMAIN_API_KEY"}
+
+
 def test_the_contract_lists_every_setting_with_its_default() -> None:
     listed = dict(re.findall(r"^\| `PIXCRAWLER_(\w+)`[^|]*\| `?([^|`]*?)`? *\|", CONTRACT.read_text(), re.MULTILINE))
     assert listed == {name.upper(): _written(field.default) for name, field in Settings.model_fields.items()}

@@ -22,9 +22,8 @@ from pixcrawler_worker.cli import build, console, local
 from pixcrawler_worker.cli import crawl as crawling
 from pixcrawler_worker.cli.local import Local
 from pixcrawler_worker.cli.request import Request
-from pixcrawler_worker.crawl import options, planner
+from pixcrawler_worker.crawl import options
 from pixcrawler_worker.db.images import Stored
-from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
@@ -81,9 +80,7 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         job = _crawl(here, sorted(index), min(count, _MOST_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
         images = build.write(here.runtime, job, target, again="pixcrawler demo")
-        refused = transact(here.runtime.sessions, lambda session: planner.reasons(session, job.id))
     _show(images, target)
-    console.out.print("refused: " + (", ".join(f"{count} {reason}" for reason, count in refused.items()) or "nothing"))
     lines = {"dataset": target.resolve(), "page": (target / "report.html").resolve(), "log": here.log.resolve()}
     console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
     if job.status != JobStatus.COMPLETED or not images:

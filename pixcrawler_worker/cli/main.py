@@ -16,8 +16,8 @@ from pixcrawler_worker.errors import PermanentError, TransientError
 #: Name of a command, where it is, and its line in the help text.
 _COMMANDS = {
     "demo": ("demo", "demo", "Sample pictures through the whole service, with no internet."),
-    "build": ("build", "build", "Turn keywords into a folder of pictures: crawl, wait and write it."),
-    "up": ("up", "up", "PostgreSQL, Redis, a worker and Flower in the foreground, for development."),
+    "build": ("build", "build", "Turn keywords into a folder of pictures."),
+    "up": ("up", "up", "Run PostgreSQL, Redis, a worker and Flower, for development."),
     "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
     "sources": ("sources", "sources", "Show who can be asked for pictures, and on what terms."),

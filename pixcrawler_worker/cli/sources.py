@@ -1,16 +1,19 @@
 """`pixcrawler sources`."""
 
 import json
+import textwrap
 from typing import Any
 
 import click
-from rich.padding import Padding
 
 from pixcrawler_worker.cli import console
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
+
+#: Columns of a source's name.
+_INDENT = 11
 
 
 @click.command()
@@ -23,10 +26,17 @@ def sources(*, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for position, source in enumerate(found):
-        console.out.print(f"{'' if position == 0 else chr(10)}{source['name']:<11}{source['state']}")
+        console.out.print(f"{'' if position == 0 else chr(10)}{source['name']:<{_INDENT}}{source['state']}")
         for line in (source.get("summary"), _limits(source), source.get("terms")):
-            if line:
-                console.out.print(Padding(console.shown(line), (0, 0, 0, 11)))
+            for part in _wrapped(line or ""):
+                console.out.print(f"{'':<{_INDENT}}{console.shown(part)}", soft_wrap=True)
+
+
+def _wrapped(text: str) -> list[str]:
+    """Break a line for a terminal; where there is none, leave it whole for whoever reads it."""
+    if not console.out.is_terminal:
+        return [text] if text else []
+    return textwrap.wrap(text, console.out.width - _INDENT, break_long_words=False, break_on_hyphens=False)
 
 
 def _described(name: str, settings: Settings) -> dict[str, Any]:
