@@ -24,9 +24,25 @@ from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
 
+
+class _Number(click.ParamType[str | int, int]):
+    """A whole number as PostgreSQL's `integer` takes it: an id, or how many of something."""
+
+    name = "number"
+    most = 2**31 - 1
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no whole number", param, ctx)
+        if not 1 <= number <= self.most:
+            self.fail(f"{number} is not between 1 and {self.most}", param, ctx)
+        return number
+
+
 out = Console(highlight=False)
-#: A whole number as PostgreSQL's `integer` takes it: an id, or how many of something.
-NUMBER = click.IntRange(min=1, max=2**31 - 1)
+NUMBER = _Number()
 
 _INTERRUPTED = 128 + signal.SIGINT
 _POLL_SECONDS = 0.5

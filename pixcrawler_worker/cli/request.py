@@ -56,10 +56,10 @@ _OPTIONS = (
         multiple=True,
         metavar="NAME",
         shell_complete=_complete_license,
-        help="Licence to take, such as cc0, cc-by, cc-by-sa-4.0; may be repeated.  [default: all]",
+        help="Licence to take, such as cc0 or cc-by; may be repeated.  [default: all]",
     ),
-    click.option("--min-width", type=console.NUMBER, metavar="PIXELS", help="Smaller pictures are refused."),
-    click.option("--min-height", type=console.NUMBER, metavar="PIXELS", help="Likewise."),
+    click.option("--min-width", type=console.NUMBER, metavar="PIXELS", help="Least width.  [default: 32]"),
+    click.option("--min-height", type=console.NUMBER, metavar="PIXELS", help="Least height.  [default: 32]"),
     click.option(
         "--urls",
         type=click.File(errors="replace"),

@@ -29,7 +29,7 @@ _FLOWER_PORT = 5555
 
 
 @click.command()
-@click.option("--concurrency", type=click.IntRange(min=1), help="Worker processes.  [default: one per core]")
+@click.option("--concurrency", type=console.NUMBER, help="Worker processes.  [default: one per core]")
 def up(*, concurrency: int | None) -> None:
     """Run PostgreSQL, Redis, a worker and Flower until interrupted. Other commands in this directory find them.
 

@@ -113,7 +113,7 @@ def test_the_program_completes_when_a_shell_asks_it() -> None:
         (["biuld"], 2, "pixcrawler: there is no command 'biuld'; did you mean 'build'? (pixcrawler --help tells more)"),
         (["build"], 2, "pixcrawler: give at least one KEYWORD, or --job ID to go on with a job (pixcrawler build"),
         (["build", "--job", "1", "cat"], 2, "pixcrawler: a job has its keywords and options already"),
-        (["jobs", "show", "x"], 2, "pixcrawler: Invalid value for 'ID': 'x' is not a valid integer range"),
+        (["jobs", "show", "x"], 2, "pixcrawler: Invalid value for 'ID': 'x' is no whole number"),
         (["jobs", "list"], 1, "pixcrawler: no database is configured: set PIXCRAWLER_DATABASE_URL"),
         (
             ["build", "cat", "--out", "."],

@@ -98,7 +98,7 @@ def test_an_unknown_command_is_a_wrong_call() -> None:
 def test_a_number_that_cannot_be_is_a_wrong_call(env: Mapping[str, str], words: list[str]) -> None:
     result = call(env, *words)
     assert result.exit_code == 2
-    assert "is not in the range" in result.stderr
+    assert "is not between 1 and 2147483647" in result.stderr
 
 
 # pixcrawler jobs

@@ -71,7 +71,7 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
         (["cat", "--source", "comons"], "there is no source 'comons'; did you mean 'commons'?"),
         (["cat", "--license", "cc-bye"], "there is no licence 'cc-bye'; did you mean 'cc-by'?"),
         (["cat", "--sourse", "commons"], "No such option '--sourse'."),
-        (["cat", "--min-width", "wide"], "'wide' is not a valid integer range"),
+        (["cat", "--min-width", "wide"], "'wide' is no whole number"),
     ],
 )
 def test_a_call_that_cannot_be_meant_creates_nothing(
