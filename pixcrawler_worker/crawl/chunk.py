@@ -1,53 +1,41 @@
-"""Running one chunk: ask the source, fetch, inspect, store, and write down what came of it.
-
-Two short transactions with the work between them: the claim before, the result after. Between them nothing is locked,
-and a heartbeat on a connection of its own tells the sweep that somebody is at it.
-"""
+"""Running one chunk: ask the source, fetch, inspect, store, and write down what came of it."""
 
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import structlog
 
+from pixcrawler_worker import attempt
+from pixcrawler_worker.attempt import Steps
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.options import CrawlOptions, parse
-from pixcrawler_worker.db import chunks, images, jobs, plans
-from pixcrawler_worker.db.chunks import Claim, Hold
+from pixcrawler_worker.db import chunks, images, plans
+from pixcrawler_worker.db.chunks import Claim
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.jobs import NotRunningError, OvershotError, Wake
+from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.domain.planning import Slice, slug, url_hash
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.runtime import Runtime, owner
+from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
-#: A chunk that takes longer is given back: well below the task's own time limit, which would kill the process.
-_DEADLINE = 600.0
 #: Pause before the one second try at an address whose trouble may pass.
 _PAUSE = 0.5
 #: Downloads under way beyond what the quota still needs: what one of them loses, another one brings without waiting.
 _SPARE = 8
-#: Seconds between tries to write a result down: work that is done is worth waiting for a database that restarts. With
-#: a dead one the lease ends, and the chunk is taken for crashed, which happens to it only twice.
-_PATIENCE = (0.05, 0.2, 0.5, 1.0, 2.0, *[5.0] * 8)
 #: Searches that are tried at a source in trouble when the job has others: half a minute's patience.
 _PATIENT_ATTEMPTS = 3
 #: Digits of the digest in a file's name: 128 bits, so that nobody can make two pictures with the same name.
 _NAME_DIGITS = 32
-
-
-class _LostError(Exception):
-    """The claim does not stand any more: whatever was done is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,102 +85,29 @@ class _Harvest:
 
 
 def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
-    """Run a chunk if it is queued and due, and return which chunks to send messages about next.
-
-    A duplicate, early or stale message changes nothing. Trouble that may pass gives the chunk back, trouble that will
-    not fails it. Anything else is a bug and is raised; the attempt was counted, and the sweep takes the chunk back.
-    """
-    work = _claim(runtime, chunk_id)
-    if work is None:
-        return []
-    job, attempt = work.claim.job, work.claim.attempt
-    with structlog.contextvars.bound_contextvars(job=job.id, chunk=chunk_id, attempt=attempt):
-        try:
-            ended = _run(runtime, work)
-        except (_LostError, NotRunningError):
-            log.info("result dropped: the chunk is not ours any more, or its job does not run")
-            return []
-        if ended:
-            return planner.conclude(runtime, job.id)
-        return transact(runtime.sessions, lambda session: chunks.wake_next(session, job, limit=1))
+    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`."""
+    steps = Steps(
+        kind=JobKind.CRAWL,
+        prepare=lambda session, claim: _prepare(runtime, session, claim),
+        work=lambda work: _gather(runtime, work),
+        write=_write,
+        conclude=lambda job_id: planner.conclude(runtime, job_id),
+    )
+    return attempt.run(runtime, chunk_id, steps)
 
 
-def _run(runtime: Runtime, work: _Work) -> bool:
-    """Do the work and end the chunk one way or the other; return whether it was the last open one of its job."""
-    try:
-        harvest = runtime.run(_guarded(runtime, work.claim, _gather(runtime, work)))
-        return _finish(runtime, work, harvest)
-    except TransientError as error:
-        log.warning("chunk given back", reason=str(error))
-        return _close(runtime, work.claim, error)
-    except PermanentError as error:
-        log.warning("chunk failed", reason=str(error))
-        return _close(runtime, work.claim, error)
-
-
-def _claim(runtime: Runtime, chunk_id: int) -> _Work | None:
-    me = owner()
-
-    def work(session: Session) -> _Work | None:
-        claim = chunks.claim(session, chunk_id, owner=me, lease=runtime.settings.lease)
-        if claim is None:
-            return None
-        plan = plans.load(session, claim.job.id)
-        try:
-            options = parse(plan.options)
-        except PermanentError as error:
-            # Another version kept them; the sweep concludes the job. Raised, this would be tried for ever.
-            chunks.give_up(session, claim, error=str(error))
-            return None
-        part = plans.slice_of(claim.payload)
-        return _Work(
-            claim=claim,
-            slice=part,
-            options=options,
-            quota=min(part.quota, plan.max_images - plan.valid_images),
-            alone=len(planner.sources(runtime, plan, options)) == 1,
-            urls=plans.urls(session, claim.job.id, part.page) if part.source == planner.URLS else (),
-        )
-
-    try:
-        return transact(runtime.sessions, work)
-    except NotRunningError:
-        return None
-
-
-async def _guarded(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T]) -> T:
-    """Run the work while the claim stands; stop it when the claim is lost or the deadline has come.
-
-    Raises:
-        _LostError: when the claim was lost meanwhile.
-        TransientError: when the chunk took too long.
-    """
-    task = asyncio.ensure_future(work)
-    heart = asyncio.ensure_future(_beat(runtime, claim))
-    try:
-        await asyncio.wait({task, heart}, timeout=_DEADLINE, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if heart.done():
-            heart.result()
-            raise _LostError
-        raise TransientError(f"the chunk took longer than {_DEADLINE:.0f} s")
-    finally:
-        for running in (task, heart):
-            running.cancel()
-        await asyncio.gather(task, heart, return_exceptions=True)
-
-
-async def _beat(runtime: Runtime, claim: Claim) -> None:
-    """Extend the lease until it is lost. A database that is away for a moment does not end the work."""
-    lease = runtime.settings.lease
-    while True:
-        await asyncio.sleep(lease.total_seconds() / 4)
-        with contextlib.suppress(TransientError):
-            if not await asyncio.to_thread(
-                transact, runtime.sessions, lambda session: chunks.heartbeat(session, claim, lease=lease)
-            ):
-                return
+def _prepare(runtime: Runtime, session: Session, claim: Claim) -> _Work:
+    plan = plans.load(session, claim.job.id)
+    options = parse(plan.options)
+    part = plans.slice_of(claim.payload)
+    return _Work(
+        claim=claim,
+        slice=part,
+        options=options,
+        quota=min(part.quota, plan.max_images - plan.valid_images),
+        alone=len(planner.sources(runtime, plan, options)) == 1,
+        urls=plans.urls(session, claim.job.id, part.page) if part.source == planner.URLS else (),
+    )
 
 
 async def _gather(runtime: Runtime, work: _Work) -> _Harvest:
@@ -352,60 +267,30 @@ def _describe(runtime: Runtime, work: _Work, candidate: Candidate, facts: ImageF
     )
 
 
-def _finish(runtime: Runtime, work: _Work, harvest: _Harvest) -> bool:
-    """Write the images, the counters and the chunk's end in one transaction; return whether the job's last one ended.
-
-    Raises:
-        _LostError, NotRunningError: when the result comes too late and is dropped.
-    """
-    claim, job_id = work.claim, work.claim.job.id
+def _write(session: Session, work: _Work, harvest: _Harvest) -> bool:
+    """Write the images, the counters and the chunk's end; return whether the job's last one ended."""
+    job_id = work.claim.job.id
     found = [harvest.good[at] for at in sorted(harvest.good)]
-
-    def finish(session: Session) -> bool:
-        match chunks.hold(session, claim):
-            case Hold.LOST:
-                raise _LostError
-            case Hold.DONE:
-                return not jobs.counters(session, claim.job).open
-        plan = plans.load(session, job_id)
-        room = max(0, plan.max_images - plan.valid_images)
-        stored = len(images.insert_new(session, job_id, found[:room]))
-        refused = harvest.refused + Counter(
-            {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
-        )
-        return chunks.finish(
-            session,
-            claim,
-            result={
-                "offered": stored + refused.total(),
-                "stored": stored,
-                "downloaded": harvest.downloaded,
-                "reasons": dict(refused),
-                "left": harvest.left,
-                "more": harvest.more,
-            },
-            gains={
-                "total_images": images.add_candidates(session, job_id, sorted(harvest.judged)),
-                "downloaded_images": harvest.downloaded,
-                "valid_images": stored,
-            },
-        )
-
-    while True:
-        # Only somebody who lowers `max_images` in this very moment makes a second turn necessary.
-        with contextlib.suppress(OvershotError):
-            return transact(runtime.sessions, finish, pauses=_PATIENCE)
-
-
-def _close(runtime: Runtime, claim: Claim, error: TransientError | PermanentError) -> bool:
-    """Give the chunk back or up; return whether the job's last one ended."""
-
-    def close(session: Session) -> bool:
-        if isinstance(error, TransientError):
-            return chunks.give_back(session, claim, error=str(error), wish=error.retry_after)
-        return chunks.give_up(session, claim, error=str(error))
-
-    try:
-        return transact(runtime.sessions, close, pauses=_PATIENCE)
-    except NotRunningError:
-        return False
+    plan = plans.load(session, job_id)
+    room = max(0, plan.max_images - plan.valid_images)
+    stored = len(images.insert_new(session, job_id, found[:room]))
+    refused = harvest.refused + Counter(
+        {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
+    )
+    return chunks.finish(
+        session,
+        work.claim,
+        result={
+            "offered": stored + refused.total(),
+            "stored": stored,
+            "downloaded": harvest.downloaded,
+            "reasons": dict(refused),
+            "left": harvest.left,
+            "more": harvest.more,
+        },
+        gains={
+            "total_images": images.add_candidates(session, job_id, sorted(harvest.judged)),
+            "downloaded_images": harvest.downloaded,
+            "valid_images": stored,
+        },
+    )
