@@ -12,7 +12,8 @@ import sys
 from pixcrawler_worker.domain.reasons import RefusedError
 from pixcrawler_worker.inspection import wire
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes, thumbnail
+from pixcrawler_worker.inspection.opening import inspect_bytes, measure_bytes, thumbnail
+from pixcrawler_worker.inspection.wire import Wish
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -34,23 +35,27 @@ def main() -> None:
             worker.sendall(wire.framed(_answer(*request, limits)))
 
 
-def _answer(body: bytes, side: int, limits: Limits) -> bytes:
+def _answer(body: bytes, wish: int, number: int, limits: Limits) -> bytes:
     try:
-        if side:
-            return thumbnail(body, side, limits)
-        return wire.accepted(inspect_bytes(body, limits))
+        match Wish(wish):
+            case Wish.THUMBNAIL:
+                return thumbnail(body, number, limits)
+            case Wish.METRICS:
+                return wire.accepted(*measure_bytes(body, limits, strict=bool(number)))
+            case Wish.FACTS:
+                return wire.accepted(inspect_bytes(body, limits))
     except RefusedError as refusal:
         return wire.refused(refusal)
 
 
-def _receive(worker: socket.socket) -> tuple[bytes, int] | None:
-    """The next picture with the side of the thumbnail that is wanted, or None when the worker is gone."""
+def _receive(worker: socket.socket) -> tuple[bytes, int, int] | None:
+    """The next picture with what is wanted of it, or None when the worker is gone."""
     prefix = worker.recv(wire.REQUEST.size, socket.MSG_WAITALL)
     if len(prefix) < wire.REQUEST.size:
         return None
-    size, side = wire.REQUEST.unpack(prefix)
+    size, wish, number = wire.REQUEST.unpack(prefix)
     body = worker.recv(size, socket.MSG_WAITALL) if size else b""
-    return (body, side) if len(body) == size else None
+    return (body, wish, number) if len(body) == size else None
 
 
 def _outlive_nobody() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -11,9 +12,11 @@ from dataclasses import asdict
 
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection import wire
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.wire import Wish
 
 #: Pictures a process opens before the next one takes over: leaks and fragmentation end with it.
 _LIFE = 500
@@ -57,11 +60,24 @@ class Decoder:
                 or was killed over this image. The next image finds a new process.
             TransientError: no process could be started, and the image was not looked at.
         """
-        return wire.facts(await self._ask(body, 0))
+        return wire.facts(await self._ask(body, Wish.FACTS))
+
+    async def measure(self, body: bytes, *, strict: bool, seconds: float) -> tuple[ImageFacts, Metrics]:
+        """What `body` is, and what its pixels and tags say.
+
+        Args:
+            body: the whole file.
+            strict: give JPEG data to a decoder that mends nothing, too.
+            seconds: a deadline below that of the limits.
+
+        Raises:
+            RefusedError, TransientError: as `inspect`.
+        """
+        return wire.measured(await self._ask(body, Wish.METRICS, int(strict), seconds=seconds))
 
     async def thumbnail(self, body: bytes, *, side: int) -> bytes:
         """A JPEG of `body`, upright, at most `side` pixels long and wide. Raises as `inspect`."""
-        return wire.thumbnail(await self._ask(body, side))
+        return wire.thumbnail(await self._ask(body, Wish.THUMBNAIL, side))
 
     async def aclose(self) -> None:
         """End the processes, once the images that waited before this call are done."""
@@ -72,19 +88,20 @@ class Decoder:
                 await process.gone()
             self._leaving.clear()
 
-    async def _ask(self, body: bytes, side: int) -> bytes:
+    async def _ask(self, body: bytes, wish: Wish, number: int = 0, *, seconds: float = math.inf) -> bytes:
+        seconds = min(seconds, self._limits.seconds)
         async with self._turn:
             process = self._at_work()
             try:
                 await process.started()
-                async with asyncio.timeout(self._limits.seconds):
-                    return await process.ask(body, side)
+                async with asyncio.timeout(seconds):
+                    return await process.ask(body, wish, number)
             except ConnectionError as error:
                 self._dismiss(process)
                 raise await process.died(self._limits) from error
             except TimeoutError as error:
                 self._dismiss(process)
-                raise RefusedError(Reason.TIMEOUT, f"not decoded within {self._limits.seconds:g} s") from error
+                raise RefusedError(Reason.TIMEOUT, f"not decoded within {seconds:g} s") from error
             except BaseException:
                 # The caller gave up half-way: this image's answer must not become the next one's.
                 self._dismiss(process)
@@ -158,11 +175,11 @@ class _Process:
             raise TransientError("the image decoder does not start") from error
         self._started = True
 
-    async def ask(self, body: bytes, side: int) -> bytes:
-        """Its answer to one image, facts or a thumbnail; ConnectionError when it dies instead."""
+    async def ask(self, body: bytes, wish: Wish, number: int) -> bytes:
+        """Its answer to one image; ConnectionError when it dies instead."""
         self.opened += 1
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._socket, wire.REQUEST.pack(len(body), side))
+        await loop.sock_sendall(self._socket, wire.REQUEST.pack(len(body), wish, number))
         await loop.sock_sendall(self._socket, body)
         return await self._receive()
 

@@ -4,8 +4,10 @@ import hashlib
 
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
-from pixcrawler_worker.inspection import headers, pixels
+from pixcrawler_worker.domain.verdicts import Metrics
+from pixcrawler_worker.inspection import headers, metrics, pixels
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.pixels import Pixels
 
 
 def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
@@ -18,7 +20,26 @@ def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
         RefusedError: EMPTY, NOT_AN_IMAGE, TOO_MANY_PIXELS or CORRUPT.
     """
     header = _header(body, limits)
-    decoded = pixels.decode(body, header.format, limits)
+    return _facts(body, header, pixels.decode(body, header.format, limits))
+
+
+def measure_bytes(body: bytes, limits: Limits, *, strict: bool) -> tuple[ImageFacts, Metrics]:
+    """What `body` is, and what its pixels and tags say, by decoding it once. Otherwise as `inspect_bytes`.
+
+    The hashes are taken from another reduction than those of `inspect_bytes`: they differ by a bit now and then, and
+    are not to be compared with them.
+    """
+    header = _header(body, limits)
+    decoded, measured = metrics.measure(body, header.format, limits, strict=strict)
+    return _facts(body, header, decoded), measured
+
+
+def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
+    """A JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
+    return pixels.thumbnail(body, _header(body, limits).format, side, limits)
+
+
+def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:
     # An AVIF's header gives bounds only; of a TIFF, Pillow gives the size after turning it.
     size = decoded if header.format == "avif" else header
     return ImageFacts(
@@ -32,11 +53,6 @@ def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
         phash=pixels.phash(decoded.grey),
         dhash=pixels.dhash(decoded.grey),
     )
-
-
-def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
-    """A JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
-    return pixels.thumbnail(body, _header(body, limits).format, side, limits)
 
 
 def _header(body: bytes, limits: Limits) -> headers.Header:

@@ -68,7 +68,7 @@ def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
         RefusedError: CORRUPT when a decoder fails, TOO_MANY_PIXELS when Pillow sees more pixels than the header
             declared or memory runs out.
     """
-    with _opened(body, extension, limits) as image:
+    with opened(body, extension, limits) as image:
         width, height = image.size
         mode = image.mode
         if extension == "jpg":
@@ -80,12 +80,12 @@ def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
 
 def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
     """Decode the first frame of `body` into a JPEG of at most `side` x `side` pixels. Raises as `decode`."""
-    with _opened(body, extension, limits) as image:
+    with opened(body, extension, limits) as image:
         if extension == "jpg":
             image.draft("RGB", (side, side))
         image.load()
         upright = ImageOps.exif_transpose(image)
-        upright = upright.convert("RGBA") if upright.has_transparency_data else _byte_per_band(upright).convert("RGB")
+        upright = upright.convert("RGBA") if upright.has_transparency_data else byte_per_band(upright).convert("RGB")
         upright.thumbnail((side, side))
         small = Image.new("RGB", upright.size, "white")
         small.paste(upright, mask=upright.getchannel("A") if upright.mode == "RGBA" else None)
@@ -95,8 +95,12 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
 
 
 @contextmanager
-def _opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]:
-    """The picture, opened but not decoded yet; whatever goes wrong with it inside the context is a refusal."""
+def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]:
+    """Open a picture without decoding it yet; whatever goes wrong with it inside the context is a refusal.
+
+    Raises:
+        RefusedError: as `decode`.
+    """
     try:
         # Warnings are for those who own the file.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[_PILLOW[extension]]) as image:
@@ -111,8 +115,8 @@ def _opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image
         raise RefusedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_DETAIL]}") from error
 
 
-def _byte_per_band(image: Image.Image) -> Image.Image:
-    """`image` with what Pillow would cut off at 255 stretched to a byte: 16-bit greys and floats."""
+def byte_per_band(image: Image.Image) -> Image.Image:
+    """Return `image` with what Pillow would cut off at 255 stretched to a byte: 16-bit greys and floats."""
     if not image.mode.startswith(("I", "F")):
         return image
     low, high = image.convert("F").getextrema()

@@ -7,15 +7,26 @@ would let them.
 
 import json
 import struct
+from dataclasses import asdict
+from enum import IntEnum
 from typing import Any
 
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.verdicts import Metrics
 
-#: In front of every picture: how many bytes follow, and the longer side of the thumbnail that is wanted; 0 for facts.
-REQUEST = struct.Struct(">QH")
+#: In front of every picture: how many bytes follow, what is wanted of them, and a number that goes with that.
+REQUEST = struct.Struct(">QBH")
 #: In front of every answer: how many bytes follow.
 LENGTH = struct.Struct(">Q")
+
+
+class Wish(IntEnum):
+    """What is wanted of a picture."""
+
+    FACTS = 0
+    THUMBNAIL = 1  # with its longer side
+    METRICS = 2  # beside the facts; with 1 for a strict decoder, too
 
 
 def framed(message: bytes) -> bytes:
@@ -31,10 +42,11 @@ def unframed(received: bytes) -> bytes | None:
     return received[LENGTH.size : end] if len(received) >= end else None
 
 
-def accepted(facts: ImageFacts) -> bytes:
+def accepted(facts: ImageFacts, metrics: Metrics | None = None) -> bytes:
     """The answer to a good picture."""
-    fields = {name: getattr(facts, name) for name in ImageFacts.__slots__}
-    return json.dumps(fields | {"sha256": facts.sha256.hex()}).encode()
+    fields: dict[str, Any] = {name: getattr(facts, name) for name in ImageFacts.__slots__}
+    measured = {} if metrics is None else {"metrics": asdict(metrics)}
+    return json.dumps(fields | {"sha256": facts.sha256.hex()} | measured).encode()
 
 
 def refused(refusal: RefusedError) -> bytes:
@@ -50,6 +62,13 @@ def facts(answer: bytes) -> ImageFacts:
     """
     fields = _unless_refused(answer)
     return ImageFacts(**fields | {"sha256": bytes.fromhex(fields["sha256"])})
+
+
+def measured(answer: bytes) -> tuple[ImageFacts, Metrics]:
+    """What an answer says, and what was measured. Raises as `facts`."""
+    fields = _unless_refused(answer)
+    metrics = Metrics(**fields.pop("metrics"))
+    return ImageFacts(**fields | {"sha256": bytes.fromhex(fields["sha256"])}), metrics
 
 
 def thumbnail(answer: bytes) -> bytes:

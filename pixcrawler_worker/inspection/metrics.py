@@ -1,0 +1,146 @@
+"""What pixels and tags of one picture say, for the checks of a validation.
+
+Brightness, entropy and sharpness are cleanvision's (github.com/cleanlab/cleanvision, `image_property.py`), taken from
+the picture reduced to 256 pixels a side, where it takes them from all of it. Differences that this makes, and those of
+picture kinds that it misreads (palettes, transparency), are in `tests/inspection/test_metrics.py`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageFilter, ImageStat
+
+from pixcrawler_worker.domain.verdicts import Metrics
+from pixcrawler_worker.inspection import pixels
+from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.pixels import Pixels
+
+#: Pixels a side that everything is measured on.
+_SIDE = 256
+#: Longer side of the picture whose edges tell how sharp it is.
+_EDGES_SIDE = 64
+#: cleanvision's `normalizing_factor` and `color_threshold` for blurry images.
+_BLUR_FACTOR, _BLUR_HISTOGRAM_FROM = 0.01, 0.18
+#: Parts of red, green and blue in the square of perceived brightness (http://alienryderflex.com/hsp.html), by value.
+_RED, _GREEN, _BLUE = (np.round(weight * np.arange(256) ** 2).astype(np.uint16) for weight in (0.241, 0.691, 0.068))
+_ORIENTATION, _GPS = 0x0112, 0x8825
+_LONGEST_COMPLAINT = 200
+
+
+def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tuple[Pixels, Metrics]:
+    """Decode the first frame of `body` once, and measure it.
+
+    Args:
+        body: the whole file.
+        extension: the one format that it is opened as.
+        limits: what it may take.
+        strict: whether JPEG data is also given to a decoder that mends nothing.
+
+    Raises:
+        RefusedError: as `pixels.decode`.
+    """
+    with pixels.opened(body, extension, limits) as image:
+        width, height = image.size
+        mode = image.mode
+        if extension == "jpg":
+            # The smallest scale from which the reduction still has its 129 pixels at least.
+            image.draft("RGB", (_SIDE // 2 + 1, _SIDE // 2 + 1))
+        image.load()
+        small, transparent = _in_colour(image)
+        orientation, gps = _tags(image)
+    grey = small.convert("L")
+    p5, p99 = _brightness(small)
+    metrics = Metrics(
+        brightness_p5=p5,
+        brightness_p99=p99,
+        entropy=round(grey.entropy(), 4),
+        std=round(ImageStat.Stat(grey).stddev[0], 4),
+        sharpness=_sharpness(small),
+        channel_delta=_channel_delta(small),
+        transparent=transparent,
+        orientation=orientation,
+        gps=gps,
+        strict_error=_complaint(body) if strict and extension == "jpg" else None,
+    )
+    return Pixels(width=width, height=height, mode=mode, grey=grey), metrics
+
+
+def _in_colour(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Return the picture reduced and in RGB, transparency on white, and whether it has any."""
+    if not image.has_transparency_data:
+        # Pillow converts LAB to nothing; its first band is lightness.
+        plain = image.getchannel(0) if image.mode == "LAB" else pixels.byte_per_band(image)
+        # Converting what is RGB already would copy all of it.
+        return _reduced(plain if plain.mode == "RGB" else plain.convert("RGB")), False
+    # Reduced before it is laid on white: what colour an invisible pixel has must not count.
+    picture = _reduced(image.convert("RGBA"))
+    lowest, _ = picture.getchannel("A").getextrema()
+    assert isinstance(lowest, int | float)
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB"), lowest < 255  # noqa: PLR2004 - opaque
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Return the picture with at most 256 pixels a side, each an average of those that it stands for.
+
+    By a whole factor, so there are 129 of them at least unless there were fewer: any other costs four times as much.
+    """
+    factor = -(-max(image.size) // _SIDE)
+    return image.reduce((min(factor, image.width), min(factor, image.height))) if factor > 1 else image
+
+
+def _brightness(small: Image.Image) -> tuple[float, float]:
+    """Return the 5th and the 99th percentile of brightness, 0 to 1."""
+    rgb: NDArray[np.uint8] = np.asarray(small)
+    squared = _RED[rgb[:, :, 0]] + _GREEN[rgb[:, :, 1]] + _BLUE[rgb[:, :, 2]]
+    # The root is monotonous: it is taken of two numbers instead of all.
+    upto = np.cumsum(np.bincount(squared.ravel()))
+    low, high = np.sqrt(np.searchsorted(upto, (0.05 * upto[-1], 0.99 * upto[-1]))) / 255
+    return round(float(low), 4), round(float(high), 4)
+
+
+def _channel_delta(small: Image.Image) -> int:
+    red, green, blue = small.split()
+    highest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    lowest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    _, most = ImageChops.subtract(highest, lowest).getextrema()
+    assert isinstance(most, int | float)
+    return int(most)
+
+
+def _sharpness(small: Image.Image) -> float:
+    """Return cleanvision's blur score: the spread of edges, and that of the histogram where it is wide."""
+    ratio = max(small.size) / _EDGES_SIDE
+    if ratio > 1:
+        small = small.resize((max(int(small.width // ratio), 1), max(int(small.height // ratio), 1)))
+    grey = small.convert("L")
+    edges = ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES)).stddev[0]
+    spread = float(np.std(_counts(grey.histogram())))
+    by_histogram = 1 - np.exp(-_BLUR_FACTOR * spread)
+    score = 1 - np.exp(-_BLUR_FACTOR * edges) + (by_histogram if by_histogram > _BLUR_HISTOGRAM_FROM else 0)
+    return round(min(float(score), 1.0), 4)
+
+
+def _counts(histogram: Sequence[int]) -> NDArray[np.int64]:
+    return np.asarray(histogram, dtype=np.int64)
+
+
+def _tags(image: Image.Image) -> tuple[int, bool]:
+    """Return EXIF's orientation, and whether it has a place; broken EXIF says neither."""
+    try:
+        exif = image.getexif()
+        orientation = exif.get(_ORIENTATION, 1)
+        return (orientation if orientation in range(1, 9) else 1), bool(exif.get_ifd(_GPS))
+    except Exception:  # noqa: BLE001 - over hostile tags Pillow raises nearly everything, and the pixels are good
+        return 1, False
+
+
+def _complaint(body: bytes) -> str | None:
+    """Return what libjpeg mends silently, or warns of, when it decodes at an eighth; None when there is nothing."""
+    try:
+        simplejpeg.decode_jpeg(body, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+    except (ValueError, MemoryError) as error:
+        return str(error)[:_LONGEST_COMPLAINT] or type(error).__name__
+    return None

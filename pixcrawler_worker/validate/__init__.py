@@ -1,0 +1,1 @@
+"""Use case: judge the images of a crawl job, and say why."""
