@@ -41,6 +41,15 @@ def retry_crawl(job_id: int) -> str:
     return _send(Task.CRAWL_RETRY, job_id)
 
 
+def start_validation(job_id: int) -> str:
+    """Ask for a pending validation job to be run; return the message's id. Raises as `start_crawl`.
+
+    Args:
+        job_id: the row in `validation_jobs`, whose `validation_rules` say what is checked.
+    """
+    return _send(Task.VALIDATION_START, job_id)
+
+
 def workers(*, seconds: float = 1.0) -> list[str]:
     """Return the names of the workers that answer within some seconds. Raises as `start_crawl`."""
     answers = _app(_broker()).control.ping(timeout=seconds) or []

@@ -5,6 +5,7 @@ sweep that is killed half-way leaves nothing half done, and the next one goes on
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,7 @@ from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import Runtime, local_pid
+from pixcrawler_worker.validate import planner as judging
 
 log = structlog.get_logger()
 
@@ -152,7 +154,7 @@ def _reap(runtime: Runtime, swept: Swept) -> None:
 
 def _drop_cancelled(runtime: Runtime, swept: Swept) -> None:
     for ref in transact(runtime.sessions, sweeps.cancelled_with_chunks):
-        with _left_behind(ref.id):
+        with _left_behind(ref):
             # Whoever wrote the status past us may have written the counters as well.
             _repair_job(runtime, ref, swept)
             swept.dropped += planner.drop_chunks(runtime, ref)
@@ -161,11 +163,25 @@ def _drop_cancelled(runtime: Runtime, swept: Swept) -> None:
 def _start(runtime: Runtime, swept: Swept) -> None:
     unplanned = runtime.settings.start_pending
     patience = runtime.settings.lease / 4
-    for job_id in transact(runtime.sessions, lambda s: sweeps.pending(s, unplanned=unplanned, patience=patience)):
+
+    def work(session: Session) -> list[JobRef]:
+        return [
+            ref
+            for kind in (JobKind.CRAWL, JobKind.VALIDATION)
+            for ref in sweeps.pending(session, kind, unplanned=unplanned, patience=patience)
+        ]
+
+    for ref in transact(runtime.sessions, work):
         # A job that is unknown was deleted in this very moment.
-        with _left_behind(job_id), contextlib.suppress(planner.UnknownJobError):
-            swept.wakes += [(JobKind.CRAWL, wake) for wake in planner.start(runtime, job_id, {})]
+        with _left_behind(ref), contextlib.suppress(planner.UnknownJobError, judging.UnknownJobError):
+            swept.wakes += [(ref.kind, wake) for wake in _start_job(runtime, ref)]
             swept.started += 1
+
+
+def _start_job(runtime: Runtime, ref: JobRef) -> list[Wake]:
+    if ref.kind is JobKind.VALIDATION:
+        return judging.start(runtime, ref.id)
+    return planner.start(runtime, ref.id, {})
 
 
 def _announce(runtime: Runtime, swept: Swept) -> None:
@@ -192,25 +208,27 @@ def _resend(runtime: Runtime, swept: Swept) -> None:
 
 
 def _conclude(runtime: Runtime, swept: Swept) -> None:
-    for job_id in transact(runtime.sessions, sweeps.unconcluded):
-        with _left_behind(job_id):
-            swept.wakes += [(JobKind.CRAWL, wake) for wake in planner.conclude(runtime, job_id)]
-            swept.concluded += 1
+    for kind, conclude in ((JobKind.CRAWL, planner.conclude), (JobKind.VALIDATION, judging.conclude)):
+        for ref in transact(runtime.sessions, functools.partial(sweeps.unconcluded, kind=kind)):
+            with _left_behind(ref):
+                swept.wakes += [(kind, wake) for wake in conclude(runtime, ref.id)]
+                swept.concluded += 1
 
 
 def _repair(runtime: Runtime, swept: Swept) -> None:
     for job_id in transact(runtime.sessions, sweeps.drifted):
-        with _left_behind(job_id):
-            _repair_job(runtime, JobRef(JobKind.CRAWL, job_id), swept)
+        ref = JobRef(JobKind.CRAWL, job_id)
+        with _left_behind(ref):
+            _repair_job(runtime, ref, swept)
 
 
 @contextlib.contextmanager
-def _left_behind(job_id: int) -> Iterator[None]:
+def _left_behind(ref: JobRef) -> Iterator[None]:
     """Leave a job to the next sweep when somebody holds its row: the other jobs do not wait for it."""
     try:
         yield
     except TransientError as error:
-        log.warning("job left to the next sweep", job=job_id, reason=str(error))
+        log.warning("job left to the next sweep", job=ref.id, kind=ref.kind, reason=str(error))
 
 
 def _repair_job(runtime: Runtime, ref: JobRef, swept: Swept) -> None:
@@ -218,7 +236,7 @@ def _repair_job(runtime: Runtime, ref: JobRef, swept: Swept) -> None:
         jobs.lock(session, ref)
         repair = sweeps.repair(session, ref)
         if repair:
-            activity.record(session, ref.id, "crawl_job.repaired", {"was": repair.was, "is": repair.now})
+            activity.record(session, ref, "repaired", {"was": repair.was, "is": repair.now})
         return repair
 
     if repair := transact(runtime.sessions, work):

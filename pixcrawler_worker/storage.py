@@ -16,6 +16,7 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 _PERMANENT = (InvalidPathError, NotSupportedError, PermissionDeniedError, UnauthenticatedError)
@@ -67,15 +68,22 @@ class Storage:
         with _translated(f"{self.url(key)} could not be written"):
             await obstore.put_async(self._store, key, body)
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, *, most: int | None = None) -> bytes:
         """Return what is stored under the key.
+
+        Args:
+            key: of the file.
+            most: bytes that are read at all; any number when left out.
 
         Raises:
             FileMissingError: when nothing is.
+            RefusedError: TOO_MANY_BYTES when there are more than `most`.
             TransientError, PermanentError: as for `put`.
         """
         with _translated(f"{self.url(key)} could not be read"):
             answer = await obstore.get_async(self._store, key)
+            if most is not None and answer.meta["size"] > most:
+                raise RefusedError(Reason.TOO_MANY_BYTES, f"{self.url(key)} has more than {most} bytes")
             return bytes(await answer.bytes_async())
 
     async def delete(self, keys: Collection[str]) -> None:

@@ -13,6 +13,8 @@ from pixcrawler_worker.crawl.planner import UnknownJobError
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.validate import chunk as judge
+from pixcrawler_worker.validate import planner as judging
 
 log = structlog.get_logger()
 
@@ -48,6 +50,20 @@ def retry_crawl(crawl_job_id: int) -> None:
         _send(planner.retry(runtime.current(), _row(crawl_job_id)))
 
 
+@app.task(name=Task.VALIDATION_START.value)
+def start_validation(validation_job_id: int) -> None:
+    """Plan a pending validation job; on one that was started do nothing."""
+    with _unknown_dropped():
+        _send(judging.start(runtime.current(), _row(validation_job_id)), JobKind.VALIDATION)
+
+
+@app.task(name=Task.VALIDATION_CHUNK.value)
+def run_validation_chunk(chunk_id: int) -> None:
+    """Run one chunk of a validation job."""
+    with _unknown_dropped():
+        _send(judge.run(runtime.current(), _row(chunk_id, largest=_LARGEST_CHUNK_ID)), JobKind.VALIDATION)
+
+
 @app.task(name=Task.SWEEP.value)
 def sweep() -> None:
     """Sweep once, and tidy the storage of jobs that are over."""
@@ -60,7 +76,7 @@ def _unknown_dropped() -> Iterator[None]:
     """Log and drop a message about a row that is not there: trying again would not bring it back."""
     try:
         yield
-    except UnknownJobError as error:
+    except (UnknownJobError, judging.UnknownJobError) as error:
         log.warning("message dropped", reason=str(error))
 
 
@@ -75,5 +91,5 @@ def _row(given: object, *, largest: int = _LARGEST_JOB_ID) -> int:
     return given
 
 
-def _send(wakes: Iterable[Wake]) -> None:
-    announce((JobKind.CRAWL, wake) for wake in wakes)
+def _send(wakes: Iterable[Wake], kind: JobKind = JobKind.CRAWL) -> None:
+    announce((kind, wake) for wake in wakes)

@@ -79,10 +79,10 @@ class WatchedStorage(Storage):
             self._before_put(key)
         await super().put(key, body)
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, *, most: int | None = None) -> bytes:
         if self._before_get:
             self._before_get(key)
-        return await super().get(key)
+        return await super().get(key, most=most)
 
 
 class WatchedDownloader(Downloader):
@@ -164,7 +164,7 @@ def slices(runtime: Runtime, ref: JobRef) -> list[tuple[str, str, int, int]]:
 def log_of(runtime: Runtime, ref: JobRef) -> list[ActivityLog]:
     """What the job's owner reads about it, oldest first."""
     with runtime.sessions.begin() as session:
-        return activity.latest(session, ref.id, limit=1000)[::-1]
+        return activity.latest(session, ref, limit=1000)[::-1]
 
 
 def actions(runtime: Runtime, ref: JobRef) -> list[str]:

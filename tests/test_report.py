@@ -198,10 +198,10 @@ def test_no_more_than_a_few_pictures_are_held_at_a_time(runtime: Runtime, host: 
     class Counting(Storage):
         held = most = 0
 
-        async def get(self, key: str) -> bytes:
+        async def get(self, key: str, *, most: int | None = None) -> bytes:
             self.held += 1
             self.most = max(self.most, self.held)
-            return await super().get(key)
+            return await super().get(key, most=most)
 
     counting = Counting(runtime.settings.storage())
 

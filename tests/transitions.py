@@ -57,7 +57,7 @@ def cancelling(sessions: Sessions, ref: JobRef) -> Work:
 
     def cancel(session: Session) -> None:
         if jobs.cancel(session, ref):
-            _record(session, ref, "crawl_job.cancelled")
+            _record(session, ref, "cancelled")
 
     return cancel
 
@@ -73,7 +73,7 @@ def retrying(sessions: Sessions, ref: JobRef) -> Work:
     def retry(session: Session) -> None:
         if jobs.status(session, ref) is JobStatus.CANCELLED:
             jobs.retry(session, ref)
-            _record(session, ref, "crawl_job.retried")
+            _record(session, ref, "retried")
 
     return retry
 
@@ -85,7 +85,7 @@ def planning(sessions: Sessions, ref: JobRef) -> Work:
     def plan(session: Session) -> None:
         if jobs.lock(session, ref) and not jobs.counters(session, ref).open:
             jobs.add_chunks(session, ref, [{}, {}])
-            _record(session, ref, "crawl_job.started")
+            _record(session, ref, "started")
 
     return plan
 
@@ -103,6 +103,6 @@ TRANSITIONS: tuple[Transition, ...] = (
 )
 
 
-def _record(session: Session, ref: JobRef, action: str) -> None:
+def _record(session: Session, ref: JobRef, event: str) -> None:
     if ref.kind is JobKind.CRAWL:
-        activity.record(session, ref.id, action)
+        activity.record(session, ref, event)

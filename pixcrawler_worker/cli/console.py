@@ -175,7 +175,7 @@ def why(s: Session, job: CrawlView) -> list[str]:
     """Return lines that say why a job that has ended did not get all its images; none when it did."""
     if job.valid_images >= job.max_images:
         return []
-    last = next(iter(activity.latest(s, job.id, limit=1)), None)
+    last = next(iter(activity.latest(s, JobRef(JobKind.CRAWL, job.id), limit=1)), None)
     reason = (last.metadata_ or {}).get("reason") if last else None
     refused = ", ".join(f"{count} {name}" for name, count in planner.reasons(s, job.id).items())
     failed = ledger.errors(s, JobRef(JobKind.CRAWL, job.id))

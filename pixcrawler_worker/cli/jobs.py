@@ -122,6 +122,6 @@ def _details(session: Session, job_id: int) -> dict[str, Any]:
                 "action": entry.action,
                 "reason": (entry.metadata_ or {}).get("reason", ""),
             }
-            for entry in reversed(activity.latest(session, job_id))
+            for entry in reversed(activity.latest(session, JobRef(JobKind.CRAWL, job_id)))
         ],
     }

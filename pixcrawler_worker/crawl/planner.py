@@ -110,7 +110,7 @@ def cancel(runtime: Runtime, job_id: int) -> None:
 
     def stop(session: Session) -> JobStatus | None:
         if jobs.cancel(session, ref):
-            activity.record(session, job_id, "crawl_job.cancelled")
+            activity.record(session, ref, "cancelled")
         return jobs.status(session, ref)
 
     status = transact(runtime.sessions, stop)
@@ -146,7 +146,7 @@ def retry(runtime: Runtime, job_id: int) -> list[Wake]:
             return None if jobs.reopen(session, ref) else []
         jobs.retry(session, ref)
         plans.touch(session, job_id)
-        activity.record(session, job_id, "crawl_job.retried")
+        activity.record(session, ref, "retried")
         return chunks.wake_next(session, ref, limit=runtime.settings.dispatch_window)
 
     try:
@@ -170,8 +170,8 @@ def _begin(runtime: Runtime, session: Session, ref: JobRef, asked: CrawlOptions 
     jobs.begin(session, ref)
     activity.record(
         session,
-        ref.id,
-        "crawl_job.started",
+        ref,
+        "started",
         {"chunks": len(slices), "max_images": plan.max_images, "sources": sorted({part.source for part in slices})},
     )
     return _queue(runtime, session, ref, slices)
@@ -216,7 +216,7 @@ def _end(session: Session, ref: JobRef, counters: Counters, plan: plans.Plan, *,
     }
     if reason:
         details["reason"] = reason
-    activity.record(session, ref.id, f"crawl_job.{outcome}", details)
+    activity.record(session, ref, outcome, details)
     log.info("job ended", job=ref.id, status=outcome, images=plan.valid_images, wanted=plan.max_images)
 
 
@@ -273,5 +273,5 @@ def _refuse(runtime: Runtime, session: Session, ref: JobRef, asked: CrawlOptions
 
 def _fail(session: Session, ref: JobRef, reason: str) -> None:
     jobs.end(session, ref, JobStatus.FAILED)
-    activity.record(session, ref.id, "crawl_job.failed", {"reason": reason})
+    activity.record(session, ref, "failed", {"reason": reason})
     log.warning("job failed", job=ref.id, reason=reason)

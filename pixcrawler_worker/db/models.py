@@ -330,3 +330,47 @@ class ImageFact(Base):
     license_url: Mapped[str | None] = mapped_column(Text)
     attribution: Mapped[str | None] = mapped_column(Text)
     crawled_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ValidationPlan(Base):
+    """What a validation job was started with.
+
+    `effective` tells whether something follows from its verdicts once it has completed; `note` is what people should
+    know of it beside its numbers.
+    """
+
+    __tablename__ = "validation_plans"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    validation_job_id: Mapped[int] = mapped_column(
+        ForeignKey("validation_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    effective: Mapped[bool] = mapped_column(server_default="false")
+    note: Mapped[str | None] = mapped_column(Text)
+    requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class VerdictRow(Base):
+    """What a validation job found in an image, and what it measured.
+
+    There is no foreign key to the image: checking it costs as much as the insert, and a verdict on an image that is
+    gone meets nothing that reads it. `keeper_id` is the image that is kept in place of this one, a duplicate of it.
+    """
+
+    __tablename__ = "verdicts"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    validation_job_id: Mapped[int] = mapped_column(
+        ForeignKey("validation_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    image_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    valid: Mapped[bool]
+    findings: Mapped[Any] = mapped_column(JSONB)
+    sha256: Mapped[bytes | None]
+    phash: Mapped[int | None] = mapped_column(BigInteger)
+    dhash: Mapped[int | None] = mapped_column(BigInteger)
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    file_size: Mapped[int | None]
+    metrics: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    keeper_id: Mapped[int | None]

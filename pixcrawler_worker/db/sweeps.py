@@ -1,14 +1,15 @@
 """What the sweep looks for: jobs that stand still, counters that drifted, storage that is to be tidied."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
 
 from sqlalchemy import exists, func, or_, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from pixcrawler_worker.db import jobs
-from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, Image
+from pixcrawler_worker.db import jobs, validations
+from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, ValidationPlan
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 
 _NOW = func.clock_timestamp()
@@ -17,6 +18,13 @@ _OPEN = Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING])
 _BATCH = 200
 #: First half of the keys of our advisory locks: the ASCII of "pixc".
 _LOCKS = int.from_bytes(b"pixc")
+
+
+#: Where jobs of a kind are remembered before they are planned: by which column, and since when.
+_PLANS: Mapping[JobKind, tuple[InstrumentedAttribute[int], InstrumentedAttribute[datetime]]] = {
+    JobKind.CRAWL: (CrawlPlan.crawl_job_id, CrawlPlan.requested_at),
+    JobKind.VALIDATION: (ValidationPlan.validation_job_id, ValidationPlan.requested_at),
+}
 
 
 class Step(IntEnum):
@@ -47,30 +55,34 @@ def cancelled_with_chunks(session: Session) -> list[JobRef]:
     return [JobRef(JobKind.CRAWL, job_id) for job_id in session.scalars(query)]
 
 
-def pending(session: Session, *, unplanned: bool, patience: timedelta) -> list[int]:
-    """Return pending crawl jobs that were asked for longer ago than `patience`, so that their message is lost.
+def pending(session: Session, kind: JobKind, *, unplanned: bool, patience: timedelta) -> list[JobRef]:
+    """Return pending jobs of a kind that were asked for longer ago than `patience`, so that their message is lost.
 
     Args:
         session: any transaction.
+        kind: of the jobs; there are no plans of exports.
         unplanned: take pending rows that nobody asked for, too.
         patience: time that the message gets to arrive.
     """
-    asked = exists().where(CrawlPlan.crawl_job_id == CrawlJob.id, CrawlPlan.requested_at + patience < _NOW)
-    nobody = ~exists().where(CrawlPlan.crawl_job_id == CrawlJob.id)
-    query = select(CrawlJob.id).where(CrawlJob.status == JobStatus.PENDING)
+    model = jobs.MODELS[kind]
+    key, requested_at = _PLANS[kind]
+    asked = exists().where(key == model.id, requested_at + patience < _NOW)
+    nobody = ~exists().where(key == model.id)
+    query = select(model.id).where(model.status == JobStatus.PENDING)
     query = query.where(or_(asked, nobody)) if unplanned else query.where(asked)
-    return list(session.scalars(query.order_by(CrawlJob.id).limit(_BATCH)))
+    return [JobRef(kind, job_id) for job_id in session.scalars(query.order_by(model.id).limit(_BATCH))]
 
 
-def unconcluded(session: Session) -> list[int]:
-    """Return running crawl jobs whose chunks have all ended."""
+def unconcluded(session: Session, kind: JobKind) -> list[JobRef]:
+    """Return running jobs of a kind whose chunks have all ended."""
+    model = jobs.MODELS[kind]
     query = (
-        select(CrawlJob.id)
-        .where(CrawlJob.status == JobStatus.RUNNING, ~exists().where(Chunk.crawl_job_id == CrawlJob.id, _OPEN))
-        .order_by(CrawlJob.id)
+        select(model.id)
+        .where(model.status == JobStatus.RUNNING, ~exists().where(jobs.COLUMNS[kind] == model.id, _OPEN))
+        .order_by(model.id)
         .limit(_BATCH)
     )
-    return list(session.scalars(query))
+    return [JobRef(kind, job_id) for job_id in session.scalars(query)]
 
 
 def drifted(session: Session) -> list[int]:
@@ -96,13 +108,12 @@ def drifted(session: Session) -> list[int]:
 
 
 def repair(session: Session, ref: JobRef) -> Repair | None:
-    """Set a crawl job's counters to what the ledger and the images say; None when they were right.
+    """Set a crawl job's counters to what ledger, images and standing verdicts say; None when they were right.
 
     The caller holds the job's lock: every transition counts in the transaction that makes it, so nothing that has
     changed the ledger is still to be counted.
     """
     counters = jobs.counters(session, ref)
-    rows = select(func.count()).where(Image.crawl_job_id == ref.id).scalar_subquery()
     job = session.execute(
         select(
             CrawlJob.total_chunks,
@@ -110,7 +121,6 @@ def repair(session: Session, ref: JobRef) -> Repair | None:
             CrawlJob.completed_chunks,
             CrawlJob.failed_chunks,
             CrawlJob.valid_images,
-            rows.label("rows"),
         ).where(CrawlJob.id == ref.id)
     ).one_or_none()
     if job is None:
@@ -120,7 +130,7 @@ def repair(session: Session, ref: JobRef) -> Repair | None:
         "active_chunks": counters.active,
         "completed_chunks": counters.completed,
         "failed_chunks": counters.failed,
-        "valid_images": job.rows,
+        "valid_images": validations.valid_images(session, ref.id),
     }
     was = {name: getattr(job, name) for name in now}
     if was == now:

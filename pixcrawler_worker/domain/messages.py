@@ -21,6 +21,8 @@ class Task(StrEnum):
     CRAWL_CHUNK = "pixcrawler.crawl.chunk"
     CRAWL_CANCEL = "pixcrawler.crawl.cancel"
     CRAWL_RETRY = "pixcrawler.crawl.retry"
+    VALIDATION_START = "pixcrawler.validation.start"
+    VALIDATION_CHUNK = "pixcrawler.validation.chunk"
     SWEEP = "pixcrawler.maintenance.sweep"
 
 
@@ -29,8 +31,13 @@ QUEUES: dict[Task, Queue] = {
     Task.CRAWL_CHUNK: Queue.CRAWL,
     Task.CRAWL_CANCEL: Queue.MAINTENANCE,
     Task.CRAWL_RETRY: Queue.CRAWL,
+    Task.VALIDATION_START: Queue.VALIDATION,
+    Task.VALIDATION_CHUNK: Queue.VALIDATION,
     Task.SWEEP: Queue.MAINTENANCE,
 }
 
 #: The task that runs a chunk of a job of that kind.
-CHUNK_TASKS: dict[JobKind, Task] = {JobKind.CRAWL: Task.CRAWL_CHUNK}
+CHUNK_TASKS: dict[JobKind, Task] = {
+    JobKind.CRAWL: Task.CRAWL_CHUNK,
+    JobKind.VALIDATION: Task.VALIDATION_CHUNK,
+}

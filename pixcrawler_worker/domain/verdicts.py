@@ -89,7 +89,7 @@ class Subject:
         facts: what its bytes are, recorded or measured; None when they cannot be opened, or are not there.
         broken: why they cannot be opened, a `Reason` or `missing`; None when they can, or nobody tried.
         metrics: None when its pixels were not measured.
-        scores: of classifiers, by their names.
+        scores: of classifiers, by their names; in place of a score, why one could not give any.
     """
 
     filename: str
@@ -100,7 +100,7 @@ class Subject:
     facts: ImageFacts | None = None
     broken: str | None = None
     metrics: Metrics | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float | str] = field(default_factory=dict)
 
 
 #: What a check answers: the value and the threshold when it found something.
@@ -144,6 +144,8 @@ def classifier(name: str, *, severity: Severity, score_above: float) -> Check:
 
     def test(image: Subject) -> Hit | None:
         score = image.scores.get(name)
+        if isinstance(score, str):
+            return score, None
         return (score, score_above) if score is not None and score > score_above else None
 
     return name, severity, test

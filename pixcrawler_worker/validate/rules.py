@@ -77,9 +77,9 @@ class Informs(_Strict):
 class Decode(Condemns):
     """The file is there, and opens as one of the known formats."""
 
-    max_pixels: _Side = Field(50_000_000, description="width x height")
-    max_frames: _Side = Field(500, description="frames of an animation, pages of a TIFF")
-    timeout_s: _Positive = Field(20, description="seconds that opening it may take")
+    max_pixels: _Side = Field(default=50_000_000, description="width x height")
+    max_frames: _Side = Field(default=500, description="frames of an animation, pages of a TIFF")
+    timeout_s: _Positive = Field(default=20, description="seconds that opening it may take")
 
 
 class StrictJpeg(Warns):
@@ -89,7 +89,9 @@ class StrictJpeg(Warns):
 class Formats(Condemns):
     """The file is of an allowed format, by its bytes."""
 
-    allow: tuple[_Format, ...] = Field(FORMATS, min_length=1, description="jpg, png, webp, gif, bmp, tiff, avif")
+    allow: tuple[_Format, ...] = Field(
+        default=FORMATS, min_length=1, description="jpg, png, webp, gif, bmp, tiff, avif"
+    )
 
 
 class ExtensionMatch(Warns):
@@ -119,44 +121,46 @@ class Dimensions(Condemns):
 class AspectRatio(Warns):
     """The picture is no strip."""
 
-    max_ratio: Annotated[float, Field(ge=1)] = Field(3.0, description="longer side over shorter side")
+    max_ratio: Annotated[float, Field(ge=1)] = Field(default=3.0, description="longer side over shorter side")
 
 
 class OddSize(Warns):
     """The picture's size is like that of the others of the job."""
 
-    iqr_factor: _Positive = Field(3.0, description="interquartile ranges beyond the quartiles of sqrt(width x height)")
-    min_images: _Side = Field(50, description="with fewer images there is no usual size")
+    iqr_factor: _Positive = Field(
+        default=3.0, description="interquartile ranges beyond the quartiles of sqrt(width x height)"
+    )
+    min_images: _Side = Field(default=50, description="with fewer images there is no usual size")
 
 
 class Dark(Warns):
     """The picture has something that is not dark."""
 
-    p99_below: _Share = Field(0.32, description="99th percentile of brightness, 0 to 1")
+    p99_below: _Share = Field(default=0.32, description="99th percentile of brightness, 0 to 1")
 
 
 class Light(Warns):
     """The picture has something that is not white."""
 
-    p5_above: _Share = Field(0.95, description="5th percentile of brightness, 0 to 1")
+    p5_above: _Share = Field(default=0.95, description="5th percentile of brightness, 0 to 1")
 
 
 class LowInformation(Warns):
     """The picture shows something."""
 
-    entropy_below: Annotated[float, Field(ge=0, le=8)] = Field(3.0, description="bits per grey level")
+    entropy_below: Annotated[float, Field(ge=0, le=8)] = Field(default=3.0, description="bits per grey level")
 
 
 class Uniform(Condemns):
     """The picture is not of one colour."""
 
-    std_below: _Positive = Field(2.0, description="standard deviation of grey levels, 0 to 255")
+    std_below: _Positive = Field(default=2.0, description="standard deviation of grey levels, 0 to 255")
 
 
 class Blurry(Warns):
     """The picture is sharp."""
 
-    score_below: _Share = Field(0.29, description="cleanvision's score, 0 to 1")
+    score_below: _Share = Field(default=0.29, description="cleanvision's score, 0 to 1")
 
 
 class Grayscale(Informs):
@@ -194,8 +198,12 @@ class ExactDuplicate(Condemns):
 class NearDuplicate(Warns):
     """No other image of the job looks the same; of those that do, one is kept."""
 
-    max_distance: Annotated[StrictInt, Field(ge=0, le=6)] = Field(3, description="bits of 64 between two phashes")
-    confirm_distance: Annotated[StrictInt, Field(ge=0, le=64)] = Field(8, description="bits between the dhashes")
+    max_distance: Annotated[StrictInt, Field(ge=0, le=6)] = Field(
+        default=3, description="bits of 64 between two phashes"
+    )
+    confirm_distance: Annotated[StrictInt, Field(ge=0, le=64)] = Field(
+        default=8, description="bits between the dhashes"
+    )
     keep: Literal["best"] = "best"
 
 
@@ -260,10 +268,12 @@ class ValidationRules(_Strict):
 
     version: Literal[1] = 1
     level: Level = Level.STANDARD
-    mode: Mode | None = Field(None, description="lenient, unless the level is strict")
+    mode: Mode | None = Field(default=None, description="lenient, unless the level is strict")
     checks: Checks = Checks()
-    classifiers: Mapping[str, Classifier] = Field({}, description="installed classifiers to ask, by name")
-    sample: _Side | None = Field(None, description="images to judge, chosen by their ids' hashes; all when left out")
+    classifiers: Mapping[str, Classifier] = Field(default={}, description="installed classifiers to ask, by name")
+    sample: _Side | None = Field(
+        default=None, description="images to judge, chosen by their ids' hashes; all when left out"
+    )
 
     @property
     def counts(self) -> Mode:

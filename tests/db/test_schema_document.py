@@ -282,4 +282,7 @@ def _a_row_everywhere(connection: psycopg.Connection) -> dict[str, object]:
     facts = {"sha256": b"1", "url_hash": b"1", "phash": 0, "dhash": 0, "hash_version": 1, "mode": "RGB", "frames": 1}
     origin = {"label": "cat", "query": "cat", "source": "urls"}
     insert("pixcrawler.image_facts", **job, image_id=ids["images"], **facts, **origin)
+    validation = {"validation_job_id": ids["validation_jobs"]}
+    insert("pixcrawler.validation_plans", **validation)
+    insert("pixcrawler.verdicts", **validation, image_id=ids["images"], valid=True, findings="[]")
     return ids

@@ -51,6 +51,10 @@ def end(sessions: Sessions, ref: JobRef, status: JobStatus) -> None:
         jobs.end(session, ref, status)
 
 
+def crawls(*job_ids: int) -> list[JobRef]:
+    return [JobRef(JobKind.CRAWL, job_id) for job_id in job_ids]
+
+
 # One worker at a time
 
 
@@ -72,10 +76,10 @@ def test_a_pending_job_that_was_asked_for_is_started_when_its_message_is_late(se
     keep(sessions, asked)
     keep(sessions, started)
     with sessions.begin() as session:
-        assert sweeps.pending(session, unplanned=False, patience=HOUR) == []
-        assert sweeps.pending(session, unplanned=False, patience=NOW) == [asked]
-        assert sweeps.pending(session, unplanned=True, patience=NOW) == [asked, unasked]
-        assert sweeps.pending(session, unplanned=True, patience=HOUR) == [unasked]
+        assert sweeps.pending(session, JobKind.CRAWL, unplanned=False, patience=HOUR) == []
+        assert sweeps.pending(session, JobKind.CRAWL, unplanned=False, patience=NOW) == crawls(asked)
+        assert sweeps.pending(session, JobKind.CRAWL, unplanned=True, patience=NOW) == crawls(asked, unasked)
+        assert sweeps.pending(session, JobKind.CRAWL, unplanned=True, patience=HOUR) == crawls(unasked)
 
 
 def test_a_job_whose_chunks_have_all_ended_is_to_be_concluded(sessions: Sessions) -> None:
@@ -85,10 +89,10 @@ def test_a_job_whose_chunks_have_all_ended_is_to_be_concluded(sessions: Sessions
             ledger.finish(sessions, ledger.claim(sessions, chunk_id))
     end(sessions, done, JobStatus.COMPLETED)
     with sessions.begin() as session:
-        assert sweeps.unconcluded(session) == [ended.id, empty.id]
+        assert sweeps.unconcluded(session, JobKind.CRAWL) == [ended, empty]
     ledger.claim(sessions, ledger.ids_of(sessions, busy)[1])
     with sessions.begin() as session:
-        assert sweeps.unconcluded(session) == [ended.id, empty.id]
+        assert sweeps.unconcluded(session, JobKind.CRAWL) == [ended, empty]
 
 
 def test_chunks_of_a_job_that_somebody_cancelled_by_hand_are_found(sessions: Sessions) -> None:

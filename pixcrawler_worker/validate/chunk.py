@@ -1,0 +1,318 @@
+"""Running one chunk: judge a range of images, or compare all images of the job with each other."""
+
+import asyncio
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pixcrawler_worker import attempt
+from pixcrawler_worker.attempt import Steps
+from pixcrawler_worker.db import chunks, images, verdicts
+from pixcrawler_worker.db.chunks import Claim
+from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.db.verdicts import Amendment, Listed, Verdict
+from pixcrawler_worker.domain import planning
+from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.lifecycle import JobKind
+from pixcrawler_worker.domain.reasons import RefusedError
+from pixcrawler_worker.domain.verdicts import Check, Finding, Metrics, Mode, Subject, is_valid, judge
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import FileMissingError
+from pixcrawler_worker.validate import classifiers, duplicates, planner
+from pixcrawler_worker.validate.classifiers import Classifier
+from pixcrawler_worker.validate.rules import (
+    Decode,
+    ExactDuplicate,
+    FileSize,
+    LowInformation,
+    NearDuplicate,
+    OddSize,
+    Uniform,
+    ValidationRules,
+)
+
+#: Which pipeline made the hashes of pictures that were measured; `images.HASH_VERSION` made those that were inspected.
+_MEASURED_HASHES = 2
+#: Files that are read while others are decoded.
+_READS = 8
+#: What `decode` says of files that are not there.
+_MISSING = "missing"
+_UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A claimed chunk with its job's rules; `listed` is empty where images are to be compared."""
+
+    claim: Claim
+    crawl_job_id: int
+    rules: ValidationRules
+    label: str
+    listed: Sequence[Listed]
+
+    @property
+    def compares(self) -> bool:
+        return self.claim.payload.get("step") == planner.COMPARE
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What a chunk brings: verdicts, and what was measured of images that nobody had measured before."""
+
+    verdicts: Sequence[Verdict] = ()
+    measured: Sequence[tuple[Listed, ImageFacts]] = ()
+    amendments: Sequence[Amendment] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What reading an image's file told."""
+
+    sha256: bytes | None = None
+    facts: ImageFacts | None = None
+    metrics: Metrics | None = None
+    broken: str | None = None
+    body: bytes = b""
+
+
+def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
+    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`."""
+    steps = Steps(
+        kind=JobKind.VALIDATION,
+        prepare=_prepare,
+        work=lambda work: _compare_all(runtime, work) if work.compares else _judge_all(runtime, work),
+        write=_write,
+        conclude=lambda job_id: planner.conclude(runtime, job_id),
+    )
+    return attempt.run(runtime, chunk_id, steps)
+
+
+def _prepare(session: Session, claim: Claim) -> _Work:
+    asked, rules = planner.rules_of(session, claim.job.id)
+    payload = claim.payload
+    listed: list[Listed] = []
+    if "first" in payload:
+        listed = verdicts.listed(
+            session,
+            asked.crawl_job_id,
+            first=payload["first"],
+            last=payload["last"],
+            threshold=payload.get("threshold"),
+        )
+    return _Work(claim, asked.crawl_job_id, rules, _only_label(asked.keywords), listed)
+
+
+def _only_label(keywords: object) -> str:
+    """Return the label of a crawl job that has one: images of others come without any."""
+    try:
+        found = planning.keywords(keywords)
+    except PermanentError:
+        return _UNLABELLED
+    return found[0].label if len(found) == 1 else _UNLABELLED
+
+
+async def _judge_all(runtime: Runtime, work: _Work) -> _Judged:
+    """Judge every image of the range, reading some while another one is decoded.
+
+    Raises:
+        TransientError, PermanentError: from the storage, or when no decoder can be started.
+    """
+    bench = _bench(runtime, work.rules)
+    judged: dict[int, Verdict] = {}
+    measured: list[tuple[Listed, ImageFacts]] = []
+    waiting = iter(work.listed)
+
+    async def take_turns() -> None:
+        for image in waiting:
+            look = await _look(runtime, bench, image)
+            judged[image.id] = _verdict(bench, image, look, await _scores(runtime, bench, look))
+            if image.facts is None and look.facts is not None:
+                measured.append((image, look.facts))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_READS):
+                group.create_task(take_turns())
+    except ExceptionGroup as troubles:
+        # Reads under way meet the same trouble at the same time: one of them tells it.
+        raise troubles.exceptions[0] from None
+    return _Judged([judged[image.id] for image in work.listed], measured)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """The rules, made ready for one image after the other."""
+
+    checks: Sequence[Check]
+    mode: Mode
+    reads_pixels: bool
+    strict: bool
+    most_bytes: int
+    seconds: float
+    classifiers: Mapping[str, Classifier]
+
+
+def _bench(runtime: Runtime, rules: ValidationRules) -> _Bench:
+    active = rules.active()
+    size, decode = active.get("file_size", FileSize()), active.get("decode", Decode())
+    assert isinstance(size, FileSize)
+    assert isinstance(decode, Decode)
+    return _Bench(
+        checks=rules.compiled(),
+        mode=rules.counts,
+        reads_pixels=rules.reads_pixels,
+        strict="strict_jpeg" in active,
+        most_bytes=max(size.max_bytes, runtime.settings.max_image_bytes),
+        seconds=decode.timeout_s,
+        classifiers=classifiers.load(rules.classifiers),
+    )
+
+
+async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
+    """Read an image's file and open it, as far as the rules need that."""
+    if image.facts is not None and not bench.reads_pixels:
+        return _Look(facts=image.facts)
+    body = b""
+    try:
+        body = await _body(runtime, bench, image)
+        if bench.reads_pixels:
+            facts, metrics = await runtime.decoder.measure(body, strict=bench.strict, seconds=bench.seconds)
+            return _Look(facts.sha256, facts, metrics, body=body)
+        facts = await runtime.decoder.inspect(body)
+        return _Look(facts.sha256, facts)
+    except FileMissingError:
+        return _Look(broken=_MISSING)
+    except RefusedError as error:
+        return _Look(hashlib.sha256(body).digest() if body else None, broken=error.reason)
+
+
+async def _body(runtime: Runtime, bench: _Bench, image: Listed) -> bytes:
+    try:
+        key = runtime.storage.key(image.storage_url or "")
+    except PermanentError as error:
+        # Its row names no file, or one that lies where this worker cannot reach.
+        raise FileMissingError(str(error)) from error
+    return await runtime.storage.get(key, most=bench.most_bytes)
+
+
+async def _scores(runtime: Runtime, bench: _Bench, look: _Look) -> Mapping[str, float | str]:
+    if not bench.classifiers or look.facts is None:
+        return {}
+    try:
+        picture = await runtime.decoder.thumbnail(look.body, side=classifiers.SIDE)
+    except RefusedError as error:
+        return dict.fromkeys(bench.classifiers, f"failed: {error}")
+    return {name: await asyncio.to_thread(classifiers.score, one, picture) for name, one in bench.classifiers.items()}
+
+
+def _verdict(bench: _Bench, image: Listed, look: _Look, scores: Mapping[str, float | str]) -> Verdict:
+    subject = Subject(
+        filename=image.filename,
+        source_url=image.original_url,
+        credit=image.credit,
+        recorded_sha256=image.facts.sha256 if image.facts else None,
+        sha256=look.sha256,
+        facts=look.facts,
+        broken=look.broken,
+        metrics=look.metrics,
+        scores=scores,
+    )
+    found = judge(subject, bench.checks)
+    return Verdict(
+        image_id=image.id,
+        valid=is_valid(found, bench.mode),
+        findings=found,
+        sha256=look.sha256,
+        facts=look.facts,
+        metrics=look.metrics,
+    )
+
+
+async def _compare_all(runtime: Runtime, work: _Work) -> _Judged:
+    active = work.rules.active()
+    plain, flat = active.get("low_information", LowInformation()), active.get("uniform", Uniform())
+    assert isinstance(plain, LowInformation)
+    assert isinstance(flat, Uniform)
+
+    def read(session: Session) -> NDArray[np.void]:
+        return verdicts.compared(
+            session, work.claim.job.id, entropy_below=plain.entropy_below, std_below=flat.std_below
+        )
+
+    def compare() -> _Judged:
+        return _Judged(amendments=list(_amendments(transact(runtime.sessions, read), work.rules)))
+
+    # In a thread of its own: seconds of arithmetic, while the heart has to beat.
+    return await asyncio.to_thread(compare)
+
+
+def _amendments(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[Amendment]:
+    """Yield what the checks over all images add to the verdicts on some of them."""
+    active = rules.active()
+    image_id, pixels = rows["image_id"].astype(np.int64), rows["pixels"].astype(np.int64)
+    order = duplicates.best_first(rows["valid"], pixels, rows["file_size"].astype(np.int64), image_id)
+    found: defaultdict[int, list[Finding]] = defaultdict(list)
+    keepers: dict[int, int] = {}
+    if isinstance(check := active.get("odd_size"), OddSize):
+        for at, size, bound in _odd_sizes(np.sqrt(pixels), check):
+            found[at].append(Finding("odd_size", check.severity, size, bound))
+    same: dict[int, int] = {}
+    if isinstance(exact := active.get("exact_duplicate"), ExactDuplicate):
+        same = duplicates.exact(rows["sha256"], order)
+        for at, keeper in same.items():
+            found[at].append(Finding("exact_duplicate", exact.severity, int(image_id[keeper]), None))
+            keepers[at] = keeper
+    if isinstance(near := active.get("near_duplicate"), NearDuplicate):
+        # What is the same is like it, too: it is found already.
+        left_out = rows["plain"].astype(bool)
+        left_out[list(same)] = True
+        alike = duplicates.near(
+            rows["phash"].astype(np.int64).view(np.uint64),
+            rows["dhash"].astype(np.int64).view(np.uint64),
+            order[~left_out[order]],
+            max_distance=near.max_distance,
+            confirm_distance=near.confirm_distance,
+        )
+        for at, keeper in alike.items():
+            found[at].append(Finding("near_duplicate", near.severity, int(image_id[keeper]), near.max_distance))
+            keepers[at] = keeper
+        keepers = {at: alike.get(keeper, keeper) for at, keeper in keepers.items()}
+    for at, findings in sorted(found.items()):
+        keeper_id = int(image_id[keepers[at]]) if at in keepers else None
+        yield Amendment(int(image_id[at]), findings, not is_valid(findings, rules.counts), keeper_id)
+
+
+def _odd_sizes(sizes: NDArray[np.float64], check: OddSize) -> Iterator[tuple[int, float, float]]:
+    """Yield positions, sizes and the bound that each is beyond: Tukey's fences around sqrt(width x height)."""
+    if len(sizes) < check.min_images:
+        return
+    low, high = np.percentile(sizes, (25, 75))
+    reach = check.iqr_factor * (high - low)
+    for beyond, bound in ((sizes < low - reach, low - reach), (sizes > high + reach, high + reach)):
+        for at in np.flatnonzero(beyond):
+            yield int(at), round(float(sizes[at]), 1), round(float(bound), 1)
+
+
+def _write(session: Session, work: _Work, judged: _Judged) -> bool:
+    """Write the verdicts, the counters and the chunk's end; return whether the job's last one ended."""
+    job_id = work.claim.job.id
+    found = Counter(finding.check for verdict in judged.verdicts for finding in verdict.findings)
+    found.update(finding.check for amendment in judged.amendments for finding in amendment.findings)
+    valid = sum(verdict.valid for verdict in judged.verdicts)
+    invalid = len(judged.verdicts) - valid
+    verdicts.insert(session, job_id, judged.verdicts)
+    version = _MEASURED_HASHES if work.rules.reads_pixels else images.HASH_VERSION
+    verdicts.record_facts(session, work.crawl_job_id, judged.measured, hash_version=version, label=work.label)
+    fallen = verdicts.amend(session, job_id, judged.amendments)
+    return chunks.finish(
+        session,
+        work.claim,
+        result={"counts": dict(found), "images": len(judged.verdicts)},
+        gains={"validated_images": valid - fallen, "invalid_images": invalid + fallen},
+    )
