@@ -57,7 +57,7 @@ def photograph(name: str) -> Image.Image:
 @cache
 def views() -> list[Image.Image]:
     """Different photographs: several views of each of a few. Their sizes differ a little, as sizes do."""
-    found = []
+    found: list[Image.Image] = []
     for name in _PHOTOGRAPHS:
         whole = photograph(name)
         scale = max(SIZE[0] * 1.6 / whole.width, SIZE[1] * 1.6 / whole.height)

@@ -1,0 +1,136 @@
+"""`validation_rules`: what is understood, and what is said of everything else."""
+
+import json
+from typing import Any
+
+import pytest
+
+from pixcrawler_worker.domain.verdicts import COLLECTIVE, ON_PIXELS, Mode, Severity
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.validate.rules import MODELS, Level, ValidationRules, parse
+
+#: The vocabulary as it is documented: every check with its defaults.
+DOCUMENTED: dict[str, dict[str, Any]] = {
+    "decode": {"severity": "error", "max_pixels": 50000000, "max_frames": 500, "timeout_s": 20},
+    "strict_jpeg": {"severity": "warn"},
+    "formats": {"severity": "error", "allow": ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"]},
+    "extension_match": {"severity": "warn"},
+    "content_hash": {"severity": "error"},
+    "file_size": {"severity": "error", "min_bytes": 1024, "max_bytes": 52428800},
+    "dimensions": {"severity": "error", "min_width": 64, "min_height": 64, "max_width": None, "max_height": None},
+    "aspect_ratio": {"severity": "warn", "max_ratio": 3.0},
+    "odd_size": {"severity": "warn", "iqr_factor": 3.0, "min_images": 50},
+    "dark": {"severity": "warn", "p99_below": 0.32},
+    "light": {"severity": "warn", "p5_above": 0.95},
+    "low_information": {"severity": "warn", "entropy_below": 3.0},
+    "uniform": {"severity": "error", "std_below": 2.0},
+    "blurry": {"severity": "warn", "score_below": 0.29},
+    "grayscale": {"severity": "info", "max_channel_delta": 8},
+    "animated": {"severity": "warn"},
+    "transparency": {"severity": "info"},
+    "color_mode": {"severity": "info"},
+    "exif_orientation": {"severity": "info"},
+    "exif_gps": {"severity": "info"},
+    "exact_duplicate": {"severity": "error", "keep": "best"},
+    "near_duplicate": {"severity": "warn", "max_distance": 3, "confirm_distance": 8, "keep": "best"},
+    "blocked_hash": {"severity": "error", "sha256": [], "phash": []},
+    "required_metadata": {"severity": "warn", "fields": ["source_url"]},
+}
+
+
+def active(raw: object) -> dict[str, dict[str, Any]]:
+    return {name: json.loads(check.model_dump_json()) for name, check in parse(raw).active().items()}
+
+
+def test_the_defaults_are_those_that_are_documented() -> None:
+    assert active({"level": "strict"}) == DOCUMENTED
+    assert set(MODELS) == set(DOCUMENTED)
+
+
+def test_levels_turn_checks_on() -> None:
+    standard = set(DOCUMENTED) - {"strict_jpeg", "near_duplicate"}
+    assert set(active({})) == set(active({"level": "standard"})) == standard
+    assert set(active({"level": "basic"})) == standard - ON_PIXELS
+    assert not parse({"level": "basic"}).reads_pixels
+    assert parse({"level": "basic", "checks": {"blurry": True}}).reads_pixels
+    assert parse({}).reads_pixels
+
+
+def test_warnings_count_where_the_level_or_the_mode_says_so() -> None:
+    assert parse({}).counts is Mode.LENIENT
+    assert parse({"level": "strict"}).counts is Mode.STRICT
+    assert parse({"level": "strict", "mode": "report_only"}).counts is Mode.REPORT_ONLY
+
+
+def test_a_check_is_false_true_or_an_object_with_what_differs() -> None:
+    rules = parse({"checks": {"blurry": False, "near_duplicate": True, "dark": {"severity": "error"}}})
+    assert "blurry" not in rules.active()
+    assert active({"checks": {"near_duplicate": True}})["near_duplicate"] == DOCUMENTED["near_duplicate"]
+    assert active({"checks": {"dark": {"severity": "error"}}})["dark"] == {"severity": "error", "p99_below": 0.32}
+    assert {name for name, _, _ in rules.compiled()} == set(rules.active()) - COLLECTIVE
+
+
+@pytest.mark.parametrize(
+    ("alias", "check", "parameter", "value"),
+    [
+        ({"min_width": 7}, "dimensions", "min_width", 7),
+        ({"min_height": 7}, "dimensions", "min_height", 7),
+        ({"min_image_width": 7}, "dimensions", "min_width", 7),
+        ({"min_image_height": 7}, "dimensions", "min_height", 7),
+        ({"max_size_mb": 1.5}, "file_size", "max_bytes", 1572864),
+        ({"max_file_size_mb": 2}, "file_size", "max_bytes", 2097152),
+        ({"min_file_size_bytes": 5}, "file_size", "min_bytes", 5),
+        ({"formats": ["JPEG", "image/png"]}, "formats", "allow", ["jpg", "png"]),
+        ({"supported_extensions": [".tif", "jpg"]}, "formats", "allow", ["tiff", "jpg"]),
+    ],
+    ids=str,
+)
+def test_names_that_others_use_are_understood(alias: dict[str, Any], check: str, parameter: str, value: object) -> None:
+    assert active(alias)[check] == DOCUMENTED[check] | {parameter: value}
+
+
+@pytest.mark.parametrize(("alias", "level"), [("fast", "basic"), ("medium", "standard"), ("slow", "strict")])
+def test_levels_have_other_names_too(alias: str, level: str) -> None:
+    assert parse({"level": alias}).level is Level(level)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ([], "validation_rules must be an object, not list"),
+        ({"levle": "basic"}, "there is no levle; did you mean 'level'?"),
+        ({"level": "hard"}, "level: Input should be 'basic', 'standard' or 'strict'"),
+        ({"mode": "hard"}, "mode: Input should be 'strict', 'lenient' or 'report_only'"),
+        ({"checks": []}, "checks: "),
+        ({"checks": {"blury": True}}, "there is no checks.blury; did you mean 'blurry'?"),
+        ({"checks": {"blurry": {"score_bellow": 1}}}, "checks.blurry.score_bellow; did you mean 'score_below'?"),
+        ({"checks": {"blurry": {"score_below": 7}}}, "checks.blurry.score_below: Input should be less than or equal"),
+        ({"checks": {"blurry": 3}}, "checks.blurry: "),
+        ({"checks": {"dark": {"severity": "bad"}}}, "checks.dark.severity: Input should be 'error', 'warn' or 'info'"),
+        ({"checks": {"formats": {"allow": ["jpgg"]}}}, "checks.formats.allow.0: Value error, 'jpgg' is no format"),
+        ({"checks": {"required_metadata": {"fields": ["x"]}}}, "checks.required_metadata.fields.0: "),
+        ({"checks": {"blocked_hash": {"sha256": ["abc"]}}}, "checks.blocked_hash.sha256.0: "),
+        ({"checks": {"near_duplicate": {"max_distance": 7}}}, "checks.near_duplicate.max_distance: "),
+        ({"min_image_width": "x"}, "min_image_width: Input should be a valid integer"),
+        ({"max_size_mb": "big"}, "max_size_mb: "),
+        ({"formats": "jpg"}, "formats: "),
+        ({"min_width": 3, "checks": {"dimensions": {"min_width": 4}}}, "min_width stands beside checks.dimensions"),
+        ({"min_width": 3, "min_image_width": 4}, "min_image_width stands beside checks.dimensions"),
+        ({"sample": 0}, "sample: Input should be greater than or equal to 1"),
+        ({"classifiers": {"nsfw": {"score": 1}}}, "classifiers.nsfw.score: "),
+        ({"version": 2}, "version: Input should be 1"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_told_by_the_key_as_it_was_written(raw: object, said: str) -> None:
+    with pytest.raises(PermanentError) as caught:
+        parse(raw)
+    assert str(caught.value).startswith("validation_rules")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_schema_tells_every_check() -> None:
+    schema = ValidationRules.model_json_schema()
+    assert set(schema["$defs"]["Checks"]["properties"]) == set(DOCUMENTED)
+    assert {Severity(one) for one in schema["$defs"]["Severity"]["enum"]} == set(Severity)
