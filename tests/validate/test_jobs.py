@@ -1,0 +1,418 @@
+"""Validation jobs on a real database and storage: what becomes of rows, counters and verdicts, whatever happens."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import factories
+import ledger
+import pytest
+from doubles import WatchedStorage, query
+from validate import corpus, judging
+from validate.corpus import Planted
+from validate.judging import counted, findings, make_validation, valid_images, validate, verdicts
+
+from pixcrawler_worker import maintenance
+from pixcrawler_worker.db import activity, chunks, jobs
+from pixcrawler_worker.db.chunks import Hold
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.validate import chunk, planner
+from pixcrawler_worker.validate.planner import UnknownJobError
+
+
+@pytest.fixture(autouse=True)
+def clean(runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+
+
+def pictures(count: int, *, prefix: str = "good") -> list[Planted]:
+    """Photographs with nothing wrong."""
+    return [Planted(f"{prefix}-{at}.jpg", corpus.saved(view)) for at, view in enumerate(corpus.views()[:count])]
+
+
+def crawl_of(runtime: Runtime, planted: list[Planted], **values: Any) -> int:
+    """A crawl job that has ended with these images, and counts them."""
+    job = judging.ended_crawl(runtime, **values)
+    corpus.store(runtime, job, planted)
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET valid_images = :n WHERE id = :id", n=len(planted), id=job)
+    return job
+
+
+BROKEN = Planted("broken.jpg", corpus.saved(corpus.views()[20])[:3000], recorded=False)
+STRIP = Planted("strip.jpg", corpus.saved(corpus.views()[21].resize((900, 200))))
+
+
+# What becomes of the rows
+
+
+def test_counters_status_and_log_say_what_was_found(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(4), BROKEN, STRIP])
+    ref = validate(runtime, job)
+    assert counted(runtime, ref) == ("completed", 100, 6, 5, 1)
+    row = judging.row(runtime, ref)
+    assert row.started_at
+    assert row.completed_at
+    assert row.error_message is None
+    found = findings(runtime, ref)
+    assert found["broken.jpg"] == {"decode": ["error", "corrupt", None]}
+    assert found["strip.jpg"] == {"aspect_ratio": ["warn", 4.5, 3.0]}
+    with runtime.sessions.begin() as session:
+        events = [entry.action for entry in activity.latest(session, ref)]
+        assert events == ["validation_job.completed", "validation_job.started"]
+        assert planner.counts(session, ref.id) == {"decode": 1, "aspect_ratio": 1}
+
+
+def test_valid_images_of_the_crawl_job_follow_the_newest_completed_validation(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(4), BROKEN, STRIP])
+    validate(runtime, job)
+    assert valid_images(runtime, job) == 5
+    second = make_validation(runtime, job, {"level": "strict"})
+    wakes = planner.start(runtime, second.id)
+    assert valid_images(runtime, job) == 5, "nothing is replaced until it completes"
+    judging.drive(runtime, wakes)
+    assert valid_images(runtime, job) == 4, "warnings count now"
+    validate(runtime, job, {"checks": {"decode": False}})
+    assert valid_images(runtime, job) == 6
+    assert counted(runtime, second)[0] == "completed", "its verdicts are still there"
+    assert len(verdicts(runtime, second)) == 6
+    assert query(runtime, "SELECT count(*) FROM images") == [(6,)], "a validation deletes nothing"
+
+
+def test_a_mere_report_changes_nothing(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(2), BROKEN])
+    ref = validate(runtime, job, {"mode": "report_only"})
+    assert counted(runtime, ref) == ("completed", 100, 3, 2, 1)
+    assert valid_images(runtime, job) == 3
+
+
+def test_a_repair_of_counters_keeps_what_validations_found(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(2), BROKEN])
+    validate(runtime, job)
+    ledger.execute(
+        runtime.sessions, "UPDATE crawl_jobs SET status = 'running', total_chunks = 7 WHERE id = :id", id=job
+    )
+    maintenance.sweep(runtime)
+    assert query(runtime, "SELECT total_chunks, valid_images FROM crawl_jobs") == [(0, 2)]
+
+
+def test_images_that_nobody_measured_are_measured_and_recorded(runtime: Runtime) -> None:
+    planted = [replace(one, recorded=False) for one in pictures(3)]
+    job = crawl_of(runtime, planted, keywords=["cat"])
+    ref = validate(runtime, job, {"level": "basic"})
+    assert counted(runtime, ref) == ("completed", 100, 3, 3, 0)
+    rows = query(runtime, "SELECT width, height, format, file_size FROM images ORDER BY id")
+    assert rows == [(one.size[0], one.size[1], "jpg", len(corpus.saved(one))) for one in corpus.views()[:3]]
+    assert query(runtime, "SELECT DISTINCT label, hash_version FROM pixcrawler.image_facts") == [("cat", 1)]
+    again = validate(runtime, job, {"level": "basic"})
+    assert counted(runtime, again) == ("completed", 100, 3, 3, 0)
+
+
+def test_what_is_recorded_is_judged_without_a_look_at_any_file(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(3), replace(STRIP, name="gone.jpg", body=STRIP.body)])
+
+    def never(key: str) -> None:
+        raise AssertionError(f"{key} was read")
+
+    blind = replace(runtime, storage=WatchedStorage(runtime, get=never))
+    ref = make_validation(runtime, job, {"level": "basic"})
+    judging.drive(blind, planner.start(blind, ref.id))
+    assert counted(runtime, ref) == ("completed", 100, 4, 4, 0)
+    assert findings(runtime, ref)["gone.jpg"] == {"aspect_ratio": ["warn", 4.5, 3.0]}
+
+
+def test_a_sample_is_as_large_as_it_is_asked_and_always_the_same(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(12))
+    first, second = (validate(runtime, job, {"level": "basic", "sample": 5}) for _ in range(2))
+    assert counted(runtime, first) == ("completed", 100, 5, 5, 0)
+    assert [row[0] for row in verdicts(runtime, first)] == [row[0] for row in verdicts(runtime, second)]
+    assert counted(runtime, validate(runtime, job, {"level": "basic", "sample": 99}))[2] == 12
+    assert valid_images(runtime, job) == 12, "what was not judged is held against nobody"
+
+
+def test_of_two_duplicates_the_valid_one_is_kept(runtime: Runtime) -> None:
+    body = corpus.saved(corpus.views()[0])
+    job = crawl_of(runtime, [Planted("older.png", body, recorded=False), Planted("younger.jpg", body, recorded=False)])
+    rules = {"checks": {"extension_match": {"severity": "error"}}}
+    ref = validate(runtime, job, rules)
+    found = findings(runtime, ref)
+    assert set(found["younger.jpg"]) == set()
+    assert set(found["older.png"]) == {"extension_match", "exact_duplicate"}
+    assert counted(runtime, ref) == ("completed", 100, 2, 1, 1)
+
+
+# Whatever is wrong
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"checks": {"blury": True}}, "there is no checks.blury; did you mean 'blurry'?"),
+        ([], "validation_rules must be an object, not list"),
+        ({"classifiers": {"nsfw": {}}}, "there is no classifier 'nsfw'; known are none"),
+    ],
+)
+def test_rules_that_cannot_be_meant_fail_the_job_at_once(runtime: Runtime, rules: object, said: str) -> None:
+    job = crawl_of(runtime, pictures(1))
+    ref = make_validation(runtime, job, rules)
+    assert planner.start(runtime, ref.id) == []
+    row = judging.row(runtime, ref)
+    assert row.status == "failed"
+    assert said in (row.error_message or "")
+    assert row.completed_at
+    assert valid_images(runtime, job) == 1
+
+
+def test_a_crawl_job_without_images_has_nothing_to_judge(runtime: Runtime) -> None:
+    job = judging.ended_crawl(runtime)
+    ref = validate(runtime, job)
+    assert judging.row(runtime, ref).error_message == f"crawl job {job} has no images to judge"
+    assert counted(runtime, ref) == ("failed", 0, 0, 0, 0)
+
+
+def test_of_a_crawl_that_still_runs_what_is_there_is_judged_and_that_is_said(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(2), status="running")
+    ref = validate(runtime, job)
+    assert counted(runtime, ref) == ("completed", 100, 2, 2, 0)
+    assert judging.row(runtime, ref).error_message == (
+        f"crawl job {job} was still running: the 2 images that it had were judged"
+    )
+
+
+def test_rules_that_exclude_everything_leave_nothing_valid(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    ref = validate(runtime, job, {"min_width": 100_000})
+    assert counted(runtime, ref) == ("completed", 100, 3, 0, 3)
+    assert valid_images(runtime, job) == 0
+
+
+def test_a_file_that_is_gone_changed_or_elsewhere_costs_its_neighbours_nothing(runtime: Runtime) -> None:
+    good = pictures(2)
+    gone = Planted("gone.jpg", None, was=corpus.saved(corpus.views()[5]))
+    changed = Planted("changed.jpg", corpus.saved(corpus.views()[6]), was=corpus.saved(corpus.views()[7]))
+    elsewhere = Planted("elsewhere.jpg", corpus.saved(corpus.views()[8]))
+    job = crawl_of(runtime, [*good, gone, changed, elsewhere])
+    ledger.execute(
+        runtime.sessions, "UPDATE images SET storage_url = 's3://other/x.jpg' WHERE filename = 'elsewhere.jpg'"
+    )
+    ref = validate(runtime, job)
+    found = findings(runtime, ref)
+    assert found["gone.jpg"] == {"decode": ["error", "missing", None]}
+    assert found["elsewhere.jpg"] == {"decode": ["error", "missing", None]}
+    assert set(found["changed.jpg"]) == {"content_hash"}
+    assert counted(runtime, ref) == ("completed", 100, 5, 2, 3)
+
+
+def test_a_storage_that_fails_half_way_is_waited_for(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    trouble = iter(range(10))
+
+    def fail(key: str) -> None:
+        if next(trouble, 99) == 5:
+            raise TransientError(f"{key}: the storage is away")
+
+    ref = make_validation(runtime, job)
+    limping = replace(runtime, storage=WatchedStorage(runtime, get=fail))
+    judging.drive(limping, planner.start(limping, ref.id))
+    assert counted(runtime, ref) == ("running", 0, 10, 0, 0)
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
+    judging.drive(runtime, [wake for _, wake in maintenance.sweep(runtime).wakes])
+    assert counted(runtime, ref) == ("completed", 100, 10, 10, 0)
+
+
+def test_a_storage_that_refuses_us_fails_the_job_and_says_so(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(2))
+
+    def refuse(key: str) -> None:
+        raise PermanentError(f"{key} could not be read: access denied")
+
+    ref = make_validation(runtime, job)
+    barred = replace(runtime, storage=WatchedStorage(runtime, get=refuse))
+    judging.drive(barred, planner.start(barred, ref.id))
+    assert counted(runtime, ref)[0] == "failed"
+    assert "access denied" in (judging.row(runtime, ref).error_message or "")
+    assert valid_images(runtime, job) == 2
+
+
+def test_chunks_that_failed_leave_their_images_unjudged_and_that_is_said(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(8))
+    ref = make_validation(runtime, job)
+    with runtime.sessions.begin() as session:
+        jobs.lock(session, ref)
+    wakes = planner.start(runtime, ref.id)
+    ids = [row[0] for row in query(runtime, "SELECT id FROM images ORDER BY id")]
+    # Two chunks in place of one, as a larger job has them.
+    with runtime.sessions.begin() as session:
+        jobs.lock(session, ref)
+        jobs.add_chunks(session, ref, [{"first": ids[4], "last": ids[-1], "images": 4, "threshold": None}])
+    ledger.execute(
+        runtime.sessions,
+        "UPDATE pixcrawler.chunks SET payload = payload || jsonb_build_object('last', :last, 'images', 4)"
+        " WHERE id = :id",
+        last=ids[3],
+        id=wakes[0].chunk_id,
+    )
+    held = ledger.claim(runtime.sessions, wakes[0].chunk_id)
+    with runtime.sessions.begin() as session:
+        chunks.give_up(session, held, error="the disk is on fire")
+    judging.drive(runtime, [wake for _, wake in maintenance.sweep(runtime).wakes])
+    assert counted(runtime, ref) == ("completed", 100, 4, 4, 0)
+    assert judging.row(runtime, ref).error_message == "4 images could not be judged: the disk is on fire"
+
+
+# Twice, late, and at once
+
+
+def test_starting_twice_and_every_message_twice_changes_nothing(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(6), BROKEN])
+    once = validate(runtime, job)
+    twice = make_validation(runtime, job)
+    wakes = planner.start(runtime, twice.id)
+    assert planner.start(runtime, twice.id) == []
+    judging.drive(runtime, [*wakes, *wakes])
+    judging.drive(runtime, wakes)
+    assert planner.conclude(runtime, twice.id) == []
+    assert [row[1:3] for row in verdicts(runtime, twice)] == [row[1:3] for row in verdicts(runtime, once)]
+    assert counted(runtime, twice) == counted(runtime, once)
+
+
+def test_a_job_that_is_not_there_is_told(runtime: Runtime) -> None:
+    with pytest.raises(UnknownJobError, match="there is no validation job 424242"):
+        planner.start(runtime, 424242)
+    assert planner.conclude(runtime, 424242) == []
+    assert chunk.run(runtime, 424242) == []
+
+
+def test_a_crawls_chunk_is_left_alone_by_who_judges(runtime: Runtime) -> None:
+    ref = factories.start_job(runtime.sessions)
+    (chunk_id,) = ledger.ids_of(runtime.sessions, ref)
+    assert chunk.run(runtime, chunk_id) == []
+    assert ledger.states_of(runtime.sessions, ref) == ["queued"]
+
+
+def delete_crawl(runtime: Runtime, ref: JobRef) -> None:
+    ledger.execute(
+        runtime.sessions,
+        "DELETE FROM crawl_jobs WHERE id = (SELECT crawl_job_id FROM validation_jobs WHERE id = :id)",
+        id=ref.id,
+    )
+
+
+def delete_validation(runtime: Runtime, ref: JobRef) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM validation_jobs WHERE id = :id", id=ref.id)
+
+
+@pytest.mark.parametrize("delete", [delete_crawl, delete_validation])
+def test_a_job_that_is_deleted_while_it_runs_leaves_nothing(
+    runtime: Runtime, delete: Callable[[Runtime, JobRef], None]
+) -> None:
+    job = crawl_of(runtime, pictures(4))
+    ref = make_validation(runtime, job)
+    reads = iter(range(100))
+
+    def strike(_key: str) -> None:
+        if next(reads) == 2:
+            delete(runtime, ref)
+
+    struck = replace(runtime, storage=WatchedStorage(runtime, get=strike))
+    judging.drive(struck, planner.start(struck, ref.id))
+    assert query(runtime, "SELECT count(*) FROM pixcrawler.verdicts") == [(0,)]
+    assert query(runtime, "SELECT count(*) FROM pixcrawler.chunks") == [(0,)]
+    assert maintenance.sweep(runtime).quiet
+
+
+def test_an_image_that_is_deleted_meanwhile_is_not_counted(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(4), BROKEN])
+    ref = make_validation(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    ledger.execute(runtime.sessions, "DELETE FROM images WHERE filename IN ('good-1.jpg', 'broken.jpg')")
+    judging.drive(runtime, wakes)
+    assert counted(runtime, ref) == ("completed", 100, 3, 3, 0)
+    assert valid_images(runtime, job) == 3
+
+
+def test_a_job_whose_message_was_lost_is_started_by_the_sweep_when_it_was_asked_for(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(2))
+    ref, unasked = make_validation(runtime, job), make_validation(runtime, job)
+    ledger.execute(
+        runtime.sessions,
+        "INSERT INTO pixcrawler.validation_plans (validation_job_id, requested_at)"
+        " VALUES (:id, now() - interval '1 hour')",
+        id=ref.id,
+    )
+    swept = maintenance.sweep(runtime)
+    assert [kind for kind, _ in swept.wakes] == [JobKind.VALIDATION]
+    judging.drive(runtime, [wake for _, wake in swept.wakes])
+    assert counted(runtime, ref)[0] == "completed"
+    assert counted(runtime, unasked)[0] == "pending"
+
+
+def test_a_conclusion_that_was_lost_is_made_by_the_sweep(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(2))
+    ref = make_validation(runtime, job)
+    (wake,) = planner.start(runtime, ref.id)
+    held = ledger.claim(runtime.sessions, wake.chunk_id)
+    with runtime.sessions.begin() as session:
+        assert chunks.hold(session, held) is Hold.OURS
+        chunks.finish(session, held, result={"counts": {}, "images": 0}, gains={})
+    for _ in range(3):
+        judging.drive(runtime, [wake for _, wake in maintenance.sweep(runtime).wakes])
+    assert counted(runtime, ref)[0] == "completed"
+
+
+# Strangers' bytes
+
+
+def test_thousands_of_mutated_pictures_each_get_a_verdict(runtime: Runtime) -> None:
+    chance = random.Random(4)
+    kinds = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"]
+    small = [view.resize((120, 90)) for view in corpus.views()[:6]]
+    whole = [corpus.saved(view, kind) for view in small for kind in kinds]
+
+    def mutated() -> bytes:
+        body = bytearray(chance.choice(whole))
+        for _ in range(chance.randint(1, 8)):
+            match chance.randint(0, 4):
+                case 0:
+                    body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
+                case 1:
+                    del body[chance.randrange(len(body)) :]
+                case 2:
+                    body[: chance.randrange(1, 64)] = chance.choice(whole)[: chance.randrange(1, 64)]
+                case 3:
+                    at = chance.randrange(len(body))
+                    body[at : at + 8] = chance.randbytes(chance.randint(0, 16))
+                case _:
+                    body[len(body) // 2 :] = chance.choice(whole)[len(body) // 2 :]
+            body = body or bytearray(b"x")
+        return bytes(body)
+
+    job = judging.ended_crawl(runtime)
+    bodies = [mutated() for _ in range(3000)]
+    keys = [f"crawl_jobs/{job}/cat/{at}.jpg" for at in range(len(bodies))]
+
+    async def store() -> None:
+        for key, body in zip(keys, bodies, strict=True):
+            await runtime.storage.put(key, body)
+
+    runtime.run(store())
+    ledger.execute(
+        runtime.sessions,
+        "INSERT INTO images (crawl_job_id, original_url, filename, storage_url) SELECT :job, url, 'a.jpg', url"
+        " FROM unnest(CAST(:urls AS text[])) AS url",
+        job=job,
+        urls=[runtime.storage.url(key) for key in keys],
+    )
+    ref = validate(runtime, job, {"level": "strict", "mode": "lenient"})
+    status, _, total, valid, invalid = counted(runtime, ref)
+    assert (status, total) == ("completed", 3000)
+    assert valid + invalid == 3000
+    assert invalid > 1000
+    unexplained = (
+        "SELECT count(*) FROM pixcrawler.verdicts WHERE NOT valid AND NOT EXISTS"
+        " (SELECT FROM jsonb_array_elements(findings) AS found WHERE found->>1 = 'error')"
+    )
+    assert query(runtime, unexplained) == [(0,)]
+    assert query(runtime, "SELECT count(*) FROM pixcrawler.chunks WHERE state <> 'completed'") == [(0,)]
