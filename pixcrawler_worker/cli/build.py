@@ -9,7 +9,7 @@ from typing import Unpack
 
 import click
 
-from pixcrawler_worker import dataset, report
+from pixcrawler_worker import dataset
 from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.cli import console, local, request
 from pixcrawler_worker.cli import crawl as crawling
@@ -19,6 +19,7 @@ from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.reports import crawl as crawl_report
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -83,7 +84,7 @@ def write(runtime: Runtime, job: CrawlView, folder: Path, *, again: str) -> list
         with console.counting("writing", job.valid_images) as wrote:
             written = dataset.write(runtime, job.id, folder, wrote=wrote)
         with console.out.status("writing the report"):
-            report.write(runtime, job.id, folder / "report.html")
+            crawl_report.write(runtime, job.id, folder / "report.html")
     except KeyboardInterrupt:
         _clear(folder, itself=fresh)
         click.echo(f"\nnothing was written. job {job.id} has its images: {again} writes them", err=True)

@@ -1,0 +1,131 @@
+"""What the pages of all reports are made of: their look, bars, tiles, and pictures made small."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import Runtime
+
+#: Pictures that are held at a time: they are opened one after the other, and may be large.
+_READS = 8
+#: Longer side of a picture, in pixels; twice what is shown, for sharp screens.
+_SIDE = 224
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5d6671; --line: #d9dee4; --page: #fff; --bar: #3b7dd8;
+  --card: #f5f7f9; --bad: #c4572e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #9aa4af; --line: #343a41; --page: #15181b;
+  --bar: #6aa5f2; --card: #1e2226; --bad: #e88a63; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2.25rem 0 .75rem; }
+h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; overflow-wrap: anywhere; }
+h3 small, .soft { color: var(--soft); font-weight: 400; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; margin-top: 1.25rem; }
+.tile { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; }
+.tile b { display: block; font-size: 1.5rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 0 2rem; }
+table { border-collapse: collapse; width: 100%; table-layout: fixed; }
+td { border-top: 1px solid var(--line); padding: .3rem 0; overflow-wrap: anywhere; vertical-align: middle; }
+td.n { width: 4.5rem; text-align: right; padding-right: .75rem; font-variant-numeric: tabular-nums; }
+td.bar { width: 35%; }
+td.bar i { display: block; height: .6rem; border-radius: .2rem; background: var(--bar); }
+.bad td.bar i { background: var(--bad); }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .5rem; }
+.sheet figure { margin: 0; }
+.sheet img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: .3rem;
+  background: var(--card); }
+.sheet figcaption { color: var(--soft); font-size: .75rem; overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
+"""
+
+
+def save(path: Path, title: str, parts: Iterable[str]) -> Path:
+    """Write a page and return its path.
+
+    Args:
+        path: of the file; its folder is made when it is missing.
+        title: plain text.
+        parts: HTML of the body, in order.
+
+    Raises:
+        PermanentError: when the file cannot be written.
+    """
+    lines = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)} - PixCrawler</title><style>{_STYLE}</style></head><body>",
+        *parts,
+        "</body></html>",
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise PermanentError(f"{path} cannot be written: {error}") from error
+    return path
+
+
+def tiles(numbers: Iterable[tuple[str, str]]) -> str:
+    """Return large numbers, each with what it counts."""
+    boxes = "".join(f'<div class="tile"><b>{number}</b>{text}</div>' for number, text in numbers)
+    return f'<div class="tiles">{boxes}</div>'
+
+
+def bars(heading: str, counts: Sequence[tuple[str, int]], *, kind: str = "") -> str:
+    """Return a table of counts, each with a bar; nothing when there are none."""
+    if not counts:
+        return ""
+    most = max(count for _, count in counts)
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td>'
+        f'<td class="bar"><i style="width:{max(1, round(100 * count / most)) if count else 0}%"></i></td></tr>'
+        for name, count in counts
+    )
+    return f'<section class="{kind}"><h2>{heading}</h2><table>{rows}</table></section>'
+
+
+def picture(thumbnail: bytes | None, caption: str, *, alt: str, hint: str = "") -> str:
+    """Return a picture with its caption, or its caption alone when it could not be made small."""
+    if thumbnail is None:
+        return f"<figure><figcaption>{escape(caption)}: not in storage any more</figcaption></figure>"
+    data = base64.b64encode(thumbnail).decode()
+    return (
+        f'<figure title="{escape(hint, quote=True)}"><img alt="{escape(alt, quote=True)}"'
+        f' src="data:image/jpeg;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+async def thumbnails(runtime: Runtime, shown: Iterable[tuple[int, str]]) -> dict[int, bytes]:
+    """Return small JPEGs by image id; a file that is missing or cannot be opened has none.
+
+    Args:
+        runtime: what connects to storage and decoder.
+        shown: ids of images with the addresses of their files.
+
+    Raises:
+        TransientError: when the storage does not answer.
+    """
+    turns = asyncio.Semaphore(_READS)
+    made: dict[int, bytes] = {}
+
+    async def thumbnail(image_id: int, url: str) -> None:
+        async with turns:
+            with contextlib.suppress(PermanentError):
+                body = await runtime.storage.get(runtime.storage.key(url))
+                made[image_id] = await runtime.decoder.thumbnail(body, side=_SIDE)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for image_id, url in shown:
+                group.create_task(thumbnail(image_id, url))
+    except ExceptionGroup as troubles:
+        # Reads under way meet the same trouble at the same time: one of them tells it.
+        raise troubles.exceptions[0] from None
+    return made
