@@ -57,6 +57,8 @@ MESSAGES = {
     "pixcrawler.crawl.chunk": "crawl",
     "pixcrawler.crawl.cancel": "maintenance",
     "pixcrawler.crawl.retry": "crawl",
+    "pixcrawler.validation.start": "validation",
+    "pixcrawler.validation.chunk": "validation",
     "pixcrawler.maintenance.sweep": "maintenance",
 }
 UNKNOWN = 2_000_000_000

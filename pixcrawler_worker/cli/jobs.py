@@ -16,6 +16,7 @@ from pixcrawler_worker.db import activity, chunks, views
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.validate import planner as judging
 
 
 @click.group()
@@ -50,10 +51,20 @@ def list_(*, limit: int, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", type=console.NUMBER, metavar="ID")
+@click.argument("ref", type=console.JOB, metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-def show(*, job_id: int, as_json: bool) -> None:
-    """Show one job: counts, chunks, and why candidates were refused."""
+def show(*, ref: JobRef, as_json: bool) -> None:
+    """Show one job: counts, chunks, and why candidates were refused, or what a validation found.
+
+    ID is the number of a crawl job, or validation:3 for a validation job.
+    """
+    if ref.kind is JobKind.VALIDATION:
+        _show_validation(ref.id, as_json=as_json)
+    else:
+        _show_crawl(ref.id, as_json=as_json)
+
+
+def _show_crawl(job_id: int, *, as_json: bool) -> None:
     with console.connected() as runtime:
         job = console.require_job(runtime.sessions, job_id)
         found = transact(runtime.sessions, lambda session: _details(session, job_id))
@@ -66,30 +77,72 @@ def show(*, job_id: int, as_json: bool) -> None:
     table.add_row("keywords", console.shown(json.dumps(job.keywords, ensure_ascii=False)))
     table.add_row("images", f"{job.valid_images} of {job.max_images}")
     table.add_row("candidates", f"{job.total_images} found, {job.downloaded_images} downloaded")
-    table.add_row("chunks", ", ".join(f"{count} {state}" for state, count in found["chunks"].items()) or "none")
+    table.add_row("chunks", _states(found))
     for heading in ("reasons", "errors"):
         for position, (reason, count) in enumerate(found[heading].items()):
             label = {"reasons": "refused", "errors": "failed"}[heading]
             table.add_row(label if position == 0 else "", f"{count:>6}  {console.shown(reason)}")
-    for position, entry in enumerate(found["activity"]):
-        line = f"{entry['at'][:19]}Z  {entry['action']}  {entry.get('reason', '')}".rstrip()
-        table.add_row("log" if position == 0 else "", console.shown(line))
+    for position, validation in enumerate(found["validations"]):
+        text = (
+            f"{validation['id']}  {validation['status']}: {validation['valid']} valid, {validation['invalid']} invalid"
+        )
+        table.add_row("validation" if position == 0 else "", text)
+    _add_log(table, found["activity"])
     console.out.print(table)
 
 
-@jobs.command()
-@click.argument("job_id", type=console.NUMBER, metavar="ID")
-def watch(*, job_id: int) -> None:
-    """Show a job until it ends. Exit code 1 when it failed or was cancelled."""
+def _show_validation(job_id: int, *, as_json: bool) -> None:
+    ref = JobRef(JobKind.VALIDATION, job_id)
     with console.connected() as runtime:
-        if console.watch(runtime.sessions, job_id).status != "completed":
+        job = console.require_validation(runtime.sessions, job_id)
+        found = transact(
+            runtime.sessions,
+            lambda session: _ledger(session, ref) | {"counts": dict(judging.counts(session, job_id))},
+        )
+    if as_json:
+        click.echo(json.dumps(job.as_json() | found, indent=2))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_row("validation", f"{job.id}  {console.shown(job.name)}, of job {job.crawl_job_id}")
+    table.add_row("status", f"{job.status}, {job.progress} %")
+    table.add_row("rules", console.shown(json.dumps(job.validation_rules, ensure_ascii=False)))
+    table.add_row("images", f"{job.total_images}: {job.validated_images} valid, {job.invalid_images} invalid")
+    table.add_row("chunks", _states(found))
+    if job.error_message:
+        table.add_row("note", console.shown(job.error_message))
+    for position, (check, count) in enumerate(found["counts"].items()):
+        table.add_row("found" if position == 0 else "", f"{count:>6}  {check}")
+    _add_log(table, found["activity"])
+    console.out.print(table)
+
+
+def _states(found: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in found["chunks"].items()) or "none"
+
+
+def _add_log(table: Table, entries: list[dict[str, str]]) -> None:
+    for position, entry in enumerate(entries):
+        line = f"{entry['at'][:19]}Z  {entry['action']}  {entry['reason']}".rstrip()
+        table.add_row("log" if position == 0 else "", console.shown(line))
+
+
+@jobs.command()
+@click.argument("ref", type=console.JOB, metavar="ID")
+def watch(*, ref: JobRef) -> None:
+    """Show a job until it ends. Exit code 1 when it failed or was cancelled.
+
+    ID is the number of a crawl job, or validation:3 for a validation job.
+    """
+    show_until = console.watch_validation if ref.kind is JobKind.VALIDATION else console.watch
+    with console.connected() as runtime:
+        if show_until(runtime.sessions, ref.id).status != "completed":
             sys.exit(1)
 
 
 @jobs.command()
 @click.argument("job_id", type=console.NUMBER, metavar="ID")
 def cancel(*, job_id: int) -> None:
-    """Cancel a job. Images that it has already stay."""
+    """Cancel a crawl job. Images that it has already stay."""
     with console.connected() as runtime:
         planner.cancel(runtime, job_id)
         console.out.print(console.outcome(console.require_job(runtime.sessions, job_id)), soft_wrap=True)
@@ -98,7 +151,7 @@ def cancel(*, job_id: int) -> None:
 @jobs.command()
 @click.argument("job_id", type=console.NUMBER, metavar="ID")
 def retry(*, job_id: int) -> None:
-    """Run the failed and cancelled chunks of a job again."""
+    """Run the failed and cancelled chunks of a crawl job again."""
     with console.connected() as runtime:
         job = console.require_job(runtime.sessions, job_id)
         if not job.ended:
@@ -112,16 +165,26 @@ def retry(*, job_id: int) -> None:
 
 
 def _details(session: Session, job_id: int) -> dict[str, Any]:
-    return {
-        "chunks": views.chunk_states(session, job_id),
+    return _ledger(session, JobRef(JobKind.CRAWL, job_id)) | {
         "reasons": dict(planner.reasons(session, job_id)),
-        "errors": chunks.errors(session, JobRef(JobKind.CRAWL, job_id)),
+        "validations": [
+            {"id": job.id, "status": job.status, "valid": job.validated_images, "invalid": job.invalid_images}
+            for job in views.validations_of(session, job_id)
+        ],
+    }
+
+
+def _ledger(session: Session, ref: JobRef) -> dict[str, Any]:
+    """Return what chunks and log of a job of any kind say."""
+    return {
+        "chunks": views.chunk_states(session, ref),
+        "errors": chunks.errors(session, ref),
         "activity": [
             {
                 "at": entry.timestamp.astimezone(UTC).isoformat(),
                 "action": entry.action,
                 "reason": (entry.metadata_ or {}).get("reason", ""),
             }
-            for entry in reversed(activity.latest(session, JobRef(JobKind.CRAWL, job_id)))
+            for entry in reversed(activity.latest(session, ref))
         ],
     }

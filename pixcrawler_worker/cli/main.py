@@ -19,6 +19,7 @@ _COMMANDS = {
     "build": ("build", "build", "Turn keywords into a folder of pictures."),
     "up": ("up", "up", "Run PostgreSQL, Redis, a worker and Flower, for development."),
     "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
+    "validate": ("validate", "validate", "Judge the images of a crawl job, and say why."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
     "sources": ("sources", "sources", "Show who can be asked for pictures, and on what terms."),
     "settings": ("settings", "settings", "Show every setting, its value, and where that comes from."),

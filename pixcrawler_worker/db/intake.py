@@ -1,12 +1,14 @@
-"""Crawl jobs that the command line creates; an API writes its rows itself."""
+"""Jobs that the command line creates; an API writes its rows itself."""
 
 import uuid
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import CrawlJob, Profile, Project
+from pixcrawler_worker.db import validations
+from pixcrawler_worker.db.models import CrawlJob, Profile, Project, ValidationJob
 
 #: Owner of what the command line creates without being told a project.
 _LOCAL_USER = uuid.UUID("00000000-0000-4000-8000-000000000001")
@@ -27,6 +29,20 @@ def create_crawl_job(
     job = CrawlJob(project_id=project.id, name=name[:100], keywords=keywords, max_images=max_images)
     session.add(job)
     session.flush()
+    return job.id
+
+
+def create_validation_job(session: Session, *, crawl_job_id: int, name: str, rules: dict[str, Any]) -> int | None:
+    """Insert a pending validation job, remembered so that it starts even without a message, and return its id.
+
+    None when there is no such crawl job.
+    """
+    if session.get(CrawlJob, crawl_job_id) is None:
+        return None
+    job = ValidationJob(crawl_job_id=crawl_job_id, name=name[:100], validation_rules=rules)
+    session.add(job)
+    session.flush()
+    validations.request(session, job.id)
     return job.id
 
 

@@ -1,6 +1,6 @@
 """Images to judge, and the verdicts on them: read and written in bulk."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,11 +10,11 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import Image, ImageFact
+from pixcrawler_worker.db.models import Image, ImageFact, VerdictRow
 from pixcrawler_worker.db.validations import chosen
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.planning import url_hash
-from pixcrawler_worker.domain.verdicts import Finding, Metrics
+from pixcrawler_worker.domain.verdicts import Finding, Metrics, Severity
 
 _UNSIGNED = 2**64 - 1
 
@@ -323,3 +323,57 @@ def record_facts(
             for image, facts in measured
         ],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An image with what a validation says of it, as a report shows it."""
+
+    id: int
+    filename: str
+    storage_url: str | None
+    label: str
+    valid: bool
+    findings: tuple[Finding, ...]
+    width: int | None
+    height: int | None
+    metrics: Mapping[str, float]
+    keeper_id: int | None
+
+
+def judged(session: Session, job_id: int) -> list[Judged]:
+    """Return everything that a job says of images that are still there, by their ids."""
+    rows = session.execute(
+        select(
+            Image.id,
+            Image.filename,
+            Image.storage_url,
+            ImageFact.label,
+            VerdictRow.valid,
+            VerdictRow.findings,
+            VerdictRow.width,
+            VerdictRow.height,
+            VerdictRow.metrics,
+            VerdictRow.keeper_id,
+        )
+        .select_from(VerdictRow)
+        .join(Image, Image.id == VerdictRow.image_id)
+        .outerjoin(ImageFact, ImageFact.image_id == Image.id)
+        .where(VerdictRow.validation_job_id == job_id)
+        .order_by(Image.id)
+    )
+    return [
+        Judged(
+            id=row.id,
+            filename=row.filename,
+            storage_url=row.storage_url,
+            label=row.label or "",
+            valid=row.valid,
+            findings=tuple(Finding(check, Severity(how), value, bound) for check, how, value, bound in row.findings),
+            width=row.width,
+            height=row.height,
+            metrics=row.metrics or {},
+            keeper_id=row.keeper_id,
+        )
+        for row in rows
+    ]

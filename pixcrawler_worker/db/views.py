@@ -4,10 +4,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import Chunk, CrawlJob
+from pixcrawler_worker.db import jobs
+from pixcrawler_worker.db.models import Chunk, CrawlJob, ValidationJob
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,57 @@ class CrawlView:
         """Whether nothing happens to it any more by itself."""
         return self.status not in {"pending", "running"}
 
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"job {self.id}"
+
+    @property
+    def count(self) -> tuple[int, int, str]:
+        """How far it is: images so far, images in the end, and what they are called."""
+        return self.valid_images, self.max_images, "images"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the view with JSON's types only."""
+        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationView:
+    """A validation job's row, as far as people and machines are shown it, with its chunks."""
+
+    id: int
+    crawl_job_id: int
+    name: str
+    status: str
+    progress: int
+    validation_rules: Any
+    total_images: int
+    validated_images: int
+    invalid_images: int
+    error_message: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    total_chunks: int
+    completed_chunks: int
+    failed_chunks: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing happens to it any more by itself."""
+        return self.status not in {"pending", "running"}
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"validation {self.id}"
+
+    @property
+    def count(self) -> tuple[int, int, str]:
+        """How far it is: images so far, images in the end, and what they are called."""
+        return self.validated_images + self.invalid_images, self.total_images, "images judged"
+
     def as_json(self) -> dict[str, Any]:
         """Return the view with JSON's types only."""
         return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
@@ -55,7 +108,29 @@ def crawl_jobs(session: Session, *, limit: int) -> list[CrawlView]:
     return [CrawlView(*row) for row in session.execute(select(*_VIEW).order_by(CrawlJob.id.desc()).limit(limit))]
 
 
-def chunk_states(session: Session, job_id: int) -> dict[str, int]:
+def validation_job(session: Session, job_id: int) -> ValidationView | None:
+    """Return one validation job; None when there is none."""
+    found = _validations(session, ValidationJob.id == job_id)
+    return found[0] if found else None
+
+
+def validations_of(session: Session, crawl_job_id: int) -> list[ValidationView]:
+    """Return the validations of a crawl job, newest first."""
+    return _validations(session, ValidationJob.crawl_job_id == crawl_job_id)
+
+
+def _validations(session: Session, which: ColumnElement[bool]) -> list[ValidationView]:
+    ours = Chunk.validation_job_id == ValidationJob.id
+    total, completed, failed = (
+        select(func.count()).where(ours, *state).correlate(ValidationJob).scalar_subquery()
+        for state in ([], [Chunk.state == ChunkState.COMPLETED], [Chunk.state == ChunkState.FAILED])
+    )
+    columns = [getattr(ValidationJob, name) for name in list(ValidationView.__dataclass_fields__)[:-3]]
+    rows = session.execute(select(*columns, total, completed, failed).where(which).order_by(ValidationJob.id.desc()))
+    return [ValidationView(*tuple(row)) for row in rows]
+
+
+def chunk_states(session: Session, ref: JobRef) -> dict[str, int]:
     """Return the number of the job's chunks in each state that occurs."""
-    query = select(Chunk.state, func.count()).where(Chunk.crawl_job_id == job_id).group_by(Chunk.state)
+    query = select(Chunk.state, func.count()).where(jobs.belongs_to(ref)).group_by(Chunk.state)
     return dict(session.execute(query).all())

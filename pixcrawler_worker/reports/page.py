@@ -41,6 +41,10 @@ td.bar i { display: block; height: .6rem; border-radius: .2rem; background: var(
 .sheet figure { margin: 0; }
 .sheet img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: .3rem;
   background: var(--card); }
+.hist { display: block; width: 100%; fill: var(--bar); } .hist .bad { fill: var(--bad); }
+.hist line { stroke: var(--ink); stroke-dasharray: 2 2; }
+.ends { display: flex; justify-content: space-between; color: var(--soft); font-size: .75rem;
+  border-top: 1px solid var(--line); }
 .sheet figcaption { color: var(--soft); font-size: .75rem; overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; }
 """

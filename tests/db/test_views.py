@@ -5,7 +5,7 @@ from factories import make_job, start_job
 
 from pixcrawler_worker.db import views
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef, JobStatus
 
 
 def test_a_job_is_shown_as_its_row_has_it(sessions: Sessions) -> None:
@@ -61,6 +61,6 @@ def test_chunks_are_counted_by_the_states_that_occur(sessions: Sessions) -> None
     ledger.claim(sessions, ids[0])
     ledger.finish(sessions, ledger.claim(sessions, ids[1]))
     with sessions.begin() as session:
-        assert views.chunk_states(session, ref.id) == {"queued": 2, "running": 1, "completed": 1}
-        assert views.chunk_states(session, other.id) == {"queued": 2}
-        assert views.chunk_states(session, 2**30) == {}
+        assert views.chunk_states(session, ref) == {"queued": 2, "running": 1, "completed": 1}
+        assert views.chunk_states(session, other) == {"queued": 2}
+        assert views.chunk_states(session, JobRef(JobKind.CRAWL, 2**30)) == {}

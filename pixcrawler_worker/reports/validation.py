@@ -1,0 +1,210 @@
+"""A page about a validation: how its images are, what was found, the worst of each check, and what looks the same."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from html import escape
+from pathlib import Path
+
+from pixcrawler_worker.db import verdicts, views
+from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.verdicts import Judged
+from pixcrawler_worker.db.views import ValidationView
+from pixcrawler_worker.domain.verdicts import Severity, Value
+from pixcrawler_worker.reports import page
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.validate import planner
+from pixcrawler_worker.validate.rules import ValidationRules, parse
+
+#: Pictures that are shown of each check, the worst ones first.
+_WORST = 8
+#: Groups of duplicates that are shown, the largest ones first, and pictures of each.
+_GROUPS, _GROUP = 12, 6
+#: Columns of a distribution.
+_COLUMNS = 40
+
+_BELOW, _ABOVE = "below", "above"
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """A metric with the check that bounds it."""
+
+    name: str
+    heading: str
+    check: str
+    parameter: str
+    side: str
+    low: float
+    high: float
+
+
+_METRICS = (
+    _Metric("brightness_p99", "Brightness, 99th percentile", "dark", "p99_below", _BELOW, 0, 1),
+    _Metric("brightness_p5", "Brightness, 5th percentile", "light", "p5_above", _ABOVE, 0, 1),
+    _Metric("entropy", "Information, bits", "low_information", "entropy_below", _BELOW, 0, 8),
+    _Metric("std", "Contrast, standard deviation of greys", "uniform", "std_below", _BELOW, 0, 128),
+    _Metric("sharpness", "Sharpness", "blurry", "score_below", _BELOW, 0, 1),
+)
+
+
+def write(runtime: Runtime, job_id: int, path: Path) -> Path:
+    """Write the page of a validation job and return its path. It holds everything it shows, pictures included.
+
+    Raises:
+        PermanentError: when there is no such job, or the file cannot be written.
+        TransientError: when database or storage do not answer.
+    """
+    job = transact(runtime.sessions, lambda session: views.validation_job(session, job_id))
+    if job is None:
+        raise planner.UnknownJobError(job_id)
+    judged = transact(runtime.sessions, lambda session: verdicts.judged(session, job_id))
+    worst, groups = _worst(judged), _groups(judged)
+    shown = [image for images in (*worst.values(), *groups) for image in images]
+    files = {image.id: image.storage_url for image in shown if image.storage_url}
+    thumbnails = runtime.run(page.thumbnails(runtime, files.items()))
+    return page.save(path, job.name, _parts(job, judged, worst, groups, thumbnails))
+
+
+def _parts(
+    job: ValidationView,
+    judged: Sequence[Judged],
+    worst: Mapping[str, Sequence[Judged]],
+    groups: Sequence[Sequence[Judged]],
+    thumbnails: Mapping[int, bytes],
+) -> Iterator[str]:
+    rules = parse(job.validation_rules)
+    when = f", {job.completed_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if job.completed_at else ""
+    yield f"<h1>{escape(job.name)}</h1>"
+    yield (
+        f'<div class="soft">validation {job.id} of crawl job {job.crawl_job_id}, level {rules.level},'
+        f" {escape(job.status)}{when}</div>"
+    )
+    yield page.tiles(
+        (
+            (f"{job.total_images:,}", "images judged"),
+            (f"{job.validated_images:,}", "valid"),
+            (f"{job.invalid_images:,}", "invalid"),
+            (f"{sum(1 for image in judged if image.findings):,}", "with findings"),
+            (f"{len(_clusters(judged)):,}", "groups of duplicates"),
+        )
+    )
+    if job.error_message:
+        yield f"<p>{escape(job.error_message)}</p>"
+    yield '<div class="columns">'
+    for severity, heading in ((Severity.ERROR, "Errors"), (Severity.WARN, "Warnings"), (Severity.INFO, "Notes")):
+        counts = Counter(found.check for image in judged for found in image.findings if found.severity is severity)
+        yield page.bars(heading, counts.most_common(), kind="bad" if severity is Severity.ERROR else "")
+    yield page.bars(
+        "Invalid images by label", Counter(i.label for i in judged if not i.valid).most_common(), kind="bad"
+    )
+    yield page.bars("Valid images by label", Counter(image.label for image in judged if image.valid).most_common())
+    yield "</div>"
+    yield from _distributions(judged, rules)
+    for check, images in worst.items():
+        yield f"<h2>Worst of {escape(check)}</h2>"
+        yield _sheet(images, thumbnails, check)
+    if groups:
+        yield '<h2>Duplicates</h2><p class="soft">The first of each group is kept.</p>'
+        yield from (_sheet(group, thumbnails, "") for group in groups)
+
+
+def _worst(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """Return the images in which each check found most, errors before warnings before notes."""
+    by_check: defaultdict[tuple[Severity, str], list[tuple[float, int, Judged]]] = defaultdict(list)
+    for image in judged:
+        for found in image.findings:
+            if image.keeper_id is None or not found.check.endswith("_duplicate"):
+                by_check[found.severity, found.check].append((_excess(found.value, found.threshold), image.id, image))
+    order = list(Severity)
+    ranked = sorted(by_check.items(), key=lambda entry: (order.index(entry[0][0]), entry[0][1]))
+    return {
+        check: [image for _, _, image in sorted(images, key=lambda one: (-one[0], one[1]))[:_WORST]]
+        for (_, check), images in ranked
+    }
+
+
+def _excess(value: Value, threshold: Value) -> float:
+    """Return how far a value is from its threshold, where both are numbers."""
+    if isinstance(value, int | float) and isinstance(threshold, int | float):
+        return abs(value - threshold)
+    return 0
+
+
+def _clusters(judged: Sequence[Judged]) -> dict[int, list[int]]:
+    """Return the images of each group of duplicates by the one that is kept."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for image in judged:
+        if image.keeper_id is not None:
+            found[image.keeper_id].append(image.id)
+    return found
+
+
+def _groups(judged: Sequence[Judged]) -> list[list[Judged]]:
+    """Return the largest groups of duplicates, the one that is kept first."""
+    by_id = {image.id: image for image in judged}
+    largest = sorted(_clusters(judged).items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_GROUPS]
+    return [
+        [by_id[image_id] for image_id in (keeper, *others)[:_GROUP] if image_id in by_id] for keeper, others in largest
+    ]
+
+
+def _sheet(images: Sequence[Judged], thumbnails: Mapping[int, bytes], check: str) -> str:
+    figures = "".join(
+        page.picture(thumbnails.get(image.id), _caption(image, check), alt=image.filename, hint=image.filename)
+        for image in images
+    )
+    return f'<div class="sheet">{figures}</div>'
+
+
+def _caption(image: Judged, check: str) -> str:
+    found = next((found for found in image.findings if found.check == check), None)
+    if found is None:
+        size = f"{image.width}x{image.height}, " if image.width else ""
+        return f"{size}{image.filename}"
+    against = "" if found.threshold is None else f" against {found.threshold}"
+    return f"{found.value}{against}"
+
+
+def _distributions(judged: Sequence[Judged], rules: ValidationRules) -> Iterator[str]:
+    active = rules.active()
+    drawn = []
+    for metric in _METRICS:
+        values = [image.metrics[metric.name] for image in judged if metric.name in image.metrics]
+        if values:
+            check = active.get(metric.check)
+            threshold = None if check is None else getattr(check, metric.parameter)
+            drawn.append(_distribution(metric, values, threshold))
+    if drawn:
+        yield f'<h2>How they are</h2><div class="columns">{"".join(drawn)}</div>'
+
+
+def _distribution(metric: _Metric, values: Sequence[float], threshold: float | None) -> str:
+    """Return the distribution of a metric as a drawing, what is beyond the threshold in another colour."""
+    step = (metric.high - metric.low) / _COLUMNS
+    counts = Counter(min(int((value - metric.low) / step), _COLUMNS - 1) for value in values)
+    most = max(counts.values())
+    bars = "".join(_column(metric, at, counts[at] / most, threshold) for at in range(_COLUMNS))
+    line = ""
+    if threshold is not None:
+        x = 4 * (threshold - metric.low) / step
+        line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="62"/>'
+    told = "no threshold" if threshold is None else f"found {metric.side} {threshold:g}"
+    label = f"{metric.heading}: distribution over {len(values)} images"
+    return (
+        f"<section><h3>{escape(metric.heading)} <small>{told}</small></h3>"
+        f'<svg class="hist" viewBox="0 0 {4 * _COLUMNS} 62" role="img" aria-label="{escape(label, quote=True)}">'
+        f'{bars}{line}</svg><div class="ends"><span>{metric.low:g}</span><span>{metric.high:g}</span></div></section>'
+    )
+
+
+def _column(metric: _Metric, at: int, share: float, threshold: float | None) -> str:
+    if not share:
+        return ""
+    step = (metric.high - metric.low) / _COLUMNS
+    middle = metric.low + (at + 0.5) * step
+    beyond = threshold is not None and (middle < threshold if metric.side == _BELOW else middle > threshold)
+    height = max(1.0, 60 * share)
+    kind = ' class="bad"' if beyond else ""
+    return f'<rect{kind} x="{4 * at}" y="{62 - height:.1f}" width="3.4" height="{height:.1f}"/>'

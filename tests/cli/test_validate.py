@@ -1,0 +1,159 @@
+"""`pixcrawler validate`, and how validations are shown: called in this process with real services behind it."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ledger
+import pytest
+import redis
+from browser import look, requires_chromium
+from calls import DEAD, call
+from doubles import query
+from validate import corpus, judging
+
+from pixcrawler_worker.cli import console
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.reports import validation as report
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.validate import planner
+from pixcrawler_worker.validate.planner import UnknownJobError
+
+
+@pytest.fixture(autouse=True)
+def clean(runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+
+
+@pytest.fixture
+def job(runtime: Runtime) -> int:
+    """A crawl job with pictures of every kind."""
+    made = judging.ended_crawl(runtime)
+    corpus.store(runtime, made, [*list(corpus.clean())[:6], *corpus.defective()])
+    return made
+
+
+def sent(broker: redis.Redis) -> list[Any]:
+    found = []
+    for raw in reversed(broker.lrange("validation", 0, -1)):
+        message = json.loads(raw)
+        found.append((message["headers"]["task"], json.loads(base64.b64decode(message["body"]))[0]))
+    return found
+
+
+def test_it_writes_the_row_sends_the_message_and_prints_the_id(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, job: int
+) -> None:
+    Path("rules.json").write_text('{"checks": {"blurry": false}, "level": "basic"}')
+    result = call(env, "validate", str(job), "--rules", "rules.json", "--level", "strict", "--mode", "report_only")
+    validation_id = int(result.stdout)
+    assert sent(broker) == [("pixcrawler.validation.start", [validation_id])]
+    assert query(runtime, "SELECT crawl_job_id, status, name, validation_rules FROM validation_jobs") == [
+        (job, "pending", "strict", {"checks": {"blurry": False}, "level": "strict", "mode": "report_only"})
+    ]
+    # Should the message get lost, a sweep finds it.
+    assert query(runtime, "SELECT validation_job_id FROM pixcrawler.validation_plans") == [(validation_id,)]
+
+
+def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
+    env: Mapping[str, str], runtime: Runtime, job: int
+) -> None:
+    result = call({**env, **DEAD}, "validate", str(job))
+    assert result.exit_code == 0
+    assert f"validation {int(result.stdout)} is kept and starts when a worker sweeps" in result.stderr
+    assert "hunter2" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give the number of a crawl JOB, or --schema"),
+        (["1", "--rules", "slip.json"], "there is no checks.blury; did you mean 'blurry'?"),
+        (["1", "--rules", "half.json"], "half.json is no JSON"),
+        (["1", "--rules", "list.json"], "list.json must hold an object"),
+        (["1", "--rules", "absent.json"], "absent.json"),
+        (["1", "--rules", "asks.json"], "there is no classifier 'nsfw'"),
+        (["1", "--level", "hard"], "hard"),
+    ],
+)
+def test_a_call_that_cannot_be_meant_creates_nothing(
+    env: Mapping[str, str], runtime: Runtime, words: list[str], said: str
+) -> None:
+    Path("slip.json").write_text('{"checks": {"blury": true}}')
+    Path("half.json").write_text('{"checks": ')
+    Path("list.json").write_text("[]")
+    Path("asks.json").write_text('{"classifiers": {"nsfw": {}}}')
+    result = call(env, "validate", *words)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert query(runtime, "SELECT count(*) FROM validation_jobs") == [(0,)]
+
+
+def test_there_must_be_a_crawl_job(env: Mapping[str, str], broker: redis.Redis) -> None:
+    with pytest.raises(PermanentError, match="there is no crawl job 424242"):
+        call(env, "validate", "424242")
+    assert sent(broker) == []
+
+
+def test_the_schema_is_printed_without_any_service() -> None:
+    schema = json.loads(call({}, "validate", "--schema").stdout)
+    assert "blurry" in schema["$defs"]["Checks"]["properties"]
+
+
+def test_a_validation_is_shown_with_counts_per_check(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
+    ref = judging.validate(runtime, job, {"level": "strict"})
+    shown = " ".join(call(env, "jobs", "show", f"validation:{ref.id}").stdout.split())
+    assert f"validation {ref.id} check, of job {job}" in shown
+    assert "status completed, 100 %" in shown
+    assert "9 decode" in shown
+    assert "2 exact_duplicate" in shown
+    told = json.loads(call(env, "jobs", "show", f"validation:{ref.id}", "--json").stdout)
+    assert (told["crawl_job_id"], told["counts"]["decode"], told["chunks"]) == (job, 9, {"completed": 2})
+    of_the_job = json.loads(call(env, "jobs", "show", str(job), "--json").stdout)["validations"]
+    assert [one["id"] for one in of_the_job] == [ref.id]
+
+
+def test_watching_a_validation_ends_as_it_does(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
+    ref = judging.validate(runtime, job)
+    result = call(env, "jobs", "watch", f"validation:{ref.id}")
+    total = 6 + len(list(corpus.defective()))
+    first, second, third = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert first.startswith(f"validation {ref.id} completed in ")
+    assert f"{total} of {total} images judged, 2 of 2 chunks" in first
+    assert second == "valid: {1}, invalid: {2}".format(*judging.counted(runtime, ref)[2:])
+    assert third.startswith("found: 9 decode, ")
+    refused = judging.make_validation(runtime, job, {"level": 7})
+    planner.start(runtime, refused.id)
+    result = call(env, "jobs", "watch", f"validation:{refused.id}")
+    assert (result.exit_code, "level: Input should be" in result.stdout) == (1, True)
+
+
+def test_a_validation_that_is_not_there_is_told(env: Mapping[str, str], runtime: Runtime, tmp_path: Path) -> None:
+    for command in ("show", "watch"):
+        with pytest.raises(PermanentError, match="there is no validation job 424242"):
+            call(env, "jobs", command, "validation:424242")
+    with pytest.raises(UnknownJobError):
+        report.write(runtime, 424242, tmp_path / "page.html")
+    assert call(env, "jobs", "show", "export:1").exit_code == 2
+
+
+@requires_chromium
+@pytest.mark.parametrize(("name", "width"), [("desktop", 1180), ("phone", 420)])
+def test_the_report_shows_distributions_the_worst_and_duplicates(
+    runtime: Runtime, job: int, tmp_path: Path, name: str, width: int
+) -> None:
+    ledger.execute(runtime.sessions, "UPDATE images SET filename = '<b>x</b>.jpg' WHERE filename = 'dark.jpg'")
+    ref = judging.validate(runtime, job, {"level": "strict", "checks": {"odd_size": {"min_images": 20}}})
+    path = report.write(runtime, ref.id, tmp_path / "page.html")
+    page = path.read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<b>x</b>" not in page
+    seen = look(path.as_uri(), f"validation-{name}", width=width, height=3000)
+    assert seen.count('<svg class="hist"') == 5
+    assert "Worst of blurry" in seen
+    assert "Worst of decode" in seen
+    assert "<h2>Duplicates</h2>" in seen
+    assert console.require_validation(runtime.sessions, ref.id).invalid_images > 10
