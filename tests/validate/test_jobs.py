@@ -3,12 +3,14 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import factories
 import ledger
 import pytest
 from doubles import WatchedStorage, query
+from PIL import Image
 from validate import corpus, judging
 from validate.corpus import Planted
 from validate.judging import counted, findings, make_validation, valid_images, validate, verdicts
@@ -416,3 +418,46 @@ def test_thousands_of_mutated_pictures_each_get_a_verdict(runtime: Runtime) -> N
     )
     assert query(runtime, unexplained) == [(0,)]
     assert query(runtime, "SELECT count(*) FROM pixcrawler.chunks WHERE state <> 'completed'") == [(0,)]
+
+
+# Classifiers
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with two classifiers, as pip leaves one."""
+    about = tmp_path / "scorers-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: scorers\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[pixcrawler.classifiers]\nredness = scorers:redness\nbroken = scorers:broken\nabsent = scorers:absent\n"
+    )
+    (tmp_path / "scorers.py").write_text(
+        "import io\nfrom PIL import Image, ImageStat\n"
+        "def redness(picture):\n"
+        "    image = Image.open(io.BytesIO(picture))\n"
+        "    assert image.format == 'JPEG' and max(image.size) <= 256\n"
+        "    red, green, blue = ImageStat.Stat(image).mean\n"
+        "    return red - (green + blue) / 2\n"
+        "def broken(picture):\n    raise TypeError('no model\\x00')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_classifiers_are_asked_and_their_bugs_cost_nobody_a_verdict(runtime: Runtime, installed: None) -> None:
+    red, blue = (Planted(f"{name}.jpg", corpus.saved(Image.new("RGB", (400, 300), name))) for name in ("red", "blue"))
+    job = crawl_of(runtime, [red, blue, BROKEN])
+    rules = {
+        "level": "basic",
+        "classifiers": {"redness": {"severity": "error", "score_above": 100}, "broken": {"severity": "info"}},
+    }
+    ref = validate(runtime, job, rules)
+    found = findings(runtime, ref)
+    assert found["red.jpg"]["redness"][0] == "error"
+    assert found["red.jpg"]["redness"][1] > 200
+    assert "redness" not in found["blue.jpg"]
+    assert found["blue.jpg"]["broken"] == ["info", "failed: TypeError: no model", None]
+    assert counted(runtime, ref) == ("completed", 100, 3, 2, 1)
+    unloadable = validate(runtime, job, {"classifiers": {"absent": {}}})
+    assert counted(runtime, unloadable)[0] == "failed"
+    assert "a classifier cannot be loaded" in (judging.row(runtime, unloadable).error_message or "")
