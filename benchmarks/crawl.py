@@ -13,39 +13,24 @@ import hashlib
 import io
 import multiprocessing
 import os
-import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 from PIL import Image
+from stage import PROCESSES, picture, service, worker
 
-from pixcrawler_worker import client, embedded, runtime, settings
+from pixcrawler_worker import client, runtime
 from pixcrawler_worker.cli import crawl as crawling
 from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
-from pixcrawler_worker.db import checks, views
+from pixcrawler_worker.db import views
 from pixcrawler_worker.db.session import transact
 
-PROCESSES = 2
 AT_ONCE = 32
-
-
-def picture(number: int, size: int) -> bytes:
-    """A JPEG of about `size` bytes that differs for every number."""
-    noise = random.Random(number)
-    side = int((size / 1.07) ** 0.5)
-    small = Image.frombytes("RGB", (side // 4, side // 4), noise.randbytes(3 * (side // 4) ** 2))
-    written = io.BytesIO()
-    small.resize((side * 2, side * 2), Image.Resampling.BICUBIC).save(written, "JPEG", quality=85)
-    return written.getvalue()
 
 
 def serve(images: int, size: int, ready: "multiprocessing.Queue[str]") -> None:
@@ -121,19 +106,6 @@ def time_crawl(opened: runtime.Runtime, urls: list[str]) -> float:
         time.sleep(0.05)
 
 
-@contextmanager
-def worker() -> Iterator[None]:
-    """A worker with as many processes as the floor has."""
-    command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
-    command += ["--concurrency", str(PROCESSES), "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -149,23 +121,15 @@ def main() -> None:
     urls = [f"{base}/{number}.jpg" for number in range(asked.images)]
     print(f"{asked.images} pictures of {size} bytes, {PROCESSES} processes, {os.cpu_count()} cores")
     ratios = []
-    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as services:
-        os.environ["PIXCRAWLER_DATABASE_URL"] = services.database_url
-        os.environ["PIXCRAWLER_BROKER_URL"] = services.broker_url
-        os.environ["PIXCRAWLER_DATA_DIR"] = folder
-        os.environ["PIXCRAWLER_ALLOWED_NETWORKS"] = "127.0.0.0/8"
-        checks.upgrade(services.database_url)
-        opened = runtime.connect(settings.load())
-        with worker():
-            time_crawl(opened, urls[:100])  # processes, connections and decoders are up
-            for _ in range(asked.runs):
-                floor, crawl = time_floor(urls), time_crawl(opened, urls)
-                ratios.append(floor / crawl)
-                print(
-                    f"floor {asked.images / floor:7.0f} images/s   crawl {asked.images / crawl:7.0f} images/s"
-                    f"   ratio {ratios[-1]:.2f}"
-                )
-        opened.close()
+    with service(PIXCRAWLER_ALLOWED_NETWORKS="127.0.0.0/8") as opened, worker():
+        time_crawl(opened, urls[:100])  # processes, connections and decoders are up
+        for _ in range(asked.runs):
+            floor, crawl = time_floor(urls), time_crawl(opened, urls)
+            ratios.append(floor / crawl)
+            print(
+                f"floor {asked.images / floor:7.0f} images/s   crawl {asked.images / crawl:7.0f} images/s"
+                f"   ratio {ratios[-1]:.2f}"
+            )
     server.terminate()
     print(f"median ratio {statistics.median(ratios):.2f}")
 

@@ -1,0 +1,57 @@
+"""What benchmarks share: pictures, and a worker on services of its own."""
+
+import io
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from pixcrawler_worker import embedded, runtime, settings
+from pixcrawler_worker.db import checks
+from pixcrawler_worker.runtime import Runtime
+
+#: Processes of a worker, and of the floor that it is measured against.
+PROCESSES = 2
+
+
+def picture(number: int, size: int) -> bytes:
+    """A JPEG of about `size` bytes that differs for every number."""
+    noise = random.Random(number)
+    side = int((size / 1.07) ** 0.5)
+    small = Image.frombytes("RGB", (side // 4, side // 4), noise.randbytes(3 * (side // 4) ** 2))
+    written = io.BytesIO()
+    small.resize((side * 2, side * 2), Image.Resampling.BICUBIC).save(written, "JPEG", quality=85)
+    return written.getvalue()
+
+
+@contextmanager
+def service(**env: str) -> Iterator[Runtime]:
+    """Migrated services in a folder of their own, named in the environment, with a runtime on them."""
+    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as services:
+        os.environ |= env | {
+            "PIXCRAWLER_DATABASE_URL": services.database_url,
+            "PIXCRAWLER_BROKER_URL": services.broker_url,
+            "PIXCRAWLER_DATA_DIR": folder,
+        }
+        checks.upgrade(services.database_url)
+        with closing(runtime.connect(settings.load())) as opened:
+            yield opened
+
+
+@contextmanager
+def worker() -> Iterator[None]:
+    """A worker with as many processes as the floor has."""
+    command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
+    command += ["--concurrency", str(PROCESSES), "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
