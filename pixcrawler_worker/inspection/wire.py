@@ -15,7 +15,9 @@ from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.domain.verdicts import Metrics
 
-#: In front of every picture: how many bytes follow, what is wanted of them, and a number that goes with that.
+#: In front of every picture: how many bytes follow, what is wanted of them, and a number that goes with that. With a
+#: descriptor of an open file beside it, the picture is what that file holds, and the number of bytes the most it may
+#: be.
 REQUEST = struct.Struct(">QBH")
 #: In front of every answer: how many bytes follow.
 LENGTH = struct.Struct(">Q")

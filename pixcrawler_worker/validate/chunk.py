@@ -22,6 +22,7 @@ from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.domain.reasons import RefusedError
 from pixcrawler_worker.domain.verdicts import Check, Finding, Metrics, Mode, Subject, is_valid, judge
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.inspection.guard import File
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import FileMissingError
 from pixcrawler_worker.validate import classifiers, duplicates, planner
@@ -180,7 +181,12 @@ async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
         return _Look(facts=image.facts)
     body = b""
     try:
-        body = await _body(runtime, bench, image)
+        with runtime.storage.opened(_key(runtime, image)) as file:
+            if file is not None and bench.reads_pixels and not bench.classifiers:
+                picture = File(file.fileno(), bench.most_bytes)
+                facts, metrics = await runtime.decoder.measure(picture, strict=bench.strict, seconds=bench.seconds)
+                return _Look(facts.sha256, facts, metrics)
+        body = await runtime.storage.get(_key(runtime, image), most=bench.most_bytes)
         if bench.reads_pixels:
             facts, metrics = await runtime.decoder.measure(body, strict=bench.strict, seconds=bench.seconds)
             return _Look(facts.sha256, facts, metrics, body=body)
@@ -192,13 +198,12 @@ async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
         return _Look(hashlib.sha256(body).digest() if body else None, broken=error.reason)
 
 
-async def _body(runtime: Runtime, bench: _Bench, image: Listed) -> bytes:
+def _key(runtime: Runtime, image: Listed) -> str:
     try:
-        key = runtime.storage.key(image.storage_url or "")
+        return runtime.storage.key(image.storage_url or "")
     except PermanentError as error:
         # Its row names no file, or one that lies where this worker cannot reach.
         raise FileMissingError(str(error)) from error
-    return await runtime.storage.get(key, most=bench.most_bytes)
 
 
 async def _scores(runtime: Runtime, bench: _Bench, look: _Look) -> Mapping[str, float | str]:
