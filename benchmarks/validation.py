@@ -140,7 +140,7 @@ def time_validation(opened: Runtime, crawl_job_id: int, level: str) -> tuple[flo
             assert job.started_at is not None
             assert job.completed_at is not None
             return (job.completed_at - job.started_at).total_seconds(), job.total_images
-        time.sleep(0.02)
+        time.sleep(0.25)
 
 
 def search(count: int) -> str:
@@ -176,7 +176,7 @@ def ask_peers(python: str, paths: list[Path]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--bytes", type=int, default=120_000, help="about as many per picture")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=200_000, help="rows for basic")

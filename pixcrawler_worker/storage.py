@@ -3,8 +3,8 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator, Collection, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -45,6 +45,7 @@ class Storage:
         self._store = _open(url)
         base = url.rstrip("/")
         self._base = f"{base}//" if base.endswith(":") else base
+        self._folder = local_path(url)
 
     def url(self, key: str) -> str:
         """Return the address that a row keeps for the key."""
@@ -89,7 +90,7 @@ class Storage:
             return bytes(await answer.bytes_async())
 
     @contextlib.contextmanager
-    def opened(self, key: str) -> Iterator[BinaryIO | None]:
+    def opened(self, key: str) -> Iterator[FileIO | None]:
         """Keep the file under the key open for whoever can read it by itself; None where files are not on this machine.
 
         The system is told that all of it will be read: several files that are open are read from the disk at once.
@@ -97,12 +98,11 @@ class Storage:
         Raises:
             FileMissingError, TransientError, PermanentError: as for `get`.
         """
-        path = local_path(self.url(key))
-        if path is None:
+        if self._folder is None:
             yield None
             return
         with _translated(f"{self.url(key)} could not be read"):
-            file = path.open("rb")
+            file = FileIO(f"{self._folder}/{key}")
         with file:
             if hasattr(os, "posix_fadvise"):  # macOS has none
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)

@@ -1,8 +1,10 @@
 """Doubles that enter through a runtime's seams, and a job that is run to its end in this process."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from typing import Any, ClassVar
 
 import factories
@@ -83,6 +85,13 @@ class WatchedStorage(Storage):
         if self._before_get:
             self._before_get(key)
         return await super().get(key, most=most)
+
+    @contextmanager
+    def opened(self, key: str) -> Iterator[FileIO | None]:
+        if self._before_get:
+            self._before_get(key)
+        with super().opened(key) as file:
+            yield file
 
 
 class WatchedDownloader(Downloader):

@@ -255,7 +255,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         await store.put("one.jpg", b"a" * 2_000_000)
 
         async def write() -> None:
-            for letter in b"bababababa":
+            for letter in b"ba" * 20:
                 await store.put("one.jpg", bytes([letter]) * 2_000_000)
 
         writing = asyncio.ensure_future(write())

@@ -1,7 +1,7 @@
 """Images to judge, and the verdicts on them: read and written in bulk."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,7 @@ COPY pixcrawler.verdicts (
 _TYPES = ("int4", "int4", "bool", "jsonb", "bytea", "int8", "int8", "int4", "int4", "int4", "jsonb")
 _LARGEST_INT4 = 2**31 - 1
 _NOTHING = Jsonb([])
+_METRICS = tuple(field.name for field in fields(Metrics))
 
 
 def insert(session: Session, job_id: int, judged: Iterable[Verdict]) -> None:
@@ -141,7 +142,7 @@ def insert(session: Session, job_id: int, judged: Iterable[Verdict]) -> None:
 
 def _row(job_id: int, verdict: Verdict) -> tuple[object, ...]:
     facts = verdict.facts
-    metrics = None if verdict.metrics is None else Jsonb(asdict(verdict.metrics))
+    metrics = None if verdict.metrics is None else Jsonb({name: getattr(verdict.metrics, name) for name in _METRICS})
     findings = _written(verdict.findings) if verdict.findings else _NOTHING
     if facts is None:
         return job_id, verdict.image_id, verdict.valid, findings, verdict.sha256, *[None] * 5, metrics

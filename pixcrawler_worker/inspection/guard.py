@@ -334,8 +334,8 @@ def _environment() -> dict[str, str]:
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # Wherever this package was found, it is found again.
         "OPENBLAS_NUM_THREADS": "1",  # Matrices of 32x32 need no threads, and every thread wants address space.
-        # Memory up to 64 MB stays with the process between two images (mallopt(3), glibc): taking it from the system anew
-        # for each of them costs a fifth of the time.
+        # Memory up to 64 MB stays with the process between two images (mallopt(3), glibc): taking it from the system
+        # anew for each of them costs a fifth of the time.
         "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
         "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2),
     }

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import itertools
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from pixcrawler_worker import attempt
 from pixcrawler_worker.attempt import Steps
-from pixcrawler_worker.db import chunks, images, verdicts
+from pixcrawler_worker.db import chunks, images, jobs, verdicts
 from pixcrawler_worker.db.chunks import Claim
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.db.session import Session, transact
@@ -40,6 +42,9 @@ from pixcrawler_worker.validate.rules import (
 
 #: Which pipeline made the hashes of pictures that were measured; `images.HASH_VERSION` made those that were inspected.
 _MEASURED_HASHES = 2
+#: Seconds after which a chunk leaves its other images to another one: half of what an attempt may take, in case that
+#: each of those under way takes all that it may.
+_SECONDS = 300.0
 #: Files that are read while others are decoded.
 _READS = 8
 #: What `decode` says of files that are not there.
@@ -64,11 +69,19 @@ class _Work:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What a chunk brings: verdicts, and what was measured of images that nobody had measured before."""
+    """What a chunk brings.
+
+    Attributes:
+        verdicts: on the images that it judged.
+        measured: what was measured of images that nobody had measured before.
+        amendments: what comparing all images adds to verdicts.
+        left: the first image that there was no time for; None when there was time for all.
+    """
 
     verdicts: Sequence[Verdict] = ()
     measured: Sequence[tuple[Listed, ImageFacts]] = ()
     amendments: Sequence[Amendment] = ()
+    left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +95,15 @@ class _Look:
     body: bytes = b""
 
 
-def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
-    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`."""
+def run(runtime: Runtime, chunk_id: int, *, seconds: float = _SECONDS) -> list[Wake]:
+    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`.
+
+    Images for which the seconds do not last are left to another chunk.
+    """
     steps = Steps(
         kind=JobKind.VALIDATION,
         prepare=_prepare,
-        work=lambda work: _compare_all(runtime, work) if work.compares else _judge_all(runtime, work),
+        work=lambda work: _compare_all(runtime, work) if work.compares else _judge_all(runtime, work, seconds),
         write=_write,
         conclude=lambda job_id: planner.conclude(runtime, job_id),
     )
@@ -118,7 +134,7 @@ def _only_label(keywords: object) -> str:
     return found[0].label if len(found) == 1 else _UNLABELLED
 
 
-async def _judge_all(runtime: Runtime, work: _Work) -> _Judged:
+async def _judge_all(runtime: Runtime, work: _Work, seconds: float) -> _Judged:
     """Judge every image of the range, reading some while another one is decoded.
 
     Raises:
@@ -127,10 +143,11 @@ async def _judge_all(runtime: Runtime, work: _Work) -> _Judged:
     bench = _bench(runtime, work.rules)
     judged: dict[int, Verdict] = {}
     measured: list[tuple[Listed, ImageFacts]] = []
-    waiting = iter(work.listed)
+    waiting, taken = iter(work.listed), itertools.count()
+    deadline = time.monotonic() + seconds
 
     async def take_turns() -> None:
-        for image in waiting:
+        while (next(taken) < _READS or time.monotonic() < deadline) and (image := next(waiting, None)):
             look = await _look(runtime, bench, image)
             judged[image.id] = _verdict(bench, image, look, await _scores(runtime, bench, look))
             if image.facts is None and look.facts is not None:
@@ -143,7 +160,9 @@ async def _judge_all(runtime: Runtime, work: _Work) -> _Judged:
     except ExceptionGroup as troubles:
         # Reads under way meet the same trouble at the same time: one of them tells it.
         raise troubles.exceptions[0] from None
-    return _Judged([judged[image.id] for image in work.listed], measured)
+    left = next(waiting, None)
+    done = [judged[image.id] for image in work.listed if image.id in judged]
+    return _Judged(done, measured, left=None if left is None else left.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +198,6 @@ async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
     """Read an image's file and open it, as far as the rules need that."""
     if image.facts is not None and not bench.reads_pixels:
         return _Look(facts=image.facts)
-    body = b""
     try:
         with runtime.storage.opened(_key(runtime, image)) as file:
             if file is not None and bench.reads_pixels and not bench.classifiers:
@@ -195,7 +213,15 @@ async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
     except FileMissingError:
         return _Look(broken=_MISSING)
     except RefusedError as error:
-        return _Look(hashlib.sha256(body).digest() if body else None, broken=error.reason)
+        return _Look(await _digest(runtime, bench, image), broken=error.reason)
+
+
+async def _digest(runtime: Runtime, bench: _Bench, image: Listed) -> bytes | None:
+    """Return the digest of a file that cannot be opened: it may still be what the crawl stored, or not."""
+    try:
+        return hashlib.sha256(await runtime.storage.get(_key(runtime, image), most=bench.most_bytes)).digest()
+    except (FileMissingError, RefusedError):
+        return None
 
 
 def _key(runtime: Runtime, image: Listed) -> str:
@@ -314,6 +340,10 @@ def _write(session: Session, work: _Work, judged: _Judged) -> bool:
     verdicts.insert(session, job_id, judged.verdicts)
     version = _MEASURED_HASHES if work.rules.reads_pixels else images.HASH_VERSION
     verdicts.record_facts(session, work.crawl_job_id, judged.measured, hash_version=version, label=work.label)
+    if judged.left is not None:
+        jobs.lock(session, work.claim.job)
+        rest = {"first": judged.left, "images": len(work.listed) - len(judged.verdicts)}
+        jobs.add_chunks(session, work.claim.job, [work.claim.payload | rest])
     fallen = verdicts.amend(session, job_id, judged.amendments)
     return chunks.finish(
         session,

@@ -264,6 +264,22 @@ def test_chunks_that_failed_leave_their_images_unjudged_and_that_is_said(runtime
     assert judging.row(runtime, ref).error_message == "4 images could not be judged: the disk is on fire"
 
 
+def test_images_that_there_is_no_time_for_are_left_to_another_chunk(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(20), BROKEN])
+    ref = make_validation(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    runs = 0
+    while wakes:
+        (wake,) = wakes
+        wakes = chunk.run(runtime, wake.chunk_id, seconds=0)
+        runs += 1
+    assert runs == 4, "eight at a time, and the comparison"
+    assert counted(runtime, ref) == ("completed", 100, 21, 20, 1)
+    assert [row[1:3] for row in verdicts(runtime, ref)] == [
+        row[1:3] for row in verdicts(runtime, validate(runtime, job))
+    ]
+
+
 # Twice, late, and at once
 
 
