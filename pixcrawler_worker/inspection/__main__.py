@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 
-from pixcrawler_worker.domain.reasons import RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.inspection import wire
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes, measure_bytes, thumbnail
@@ -35,7 +35,9 @@ def main() -> None:
             worker.sendall(wire.framed(_answer(*request, limits)))
 
 
-def _answer(body: bytes, wish: int, number: int, limits: Limits) -> bytes:
+def _answer(body: bytes | None, wish: int, number: int, limits: Limits) -> bytes:
+    if body is None:
+        return wire.refused(RefusedError(Reason.TOO_MANY_BYTES, "the file is larger than allowed"))
     try:
         match Wish(wish):
             case Wish.THUMBNAIL:
@@ -48,18 +50,23 @@ def _answer(body: bytes, wish: int, number: int, limits: Limits) -> bytes:
         return wire.refused(refusal)
 
 
-def _receive(worker: socket.socket) -> tuple[bytes, int, int] | None:
+def _receive(worker: socket.socket) -> tuple[bytes | None, int, int] | None:
     """The next picture with what is wanted of it, or None when the worker is gone."""
     prefix, descriptors, _, _ = socket.recv_fds(worker, wire.REQUEST.size, 1, socket.MSG_WAITALL)
     if len(prefix) < wire.REQUEST.size:
         return None
     size, wish, number = wire.REQUEST.unpack(prefix)
     if descriptors:
-        with os.fdopen(descriptors[0], "rb") as file:
-            # One byte more than allowed tells that there are too many, however the file grows meanwhile.
-            return file.read(size + 1), wish, number
+        return _read(descriptors[0], most=size), wish, number
     body = worker.recv(size, socket.MSG_WAITALL) if size else b""
     return (body, wish, number) if len(body) == size else None
+
+
+def _read(descriptor: int, *, most: int) -> bytes | None:
+    """What an open file holds; None when that is more than `most` bytes."""
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        size = os.fstat(descriptor).st_size
+        return file.read(size) if size <= most else None
 
 
 def _outlive_nobody() -> None:

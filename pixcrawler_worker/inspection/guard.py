@@ -187,12 +187,14 @@ class _Process:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._on_readable)
         self._received = bytearray()
-        self._sending = asyncio.Lock()
+        # What is still to be sent, with the descriptor that goes beside it.
+        self._outgoing: deque[tuple[memoryview, int | None]] = deque()
         self._line: deque[_Turn] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
         # Its first word comes unasked, so that no image pays for a start with its deadline.
         self._greeting = self._loop.create_future()
+        self._greeting.add_done_callback(lambda greeting: greeting.cancelled() or greeting.exception())
         self._enter(_Turn(self._greeting, _START_SECONDS))
 
     @property
@@ -223,14 +225,20 @@ class _Process:
             TimeoutError: it was ended, because this image took too long.
             _NeighbourError: it ended before it came to this image.
         """
+        if self._socket.fileno() < 0:
+            raise _NeighbourError
         turn = _Turn(self._loop.create_future(), seconds)
+        self.opened += 1
+        self._enter(turn)
+        if isinstance(body, File):
+            request = wire.REQUEST.pack(body.most, wish, number)
+            # A descriptor of our own: the caller may be gone when its turn to be sent comes.
+            self._outgoing.append((memoryview(request), os.dup(body.descriptor)))
+        else:
+            self._outgoing.append((memoryview(wire.REQUEST.pack(len(body), wish, number)), None))
+            self._outgoing.append((memoryview(body), None))
+        self._flush()
         try:
-            async with self._sending:
-                if self._socket.fileno() < 0:
-                    raise _NeighbourError
-                self.opened += 1
-                self._enter(turn)
-                await self._send(body, wish, number, turn)
             return await turn.answer
         except asyncio.CancelledError:
             # The caller gave up. An image that is waited for no more is not waited for by others either; one that is
@@ -254,8 +262,10 @@ class _Process:
         """End at once."""
         if self._timer:
             self._timer.cancel()
+        self._drop_outgoing()
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
             self._socket.close()
         self._popen.kill()
 
@@ -270,18 +280,33 @@ class _Process:
             return RefusedError(Reason.TIMEOUT, f"not decoded within {limits.seconds:g} s of CPU time")
         return RefusedError(Reason.DECODER_DIED, f"the process that decoded it ended with status {status}")
 
-    async def _send(self, body: bytes | File, wish: Wish, number: int, turn: _Turn) -> None:
+    def _flush(self) -> None:
+        """Send as much as the socket takes, and the rest as soon as it takes more."""
         try:
-            if isinstance(body, File):
-                # A few bytes always fit behind what is sent in whole.
-                socket.send_fds(self._socket, [wire.REQUEST.pack(body.most, wish, number)], [body.descriptor])
-                return
-            await self._loop.sock_sendall(self._socket, wire.REQUEST.pack(len(body), wish, number))
-            await self._loop.sock_sendall(self._socket, body)
-        except OSError as error:
-            # It hung up while this one was on its way: whose fault that is tells the line.
-            if not turn.answer.done():
-                self._end(ConnectionResetError(str(error)))
+            while self._outgoing:
+                data, descriptor = self._outgoing[0]
+                if descriptor is None:
+                    sent = self._socket.send(data) if data else 0
+                else:
+                    sent = socket.send_fds(self._socket, [data], [descriptor])
+                    os.close(descriptor)
+                if sent < len(data):
+                    self._outgoing[0] = (data[sent:], None)
+                else:
+                    self._outgoing.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._socket, self._flush)
+            return
+        except OSError:
+            # It hung up. What it answered before that is still to be read, and tells over which image.
+            self._drop_outgoing()
+        self._loop.remove_writer(self._socket)
+
+    def _drop_outgoing(self) -> None:
+        for _, descriptor in self._outgoing:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._outgoing.clear()
 
     def _enter(self, turn: _Turn) -> None:
         self._line.append(turn)

@@ -199,12 +199,14 @@ async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
     if image.facts is not None and not bench.reads_pixels:
         return _Look(facts=image.facts)
     try:
-        with runtime.storage.opened(_key(runtime, image)) as file:
-            if file is not None and bench.reads_pixels and not bench.classifiers:
-                picture = File(file.fileno(), bench.most_bytes)
-                facts, metrics = await runtime.decoder.measure(picture, strict=bench.strict, seconds=bench.seconds)
-                return _Look(facts.sha256, facts, metrics)
-        body = await runtime.storage.get(_key(runtime, image), most=bench.most_bytes)
+        key = _key(runtime, image)
+        if bench.reads_pixels and not bench.classifiers:
+            with runtime.storage.opened(key) as file:
+                if file is not None:
+                    picture = File(file.fileno(), bench.most_bytes)
+                    facts, metrics = await runtime.decoder.measure(picture, strict=bench.strict, seconds=bench.seconds)
+                    return _Look(facts.sha256, facts, metrics)
+        body = await runtime.storage.get(key, most=bench.most_bytes)
         if bench.reads_pixels:
             facts, metrics = await runtime.decoder.measure(body, strict=bench.strict, seconds=bench.seconds)
             return _Look(facts.sha256, facts, metrics, body=body)

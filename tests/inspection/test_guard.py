@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.guard import Decoder, File
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes
 
@@ -116,6 +116,49 @@ def test_a_hundred_callers_are_served_in_their_order_and_one_failure_is_nobody_e
 
     assert widths == [*range(1, 41), Reason.NOT_AN_IMAGE, *range(42, 101)]
     assert served == list(range(100))
+
+
+def test_a_file_is_read_by_the_process_itself_and_not_beyond_what_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(PICTURE)
+    (tmp_path / "empty").touch()
+
+    async def measure(decoder: Decoder, name: str, most: int) -> bytes | Reason:
+        with (tmp_path / name).open("rb") as file:
+            try:
+                facts, _ = await decoder.measure(File(file.fileno(), most), strict=False, seconds=5)
+            except RefusedError as refused:
+                return refused.reason
+            return facts.sha256
+
+    async def story() -> None:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            assert await measure(decoder, "picture", len(PICTURE)) == FACTS.sha256
+            assert await measure(decoder, "picture", len(PICTURE) - 1) is Reason.TOO_MANY_BYTES
+            assert await measure(decoder, "empty", 10) is Reason.EMPTY
+            several = [measure(decoder, "picture", 10**6) for _ in range(50)]
+            assert set(await asyncio.gather(*several, decoder.inspect(PICTURE))) == {FACTS.sha256, FACTS}
+
+    asyncio.run(story())
+
+
+def test_what_one_picture_does_to_the_process_costs_those_behind_it_nothing() -> None:
+    async def story() -> None:
+        async with aclosing(Decoder(Limits(seconds=1))) as decoder:
+            pid = await pid_at_work(decoder)
+            held = await hold_up(decoder, pid)
+            behind = [asyncio.create_task(decoder.inspect(pictures.variant("png"))) for _ in range(20)]
+            given_up = asyncio.create_task(decoder.inspect(PICTURE))
+            await asyncio.sleep(0.05)
+            given_up.cancel()
+            with pytest.raises(RefusedError) as refused:
+                await held
+            assert refused.value.reason is Reason.TIMEOUT
+            assert {(await one).format for one in behind} == {"png"}
+            with pytest.raises(asyncio.CancelledError):
+                await given_up
+            assert await decoder.inspect(PICTURE) == FACTS
+
+    asyncio.run(story())
 
 
 def test_a_large_body_passes_through_whole() -> None:
