@@ -1,7 +1,7 @@
 """Images to judge, and the verdicts on them: read and written in bulk."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +127,7 @@ COPY pixcrawler.verdicts (
 _TYPES = ("int4", "int4", "bool", "jsonb", "bytea", "int8", "int8", "int4", "int4", "int4", "jsonb")
 _LARGEST_INT4 = 2**31 - 1
 _NOTHING = Jsonb([])
-_METRICS = tuple(field.name for field in fields(Metrics))
+_METRICS = Metrics.__slots__
 
 
 def insert(session: Session, job_id: int, judged: Iterable[Verdict]) -> None:

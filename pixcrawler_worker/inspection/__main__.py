@@ -1,6 +1,7 @@
 """The guarded process itself: `python -m pixcrawler_worker.inspection LIMITS`, a socket as its standard input."""
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ def main() -> None:
         _bound(limits)
         inspect_bytes(_FIRST, limits)
         _keep_decoders_quiet()
+        gc.freeze()  # what is imported stays: no collection has to look at it again
         worker.sendall(wire.framed(b""))
         while (request := _receive(worker)) is not None:
             _grant_seconds(limits.seconds)

@@ -7,7 +7,6 @@ would let them.
 
 import json
 import struct
-from dataclasses import asdict
 from enum import IntEnum
 from typing import Any
 
@@ -47,8 +46,10 @@ def unframed(received: bytes) -> bytes | None:
 def accepted(facts: ImageFacts, metrics: Metrics | None = None) -> bytes:
     """The answer to a good picture."""
     fields: dict[str, Any] = {name: getattr(facts, name) for name in ImageFacts.__slots__}
-    measured = {} if metrics is None else {"metrics": asdict(metrics)}
-    return json.dumps(fields | {"sha256": facts.sha256.hex()} | measured).encode()
+    fields["sha256"] = facts.sha256.hex()
+    if metrics is not None:
+        fields["metrics"] = {name: getattr(metrics, name) for name in Metrics.__slots__}
+    return json.dumps(fields).encode()
 
 
 def refused(refusal: RefusedError) -> bytes:
