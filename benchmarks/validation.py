@@ -176,7 +176,7 @@ def ask_peers(python: str, paths: list[Path]) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=8000)
     parser.add_argument("--bytes", type=int, default=120_000, help="about as many per picture")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=200_000, help="rows for basic")

@@ -191,6 +191,7 @@ class _Process:
         self._outgoing: deque[tuple[memoryview, int | None]] = deque()
         self._line: deque[_Turn] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline = math.inf
         self._retired = False
         # Its first word comes unasked, so that no image pays for a start with its deadline.
         self._greeting = self._loop.create_future()
@@ -315,9 +316,23 @@ class _Process:
 
     def _begin(self, turn: _Turn) -> None:
         """Start the clock of the image that is first in the line."""
+        self._deadline = self._loop.time() + turn.seconds
+        # A timer that is set already looks again when it comes too early: setting one for every image would cost more
+        # than all else that is done here.
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._watch()
+
+    def _watch(self) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = self._loop.call_later(turn.seconds, self._end, TimeoutError())
+        self._timer = self._loop.call_at(self._deadline, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        if self._line and self._loop.time() >= self._deadline:
+            self._end(TimeoutError())
+        elif self._line:
+            self._watch()
 
     def _on_readable(self) -> None:
         try:
@@ -340,8 +355,6 @@ class _Process:
             turn.answer.set_result(message)
         if self._line:
             self._begin(self._line[0])
-        elif self._timer:
-            self._timer.cancel()
         if self._retired and not self._line:
             self.kill()
 
