@@ -23,7 +23,7 @@ from pixcrawler_worker.validate.rules import ValidationRules, parse
 log = structlog.get_logger()
 
 #: Images of a chunk. Judging what is recorded takes microseconds an image, reading and decoding it milliseconds.
-_RECORDED, _READ = 5000, 1000
+_RECORDED, _READ = 5000, 500
 #: The step in which images are compared with each other, in the payload of its chunk.
 COMPARE = "compare"
 

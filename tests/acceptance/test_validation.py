@@ -18,8 +18,8 @@ from pixcrawler_worker import settings
 from pixcrawler_worker.db.models import ValidationJob
 from pixcrawler_worker.domain.messages import Task
 
-#: Enough for several chunks of 200 images each.
-COPIES = 16
+#: Enough for three chunks of 500 images each.
+COPIES = 20
 
 
 @pytest.fixture
