@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator, Collection, Iterator
 from io import FileIO
 from pathlib import Path
@@ -21,8 +22,12 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 
-_PERMANENT = (InvalidPathError, NotSupportedError, PermissionDeniedError, UnauthenticatedError)
+_PERMANENT = (NotSupportedError, PermissionDeniedError, UnauthenticatedError)
 _EXAMPLES = "file:///srv/pixcrawler, s3://bucket/prefix or memory://"
+
+
+#: A key as `Storage` describes it, whose parts neither begin with a dot nor are empty.
+_KEY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 
 
 class FileMissingError(PermanentError):
@@ -57,7 +62,7 @@ class Storage:
         Raises:
             PermanentError: when the address belongs to another storage.
         """
-        if not url.startswith(f"{self._base}/"):
+        if not url.startswith(f"{self._base}/") or url == f"{self._base}/":
             raise PermanentError(f"{url} does not lie in the configured storage {self._base}")
         return url[len(self._base) + 1 :]
 
@@ -98,14 +103,19 @@ class Storage:
         Raises:
             FileMissingError, TransientError, PermanentError: as for `get`.
         """
-        if self._folder is None:
+        # A row may say anything: what is no key of ours is left to `get`, which leads nowhere outside of the folder.
+        if self._folder is None or not _KEY.fullmatch(key):
             yield None
             return
         with _translated(f"{self.url(key)} could not be read"):
-            file = FileIO(f"{self._folder}/{key}")
+            try:
+                file = FileIO(f"{self._folder}/{key}", opener=_open_at_once)
+            except (IsADirectoryError, NotADirectoryError) as error:
+                raise FileNotFoundError(str(error)) from error
         with file:
             if hasattr(os, "posix_fadvise"):  # macOS has none
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+                with contextlib.suppress(OSError):  # a pipe takes no advice
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             yield file
 
     async def delete(self, keys: Collection[str]) -> None:
@@ -126,6 +136,11 @@ class Storage:
             async for batch in obstore.list(self._store, prefix):
                 for found in batch:
                     yield found["path"]
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: a named pipe in its place would hold up everything."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def local_path(url: str) -> Path | None:
@@ -160,7 +175,8 @@ def _open(url: str) -> ObjectStore:
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except (NotFoundError, FileNotFoundError) as error:
+    except (NotFoundError, FileNotFoundError, InvalidPathError, ValueError) as error:
+        # Under what is no key, one that leads out of the storage say, there is nothing either.
         raise FileMissingError(f"{what}: there is no such file") from error
     except (*_PERMANENT, PermissionError) as error:
         raise PermanentError(f"{what}: {_brief(error)}") from error

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -268,3 +269,38 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         return seen
 
     assert run(story()) == {b"a", b"b"}
+
+
+def opened(store: Storage, key: str) -> bytes | None:
+    with store.opened(key) as file:
+        return None if file is None else file.read()
+
+
+def test_a_file_is_opened_for_whoever_reads_it_itself_and_nothing_outside_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside.jpg").write_bytes(b"secret")
+    store = Storage((tmp_path / "store").as_uri())
+    run(store.put("a/one.jpg", b"picture"))
+    assert opened(store, "a/one.jpg") == b"picture"
+    for key in (
+        "../outside.jpg",
+        "a/../../outside.jpg",
+        "a//../../outside.jpg",
+        "/etc/passwd",
+        ".hidden",
+        "a/./one.jpg",
+    ):
+        assert opened(store, key) is None, key
+    assert opened(Storage("memory://"), "a/one.jpg") is None
+
+
+@pytest.mark.parametrize("key", ["gone.jpg", "a", "a/one.jpg/two.jpg"])
+def test_what_is_no_file_is_missing(tmp_path: Path, key: str) -> None:
+    store = Storage(tmp_path.as_uri())
+    run(store.put("a/one.jpg", b"picture"))
+    with pytest.raises(FileMissingError):
+        opened(store, key)
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert opened(Storage(tmp_path.as_uri()), "pipe.jpg") == b""

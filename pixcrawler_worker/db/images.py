@@ -120,8 +120,8 @@ def _row(position: int, image: NewImage) -> tuple[object, ...]:
         facts.height,
         facts.file_size,
         facts.format,
-        _signed(facts.phash),
-        _signed(facts.dhash),
+        signed(facts.phash),
+        signed(facts.dhash),
         facts.mode,
         facts.frames,
         image.label,
@@ -136,7 +136,7 @@ def _row(position: int, image: NewImage) -> tuple[object, ...]:
     )
 
 
-def _signed(bits: int) -> int:
+def signed(bits: int) -> int:
     """Return 64 bits as PostgreSQL's int8 has them."""
     return bits - (1 << 64) if bits >> 63 else bits
 

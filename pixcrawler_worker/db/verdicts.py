@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from pixcrawler_worker.db.images import signed
 from pixcrawler_worker.db.models import Image, ImageFact, VerdictRow
 from pixcrawler_worker.db.validations import chosen
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
@@ -25,7 +26,6 @@ class Listed:
 
     Attributes:
         facts: what the crawl recorded; None when somebody else wrote the row.
-        hash_version: of the hashes among them.
     """
 
     id: int
@@ -34,7 +34,6 @@ class Listed:
     original_url: str
     credit: Credit
     facts: ImageFacts | None
-    hash_version: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +62,6 @@ def listed(session: Session, crawl_job_id: int, *, first: int, last: int, thresh
         ImageFact.sha256,
         ImageFact.phash,
         ImageFact.dhash,
-        ImageFact.hash_version,
         ImageFact.mode,
         ImageFact.frames,
         ImageFact.page_url,
@@ -89,7 +87,6 @@ def _listed(  # noqa: PLR0913, PLR0917 - a row of the query above, column by col
     sha256: bytes | None,
     phash: int,
     dhash: int,
-    hash_version: int | None,
     mode: str,
     frames: int,
     *credit: str | None,
@@ -116,7 +113,7 @@ def _listed(  # noqa: PLR0913, PLR0917 - a row of the query above, column by col
         license_url=license_url,
         attribution=attribution,
     )
-    return Listed(image_id, filename, storage_url, original_url, known, facts, hash_version)
+    return Listed(image_id, filename, storage_url, original_url, known, facts)
 
 
 _COPY = """
@@ -152,8 +149,8 @@ def _row(job_id: int, verdict: Verdict) -> tuple[object, ...]:
         verdict.valid,
         findings,
         facts.sha256,
-        _signed(facts.phash),
-        _signed(facts.dhash),
+        signed(facts.phash),
+        signed(facts.dhash),
         facts.width,
         facts.height,
         min(facts.file_size, _LARGEST_INT4),
@@ -168,10 +165,6 @@ def _written(findings: Iterable[Finding]) -> Jsonb:
 def _storable(value: object) -> object:
     """Return a value without what PostgreSQL cannot store: it may quote what a stranger wrote."""
     return value.replace("\x00", "").encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
-def _signed(bits: int) -> int:
-    return bits - (1 << 64) if bits >> 63 else bits
 
 
 #: A row of `compared`, as PostgreSQL's binary COPY has it: a count of fields, and each field behind its length.
@@ -295,8 +288,8 @@ def record_facts(
                 "job": crawl_job_id,
                 "sha256": facts.sha256,
                 "url_hash": url_hash(image.original_url),
-                "phash": _signed(facts.phash),
-                "dhash": _signed(facts.dhash),
+                "phash": signed(facts.phash),
+                "dhash": signed(facts.dhash),
                 "version": hash_version,
                 "mode": facts.mode,
                 "frames": facts.frames,

@@ -207,6 +207,21 @@ def test_a_file_that_is_gone_changed_or_elsewhere_costs_its_neighbours_nothing(r
     assert counted(runtime, ref) == ("completed", 100, 5, 2, 3)
 
 
+@pytest.mark.parametrize("path", ["../../outside.jpg", "crawl_jobs", "crawl_jobs/x.jpg/y.jpg", "a b.jpg", "", "."])
+def test_a_row_that_leads_to_no_file_of_the_storage_costs_its_neighbours_nothing(runtime: Runtime, path: str) -> None:
+    job = crawl_of(runtime, pictures(2))
+    outside = Path(str(runtime.settings.storage()).removeprefix("file://")).parents[1] / "outside.jpg"
+    outside.write_bytes(corpus.saved(corpus.views()[5]))
+    ledger.execute(
+        runtime.sessions,
+        "UPDATE images SET storage_url = :url WHERE filename = 'good-1.jpg'",
+        url=runtime.storage.url(path),
+    )
+    ref = validate(runtime, job)
+    assert findings(runtime, ref)["good-1.jpg"] == {"decode": ["error", "missing", None]}
+    assert counted(runtime, ref) == ("completed", 100, 2, 1, 1)
+
+
 def test_a_storage_that_fails_half_way_is_waited_for(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(10))
     trouble = iter(range(10))
