@@ -21,9 +21,11 @@ from pixcrawler_worker.inspection.wire import Wish
 
 #: Pictures a process opens before the next one takes over: leaks and fragmentation end with it. A start takes a quarter
 #: of a second of CPU, of which each picture pays its part: one of 500 would pay a fifth of what opening it takes.
-_LIFE = 2000
+_LIFE = 10_000
 #: Pictures before its end at which its successor starts, so that Pillow and NumPy are imported by then.
 _HEAD_START = 300
+#: Pictures in the line from which on answers are fetched several at a time, and the most seconds that they lie there.
+_MANY, _LONGEST_REST = 8, 0.05
 #: Seconds which that import may take; it takes a quarter of one, on a loaded machine a few.
 _START_SECONDS = 60.0
 #: More than any answer has.
@@ -46,7 +48,7 @@ class File:
 
 
 class Decoder:
-    """One guarded process: started on first use, replaced when it dies, renewed every two thousand images.
+    """One guarded process: started on first use, replaced when it dies, renewed every ten thousand images.
 
     It belongs to one event loop, whose runs may come and go, and to the thread that runs it: the kernel ends the
     process with that thread. Callers are served one after the other, in their order. Pictures are sent ahead, so that
@@ -185,13 +187,17 @@ class _Process:
                 self._socket.close()
                 raise TransientError(f"the image decoder could not be started: {error}") from error
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket, self._on_readable)
+        # Its number and not the socket itself: the loop writes a socket's addresses into errors that nobody sees.
+        self._descriptor = self._socket.fileno()
+        self._loop.add_reader(self._descriptor, self._on_readable)
         self._received = bytearray()
         # What is still to be sent, with the descriptor that goes beside it.
         self._outgoing: deque[tuple[memoryview, int | None]] = deque()
+        self._blocked = False
         self._line: deque[_Turn] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = math.inf
+        self._begun = self._deadline = math.inf
+        self._rest: asyncio.TimerHandle | None = None
         self._retired = False
         # Its first word comes unasked, so that no image pays for a start with its deadline.
         self._greeting = self._loop.create_future()
@@ -261,12 +267,12 @@ class _Process:
 
     def kill(self) -> None:
         """End at once."""
-        if self._timer:
-            self._timer.cancel()
+        for timer in filter(None, (self._timer, self._rest)):
+            timer.cancel()
         self._drop_outgoing()
         if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
+            self._loop.remove_reader(self._descriptor)
+            self._loop.remove_writer(self._descriptor)
             self._socket.close()
         self._popen.kill()
 
@@ -296,12 +302,15 @@ class _Process:
                 else:
                     self._outgoing.popleft()
         except BlockingIOError:
-            self._loop.add_writer(self._socket, self._flush)
+            self._loop.add_writer(self._descriptor, self._flush)
+            self._blocked = True
             return
         except OSError:
             # It hung up. What it answered before that is still to be read, and tells over which image.
             self._drop_outgoing()
-        self._loop.remove_writer(self._socket)
+        if self._blocked:
+            self._loop.remove_writer(self._descriptor)
+            self._blocked = False
 
     def _drop_outgoing(self) -> None:
         for _, descriptor in self._outgoing:
@@ -316,7 +325,8 @@ class _Process:
 
     def _begin(self, turn: _Turn) -> None:
         """Start the clock of the image that is first in the line."""
-        self._deadline = self._loop.time() + turn.seconds
+        self._begun = self._loop.time()
+        self._deadline = self._begun + turn.seconds
         # A timer that is set already looks again when it comes too early: setting one for every image would cost more
         # than all else that is done here.
         if self._timer is None or self._timer.when() > self._deadline:
@@ -345,9 +355,19 @@ class _Process:
         if not received or len(self._received) > 2 * _MOST_ANSWER_BYTES:
             self._end(ConnectionResetError("the image decoder hung up"))
             return
+        before, begun = len(self._line), self._begun
         while self._line and (message := wire.unframed(bytes(self._received))) is not None:
             del self._received[: wire.LENGTH.size + len(message)]
             self._answer(message)
+        if len(self._line) >= _MANY and (answered := before - len(self._line)):
+            self._look_away((self._loop.time() - begun) / answered * len(self._line) / 2)
+
+    def _look_away(self, seconds: float) -> None:
+        """Let answers lie until about half of the line is done: being woken for each costs more than all else here."""
+        self._loop.remove_reader(self._descriptor)
+        self._rest = self._loop.call_later(
+            min(seconds, _LONGEST_REST), self._loop.add_reader, self._descriptor, self._on_readable
+        )
 
     def _answer(self, message: bytes) -> None:
         turn = self._line.popleft()

@@ -42,11 +42,11 @@ from pixcrawler_worker.validate.rules import (
 
 #: Which pipeline made the hashes of pictures that were measured; `images.HASH_VERSION` made those that were inspected.
 _MEASURED_HASHES = 2
-#: Seconds after which a chunk leaves its other images to another one: half of what an attempt may take, in case that
-#: each of those under way takes all that it may.
-_SECONDS = 300.0
+#: Seconds after which a chunk leaves its other images to another one: a third of what an attempt may take, in case
+#: that each of those under way takes all that it may.
+_SECONDS = 200.0
 #: Files that are read while others are decoded.
-_READS = 8
+_READS = 16
 #: What `decode` says of files that are not there.
 _MISSING = "missing"
 _UNLABELLED = "unlabelled"

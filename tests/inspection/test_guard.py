@@ -161,6 +161,28 @@ def test_what_one_picture_does_to_the_process_costs_those_behind_it_nothing() ->
     asyncio.run(story())
 
 
+def test_being_woken_for_several_answers_at_once_takes_no_longer() -> None:
+    async def story() -> tuple[float, float]:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            await pid_at_work(decoder)
+
+            async def inspect(at_once: int) -> float:
+                begun = time.perf_counter()
+                waiting = iter(range(300))
+
+                async def take_turns() -> None:
+                    for _ in waiting:
+                        await decoder.inspect(PICTURE)
+
+                await asyncio.gather(*(take_turns() for _ in range(at_once)))
+                return time.perf_counter() - begun
+
+            return await inspect(4), await inspect(32)
+
+    few, many = asyncio.run(story())
+    assert many < 2 * few, "a rest of 50 ms before each answer would take thirty times as long"
+
+
 def test_a_large_body_passes_through_whole() -> None:
     body = PICTURE + bytes(20 * 2**20)
 
@@ -271,9 +293,9 @@ def test_a_process_is_renewed_by_one_that_was_started_in_time_and_ends_then() ->
             opened = 1
             while decoder.pid == first:
                 before = children()
-                await decoder.inspect(body)
-                opened += 1
-            assert 1000 <= opened <= 3000
+                await asyncio.gather(*(decoder.inspect(body) for _ in range(10)))
+                opened += 10
+            assert 5_000 <= opened <= 20_000
             assert decoder.pid in before, "its start would have kept an image waiting"
             assert first in before
             for _ in range(5):

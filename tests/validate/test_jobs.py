@@ -288,7 +288,7 @@ def test_images_that_there_is_no_time_for_are_left_to_another_chunk(runtime: Run
         (wake,) = wakes
         wakes = chunk.run(runtime, wake.chunk_id, seconds=0)
         runs += 1
-    assert runs == 4, "eight at a time, and the comparison"
+    assert runs == 3, "sixteen at a time, and the comparison"
     assert counted(runtime, ref) == ("completed", 100, 21, 20, 1)
     assert [row[1:3] for row in verdicts(runtime, ref)] == [
         row[1:3] for row in verdicts(runtime, validate(runtime, job))
