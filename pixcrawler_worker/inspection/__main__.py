@@ -13,7 +13,7 @@ import sys
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.inspection import wire
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes, measure_bytes, thumbnail
+from pixcrawler_worker.inspection.opening import convert, inspect_bytes, measure_bytes, thumbnail
 from pixcrawler_worker.inspection.wire import Wish
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -46,6 +46,9 @@ def _answer(body: bytes | None, wish: int, number: int, limits: Limits) -> bytes
                 return thumbnail(body, number, limits)
             case Wish.METRICS:
                 return wire.accepted(*measure_bytes(body, limits, strict=bool(number)))
+            case Wish.CONVERT:
+                conversion, picture = wire.asked_to_convert(body)
+                return wire.as_converted(convert(picture, conversion, limits))
             case Wish.FACTS:
                 return wire.accepted(inspect_bytes(body, limits))
     except RefusedError as refusal:

@@ -16,6 +16,7 @@ from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection import wire
+from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.wire import Wish
 
@@ -28,7 +29,7 @@ _HEAD_START = 300
 _MANY, _LONGEST_REST = 8, 0.05
 #: Seconds which that import may take; it takes a quarter of one, on a loaded machine a few.
 _START_SECONDS = 60.0
-#: More than any answer has.
+#: More than any answer has that is no converted picture.
 _MOST_ANSWER_BYTES = 65_536
 #: What Python needs to run. Everything else stays behind, secrets above all.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
@@ -96,6 +97,15 @@ class Decoder:
         """A JPEG of `body`, upright, at most `side` pixels long and wide. Raises as `inspect`."""
         return wire.thumbnail(await self._ask(body, Wish.THUMBNAIL, side))
 
+    async def convert(self, body: bytes, conversion: Conversion) -> Converted | None:
+        """`body` changed; None when it is already as wanted, whose pixels are not looked at then.
+
+        Raises:
+            RefusedError: as `inspect`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
+            TransientError: as `inspect`.
+        """
+        return wire.converted(await self._ask(wire.to_convert(conversion, body), Wish.CONVERT))
+
     async def aclose(self) -> None:
         """End the processes, once the images that waited before this call are done."""
         for process in filter(None, (self._process, self._successor)):
@@ -159,10 +169,11 @@ class _NeighbourError(Exception):
 
 @dataclass(slots=True)
 class _Turn:
-    """An image that was sent: the answer that its caller waits for, and the seconds that it may take."""
+    """An image that was sent: the answer that its caller waits for, and the seconds and bytes that it may take."""
 
     answer: asyncio.Future[bytes]
     seconds: float
+    most: int = _MOST_ANSWER_BYTES
 
 
 class _Process:
@@ -199,6 +210,7 @@ class _Process:
         self._begun = self._deadline = math.inf
         self._rest: asyncio.TimerHandle | None = None
         self._retired = False
+        self._most_converted = _MOST_ANSWER_BYTES + limits.max_converted_bytes
         # Its first word comes unasked, so that no image pays for a start with its deadline.
         self._greeting = self._loop.create_future()
         self._greeting.add_done_callback(lambda greeting: greeting.cancelled() or greeting.exception())
@@ -235,6 +247,8 @@ class _Process:
         if self._socket.fileno() < 0:
             raise _NeighbourError
         turn = _Turn(self._loop.create_future(), seconds)
+        if wish is Wish.CONVERT:
+            turn.most = self._most_converted
         self.opened += 1
         self._enter(turn)
         if isinstance(body, File):
@@ -351,19 +365,25 @@ class _Process:
             return
         except OSError:
             received = b""
-        self._received += received
-        if not received or len(self._received) > 2 * _MOST_ANSWER_BYTES:
+        if not received:
             self._end(ConnectionResetError("the image decoder hung up"))
             return
+        self._received += received
         before, begun = len(self._line), self._begun
-        while self._line and (message := wire.unframed(bytes(self._received))) is not None:
+        while self._line and (message := wire.unframed(self._received)) is not None:
             del self._received[: wire.LENGTH.size + len(message)]
             self._answer(message)
-        if len(self._line) >= _MANY and (answered := before - len(self._line)):
+        most = self._line[0].most if self._line else 0
+        if len(self._received) > most:
+            self._end(ConnectionResetError("the image decoder says too much"))
+        elif len(self._line) >= _MANY and most == _MOST_ANSWER_BYTES and (answered := before - len(self._line)):
             self._look_away((self._loop.time() - begun) / answered * len(self._line) / 2)
 
     def _look_away(self, seconds: float) -> None:
-        """Let answers lie until about half of the line is done: being woken for each costs more than all else here."""
+        """Let answers lie until about half of the line is done: being woken for each costs more than all else here.
+
+        Not when the next one is a picture: it may be more than the socket holds, and the process would wait.
+        """
         self._loop.remove_reader(self._descriptor)
         self._rest = self._loop.call_later(
             min(seconds, _LONGEST_REST), self._loop.add_reader, self._descriptor, self._on_readable

@@ -6,6 +6,8 @@ from pixcrawler_worker.domain.reasons import Reason, RefusedError
 
 #: Pictures up to this many pixels decode into a few megabytes whatever they are: their density is not judged.
 _HARMLESS_PIXELS = 1_000_000
+#: More than a file that is written here has beside its pixels: a profile of up to a megabyte, EXIF, and headers.
+_MOST_TAGS_BYTES = 2_097_152
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,11 @@ class Limits:
     max_pixels_per_byte: int = 10_000
     seconds: float = 20.0
     memory_bytes: int = 1536 * 1024**2
+
+    @property
+    def max_converted_bytes(self) -> int:
+        """The largest file that a picture becomes: four bytes a pixel, and what stands in front of them."""
+        return 4 * self.max_pixels + _MOST_TAGS_BYTES
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RefusedError when a picture of `width` x `height` pixels is empty or too large to decode."""

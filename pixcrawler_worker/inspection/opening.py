@@ -5,7 +5,8 @@ import hashlib
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.domain.verdicts import Metrics
-from pixcrawler_worker.inspection import headers, metrics, pixels
+from pixcrawler_worker.inspection import converting, headers, metrics, pixels
+from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.pixels import Pixels
 
@@ -37,6 +38,18 @@ def measure_bytes(body: bytes, limits: Limits, *, strict: bool) -> tuple[ImageFa
 def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
     """A JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
     return pixels.thumbnail(body, _header(body, limits).format, side, limits)
+
+
+def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | None:
+    """`body` changed; None when it is already as wanted, whose pixels are not looked at then.
+
+    Raises:
+        RefusedError: as `inspect_bytes`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
+    """
+    converted = converting.convert(body, _header(body, limits).format, conversion, limits)
+    if converted and len(converted.body) > limits.max_converted_bytes:
+        raise RefusedError(Reason.TOO_MANY_BYTES, f"it becomes {len(converted.body):,} bytes")
+    return converted
 
 
 def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:

@@ -30,8 +30,8 @@ _REDUCED_SIDE = 128
 _DETAIL = 200
 _THUMBNAIL_QUALITY = 80
 
-# Importing a plug-in registers it; without these, the first AVIF or WebP would import all forty of Pillow's.
-_PILLOW = {
+#: Pillow's names. Importing a plug-in registers it; without these, the first AVIF or WebP would import all forty.
+PILLOW = {
     "jpg": JpegImagePlugin.JpegImageFile.format,
     "png": PngImagePlugin.PngImageFile.format,
     "webp": WebPImagePlugin.WebPImageFile.format,
@@ -103,7 +103,7 @@ def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]
     """
     try:
         # Warnings are for those who own the file.
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[_PILLOW[extension]]) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[PILLOW[extension]]) as image:
             limits.check_size(*image.size)
             yield image
     except RefusedError:
