@@ -16,6 +16,10 @@ from pixcrawler_worker.errors import PermanentError
 
 #: Longest keyword: what the strictest provider takes without cutting it silently (Openverse, 200 characters).
 MAX_KEYWORD_LENGTH = 200
+#: Names that no file may have on Windows ("Naming Files, Paths, and Namespaces", Microsoft).
+_DEVICE = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
+#: Label of images that came without one to a job of several.
+UNLABELLED = "unlabelled"
 #: Below this share of good candidates the yield says little about the next page, so planning assumes no worse.
 _LOWEST_YIELD = 0.1
 #: Slices of one round, so that a row that wants two billion images plans no more than a worker can hold.
@@ -308,19 +312,33 @@ def next_round(
     return tuple(slices[i] for i in range(longest) for slices in planned if i < len(slices))
 
 
+def only_label(raw: object) -> str:
+    """Return the label of a crawl job's images that came without one: that of its only keyword, if it has only one."""
+    try:
+        found = keywords(raw)
+    except PermanentError:
+        return UNLABELLED
+    return found[0].label if len(found) == 1 else UNLABELLED
+
+
 def slug(label: str) -> str:
     """Return the label as a folder's name: ASCII letters, digits, `-` and `_`, at most 50 characters.
 
-    A label that loses something on the way (another script, a slash, capital letters), or has the hyphen that others
-    get in place of a space, keeps a short digest, so that two labels never share a folder, not even on a file system
-    that ignores case.
+    A label that loses something on the way (another script, a slash, capital letters), has the hyphen that others get
+    in place of a space, or is what Windows calls a device, keeps a short digest, so that two labels never share a
+    folder, not even on a file system that ignores case.
     """
-    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
-    plain = re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:40].strip("-")
-    if plain == label.replace(" ", "-") and "-" not in label:
+    plain = plain_name(label)
+    if plain == label.replace(" ", "-") and "-" not in label and not _DEVICE.fullmatch(plain):
         return plain
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
     return f"{plain}-{digest}" if plain else digest
+
+
+def plain_name(text: str) -> str:
+    """Return a text as part of a file's name: ASCII letters, digits, `-` and `_`, at most 40; maybe nothing."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:40].strip("-")
 
 
 def url_hash(url: str) -> bytes:

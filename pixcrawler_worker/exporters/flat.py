@@ -1,0 +1,42 @@
+"""All images in one folder, and one table that says what each of them is."""
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.exporters.folders import Metadata
+from pixcrawler_worker.exporters.images import Images
+from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+
+
+class Flat:
+    """`images/<file>` with `metadata.jsonl`: class and split are columns of it, and nothing else."""
+
+    summary: ClassVar[str] = "all images in one folder beside a metadata.jsonl: scripts, people"
+    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    formats: ClassVar[tuple[str, ...]] = FORMATS
+    default_splits: ClassVar[Mapping[str, float]] = {}
+    split_per_part: ClassVar[bool] = False
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._images = Images(dataset)
+        self._metadata = Metadata(dataset)
+
+    def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
+        """Return the image's path, and the image."""
+        path = self._images.path(sample)
+        self._metadata.add(path, sample)
+        return path, iter([Entry(path, sample.body)])
+
+    def close(self) -> Iterator[Entry]:
+        """Return the metadata."""
+        return self._metadata.entries()
+
+    @staticmethod
+    def data_files(split: str | None) -> str | None:
+        """Return all files; no pattern tells splits apart."""
+        return None if split else "**"
+
+    def extra_path(self, name: str) -> str | None:
+        """Return where a file that every export has lies: at the top."""
+        return name

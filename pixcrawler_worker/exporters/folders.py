@@ -1,0 +1,82 @@
+"""Where an image lies in a folder per class, and the metadata that Hugging Face reads beside it."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.tables import Value
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Sample
+from pixcrawler_worker.exporters.spool import Spool
+
+METADATA = "metadata.jsonl"
+#: What pyarrow takes for a time in JSON. Source: `ParseTimestampISO8601` in arrow/util/value_parsing.h.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d(?::?\d\d){0,2}(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
+_SECONDS = re.compile(r"(\d\d:\d\d:\d\d)")
+
+
+class Folders:
+    """Paths `<split>/<class>/<file>`, with subfolders where a folder would have too many files.
+
+    Parts are made to be unpacked into one folder: nothing of one may lie where another one has something. So each part
+    of several has subfolders of its own, named by its number.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._files: Counter[str] = Counter()
+
+    def path(self, sample: Sample) -> str:
+        """Return the path of the next image."""
+        folder = "/".join(filter(None, (sample.split, slug(sample.label))))
+        number = self._files[folder] // self._dataset.max_files_per_dir
+        self._files[folder] += 1
+        if self._dataset.parts > 1:
+            folder += f"/part-{self._dataset.part:05d}" + (f"-{number}" if number else "")
+        elif number:
+            folder += f"/{number:04d}"
+        return f"{folder}/{sample.stem}.{sample.extension}"
+
+
+class Metadata:
+    """`metadata.jsonl`: one for all images, or one per split, or one per folder where the export has several parts.
+
+    Hugging Face reads the file that is nearest above an image, among those of the image's split.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._apart = dataset.parts > 1
+        self._spools: dict[str, Spool] = {}
+
+    def add(self, path: str, sample: Sample) -> None:
+        """Note an image that lies at the path."""
+        top = ""
+        if self._apart:
+            top = path[: path.rindex("/") + 1]
+        elif sample.split and path.startswith(f"{sample.split}/"):
+            top = f"{sample.split}/"
+        row = {name: _text(value) for name, value in sample.row.items()}
+        line = json.dumps({"file_name": path.removeprefix(top), **row}, ensure_ascii=False)
+        where = f"{top}{METADATA}"
+        if where not in self._spools:
+            self._spools[where] = Spool()
+        self._spools[where].write(f"{line}\n".encode())
+
+    def entries(self) -> Iterator[Entry]:
+        """Return the files."""
+        for path, spool in sorted(self._spools.items()):
+            yield Entry(path, spool)
+
+
+def _text(value: Value) -> Value:
+    """Return a value that keeps its type.
+
+    Hugging Face reads with pyarrow, where a column whose texts all look like times becomes one of times: a title that
+    is a date would change, and files of which only some have other titles would not fit together. Fractions of seconds
+    and a space at the end are what it takes for text.
+    """
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        return value
+    exact, found = _SECONDS.subn(r"\1.000", value, count=1)
+    return exact if found else f"{value} "

@@ -1,0 +1,41 @@
+"""A folder per class: what torchvision's ImageFolder, Keras and Hugging Face's imagefolder open."""
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from pixcrawler_worker.exporters.folders import Folders, Metadata
+from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+
+
+class ImageFolder:
+    """`<split>/<class>/<file>` with `metadata.jsonl`; without splits, `<class>/<file>`."""
+
+    summary: ClassVar[str] = "a folder per class: torchvision, Keras, Hugging Face imagefolder"
+    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    # torchvision passes over gif and avif without a word.
+    formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
+    default_splits: ClassVar[Mapping[str, float]] = {}
+    split_per_part: ClassVar[bool] = False
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._folders = Folders(dataset)
+        self._metadata = Metadata(dataset)
+
+    def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
+        """Return the image's path, and the image."""
+        path = self._folders.path(sample)
+        self._metadata.add(path, sample)
+        return path, iter([Entry(path, sample.body)])
+
+    def close(self) -> Iterator[Entry]:
+        """Return the metadata."""
+        return self._metadata.entries()
+
+    @staticmethod
+    def data_files(split: str | None) -> str | None:
+        """Return the files of a split's folder, or all."""
+        return f"{split}/**" if split else "**"
+
+    def extra_path(self, name: str) -> str | None:
+        """Return where a file that every export has lies: at the top."""
+        return name

@@ -1,0 +1,79 @@
+"""Tasks for Label Studio: the images, and the class of each as a suggestion for whoever labels them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.exporters.images import Images
+from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.spool import Spool
+
+#: Names of the tags that a project needs for the suggestions; `label_config.xml` has them.
+_CHOICE, _IMAGE = "choice", "image"
+
+
+class LabelStudio:
+    """`images/<file>`, `tasks.json` to import, and `label_config.xml` to paste into the project before.
+
+    A task shows the image from where it was found, because Label Studio opens addresses and no files of an archive. One
+    without an address has that of Label Studio's local storage, which serves `images/` where the archive was unpacked
+    in LOCAL_FILES_DOCUMENT_ROOT. `file_name` is the image's path in the archive.
+    """
+
+    summary: ClassVar[str] = "tasks with the class as a suggestion: Label Studio"
+    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    formats: ClassVar[tuple[str, ...]] = FORMATS
+    default_splits: ClassVar[Mapping[str, float]] = {}
+    split_per_part: ClassVar[bool] = False
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._images = Images(dataset)
+        self._tasks = Spool()
+
+    def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
+        """Return the image's path, and the image."""
+        path = self._images.path(sample)
+        shown = sample.row["source_url"] or f"/data/local-files/?d={quote(path)}"
+        result = {
+            "from_name": _CHOICE,
+            "to_name": _IMAGE,
+            "type": "choices",
+            "value": {"choices": [sample.label]},
+        }
+        task = {
+            "data": {_IMAGE: shown, "file_name": path, **sample.row},
+            "predictions": [{"model_version": "pixcrawler", "result": [result]}],
+        }
+        start = ",\n" if self._tasks.size else "[\n"
+        self._tasks.write(f"{start}{json.dumps(task, ensure_ascii=False)}".encode())
+        return path, iter([Entry(path, sample.body)])
+
+    def close(self) -> Iterator[Entry]:
+        """Return the tasks; in the first archive also what to set the project up with."""
+        self._tasks.write(b"\n]\n" if self._tasks.size else b"[]\n")
+        part = f"-part-{self._dataset.part:05d}" if self._dataset.parts > 1 else ""
+        yield Entry(f"tasks{part}.json", self._tasks)
+        if self._dataset.part == 0:
+            yield Entry("label_config.xml", _config(self._dataset.labels))
+
+    @staticmethod
+    def data_files(split: str | None) -> str | None:
+        """Return nothing: Hugging Face does not read tasks."""
+        del split
+        return None
+
+    def extra_path(self, name: str) -> str | None:
+        """Return where a file that every export has lies: at the top."""
+        return name
+
+
+def _config(labels: tuple[str, ...]) -> bytes:
+    choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in labels)
+    return (
+        f'<View>\n  <Image name="{_IMAGE}" value="${_IMAGE}"/>\n'
+        f'  <Choices name="{_CHOICE}" toName="{_IMAGE}" choice="single">\n{choices}  </Choices>\n</View>\n'
+    ).encode()

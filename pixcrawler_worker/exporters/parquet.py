@@ -1,0 +1,139 @@
+"""Parquet files with the images in them, as Hugging Face's hub keeps datasets."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS, Value
+from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.spool import Spool
+
+try:
+    import pyarrow as pa
+    from pyarrow import parquet
+except ImportError as error:
+    raise ImportError("layout parquet needs pyarrow: pip install 'pixcrawler-worker[parquet]'") from error
+
+#: Bytes at which a file is ended.
+_FILE = 64 * 1024 * 1024
+#: Rows of a group, which readers load as a whole, and bytes of images at which one is ended before.
+_ROWS, _GROUP = 100, 8 * 1024 * 1024
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+#: Says that the column holds images, so that `datasets` decodes them. Source: `ArrowWriter._build_metadata` there.
+_FEATURES = {
+    "image": {"_type": "Image"},
+    **{name: {"dtype": "int64" if name in NUMBERS else "string", "_type": "Value"} for name in COLUMNS},
+}
+_SCHEMA = pa.schema(
+    [("image", _IMAGE), *((name, pa.int64() if name in NUMBERS else pa.string()) for name in COLUMNS)],
+    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
+)
+
+
+class Parquet:
+    """`data/<split>-<part>-of-<parts>-<number>.parquet`, a row per image, the class as text in `label`.
+
+    The names are those that `datasets` tells splits by, whatever these are called: its pattern allows for more behind
+    the number of files, and here an archive counts as one.
+    """
+
+    summary: ClassVar[str] = "Parquet files with the images inside: Hugging Face datasets, pandas, DuckDB, Spark"
+    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    formats: ClassVar[tuple[str, ...]] = FORMATS
+    default_splits: ClassVar[Mapping[str, float]] = {}
+    split_per_part: ClassVar[bool] = False
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._place = f"{dataset.part:05d}-of-{dataset.parts:05d}"
+        self._open: dict[str, _File] = {}
+        self._ended: dict[str, int] = {}
+
+    def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
+        """Return the name in the image's row, and the file if this image fills it."""
+        name, split = f"{sample.stem}.{sample.extension}", sample.split or "train"
+        if split not in self._open:
+            self._open[split] = _File()
+        self._open[split].add(sample.body, {"file_name": name, **sample.row})
+        return name, iter([self._end(split)] if self._open[split].size >= _FILE else [])
+
+    def close(self) -> Iterator[Entry]:
+        """Return the last file of each split."""
+        for split in list(self._open):
+            yield self._end(split)
+
+    @staticmethod
+    def data_files(split: str | None) -> str | None:
+        """Return the files of a split."""
+        return f"data/{split or 'train'}-*.parquet"
+
+    def extra_path(self, name: str) -> str | None:
+        """Return where a file that every export has lies: at the top."""
+        return name
+
+    def _end(self, split: str) -> Entry:
+        number = self._ended.get(split, 0)
+        self._ended[split] = number + 1
+        return Entry(f"data/{split}-{self._place}-{number:05d}.parquet", self._open.pop(split).finish())
+
+
+class _File:
+    """A Parquet file under construction, whose last group is in memory."""
+
+    def __init__(self) -> None:
+        self._sink = _Sink()
+        self._writer = parquet.ParquetWriter(
+            self._sink,
+            _SCHEMA,
+            # Images are compressed already, and neither repeat nor have an order.
+            compression={"image.bytes": "NONE", **dict.fromkeys(("image.path", *COLUMNS), "SNAPPY")},
+            use_dictionary=[name for name in COLUMNS if name not in NUMBERS],
+            write_statistics=list(COLUMNS),
+            # How many values go by before a page is looked at: a page of images ends soon after its usual size.
+            write_batch_size=1,
+        )
+        self._rows: list[dict[str, object]] = []
+        self._waiting = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, those in memory included."""
+        return self._sink.spool.size + self._waiting
+
+    def add(self, body: bytes, row: Mapping[str, Value]) -> None:
+        self._rows.append({"image": {"bytes": body, "path": row["file_name"]}, **row})
+        self._waiting += len(body)
+        if len(self._rows) >= _ROWS or self._waiting >= _GROUP:
+            self._write()
+
+    def finish(self) -> Spool:
+        if self._rows:
+            self._write()
+        self._writer.close()
+        return self._sink.spool
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), row_group_size=_ROWS)
+        self._rows.clear()
+        self._waiting = 0
+
+
+class _Sink(io.RawIOBase):
+    """A spool as a file to write to."""
+
+    def __init__(self) -> None:
+        self.spool = Spool()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object, /) -> int:
+        # Large pieces come as bytes already, and need no copy.
+        written = data if isinstance(data, bytes) else bytes(memoryview(data))  # type: ignore[arg-type]  # a buffer
+        self.spool.write(written)
+        return len(written)
+
+    def tell(self) -> int:
+        return self.spool.size

@@ -1,0 +1,45 @@
+"""Tar shards that are read from front to back: webdataset, and Hugging Face's webdataset."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+
+
+class WebDataset:
+    """`<stem>.jpg`, `<stem>.cls` and `<stem>.json` side by side, images of all classes in the order of their hashes."""
+
+    summary: ClassVar[str] = "tar shards to stream: webdataset, Hugging Face webdataset"
+    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.TAR})
+    # Readers take the columns of the first images for those of all: there is one extension.
+    formats: ClassVar[tuple[str, ...]] = ("jpg",)
+    default_splits: ClassVar[Mapping[str, float]] = {}
+    split_per_part: ClassVar[bool] = True
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._classes = {label: str(number).encode() for number, label in enumerate(dataset.labels)}
+
+    def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
+        """Return the image's name, and its three files."""
+        name = f"{sample.stem}.{sample.extension}"
+        row = json.dumps({"file_name": name, **sample.row}, ensure_ascii=False)
+        entries = [
+            Entry(name, sample.body),
+            Entry(f"{sample.stem}.cls", self._classes[sample.label]),
+            Entry(f"{sample.stem}.json", row.encode()),
+        ]
+        return name, iter(entries)
+
+    def close(self) -> Iterator[Entry]:
+        """Return nothing: every file has been written."""
+        return iter(())
+
+    @staticmethod
+    def data_files(split: str | None) -> str | None:
+        """Return the shards of a split."""
+        return f"{split or 'train'}-*.tar"
+
+    def extra_path(self, name: str) -> str | None:
+        """Return where a file that every export has lies: where readers pass over it, which names without a dot are."""
+        return f"__meta__/{name.replace('.', '-')}"

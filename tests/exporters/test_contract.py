@@ -1,0 +1,215 @@
+"""One suite for every installed layout."""
+
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from itertools import accumulate, chain
+
+import pytest
+from laying import EXTRAS, LABELS, SPLITS, Written, archives, content, dataset, sample, write
+
+from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.exporters import protocol
+from pixcrawler_worker.exporters.protocol import Carrier, Entry
+from pixcrawler_worker.exporters.spool import Spool
+
+LAYOUTS = list(protocol.installed())
+#: Names that Windows keeps for devices, with any extension.
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
+
+every_layout = pytest.mark.parametrize("name", LAYOUTS)
+every_dataset = pytest.mark.parametrize("splits", [(), SPLITS], ids=["whole", "split"])
+every_size = pytest.mark.parametrize("parts", [1, 3])
+
+
+def exported(name: str, splits: tuple[str, ...], parts: int) -> list[Written]:
+    layout = protocol.load(name)
+    return [write(layout, asked, samples) for asked, samples in archives(layout, splits=splits, parts=parts)]
+
+
+def folders(path: str) -> Iterator[str]:
+    """The path, and every folder above."""
+    return accumulate(path.split("/"), lambda above, name: f"{above}/{name}")
+
+
+def assert_portable(path: str) -> None:
+    assert path.isascii()
+    assert path.isprintable()
+    assert len(path) <= 200
+    assert not set(path) & set('\\:*?"<>|')
+    for part in path.split("/"):
+        assert len(part) <= 99
+        assert part not in {"", ".", ".."}
+        assert part == part.strip(" .")
+        assert part.partition(".")[0].lower() not in DEVICES
+
+
+def assert_apart(paths: list[str]) -> None:
+    """No path is another one's, nor its folder, not even where capital letters do not count."""
+    assert len({path.lower() for path in paths}) == len(paths)
+    above = {folder for path in paths for folder in folders(path) if folder != path}
+    assert len({folder.lower() for folder in above}) == len(above)
+    assert not {path.lower() for path in paths} & {folder.lower() for folder in above}
+
+
+def test_no_layout_is_missing() -> None:
+    ours = {"imagefolder", "webdataset", "table", "flat", "yolo", "coco", "label_studio", "parquet", "tfrecord"}
+    assert ours <= set(LAYOUTS)
+
+
+def test_an_unknown_layout_has_a_nearest_one() -> None:
+    with pytest.raises(PermanentError, match="webdataset"):
+        protocol.load("webdatset")
+
+
+@every_layout
+def test_it_tells_what_it_is(name: str) -> None:
+    layout = protocol.load(name)
+    assert layout.summary
+    assert "\n" not in layout.summary
+    assert layout.carriers
+    assert layout.carriers <= set(Carrier)
+    assert layout.formats
+    assert set(layout.formats) <= set(FORMATS)
+    assert sum(layout.default_splits.values()) == pytest.approx(1 if layout.default_splits else 0)
+
+
+@every_layout
+@every_dataset
+@every_size
+def test_its_archives_can_be_unpacked_everywhere_and_into_one_folder(
+    name: str, splits: tuple[str, ...], parts: int
+) -> None:
+    paths = [path for archive in exported(name, splits, parts) for path in archive.files]
+    for path in paths:
+        assert_portable(path)
+    assert_apart(paths)
+
+
+@every_layout
+@every_dataset
+@every_size
+def test_it_has_every_image_as_it_was_given(name: str, splits: tuple[str, ...], parts: int) -> None:
+    layout = protocol.load(name)
+    if layout.carriers == {Carrier.CSV}:
+        pytest.skip("it has no images")
+    for asked, samples in archives(layout, splits=splits, parts=parts):
+        files = list(write(layout, asked, samples).files.values())
+        for one in samples:
+            assert sum(body.count(one.body) for body in files) == 1
+
+
+@every_layout
+@every_dataset
+@every_size
+def test_its_names_of_images_are_those_of_their_files(name: str, splits: tuple[str, ...], parts: int) -> None:
+    whole = exported(name, splits, parts)
+    names = list(chain.from_iterable(archive.names for archive in whole))
+    assert len({one.lower() for one in names}) == len(names) == 42
+    for archive in whole:
+        # Without files of their own, images lie in others, which have the names in them.
+        assert list(archive.images) in ([], list(archive.names))
+
+
+@every_layout
+@every_dataset
+@every_size
+def test_the_same_images_give_the_same_bytes_in_the_same_order(name: str, splits: tuple[str, ...], parts: int) -> None:
+    first, second = exported(name, splits, parts), exported(name, splits, parts)
+    assert [list(archive.files.items()) for archive in first] == [list(archive.files.items()) for archive in second]
+
+
+@every_layout
+@every_dataset
+def test_files_that_every_export_has_find_a_place(name: str, splits: tuple[str, ...]) -> None:
+    layout = protocol.load(name)
+    asked, samples = next(archives(layout, splits=splits, parts=1))
+    made = layout(asked)
+    entries = [entry for one in samples for entry in made.add(one)[1]]
+    extras = [path for extra in EXTRAS if (path := made.extra_path(extra)) is not None]
+    entries += made.close()
+    for entry in entries:
+        content(entry)
+    for path in extras:
+        assert_portable(path)
+    assert_apart([*(entry.path for entry in entries), *extras])
+
+
+@every_layout
+def test_what_hugging_face_is_told_of_a_split_is_that_split(name: str) -> None:
+    layout = protocol.load(name)
+    patterns = [layout.data_files(split) for split in SPLITS]
+    if None in patterns:
+        assert patterns == [None] * len(SPLITS)
+        return
+    whole = exported(name, SPLITS, 3)
+    paths = [path for archive in whole for path in archive.files]
+    if layout.split_per_part:
+        # It is the archives that are told apart, which are named by their split.
+        paths = [f"{split}-00000.tar" for split in SPLITS]
+    found = [{path for path in paths if fnmatchcase(path, str(pattern))} for pattern in patterns]
+    assert all(found)
+    assert sum(map(len, found)) == len(set.union(*found))
+    assert set.union(*found) == set(paths)
+
+
+@every_layout
+def test_its_memory_stays_flat(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Spools go to disk early, so that filling them is no growth.
+    monkeypatch.setattr("pixcrawler_worker.exporters.spool._IN_MEMORY", 1 << 14)
+    layout = protocol.load(name)
+    made = layout(dataset(splits=SPLITS))
+    pattern = sample(0, extension=layout.formats[0])
+
+    def add(first: int, last: int) -> None:
+        for number in range(first, last):
+            one = replace(
+                pattern,
+                stem=f"{number:064x}",
+                label=LABELS[number % len(LABELS)],
+                split=SPLITS[number % len(SPLITS)],
+                row={**pattern.row, "title": f"{number}"},
+                body=b"%d" % number,
+            )
+            for entry in made.add(one)[1]:
+                content(entry)
+
+    add(0, 15_000)
+    tracemalloc.start()
+    try:
+        add(15_000, 20_000)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        for entry in made.close():
+            content(entry)
+    # Kept, their rows would be 6 MB, and their names alone more than half a megabyte.
+    assert grown < 400_000
+
+
+@every_layout
+def test_large_images_do_not_stay_in_memory(name: str) -> None:
+    layout = protocol.load(name)
+    made = layout(dataset(splits=SPLITS))
+    pattern = sample(0, extension=layout.formats[0])
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            one = replace(pattern, stem=f"{number:064x}", split=SPLITS[number % len(SPLITS)], body=bytes(1 << 20))
+            for entry in made.add(one)[1]:
+                drain(entry)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        for entry in made.close():
+            drain(entry)
+    # Half of the images at most, whatever is copied on the way.
+    assert most < 50 << 20
+
+
+def drain(entry: Entry) -> None:
+    if isinstance(entry.body, Spool):
+        for block in entry.body.blocks():
+            del block
