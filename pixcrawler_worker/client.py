@@ -50,6 +50,15 @@ def start_validation(job_id: int) -> str:
     return _send(Task.VALIDATION_START, job_id)
 
 
+def start_export(job_id: int) -> str:
+    """Ask for a pending export job to be run; return the message's id. Raises as `start_crawl`.
+
+    Args:
+        job_id: the row in `export_jobs`, whose `format` and `export_options` say what is made.
+    """
+    return _send(Task.EXPORT_START, job_id)
+
+
 def workers(*, seconds: float = 1.0) -> list[str]:
     """Return the names of the workers that answer within some seconds. Raises as `start_crawl`."""
     answers = _app(_broker()).control.ping(timeout=seconds) or []

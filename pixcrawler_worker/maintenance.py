@@ -6,18 +6,20 @@ sweep that is killed half-way leaves nothing half done, and the next one goes on
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
 
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity, chunks, images, jobs, sweeps
+from pixcrawler_worker.db import activity, chunks, exports, images, jobs, sweeps
 from pixcrawler_worker.db.jobs import NotRunningError, Wake
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.export import plan, publishing
+from pixcrawler_worker.export import planner as exporting
 from pixcrawler_worker.runtime import Runtime, local_pid
 from pixcrawler_worker.validate import planner as judging
 
@@ -29,6 +31,17 @@ _MOST_REAPED = 500
 _MOST_RESENT = 500
 #: Longest life of a task (its hard time limit) and a margin: after that no zombie writes files any more.
 QUIET = timedelta(minutes=20)
+
+_UNKNOWN = (planner.UnknownJobError, judging.UnknownJobError, exporting.UnknownJobError)
+_CONCLUDE: Mapping[JobKind, Callable[[Runtime, int], list[Wake]]] = {
+    JobKind.CRAWL: planner.conclude,
+    JobKind.VALIDATION: judging.conclude,
+    JobKind.EXPORT: exporting.conclude,
+}
+#: Exports that one sweep deletes or signs again.
+_MOST_EXPORTS = 200
+#: Links are signed again when they work for no longer than this.
+_FADING = timedelta(days=1)
 
 _OVER = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
 
@@ -106,6 +119,51 @@ def remove_orphans(runtime: Runtime, *, quiet: timedelta = QUIET) -> int:
     return removed
 
 
+def tidy_exports(runtime: Runtime) -> int:
+    """Delete the files of exports that have expired, failed or gone, and sign links again that fade.
+
+    Return how many exports lost files.
+    """
+    expired = transact(runtime.sessions, lambda session: exports.expired(session, limit=_MOST_EXPORTS))
+    for job_id in expired:
+        # The link goes first: what it leads to must not be gone while a row still offers it.
+        transact(runtime.sessions, functools.partial(exports.unlink, job_id=job_id))
+    try:
+        _sign_again(runtime)
+        return runtime.run(_remove_exports(runtime))
+    except (TransientError, PermanentError) as error:
+        log.warning("files of exports stay for now", reason=str(error))
+        return 0
+
+
+def _sign_again(runtime: Runtime) -> None:
+    for one in transact(runtime.sessions, lambda session: exports.fading(session, within=_FADING, limit=_MOST_EXPORTS)):
+        asked = transact(runtime.sessions, functools.partial(exports.load, job_id=one.job_id))
+        if asked is not None:
+            again = publishing.sign_again(runtime, one.job_id, plan.read(asked), one.result, lives=one.lives)
+            url, signed = runtime.run(again)
+            transact(runtime.sessions, functools.partial(exports.relink, job_id=one.job_id, url=url, signed=signed))
+
+
+async def _remove_exports(runtime: Runtime) -> int:
+    """Delete what no export has any more, and what dead workers left unfinished; return how many exports lost files."""
+    found: dict[int, list[str]] = {}
+    async for key in runtime.storage.keys(plan.FOLDER):
+        number = key.removeprefix(plan.FOLDER).partition("/")[0]
+        if number.isdecimal():
+            found.setdefault(int(number), []).append(key)
+    kept = transact(runtime.sessions, lambda session: exports.files(session, sorted(found)))
+    lost = 0
+    for job_id, keys in sorted(found.items()):
+        names = kept.get(job_id, frozenset())
+        stray = [] if names is None else [key for key in keys if key.rpartition("/")[2] not in names]
+        if stray:
+            await runtime.storage.delete(stray)
+            log.info("files of an export removed", job=job_id, files=len(stray))
+            lost += 1
+    return lost
+
+
 def _tidy(runtime: Runtime, ref: JobRef) -> int:
     job_id = ref.id
 
@@ -166,22 +224,24 @@ def _start(runtime: Runtime, swept: Swept) -> None:
 
     def work(session: Session) -> list[JobRef]:
         return [
-            ref
-            for kind in (JobKind.CRAWL, JobKind.VALIDATION)
-            for ref in sweeps.pending(session, kind, unplanned=unplanned, patience=patience)
+            ref for kind in JobKind for ref in sweeps.pending(session, kind, unplanned=unplanned, patience=patience)
         ]
 
     for ref in transact(runtime.sessions, work):
         # A job that is unknown was deleted in this very moment.
-        with _left_behind(ref), contextlib.suppress(planner.UnknownJobError, judging.UnknownJobError):
+        with _left_behind(ref), contextlib.suppress(*_UNKNOWN):
             swept.wakes += [(ref.kind, wake) for wake in _start_job(runtime, ref)]
             swept.started += 1
 
 
 def _start_job(runtime: Runtime, ref: JobRef) -> list[Wake]:
-    if ref.kind is JobKind.VALIDATION:
-        return judging.start(runtime, ref.id)
-    return planner.start(runtime, ref.id, {})
+    match ref.kind:
+        case JobKind.CRAWL:
+            return planner.start(runtime, ref.id, {})
+        case JobKind.VALIDATION:
+            return judging.start(runtime, ref.id)
+        case JobKind.EXPORT:
+            return exporting.start(runtime, ref.id)
 
 
 def _announce(runtime: Runtime, swept: Swept) -> None:
@@ -208,7 +268,7 @@ def _resend(runtime: Runtime, swept: Swept) -> None:
 
 
 def _conclude(runtime: Runtime, swept: Swept) -> None:
-    for kind, conclude in ((JobKind.CRAWL, planner.conclude), (JobKind.VALIDATION, judging.conclude)):
+    for kind, conclude in _CONCLUDE.items():
         for ref in transact(runtime.sessions, functools.partial(sweeps.unconcluded, kind=kind)):
             with _left_behind(ref):
                 swept.wakes += [(kind, wake) for wake in conclude(runtime, ref.id)]

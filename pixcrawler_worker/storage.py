@@ -1,11 +1,17 @@
 """Where bytes rest: a folder, an object store, or memory, by one address."""
 
+import asyncio
 import contextlib
+import functools
 import os
 import re
-from collections.abc import AsyncIterator, Collection, Iterator
+import secrets
+import stat
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from datetime import timedelta
 from io import FileIO
 from pathlib import Path
+from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -17,14 +23,23 @@ from obstore.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 
+T = TypeVar("T")
+
 _PERMANENT = (NotSupportedError, PermissionDeniedError, UnauthenticatedError)
 _EXAMPLES = "file:///srv/pixcrawler, s3://bucket/prefix or memory://"
-
+#: Bytes that are uploaded at a time: the smallest of which 10,000, the most there may be, hold an archive.
+_UPLOAD_PART = 16 * 1024 * 1024
+#: Bytes of a large file that are read at a time.
+_DOWNLOAD_PART = 4 * 1024 * 1024
+#: Signed links of S3 last no longer (AWS, "Sharing objects with presigned URLs").
+_LONGEST_LINK = timedelta(days=7)
+#: What stands in the name of a file that is not finished.
+UNFINISHED = ".unfinished-"
 
 #: A key as `Storage` describes it, whose parts neither begin with a dot nor are empty.
 _KEY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
@@ -76,6 +91,50 @@ class Storage:
         with _translated(f"{self.url(key)} could not be written"):
             await obstore.put_async(self._store, key, body)
 
+    @contextlib.asynccontextmanager
+    async def writing(self, key: str) -> AsyncIterator["Sink"]:
+        """Write a file of any size from front to back; it is there as a whole once the context has ended well.
+
+        Raises:
+            TransientError, PermanentError: as for `put`, also from the sink.
+        """
+        what = f"{self.url(key)} could not be written"
+        if self._folder is None:
+            with _translated(what):
+                async with obstore.open_writer_async(self._store, key, buffer_size=_UPLOAD_PART) as writer:
+                    yield _Upload(writer)
+            return
+        path = self._folder / key
+        unfinished = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(8)}")
+        try:
+            with _translated(what):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with unfinished.open("xb", buffering=0) as file:
+                    yield _Local(file)
+                unfinished.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+
+    async def size(self, key: str) -> int | None:
+        """Return how many bytes are stored under the key; None when nothing is. Raises as `put`."""
+        with _translated(f"{self.url(key)} could not be looked at"):
+            try:
+                return (await obstore.head_async(self._store, key))["size"]
+            except (NotFoundError, FileNotFoundError):
+                return None
+
+    def link(self, key: str, *, lives: timedelta) -> tuple[str, timedelta]:
+        """Return an address from which anybody can fetch the file, and how long it works.
+
+        Links to object stores are signed, and work for a week at most; a file's address works as long as the file.
+        """
+        if not isinstance(self._store, S3Store | GCSStore | AzureStore):
+            return self.url(key), lives
+        signed = min(lives, _LONGEST_LINK)
+        with _translated(f"no link to {self.url(key)} could be signed"):
+            return obstore.sign(self._store, "GET", key, signed), signed
+
     async def get(self, key: str, *, most: int | None = None) -> bytes:
         """Return what is stored under the key.
 
@@ -88,11 +147,57 @@ class Storage:
             RefusedError: TOO_MANY_BYTES when there are more than `most`.
             TransientError, PermanentError: as for `put`.
         """
+        if path := self._path(key):
+            # A twentieth of what the store takes for it.
+            return await asyncio.to_thread(_read, path, self.url(key), most)
         with _translated(f"{self.url(key)} could not be read"):
             answer = await obstore.get_async(self._store, key)
             if most is not None and answer.meta["size"] > most:
                 raise RefusedError(Reason.TOO_MANY_BYTES, f"{self.url(key)} has more than {most} bytes")
             return bytes(await answer.bytes_async())
+
+    async def get_all(
+        self, keys: Sequence[str], use: Callable[[bytes], T], *, most: int
+    ) -> list[T | FileMissingError | RefusedError]:
+        """Return what `use` makes of each file, or why there is none: many small files for the price of one thread.
+
+        Args:
+            keys: of the files.
+            use: called with each file's bytes, in a thread.
+            most: bytes that a file may have.
+
+        Raises:
+            TransientError, PermanentError: as for `put`.
+        """
+        paths = [self._path(key) for key in keys]
+        if all(paths):
+            named = [(path, self.url(key)) for path, key in zip(paths, keys, strict=True) if path]
+            return await asyncio.to_thread(
+                lambda: [_caught(functools.partial(_used, use, path, url, most)) for path, url in named]
+            )
+        # They are fetched one beside the other.
+        bodies = await asyncio.gather(*(self._get_or_why(key, most) for key in keys))
+        return await asyncio.to_thread(lambda: [use(body) if isinstance(body, bytes) else body for body in bodies])
+
+    async def _get_or_why(self, key: str, most: int) -> bytes | FileMissingError | RefusedError:
+        try:
+            return await self.get(key, most=most)
+        except (FileMissingError, RefusedError) as error:
+            return error
+
+    def _path(self, key: str) -> str | None:
+        """Return the path of a file that this machine has; None for what is left to the store.
+
+        A row may say anything: what is no key of ours is left to the store, which leads nowhere outside of the folder.
+        """
+        return f"{self._folder}/{key}" if self._folder is not None and _KEY.fullmatch(key) else None
+
+    async def blocks(self, key: str) -> AsyncIterator[bytes]:
+        """Yield what is stored under the key, a piece at a time. Raises as `get`."""
+        with _translated(f"{self.url(key)} could not be read"):
+            answer = await obstore.get_async(self._store, key)
+            async for block in answer.stream(min_chunk_size=_DOWNLOAD_PART):
+                yield bytes(block)
 
     @contextlib.contextmanager
     def opened(self, key: str) -> Iterator[FileIO | None]:
@@ -103,13 +208,12 @@ class Storage:
         Raises:
             FileMissingError, TransientError, PermanentError: as for `get`.
         """
-        # A row may say anything: what is no key of ours is left to `get`, which leads nowhere outside of the folder.
-        if self._folder is None or not _KEY.fullmatch(key):
+        if (path := self._path(key)) is None:
             yield None
             return
         with _translated(f"{self.url(key)} could not be read"):
             try:
-                file = FileIO(f"{self._folder}/{key}", opener=_open_at_once)
+                file = FileIO(path, opener=_open_at_once)
             except (IsADirectoryError, NotADirectoryError) as error:
                 raise FileNotFoundError(str(error)) from error
         with file:
@@ -136,6 +240,77 @@ class Storage:
             async for batch in obstore.list(self._store, prefix):
                 for found in batch:
                     yield found["path"]
+
+
+class Sink(Protocol):
+    """A file that is being written."""
+
+    async def write(self, blocks: Sequence[bytes]) -> None:
+        """Append the blocks."""
+        ...
+
+
+class _Writer(Protocol):
+    async def write(self, buffer: bytes, /) -> int: ...
+
+
+class _Upload:
+    """A file in an object store, uploaded in parts."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self._writer = writer
+
+    async def write(self, blocks: Sequence[bytes]) -> None:
+        for block in blocks:
+            await self._writer.write(block)
+
+
+class _Local:
+    """A file on this machine: the store would copy every block twice."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+
+    async def write(self, blocks: Sequence[bytes]) -> None:
+        await asyncio.to_thread(self._write, blocks)
+
+    def _write(self, blocks: Sequence[bytes]) -> None:
+        for block in blocks:
+            left = memoryview(block)
+            while left:
+                left = left[self._file.write(left) :]
+
+
+def _read(path: str, url: str, most: int | None) -> bytes:
+    """Return what a file holds. Plain system calls: a file object takes half as long again."""
+    with _translated(f"{url} could not be read"):
+        try:
+            descriptor = _open_at_once(path, os.O_RDONLY | os.O_CLOEXEC)
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(error)) from error
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError(f"{url} is no file")
+            if most is not None and status.st_size > most:
+                raise RefusedError(Reason.TOO_MANY_BYTES, f"{url} has more than {most} bytes")
+            body = os.read(descriptor, status.st_size + 1)
+            while len(body) < status.st_size and (more := os.read(descriptor, status.st_size - len(body) + 1)):
+                body += more
+            return body
+        finally:
+            os.close(descriptor)
+
+
+def _used(use: Callable[[bytes], T], path: str, url: str, most: int) -> T:
+    return use(_read(path, url, most))
+
+
+def _caught(work: Callable[[], T]) -> T | FileMissingError | RefusedError:
+    try:
+        return work()
+    except (FileMissingError, RefusedError) as error:
+        return error
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -13,6 +13,8 @@ from pixcrawler_worker.crawl.planner import UnknownJobError
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.export import part
+from pixcrawler_worker.export import planner as exporting
 from pixcrawler_worker.validate import chunk as judge
 from pixcrawler_worker.validate import planner as judging
 
@@ -64,11 +66,26 @@ def run_validation_chunk(chunk_id: int) -> None:
         _send(judge.run(runtime.current(), _row(chunk_id, largest=_LARGEST_CHUNK_ID)), JobKind.VALIDATION)
 
 
+@app.task(name=Task.EXPORT_START.value)
+def start_export(export_job_id: int) -> None:
+    """Plan a pending export job; on one that was started do nothing."""
+    with _unknown_dropped():
+        _send(exporting.start(runtime.current(), _row(export_job_id)), JobKind.EXPORT)
+
+
+@app.task(name=Task.EXPORT_PART.value)
+def run_export_part(chunk_id: int) -> None:
+    """Run one chunk of an export job."""
+    with _unknown_dropped():
+        _send(part.run(runtime.current(), _row(chunk_id, largest=_LARGEST_CHUNK_ID)), JobKind.EXPORT)
+
+
 @app.task(name=Task.SWEEP.value)
 def sweep() -> None:
     """Sweep once, and tidy the storage of jobs that are over."""
     announce(maintenance.sweep(runtime.current()).wakes)
     maintenance.remove_orphans(runtime.current())
+    maintenance.tidy_exports(runtime.current())
 
 
 @contextlib.contextmanager
@@ -76,7 +93,7 @@ def _unknown_dropped() -> Iterator[None]:
     """Log and drop a message about a row that is not there: trying again would not bring it back."""
     try:
         yield
-    except (UnknownJobError, judging.UnknownJobError) as error:
+    except (UnknownJobError, judging.UnknownJobError, exporting.UnknownJobError) as error:
         log.warning("message dropped", reason=str(error))
 
 

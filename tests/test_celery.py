@@ -59,6 +59,8 @@ MESSAGES = {
     "pixcrawler.crawl.retry": "crawl",
     "pixcrawler.validation.start": "validation",
     "pixcrawler.validation.chunk": "validation",
+    "pixcrawler.export.start": "export",
+    "pixcrawler.export.part": "export",
     "pixcrawler.maintenance.sweep": "maintenance",
 }
 UNKNOWN = 2_000_000_000

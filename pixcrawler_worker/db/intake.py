@@ -7,8 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import validations
-from pixcrawler_worker.db.models import CrawlJob, Profile, Project, ValidationJob
+from pixcrawler_worker.db import exports, validations
+from pixcrawler_worker.db.models import CrawlJob, ExportJob, Profile, Project, ValidationJob
 
 #: Owner of what the command line creates without being told a project.
 _LOCAL_USER = uuid.UUID("00000000-0000-4000-8000-000000000001")
@@ -43,6 +43,25 @@ def create_validation_job(session: Session, *, crawl_job_id: int, name: str, rul
     session.add(job)
     session.flush()
     validations.request(session, job.id)
+    return job.id
+
+
+def create_export_job(
+    session: Session, *, crawl_job_id: int, name: str, format_: str, options: dict[str, Any]
+) -> int | None:
+    """Insert a pending export job for the crawl job's owner, remembered so that it starts even without a message.
+
+    Return its id; None when there is no such crawl job.
+    """
+    owner = session.scalar(
+        select(Project.user_id).join(CrawlJob, CrawlJob.project_id == Project.id).where(CrawlJob.id == crawl_job_id)
+    )
+    if owner is None:
+        return None
+    job = ExportJob(crawl_job_id=crawl_job_id, user_id=owner, name=name[:100], format=format_, export_options=options)
+    session.add(job)
+    session.flush()
+    exports.request(session, job.id)
     return job.id
 
 

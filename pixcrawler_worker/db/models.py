@@ -374,3 +374,45 @@ class VerdictRow(Base):
     file_size: Mapped[int | None]
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     keeper_id: Mapped[int | None]
+
+
+class ExportPlan(Base):
+    """What an export job was started with.
+
+    `validation_job_id` is the validation whose verdicts it follows; no foreign key, since one that is deleted takes
+    nothing from an export that is under way. `labels` are the classes of its images, sorted. `signed_until` is when
+    the link in its row stops working.
+    """
+
+    __tablename__ = "export_plans"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    export_job_id: Mapped[int] = mapped_column(
+        ForeignKey("export_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    validation_job_id: Mapped[int | None]
+    labels: Mapped[Any] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    signed_until: Mapped[datetime | None]
+
+
+class ExportItem(Base):
+    """An image that an export job chose, at its place in the dataset.
+
+    `split` is the position of its split in the options; `digest` is what the file is named by, `copy` counts those
+    with the same one, `cost` is the most bytes that it takes in an archive, and `upto` the sum of them up to here.
+    """
+
+    __tablename__ = "export_items"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    export_job_id: Mapped[int] = mapped_column(
+        ForeignKey("export_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image_id: Mapped[int]
+    split: Mapped[int] = mapped_column(SmallInteger)
+    digest: Mapped[bytes]
+    copy: Mapped[int]
+    cost: Mapped[int] = mapped_column(BigInteger)
+    upto: Mapped[int] = mapped_column(BigInteger)

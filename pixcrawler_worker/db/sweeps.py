@@ -9,7 +9,7 @@ from sqlalchemy import exists, func, or_, select, text, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from pixcrawler_worker.db import jobs, validations
-from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, ValidationPlan
+from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, ExportPlan, ValidationPlan
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 
 _NOW = func.clock_timestamp()
@@ -24,6 +24,7 @@ _LOCKS = int.from_bytes(b"pixc")
 _PLANS: Mapping[JobKind, tuple[InstrumentedAttribute[int], InstrumentedAttribute[datetime]]] = {
     JobKind.CRAWL: (CrawlPlan.crawl_job_id, CrawlPlan.requested_at),
     JobKind.VALIDATION: (ValidationPlan.validation_job_id, ValidationPlan.requested_at),
+    JobKind.EXPORT: (ExportPlan.export_job_id, ExportPlan.requested_at),
 }
 
 
@@ -60,7 +61,7 @@ def pending(session: Session, kind: JobKind, *, unplanned: bool, patience: timed
 
     Args:
         session: any transaction.
-        kind: of the jobs; there are no plans of exports.
+        kind: of the jobs.
         unplanned: take pending rows that nobody asked for, too.
         patience: time that the message gets to arrive.
     """

@@ -23,6 +23,8 @@ class Task(StrEnum):
     CRAWL_RETRY = "pixcrawler.crawl.retry"
     VALIDATION_START = "pixcrawler.validation.start"
     VALIDATION_CHUNK = "pixcrawler.validation.chunk"
+    EXPORT_START = "pixcrawler.export.start"
+    EXPORT_PART = "pixcrawler.export.part"
     SWEEP = "pixcrawler.maintenance.sweep"
 
 
@@ -33,6 +35,8 @@ QUEUES: dict[Task, Queue] = {
     Task.CRAWL_RETRY: Queue.CRAWL,
     Task.VALIDATION_START: Queue.VALIDATION,
     Task.VALIDATION_CHUNK: Queue.VALIDATION,
+    Task.EXPORT_START: Queue.EXPORT,
+    Task.EXPORT_PART: Queue.EXPORT,
     Task.SWEEP: Queue.MAINTENANCE,
 }
 
@@ -40,4 +44,5 @@ QUEUES: dict[Task, Queue] = {
 CHUNK_TASKS: dict[JobKind, Task] = {
     JobKind.CRAWL: Task.CRAWL_CHUNK,
     JobKind.VALIDATION: Task.VALIDATION_CHUNK,
+    JobKind.EXPORT: Task.EXPORT_PART,
 }

@@ -49,7 +49,6 @@ _SECONDS = 200.0
 _READS = 16
 #: What `decode` says of files that are not there.
 _MISSING = "missing"
-_UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +121,7 @@ def _prepare(session: Session, claim: Claim) -> _Work:
             last=payload["last"],
             threshold=payload.get("threshold"),
         )
-    return _Work(claim, asked.crawl_job_id, rules, _only_label(asked.keywords), listed)
-
-
-def _only_label(keywords: object) -> str:
-    """Return the label of a crawl job that has one: images of others come without any."""
-    try:
-        found = planning.keywords(keywords)
-    except PermanentError:
-        return _UNLABELLED
-    return found[0].label if len(found) == 1 else _UNLABELLED
+    return _Work(claim, asked.crawl_job_id, rules, planning.only_label(asked.keywords), listed)
 
 
 async def _judge_all(runtime: Runtime, work: _Work, seconds: float) -> _Judged:

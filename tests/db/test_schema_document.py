@@ -285,4 +285,8 @@ def _a_row_everywhere(connection: psycopg.Connection) -> dict[str, object]:
     validation = {"validation_job_id": ids["validation_jobs"]}
     insert("pixcrawler.validation_plans", **validation)
     insert("pixcrawler.verdicts", **validation, image_id=ids["images"], valid=True, findings="[]")
+    export = {"export_job_id": ids["export_jobs"]}
+    insert("pixcrawler.export_plans", **export)
+    place = {"seq": 0, "split": 0, "copy": 0, "cost": 1, "upto": 1}
+    insert("pixcrawler.export_items", **export, image_id=ids["images"], digest=b"1", **place)
     return ids

@@ -1,0 +1,1 @@
+"""Use case: archives made of the images of a crawl job."""

@@ -1,0 +1,61 @@
+"""What lies beside the images of an archive: tables, credits and digests, written while the images are."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+
+from pixcrawler_worker.domain import tables
+from pixcrawler_worker.domain.tables import Value
+from pixcrawler_worker.export.options import Extras
+from pixcrawler_worker.exporters.spool import Spool
+
+_CREDITS = "Whose each image is, as its source said when it was found. Keep these lines with the images.\n\n"
+
+
+class Beside:
+    """Files that lie beside the images, written while these are."""
+
+    def __init__(self, asked: Extras) -> None:
+        self._asked = asked
+        self.sums = Spool() if asked.sha256sums else None
+        self._table = Spool() if asked.images_csv else None
+        self._credits = Spool() if asked.attribution else None
+        if self._table is not None:
+            self._table.write(_csv(tables.COLUMNS))
+        if self._credits is not None:
+            self._credits.write(_CREDITS.encode())
+
+    def add(self, row: Mapping[str, Value]) -> None:
+        """Note an image."""
+        if self._table is not None:
+            self._table.write(_csv([tables.cell(row[name]) for name in tables.COLUMNS]))
+        if self._credits is not None:
+            self._credits.write(_credit(row).encode())
+
+    def files(self, readme: str) -> Iterator[tuple[str, bytes | Spool]]:
+        """Yield names and what is in the files, but for the digests, which have those of all others."""
+        if self._table is not None:
+            yield "images.csv", self._table
+        if self._credits is not None:
+            yield "ATTRIBUTION.txt", self._credits
+        if self._asked.dataset_card:
+            yield "README.md", readme.encode()
+
+
+def _csv(values: Sequence[object]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue().encode()
+
+
+def _credit(row: Mapping[str, Value]) -> str:
+    """Return a line on whose an image is; what its source gave no attribution for is put together from what is known.
+
+    Source of the order: Creative Commons, "Recommended practices for attribution" (title, author, source, licence).
+    """
+    known = str(row["attribution"])
+    if not known:
+        title = f'"{row["title"]}"' if row["title"] else "untitled"
+        known = f"{title} by {row['author'] or 'an unknown author'}, licence {row['license'] or 'unknown'}"
+    parts = (str(row["file_name"]), known, str(row["license_url"]), str(row["page_url"] or row["source_url"]))
+    return " | ".join(" ".join(part.split()) for part in parts if part) + "\n"

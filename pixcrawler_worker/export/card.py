@@ -1,0 +1,100 @@
+"""README.md of a dataset: a card that people read, and Hugging Face too (huggingface.co/docs/hub/datasets-cards)."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+from pixcrawler_worker.export.plan import Plan
+from pixcrawler_worker.export.summary import Summary
+
+#: Size classes of Hugging Face's hub, by their upper ends.
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+_LONGEST_TABLE = 50
+
+
+def write(plan: Plan, summary: Summary, *, part: str = "") -> str:
+    """Return the card.
+
+    Args:
+        plan: what the dataset is.
+        summary: what is in it.
+        part: which archive the card is about, such as `part 3 of 7`; empty for all of the dataset.
+    """
+    return "\n".join([*_front(plan, summary), *_body(plan, summary, part)]) + "\n"
+
+
+def _front(plan: Plan, summary: Summary) -> Iterator[str]:
+    """Yield the YAML: strings are written as JSON, which YAML contains."""
+    yield "---"
+    yield f"pretty_name: {json.dumps(plan.name, ensure_ascii=False)}"
+    yield "task_categories:\n- image-classification"
+    yield f"size_categories:\n- {next((name for most, name in _SIZES if summary.images < most), '10M<n<100M')}"
+    yield f"license: {_license(summary.licenses)}"
+    paths = {split: plan.layout.data_files(split or None) for split in plan.splits or ("",)}
+    if all(paths.values()):
+        # Named, because a class that is called like a split would be taken for one.
+        yield "configs:\n- config_name: default\n  data_files:"
+        for split, path in paths.items():
+            yield f"  - split: {split or 'train'}\n    path: {json.dumps(path)}"
+    yield "---"
+
+
+def _license(licenses: Mapping[str, int]) -> str:
+    """Return the hub's identifier of the one licence of all images, or what it calls everything else."""
+    known = [name for name in licenses if name]
+    return known[0] if len(licenses) == len(known) == 1 and known[0].startswith(("cc0-", "cc-by")) else "other"
+
+
+def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
+    megabytes = summary.image_bytes / 1e6
+    this = f" This archive is {part}." if part else ""
+    yield f"\n# {_plain(plan.name)}\n"
+    yield (
+        f"{summary.images:,} images of {len(plan.labels):,} {'class' if len(plan.labels) == 1 else 'classes'}, "
+        f"{megabytes:,.1f} MB, collected by PixCrawler until {plan.crawled:%Y-%m-%d}.{this}\n"
+    )
+    yield from _table("Classes", "class", summary.labels)
+    if plan.splits:
+        yield from _table("Splits", "split", summary.splits, plan.splits)
+        yield "An image and its near duplicates are always in one split.\n"
+    yield from _table("Licences", "licence", summary.licenses)
+    yield (
+        "Each image has its own licence, author and source in `images.csv`. Those without a licence there are not free "
+        "to use: ask whoever owns them. A licence is what the source said when the image was found.\n"
+    )
+    yield from _table("Formats", "format", summary.formats)
+    yield "## Columns\n"
+    yield from _COLUMNS
+    if summary.skipped:
+        yield ""
+        yield from _table("Left out", "reason", summary.skipped)
+
+
+_COLUMNS = (
+    "`file_name`, `label`, `split`, `width`, `height` (pixels), `bytes`, `sha256` (of the file here), `phash` (64-bit",
+    "perceptual hash), `mime`, `source_url` (of the file), `page_url` (of the page that shows it), `title`, `author`,",
+    "`license`, `license_url`, `attribution` (a line to print beside the image), `engine` (which source found it),",
+    "`query`, `crawled_at`, `flags` (what a validation found). An unknown text is empty.",
+)
+
+
+def _table(title: str, what: str, counts: Mapping[str, int], order: Iterable[str] | None = None) -> Iterator[str]:
+    names = list(order or sorted(counts, key=lambda name: (-counts[name], name)))
+    yield f"## {title}\n"
+    yield f"| {what} | images |\n| --- | ---: |"
+    for name in names[:_LONGEST_TABLE]:
+        yield f"| {_plain(name) or 'unknown'} | {counts.get(name, 0):,} |"
+    if len(names) > _LONGEST_TABLE:
+        yield f"| {len(names) - _LONGEST_TABLE:,} more | {sum(counts[name] for name in names[_LONGEST_TABLE:]):,} |"
+    yield ""
+
+
+def _plain(text: str) -> str:
+    """Return a stranger's text on one line, without what Markdown or HTML would take for theirs."""
+    line = " ".join(text.split())
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+!|~&" else letter for letter in line)

@@ -1,0 +1,91 @@
+"""Running one chunk of an export: write an archive, or publish all of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pixcrawler_worker import attempt
+from pixcrawler_worker.attempt import Steps
+from pixcrawler_worker.db import chunks, exports
+from pixcrawler_worker.db.chunks import Claim
+from pixcrawler_worker.db.exports import Item, Part
+from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.session import Session
+from pixcrawler_worker.domain.lifecycle import JobKind
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export import plan, planner, publishing, writing
+from pixcrawler_worker.export.plan import Plan, key
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import FileMissingError
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A claimed chunk with its job's plan: images to write, or archives to publish."""
+
+    claim: Claim
+    plan: Plan
+    items: Sequence[Item]
+    ended: Sequence[Part]
+
+
+def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
+    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`."""
+    steps = Steps(
+        kind=JobKind.EXPORT,
+        prepare=_prepare,
+        work=lambda work: _publish(runtime, work) if planner.publishes(work.claim.payload) else _part(runtime, work),
+        write=_write,
+        conclude=lambda job_id: planner.conclude(runtime, job_id),
+    )
+    return attempt.run(runtime, chunk_id, steps)
+
+
+def _prepare(session: Session, claim: Claim) -> _Work:
+    asked = exports.load(session, claim.job.id)
+    if asked is None:
+        raise PermanentError(f"there is no {claim.job}")
+    whole = plan.read(asked, exports.labels(session, claim.job.id))
+    if planner.publishes(claim.payload):
+        return _Work(claim, whole, (), exports.ended(session, claim.job.id))
+    first, last = claim.payload["first"], claim.payload["last"]
+    return _Work(claim, whole, exports.items(session, claim.job.id, first=first, last=last), ())
+
+
+def _write(session: Session, work: _Work, result: Mapping[str, Any]) -> bool:
+    gains = {"exported_images": result.get("images", 0)}
+    return chunks.finish(session, work.claim, result=dict(result), gains=gains)
+
+
+async def _part(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
+    """Write an archive, unless an earlier attempt did so and only its answer was lost."""
+    payload = work.claim.payload
+    where = key(work.claim.job.id, payload["name"])
+    note = f"{where}.json"
+    if (done := await _done(runtime, where, note)) is not None:
+        return done
+    async with runtime.storage.writing(where) as sink:
+        written = await writing.write(
+            runtime, sink, work.plan, work.items, part=payload["part"], parts=payload["parts"]
+        )
+    told = {"name": payload["name"], **written.as_json()}
+    await runtime.storage.put(note, json.dumps(told).encode())
+    return told
+
+
+async def _done(runtime: Runtime, where: str, note: str) -> Mapping[str, Any] | None:
+    """Return what stands in the note that is written behind a finished archive, if both are there."""
+    try:
+        told: dict[str, Any] = json.loads(await runtime.storage.get(note))
+    except FileMissingError:
+        return None
+    return told if await runtime.storage.size(where) == told["size"] else None
+
+
+async def _publish(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
+    job_id = work.claim.job.id
+    parts = [part.result for part in work.ended if not planner.publishes(part.payload) and part.result.get("images")]
+    # The notes were for attempts that come after a lost answer: the ledger has the answers by now.
+    await runtime.storage.delete([f"{key(job_id, part['name'])}.json" for part in parts])
+    return {"publish": await publishing.publish(runtime, job_id, work.plan, parts)}

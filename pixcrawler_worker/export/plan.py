@@ -1,0 +1,69 @@
+"""What the archives of an export have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from pixcrawler_worker.db.exports import Asked
+from pixcrawler_worker.domain import planning
+from pixcrawler_worker.export import options
+from pixcrawler_worker.export.options import ExportOptions
+from pixcrawler_worker.exporters.protocol import Carrier, Layout
+
+#: Where exports lie in storage, each in a folder named by its id.
+FOLDER = "exports/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """An export as its row asks for it.
+
+    Attributes:
+        name: of the dataset, for people.
+        carrier: what it is delivered as.
+        options: the row's.
+        layout: how its images lie.
+        labels: every class of its images, sorted.
+        splits: in their order; empty when it is not split.
+        unlabelled: class of images that nobody labelled.
+        crawled: when the crawl ended, UTC.
+    """
+
+    name: str
+    carrier: Carrier
+    options: ExportOptions
+    layout: type[Layout]
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+    unlabelled: str
+    crawled: datetime
+
+    @property
+    def lives(self) -> timedelta:
+        """How long its files are kept."""
+        return timedelta(seconds=self.options.url_ttl_s)
+
+
+def read(asked: Asked, labels: Sequence[str] = ()) -> Plan:
+    """Return what a row asks for.
+
+    Raises:
+        PermanentError: when its format or its options cannot be meant; the message names the key.
+    """
+    carrier, wanted = options.carrier(asked.format), options.parse(asked.options)
+    layout = wanted.layout_for(carrier)
+    return Plan(
+        name=asked.name,
+        carrier=carrier,
+        options=wanted,
+        layout=layout,
+        labels=tuple(labels),
+        splits=tuple(wanted.ratios(layout)),
+        unlabelled=planning.only_label(asked.keywords),
+        crawled=asked.crawl_ended_at.astimezone(UTC),
+    )
+
+
+def key(job_id: int, name: str) -> str:
+    """Return where a file of an export lies in storage."""
+    return f"{FOLDER}{job_id}/{name}"

@@ -1,0 +1,170 @@
+"""One archive: images through a layout into a stream, and what lies beside them."""
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from pixcrawler_worker.db.exports import Item
+from pixcrawler_worker.domain import tables
+from pixcrawler_worker.domain.tables import Value
+from pixcrawler_worker.export import card
+from pixcrawler_worker.export.archives import Archive, Plain, Tar, Zip
+from pixcrawler_worker.export.beside import Beside
+from pixcrawler_worker.export.pictures import Picture, Pictures
+from pixcrawler_worker.export.plan import Plan
+from pixcrawler_worker.export.stream import Stream
+from pixcrawler_worker.export.summary import Summary
+from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.spool import Spool
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import Sink
+
+_ARCHIVES: Mapping[Carrier, type[Archive]] = {Carrier.ZIP: Zip, Carrier.TAR: Tar, Carrier.CSV: Plain}
+_SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an archive became.
+
+    Attributes:
+        size: bytes.
+        sha256: of all of it, in hexadecimal digits.
+        summary: what is in it.
+    """
+
+    size: int
+    sha256: str
+    summary: Summary
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it with JSON's types only."""
+        return {"size": self.size, "sha256": self.sha256, **self.summary.as_json()}
+
+
+async def write(  # noqa: PLR0913 - where to, of what, which part
+    runtime: Runtime, sink: Sink, plan: Plan, items: Sequence[Item], *, part: int, parts: int
+) -> Written:
+    """Write an archive.
+
+    Args:
+        runtime: what connects to storage and decoder.
+        sink: where the archive goes.
+        plan: what the archives of the export have in common.
+        items: its images, in their order.
+        part: its number, from 0.
+        parts: archives of the export.
+
+    Raises:
+        PermanentError: when an image is missing or broken and the options say that this fails the export.
+        TransientError: when the storage is away.
+    """
+    pictures = Pictures(runtime, plan.options.image, plan.layout.formats, files=plan.carrier is not Carrier.CSV)
+    return await _Writer(sink, plan, part=part, parts=parts).write(pictures, items)
+
+
+class _Writer:
+    def __init__(self, sink: Sink, plan: Plan, *, part: int, parts: int) -> None:
+        self._plan = plan
+        self._dataset = Dataset(
+            name=plan.name,
+            labels=plan.labels,
+            splits=plan.splits,
+            part=part,
+            parts=parts,
+            max_files_per_dir=plan.options.max_files_per_dir,
+        )
+        self._layout = plan.layout(self._dataset)
+        self._stream = Stream(sink, _ARCHIVES[plan.carrier]())
+        self._summary = Summary()
+        self._beside = Beside(plan.options.extras)
+
+    async def write(self, pictures: Pictures, items: Sequence[Item]) -> Written:
+        async for item, picture in pictures.read(items):
+            if isinstance(picture, str):
+                self._summary.skipped[picture] += 1
+            else:
+                await self._add_picture(item, picture)
+        for entry in self._layout.close():
+            await self._add(entry)
+        for name, body in self._beside.files(self._card()):
+            if path := self._layout.extra_path(self._own(name)):
+                await self._add(Entry(path, body))
+        sums, path = self._beside.sums, self._layout.extra_path(self._own(_SUMS))
+        if sums is not None and path is not None:
+            await self._add(Entry(path, sums))
+        size, sha256 = await self._stream.close()
+        return Written(size, sha256, self._summary)
+
+    def _own(self, name: str) -> str:
+        """Return a file's name in this part: parts may be unpacked into one folder."""
+        if self._dataset.parts == 1:
+            return name
+        stem, dot, extension = name.partition(".")
+        return f"{stem}-part-{self._dataset.part:05d}{dot}{extension}"
+
+    def _card(self) -> str:
+        dataset = self._dataset
+        part = f"part {dataset.part + 1} of {dataset.parts}" if dataset.parts > 1 else ""
+        return card.write(self._plan, self._summary, part=part)
+
+    async def _add_picture(self, item: Item, picture: Picture) -> None:
+        sample = self._sample(item, picture)
+        file_name, entries = self._layout.add(sample)
+        self._beside.add({"file_name": file_name, **sample.row})
+        self._summary.add(item, label=sample.label, split=sample.split, extension=picture.extension, size=picture.size)
+        for entry in entries:
+            await self._add(entry, picture if entry.body is picture.body else None)
+
+    async def _add(self, entry: Entry, picture: Picture | None = None) -> None:
+        """Append a file; what was computed for a picture when it was read is not computed again."""
+        body = entry.body
+        if isinstance(body, Spool):
+            size, crc, sha256 = body.size, body.crc, body.sha256
+        elif picture is not None:
+            size, crc, sha256 = picture.size, picture.crc, picture.sha256.hex()
+        else:
+            size, crc, sha256 = len(body), zlib.crc32(body), hashlib.sha256(body).hexdigest()
+        if self._beside.sums is not None and body is not self._beside.sums:
+            self._beside.sums.write(f"{sha256}  {entry.path}\n".encode())
+        await self._stream.add(
+            entry.path, size=size, crc=crc, blocks=[body] if isinstance(body, bytes) else body.blocks()
+        )
+
+    def _sample(self, item: Item, picture: Picture) -> Sample:
+        label = item.label or self._plan.unlabelled
+        split = self._plan.splits[item.split] if self._plan.splits else None
+        row: dict[str, Value] = {
+            "label": label,
+            "split": split or "train",
+            "width": picture.width,
+            "height": picture.height,
+            "bytes": picture.size,
+            "sha256": picture.sha256.hex(),
+            "phash": "" if item.phash is None else f"{item.phash & (2**64 - 1):016x}",
+            "mime": tables.MIME[picture.extension],
+            "source_url": item.source_url,
+            "page_url": item.page_url or "",
+            "title": item.title or "",
+            "author": item.author or "",
+            "license": item.license or "",
+            "license_url": item.license_url or "",
+            "attribution": item.attribution or "",
+            "engine": item.source or "",
+            "query": item.query or "",
+            "crawled_at": "" if item.crawled_at is None else f"{item.crawled_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "flags": ",".join(sorted({found[0] for found in item.findings or ()})),
+        }
+        return Sample(
+            stem=item.digest.hex() + (f"-{item.copy + 1}" if item.copy else ""),
+            extension=picture.extension,
+            label=label,
+            split=split,
+            width=picture.width,
+            height=picture.height,
+            row=row,
+            body=picture.body,
+        )

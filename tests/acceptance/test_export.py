@@ -1,0 +1,154 @@
+"""Exports with real workers: the same archives whoever is killed, and one end."""
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from acceptance_stack import Stack, children, send
+from export import exporting
+from export.exporting import Stored
+
+from pixcrawler_worker import runtime as connections
+from pixcrawler_worker import settings
+from pixcrawler_worker.db import intake
+from pixcrawler_worker.domain.messages import Task
+
+#: Large enough that an archive of ten takes a while to write.
+PICTURES, BYTES, PER_PART = 40, 12_000_000, 10
+
+
+@pytest.fixture
+def crawled(stack: Stack) -> Iterator[int]:
+    """A crawl job with a few large files."""
+    told = settings.load(
+        database_url=stack.database_url, data_dir=stack.data_dir, storage_url=(stack.data_dir / "storage").as_uri()
+    )
+    opened = connections.connect(told)
+    try:
+        # What stands behind a JPEG's end is part of the file and of nothing else.
+        bodies = [exporting.picture(number) + bytes([number]) * BYTES for number in range(PICTURES)]
+        yield exporting.crawl_of(opened, [Stored(body) for body in bodies])
+    finally:
+        opened.close()
+
+
+def make(stack: Stack, job: int) -> int:
+    with stack.sessions.begin() as session:
+        made = intake.create_export_job(
+            session,
+            crawl_job_id=job,
+            name="struck",
+            format_="zip",
+            options={"archive": {"part_max_images": PER_PART}},
+        )
+    assert made is not None
+    return made
+
+
+def row(stack: Stack, export: int) -> tuple[Any, ...]:
+    (found,) = stack.query(
+        "SELECT status, progress, total_images, exported_images, file_size, error_message FROM export_jobs"
+        " WHERE id = %s",
+        export,
+    )
+    return found
+
+
+def digests(stack: Stack, export: int) -> dict[str, str]:
+    """What lies in storage for an export, whatever it is."""
+    folder = stack.data_dir / "storage" / "exports" / str(export)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def names(stack: Stack) -> list[str]:
+    """What lies in storage for all exports."""
+    folder = stack.data_dir / "storage" / "exports"
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def wait(stack: Stack, until: Callable[[], bool], *, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, f"{names(stack)}\n{stack.log()[-3000:]}"
+        time.sleep(0.005)
+
+
+def dawdle(stack: Stack, name: str, event: str, condition: str = "") -> None:
+    """Let a statement take long enough to be met: it is a matter of milliseconds here."""
+    with psycopg.connect(stack.database_url) as connection:
+        connection.execute(
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_sleep(1.5); RETURN NEW; END'"
+        )
+        connection.execute(f"CREATE TRIGGER {name} {event} {condition} EXECUTE FUNCTION {name}()")
+
+
+def asleep(stack: Stack, table: str) -> bool:
+    """Whether a statement on that table dawdles."""
+    return bool(
+        stack.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE %s", f"%{table}%")
+    )
+
+
+def strike(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def half_written(stack: Stack, export: int) -> list[Path]:
+    return list((stack.data_dir / "storage" / "exports" / str(export)).glob("*.unfinished-*"))
+
+
+def test_archives_are_the_same_whoever_is_killed_and_there_is_one_end(stack: Stack, crawled: int) -> None:
+    undisturbed = make(stack, crawled)
+    with stack.worker() as worker:
+        send(stack, Task.EXPORT_START, undisturbed, queue="export", times=2)
+        wait(stack, lambda: row(stack, undisturbed)[0] == "completed")
+
+        # While it is planned.
+        dawdle(stack, "slow_plan", "AFTER INSERT ON pixcrawler.export_items FOR EACH STATEMENT")
+        struck = make(stack, crawled)
+        send(stack, Task.EXPORT_START, struck, queue="export")
+        wait(stack, lambda: asleep(stack, "export_items"))
+        strike(list(children(worker.pid)))
+        # While an archive is written, with every message lost besides.
+        wait(stack, lambda: bool(half_written(stack, struck)))
+        strike(list(children(worker.pid)))
+        with redis.Redis.from_url(stack.redis_url) as server:
+            server.flushall()
+        # While the manifest is there and the ledger does not know it yet.
+        dawdle(
+            stack,
+            "slow_publish",
+            "BEFORE UPDATE ON pixcrawler.chunks FOR EACH ROW",
+            "WHEN (NEW.state = 'completed' AND NEW.payload ? 'step' AND NEW.crash_count = 0)",
+        )
+        wait(stack, lambda: asleep(stack, "UPDATE pixcrawler.chunks"))
+        strike(list(children(worker.pid)))
+        # While its row is completed.
+        dawdle(stack, "slow_end", "BEFORE UPDATE ON export_jobs FOR EACH ROW", "WHEN (NEW.download_url IS NOT NULL)")
+        wait(stack, lambda: asleep(stack, "UPDATE export_jobs"))
+        strike(list(children(worker.pid)))
+        wait(stack, lambda: row(stack, struck)[0] not in {"pending", "running"})
+        for (chunk_id,) in stack.query("SELECT id FROM pixcrawler.chunks WHERE export_job_id = %s", struck):
+            send(stack, Task.EXPORT_PART, chunk_id, queue="export")
+        send(stack, Task.EXPORT_START, struck, queue="export")
+        send(stack, Task.SWEEP, queue="maintenance")
+        wait(stack, lambda: len(digests(stack, struck)) == len(digests(stack, undisturbed)))
+        time.sleep(1)
+    assert row(stack, struck)[:4] == ("completed", 100, PICTURES, PICTURES)
+    assert row(stack, struck) == row(stack, undisturbed)
+    one, other = digests(stack, undisturbed), digests(stack, struck)
+    assert len(one) == PICTURES // PER_PART + 2
+    # Its links are those of another export.
+    del one["manifest.json"], other["manifest.json"]
+    assert other == one
+    ends = "SELECT count(*) FROM activity_logs WHERE action = 'export_job.completed' AND resource_id = %s"
+    assert stack.query(ends, str(struck)) == [(1,)]

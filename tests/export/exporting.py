@@ -1,0 +1,164 @@
+"""Export jobs, run to their end in this process, and what they made."""
+
+import io
+import json
+import tarfile
+import zipfile
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import factories
+import ledger
+import numpy as np
+from PIL import Image
+
+from pixcrawler_worker.db import images
+from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.models import CrawlJob, ExportJob, Project
+from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
+from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.export import part, planner
+from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.opening import inspect_bytes
+from pixcrawler_worker.runtime import Runtime
+
+
+def picture(number: int, kind: str = "JPEG", size: tuple[int, int] = (96, 72), **options: Any) -> bytes:
+    """A picture that differs for every number, and looks like no other."""
+    chance = np.random.default_rng(number)
+    small = Image.fromarray(chance.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    written = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).save(written, kind, **options)
+    return written.getvalue()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A picture as a crawl stored it."""
+
+    body: bytes
+    label: str = "cat"
+    url: str = ""
+    credit: Credit = field(default_factory=Credit)
+
+
+def crawl_of(runtime: Runtime, stored: Sequence[Stored], *, status: str = "completed", **values: Any) -> int:
+    """A crawl job that has ended, with these pictures, in this order."""
+    values = {"max_images": 10_000, "valid_images": len(stored)} | values
+    job_id = factories.make_job(runtime.sessions, status=status, **values)
+    add(runtime, job_id, stored)
+    return job_id
+
+
+def add(runtime: Runtime, job_id: int, stored: Sequence[Stored]) -> None:
+    """Store pictures as a crawl does."""
+    found = []
+    for one in stored:
+        facts = inspect_bytes(one.body, Limits())
+        name = f"{facts.sha256.hex()}.{facts.format}"
+        key = f"crawl_jobs/{job_id}/{slug(one.label)}/{name}"
+        runtime.run(runtime.storage.put(key, one.body))
+        url = one.url or f"https://example.org/{facts.sha256.hex()}"
+        found.append(
+            NewImage(
+                url=url,
+                filename=name,
+                storage_url=runtime.storage.url(key),
+                facts=facts,
+                label=one.label,
+                query=one.label,
+                source="shelf",
+                credit=one.credit,
+            )
+        )
+    with runtime.sessions.begin() as session:
+        assert len(images.insert_new(session, job_id, found)) == len(stored)
+    # When each was found is no part of what it is.
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.image_facts SET crawled_at = '2026-01-02T03:04:05Z'")
+
+
+def make_export(runtime: Runtime, crawl_job_id: int, options: object = None, *, format_: str = "zip") -> JobRef:
+    """A pending export job."""
+    with runtime.sessions.begin() as session:
+        owner = session.get_one(Project, session.get_one(CrawlJob, crawl_job_id).project_id).user_id
+        job = ExportJob(
+            crawl_job_id=crawl_job_id,
+            user_id=owner,
+            name="My pictures",
+            format=format_,
+            export_options={} if options is None else options,
+        )
+        session.add(job)
+    return JobRef(JobKind.EXPORT, job.id)
+
+
+def drive(runtime: Runtime, wakes: Iterable[Wake]) -> None:
+    """Run chunks one after the other, as long as running them asks for more."""
+    waiting = deque(wakes)
+    while waiting:
+        waiting.extend(part.run(runtime, waiting.popleft().chunk_id))
+
+
+def export(runtime: Runtime, crawl_job_id: int, options: object = None, *, format_: str = "zip") -> JobRef:
+    """An export job, run to its end."""
+    ref = make_export(runtime, crawl_job_id, options, format_=format_)
+    drive(runtime, planner.start(runtime, ref.id))
+    return ref
+
+
+def row(runtime: Runtime, ref: JobRef) -> ExportJob:
+    with runtime.sessions.begin() as session:
+        return session.get_one(ExportJob, ref.id)
+
+
+def files(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
+    """What lies in storage for an export, by name."""
+
+    async def read() -> dict[str, bytes]:
+        prefix = f"exports/{ref.id}/"
+        return {key.removeprefix(prefix): await runtime.storage.get(key) async for key in runtime.storage.keys(prefix)}
+
+    return runtime.run(read())
+
+
+def unzipped(archive: bytes) -> dict[str, bytes]:
+    """The files of a ZIP, none of which occurs twice, all of which are whole."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+        assert packed.testzip() is None
+        names = packed.namelist()
+        assert len(names) == len(set(names))
+        return {name: packed.read(name) for name in names}
+
+
+def untarred(archive: bytes) -> dict[str, bytes]:
+    """The files of a tar, none of which occurs twice."""
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        for entry in packed:
+            file = packed.extractfile(entry)
+            assert file is not None
+            assert entry.name not in found
+            found[entry.name] = file.read()
+    return found
+
+
+def made(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
+    """The files of the only archive of an export."""
+    (archive,) = files(runtime, ref).values()
+    return unzipped(archive)
+
+
+def told(archive: dict[str, bytes]) -> list[dict[str, Any]]:
+    """The rows of all metadata files, with the paths that they mean."""
+    rows = []
+    for path, body in archive.items():
+        folder, _, name = path.rpartition("/")
+        if name == "metadata.jsonl":
+            for line in body.decode().splitlines():
+                found = json.loads(line)
+                rows.append(found | {"path": f"{folder}/{found['file_name']}" if folder else found["file_name"]})
+    return rows

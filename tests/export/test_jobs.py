@@ -1,0 +1,527 @@
+"""Export jobs as a whole: which images they take, what they write, and how they end."""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import ledger
+import pytest
+from doubles import query
+from export import exporting
+from export.exporting import Stored, crawl_of, export, files, made, make_export, picture, told, untarred, unzipped
+from PIL import Image
+from validate import judging
+
+from pixcrawler_worker import maintenance
+from pixcrawler_worker.db import activity, chunks
+from pixcrawler_worker.domain import splits
+from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.lifecycle import JobKind
+from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.export import part, planner
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import Sink, Storage
+from pixcrawler_worker.validate import planner as judge_planner
+
+SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
+LABELS = ("cat", "train", "CON", "../x", "Cat", "\N{CAT FACE}" * 200, "con")
+
+
+@pytest.fixture(autouse=True)
+def nothing_else(runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    maintenance.tidy_exports(runtime)
+
+
+def pictures(count: int, *, first: int = 0, **values: Any) -> list[Stored]:
+    return [Stored(picture(number), **values) for number in range(first, first + count)]
+
+
+def labelled(count: int) -> list[Stored]:
+    return [replace(one, label=LABELS[at % len(LABELS)]) for at, one in enumerate(pictures(count))]
+
+
+# What is in it
+
+
+def test_an_archive_has_every_image_by_label_and_says_what_is_known_of_it(runtime: Runtime) -> None:
+    credit = Credit(title="=HYPERLINK(1)", author="Ann", license="cc-by-4.0", page_url="https://example.org/a, b")
+    job = crawl_of(runtime, [Stored(picture(1), credit=credit), *labelled(21)[2:]])
+    ref = export(runtime, job)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.progress, row.total_images, row.exported_images) == ("completed", 100, 20, 20)
+    assert row.error_message is None
+    (name, archive), *others = files(runtime, ref).items()
+    assert not others
+    assert row.download_url == runtime.storage.url(f"exports/{ref.id}/my-pictures.zip")
+    assert name == "my-pictures.zip"
+    assert row.file_size == len(archive)
+    assert row.completed_at
+    assert row.expires_at
+    assert 604_790 < (row.expires_at - row.completed_at).total_seconds() < 604_810
+    entries = unzipped(archive)
+    rows = told(entries)
+    assert len(rows) == 20
+    for one in rows:
+        body = entries[one["path"]]
+        assert (one["sha256"], one["bytes"]) == (hashlib.sha256(body).hexdigest(), len(body))
+        assert (one["width"], one["height"], one["mime"], one["engine"]) == (96, 72, "image/jpeg", "shelf")
+    assert Counter(one["label"] for one in rows) == Counter(["cat", *(one.label for one in labelled(21)[2:])])
+    folders = {one["label"]: one["path"].split("/")[0] for one in rows}
+    assert len({folder.casefold() for folder in folders.values()}) == len(LABELS), "no two labels share a folder"
+    (credited,) = [one for one in rows if one["author"]]
+    assert credited["title"] == "=HYPERLINK(1)", "JSON has no formulas"
+    table = list(csv.DictReader(io.StringIO(entries["images.csv"].decode())))
+    assert {line["file_name"] for line in table} == {one["path"] for one in rows}
+    assert [line["title"] for line in table if line["author"]] == ["'=HYPERLINK(1)"]
+    assert all(None not in one.values() for one in rows)
+    sums = {line[66:]: line[:64] for line in entries["SHA256SUMS"].decode().splitlines()}
+    assert sums == {path: hashlib.sha256(body).hexdigest() for path, body in entries.items() if path != "SHA256SUMS"}
+    assert "Ann" in entries["ATTRIBUTION.txt"].decode()
+    assert "20 images of 7 classes" in entries["README.md"].decode()
+    with runtime.sessions.begin() as session:
+        events = [entry.action for entry in activity.latest(session, ref)]
+    assert events == ["export_job.completed", "export_job.started"]
+    assert query(runtime, "SELECT count(*) FROM pixcrawler.export_items") == [(0,)], "they were for the parts"
+
+
+def test_only_what_is_valid_and_wanted_is_taken(runtime: Runtime) -> None:
+    small = Stored(picture(50, size=(40, 40)))
+    free = replace(pictures(1, first=60)[0], credit=Credit(license="cc0-1.0"), label="dog")
+    job = crawl_of(runtime, [*pictures(6, credit=Credit(license="cc-by-sa-4.0")), small, free])
+
+    def taken(**select: Any) -> int:
+        row = exporting.row(runtime, export(runtime, job, {"select": select}))
+        return row.exported_images if row.status == "completed" else -1
+
+    assert taken() == 8, "nobody has judged them"
+    judging.validate(runtime, job)
+    assert taken() == 7, "the small one is invalid"
+    assert taken(only_valid=False) == 8
+    assert taken(only_valid=False, exclude_flags=["dimensions"]) == 7
+    assert taken(labels=["dog"]) == 1
+    assert taken(labels=["horse"]) == -1
+    assert taken(licenses=["cc0"]) == 1
+    assert taken(licenses=["cc-by-sa", "cc0"]) == 7
+    assert taken(licenses=["cc-by-nc"]) == -1
+    assert taken(only_valid=False, min_width=41) == 7
+    assert taken(min_width=97) == -1
+    assert taken(limit=3) == 3
+    second = judging.make_validation(runtime, job, {"mode": "report_only", "checks": {"dimensions": False}})
+    judging.drive(runtime, judge_planner.start(runtime, second.id))
+    assert taken() == 7, "a report changes nothing"
+    judging.validate(runtime, job, {"checks": {"dimensions": False}})
+    assert taken() == 8, "the newest completed validation counts"
+
+
+def test_a_limit_takes_an_even_sample_and_a_larger_one_takes_more_of_it(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(30))
+    few, many = (
+        {one["sha256"] for one in told(made(runtime, export(runtime, job, {"select": {"limit": limit}})))}
+        for limit in (10, 20)
+    )
+    assert few < many
+
+
+def test_what_a_validation_found_stands_beside_each_image(runtime: Runtime) -> None:
+    strip = Stored(picture(7, size=(400, 80)))
+    job = crawl_of(runtime, [*pictures(2), strip])
+    judging.validate(runtime, job)
+    flags = {one["width"]: one["flags"] for one in told(made(runtime, export(runtime, job)))}
+    assert "aspect_ratio" in flags[400].split(",")
+    assert "aspect_ratio" not in flags[96]
+
+
+# Splits
+
+
+def test_splits_follow_the_hash_and_adding_images_moves_none(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(40))
+
+    def placed() -> dict[str, str]:
+        rows = told(made(runtime, export(runtime, job, {"splits": {"ratios": SPLITS, "seed": 5}})))
+        assert all(one["path"].startswith(f"{one['split']}/cat/") for one in rows)
+        return {one["sha256"]: one["split"] for one in rows}
+
+    before = placed()
+    bounds = splits.bounds(SPLITS)
+    for sha256, name in before.items():
+        position = splits.position(5, bytes.fromhex(sha256))
+        assert name == list(SPLITS)[sum(position >= bound for bound in bounds[:-1])]
+    assert set(before.values()) == set(SPLITS)
+    exporting.add(runtime, job, pictures(20, first=100))
+    after = placed()
+    assert len(after) == 60
+    assert {sha256: after[sha256] for sha256 in before} == before
+
+
+def test_near_duplicates_are_never_divided(runtime: Runtime) -> None:
+    def similar(number: int, quality: int) -> Stored:
+        return Stored(picture(number, size=(320, 240), quality=quality))
+
+    job = crawl_of(runtime, [similar(number, quality) for number in range(25) for quality in (95, 80, 70)])
+    judging.validate(runtime, job, {"checks": {"near_duplicate": True}})
+    rows = told(made(runtime, export(runtime, job, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})))
+    assert len(rows) == 75
+    groups = dict(
+        query(runtime, "SELECT encode(sha256, 'hex'), coalesce(keeper_id, image_id) FROM pixcrawler.verdicts")
+    )
+    assert len(set(groups.values())) == 25
+    by_group: dict[int, set[str]] = {}
+    for one in rows:
+        by_group.setdefault(groups[one["sha256"]], set()).add(one["split"])
+    assert all(len(found) == 1 for found in by_group.values())
+    assert {split for found in by_group.values() for split in found} == {"train", "test"}
+    # One may ask for leaks.
+    leaky = {"splits": {"ratios": {"train": 0.5, "test": 0.5}, "by": "image"}}
+    by_group.clear()
+    for one in told(made(runtime, export(runtime, job, leaky))):
+        by_group.setdefault(groups[one["sha256"]], set()).add(one["split"])
+    assert any(len(found) == 2 for found in by_group.values())
+
+
+def test_stratified_splits_have_their_ratios_in_each_class(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*pictures(20), *pictures(10, first=50, label="dog")])
+    asked = {"splits": {"ratios": {"train": 0.8, "test": 0.2}, "stratify": "label"}}
+    counts = Counter((one["label"], one["split"]) for one in told(made(runtime, export(runtime, job, asked))))
+    assert counts == {("cat", "train"): 16, ("cat", "test"): 4, ("dog", "train"): 8, ("dog", "test"): 2}
+
+
+# Parts
+
+
+def test_parts_are_archives_of_their_own_that_may_be_unpacked_into_one_folder(runtime: Runtime) -> None:
+    job = crawl_of(runtime, labelled(40))
+    ref = export(runtime, job, {"archive": {"part_max_images": 15}})
+    row = exporting.row(runtime, ref)
+    found = files(runtime, ref)
+    names = [f"part-0000{number}-of-00003.zip" for number in range(3)]
+    assert sorted(found) == sorted([*names, "README.md", "manifest.json"])
+    assert row.download_url == runtime.storage.url(f"exports/{ref.id}/manifest.json")
+    manifest = json.loads(found["manifest.json"])
+    assert [one["name"] for one in manifest["parts"]] == names
+    assert [one["images"] for one in manifest["parts"]] == [15, 15, 10]
+    for one in manifest["parts"]:
+        body = found[one["name"]]
+        assert (one["size"], one["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
+        assert one["url"] == runtime.storage.url(f"exports/{ref.id}/{one['name']}")
+    assert row.file_size == manifest["file_size"] == sum(len(found[name]) for name in names)
+    together: dict[str, bytes] = {}
+    for name in names:
+        entries = unzipped(found[name])
+        assert together.keys().isdisjoint(entries)
+        rows = told(entries)
+        assert len(rows) == len([path for path in entries if path.endswith(".jpg")])
+        together |= entries
+    assert len(told(together)) == 40
+    assert all(one["path"] in together for one in told(together))
+
+
+def test_no_part_is_larger_than_it_may_be(runtime: Runtime) -> None:
+    rows = [Stored(picture(number, size=(900, 700), quality=95)) for number in range(30)]
+    job = crawl_of(runtime, rows)
+    ref = export(runtime, job, {"archive": {"part_max_bytes": 1_000_000}})
+    sizes = [len(body) for name, body in files(runtime, ref).items() if name.endswith(".zip")]
+    assert len(sizes) > 1
+    assert max(sizes) <= 1_000_000
+    assert sum(sizes) / len(sizes) > 500_000, "nor much smaller"
+
+
+def test_shards_hold_one_split_each(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(40))
+    ref = export(runtime, job, {"splits": {"ratios": SPLITS}, "archive": {"part_max_images": 15}}, format_="tar")
+    shards = {name: untarred(body) for name, body in files(runtime, ref).items() if name.endswith(".tar")}
+    assert {"train-00000.tar", "train-00001.tar", "val-00000.tar", "test-00000.tar"} <= set(shards)
+    for name, entries in shards.items():
+        rows = [json.loads(body) for path, body in entries.items() if path.endswith(".json")]
+        assert {one["split"] for one in rows} == {name.split("-")[0]}
+    assert exporting.row(runtime, ref).exported_images == 40
+
+
+@pytest.mark.parametrize(
+    ("format_", "options"),
+    [
+        ("zip", {"splits": {"ratios": SPLITS}}),
+        ("zip", {"archive": {"part_max_images": 9}}),
+        ("tar", {"splits": {"ratios": SPLITS}, "archive": {"part_max_images": 9}}),
+        ("csv", {}),
+    ],
+)
+def test_the_same_images_give_the_same_bytes_whatever_their_order(
+    runtime: Runtime, format_: str, options: dict[str, Any]
+) -> None:
+    stored = labelled(30)
+    first, second = crawl_of(runtime, stored), crawl_of(runtime, stored[::-1])
+    ended = "UPDATE crawl_jobs SET completed_at = '2026-01-02'"
+    ledger.execute(runtime.sessions, ended)
+    one, other = (files(runtime, export(runtime, job, options, format_=format_)) for job in (first, second))
+    one.pop("manifest.json", None)
+    other.pop("manifest.json", None)
+    assert one == other
+
+
+# Pictures that are changed
+
+
+def test_what_a_layout_cannot_hold_is_converted(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [Stored(picture(1, "GIF")), Stored(picture(2, "PNG")), Stored(picture(3))])
+    rows = told(made(runtime, export(runtime, job)))
+    assert sorted(one["mime"] for one in rows) == ["image/jpeg", "image/jpeg", "image/png"]
+    ref = export(runtime, job, format_="tar")
+    ((_, archive),) = files(runtime, ref).items()
+    assert {path.split(".")[-1] for path in untarred(archive) if "__meta__" not in path} == {"jpg", "cls", "json"}
+
+
+def test_pictures_are_resized_turned_and_converted_as_asked(runtime: Runtime) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    job = crawl_of(runtime, [Stored(picture(1, exif=turned)), Stored(picture(2, size=(300, 200)))])
+    upright = {(one["width"], one["height"]) for one in told(made(runtime, export(runtime, job)))}
+    assert upright == {(72, 96), (300, 200)}
+    asked = {"image": {"format": "png", "resize": {"mode": "cover", "size": 64}}}
+    entries = made(runtime, export(runtime, job, asked))
+    for one in told(entries):
+        body = entries[one["path"]]
+        assert (one["width"], one["height"], one["mime"]) == (64, 64, "image/png")
+        assert Image.open(io.BytesIO(body)).size == (64, 64)
+        assert one["sha256"] == hashlib.sha256(body).hexdigest()
+    as_stored = {"image": {"orient": False}}
+    assert (96, 72) in {(one["width"], one["height"]) for one in told(made(runtime, export(runtime, job, as_stored)))}
+
+
+def test_images_that_nobody_measured_are_exported_like_others(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(2))
+    ledger.execute(runtime.sessions, "DELETE FROM pixcrawler.image_facts")
+    ledger.execute(runtime.sessions, "UPDATE images SET width = NULL, height = NULL, file_size = NULL, format = NULL")
+    entries = made(runtime, export(runtime, job))
+    for one in told(entries):
+        assert (one["width"], one["height"], one["mime"], one["label"]) == (96, 72, "image/jpeg", "cat")
+        assert one["sha256"] == hashlib.sha256(entries[one["path"]]).hexdigest()
+    assert len(told(entries)) == 2
+
+
+# Trouble
+
+
+def lose(runtime: Runtime, job: int, *, count: int = 1) -> None:
+    urls = query(runtime, "SELECT storage_url FROM images WHERE crawl_job_id = :id ORDER BY id", id=job)
+    runtime.run(runtime.storage.delete([runtime.storage.key(url) for (url,) in urls[:count]]))
+
+
+def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(5))
+    lose(runtime, job)
+    ((url,),) = query(runtime, "SELECT storage_url FROM images ORDER BY id OFFSET 1 LIMIT 1")
+    runtime.run(runtime.storage.put(runtime.storage.key(url), picture(99)))
+    ledger.execute(
+        runtime.sessions, "UPDATE images SET storage_url = 's3://elsewhere/x' WHERE id = (SELECT max(id) FROM images)"
+    )
+    ref = export(runtime, job)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.total_images, row.exported_images) == ("completed", 5, 2)
+    assert row.error_message == "left out: 2 missing, 1 changed"
+    assert row.export_options["result"]["skipped"] == {"missing": 2, "changed": 1}
+    assert len(told(made(runtime, ref))) == 2
+    failed = exporting.row(runtime, export(runtime, job, {"image": {"on_error": "fail"}}))
+    assert failed.status == "failed"
+    assert failed.download_url is None
+    assert "is missing" in str(failed.error_message) or "is changed" in str(failed.error_message)
+
+
+@pytest.mark.parametrize(
+    ("values", "told_of"),
+    [
+        ({"options": {"layout": "nonsense"}}, "there is no 'nonsense'"),
+        ({"options": {"layot": "flat"}}, "did you mean 'layout'"),
+        ({"options": []}, "must be an object"),
+        ({"format_": "rar"}, "there is no 'rar'"),
+        ({"options": {"layout": "table"}}, "layout table is delivered as csv, not as zip"),
+        ({"options": {"select": {"labels": ["x"]}}}, "has no images that the options take"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_a_reason(runtime: Runtime, values: dict[str, Any], told_of: str) -> None:
+    job = crawl_of(runtime, pictures(1))
+    row = exporting.row(runtime, export(runtime, job, **values))
+    assert (row.status, row.download_url, row.exported_images) == ("failed", None, 0)
+    assert told_of in str(row.error_message)
+
+
+def test_a_job_none_of_whose_files_are_there_fails_and_leaves_nothing(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    lose(runtime, job, count=3)
+    ref = export(runtime, job)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.error_message) == ("failed", "no image could be exported: 3 missing")
+    maintenance.tidy_exports(runtime)
+    assert files(runtime, ref) == {}
+
+
+class Failing(Storage):
+    """The runtime's storage, whose writers raise after so many writes."""
+
+    def __init__(self, runtime: Runtime, before: Callable[[], None]) -> None:
+        super().__init__(runtime.settings.storage())
+        self._before = before
+
+    @asynccontextmanager
+    async def writing(self, key: str) -> Any:
+        async with super().writing(key) as sink:
+            yield _FailingSink(sink, self._before)
+
+
+class _FailingSink:
+    def __init__(self, sink: Sink, before: Callable[[], None]) -> None:
+        self._sink, self._before = sink, before
+
+    async def write(self, blocks: Any) -> None:
+        self._before()
+        await self._sink.write(blocks)
+
+
+def test_a_storage_that_is_full_gives_the_part_back_and_leaves_nothing_half_done(runtime: Runtime) -> None:
+    def full() -> None:
+        raise TransientError("no space left on device")
+
+    job = crawl_of(runtime, pictures(5))
+    ref = make_export(runtime, job)
+    (wake,) = planner.start(runtime, ref.id)
+    assert part.run(replace(runtime, storage=Failing(runtime, full)), wake.chunk_id) == []
+    assert files(runtime, ref) == {}
+    assert query(runtime, "SELECT state, error FROM pixcrawler.chunks") == [("queued", "no space left on device")]
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
+    exporting.drive(runtime, [wake])
+    assert exporting.row(runtime, ref).status == "completed"
+
+
+# Twice, late, and at once
+
+
+def test_starting_twice_is_once(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(4))
+    ref = make_export(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    assert planner.start(runtime, ref.id) == []
+    exporting.drive(runtime, wakes)
+    assert planner.start(runtime, ref.id) == []
+    before = files(runtime, ref)
+    exporting.drive(runtime, wakes)
+    assert files(runtime, ref) == before
+    assert exporting.row(runtime, ref).exported_images == 4
+
+
+def test_a_part_whose_answer_was_lost_is_not_written_again(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(4))
+    ref = make_export(runtime, job)
+    (wake,) = planner.start(runtime, ref.id)
+    claim = ledger.claim(runtime.sessions, wake.chunk_id)
+    with runtime.sessions.begin() as session:
+        work = part._prepare(session, claim)  # noqa: SLF001 - the attempt whose process dies before it can say so
+    runtime.run(part._part(runtime, work))  # noqa: SLF001
+    ledger.silence(runtime.sessions, wake.chunk_id)
+    maintenance.sweep(runtime)
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
+
+    def never() -> None:
+        raise AssertionError("the part is there already")
+
+    again = replace(runtime, storage=Failing(runtime, never))
+    exporting.drive(again, [wake])
+    assert exporting.row(runtime, ref).status == "completed"
+    assert list(files(runtime, ref)) == ["my-pictures.zip"]
+
+
+def test_images_that_come_or_go_meanwhile_change_nothing_that_was_planned(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    exporting.add(runtime, job, pictures(5, first=50))
+    ledger.execute(runtime.sessions, "DELETE FROM images WHERE id = (SELECT min(id) FROM images)")
+    exporting.drive(runtime, wakes)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.total_images, row.exported_images) == ("completed", 10, 9)
+
+
+def test_a_job_that_is_deleted_half_way_leaves_no_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
+    first, second = planner.start(runtime, ref.id)
+    part.run(runtime, first.chunk_id)
+    assert files(runtime, ref)
+    ledger.execute(runtime.sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=job)
+    assert part.run(runtime, second.chunk_id) == []
+    assert maintenance.tidy_exports(runtime) == 1
+    assert files(runtime, ref) == {}
+    assert maintenance.tidy_exports(runtime) == 0
+
+
+def test_a_failed_part_fails_the_export_and_its_files_go(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
+    first, second = planner.start(runtime, ref.id)
+    part.run(runtime, first.chunk_id)
+    held = ledger.claim(runtime.sessions, second.chunk_id)
+    with runtime.sessions.begin() as session:
+        chunks.give_up(session, held, error="the disk is on fire")
+    maintenance.sweep(runtime)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.error_message, row.download_url) == ("failed", "the disk is on fire", None)
+    maintenance.tidy_exports(runtime)
+    assert files(runtime, ref) == {}
+
+
+# How long it lives
+
+
+def test_an_export_that_has_expired_loses_its_files_and_link_and_keeps_its_row(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    kept, gone = export(runtime, job), export(runtime, job)
+    assert maintenance.tidy_exports(runtime) == 0
+    ledger.execute(
+        runtime.sessions, "UPDATE export_jobs SET expires_at = now() - interval '1 s' WHERE id = :id", id=gone.id
+    )
+    assert maintenance.tidy_exports(runtime) == 1
+    assert files(runtime, gone) == {}
+    row = exporting.row(runtime, gone)
+    assert (row.status, row.download_url, row.exported_images) == ("completed", None, 3)
+    assert exporting.row(runtime, kept).download_url
+    assert len(files(runtime, kept)) == 1
+
+
+def test_what_dead_workers_left_unfinished_is_removed_once_the_export_is_done(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    ref = make_export(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    stray = f"exports/{ref.id}/my-pictures.zip.unfinished-0123"
+    runtime.run(runtime.storage.put(stray, b"half"))
+    maintenance.tidy_exports(runtime)
+    assert stray.rpartition("/")[2] in files(runtime, ref), "somebody may be at it"
+    exporting.drive(runtime, wakes)
+    assert maintenance.tidy_exports(runtime) == 1
+    assert list(files(runtime, ref)) == ["my-pictures.zip"]
+
+
+def test_an_export_that_was_asked_for_starts_without_its_message(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    ref = make_export(runtime, job)
+    assert maintenance.sweep(runtime).wakes == [], "nobody asked for it"
+    ledger.execute(
+        runtime.sessions,
+        "INSERT INTO pixcrawler.export_plans (export_job_id, requested_at) VALUES (:id, now() - interval '1 hour')",
+        id=ref.id,
+    )
+    wakes = maintenance.sweep(runtime).wakes
+    assert [kind for kind, _ in wakes] == [JobKind.EXPORT]
+    exporting.drive(runtime, [wake for _, wake in wakes])
+    assert exporting.row(runtime, ref).status == "completed"
+
+
+def test_an_unknown_job_is_no_job(runtime: Runtime) -> None:
+    with pytest.raises(planner.UnknownJobError, match="there is no export job 424242"):
+        planner.start(runtime, 424242)
+    assert planner.conclude(runtime, 424242) == []

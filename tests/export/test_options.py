@@ -1,0 +1,84 @@
+import json
+import re
+from typing import Any
+
+import pytest
+
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export import options
+from pixcrawler_worker.export.options import ExportOptions
+from pixcrawler_worker.exporters.protocol import Carrier
+
+
+def test_nothing_means_every_valid_image_as_it_is_stored() -> None:
+    asked = options.parse({})
+    assert asked.select.only_valid
+    assert asked.select.exclude_flags == ("exact_duplicate",)
+    assert asked.image.format == "keep"
+    assert asked.layout_for(Carrier.ZIP).__name__ == "ImageFolder"
+    assert asked.layout_for(Carrier.TAR).__name__ == "WebDataset"
+    assert asked.layout_for(Carrier.CSV).__name__ == "TableOnly"
+    assert asked.ratios(asked.layout_for(Carrier.ZIP)) == {}
+
+
+def test_what_an_export_wrote_down_about_itself_is_passed_over() -> None:
+    assert options.parse({"result": {"anything": 1}}) == ExportOptions()
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ([], "export_options must be an object, not list"),
+        ({"layut": "flat"}, "there is no layut; did you mean 'layout'?"),
+        ({"select": {"only_vaild": True}}, "there is no select.only_vaild; did you mean 'only_valid'?"),
+        ({"image": {"resize": {"sise": 3}}}, "there is no image.resize.sise; did you mean 'size'?"),
+        ({"image": {"resize": {"mode": "crop", "size": 64}}}, "export_options: image.resize.mode: "),
+        ({"layout": "imagefoldr"}, "layout: there is no 'imagefoldr'; did you mean 'imagefolder'?"),
+        ({"select": {"licenses": ["cc-bi"]}}, "select.licenses.0: there is no licence 'cc-bi'; did you mean 'cc-by'?"),
+        ({"splits": {"ratios": {"train": 0}}}, "export_options: splits.ratios.train: "),
+        ({"splits": {"ratios": {"../train": 1}}}, "export_options: splits.ratios."),
+        ({"archive": {"part_max_images": 0}}, "export_options: archive.part_max_images: "),
+        ({"archive": {"part_max_images": 70_000}}, "export_options: archive.part_max_images: "),
+        ({"archive": {"part_max_bytes": 2**32}}, "export_options: archive.part_max_bytes: "),
+        ({"image": {"background": "white"}}, "export_options: image.background: "),
+        ({"select": {"limit": "10"}}, "export_options: select.limit: "),
+        ({"url_ttl_s": 0}, "export_options: url_ttl_s: "),
+        ({"version": 2}, "export_options: version: "),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_its_name(raw: Any, told: str) -> None:
+    with pytest.raises(PermanentError, match=re.escape(told)):
+        options.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("layout", "carrier", "told"),
+    [
+        ("webdataset", Carrier.ZIP, "layout webdataset is delivered as tar, not as zip"),
+        ("imagefolder", Carrier.CSV, "layout imagefolder is delivered as tar, zip, not as csv"),
+    ],
+)
+def test_a_layout_says_what_it_is_delivered_as(layout: str, carrier: Carrier, told: str) -> None:
+    with pytest.raises(PermanentError, match=re.escape(told)):
+        options.parse({"layout": layout}).layout_for(carrier)
+
+
+def test_a_table_is_not_to_be_had_without_its_table() -> None:
+    with pytest.raises(PermanentError, match="images_csv is false"):
+        options.parse({"extras": {"images_csv": False}}).layout_for(Carrier.CSV)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("zip", Carrier.ZIP), ("TAR", Carrier.TAR), ("csv", Carrier.CSV)])
+def test_a_format_is_read_in_any_case(name: str, expected: Carrier) -> None:
+    assert options.carrier(name) is expected
+
+
+def test_an_unknown_format_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(PermanentError, match="there is no 'zpi'; did you mean 'zip'"):
+        options.carrier("zpi")
+
+
+def test_the_schema_is_json_and_names_every_key() -> None:
+    schema = json.loads(json.dumps(ExportOptions.model_json_schema()))
+    assert set(schema["properties"]) == set(ExportOptions.model_fields)
+    assert schema["additionalProperties"] is False
