@@ -23,10 +23,10 @@ def call(env: Mapping[str, str], *words: str, stdin: str | None = None) -> Resul
     return result
 
 
-def sent(broker: redis.Redis) -> list[tuple[str, list[Any]]]:
-    """Task and arguments of what waits in the queue for crawls, in the order in which it was sent."""
+def sent(broker: redis.Redis, queue: str = "crawl") -> list[tuple[str, list[Any]]]:
+    """Task and arguments of what waits in a queue, in the order in which it was sent."""
     found = []
-    for raw in reversed(broker.lrange("crawl", 0, -1)):
+    for raw in reversed(broker.lrange(queue, 0, -1)):
         message = json.loads(raw)
         found.append((message["headers"]["task"], json.loads(base64.b64decode(message["body"]))[0]))
     return found

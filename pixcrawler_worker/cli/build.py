@@ -1,25 +1,30 @@
 """`pixcrawler build`."""
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import click
 
-from pixcrawler_worker import dataset
+from pixcrawler_worker import downloads
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.cli import console, local, request
+from pixcrawler_worker.cli import console, local, request, watching
 from pixcrawler_worker.cli import crawl as crawling
+from pixcrawler_worker.cli import export as exporting
+from pixcrawler_worker.cli import validate as validating
 from pixcrawler_worker.cli.request import Asked
-from pixcrawler_worker.db.images import Stored
-from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.db import intake
+from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.views import CrawlView, ExportView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.exporters.protocol import Carrier
 from pixcrawler_worker.reports import crawl as crawl_report
+from pixcrawler_worker.reports import validation as validation_report
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -33,8 +38,20 @@ from pixcrawler_worker.runtime import Runtime
     help="Where the dataset is written; made if missing.  [default: the first keyword and the job's id]",
 )
 @click.option("--job", type=console.NUMBER, metavar="ID", help="Go on with a job instead of creating one.")
-def build(*, keywords: tuple[str, ...], out: Path | None, job: int | None, **asked: Unpack[Asked]) -> None:
-    """Turn keywords into a folder of pictures: crawl, wait, and write images, images.csv and report.html.
+@click.option(
+    "--format", "format_", type=click.Choice([Carrier.ZIP, Carrier.TAR]), default=Carrier.ZIP, help="zip is unpacked."
+)
+@click.option("--layout", metavar="NAME", help="How the images lie; pixcrawler export --layouts lists them.")
+def build(
+    *,
+    keywords: tuple[str, ...],
+    out: Path | None,
+    job: int | None,
+    format_: str,
+    layout: str | None,
+    **asked: Unpack[Asked],
+) -> None:
+    """Turn keywords into a dataset in a folder: crawl, judge, export, and fetch it, checked against its digests.
 
     Uses the configured services, with the workers that run there. Where none are configured it runs PostgreSQL, Redis
     and a worker of its own for as long as it takes; what they hold stays, and --job goes on with it.
@@ -42,15 +59,17 @@ def build(*, keywords: tuple[str, ...], out: Path | None, job: int | None, **ask
     \b
     pixcrawler build "red panda" "snow leopard" --max-images 200
     pixcrawler build cat --urls cats.txt --license cc0 --out cats
+    pixcrawler build cat --layout coco
     pixcrawler build --job 3
     """  # noqa: D301 - click's mark for lines it must not wrap
     if job is None and not keywords:
         raise click.UsageError("give at least one KEYWORD, or --job ID to go on with a job")
     if job is not None and (keywords or any(asked.values())):
-        raise click.UsageError("a job has its keywords and options already: give --job and --out alone")
+        raise click.UsageError("a job has its keywords and options already: give --job alone, or how it is delivered")
     wanted = None if job is not None else request.read(keywords, asked)
+    delivery = Delivery(Carrier(format_), exporting.read(None, format_=format_, layout=layout))
     if out is not None:
-        dataset.require_empty(out)
+        downloads.require_empty(out)
     with _service() as (runtime, check):
         job_id = job or crawling.create(runtime, wanted) if wanted else job
         assert job_id is not None
@@ -58,47 +77,99 @@ def build(*, keywords: tuple[str, ...], out: Path | None, job: int | None, **ask
             crawling.start(job_id)
         again = f"pixcrawler build --job {job_id}"
         kept = f"\njob {job_id} is kept. Go on with it: {again}. Give it up: pixcrawler jobs cancel {job_id}"
-        found = console.watch(runtime.sessions, job_id, check=check, interrupted=kept)
+        found = watching.watch_crawl(runtime.sessions, job_id, check=check, interrupted=kept)
         folder = out or Path(f"{slug(_first_keyword(found))}-{job_id}")
-        written = write(runtime, found, folder, again=again)
-    lines = {"images": f"{len(written)} in {folder}", "table": folder / "images.csv", "page": folder / "report.html"}
+        made = deliver(runtime, found, folder, delivery, check=check, again=again)
+    if made is None:
+        sys.exit(1)
+    lines = {"images": f"{made.exported_images} in {folder}", "page": folder / "report.html"}
     console.out.print("\n".join(f"{name:<8}{what}" for name, what in lines.items()), soft_wrap=True)
-    if found.status != JobStatus.COMPLETED or not written:
+    if found.status != JobStatus.COMPLETED:
         sys.exit(1)
 
 
-def write(runtime: Runtime, job: CrawlView, folder: Path, *, again: str) -> list[Stored]:
-    """Write the dataset of a job and its report, with a progress bar, all of it or nothing; return its images.
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How a dataset is wanted: what carries it, and the options of its export."""
+
+    carrier: Carrier
+    options: dict[str, Any]
+
+
+def deliver(
+    runtime: Runtime,
+    job: CrawlView,
+    folder: Path,
+    delivery: Delivery,
+    *,
+    again: str,
+    check: Callable[[], None] = lambda: None,
+) -> ExportView | None:
+    """Judge and export the images of a job, and fetch the dataset with reports: all of it or nothing.
 
     Args:
         runtime: what connects to database and storage.
-        job: the crawl job.
-        folder: where to.
-        again: the command that writes it when this is interrupted.
+        job: the crawl job, which has ended.
+        folder: where to; empty, or made here.
+        delivery: what is wanted.
+        again: the command that goes on when this is interrupted.
+        check: called while waiting; raises when that has become pointless.
+
+    Returns:
+        The export; None when there was nothing to export, which has been said then.
 
     Raises:
         SystemExit: 130 when interrupted; what was written is removed.
     """
+    kept = f"\nnothing was written. job {job.id} has its images: {again} goes on"
+    downloads.require_empty(folder)
+    validation_id = transact(
+        runtime.sessions,
+        lambda session: intake.create_validation_job(session, crawl_job_id=job.id, name="build", rules={}),
+    )
+    assert validation_id is not None
+    validating.start(validation_id)
+    judged = watching.watch_validation(runtime.sessions, validation_id, check=check, interrupted=kept)
+    if judged.status != JobStatus.COMPLETED:
+        return None
+    export_id = transact(
+        runtime.sessions,
+        lambda session: intake.create_export_job(
+            session, crawl_job_id=job.id, name=job.name, format_=delivery.carrier, options=delivery.options
+        ),
+    )
+    assert export_id is not None
+    exporting.start(export_id)
+    made = watching.watch_export(runtime.sessions, export_id, check=check, interrupted=kept)
+    if made.status != JobStatus.COMPLETED:
+        return None
     fresh = not folder.exists()
     try:
-        with console.counting("writing", job.valid_images) as wrote:
-            written = dataset.write(runtime, job.id, folder, wrote=wrote)
-        with console.out.status("writing the report"):
+        _fetch(runtime, made, folder, delivery)
+        with console.out.status("writing the reports"):
             crawl_report.write(runtime, job.id, folder / "report.html")
+            validation_report.write(runtime, judged.id, folder / "validation.html")
     except KeyboardInterrupt:
-        _clear(folder, itself=fresh)
-        click.echo(f"\nnothing was written. job {job.id} has its images: {again} writes them", err=True)
+        downloads.remove(folder, itself=fresh)
+        click.echo(kept, err=True)
         sys.exit(130)
-    return written
+    except BaseException:
+        # What is damaged must not be taken for the dataset.
+        downloads.remove(folder, itself=fresh)
+        raise
+    return made
 
 
-def _clear(folder: Path, *, itself: bool) -> None:
-    """Remove what was written, and the folder when it was not there before."""
-    for path in folder.iterdir() if folder.exists() else ():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if itself:
-        with contextlib.suppress(FileNotFoundError):
-            folder.rmdir()
+def _fetch(runtime: Runtime, made: ExportView, folder: Path, delivery: Delivery) -> None:
+    with console.out.status("fetching the dataset"):
+        fetched = downloads.fetch(runtime, made, folder)
+    if delivery.carrier is not Carrier.ZIP:
+        return
+    archives = [path for path in fetched if path.suffix == ".zip"]
+    with console.counting("unpacking", made.exported_images) as wrote:
+        for archive in archives:
+            downloads.unpack(archive, folder, wrote=wrote)
+            archive.unlink()
 
 
 @contextlib.contextmanager

@@ -1,13 +1,10 @@
-"""What commands share: finding the services, and showing a job while it runs."""
+"""What commands share: finding the services, arguments, and how things are printed."""
 
 import contextlib
+import json
 import os
-import signal
-import sys
-import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
@@ -16,16 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pixcrawler_worker import embedded, logs, runtime
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity, session, views
-from pixcrawler_worker.db import chunks as ledger
-from pixcrawler_worker.db.session import Session, Sessions
-from pixcrawler_worker.db.views import CrawlView, ValidationView
 from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
-from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
-from pixcrawler_worker.validate import planner as judging
 
 
 class _Number(click.ParamType[str | int, int]):
@@ -45,7 +35,7 @@ class _Number(click.ParamType[str | int, int]):
 
 
 class _Job(click.ParamType[str | JobRef, JobRef]):
-    """A job: the number of a crawl job, or the kind of another one before its number, as in `validation:3`."""
+    """A job: the number of a crawl job, or the kind of another one before its number, as in `export:3`."""
 
     name = "job"
 
@@ -53,23 +43,14 @@ class _Job(click.ParamType[str | JobRef, JobRef]):
         if isinstance(value, JobRef):
             return value
         kind, colon, number = value.rpartition(":")
-        if colon and kind not in {JobKind.CRAWL, JobKind.VALIDATION}:
-            self.fail(f"{value!r} names no job: 3 is a crawl job, validation:3 a validation job", param, ctx)
+        if colon and kind not in set(JobKind):
+            self.fail(f"{value!r} names no job: 3 is a crawl job, validation:3 and export:3 are others", param, ctx)
         return JobRef(JobKind(kind) if colon else JobKind.CRAWL, NUMBER.convert(number, param, ctx))
 
 
 out = Console(highlight=False)
 NUMBER = _Number()
 JOB = _Job()
-
-_INTERRUPTED = 128 + signal.SIGINT
-_POLL_SECONDS = 0.5
-#: Over how much of the past the rate is taken.
-_RATE_SECONDS = 15.0
-#: How long a job may be pending before it is asked whether anybody works.
-_PATIENCE_SECONDS = 5.0
-#: Without a terminal a line is written this often at most, and only when something changed.
-_LINE_SECONDS = 2.0
 
 
 def settings() -> Settings:
@@ -106,167 +87,19 @@ def connected() -> Iterator[Runtime]:
         opened.close()
 
 
-def require_job(sessions: Sessions, job_id: int) -> CrawlView:
-    """Return a crawl job.
+def read_object(file: TextIO) -> dict[str, Any]:
+    """Return the JSON object in a file that a call names.
 
     Raises:
-        PermanentError: when there is none of that id.
+        click.UsageError: when it holds anything else.
     """
-    job = session.transact(sessions, lambda s: views.crawl_job(s, job_id))
-    if job is None:
-        raise PermanentError(f"there is no crawl job {job_id}; `pixcrawler jobs list` shows those there are")
-    return job
-
-
-def require_validation(sessions: Sessions, job_id: int) -> ValidationView:
-    """Return a validation job.
-
-    Raises:
-        PermanentError: when there is none of that id.
-    """
-    job = session.transact(sessions, lambda s: views.validation_job(s, job_id))
-    if job is None:
-        raise PermanentError(f"there is no validation job {job_id}; `pixcrawler jobs show JOB` shows those of a crawl")
-    return job
-
-
-def watch(
-    sessions: Sessions,
-    job_id: int,
-    *,
-    check: Callable[[], None] = lambda: None,
-    interrupted: str | None = None,
-) -> CrawlView:
-    """Show a crawl job until it ends, then how it ended and why; return it. Interrupting leaves it running and says so.
-
-    Args:
-        sessions: the database.
-        job_id: the crawl job.
-        check: called at every look; raises when waiting has become pointless.
-        interrupted: what to say instead to whoever interrupts.
-
-    Raises:
-        PermanentError: when there is no such job, or it is deleted meanwhile.
-        SystemExit: 130 when interrupted.
-    """
-    goes_on = (
-        f"\njob {job_id} goes on. Watch it again: pixcrawler jobs watch {job_id}. "
-        f"Stop it: pixcrawler jobs cancel {job_id}"
-    )
-    job = _shown(_Looks(lambda: require_job(sessions, job_id), check), interrupted or goes_on)
-    for line in session.transact(sessions, lambda s: why(s, job)):
-        out.print(line, soft_wrap=True)
-    return job
-
-
-def watch_validation(sessions: Sessions, job_id: int) -> ValidationView:
-    """Show a validation job until it ends, then what it found; return it. Otherwise as `watch`."""
-    goes_on = f"\nvalidation {job_id} goes on. Watch it again: pixcrawler jobs watch validation:{job_id}"
-    job = _shown(_Looks(lambda: require_validation(sessions, job_id), lambda: None), goes_on)
-    for line in session.transact(sessions, lambda s: found_by(s, job)):
-        out.print(line, soft_wrap=True)
-    return job
-
-
-def found_by(s: Session, job: ValidationView) -> list[str]:
-    """Return lines that say what a validation that has ended found."""
-    found = ", ".join(f"{count} {check}" for check, count in judging.counts(s, job.id).items())
-    return [
-        *([f"valid: {job.validated_images}, invalid: {job.invalid_images}"] if job.total_images else []),
-        *([f"found: {found}"] if found else []),
-        *([shown(job.error_message)] if job.error_message else []),
-    ]
-
-
-class Watched(Protocol):
-    """A job of any kind, as it is shown while it runs."""
-
-    @property
-    def title(self) -> str: ...  # noqa: D102 - see `views`
-    @property
-    def status(self) -> str: ...  # noqa: D102
-    @property
-    def ended(self) -> bool: ...  # noqa: D102
-    @property
-    def count(self) -> tuple[int, int, str]: ...  # noqa: D102
-    @property
-    def started_at(self) -> datetime | None: ...  # noqa: D102
-    @property
-    def completed_at(self) -> datetime | None: ...  # noqa: D102
-    @property
-    def total_chunks(self) -> int: ...  # noqa: D102
-    @property
-    def completed_chunks(self) -> int: ...  # noqa: D102
-    @property
-    def failed_chunks(self) -> int: ...  # noqa: D102
-
-
-Job = TypeVar("Job", bound=Watched)
-
-
-class _Looks(Generic[Job]):
-    """Looks at a job, and at whether anybody is there to do it."""
-
-    def __init__(self, read: Callable[[], Job], check: Callable[[], None]) -> None:
-        self._read = read
-        self._check = check
-        self._begun: float | None = time.monotonic()
-
-    def look(self) -> Job:
-        self._check()
-        job = self._read()
-        if job.status != "pending":
-            self._begun = None
-        elif self._begun is not None and time.monotonic() - self._begun > _PATIENCE_SECONDS:
-            self._begun = None
-            _warn_if_nobody_works(job.title)
-        return job
-
-
-def _shown(looks: _Looks[Job], interrupted: str) -> Job:
-    """Show a job until it ends, and in one line how it ended.
-
-    Raises:
-        SystemExit: 130 when interrupted.
-    """
-    show = _bar if out.is_terminal else _lines
     try:
-        job = show(looks.look)
-    except KeyboardInterrupt:
-        click.echo(interrupted, err=True)
-        sys.exit(_INTERRUPTED)
-    out.print(outcome(job), soft_wrap=True)
-    return job
-
-
-def _warn_if_nobody_works(title: str) -> None:
-    # Celery takes a third of a second to import: only those who wait pay for it.
-    from pixcrawler_worker import client  # noqa: PLC0415
-
-    try:
-        somebody = client.workers()
-    except (PermanentError, OSError):
-        return
-    if not somebody:
-        click.echo(
-            f"{title} waits: no worker answers. Start one: celery -A pixcrawler_worker worker, or pixcrawler up",
-            err=True,
-        )
-
-
-def why(s: Session, job: CrawlView) -> list[str]:
-    """Return lines that say why a job that has ended did not get all its images; none when it did."""
-    if job.valid_images >= job.max_images:
-        return []
-    last = next(iter(activity.latest(s, JobRef(JobKind.CRAWL, job.id), limit=1)), None)
-    reason = (last.metadata_ or {}).get("reason") if last else None
-    refused = ", ".join(f"{count} {name}" for name, count in planner.reasons(s, job.id).items())
-    failed = ledger.errors(s, JobRef(JobKind.CRAWL, job.id))
-    return [
-        *([shown(str(reason))] if reason else []),
-        *([f"refused: {refused}"] if refused else []),
-        *(f"failed: {count} x {shown(error)}" for error, count in failed.items()),
-    ]
+        found = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{file.name} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise click.UsageError(f"{file.name} must hold an object")
+    return found
 
 
 @contextlib.contextmanager
@@ -281,65 +114,6 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.update(bar, completed=count)
 
 
-def outcome(job: Watched) -> str:
-    """Return how a job stands, in one line."""
-    took = ""
-    if job.started_at and job.completed_at:
-        took = f" in {(job.completed_at - job.started_at).total_seconds():.1f} s"
-    done, wanted, what = job.count
-    return f"{job.title} {job.status}{took}: {done} of {wanted} {what}, {chunks(job)}"
-
-
-def chunks(job: Watched) -> str:
-    """Return how far the chunks of a job are, in a few words."""
-    text = f"{job.completed_chunks} of {job.total_chunks} chunks"
-    return f"{text}, {job.failed_chunks} failed" if job.failed_chunks else text
-
-
 def shown(text: str) -> str:
     """Return somebody else's text so that it does nothing to a terminal: without markup and control characters."""
     return escape("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
-
-
-def _bar(look: Callable[[], Job]) -> Job:
-    # The narrow ones first, so that a terminal of 80 columns still has room for the bar.
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[chunks]}"),
-    )
-    with Progress(*columns, console=out, transient=True, speed_estimate_period=_RATE_SECONDS, expand=True) as progress:
-        job = look()
-        bar = progress.add_task("", rate="", chunks="")
-        while True:
-            done, wanted, _ = job.count
-            speed = progress.tasks[0].speed
-            progress.update(
-                bar,
-                description=f"{job.title} {job.status}",
-                completed=done,
-                total=wanted,
-                rate=f"{speed:.0f}/s" if speed else "",
-                chunks=f"{job.completed_chunks}/{job.total_chunks} chunks",
-            )
-            if job.ended:
-                return job
-            time.sleep(_POLL_SECONDS)
-            job = look()
-
-
-def _lines(look: Callable[[], Job]) -> Job:
-    said, last = "", -_LINE_SECONDS
-    while True:
-        job = look()
-        if job.ended:
-            return job
-        line = outcome(job)
-        if line != said and time.monotonic() - last >= _LINE_SECONDS:
-            out.print(line, soft_wrap=True)
-            said, last = line, time.monotonic()
-        time.sleep(_POLL_SECONDS)

@@ -7,7 +7,7 @@ import click
 from kombu.exceptions import OperationalError
 
 from pixcrawler_worker import client
-from pixcrawler_worker.cli import console, request
+from pixcrawler_worker.cli import console, request, watching
 from pixcrawler_worker.cli.request import Asked, Request
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import intake
@@ -37,7 +37,7 @@ def crawl(
         job_id = create(runtime, wanted, project_id=project, name=name)
         click.echo(job_id)
         start(job_id)
-        if watch and console.watch(runtime.sessions, job_id).status != "completed":
+        if watch and watching.watch_crawl(runtime.sessions, job_id).status != "completed":
             sys.exit(1)
 
 

@@ -18,15 +18,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.cli import build, console, local
+from pixcrawler_worker.cli import build, console, local, watching
 from pixcrawler_worker.cli import crawl as crawling
+from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.cli.local import Local
 from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
-from pixcrawler_worker.db.images import Stored
+from pixcrawler_worker.db.images import Stored, stored
+from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.exporters.protocol import Carrier
 
 #: The pictures inside the scikit-image wheel, by what they show.
 _SAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +58,7 @@ _SHOWN_ROWS = 8
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the dataset is written."
 )
 def demo(*, folder: Path | None, out: Path | None) -> None:
-    """Run sample pictures through the whole service: PostgreSQL, Redis, web server, worker processes, dataset, report.
+    """Run sample pictures through the whole service: PostgreSQL, Redis, web server, worker processes, reports.
 
     Needs no internet. Everything it starts is stopped at the end; the dataset stays.
     """
@@ -79,11 +82,21 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         )
         job = _crawl(here, sorted(index), min(count, _MOST_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
-        images = build.write(here.runtime, job, target, again="pixcrawler demo")
+        made = build.deliver(
+            here.runtime, job, target, Delivery(Carrier.ZIP, {}), check=here.check, again="pixcrawler demo"
+        )
+        images = transact(here.runtime.sessions, lambda session: stored(session, job.id))
+    if made is None:
+        sys.exit(1)
     _show(images, target)
-    lines = {"dataset": target.resolve(), "page": (target / "report.html").resolve(), "log": here.log.resolve()}
+    lines = {
+        "dataset": target.resolve(),
+        "crawl": (target / "report.html").resolve(),
+        "verdicts": (target / "validation.html").resolve(),
+        "log": here.log.resolve(),
+    }
     console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
-    if job.status != JobStatus.COMPLETED or not images:
+    if job.status != JobStatus.COMPLETED:
         sys.exit(1)
 
 
@@ -93,7 +106,7 @@ def _crawl(here: Local, labels: list[str], max_images: int) -> CrawlView:
     job_id = crawling.create(here.runtime, Request(tuple(labels), asked, max_images), name="demo")
     crawling.start(job_id)
     kept = f"\njob {job_id} ends here; pixcrawler demo begins anew"
-    return console.watch(here.runtime.sessions, job_id, check=here.check, interrupted=kept)
+    return watching.watch_crawl(here.runtime.sessions, job_id, check=here.check, interrupted=kept)
 
 
 def _samples(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from rich.table import Table
 
 from pixcrawler_worker import client
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import activity, chunks, views
 from pixcrawler_worker.db.session import Session, transact
@@ -54,19 +54,18 @@ def list_(*, limit: int, as_json: bool) -> None:
 @click.argument("ref", type=console.JOB, metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def show(*, ref: JobRef, as_json: bool) -> None:
-    """Show one job: counts, chunks, and why candidates were refused, or what a validation found.
+    """Show one job: counts, chunks, and why candidates were refused, what a validation found, or what an export made.
 
-    ID is the number of a crawl job, or validation:3 for a validation job.
+    ID is the number of a crawl job, or validation:3 or export:3 for one of the others.
     """
-    if ref.kind is JobKind.VALIDATION:
-        _show_validation(ref.id, as_json=as_json)
-    else:
-        _show_crawl(ref.id, as_json=as_json)
+    {JobKind.CRAWL: _show_crawl, JobKind.VALIDATION: _show_validation, JobKind.EXPORT: _show_export}[ref.kind](
+        ref.id, as_json=as_json
+    )
 
 
 def _show_crawl(job_id: int, *, as_json: bool) -> None:
     with console.connected() as runtime:
-        job = console.require_job(runtime.sessions, job_id)
+        job = watching.require_crawl(runtime.sessions, job_id)
         found = transact(runtime.sessions, lambda session: _details(session, job_id))
     if as_json:
         click.echo(json.dumps(job.as_json() | found, indent=2))
@@ -87,6 +86,9 @@ def _show_crawl(job_id: int, *, as_json: bool) -> None:
             f"{validation['id']}  {validation['status']}: {validation['valid']} valid, {validation['invalid']} invalid"
         )
         table.add_row("validation" if position == 0 else "", text)
+    for position, export in enumerate(found["exports"]):
+        text = f"{export['id']}  {export['status']}: {export['images']} images as {export['format']}"
+        table.add_row("export" if position == 0 else "", text)
     _add_log(table, found["activity"])
     console.out.print(table)
 
@@ -94,7 +96,7 @@ def _show_crawl(job_id: int, *, as_json: bool) -> None:
 def _show_validation(job_id: int, *, as_json: bool) -> None:
     ref = JobRef(JobKind.VALIDATION, job_id)
     with console.connected() as runtime:
-        job = console.require_validation(runtime.sessions, job_id)
+        job = watching.require_validation(runtime.sessions, job_id)
         found = transact(
             runtime.sessions,
             lambda session: _ledger(session, ref) | {"counts": dict(judging.counts(session, job_id))},
@@ -116,6 +118,35 @@ def _show_validation(job_id: int, *, as_json: bool) -> None:
     console.out.print(table)
 
 
+def _show_export(job_id: int, *, as_json: bool) -> None:
+    with console.connected() as runtime:
+        job = watching.require_export(runtime.sessions, job_id)
+        found = transact(runtime.sessions, lambda session: _ledger(session, JobRef(JobKind.EXPORT, job_id)))
+    if as_json:
+        click.echo(json.dumps(job.as_json() | found, indent=2))
+        return
+    asked = {name: value for name, value in job.export_options.items() if name != "result"}
+    table = Table.grid(padding=(0, 2))
+    table.add_row("export", f"{job.id}  {console.shown(job.name)}, of job {job.crawl_job_id}")
+    table.add_row("status", f"{job.status}, {job.progress} %")
+    table.add_row("format", job.format)
+    table.add_row("options", console.shown(json.dumps(asked, ensure_ascii=False)))
+    table.add_row("images", f"{job.exported_images} of {job.total_images}")
+    table.add_row("chunks", _states(found))
+    if job.error_message:
+        table.add_row("note", console.shown(job.error_message))
+    for position, part in enumerate(job.result.get("parts", [])):
+        text = f"{part['name']}  {part['images']:,} images, {part['size']:,} bytes, sha256 {part['sha256'][:16]}..."
+        table.add_row("files" if position == 0 else "", text)
+    if job.download_url and job.expires_at:
+        table.add_row("kept until", f"{job.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")
+    _add_log(table, found["activity"])
+    console.out.print(table)
+    if job.download_url:
+        # Below the table, which would break it: it is there to be copied.
+        console.out.print(console.shown(job.download_url), soft_wrap=True)
+
+
 def _states(found: dict[str, Any]) -> str:
     return ", ".join(f"{count} {state}" for state, count in found["chunks"].items()) or "none"
 
@@ -131,11 +162,10 @@ def _add_log(table: Table, entries: list[dict[str, str]]) -> None:
 def watch(*, ref: JobRef) -> None:
     """Show a job until it ends. Exit code 1 when it failed or was cancelled.
 
-    ID is the number of a crawl job, or validation:3 for a validation job.
+    ID is the number of a crawl job, or validation:3 or export:3 for one of the others.
     """
-    show_until = console.watch_validation if ref.kind is JobKind.VALIDATION else console.watch
     with console.connected() as runtime:
-        if show_until(runtime.sessions, ref.id).status != "completed":
+        if watching.watch(runtime.sessions, ref).status != "completed":
             sys.exit(1)
 
 
@@ -145,7 +175,7 @@ def cancel(*, job_id: int) -> None:
     """Cancel a crawl job. Images that it has already stay."""
     with console.connected() as runtime:
         planner.cancel(runtime, job_id)
-        console.out.print(console.outcome(console.require_job(runtime.sessions, job_id)), soft_wrap=True)
+        console.out.print(watching.outcome(watching.require_crawl(runtime.sessions, job_id)), soft_wrap=True)
 
 
 @jobs.command()
@@ -153,7 +183,7 @@ def cancel(*, job_id: int) -> None:
 def retry(*, job_id: int) -> None:
     """Run the failed and cancelled chunks of a crawl job again."""
     with console.connected() as runtime:
-        job = console.require_job(runtime.sessions, job_id)
+        job = watching.require_crawl(runtime.sessions, job_id)
         if not job.ended:
             console.out.print(f"job {job_id} is {job.status}: there is nothing to retry")
             return
@@ -170,6 +200,10 @@ def _details(session: Session, job_id: int) -> dict[str, Any]:
         "validations": [
             {"id": job.id, "status": job.status, "valid": job.validated_images, "invalid": job.invalid_images}
             for job in views.validations_of(session, job_id)
+        ],
+        "exports": [
+            {"id": job.id, "status": job.status, "format": job.format, "images": job.exported_images}
+            for job in views.exports_of(session, job_id)
         ],
     }
 

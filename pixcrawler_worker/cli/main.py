@@ -20,6 +20,7 @@ _COMMANDS = {
     "up": ("up", "up", "Run PostgreSQL, Redis, a worker and Flower, for development."),
     "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
     "validate": ("validate", "validate", "Judge the images of a crawl job, and say why."),
+    "export": ("export", "export", "Make archives of the images of a crawl job."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
     "sources": ("sources", "sources", "Show who can be asked for pictures, and on what terms."),
     "settings": ("settings", "settings", "Show every setting, its value, and where that comes from."),

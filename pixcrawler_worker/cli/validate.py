@@ -9,7 +9,7 @@ import click
 from kombu.exceptions import OperationalError
 
 from pixcrawler_worker import client
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.db import intake
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.verdicts import Mode
@@ -69,10 +69,10 @@ def validate(
         if validation_id is None:
             raise PermanentError(f"there is no crawl job {job_id}; `pixcrawler jobs list` shows those there are")
         click.echo(validation_id)
-        _start(validation_id)
+        start(validation_id)
         if not watch and page is None:
             return
-        ended = console.watch_validation(runtime.sessions, validation_id)
+        ended = watching.watch_validation(runtime.sessions, validation_id)
         if page is not None and ended.status == "completed":
             click.echo(f"page    {report.write(runtime, validation_id, page)}")
         if ended.status != "completed":
@@ -85,7 +85,7 @@ def _rules(file: TextIO | None, *, level: str | None, mode: str | None) -> dict[
     Raises:
         click.UsageError: when they cannot be meant.
     """
-    given = {} if file is None else _read(file)
+    given = {} if file is None else console.read_object(file)
     given |= {key: value for key, value in (("level", level), ("mode", mode)) if value is not None}
     try:
         classifiers.require(parse(given).classifiers)
@@ -94,17 +94,8 @@ def _rules(file: TextIO | None, *, level: str | None, mode: str | None) -> dict[
     return given
 
 
-def _read(file: TextIO) -> dict[str, Any]:
-    try:
-        given = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{file.name} is no JSON: {error}") from error
-    if not isinstance(given, dict):
-        raise click.UsageError(f"{file.name} must hold an object")
-    return given
-
-
-def _start(validation_id: int) -> None:
+def start(validation_id: int) -> None:
+    """Send the message that starts a validation; say so when the broker does not answer."""
     try:
         client.start_validation(validation_id)
     except OperationalError as error:

@@ -2,19 +2,32 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import ledger
 import pytest
-from doubles import WatchedStorage, drive, good, start
+from doubles import drive, good, start
 from fakes import hosts
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker.cli import build, console
+from pixcrawler_worker import maintenance
+from pixcrawler_worker import runtime as runtime_module
+from pixcrawler_worker.cli import build, watching
+from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.domain.lifecycle import JobKind
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export import part
+from pixcrawler_worker.exporters.protocol import Carrier
 from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.validate import chunk
+
+ZIP = Delivery(Carrier.ZIP, {})
 
 
 @pytest.fixture
@@ -29,29 +42,88 @@ def job(runtime: Runtime, host: HostileServer) -> CrawlView:
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
     ref, wakes = start(runtime, good(host, "build", 12))
     drive(runtime, wakes)
-    return console.require_job(runtime.sessions, ref.id)
+    return watching.require_crawl(runtime.sessions, ref.id)
 
 
+@pytest.fixture
+def worked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Somebody who does whatever is asked for: sweeps, and runs the chunks that turn up."""
+    # Nobody answers there, so what is asked for is left to the sweep.
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "redis://127.0.0.1:1/0")
+    ended = threading.Event()
+    eager = runtime.settings.model_copy(update={"start_pending": True, "lease_seconds": 1.0})
+    opened = runtime_module.connect(eager)
+
+    def work() -> None:
+        run = {JobKind.VALIDATION: chunk.run, JobKind.EXPORT: part.run}
+        while not ended.is_set():
+            for kind, wake in maintenance.sweep(opened).wakes:
+                run[kind](opened, wake.chunk_id)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+    opened.close()
+
+
+@pytest.mark.usefixtures("worked")
 @pytest.mark.parametrize("there", [True, False], ids=["an empty folder", "no folder"])
 def test_interrupted_while_it_writes_it_leaves_what_was_there(
     runtime: Runtime, job: CrawlView, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, there: bool
 ) -> None:
-    folder, reads = tmp_path / "cats", []
+    folder = tmp_path / "cats"
 
-    def interrupt(key: str) -> None:
-        reads.append(key)
-        if len(reads) == 9:
-            os.kill(os.getpid(), signal.SIGINT)
+    class Interrupting(Storage):
+        async def blocks(self, key: str) -> AsyncIterator[bytes]:
+            async for block in super().blocks(key):
+                yield block
+                os.kill(os.getpid(), signal.SIGINT)
 
     if there:
         folder.mkdir()
-    interrupting = replace(runtime, storage=WatchedStorage(runtime, get=interrupt))
+    interrupting = replace(runtime, storage=Interrupting(runtime.settings.storage()))
     with pytest.raises(SystemExit) as ended:
-        build.write(interrupting, job, folder, again="pixcrawler build --job 1")
+        build.deliver(interrupting, job, folder, ZIP, again="pixcrawler build --job 1")
     assert ended.value.code == 130
     assert folder.exists() == there
     assert not there or not list(folder.iterdir())
     assert "nothing was written" in capsys.readouterr().err
     # Nothing was lost by it.
-    assert len(build.write(runtime, job, folder, again="")) == 12
+    made = build.deliver(runtime, job, folder, ZIP, again="")
+    assert made
+    assert made.exported_images == 12
     assert len(list(folder.glob("*/*.jpg"))) == 12
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "ATTRIBUTION.txt",
+        "README.md",
+        "SHA256SUMS",
+        "images.csv",
+        "metadata.jsonl",
+        "report.html",
+        "validation.html",
+    }
+
+
+@pytest.mark.usefixtures("worked")
+def test_a_damaged_archive_is_not_taken_for_the_dataset(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
+    class Damaging(Storage):
+        async def blocks(self, key: str) -> AsyncIterator[bytes]:
+            async for block in super().blocks(key):
+                yield block[:-100] + bytes(100)
+
+    damaging = replace(runtime, storage=Damaging(runtime.settings.storage()))
+    with pytest.raises(PermanentError, match=r"is not the file that export \d+ wrote: its SHA-256 differs"):
+        build.deliver(damaging, job, tmp_path / "cats", ZIP, again="")
+    assert not (tmp_path / "cats").exists()
+
+
+@pytest.mark.usefixtures("worked")
+def test_shards_are_delivered_as_they_are(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
+    shards = Delivery(Carrier.TAR, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})
+    made = build.deliver(runtime, job, tmp_path / "cats", shards, again="")
+    assert made
+    names = {path.name for path in (tmp_path / "cats").iterdir()}
+    assert {"train-00000.tar", "test-00000.tar", "manifest.json", "README.md"} <= names

@@ -13,7 +13,7 @@ import ledger
 import pytest
 from factories import make_job, start_job
 
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.db import views
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.db.views import CrawlView
@@ -63,19 +63,19 @@ def test_a_runtime_is_closed_with_its_context(env: Mapping[str, str]) -> None:
 
 def test_a_job_that_does_not_exist_is_told_with_a_way_on(sessions: Sessions) -> None:
     with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` shows"):
-        console.require_job(sessions, 424242)
+        watching.require_crawl(sessions, 424242)
 
 
 def test_a_job_is_told_in_one_line(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=4, max_images=7)
-    assert console.outcome(view(sessions, ref.id)) == f"job {ref.id} running: 0 of 7 images, 0 of 4 chunks"
+    assert watching.outcome(view(sessions, ref.id)) == f"job {ref.id} running: 0 of 7 images, 0 of 4 chunks"
     ledger.execute(
         sessions,
         "UPDATE crawl_jobs SET status = 'failed', failed_chunks = 4, completed_at = started_at + interval '2.25 s'"
         " WHERE id = :id",
         id=ref.id,
     )
-    told = console.outcome(view(sessions, ref.id))
+    told = watching.outcome(view(sessions, ref.id))
     assert told == f"job {ref.id} failed in 2.2 s: 0 of 7 images, 0 of 4 chunks, 4 failed"
 
 
@@ -98,7 +98,7 @@ def test_watching_without_a_terminal_writes_plain_lines(sessions: Sessions, caps
         " valid_images = 123456780, total_chunks = 1234567, completed_chunks = 1234560, failed_chunks = 7"
         " WHERE id = :id",
     )
-    job = console.watch(sessions, ref.id)
+    job = watching.watch_crawl(sessions, ref.id)
     ending.join()
     assert job.status == "completed"
     written = capsys.readouterr()
@@ -114,13 +114,13 @@ def test_a_job_that_is_deleted_while_it_is_watched_is_told_of(sessions: Sessions
     ref = start_job(sessions)
     ending = end_soon(sessions, ref.id, "DELETE FROM crawl_jobs WHERE id = :id")
     with pytest.raises(PermanentError, match=f"there is no crawl job {ref.id}"):
-        console.watch(sessions, ref.id)
+        watching.watch_crawl(sessions, ref.id)
     ending.join()
 
 
 def test_a_job_that_has_ended_is_shown_at_once(sessions: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
     job_id = make_job(sessions, status="cancelled")
-    assert console.watch(sessions, job_id).status == "cancelled"
+    assert watching.watch_crawl(sessions, job_id).status == "cancelled"
     assert capsys.readouterr().out == f"job {job_id} cancelled: 0 of 100 images, 0 of 0 chunks\n"
 
 

@@ -1,20 +1,18 @@
 """`pixcrawler validate`, and how validations are shown: called in this process with real services behind it."""
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import ledger
 import pytest
 import redis
 from browser import look, requires_chromium
-from calls import DEAD, call
+from calls import DEAD, call, sent
 from doubles import query
 from validate import corpus, judging
 
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import watching
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.reports import validation as report
 from pixcrawler_worker.runtime import Runtime
@@ -35,21 +33,13 @@ def job(runtime: Runtime) -> int:
     return made
 
 
-def sent(broker: redis.Redis) -> list[Any]:
-    found = []
-    for raw in reversed(broker.lrange("validation", 0, -1)):
-        message = json.loads(raw)
-        found.append((message["headers"]["task"], json.loads(base64.b64decode(message["body"]))[0]))
-    return found
-
-
 def test_it_writes_the_row_sends_the_message_and_prints_the_id(
     env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, job: int
 ) -> None:
     Path("rules.json").write_text('{"checks": {"blurry": false}, "level": "basic"}')
     result = call(env, "validate", str(job), "--rules", "rules.json", "--level", "strict", "--mode", "report_only")
     validation_id = int(result.stdout)
-    assert sent(broker) == [("pixcrawler.validation.start", [validation_id])]
+    assert sent(broker, "validation") == [("pixcrawler.validation.start", [validation_id])]
     assert query(runtime, "SELECT crawl_job_id, status, name, validation_rules FROM validation_jobs") == [
         (job, "pending", "strict", {"checks": {"blurry": False}, "level": "strict", "mode": "report_only"})
     ]
@@ -93,7 +83,7 @@ def test_a_call_that_cannot_be_meant_creates_nothing(
 def test_there_must_be_a_crawl_job(env: Mapping[str, str], broker: redis.Redis) -> None:
     with pytest.raises(PermanentError, match="there is no crawl job 424242"):
         call(env, "validate", "424242")
-    assert sent(broker) == []
+    assert sent(broker, "validation") == []
 
 
 def test_the_schema_is_printed_without_any_service() -> None:
@@ -136,7 +126,7 @@ def test_a_validation_that_is_not_there_is_told(env: Mapping[str, str], runtime:
             call(env, "jobs", command, "validation:424242")
     with pytest.raises(UnknownJobError):
         report.write(runtime, 424242, tmp_path / "page.html")
-    assert call(env, "jobs", "show", "export:1").exit_code == 2
+    assert call(env, "jobs", "show", "archive:1").exit_code == 2
 
 
 @requires_chromium
@@ -156,4 +146,4 @@ def test_the_report_shows_distributions_the_worst_and_duplicates(
     assert "Worst of blurry" in seen
     assert "Worst of decode" in seen
     assert "<h2>Duplicates</h2>" in seen
-    assert console.require_validation(runtime.sessions, ref.id).invalid_images > 10
+    assert watching.require_validation(runtime.sessions, ref.id).invalid_images > 10

@@ -1,0 +1,134 @@
+"""`pixcrawler export`, and how exports are shown: called in this process with real services behind it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import ledger
+import pytest
+import redis
+from calls import DEAD, call, sent
+from doubles import query
+from export import exporting
+from export.exporting import Stored, picture
+
+from pixcrawler_worker.cli import watching
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export import planner
+from pixcrawler_worker.runtime import Runtime
+
+
+@pytest.fixture(autouse=True)
+def clean(runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+
+
+@pytest.fixture
+def job(runtime: Runtime) -> int:
+    return exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)], name="my cats")
+
+
+def test_it_writes_the_row_sends_the_message_and_prints_the_id(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, job: int
+) -> None:
+    Path("options.json").write_text('{"select": {"limit": 5}, "layout": "flat"}')
+    result = call(env, "export", str(job), "--options", "options.json", "--format", "tar", "--layout", "webdataset")
+    export_id = int(result.stdout)
+    assert sent(broker, "export") == [("pixcrawler.export.start", [export_id])]
+    assert query(runtime, "SELECT crawl_job_id, status, name, format, export_options FROM export_jobs") == [
+        (job, "pending", "my cats", "tar", {"select": {"limit": 5}, "layout": "webdataset"})
+    ]
+    ((owner, project_owner),) = query(
+        runtime, "SELECT e.user_id, p.user_id FROM export_jobs e, crawl_jobs c JOIN projects p ON p.id = c.project_id"
+    )
+    assert owner == project_owner
+    # Should the message get lost, a sweep finds it.
+    assert query(runtime, "SELECT export_job_id FROM pixcrawler.export_plans") == [(export_id,)]
+
+
+def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
+    env: Mapping[str, str], runtime: Runtime, job: int
+) -> None:
+    result = call({**env, **DEAD}, "export", str(job), "--name", "dogs")
+    assert result.exit_code == 0
+    assert f"export {int(result.stdout)} is kept and starts when a worker sweeps" in result.stderr
+    assert "hunter2" not in result.stderr
+    assert query(runtime, "SELECT name FROM export_jobs") == [("dogs",)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give the number of a crawl JOB, or --layouts, or --schema"),
+        (("1", "--layout", "flatt"), "there is no 'flatt'; did you mean 'flat'?"),
+        (("1", "--format", "csv", "--layout", "flat"), "layout flat is delivered as tar, zip, not as csv"),
+        (("1", "--format", "rar"), "'rar' is not one of 'zip', 'tar', 'csv'"),
+        (("1", "--options", "absent.json"), "No such file"),
+        (("1", "--options", "broken.json"), "broken.json is no JSON"),
+        (("1", "--options", "list.json"), "list.json must hold an object"),
+        (("one",), "'one' is no whole number"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+    env: Mapping[str, str], runtime: Runtime, words: tuple[str, ...], said: str
+) -> None:
+    Path("broken.json").write_text("{")
+    Path("list.json").write_text("[]")
+    result = call(env, "export", *words)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert query(runtime, "SELECT count(*) FROM export_jobs") == [(0,)]
+
+
+def test_a_crawl_that_is_not_there_is_told(env: Mapping[str, str], runtime: Runtime) -> None:
+    with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list`"):
+        call(env, "export", "424242")
+    for command in ("show", "watch"):
+        with pytest.raises(PermanentError, match="there is no export job 424242"):
+            call(env, "jobs", command, "export:424242")
+
+
+def test_layouts_are_listed_with_what_opens_them(env: Mapping[str, str]) -> None:
+    lines = call(env, "export", "--layouts").stdout.splitlines()
+    names = {line.split()[0] for line in lines}
+    assert {
+        "imagefolder",
+        "webdataset",
+        "table",
+        "flat",
+        "yolo",
+        "coco",
+        "label_studio",
+        "parquet",
+        "tfrecord",
+    } <= names
+    assert any("torchvision" in line for line in lines)
+    assert max(map(len, lines)) <= 110
+
+
+def test_the_schema_is_printed(env: Mapping[str, str]) -> None:
+    assert "select" in json.loads(call(env, "export", "--schema").stdout)["properties"]
+
+
+def test_an_export_is_shown_listed_and_watched(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
+    ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
+    row = exporting.row(runtime, ref)
+    lines = call(env, "jobs", "show", f"export:{ref.id}").stdout
+    shown = " ".join(lines.split())
+    assert f"export {ref.id} My pictures, of job {job}" in shown
+    assert "12 of 12" in shown
+    assert "part-00002-of-00003.zip 2 images" in shown
+    assert lines.splitlines()[-1] == row.download_url, "in one piece, to be copied"
+    told = json.loads(call(env, "jobs", "show", f"export:{ref.id}", "--json").stdout)
+    assert told["export_options"]["result"]["images"] == 12
+    assert told["chunks"] == {"completed": 4}
+    assert f"{ref.id} completed: 12 images as zip" in " ".join(call(env, "jobs", "show", str(job)).stdout.split())
+    watched = call(env, "jobs", "watch", f"export:{ref.id}")
+    assert watched.exit_code == 0
+    assert f"export {ref.id} completed" in watched.stdout
+    assert "3 files, " in watched.stdout
+    failed = exporting.make_export(runtime, job, {"layout": "nonsense"})
+    planner.start(runtime, failed.id)
+    watched = call(env, "jobs", "watch", f"export:{failed.id}")
+    assert (watched.exit_code, "there is no 'nonsense'" in watched.stdout) == (1, True)
+    assert watching.require_export(runtime.sessions, failed.id).status == "failed"

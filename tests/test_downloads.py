@@ -1,0 +1,80 @@
+"""The files of an export on this machine, and what becomes of damaged ones."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+from export import exporting
+from export.exporting import Stored, picture
+
+from pixcrawler_worker import downloads
+from pixcrawler_worker.cli import watching
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import Runtime
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, body in files.items():
+            packed.writestr(name, body)
+    return path
+
+
+def summed(files: dict[str, bytes]) -> dict[str, bytes]:
+    lines = [f"{hashlib.sha256(body).hexdigest()}  {name}\n" for name, body in files.items()]
+    return files | {"SHA256SUMS": "".join(lines).encode()}
+
+
+def test_every_file_of_an_export_is_fetched_and_unpacked_into_one_folder(runtime: Runtime, tmp_path: Path) -> None:
+    job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)])
+    ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
+    fetched = downloads.fetch(runtime, watching.require_export(runtime.sessions, ref.id), tmp_path / "all")
+    assert {path.name: path.read_bytes() for path in fetched} == exporting.files(runtime, ref)
+    told: list[int] = []
+    for path in sorted(fetched):
+        if path.suffix == ".zip":
+            downloads.unpack(path, tmp_path, wrote=told.append)
+    assert len(list(tmp_path.glob("cat/*/*.jpg"))) == 12
+    assert told[:3] == [1, 2, 3]
+
+
+def test_a_folder_with_something_in_it_is_refused(runtime: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    for folder in (tmp_path, tmp_path / "precious"):
+        with pytest.raises(PermanentError, match=r"is not empty|cannot be written"):
+            downloads.require_empty(folder)
+    downloads.require_empty(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a\\..\\evil"])
+def test_nothing_is_unpacked_outside_of_the_folder(tmp_path: Path, name: str) -> None:
+    archive = zipped(tmp_path / "x.zip", {name: b"x"})
+    (tmp_path / "in").mkdir()
+    with pytest.raises(PermanentError, match="would lie outside of"):
+        downloads.unpack(archive, tmp_path / "in")
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_file_that_differs_from_its_digest_or_has_none_is_refused(tmp_path: Path) -> None:
+    good = summed({"a.jpg": b"a", "b.jpg": b"b"})
+    assert downloads.unpack(zipped(tmp_path / "good.zip", good), tmp_path / "good") == 3
+    for bad in (good | {"b.jpg": b"c"}, good | {"more.jpg": b"x"}):
+        with pytest.raises(PermanentError, match="its SHA-256 differs from SHA256SUMS"):
+            downloads.unpack(zipped(tmp_path / "bad.zip", bad), tmp_path / "bad")
+
+
+def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 and nothing else")
+    with pytest.raises(PermanentError, match=r"x\.zip is damaged"):
+        downloads.unpack(tmp_path / "x.zip", tmp_path)
+
+
+def test_a_folder_is_cleared_or_removed(tmp_path: Path) -> None:
+    for itself in (False, True):
+        folder = tmp_path / "set"
+        (folder / "cat").mkdir(parents=True, exist_ok=True)
+        (folder / "images.csv").touch()
+        downloads.remove(folder, itself=itself)
+        assert folder.exists() is not itself
+        assert itself or not list(folder.iterdir())
