@@ -45,13 +45,13 @@ def service(**env: str) -> Iterator[Runtime]:
 
 
 @contextmanager
-def worker() -> Iterator[None]:
-    """A worker with as many processes as the floor has."""
+def worker() -> Iterator[int]:
+    """A worker with as many processes as the floor has; its main process."""
     command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
     command += ["--concurrency", str(PROCESSES), "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait()

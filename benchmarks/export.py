@@ -1,0 +1,149 @@
+"""How fast exports are beside `zip -0 -r` over the same files, and whether a worker's memory stays flat.
+
+    python benchmarks/export.py [--images 10000 100000] [--bytes 60000] [--runs 3]
+
+Needs Info-ZIP's `zip`. Both read the same files from, and write to, the same disk, one after the other; the files are
+in the page cache for both. zip writes one archive with one process; the worker has as many processes as elsewhere
+(`stage.PROCESSES`) and checks the digest of every image, writes tables and digests, and hashes the archive besides.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from stage import PROCESSES, picture, service, worker
+from validation import make_crawl_job
+
+from pixcrawler_worker import client
+from pixcrawler_worker.db import images, intake, views
+from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.runtime import Runtime
+
+_DIFFERENT, _BATCH = 64, 2_000
+
+
+def store(opened: Runtime, count: int, size: int) -> tuple[int, Path]:
+    """Write files and rows as a crawl leaves them; return the crawl job's id and the folder."""
+    job_id = make_crawl_job(opened)
+    folder = Path(str(opened.settings.storage()).removeprefix("file://")) / "crawl_jobs" / str(job_id) / "cat"
+    folder.mkdir(parents=True)
+    different = [picture(number, size) for number in range(_DIFFERENT)]
+    for first in range(0, count, _BATCH):
+        found = []
+        for number in range(first, min(first + _BATCH, count)):
+            body = different[number % _DIFFERENT] + str(number).encode()
+            path = folder / f"{number}.jpg"
+            path.write_bytes(body)
+            found.append(_row(number, body, path))
+        with opened.sessions.begin() as session:
+            images.insert_new(session, job_id, found)
+    return job_id, folder
+
+
+def _row(number: int, body: bytes, path: Path) -> NewImage:
+    facts = ImageFacts(
+        sha256=hashlib.sha256(body).digest(),
+        format="jpg",
+        width=640,
+        height=480,
+        file_size=len(body),
+        mode="RGB",
+        frames=1,
+        phash=number,
+        dhash=number,
+    )
+    url = f"https://example.org/{number}"
+    return NewImage(
+        url=url,
+        filename=path.name,
+        storage_url=path.as_uri(),
+        facts=facts,
+        label="cat",
+        query="cat",
+        source="urls",
+        credit=Credit(author="somebody", license="cc-by-4.0", page_url=url),
+    )
+
+
+def time_zip(folder: Path) -> float:
+    """Seconds of `zip -0 -r`."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as target:
+        begun = time.perf_counter()
+        subprocess.run(["zip", "-0", "-q", "-r", f"{target}/out.zip", folder.name], cwd=folder.parent, check=True)
+        return time.perf_counter() - begun
+
+
+def time_export(opened: Runtime, crawl_job_id: int) -> float:
+    """Seconds from the row's start to its end, as the database's clock has them; the files are removed."""
+    export_id = transact(
+        opened.sessions,
+        lambda session: intake.create_export_job(
+            session, crawl_job_id=crawl_job_id, name="bench", format_="zip", options={}
+        ),
+    )
+    assert export_id is not None
+    client.start_export(export_id)
+    while True:
+        job = transact(opened.sessions, lambda session: views.export_job(session, export_id))
+        assert job is not None
+        if job.ended:
+            assert job.status == "completed", job
+            assert job.started_at is not None
+            assert job.completed_at is not None
+            shutil.rmtree(Path(str(opened.settings.storage()).removeprefix("file://")) / "exports" / str(export_id))
+            return (job.completed_at - job.started_at).total_seconds()
+        time.sleep(0.25)
+
+
+def peak_megabytes(parent: int) -> float:
+    """The most memory that any process of a worker ever had."""
+    peaks = [0.0]
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if int(fields["PPid"]) == parent and "VmHWM" in fields:
+            peaks.append(int(fields["VmHWM"].split()[0]) / 1024)
+    return max(peaks)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--bytes", type=int, default=60_000, help="about as many per picture")
+    parser.add_argument("--runs", type=int, default=3)
+    asked = parser.parse_args()
+    peaks = {}
+    for count in asked.images:
+        with service() as opened:
+            job_id, folder = store(opened, count, asked.bytes)
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            print(f"{count:,} pictures, {size / 1e9:.2f} GB, {PROCESSES} processes, {os.cpu_count()} cores", flush=True)
+            ratios = []
+            with worker() as process:
+                for _ in range(asked.runs):
+                    zipped, exported = time_zip(folder), time_export(opened, job_id)
+                    ratios.append(zipped / exported)
+                    print(
+                        f"zip {size / zipped / 1e6:6.0f} MB/s   export {size / exported / 1e6:6.0f} MB/s   "
+                        f"ratio {ratios[-1]:.2f}",
+                        flush=True,
+                    )
+                peaks[count] = peak_megabytes(process)
+            print(f"median ratio {statistics.median(ratios):.2f}, peak memory of a process {peaks[count]:.0f} MB")
+    if len(peaks) > 1:
+        print(f"memory differs by {max(peaks.values()) - min(peaks.values()):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
