@@ -299,8 +299,21 @@ def _labels(session: Session, job_id: int, *, unlabelled: str) -> list[str]:
     return sorted(found)
 
 
-def items(session: Session, job_id: int, *, first: int, last: int) -> list[Item]:
-    """Return the images at these places of an export, in their order; those whose rows are gone are left out."""
+def items(session: Session, job_id: int, *, first: int, last: int, most: int | None = None) -> list[Item]:
+    """Return the images at these places of an export, in their order; those whose rows are gone are left out.
+
+    Args:
+        session: any transaction.
+        job_id: the export job.
+        first: place of the first image.
+        last: place of the last one.
+        most: images that are taken evenly instead of all.
+    """
+    places = (ExportItem.export_job_id == job_id, ExportItem.seq.between(first, last))
+    step = 1
+    if most is not None:
+        count = session.scalar(select(func.count()).where(*places)) or 0
+        step = max(1, -(-count // most))
     query = (
         select(
             ExportItem.seq,
@@ -336,7 +349,7 @@ def items(session: Session, job_id: int, *, first: int, last: int) -> list[Item]
             VerdictRow,
             (VerdictRow.validation_job_id == ExportPlan.validation_job_id) & (VerdictRow.image_id == Image.id),
         )
-        .where(ExportItem.export_job_id == job_id, ExportItem.seq.between(first, last))
+        .where(*places, (ExportItem.seq - first) % step == 0)
         .order_by(ExportItem.seq)
     )
     return [Item(*tuple(row)) for row in session.execute(query)]

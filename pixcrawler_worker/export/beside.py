@@ -16,7 +16,6 @@ class Beside:
     """Files that lie beside the images, written while these are."""
 
     def __init__(self, asked: Extras) -> None:
-        self._asked = asked
         self.sums = Spool() if asked.sha256sums else None
         self._table = Spool() if asked.images_csv else None
         self._credits = Spool() if asked.attribution else None
@@ -32,14 +31,12 @@ class Beside:
         if self._credits is not None:
             self._credits.write(_credit(row).encode())
 
-    def files(self, readme: str) -> Iterator[tuple[str, bytes | Spool]]:
+    def files(self) -> Iterator[tuple[str, Spool]]:
         """Yield names and what is in the files, but for the digests, which have those of all others."""
         if self._table is not None:
             yield "images.csv", self._table
         if self._credits is not None:
             yield "ATTRIBUTION.txt", self._credits
-        if self._asked.dataset_card:
-            yield "README.md", readme.encode()
 
 
 def _csv(values: Sequence[object]) -> bytes:

@@ -35,12 +35,15 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
     yield "task_categories:\n- image-classification"
     yield f"size_categories:\n- {next((name for most, name in _SIZES if summary.images < most), '10M<n<100M')}"
     yield f"license: {_license(summary.licenses)}"
-    paths = {split: plan.layout.data_files(split or None) for split in plan.splits or ("",)}
+    # A split without images has no files, and a card that names some anyway opens nothing.
+    paths = {split: plan.layout.data_files(split) for split in plan.splits if summary.splits.get(split)}
+    if not paths or None in paths.values():
+        paths = {"train": plan.layout.data_files(None)}
     if all(paths.values()):
         # Named, because a class that is called like a split would be taken for one.
         yield "configs:\n- config_name: default\n  data_files:"
         for split, path in paths.items():
-            yield f"  - split: {split or 'train'}\n    path: {json.dumps(path)}"
+            yield f"  - split: {split}\n    path: {json.dumps(path)}"
     yield "---"
 
 

@@ -121,6 +121,7 @@ class Extras(_Strict):
     attribution: StrictBool = Field(default=True, description="whose each image is, to print or to pass on")
     sha256sums: StrictBool = True
     dataset_card: StrictBool = Field(default=True, description="README.md, as Hugging Face reads it")
+    html_report: StrictBool = Field(default=True, description="a page with counts and a contact sheet")
 
 
 class ExportOptions(_Strict):
@@ -146,13 +147,17 @@ class ExportOptions(_Strict):
             )
         return self
 
+    def layout_name(self, carrier: Carrier) -> str:
+        """Return the name of the layout, where none is given that which is usual."""
+        return _AUTO[carrier] if self.layout == "auto" else self.layout
+
     def layout_for(self, carrier: Carrier) -> type[Layout]:
         """Return the layout.
 
         Raises:
             PermanentError: when it cannot be delivered like that, or its package is broken.
         """
-        name = _AUTO[carrier] if self.layout == "auto" else self.layout
+        name = self.layout_name(carrier)
         layout = protocol.load(name)
         if carrier not in layout.carriers:
             listed = ", ".join(sorted(layout.carriers))

@@ -1,8 +1,10 @@
 """Running one chunk of an export: write an archive, or publish all of them."""
 
+import asyncio
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pixcrawler_worker import attempt
@@ -11,23 +13,38 @@ from pixcrawler_worker.db import chunks, exports
 from pixcrawler_worker.db.chunks import Claim
 from pixcrawler_worker.db.exports import Item, Part
 from pixcrawler_worker.db.jobs import Wake
-from pixcrawler_worker.db.session import Session
+from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export import plan, planner, publishing, writing
+from pixcrawler_worker.export import plan, planner, publishing, report, writing
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import FileMissingError
 
+#: Behind the last place of any export.
+_LAST = 2**31 - 1
+#: Images that are read from the database at a time.
+_PAGE = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A claimed chunk with its job's plan: images to write, or archives to publish."""
+    """A claimed chunk with its job's plan, some of its images, and the archives that there are already."""
 
     claim: Claim
     plan: Plan
-    items: Sequence[Item]
+    shown: Sequence[Item]
     ended: Sequence[Part]
+
+    @property
+    def first(self) -> int:
+        """Place of its first image in the export."""
+        return int(self.claim.payload.get("first", 0))
+
+    @property
+    def last(self) -> int:
+        """Place of its last image."""
+        return int(self.claim.payload.get("last", _LAST))
 
 
 def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
@@ -47,10 +64,9 @@ def _prepare(session: Session, claim: Claim) -> _Work:
     if asked is None:
         raise PermanentError(f"there is no {claim.job}")
     whole = plan.read(asked, exports.labels(session, claim.job.id))
-    if planner.publishes(claim.payload):
-        return _Work(claim, whole, (), exports.ended(session, claim.job.id))
-    first, last = claim.payload["first"], claim.payload["last"]
-    return _Work(claim, whole, exports.items(session, claim.job.id, first=first, last=last), ())
+    work = _Work(claim, whole, (), exports.ended(session, claim.job.id))
+    shown = exports.items(session, claim.job.id, first=work.first, last=work.last, most=report.SHEET)
+    return replace(work, shown=shown)
 
 
 def _write(session: Session, work: _Work, result: Mapping[str, Any]) -> bool:
@@ -66,12 +82,21 @@ async def _part(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
     if (done := await _done(runtime, where, note)) is not None:
         return done
     async with runtime.storage.writing(where) as sink:
-        written = await writing.write(
-            runtime, sink, work.plan, work.items, part=payload["part"], parts=payload["parts"]
-        )
+        images = _pages(runtime, work)
+        part = writing.Part(number=payload["part"], of=payload["parts"], pages=images, shown=work.shown)
+        written = await writing.write(runtime, sink, work.plan, part)
     told = {"name": payload["name"], **written.as_json()}
     await runtime.storage.put(note, json.dumps(told).encode())
     return told
+
+
+async def _pages(runtime: Runtime, work: _Work) -> AsyncIterator[Sequence[Item]]:
+    """Yield the images of an archive, a page at a time, each in a transaction of its own."""
+    job_id = work.claim.job.id
+    for first in range(work.first, work.last + 1, _PAGE):
+        last = min(first + _PAGE - 1, work.last)
+        read = functools.partial(exports.items, job_id=job_id, first=first, last=last)
+        yield await asyncio.to_thread(transact, runtime.sessions, read)
 
 
 async def _done(runtime: Runtime, where: str, note: str) -> Mapping[str, Any] | None:
@@ -88,4 +113,4 @@ async def _publish(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
     parts = [part.result for part in work.ended if not planner.publishes(part.payload) and part.result.get("images")]
     # The notes were for attempts that come after a lost answer: the ledger has the answers by now.
     await runtime.storage.delete([f"{key(job_id, part['name'])}.json" for part in parts])
-    return {"publish": await publishing.publish(runtime, job_id, work.plan, parts)}
+    return {"publish": await publishing.publish(runtime, job_id, work.plan, parts, work.shown)}

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from pixcrawler_worker.db.exports import Item
@@ -76,18 +76,21 @@ class Pictures:
         self._formats = formats
         self._files = files
 
-    async def read(self, items: Sequence[Item]) -> AsyncIterator[tuple[Item, Picture | str]]:
+    async def read(self, pages: AsyncIterator[Sequence[Item]]) -> AsyncIterator[tuple[Item, Picture | str]]:
         """Yield every image in its order, or why it is left out; some are read while others are written.
+
+        Args:
+            pages: the images, some at a time.
 
         Raises:
             PermanentError: when one is to be left out and the export is to fail then.
             TransientError: when the storage is away.
         """
-        left = _batches(items)
+        left = _batches(pages)
         waiting: deque[asyncio.Task[list[tuple[Item, Picture | str]]]] = deque()
         try:
             while True:
-                while len(waiting) < _AHEAD and (batch := next(left, None)):
+                while len(waiting) < _AHEAD and (batch := await anext(left, None)):
                     waiting.append(asyncio.create_task(self._read(batch)))
                 if not waiting:
                     return
@@ -167,16 +170,17 @@ class Pictures:
         )
 
 
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+async def _batches(pages: AsyncIterator[Sequence[Item]]) -> AsyncIterator[Sequence[Item]]:
     """Cut the images into batches that are read at a time: a few, or fewer where they are large."""
     batch: list[Item] = []
     size = 0
-    for item in items:
-        batch.append(item)
-        size += item.file_size or _BATCH_BYTES
-        if len(batch) >= _BATCH or size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
+    async for page in pages:
+        for item in page:
+            batch.append(item)
+            size += item.file_size or _BATCH_BYTES
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
     if batch:
         yield batch
 

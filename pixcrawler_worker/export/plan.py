@@ -23,6 +23,7 @@ class Plan:
         carrier: what it is delivered as.
         options: the row's.
         layout: how its images lie.
+        layout_name: what it is called.
         labels: every class of its images, sorted.
         splits: in their order; empty when it is not split.
         unlabelled: class of images that nobody labelled.
@@ -33,6 +34,7 @@ class Plan:
     carrier: Carrier
     options: ExportOptions
     layout: type[Layout]
+    layout_name: str
     labels: tuple[str, ...]
     splits: tuple[str, ...]
     unlabelled: str
@@ -57,6 +59,7 @@ def read(asked: Asked, labels: Sequence[str] = ()) -> Plan:
         carrier=carrier,
         options=wanted,
         layout=layout,
+        layout_name=wanted.layout_name(carrier),
         labels=tuple(labels),
         splits=tuple(wanted.ratios(layout)),
         unlabelled=planning.only_label(asked.keywords),

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from pixcrawler_worker.export import card
+from pixcrawler_worker.db.exports import Item
+from pixcrawler_worker.export import card, report
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.runtime import Runtime
@@ -15,7 +16,9 @@ MANIFEST = "manifest.json"
 _PART = ("name", "size", "sha256", "images")
 
 
-async def publish(runtime: Runtime, job_id: int, plan: Plan, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+async def publish(
+    runtime: Runtime, job_id: int, plan: Plan, parts: Sequence[Mapping[str, Any]], shown: Sequence[Item]
+) -> dict[str, Any]:
     """Write what stands beside several archives, the manifest last; return the link and the totals.
 
     Args:
@@ -23,6 +26,7 @@ async def publish(runtime: Runtime, job_id: int, plan: Plan, parts: Sequence[Map
         job_id: the export job.
         plan: what it asks for.
         parts: what its chunks said of their archives, in their order.
+        shown: some of its images, for the page.
     """
     summary = Summary()
     for part in parts:
@@ -41,6 +45,10 @@ async def publish(runtime: Runtime, job_id: int, plan: Plan, parts: Sequence[Map
         if plan.options.extras.dataset_card:
             result["files"].append("README.md")
             await runtime.storage.put(key(job_id, "README.md"), card.write(plan, summary).encode())
+        if plan.options.extras.html_report:
+            result["files"].append(report.NAME)
+            page = await report.write(runtime, plan, summary, shown)
+            await runtime.storage.put(key(job_id, report.NAME), page)
         await _write_manifest(runtime, job_id, plan, result, plan.lives)
     url, signed = runtime.storage.link(key(job_id, result["name"]), lives=plan.lives)
     return {"url": url, "signed_s": signed.total_seconds(), "result": result}
@@ -74,7 +82,7 @@ async def _write_manifest(
     manifest = {
         "name": plan.name,
         "format": plan.carrier,
-        "layout": plan.options.layout,
+        "layout": plan.layout_name,
         **{name: value for name, value in result.items() if name not in {"name", "files", "parts"}},
         "parts": [linked(part) for part in result["parts"]],
         "files": [linked({"name": name}) for name in result["files"] if name not in {*listed, MANIFEST}],

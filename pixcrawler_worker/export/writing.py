@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from pixcrawler_worker.db.exports import Item
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.tables import Value
-from pixcrawler_worker.export import card
+from pixcrawler_worker.export import card, report
 from pixcrawler_worker.export.archives import Archive, Plain, Tar, Zip
 from pixcrawler_worker.export.beside import Beside
 from pixcrawler_worker.export.pictures import Picture, Pictures
@@ -45,36 +45,51 @@ class Written:
         return {"size": self.size, "sha256": self.sha256, **self.summary.as_json()}
 
 
-async def write(  # noqa: PLR0913 - where to, of what, which part
-    runtime: Runtime, sink: Sink, plan: Plan, items: Sequence[Item], *, part: int, parts: int
-) -> Written:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """An archive to write.
+
+    Attributes:
+        number: from 0.
+        of: archives of the export.
+        pages: its images in their order, some at a time: all of them would not be little.
+        shown: some of them, for the page about it.
+    """
+
+    number: int
+    of: int
+    pages: AsyncIterator[Sequence[Item]]
+    shown: Sequence[Item]
+
+
+async def write(runtime: Runtime, sink: Sink, plan: Plan, part: Part) -> Written:
     """Write an archive.
 
     Args:
         runtime: what connects to storage and decoder.
         sink: where the archive goes.
         plan: what the archives of the export have in common.
-        items: its images, in their order.
-        part: its number, from 0.
-        parts: archives of the export.
+        part: what is in it.
 
     Raises:
         PermanentError: when an image is missing or broken and the options say that this fails the export.
         TransientError: when the storage is away.
     """
     pictures = Pictures(runtime, plan.options.image, plan.layout.formats, files=plan.carrier is not Carrier.CSV)
-    return await _Writer(sink, plan, part=part, parts=parts).write(pictures, items)
+    return await _Writer(runtime, sink, plan, part).write(pictures)
 
 
 class _Writer:
-    def __init__(self, sink: Sink, plan: Plan, *, part: int, parts: int) -> None:
+    def __init__(self, runtime: Runtime, sink: Sink, plan: Plan, part: Part) -> None:
+        self._runtime = runtime
         self._plan = plan
+        self._part = part
         self._dataset = Dataset(
             name=plan.name,
             labels=plan.labels,
             splits=plan.splits,
-            part=part,
-            parts=parts,
+            part=part.number,
+            parts=part.of,
             max_files_per_dir=plan.options.max_files_per_dir,
         )
         self._layout = plan.layout(self._dataset)
@@ -82,29 +97,33 @@ class _Writer:
         self._summary = Summary()
         self._beside = Beside(plan.options.extras)
 
-    async def write(self, pictures: Pictures, items: Sequence[Item]) -> Written:
-        async for item, picture in pictures.read(items):
+    async def write(self, pictures: Pictures) -> Written:
+        async for item, picture in pictures.read(self._part.pages):
             if isinstance(picture, str):
                 self._summary.skipped[picture] += 1
             else:
                 await self._add_picture(item, picture)
         for entry in self._layout.close():
             await self._add(entry)
-        for name, body in self._beside.files(self._card()):
-            if path := self._layout.extra_path(self._own(name)):
-                await self._add(Entry(path, body))
-        sums, path = self._beside.sums, self._layout.extra_path(self._own(_SUMS))
-        if sums is not None and path is not None:
-            await self._add(Entry(path, sums))
+        for name, table in self._beside.files():
+            await self._add_beside(name, table)
+        if self._plan.options.extras.dataset_card:
+            await self._add_beside("README.md", self._card().encode())
+        if self._plan.options.extras.html_report and self._layout.extra_path(report.NAME):
+            page = await report.write(self._runtime, self._plan, self._summary, self._part.shown)
+            await self._add_beside(report.NAME, page)
+        if self._beside.sums is not None:
+            await self._add_beside(_SUMS, self._beside.sums)
         size, sha256 = await self._stream.close()
         return Written(size, sha256, self._summary)
 
-    def _own(self, name: str) -> str:
-        """Return a file's name in this part: parts may be unpacked into one folder."""
-        if self._dataset.parts == 1:
-            return name
-        stem, dot, extension = name.partition(".")
-        return f"{stem}-part-{self._dataset.part:05d}{dot}{extension}"
+    async def _add_beside(self, name: str, body: bytes | Spool) -> None:
+        if self._dataset.parts > 1:
+            # Parts may be unpacked into one folder.
+            stem, dot, extension = name.partition(".")
+            name = f"{stem}-part-{self._dataset.part:05d}{dot}{extension}"
+        if path := self._layout.extra_path(name):
+            await self._add(Entry(path, body))
 
     def _card(self) -> str:
         dataset = self._dataset

@@ -7,12 +7,12 @@ from datetime import UTC
 from html import escape
 from pathlib import Path
 
+from pixcrawler_worker import pages
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import images, views
 from pixcrawler_worker.db.images import Stored
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
-from pixcrawler_worker.reports import page
 from pixcrawler_worker.runtime import Runtime
 
 #: Pictures of each label on the contact sheet, taken evenly over all it has.
@@ -75,8 +75,8 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
     stored = transact(runtime.sessions, lambda session: images.stored(session, job_id))
     reasons = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
     sheet = [image for shown in _sheets(stored).values() for image in shown]
-    thumbnails = runtime.run(page.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet)))
-    return page.save(path, job.name, _parts(_Findings(job, stored, reasons, thumbnails)))
+    thumbnails = runtime.run(pages.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet)))
+    return pages.save(path, job.name, _parts(_Findings(job, stored, reasons, thumbnails)))
 
 
 def _sheets(stored: Sequence[Stored]) -> dict[str, list[Stored]]:
@@ -93,10 +93,10 @@ def _parts(found: _Findings) -> Iterator[str]:
     yield f'<h1>{title}</h1><div class="soft">crawl job {job.id}, {escape(job.status)}{_when(job)}</div>'
     yield _tiles(found)
     yield '<div class="columns">'
-    yield page.bars("Labels", Counter(image.label for image in found.stored).most_common())
-    yield page.bars("Formats", Counter(image.format for image in found.stored).most_common())
-    yield page.bars("Sizes", _sizes(found.stored))
-    yield page.bars("Licences", _licenses(found.stored))
+    yield pages.bars("Labels", Counter(image.label for image in found.stored).most_common())
+    yield pages.bars("Formats", Counter(image.format for image in found.stored).most_common())
+    yield pages.bars("Sizes", _sizes(found.stored))
+    yield pages.bars("Licences", _licenses(found.stored))
     yield "</div>"
     yield _refusals(found.reasons)
     yield "<h2>Contact sheet</h2>"
@@ -118,7 +118,7 @@ def _tiles(found: _Findings) -> str:
         (f"{job.total_images:,}", "candidates found"),
         (f"{sum(found.reasons.values()):,}", "refused"),
     )
-    return page.tiles(tiles)
+    return pages.tiles(tiles)
 
 
 def _sizes(stored: Sequence[Stored]) -> list[tuple[str, int]]:
@@ -141,7 +141,7 @@ def _refusals(reasons: Mapping[str, int]) -> str:
     if not reasons:
         return "<h2>Refused</h2><p>Nothing was refused.</p>"
     named = [(f"{_MEANINGS.get(reason, reason)} ({reason})", count) for reason, count in reasons.items()]
-    return page.bars("Refused", named, kind="bad")
+    return pages.bars("Refused", named, kind="bad")
 
 
 def _sheet(label: str, shown: Sequence[Stored], found: _Findings) -> str:
@@ -154,4 +154,4 @@ def _sheet(label: str, shown: Sequence[Stored], found: _Findings) -> str:
 def _figure(image: Stored, thumbnail: bytes | None) -> str:
     caption = f"{image.width}x{image.height} {image.format}"
     hint = " - ".join(filter(None, (image.title, image.author, image.filename)))
-    return page.picture(thumbnail, caption, alt=image.title or image.label, hint=hint)
+    return pages.picture(thumbnail, caption, alt=image.title or image.label, hint=hint)

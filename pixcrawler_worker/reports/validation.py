@@ -7,12 +7,12 @@ from datetime import UTC
 from html import escape
 from pathlib import Path
 
+from pixcrawler_worker import pages
 from pixcrawler_worker.db import verdicts, views
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.verdicts import Judged
 from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.domain.verdicts import Severity, Value
-from pixcrawler_worker.reports import page
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate import planner
 from pixcrawler_worker.validate.rules import ValidationRules, parse
@@ -63,8 +63,8 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
     worst, groups = _worst(judged), _groups(judged)
     shown = [image for images in (*worst.values(), *groups) for image in images]
     files = {image.id: image.storage_url for image in shown if image.storage_url}
-    thumbnails = runtime.run(page.thumbnails(runtime, files.items()))
-    return page.save(path, job.name, _parts(job, judged, worst, groups, thumbnails))
+    thumbnails = runtime.run(pages.thumbnails(runtime, files.items()))
+    return pages.save(path, job.name, _parts(job, judged, worst, groups, thumbnails))
 
 
 def _parts(
@@ -81,7 +81,7 @@ def _parts(
         f'<div class="soft">validation {job.id} of crawl job {job.crawl_job_id}, level {rules.level},'
         f" {escape(job.status)}{when}</div>"
     )
-    yield page.tiles(
+    yield pages.tiles(
         (
             (f"{job.total_images:,}", "images judged"),
             (f"{job.validated_images:,}", "valid"),
@@ -95,11 +95,11 @@ def _parts(
     yield '<div class="columns">'
     for severity, heading in ((Severity.ERROR, "Errors"), (Severity.WARN, "Warnings"), (Severity.INFO, "Notes")):
         counts = Counter(found.check for image in judged for found in image.findings if found.severity is severity)
-        yield page.bars(heading, counts.most_common(), kind="bad" if severity is Severity.ERROR else "")
-    yield page.bars(
+        yield pages.bars(heading, counts.most_common(), kind="bad" if severity is Severity.ERROR else "")
+    yield pages.bars(
         "Invalid images by label", Counter(i.label for i in judged if not i.valid).most_common(), kind="bad"
     )
-    yield page.bars("Valid images by label", Counter(image.label for image in judged if image.valid).most_common())
+    yield pages.bars("Valid images by label", Counter(image.label for image in judged if image.valid).most_common())
     yield "</div>"
     yield from _distributions(judged, rules)
     for check, images in worst.items():
@@ -152,7 +152,7 @@ def _groups(judged: Sequence[Judged]) -> list[list[Judged]]:
 
 def _sheet(images: Sequence[Judged], thumbnails: Mapping[int, bytes], check: str) -> str:
     figures = "".join(
-        page.picture(thumbnails.get(image.id), _caption(image, check), alt=image.filename, hint=image.filename)
+        pages.picture(thumbnails.get(image.id), _caption(image, check), alt=image.filename, hint=image.filename)
         for image in images
     )
     return f'<div class="sheet">{figures}</div>'

@@ -100,6 +100,7 @@ def test_interrupted_while_it_writes_it_leaves_what_was_there(
         "ATTRIBUTION.txt",
         "README.md",
         "SHA256SUMS",
+        "dataset.html",
         "images.csv",
         "metadata.jsonl",
         "report.html",

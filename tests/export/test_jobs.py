@@ -202,7 +202,7 @@ def test_parts_are_archives_of_their_own_that_may_be_unpacked_into_one_folder(ru
     row = exporting.row(runtime, ref)
     found = files(runtime, ref)
     names = [f"part-0000{number}-of-00003.zip" for number in range(3)]
-    assert sorted(found) == sorted([*names, "README.md", "manifest.json"])
+    assert sorted(found) == sorted([*names, "README.md", "dataset.html", "manifest.json"])
     assert row.download_url == runtime.storage.url(f"exports/{ref.id}/manifest.json")
     manifest = json.loads(found["manifest.json"])
     assert [one["name"] for one in manifest["parts"]] == names

@@ -50,16 +50,12 @@ td.bar i { display: block; height: .6rem; border-radius: .2rem; background: var(
 """
 
 
-def save(path: Path, title: str, parts: Iterable[str]) -> Path:
-    """Write a page and return its path.
+def html(title: str, parts: Iterable[str]) -> str:
+    """Return a page.
 
     Args:
-        path: of the file; its folder is made when it is missing.
         title: plain text.
         parts: HTML of the body, in order.
-
-    Raises:
-        PermanentError: when the file cannot be written.
     """
     lines = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -68,9 +64,19 @@ def save(path: Path, title: str, parts: Iterable[str]) -> Path:
         *parts,
         "</body></html>",
     )
+    return "\n".join(lines)
+
+
+def save(path: Path, title: str, parts: Iterable[str]) -> Path:
+    """Write a page and return its path; its folder is made when it is missing. Otherwise as `html`.
+
+    Raises:
+        PermanentError: when the file cannot be written.
+    """
+    page = html(title, parts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise PermanentError(f"{path} cannot be written: {error}") from error
     return path

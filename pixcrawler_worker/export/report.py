@@ -1,0 +1,76 @@
+"""A page about an export: what is in it, and how that looks. It holds everything it shows, pictures included."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+
+from pixcrawler_worker import pages
+from pixcrawler_worker.db.exports import Item
+from pixcrawler_worker.export.plan import Plan
+from pixcrawler_worker.export.summary import Summary
+from pixcrawler_worker.runtime import Runtime
+
+#: Its file. `report.html` is what a crawl's is called, which people keep beside it.
+NAME = "dataset.html"
+#: Pictures on the contact sheet, taken evenly: in the order of their hashes, that is a fair choice.
+SHEET = 60
+#: Lines of a table.
+_LONGEST = 30
+
+
+async def write(runtime: Runtime, plan: Plan, summary: Summary, shown: Sequence[Item]) -> bytes:
+    """Return the page.
+
+    Args:
+        runtime: what connects to storage and decoder.
+        plan: what the dataset is.
+        summary: what is in it.
+        shown: images for the contact sheet.
+
+    Raises:
+        TransientError: when the storage does not answer.
+    """
+    addresses = ((item.seq, item.storage_url) for item in shown if item.storage_url)
+    thumbnails = await pages.thumbnails(runtime, addresses)
+    return pages.html(plan.name, _parts(plan, summary, shown, thumbnails)).encode()
+
+
+def _parts(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapping[int, bytes]) -> Iterator[str]:
+    yield f'<h1>{escape(plan.name)}</h1><div class="soft">{_kind(plan)}</div>'
+    licensed = summary.images - summary.licenses.get("", 0)
+    yield pages.tiles(
+        (
+            (f"{summary.images:,}", "images"),
+            (f"{len(summary.labels):,}", "classes"),
+            (f"{summary.image_bytes / 1e6:,.1f} MB", "of pictures"),
+            (f"{licensed / summary.images:.0%}" if summary.images else "none", "with a known licence"),
+            (f"{sum(summary.skipped.values()):,}", "left out"),
+        )
+    )
+    yield '<div class="columns">'
+    yield pages.bars("Classes", _frequent(summary.labels))
+    if plan.splits:
+        yield pages.bars("Splits", [(split, summary.splits.get(split, 0)) for split in plan.splits])
+    yield pages.bars("Licences", _frequent(summary.licenses))
+    yield pages.bars("Formats", _frequent(summary.formats))
+    yield pages.bars("Sources", _frequent(summary.sources))
+    yield "</div>"
+    yield pages.bars("Left out", _frequent(summary.skipped), kind="bad")
+    yield f"<h2>Contact sheet <small>{len(shown):,} of {summary.images:,}</small></h2>" + '<div class="sheet">'
+    for item in shown:
+        label = item.label or plan.unlabelled
+        hint = " - ".join(filter(None, (item.title, item.author, item.license)))
+        yield pages.picture(thumbnails.get(item.seq), label, alt=item.title or label, hint=hint)
+    yield "</div>"
+
+
+def _kind(plan: Plan) -> str:
+    return escape(f"{plan.layout_name} as {plan.carrier}, crawled until {plan.crawled:%Y-%m-%d}")
+
+
+def _frequent(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Return the most frequent with their counts, the others in one line."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = ordered[_LONGEST:]
+    lines = [(name or "unknown", count) for name, count in ordered[:_LONGEST]]
+    return [*lines, (f"{len(rest):,} more", sum(count for _, count in rest))] if rest else lines
