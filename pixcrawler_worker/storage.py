@@ -236,10 +236,15 @@ class Storage:
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         """Yield every key below the prefix, which ends at a `/`."""
+        async for key, _ in self.sizes(prefix):
+            yield key
+
+    async def sizes(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        """Yield every key below the prefix, which ends at a `/`, and the bytes that are stored under it."""
         with _translated(f"{self.url(prefix)} could not be listed"):
             async for batch in obstore.list(self._store, prefix):
                 for found in batch:
-                    yield found["path"]
+                    yield found["path"], found["size"]
 
 
 class Sink(Protocol):

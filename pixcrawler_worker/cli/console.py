@@ -114,6 +114,11 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.update(bar, completed=count)
 
 
+def printable(text: str) -> str:
+    """Return somebody else's text without control characters, so that it does nothing to a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def shown(text: str) -> str:
-    """Return somebody else's text so that it does nothing to a terminal: without markup and control characters."""
-    return escape("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))
+    """Return somebody else's text for a table: without control characters, and with nothing in it taken for markup."""
+    return escape(printable(text))

@@ -26,6 +26,7 @@ _COMMANDS = {
     "settings": ("settings", "settings", "Show every setting, its value, and where that comes from."),
     "doctor": ("doctor", "doctor", "Check that everything the service needs is there."),
     "db": ("db", "db", "Look after the database."),
+    "storage": ("storage", "storage", "Compare the storage with the database."),
     "completion": ("completion", "completion", "Print what makes a shell complete commands."),
 }
 _MODULE, _ATTRIBUTE, _HELP = range(3)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from psycopg import Connection as PsycopgConnection
 from psycopg import sql
+from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -176,6 +177,29 @@ def files(session: Session, job_id: int) -> frozenset[str]:
     """Return the storage addresses that rows of the job name."""
     named = select(Image.storage_url).where(Image.crawl_job_id == job_id, Image.storage_url.is_not(None))
     return frozenset(url for url in session.scalars(named) if url is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An image's row, as far as it says where its file is."""
+
+    id: int
+    storage_url: str
+    file_size: int | None
+
+
+def located(session: Session, job_id: int) -> list[Located]:
+    """Return the images of a job whose rows name a file."""
+    query = select(Image.id, Image.storage_url, Image.file_size).where(
+        Image.crawl_job_id == job_id, Image.storage_url.is_not(None)
+    )
+    return [Located(image_id, url or "", size) for image_id, url, size in session.execute(query.order_by(Image.id))]
+
+
+def delete(session: Session, image_ids: Sequence[int]) -> int:
+    """Delete rows of images, with what is known of them; return how many there were."""
+    gone = session.scalars(delete_rows(Image).where(Image.id.in_(image_ids)).returning(Image.id))
+    return len(gone.all())
 
 
 @dataclass(frozen=True, slots=True)

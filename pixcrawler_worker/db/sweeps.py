@@ -156,6 +156,18 @@ def untidy(session: Session, *, quiet: timedelta) -> list[int]:
     return list(session.scalars(query))
 
 
+def is_quiet(session: Session, job_id: int, *, quiet: timedelta) -> bool:
+    """Return whether a crawl job ended at least `quiet` ago."""
+    over = CrawlJob.status.in_([JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED])
+    ended = select(CrawlJob.id).where(CrawlJob.id == job_id, over, CrawlJob.completed_at + quiet <= _NOW)
+    return session.scalar(ended) is not None
+
+
+def crawl_jobs(session: Session) -> list[int]:
+    """Return all crawl jobs, by their ids."""
+    return list(session.scalars(select(CrawlJob.id).order_by(CrawlJob.id)))
+
+
 def tidied(session: Session, job_id: int) -> None:
     """Note that the job's storage holds only what rows name."""
     session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(cleaned_at=_NOW))

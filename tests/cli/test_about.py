@@ -89,7 +89,7 @@ def test_completion_is_printed_for_the_usual_shells(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "incomplete", "offered"),
     [
-        ([], "s", {"settings", "sources"}),
+        ([], "s", {"settings", "sources", "storage"}),
         (["build", "cat", "--source"], "", {"commons", "gallery", "openverse", "urls"}),
         (["build", "cat", "--license"], "cc-by-n", {"cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd"}),
         (["crawl", "cat", "--min-"], "--min-", {"--min-width", "--min-height"}),
