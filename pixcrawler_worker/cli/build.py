@@ -22,6 +22,7 @@ from pixcrawler_worker.db.views import CrawlView, ExportView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export import croissant
 from pixcrawler_worker.exporters.protocol import Carrier
 from pixcrawler_worker.reports import crawl as crawl_report
 from pixcrawler_worker.reports import validation as validation_report
@@ -170,6 +171,8 @@ def _fetch(runtime: Runtime, made: ExportView, folder: Path, delivery: Delivery)
         for archive in archives:
             downloads.unpack(archive, folder, wrote=wrote)
             archive.unlink()
+    # It tells of the archives, which are gone.
+    (folder / croissant.NAME).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -77,6 +77,17 @@ def family(license_id: str) -> str:
     return found["family"] if found and found["family"] in FAMILIES else license_id
 
 
+def deed(license_id: str) -> str | None:
+    """Return the address of a Creative Commons licence's text; None for any other licence."""
+    found = _VERSIONED.fullmatch(license_id)
+    if found is None or not found["version"] or found["family"] not in FAMILIES:
+        return None
+    version, _, port = found["version"].partition("-")
+    kinds = {"cc0": "publicdomain/zero", "cc-pdm": "publicdomain/mark"}
+    kind = kinds.get(found["family"]) or f"licenses/{found['family'].removeprefix('cc-')}"
+    return "/".join(filter(None, ("https://creativecommons.org", kind, version, port))) + "/"
+
+
 def is_wanted(license_id: str | None, wanted: tuple[str, ...] | None) -> bool:
     """Tell whether a picture under this licence may be taken when these licences and families were asked for."""
     return wanted is None or (license_id is not None and not {license_id, family(license_id)}.isdisjoint(wanted))

@@ -1,5 +1,7 @@
 """What a dataset's tables say of each image, and how a cell is written."""
 
+#: The table of an archive.
+NAME = "images.csv"
 #: Columns of every table, in their order. None of them is ever null: an unknown text is empty, and keeps its type.
 COLUMNS = (
     "file_name",

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 
-from pixcrawler_worker.domain import tables
+from pixcrawler_worker.domain import licenses, tables
 from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.export.options import Extras
 from pixcrawler_worker.exporters.spool import Spool
@@ -34,7 +34,7 @@ class Beside:
     def files(self) -> Iterator[tuple[str, Spool]]:
         """Yield names and what is in the files, but for the digests, which have those of all others."""
         if self._table is not None:
-            yield "images.csv", self._table
+            yield tables.NAME, self._table
         if self._credits is not None:
             yield "ATTRIBUTION.txt", self._credits
 
@@ -54,5 +54,6 @@ def _credit(row: Mapping[str, Value]) -> str:
     if not known:
         title = f'"{row["title"]}"' if row["title"] else "untitled"
         known = f"{title} by {row['author'] or 'an unknown author'}, licence {row['license'] or 'unknown'}"
-    parts = (str(row["file_name"]), known, str(row["license_url"]), str(row["page_url"] or row["source_url"]))
+    text = str(row["license_url"]) or licenses.deed(str(row["license"])) or ""
+    parts = (str(row["file_name"]), known, text, str(row["page_url"] or row["source_url"]))
     return " | ".join(" ".join(part.split()) for part in parts if part) + "\n"

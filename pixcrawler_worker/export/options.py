@@ -121,6 +121,7 @@ class Extras(_Strict):
     attribution: StrictBool = Field(default=True, description="whose each image is, to print or to pass on")
     sha256sums: StrictBool = True
     dataset_card: StrictBool = Field(default=True, description="README.md, as Hugging Face reads it")
+    croissant: StrictBool = Field(default=True, description="croissant.json beside the archives: what loaders read")
     html_report: StrictBool = Field(default=True, description="a page with counts and a contact sheet")
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from pixcrawler_worker.db.exports import Item
-from pixcrawler_worker.export import card, report
+from pixcrawler_worker.export import card, croissant, report
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.runtime import Runtime
@@ -39,6 +39,9 @@ async def publish(
         "file_size": sum(part["size"] for part in listed),
         **summary.as_json(),
     }
+    if plan.options.extras.croissant:
+        result["files"].append(croissant.NAME)
+        await runtime.storage.put(key(job_id, croissant.NAME), croissant.write(plan, summary, parts))
     if len(parts) > 1:
         result["name"] = MANIFEST
         result["files"].append(MANIFEST)

@@ -33,16 +33,18 @@ class Written:
     Attributes:
         size: bytes.
         sha256: of all of it, in hexadecimal digits.
+        table: where the table of its images lies in it, and the digest of that; None when it has none.
         summary: what is in it.
     """
 
     size: int
     sha256: str
+    table: tuple[str, str] | None
     summary: Summary
 
     def as_json(self) -> dict[str, Any]:
         """Return it with JSON's types only."""
-        return {"size": self.size, "sha256": self.sha256, **self.summary.as_json()}
+        return {"size": self.size, "sha256": self.sha256, "table": self.table, **self.summary.as_json()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +107,12 @@ class _Writer:
                 await self._add_picture(item, picture)
         for entry in self._layout.close():
             await self._add(entry)
-        for name, table in self._beside.files():
-            await self._add_beside(name, table)
+        table = None
+        for name, spool in self._beside.files():
+            sha256 = spool.sha256  # before it is written, which forgets it
+            path = await self._add_beside(name, spool)
+            if name == tables.NAME and path is not None:
+                table = path, sha256
         if self._plan.options.extras.dataset_card:
             await self._add_beside("README.md", self._card().encode())
         if self._plan.options.extras.html_report and self._layout.extra_path(report.NAME):
@@ -115,15 +121,18 @@ class _Writer:
         if self._beside.sums is not None:
             await self._add_beside(_SUMS, self._beside.sums)
         size, sha256 = await self._stream.close()
-        return Written(size, sha256, self._summary)
+        return Written(size, sha256, table, self._summary)
 
-    async def _add_beside(self, name: str, body: bytes | Spool) -> None:
+    async def _add_beside(self, name: str, body: bytes | Spool) -> str | None:
+        """Add a file that every export has, and return where it lies; None where the layout has no place for it."""
         if self._dataset.parts > 1:
             # Parts may be unpacked into one folder.
             stem, dot, extension = name.partition(".")
             name = f"{stem}-part-{self._dataset.part:05d}{dot}{extension}"
-        if path := self._layout.extra_path(name):
+        path = self._layout.extra_path(name)
+        if path is not None:
             await self._add(Entry(path, body))
+        return path
 
     def _card(self) -> str:
         dataset = self._dataset

@@ -87,3 +87,22 @@ def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
         licenses.asked("cc-by-sad")
     with pytest.raises(PermanentError, match="known are cc0, cc-pdm, public-domain, cc-by"):
         licenses.asked("all rights reserved")
+
+
+@pytest.mark.parametrize(
+    ("license_id", "address"),
+    [
+        ("cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/"),
+        ("cc-by-nc-nd-2.0-de", "https://creativecommons.org/licenses/by-nc-nd/2.0/de/"),
+        ("cc0-1.0", "https://creativecommons.org/publicdomain/zero/1.0/"),
+        ("cc-pdm-1.0", "https://creativecommons.org/publicdomain/mark/1.0/"),
+        ("cc-by", None),
+        ("public-domain", None),
+        ("licenseref-unsplash", None),
+        ("", None),
+    ],
+)
+def test_a_licence_s_text_is_found(license_id: str, address: str | None) -> None:
+    assert licenses.deed(license_id) == address
+    if address:
+        assert licenses.normalised(address) == license_id

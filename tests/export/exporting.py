@@ -148,7 +148,7 @@ def untarred(archive: bytes) -> dict[str, bytes]:
 
 def made(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
     """The files of the only archive of an export."""
-    (archive,) = files(runtime, ref).values()
+    (archive,) = (body for name, body in files(runtime, ref).items() if name.endswith(".zip"))
     return unzipped(archive)
 
 

@@ -1,0 +1,143 @@
+"""croissant.json: what search engines and loaders of datasets read (docs.mlcommons.org/croissant, version 1.1)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pixcrawler_worker.domain import licenses, tables
+from pixcrawler_worker.export.plan import Plan
+from pixcrawler_worker.export.summary import Summary
+from pixcrawler_worker.exporters.protocol import Carrier
+
+#: Its file.
+NAME = "croissant.json"
+#: The specification's own, "Example context".
+_CONTEXT: Mapping[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "description": {"@container": "@language"},
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileProperty": "cr:fileProperty",
+    "fileObject": "cr:fileObject",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isArray": "cr:isArray",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "name": {"@container": "@language"},
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+_MEDIA_TYPES = {Carrier.ZIP: "application/zip", Carrier.TAR: "application/x-tar", Carrier.CSV: "text/csv"}
+_PROJECT = "https://github.com/pixcrawler"
+
+
+def write(plan: Plan, summary: Summary, parts: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the file.
+
+    Args:
+        plan: what the dataset is.
+        summary: what is in it.
+        parts: its archives: `name`, `size`, `sha256` and `table` of each.
+    """
+    told = [(number, part) for number, part in enumerate(parts) if part["table"]]
+    packed = told if plan.carrier is not Carrier.CSV else []
+    found = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
+        "name": plan.name,
+        "description": f"{summary.images:,} images of {len(plan.labels):,} classes: {_listed(plan.labels)}.",
+        "license": [_license(name) for name in sorted(summary.licenses)],
+        "url": _PROJECT,
+        "creator": {"@type": "sc:Organization", "name": "PixCrawler", "url": _PROJECT},
+        "datePublished": f"{plan.crawled:%Y-%m-%d}",
+        "version": "1.0.0",
+        "distribution": [*(_archive(plan, part) for part in parts), *(_table(number, part) for number, part in packed)],
+        "recordSet": [_records(plan, number, part) for number, part in told],
+    }
+    return json.dumps(found, indent=2, ensure_ascii=False).encode()
+
+
+def _archive(plan: Plan, part: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "@type": "cr:FileObject",
+        "@id": part["name"],
+        "name": part["name"],
+        "contentUrl": part["name"],
+        "contentSize": f"{part['size']} B",
+        "encodingFormat": _MEDIA_TYPES[plan.carrier],
+        "sha256": part["sha256"],
+    }
+
+
+def _table(number: int, part: Mapping[str, Any]) -> dict[str, Any]:
+    path, sha256 = part["table"]
+    return {
+        "@type": "cr:FileObject",
+        "@id": f"table-{number:05d}",
+        "name": f"table-{number:05d}",
+        "description": "A line per image.",
+        "containedIn": {"@id": part["name"]},
+        "contentUrl": path,
+        "encodingFormat": "text/csv",
+        "sha256": sha256,
+    }
+
+
+def _records(plan: Plan, number: int, part: Mapping[str, Any]) -> dict[str, Any]:
+    source = part["name"] if plan.carrier is Carrier.CSV else f"table-{number:05d}"
+    name = f"images-{number:05d}"
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "key": {"@id": f"{name}/file_name"},
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{name}/{column}",
+                "name": column,
+                "dataType": "sc:Integer" if column in tables.NUMBERS else "sc:Text",
+                "source": {"fileObject": {"@id": source}, "extract": {"column": column}},
+            }
+            for column in tables.COLUMNS
+        ],
+    }
+
+
+def _license(name: str) -> str:
+    """Return the address of a licence's text where there is one."""
+    return licenses.deed(name) or name or "unknown"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:20])
+    return f"{shown} and {len(labels) - 20:,} more" if len(labels) > 20 else shown  # noqa: PLR2004 - enough to read
