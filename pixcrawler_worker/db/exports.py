@@ -208,7 +208,7 @@ WITH known AS (
 ), costed AS (
     SELECT *, 3 * letters + 2000 + CASE
         WHEN format = ANY(:copied) AND NOT (:turns AND format = 'jpg' AND orientation <> 1) THEN file_size
-        WHEN format = ANY(:copied) THEN file_size + file_size / 4
+        WHEN format = ANY(:copied) THEN file_size + file_size / 8
         WHEN :lossy THEN least(pixels * 3, file_size * 2) + 65536
         ELSE pixels * 4 + 65536 END AS cost
     FROM sorted

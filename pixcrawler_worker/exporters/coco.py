@@ -76,7 +76,8 @@ class Coco:
         del split
         return None
 
-    def extra_path(self, name: str) -> str | None:
+    @staticmethod
+    def extra_path(name: str) -> str | None:
         """Return where a file that every export has lies: at the top."""
         return name
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import FORMATS
-from pixcrawler_worker.exporters.folders import Metadata
+from pixcrawler_worker.exporters.folders import EVERYTHING, Metadata
 from pixcrawler_worker.exporters.images import Images
 from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
 
@@ -35,8 +35,9 @@ class Flat:
     @staticmethod
     def data_files(split: str | None) -> str | None:
         """Return all files; no pattern tells splits apart."""
-        return None if split else "**"
+        return None if split else EVERYTHING
 
-    def extra_path(self, name: str) -> str | None:
+    @staticmethod
+    def extra_path(name: str) -> str | None:
         """Return where a file that every export has lies: at the top."""
         return name

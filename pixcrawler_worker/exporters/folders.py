@@ -11,6 +11,9 @@ from pixcrawler_worker.exporters.protocol import Dataset, Entry, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 METADATA = "metadata.jsonl"
+#: All images and their metadata, by the last letters of their names, and neither images.csv nor ATTRIBUTION.txt:
+#: Hugging Face takes a dataset for what most of its files are, and one with a single image for a table.
+EVERYTHING = "**/*[fglp]"
 #: What pyarrow takes for a time in JSON. Source: `ParseTimestampISO8601` in arrow/util/value_parsing.h.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d(?::?\d\d){0,2}(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
 _SECONDS = re.compile(r"(\d\d:\d\d:\d\d)")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.exporters.folders import Folders, Metadata
+from pixcrawler_worker.exporters.folders import EVERYTHING, Folders, Metadata
 from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
 
 
@@ -34,8 +34,9 @@ class ImageFolder:
     @staticmethod
     def data_files(split: str | None) -> str | None:
         """Return the files of a split's folder, or all."""
-        return f"{split}/**" if split else "**"
+        return f"{split}/**" if split else EVERYTHING
 
-    def extra_path(self, name: str) -> str | None:
+    @staticmethod
+    def extra_path(name: str) -> str | None:
         """Return where a file that every export has lies: at the top."""
         return name

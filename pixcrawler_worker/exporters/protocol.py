@@ -126,7 +126,8 @@ class Layout(Protocol):
         """
         ...
 
-    def extra_path(self, name: str) -> str | None:
+    @staticmethod
+    def extra_path(name: str) -> str | None:
         """Return where a file that every export has lies: README.md, images.csv, ...; None to leave it out."""
         ...
 

@@ -32,6 +32,7 @@ class TableOnly:
         """Return the table."""
         return None if split else "*.csv"
 
-    def extra_path(self, name: str) -> str | None:
+    @staticmethod
+    def extra_path(name: str) -> str | None:
         """Return that the table is all there is."""
         return name if name == "images.csv" else None

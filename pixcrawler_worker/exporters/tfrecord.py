@@ -63,7 +63,8 @@ class TfRecord:
         del split
         return None
 
-    def extra_path(self, name: str) -> str | None:
+    @staticmethod
+    def extra_path(name: str) -> str | None:
         """Return where a file that every export has lies: at the top."""
         return name
 

@@ -40,6 +40,7 @@ class WebDataset:
         """Return the shards of a split."""
         return f"{split or 'train'}-*.tar"
 
-    def extra_path(self, name: str) -> str | None:
+    @staticmethod
+    def extra_path(name: str) -> str | None:
         """Return where a file that every export has lies: where readers pass over it, which names without a dot are."""
         return f"__meta__/{name.replace('.', '-')}"
