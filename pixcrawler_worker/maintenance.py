@@ -161,6 +161,7 @@ async def _remove_exports(runtime: Runtime) -> int:
             await runtime.storage.delete(stray)
             log.info("files of an export removed", job=job_id, files=len(stray))
             lost += 1
+    await runtime.storage.abort_uploads(plan.FOLDER, older=QUIET)
     return lost
 
 

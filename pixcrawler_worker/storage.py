@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Seque
 from datetime import timedelta
 from io import FileIO
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore import parse_scheme
 from obstore.exceptions import (
     BaseError,
     InvalidPathError,
@@ -25,24 +26,44 @@ from obstore.exceptions import (
 )
 from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
+from pixcrawler_worker import uploads
 from pixcrawler_worker.domain.reasons import Reason, RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 T = TypeVar("T")
 
-_PERMANENT = (NotSupportedError, PermissionDeniedError, UnauthenticatedError)
+#: Under what is no key, one that leads out of the storage say, there is nothing either.
+_MISSING = (NotFoundError, FileNotFoundError, InvalidPathError, ValueError)
+_PERMANENT = (NotSupportedError, PermissionDeniedError, UnauthenticatedError, PermissionError)
 _EXAMPLES = "file:///srv/pixcrawler, s3://bucket/prefix or memory://"
 #: Bytes that are uploaded at a time: the smallest of which 10,000, the most there may be, hold an archive.
 _UPLOAD_PART = 16 * 1024 * 1024
+#: Parts that are uploaded at once: they share the line, and each has to arrive before the storage counts as silent.
+_UPLOADS_AT_ONCE = 2
 #: Bytes of a large file that are read at a time.
 _DOWNLOAD_PART = 4 * 1024 * 1024
 #: Signed links of S3 last no longer (AWS, "Sharing objects with presigned URLs").
 _LONGEST_LINK = timedelta(days=7)
+#: How long an object store may be silent. Left to itself, obstore tells of one that is away after three minutes, and
+#: gives a request 30 seconds in all, which is too short for large files.
+_PATIENCE = {"connect_timeout": "5s", "read_timeout": "25s", "timeout": "1h"}
+_RETRIES = {"retry_timeout": timedelta(seconds=20), "backoff": {"max_backoff": timedelta(seconds=5)}}
+#: How the names of each provider's variables begin, and how those end that obstore's HTTP clients understand.
+_VARIABLES = {"s3": "AWS", "gcs": "GOOGLE", "azure": "AZURE"}
+_CLIENT_VARIABLES = (
+    *("allow_http", "allow_invalid_certificates", "connect_timeout", "http1_only", "http2_only", "pool_idle_timeout"),
+    *("pool_max_idle_per_host", "proxy_ca_certificate", "proxy_excludes", "proxy_url", "read_timeout", "timeout"),
+    "user_agent",
+)
 #: What stands in the name of a file that is not finished.
 UNFINISHED = ".unfinished-"
 
 #: A key as `Storage` describes it, whose parts neither begin with a dot nor are empty.
 _KEY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
+
+_REFUSED = re.compile(r"status code: 40[13]\b")
+#: What went wrong, in a server's answer.
+_CODE = re.compile(r"<Code>(\w+)</Code>", re.ASCII)
 
 
 class FileMissingError(PermanentError):
@@ -100,17 +121,26 @@ class Storage:
         """
         what = f"{self.url(key)} could not be written"
         if self._folder is None:
-            with _translated(what):
-                async with obstore.open_writer_async(self._store, key, buffer_size=_UPLOAD_PART) as writer:
-                    yield _Upload(writer)
+            upload = obstore.open_writer_async(
+                self._store, key, buffer_size=_UPLOAD_PART, max_concurrency=_UPLOADS_AT_ONCE
+            )
+            async with contextlib.AsyncExitStack() as stack:
+                with _translated(what):
+                    writer = await stack.enter_async_context(_aborted_at_worst(upload))
+                # What is raised inside is the caller's own, and no trouble of the storage.
+                yield _Upload(writer, what)
+                with _translated(what):
+                    await stack.pop_all().aclose()
             return
         path = self._folder / key
         unfinished = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(8)}")
         try:
             with _translated(what):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with unfinished.open("xb", buffering=0) as file:
-                    yield _Local(file)
+                file = unfinished.open("xb", buffering=0)
+            with file:
+                yield _Local(file, what)
+            with _translated(what):
                 unfinished.replace(path)
         finally:
             with contextlib.suppress(OSError):
@@ -246,6 +276,23 @@ class Storage:
                 for found in batch:
                     yield found["path"], found["size"]
 
+    async def abort_uploads(self, prefix: str, *, older: timedelta) -> int:
+        """Abort uploads to keys below the prefix that dead workers left unfinished, and return how many there were.
+
+        S3 keeps what was uploaded of them, for money and out of sight. No other storage is asked.
+
+        Args:
+            prefix: of the keys; ends at a `/`.
+            older: how long ago they must have begun.
+
+        Raises:
+            TransientError, PermanentError: as for `put`.
+        """
+        if not isinstance(self._store, S3Store):
+            return 0
+        above = f"{self._store.prefix}/" if self._store.prefix else ""
+        return await uploads.abort(self._store.config["bucket"], f"{above}{prefix}", older=older)
+
 
 class Sink(Protocol):
     """A file that is being written."""
@@ -262,22 +309,46 @@ class _Writer(Protocol):
 class _Upload:
     """A file in an object store, uploaded in parts."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: _Writer, what: str) -> None:
         self._writer = writer
+        self._what = what
 
     async def write(self, blocks: Sequence[bytes]) -> None:
-        for block in blocks:
-            await self._writer.write(block)
+        with _translated(self._what):
+            for block in blocks:
+                await self._writer.write(block)
+
+
+@contextlib.asynccontextmanager
+async def _aborted_at_worst(upload: contextlib.AbstractAsyncContextManager[_Writer]) -> AsyncIterator[_Writer]:
+    """End an upload well, or have it aborted; what was raised in the context is what leaves it.
+
+    Parts that are still under way can make the server refuse to abort, which says nothing of why it should.
+    """
+    raised: BaseException | None = None
+    try:
+        async with upload as writer:
+            try:
+                yield writer
+            except BaseException as error:
+                raised = error
+                raise
+    except (BaseError, OSError, ValueError):
+        if raised is not None:
+            raise raised from None
+        raise
 
 
 class _Local:
     """A file on this machine: the store would copy every block twice."""
 
-    def __init__(self, file: FileIO) -> None:
+    def __init__(self, file: FileIO, what: str) -> None:
         self._file = file
+        self._what = what
 
     async def write(self, blocks: Sequence[bytes]) -> None:
-        await asyncio.to_thread(self._write, blocks)
+        with _translated(self._what):
+            await asyncio.to_thread(self._write, blocks)
 
     def _write(self, blocks: Sequence[bytes]) -> None:
         for block in blocks:
@@ -346,24 +417,47 @@ def _open(url: str) -> ObjectStore:
     try:
         if folder := local_path(url):
             return LocalStore(folder, mkdir=True)
-        return from_url(url)
+        return from_url(url, **_manners(parse_scheme(url)))
     except (BaseError, OSError, ValueError) as error:
         raise PermanentError(f"the storage {url} cannot be opened ({_brief(error)}); use {_EXAMPLES}") from error
+
+
+def _manners(scheme: str) -> dict[str, Any]:
+    """Return how an object store is spoken to: as the environment says, else as we do.
+
+    Client options that are handed over take the place of all that obstore would read from the environment.
+    """
+    told = {name: os.environ.get(f"{_VARIABLES.get(scheme, '')}_{name.upper()}") for name in _CLIENT_VARIABLES}
+    return {
+        "client_options": _PATIENCE | {name: value for name, value in told.items() if value},
+        "retry_config": _RETRIES,
+    }
 
 
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except (NotFoundError, FileNotFoundError, InvalidPathError, ValueError) as error:
-        # Under what is no key, one that leads out of the storage say, there is nothing either.
-        raise FileMissingError(f"{what}: there is no such file") from error
-    except (*_PERMANENT, PermissionError) as error:
-        raise PermanentError(f"{what}: {_brief(error)}") from error
-    except (BaseError, OSError) as error:
-        raise TransientError(f"{what}: {_brief(error)}") from error
+    except (BaseError, OSError, ValueError) as error:
+        raise _told(what, error) from error
+
+
+def _told(what: str, error: Exception) -> TransientError | PermanentError:
+    if "<Code>NoSuchBucket</Code>" in str(error):
+        return PermanentError(f"{what}: there is no such bucket")
+    if isinstance(error, _MISSING):
+        return FileMissingError(f"{what}: there is no such file")
+    # Some requests, lists among them, have no error of their own for what they were refused.
+    if isinstance(error, _PERMANENT) or _REFUSED.search(str(error)):
+        return PermanentError(f"{what}: {_brief(error)}")
+    return TransientError(f"{what}: {_brief(error)}")
 
 
 def _brief(error: Exception) -> str:
-    """Return what happened, without obstore's dump of its own internals on the lines below."""
-    return str(error).partition("\n")[0]
+    """Return what happened, without obstore's dump of its own internals on the lines below.
+
+    A server answers with a document, of which the code is for people.
+    """
+    brief = str(error).partition("\n")[0].partition(": <")[0]
+    code = _CODE.search(str(error))
+    return f"{brief}: {code[1]}" if code else brief

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis from wheels, once per run; a database of its own for every test module."""
+"""Real PostgreSQL, Redis and S3 from wheels, once per run; a database of its own for every test module."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from fakes import s3
 from sqlalchemy import Engine
 
 from pixcrawler_worker import embedded, runtime, settings
@@ -82,3 +83,17 @@ def connected_runtime(database_url: str, tmp_path_factory: pytest.TempPathFactor
     )
     with closing(runtime.connect(told)) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session", name="s3")
+def served_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    with s3.serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address in S3 where nothing is stored yet, with what the environment has to say of the server."""
+    for name, value in s3.variables.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/test-{next(_numbers)}"

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from pixcrawler_worker import storage
 from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.reasons import RefusedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.storage import FileMissingError, Storage
 
@@ -304,3 +306,51 @@ def test_what_is_no_file_is_missing(tmp_path: Path, key: str) -> None:
 def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     assert opened(Storage(tmp_path.as_uri()), "pipe.jpg") == b""
+
+
+def test_what_is_raised_while_a_file_is_written_is_not_taken_for_trouble_of_the_storage(tmp_path: Path) -> None:
+    for url in (tmp_path.as_uri(), "memory://"):
+        storage = Storage(url)
+
+        async def write(storage: Storage = storage) -> None:
+            async with storage.writing("a/b.zip") as sink:
+                await sink.write([b"half"])
+                raise ValueError("a bug")
+
+        with pytest.raises(ValueError, match="a bug"):
+            asyncio.run(write())
+        with pytest.raises(FileMissingError):
+            asyncio.run(storage.get("a/b.zip"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_file_of_any_size_is_written_and_read_in_pieces(tmp_path: Path) -> None:
+    pieces = [bytes([number]) * 1_000_003 for number in range(20)]
+
+    async def story(storage: Storage) -> None:
+        async with storage.writing("a/b.zip") as sink:
+            await sink.write(pieces[:1])
+            await sink.write(pieces[1:])
+        assert await storage.size("a/b.zip") == 20 * 1_000_003
+        assert b"".join([block async for block in storage.blocks("a/b.zip")]) == b"".join(pieces)
+        assert await storage.size("a/absent") is None
+
+    for url in (tmp_path.as_uri(), "memory://"):
+        asyncio.run(story(Storage(url)))
+
+
+def test_many_files_are_read_at_once_and_each_that_cannot_be_says_why(tmp_path: Path) -> None:
+    async def story(storage: Storage) -> None:
+        await storage.put("a/1", b"one")
+        await storage.put("a/2", b"much too large")
+        read = await storage.get_all(["a/1", "a/absent", "a/2", "../etc/passwd"], len, most=5)
+        assert read[0] == 3
+        assert [type(one) for one in read[1:]] == [FileMissingError, RefusedError, FileMissingError]
+
+    for url in (tmp_path.as_uri(), "memory://"):
+        asyncio.run(story(Storage(url)))
+
+
+def test_a_local_link_is_the_file_and_lasts_as_long(tmp_path: Path) -> None:
+    storage = Storage(tmp_path.as_uri())
+    assert storage.link("a/b.zip", lives=timedelta(days=30)) == (storage.url("a/b.zip"), timedelta(days=30))

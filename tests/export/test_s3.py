@@ -1,0 +1,122 @@
+"""Export jobs whose storage is S3: archives and links for anybody who holds them."""
+
+import hashlib
+import json
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import ledger
+import pytest
+from doubles import query
+from export import exporting
+from export.exporting import Stored, crawl_of, export, files, picture, told, unzipped
+
+from pixcrawler_worker import maintenance
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import Storage
+
+
+@pytest.fixture
+def in_s3(runtime: Runtime, s3_url: str) -> Iterator[Runtime]:
+    yield replace(runtime, storage=Storage(s3_url))
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+
+
+def pictures(count: int) -> list[Stored]:
+    return [Stored(picture(number)) for number in range(count)]
+
+
+def fetched(url: object) -> bytes:
+    """What anybody gets who knows the link and nothing else."""
+    with urllib.request.urlopen(str(url), timeout=10) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def fade(runtime: Runtime) -> None:
+    """Let the links of all exports end within the hour, although their files are kept for long."""
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.export_plans SET signed_until = now() + interval '1 hour'")
+    ledger.execute(
+        runtime.sessions, "UPDATE export_jobs SET download_url = 'faded', expires_at = now() + interval '30 days'"
+    )
+
+
+def signed_for(runtime: Runtime) -> timedelta:
+    ((left,),) = query(runtime, "SELECT signed_until - now() FROM pixcrawler.export_plans")
+    assert isinstance(left, timedelta)
+    return left
+
+
+def test_an_archive_is_downloaded_by_its_link(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, pictures(10)))
+    row = exporting.row(in_s3, ref)
+    assert (row.status, row.exported_images) == ("completed", 10)
+    assert parse_qs(urlsplit(str(row.download_url)).query)["X-Amz-Expires"] == ["604800"]
+    archive = fetched(row.download_url)
+    assert len(archive) == row.file_size
+    assert len(told(unzipped(archive))) == 10
+
+
+def test_several_archives_are_downloaded_by_the_links_of_a_manifest(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, pictures(12)), {"archive": {"part_max_images": 5}})
+    manifest = json.loads(fetched(exporting.row(in_s3, ref).download_url))
+    assert [one["images"] for one in manifest["parts"]] == [5, 5, 2]
+    for one in manifest["parts"]:
+        body = fetched(one["url"])
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (one["size"], one["sha256"])
+    assert {one["name"]: fetched(one["url"]) for one in manifest["files"]}.keys() >= {"README.md"}
+
+
+def test_an_export_that_has_expired_loses_its_files(in_s3: Runtime) -> None:
+    job = crawl_of(in_s3, pictures(6))
+    kept, gone = export(in_s3, job), export(in_s3, job, {"archive": {"part_max_images": 3}})
+    ledger.execute(
+        in_s3.sessions, "UPDATE export_jobs SET expires_at = now() - interval '1 s' WHERE id = :id", id=gone.id
+    )
+    assert maintenance.tidy_exports(in_s3) == 1
+    assert files(in_s3, gone) == {}
+    assert exporting.row(in_s3, gone).download_url is None
+    assert fetched(exporting.row(in_s3, kept).download_url)
+    assert maintenance.tidy_exports(in_s3) == 0
+
+
+def test_a_link_that_fades_is_signed_again(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, pictures(3)))
+    fade(in_s3)
+    assert maintenance.tidy_exports(in_s3) == 0
+    assert len(told(unzipped(fetched(exporting.row(in_s3, ref).download_url)))) == 3
+    assert timedelta(days=6, hours=23) < signed_for(in_s3) <= timedelta(days=7)
+
+
+def test_a_manifest_whose_links_fade_is_written_again(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, pictures(6)), {"archive": {"part_max_images": 3}})
+    before = json.loads(fetched(exporting.row(in_s3, ref).download_url))
+    in_s3.run(in_s3.storage.put(f"exports/{ref.id}/manifest.json", b"faded"))
+    fade(in_s3)
+    assert maintenance.tidy_exports(in_s3) == 0
+    manifest = json.loads(fetched(exporting.row(in_s3, ref).download_url))
+    assert [one["sha256"] for one in manifest["parts"]] == [one["sha256"] for one in before["parts"]]
+    for one in manifest["parts"]:
+        assert hashlib.sha256(fetched(one["url"])).hexdigest() == one["sha256"]
+        assert parse_qs(urlsplit(one["url"]).query)["X-Amz-Expires"] == ["604800"]
+
+
+class Asked(Storage):
+    """A storage that remembers which uploads were to be aborted."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked: list[tuple[str, timedelta]] = []
+
+    async def abort_uploads(self, prefix: str, *, older: timedelta) -> int:
+        self.asked.append((prefix, older))
+        return await super().abort_uploads(prefix, older=older)
+
+
+def test_the_sweep_aborts_uploads_that_no_task_can_be_at_any_more(runtime: Runtime, s3_url: str) -> None:
+    storage = Asked(s3_url)
+    maintenance.tidy_exports(replace(runtime, storage=storage))
+    assert storage.asked == [("exports/", maintenance.QUIET)]

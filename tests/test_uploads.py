@@ -1,0 +1,275 @@
+"""Signatures by the examples of AWS, and uploads of workers that were killed."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from fakes import s3
+from fakes.s3 import Server
+
+from pixcrawler_worker import uploads
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.uploads import Keys, Request
+
+# AWS, "Examples: Signature Calculations in AWS Signature Version 4" and "Authenticating Requests: Using Query
+# Parameters": the keys, the requests and what comes out.
+EXAMPLE = Keys(name="AKIAIOSFODNN7EXAMPLE", secret="wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+WHEN = datetime(2013, 5, 24, tzinfo=UTC)
+HOST = "examplebucket.s3.amazonaws.com"
+
+KILLED = """
+import asyncio, sys
+from pixcrawler_worker.storage import Storage
+
+async def write():
+    async with Storage(sys.argv[1]).writing(sys.argv[2]) as sink:
+        for number in range(40):
+            await sink.write([bytes([number]) * 1_000_000])
+        print(flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(write())
+"""
+
+LISTED = """<?xml version="1.0" encoding="UTF-8"?>
+<ListMultipartUploadsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
+  <IsTruncated>false</IsTruncated>
+  <Upload>
+    <Key>{key}</Key><UploadId>{id}</UploadId>
+    <Initiator><ID>arn:aws:iam::1:user/x</ID></Initiator>
+    <Initiated>{initiated}</Initiated>
+  </Upload>
+</ListMultipartUploadsResult>"""
+
+
+# Signatures
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("lifecycle=", "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"),
+        ("max-keys=2&prefix=J", "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"),
+    ],
+)
+def test_requests_are_signed_as_in_the_examples_of_aws(query: str, expected: str) -> None:
+    headers = uploads.signed("GET", f"https://{HOST}/?{query}", EXAMPLE, WHEN)
+    assert headers["host"] == HOST
+    assert headers["x-amz-date"] == "20130524T000000Z"
+    assert headers["authorization"] == (
+        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,"
+        f"SignedHeaders=host;x-amz-content-sha256;x-amz-date,Signature={expected}"
+    )
+
+
+def test_a_link_has_the_signature_of_the_example_of_aws() -> None:
+    query = (
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2F"
+        "aws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host"
+    )
+    request = Request(method="GET", path="/test.txt", query=query, headers={"host": HOST}, payload="UNSIGNED-PAYLOAD")
+    expected = "aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
+    assert uploads.signature(request, EXAMPLE, WHEN) == expected
+
+
+def test_a_token_is_signed_and_neither_it_nor_the_secret_is_shown() -> None:
+    keys = Keys(name="a", secret="hunter2", token="passing")
+    headers = uploads.signed("GET", f"https://{HOST}/?uploads=", keys, WHEN)
+    assert headers["x-amz-security-token"] == "passing"
+    assert "SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-security-token," in headers["authorization"]
+    assert "hunter2" not in f"{keys}{headers}"
+    assert "passing" not in str(keys)
+
+
+# Uploads of the dead
+
+
+def abort(url: str, prefix: str, *, older: timedelta) -> int:
+    return asyncio.run(Storage(url).abort_uploads(prefix, older=older))
+
+
+def begin_and_die(server: Server, url: str, key: str) -> None:
+    """Have a process killed in the middle of an upload."""
+    before = len(server.unfinished())
+    with subprocess.Popen([sys.executable, "-c", KILLED, url, key], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "\n"
+        late = time.monotonic() + 30
+        while len(server.unfinished()) == before and time.monotonic() < late:
+            time.sleep(0.05)
+        writer.kill()
+    assert len(server.unfinished()) == before + 1
+    # The server tells its time in whole seconds.
+    time.sleep(1.1)
+
+
+def test_what_a_killed_worker_uploaded_is_aborted_once_it_is_old(s3: Server, s3_url: str) -> None:
+    begin_and_die(s3, s3_url, "exports/1/archive.zip")
+    store = Storage(s3_url)
+    assert asyncio.run(store.size("exports/1/archive.zip")) is None, "no list of files shows it"
+    assert abort(s3_url, "exports/", older=timedelta(minutes=20)) == 0, "somebody may be at it"
+    assert abort(s3_url, "exports/10/", older=timedelta(0)) == 0, "it is not below that"
+    assert abort(s3_url.replace("bucket/", "bucket/x"), "exports/", older=timedelta(0)) == 0, "nor of that storage"
+    assert len(s3.unfinished()) == 1
+    assert abort(s3_url, "exports/", older=timedelta(0)) == 1
+    assert s3.unfinished() == []
+    assert abort(s3_url, "exports/", older=timedelta(0)) == 0
+
+
+def test_more_uploads_than_a_list_has_room_for_are_all_aborted(s3: Server, s3_url: str) -> None:
+    for number in range(3):
+        begin_and_die(s3, s3_url, f"exports/{number}/archive.zip")
+    prefix = f"{s3_url.removeprefix('s3://bucket/')}/exports/"
+    assert asyncio.run(uploads.abort("bucket", prefix, older=timedelta(0), page=1)) == 3
+    assert s3.unfinished() == []
+
+
+def test_without_keys_in_the_environment_nothing_is_asked(
+    s3: Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_and_die(s3, s3_url, "exports/1/archive.zip")
+    with monkeypatch.context() as without:
+        without.delenv("AWS_ACCESS_KEY_ID")
+        without.delenv("AWS_SECRET_ACCESS_KEY")
+        assert abort(s3_url, "exports/", older=timedelta(0)) == 0
+    assert abort(s3_url, "exports/", older=timedelta(0)) == 1
+
+
+def test_other_storages_keep_nothing_unfinished(tmp_path: Path) -> None:
+    assert abort(tmp_path.as_uri(), "exports/", older=timedelta(0)) == 0
+    assert abort("memory://", "exports/", older=timedelta(0)) == 0
+
+
+# Servers of another mind
+
+
+class Strict:
+    """A server that answers a list with what it was told, and remembers what it was asked."""
+
+    def __init__(self, body: str, *, status: int = 200, date: str = "") -> None:
+        self.asked: list[str] = []
+        self.body, self.status, self.date = body, status, date
+
+
+@contextlib.contextmanager
+def answering(strict: Strict) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._give(strict.status, strict.body.encode())
+
+        def do_DELETE(self) -> None:
+            self._give(404, b"<Error><Code>NoSuchUpload</Code></Error>")
+
+        def _give(self, status: int, body: bytes) -> None:
+            strict.asked.append(f"{self.command} {self.path}")
+            self.send_response_only(status)
+            self.send_header("Date", strict.date or self.date_time_string())
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def asked(strict: Strict, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, str] | None = None) -> int:
+    with answering(strict) as endpoint:
+        for name, value in {**s3.variables(endpoint), **(more or {})}.items():
+            monkeypatch.setenv(name, value)
+        return asyncio.run(uploads.abort("bucket", "exports/", older=timedelta(minutes=20)))
+
+
+def test_one_that_has_gone_meanwhile_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = Strict(LISTED.format(key="exports/1/a&amp;b %.zip", id="x/y==", initiated="2013-05-24T00:00:00.000Z"))
+    assert asked(strict, monkeypatch) == 0
+    assert strict.asked == [
+        "GET /bucket?max-uploads=1000&prefix=exports%2F&uploads=",
+        "DELETE /bucket/exports/1/a%26b%20%25.zip?uploadId=x%2Fy%3D%3D",
+    ]
+
+
+def test_a_server_that_knows_no_prefixes_loses_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = Strict(LISTED.format(key="backups/1.tar", id="x", initiated="2013-05-24T00:00:00Z"))
+    assert asked(strict, monkeypatch) == 0
+    assert len(strict.asked) == 1
+
+
+def test_none_at_all_may_be_told_as_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(Strict("<Error><Code>NoSuchUpload</Code></Error>", status=404), monkeypatch) == 0
+    with pytest.raises(PermanentError, match="404 NoSuchBucket"):
+        asked(Strict("<Error><Code>NoSuchBucket</Code></Error>", status=404), monkeypatch)
+
+
+def test_age_is_told_by_the_clock_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = LISTED.format(key="exports/1/a.zip", id="x", initiated="2013-05-24T00:00:00Z")
+    strict = Strict(body, date="Fri, 24 May 2013 00:19:00 GMT")
+    asked(strict, monkeypatch)
+    assert len(strict.asked) == 1
+    strict = Strict(body, date="Fri, 24 May 2013 00:21:00 GMT")
+    asked(strict, monkeypatch)
+    assert len(strict.asked) == 2
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_server_that_has_no_such_list_is_left_alone(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    assert asked(Strict("", status=status), monkeypatch) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (403, PermanentError, r"could not be listed: the storage answered 403 AccessDenied$"),
+        (301, PermanentError, r"the storage answered 301 AccessDenied$"),
+        (429, TransientError, r"the storage answered 429 AccessDenied$"),
+        (503, TransientError, r"the storage answered 503 AccessDenied$"),
+    ],
+)
+def test_a_refusal_is_told_by_its_code(
+    monkeypatch: pytest.MonkeyPatch, status: int, error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        asked(Strict("<Error><Code>AccessDenied</Code></Error>", status=status), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "<html>",
+        '<!DOCTYPE x [<!ENTITY a "aaaa">]><x>&a;</x>',
+        LISTED.format(key="exports/1/a.zip", id="x", initiated="yesterday"),
+        "<x>" + "a" * 5_000_000 + "</x>",
+    ],
+)
+def test_what_is_no_list_is_refused(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    with pytest.raises(PermanentError, match=r"cannot be read|too long to be one"):
+        asked(Strict(body), monkeypatch)
+
+
+def test_a_bucket_is_found_where_the_environment_says_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    strict = Strict("<ListMultipartUploadsResult/>")
+    with answering(Strict("")) as nowhere:
+        pass
+    with answering(strict) as endpoint:
+        for name, value in {**s3.variables(nowhere), "AWS_ENDPOINT_URL_S3": endpoint}.items():
+            monkeypatch.setenv(name, value)
+        assert asyncio.run(uploads.abort("bucket", "exports/", older=timedelta(0))) == 0
+    asked(strict, monkeypatch, {"AWS_ENDPOINT_URL_S3": "", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true"})
+    assert [line.partition("?")[0] for line in strict.asked] == ["GET /bucket", "GET /"]
