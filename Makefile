@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo test check lock clean
+.PHONY: demo test test-readers test-scale check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
@@ -13,29 +13,40 @@ demo: .venv/ready
 test: .venv/ready
 	.venv/bin/pytest -q
 
+# What opens datasets, PyTorch and TensorFlow among it: gigabytes, and no part of the gate.
+test-readers: .venv-readers/ready
+	.venv-readers/bin/pytest -q tests/readers
+
+# Gigabytes and minutes.
+test-scale: .venv/ready
+	.venv/bin/pytest -q -m scale
+
 check:
 	.ci/run
 
 .venv/ready: requirements/dev.txt pyproject.toml
+.venv-readers/ready: requirements/readers.txt pyproject.toml
+.venv/ready .venv-readers/ready:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "PixCrawler needs Python 3.11, 3.12 or 3.13, and %s is %d.%d: try make PYTHON=python3.12" % (sys.executable, *v))'
 ifneq ($(UV),)
-	test -x .venv/bin/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements/dev.txt
-	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+	test -x $(@D)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	$(UV) pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation -e .
 else
-	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 endif
 	@touch $@
 
 # Hashed requirement files without index lines: the registry is the machine's own affair.
 lock:
 	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower" \
-	  "dev:pyproject.toml --extra demo --extra flower --group dev" "build:--group build"; do \
+	  "dev:pyproject.toml --extra demo --extra flower --group dev" "build:--group build" \
+	  "readers:pyproject.toml --extra demo --extra flower --group dev --group readers -c requirements/dev.txt"; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-annotate --no-header --quiet $${set#*:} -o requirements/$${set%%:*}.txt || exit 1; \
 	done
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-readers
