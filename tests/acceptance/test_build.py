@@ -115,5 +115,5 @@ def test_it_may_be_interrupted_at_every_stage_and_goes_on(bare: dict[str, str], 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(row["original_url"] for row in rows(tmp_path / "cats")) == sorted(listed)
+    assert sorted(row["source_url"] for row in rows(tmp_path / "cats")) == sorted(listed)
     assert processes(tmp_path) == []

@@ -141,7 +141,7 @@ def test_archives_are_the_same_whoever_is_killed_and_there_is_one_end(stack: Sta
             send(stack, Task.EXPORT_PART, chunk_id, queue="export")
         send(stack, Task.EXPORT_START, struck, queue="export")
         send(stack, Task.SWEEP, queue="maintenance")
-        wait(stack, lambda: len(digests(stack, struck)) == len(digests(stack, undisturbed)))
+        wait(stack, lambda: not half_written(stack, struck))
         time.sleep(1)
     assert row(stack, struck)[:4] == ("completed", 100, PICTURES, PICTURES)
     assert row(stack, struck) == row(stack, undisturbed)
