@@ -204,7 +204,8 @@ def _has_exif(body: bytes, extension: str | None) -> bool:
     Of a JPEG the segments in front of the pixels are looked at, ITU-T T.81 B.1.1.4; of other formats, every byte.
     """
     if extension != "jpg":
-        return b"Exif" in body or b"eXIf" in body or extension == "tiff"
+        # As AVIF, PNG and WebP call it.
+        return extension == "tiff" or any(name in body for name in (b"Exif", b"eXIf", b"EXIF"))
     at = 2
     while body[at : at + 1] == b"\xff" and body[at + 1 : at + 2] != b"\xda" and at + 4 <= len(body):
         if body[at + 4 : at + 8] == b"Exif":

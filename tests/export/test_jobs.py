@@ -284,7 +284,9 @@ def test_what_a_layout_cannot_hold_is_converted(runtime: Runtime) -> None:
 def test_pictures_are_resized_turned_and_converted_as_asked(runtime: Runtime) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
-    job = crawl_of(runtime, [Stored(picture(1, exif=turned)), Stored(picture(2, size=(300, 200)))])
+    kinds = ("JPEG", "PNG", "WEBP", "TIFF")
+    stored = [Stored(picture(number, kind, exif=turned)) for number, kind in enumerate(kinds)]
+    job = crawl_of(runtime, [*stored, Stored(picture(9, size=(300, 200)))])
     upright = {(one["width"], one["height"]) for one in told(made(runtime, export(runtime, job)))}
     assert upright == {(72, 96), (300, 200)}
     asked = {"image": {"format": "png", "resize": {"mode": "cover", "size": 64}}}
