@@ -67,6 +67,16 @@ class Reaped:
     job_ended: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A chunk that has been completed or given up: what it was to do, and what became of it."""
+
+    payload: dict[str, Any]
+    state: ChunkState
+    result: dict[str, Any]
+    error: str | None
+
+
 def claim(session: Session, chunk_id: int, *, owner: str, lease: timedelta) -> Claim | None:
     """Take a queued, due chunk for one attempt; None for a duplicate, early or stale message.
 
@@ -371,3 +381,13 @@ def _write(session: Session, chunk_id: int, **values: object) -> None:
     session.execute(
         update(Chunk).where(Chunk.id == chunk_id).values(**values).execution_options(synchronize_session=False)
     )
+
+
+def ended(session: Session, job: JobRef) -> list[Ended]:
+    """Return the chunks of a job that were completed or given up, in their order."""
+    rows = session.execute(
+        select(Chunk.payload, Chunk.state, Chunk.result, Chunk.error)
+        .where(jobs.belongs_to(job), Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
+        .order_by(Chunk.seq)
+    )
+    return [Ended(row.payload, ChunkState(row.state), row.result or {}, row.error) for row in rows]

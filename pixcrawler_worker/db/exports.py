@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import Chunk, CrawlJob, ExportItem, ExportJob, ExportPlan, Image, ImageFact, VerdictRow
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
+from pixcrawler_worker.db.models import CrawlJob, ExportItem, ExportJob, ExportPlan, Image, ImageFact, VerdictRow
+from pixcrawler_worker.domain.lifecycle import JobStatus
 
 _NOW = func.clock_timestamp()
 #: Choosing a million images takes longer than a statement may elsewhere.
@@ -105,16 +105,6 @@ class Item:
     query: str | None
     crawled_at: datetime | None
     findings: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A chunk of an export job that has ended."""
-
-    payload: dict[str, Any]
-    state: ChunkState
-    result: dict[str, Any]
-    error: str | None
 
 
 def load(session: Session, job_id: int) -> Asked | None:
@@ -353,16 +343,6 @@ def items(session: Session, job_id: int, *, first: int, last: int, most: int | N
         .order_by(ExportItem.seq)
     )
     return [Item(*tuple(row)) for row in session.execute(query)]
-
-
-def ended(session: Session, job_id: int) -> list[Part]:
-    """Return the chunks of a job that have ended, in their order."""
-    rows = session.execute(
-        select(Chunk.payload, Chunk.state, Chunk.result, Chunk.error)
-        .where(Chunk.export_job_id == job_id, Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
-        .order_by(Chunk.seq)
-    )
-    return [Part(row.payload, ChunkState(row.state), row.result or {}, row.error) for row in rows]
 
 
 def publish(  # noqa: PLR0913 - a row has as many columns

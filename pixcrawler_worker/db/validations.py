@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import Chunk, CrawlJob, Image, ValidationJob, ValidationPlan, VerdictRow
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
+from pixcrawler_worker.db.models import CrawlJob, Image, ValidationJob, ValidationPlan, VerdictRow
+from pixcrawler_worker.domain.lifecycle import JobStatus
 
 _NOW = func.clock_timestamp()
 
@@ -31,16 +31,6 @@ class Range:
     first: int
     last: int
     images: int
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A chunk of a validation job that has ended."""
-
-    payload: dict[str, Any]
-    state: ChunkState
-    result: dict[str, Any]
-    error: str | None
 
 
 def load(session: Session, job_id: int) -> Asked | None:
@@ -99,16 +89,6 @@ def chosen(crawl_job_id: int, threshold: int | None) -> list[ColumnElement[bool]
 def _sampled() -> ColumnElement[int]:
     # The same images whenever, and by whomever, the sample is taken.
     return func.hashint8extended(Image.id, 0)
-
-
-def ended(session: Session, job_id: int) -> list[Part]:
-    """Return the chunks of a job that have ended, in their order."""
-    rows = session.execute(
-        select(Chunk.payload, Chunk.state, Chunk.result, Chunk.error)
-        .where(Chunk.validation_job_id == job_id, Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
-        .order_by(Chunk.seq)
-    )
-    return [Part(row.payload, ChunkState(row.state), row.result or {}, row.error) for row in rows]
 
 
 def settle(session: Session, job_id: int) -> Mapping[str, int]:

@@ -10,8 +10,8 @@ from typing import Any
 from pixcrawler_worker import attempt
 from pixcrawler_worker.attempt import Steps
 from pixcrawler_worker.db import chunks, exports
-from pixcrawler_worker.db.chunks import Claim
-from pixcrawler_worker.db.exports import Item, Part
+from pixcrawler_worker.db.chunks import Claim, Ended
+from pixcrawler_worker.db.exports import Item
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import JobKind
@@ -34,7 +34,7 @@ class _Work:
     claim: Claim
     plan: Plan
     shown: Sequence[Item]
-    ended: Sequence[Part]
+    ended: Sequence[Ended]
 
     @property
     def first(self) -> int:
@@ -64,7 +64,7 @@ def _prepare(session: Session, claim: Claim) -> _Work:
     if asked is None:
         raise PermanentError(f"there is no {claim.job}")
     whole = plan.read(asked, exports.labels(session, claim.job.id))
-    work = _Work(claim, whole, (), exports.ended(session, claim.job.id))
+    work = _Work(claim, whole, (), chunks.ended(session, claim.job))
     shown = exports.items(session, claim.job.id, first=work.first, last=work.last, most=report.SHEET)
     return replace(work, shown=shown)
 

@@ -4,14 +4,17 @@ Every function here may be called twice, late, or at once with itself and the ot
 and returns the chunks to send messages about once its transaction has committed.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import structlog
 
+from pixcrawler_worker import starting
 from pixcrawler_worker.db import activity, chunks, exports, jobs, validations
-from pixcrawler_worker.db.exports import Choice, Cut, Part
+from pixcrawler_worker.db.chunks import Ended
+from pixcrawler_worker.db.exports import Choice, Cut
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import licenses, planning, splits
@@ -51,17 +54,8 @@ def start(runtime: Runtime, job_id: int) -> list[Wake]:
         UnknownJobError: when there is no such job.
     """
     ref = JobRef(JobKind.EXPORT, job_id)
-    status = transact(runtime.sessions, lambda session: jobs.status(session, ref))
-    if status is None:
-        raise UnknownJobError(job_id)
-    if status is not JobStatus.PENDING:
-        return []
-    try:
-        return transact(runtime.sessions, lambda session: _begin(runtime, session, ref))
-    except PermanentError as error:
-        reason = str(error)
-    transact(runtime.sessions, lambda session: _refuse(session, ref, reason))
-    return []
+    begin = functools.partial(_begin, runtime, ref=ref)
+    return starting.start(runtime, ref, begin, unknown=UnknownJobError(job_id))
 
 
 def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
@@ -71,18 +65,18 @@ def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
     def work(session: Session) -> list[Wake]:
         if jobs.lock(session, ref) is not JobStatus.RUNNING or jobs.counters(session, ref).open:
             return []
-        parts = exports.ended(session, job_id)
+        parts = chunks.ended(session, ref)
         published = next((part for part in parts if publishes(part.payload)), None)
         failed = next((part for part in parts if part.state is ChunkState.FAILED), None)
         if failed is not None:
             # A dataset without some of its archives would be another one than the one that was asked for.
-            _fail(session, ref, failed.error or "an archive could not be written")
+            starting.fail(session, ref, failed.error or "an archive could not be written")
         elif not parts:
-            _fail(session, ref, _NEVER_PLANNED)
+            starting.fail(session, ref, _NEVER_PLANNED)
         elif published is None:
             written = [part for part in parts if part.result.get("images")]
             if not written:
-                _fail(session, ref, _nothing(parts))
+                starting.fail(session, ref, _nothing(parts))
                 return []
             jobs.add_chunks(session, ref, [{"step": _PUBLISH}])
             return chunks.wake_next(session, ref, limit=1)
@@ -96,7 +90,7 @@ def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
 _NEVER_PLANNED = "the row was set running by hand: write it as pending, and send pixcrawler.export.start"
 
 
-def _nothing(parts: list[Part]) -> str:
+def _nothing(parts: list[Ended]) -> str:
     skipped: dict[str, int] = {}
     for part in parts:
         for reason, count in part.result.get("skipped", {}).items():
@@ -109,7 +103,7 @@ def _told(skipped: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in frequent)
 
 
-def _begin(runtime: Runtime, session: Session, ref: JobRef) -> list[Wake]:
+def _begin(runtime: Runtime, session: Session, *, ref: JobRef) -> list[Wake]:
     if jobs.lock(session, ref) is not JobStatus.PENDING:
         return []
     asked = exports.load(session, ref.id)
@@ -192,7 +186,7 @@ def _names(whole: Plan, cuts: Sequence[Cut]) -> Iterator[str]:
             yield f"part-{number:05d}-of-{len(cuts):05d}.{whole.carrier}"
 
 
-def _complete(session: Session, ref: JobRef, published: Part) -> None:
+def _complete(session: Session, ref: JobRef, published: Ended) -> None:
     told = published.result["publish"]
     result = told["result"]
     asked = exports.load(session, ref.id)
@@ -212,14 +206,3 @@ def _complete(session: Session, ref: JobRef, published: Part) -> None:
     details = {"images": result["images"], "parts": len(result["parts"]), "file_size": result["file_size"]}
     activity.record(session, ref, "completed", {**details, "skipped": skipped})
     log.info("job ended", job=ref.id, status=JobStatus.COMPLETED, **details)
-
-
-def _refuse(session: Session, ref: JobRef, reason: str) -> None:
-    if jobs.lock(session, ref) is JobStatus.PENDING:
-        _fail(session, ref, reason)
-
-
-def _fail(session: Session, ref: JobRef, reason: str) -> None:
-    jobs.end(session, ref, JobStatus.FAILED, error=reason)
-    activity.record(session, ref, "failed", {"reason": reason})
-    log.warning("job failed", job=ref.id, reason=reason)

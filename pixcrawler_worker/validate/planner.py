@@ -4,15 +4,18 @@ Every function here may be called twice, late, or at once with itself and the ot
 and returns the chunks to send messages about once its transaction has committed.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
 import structlog
 
+from pixcrawler_worker import starting
 from pixcrawler_worker.db import activity, chunks, jobs, validations
+from pixcrawler_worker.db.chunks import Ended
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.db.validations import Asked, Part
+from pixcrawler_worker.db.validations import Asked
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
 from pixcrawler_worker.domain.verdicts import COLLECTIVE, Mode
 from pixcrawler_worker.errors import PermanentError
@@ -44,17 +47,8 @@ def start(runtime: Runtime, job_id: int) -> list[Wake]:
         UnknownJobError: when there is no such job.
     """
     ref = JobRef(JobKind.VALIDATION, job_id)
-    status = transact(runtime.sessions, lambda session: jobs.status(session, ref))
-    if status is None:
-        raise UnknownJobError(job_id)
-    if status is not JobStatus.PENDING:
-        return []
-    try:
-        return transact(runtime.sessions, lambda session: _begin(runtime, session, ref))
-    except PermanentError as error:
-        reason = str(error)
-    transact(runtime.sessions, lambda session: _refuse(session, ref, reason))
-    return []
+    begin = functools.partial(_begin, runtime, ref=ref)
+    return starting.start(runtime, ref, begin, unknown=UnknownJobError(job_id))
 
 
 def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
@@ -69,16 +63,16 @@ def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
         jobs.lock(session, JobRef(JobKind.CRAWL, asked.crawl_job_id))
         if jobs.lock(session, ref) is not JobStatus.RUNNING or jobs.counters(session, ref).open:
             return []
-        parts = validations.ended(session, job_id)
+        parts = chunks.ended(session, JobRef(JobKind.VALIDATION, job_id))
         judged = [part for part in parts if "step" not in part.payload]
         compared = next((part for part in parts if part.payload.get("step") == COMPARE), None)
         if not any(part.state is ChunkState.COMPLETED for part in judged):
-            _fail(session, ref, next((part.error for part in judged if part.error), None) or _NEVER_PLANNED)
+            starting.fail(session, ref, next((part.error for part in judged if part.error), None) or _NEVER_PLANNED)
         elif compared is None and not COLLECTIVE.isdisjoint(parse(asked.rules).active()):
             jobs.add_chunks(session, ref, [{"step": COMPARE}])
             return chunks.wake_next(session, ref, limit=1)
         elif compared is not None and compared.state is ChunkState.FAILED:
-            _fail(session, ref, f"the images could not be compared: {compared.error}")
+            starting.fail(session, ref, f"the images could not be compared: {compared.error}")
         else:
             _complete(session, ref, asked, judged)
         return []
@@ -89,7 +83,7 @@ def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
 def counts(session: Session, job_id: int) -> Counter[str]:
     """Return how many images each check found something in, the most frequent first."""
     total: Counter[str] = Counter()
-    for part in validations.ended(session, job_id):
+    for part in chunks.ended(session, JobRef(JobKind.VALIDATION, job_id)):
         total.update(part.result.get("counts", {}))
     return Counter(dict(total.most_common()))
 
@@ -97,7 +91,7 @@ def counts(session: Session, job_id: int) -> Counter[str]:
 _NEVER_PLANNED = "the row was set running by hand: write it as pending, and send pixcrawler.validation.start"
 
 
-def _begin(runtime: Runtime, session: Session, ref: JobRef) -> list[Wake]:
+def _begin(runtime: Runtime, session: Session, *, ref: JobRef) -> list[Wake]:
     if jobs.lock(session, ref) is not JobStatus.PENDING:
         return []
     asked = validations.load(session, ref.id)
@@ -132,7 +126,7 @@ def _note(asked: Asked, images: int) -> str | None:
     return f"crawl job {asked.crawl_job_id} was still {asked.crawl_status}: the {images} images that it had were judged"
 
 
-def _complete(session: Session, ref: JobRef, asked: Asked, judged: Sequence[Part]) -> None:
+def _complete(session: Session, ref: JobRef, asked: Asked, judged: Sequence[Ended]) -> None:
     failed = [part for part in judged if part.state is ChunkState.FAILED]
     notes = [validations.note(session, ref.id)]
     if failed:
@@ -144,17 +138,6 @@ def _complete(session: Session, ref: JobRef, asked: Asked, judged: Sequence[Part
     details = {**settled, "counts": dict(counts(session, ref.id)), "valid_images_of_crawl_job": left_valid}
     activity.record(session, ref, "completed", details)
     log.info("job ended", job=ref.id, status=JobStatus.COMPLETED, **settled)
-
-
-def _refuse(session: Session, ref: JobRef, reason: str) -> None:
-    if jobs.lock(session, ref) is JobStatus.PENDING:
-        _fail(session, ref, reason)
-
-
-def _fail(session: Session, ref: JobRef, reason: str) -> None:
-    jobs.end(session, ref, JobStatus.FAILED, error=reason)
-    activity.record(session, ref, "failed", {"reason": reason})
-    log.warning("job failed", job=ref.id, reason=reason)
 
 
 def rules_of(session: Session, job_id: int) -> tuple[Asked, ValidationRules]:
