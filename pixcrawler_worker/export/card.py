@@ -64,10 +64,11 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
     yield from _table("Classes", "class", summary.labels)
     if plan.splits:
         yield from _table("Splits", "split", summary.splits, plan.splits)
-        yield "An image and its near duplicates are always in one split.\n"
+        if plan.options.splits.by == "duplicate_group":
+            yield "An image and the near duplicates that a validation found of it are in one split.\n"
     yield from _table("Licences", "licence", summary.licenses)
     yield (
-        "Each image has its own licence, author and source in `images.csv`. Those without a licence there are not free "
+        "Each image has its own licence, author and source, in the columns below. Those without a licence are not free "
         "to use: ask whoever owns them. A licence is what the source said when the image was found.\n"
     )
     yield from _table("Formats", "format", summary.formats)

@@ -184,7 +184,9 @@ def test_near_duplicates_are_never_divided(runtime: Runtime) -> None:
     # One may ask for leaks.
     leaky = {"splits": {"ratios": {"train": 0.5, "test": 0.5}, "by": "image"}}
     by_group.clear()
-    for one in told(made(runtime, export(runtime, job, leaky))):
+    divided = made(runtime, export(runtime, job, leaky))
+    assert b"near duplicates" not in divided["README.md"], "the card promises nothing that is not so"
+    for one in told(divided):
         by_group.setdefault(groups[one["sha256"]], set()).add(one["split"])
     assert any(len(found) == 2 for found in by_group.values())
 
