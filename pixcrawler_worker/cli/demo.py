@@ -1,6 +1,7 @@
 """`pixcrawler demo`."""
 
 import contextlib
+import csv
 import functools
 import importlib.util
 import json
@@ -24,9 +25,8 @@ from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.cli.local import Local
 from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
-from pixcrawler_worker.db.images import Stored, stored
-from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import Carrier
@@ -44,6 +44,8 @@ _SAMPLES: Mapping[str, tuple[str, ...]] = {
 #: Images that are asked for when the pictures are more than anybody wants in a demonstration.
 _MOST_IMAGES = 1000
 _SHOWN_ROWS = 8
+#: Letters of a file's name that are shown: enough to find it.
+_SHOWN_NAME = 32
 
 
 @click.command()
@@ -85,10 +87,9 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         made = build.deliver(
             here.runtime, job, target, Delivery(Carrier.ZIP, {}), check=here.check, again="pixcrawler demo"
         )
-        images = transact(here.runtime.sessions, lambda session: stored(session, job.id))
     if made is None:
         sys.exit(1)
-    _show(images, target)
+    _show(target)
     lines = {
         "dataset": target.resolve(),
         "crawl": (target / "report.html").resolve(),
@@ -172,17 +173,15 @@ def _served(folder: Path, index: Mapping[str, list[str]]) -> Iterator[str]:
         server.server_close()
 
 
-def _show(images: list[Stored], target: Path) -> None:
-    """Print some of the rows, and the folders."""
-    table = Table("label", "size", "bytes", "format", "file", box=None, pad_edge=False)
-    for image in images[:: max(1, len(images) // _SHOWN_ROWS)][:_SHOWN_ROWS]:
-        table.add_row(
-            escape(image.label),
-            f"{image.width}x{image.height}",
-            str(image.file_size),
-            image.format,
-            image.filename,
-        )
+def _show(target: Path) -> None:
+    """Print some rows of the dataset's table, and its folders."""
+    with (target / tables.NAME).open(newline="", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: row["file_name"])
+    table = Table("label", "size", "bytes", "file", box=None, pad_edge=False)
+    for row in rows[:: max(1, len(rows) // _SHOWN_ROWS)][:_SHOWN_ROWS]:
+        name = row["file_name"]
+        short = f"{name[:_SHOWN_NAME]}...{Path(name).suffix}"
+        table.add_row(escape(row["label"]), f"{row['width']}x{row['height']}", row["bytes"], short)
     console.out.print(table)
     for below in sorted(path for path in target.iterdir() if path.is_dir()):
         console.out.print(f"{below.name}/  {sum(1 for _ in below.iterdir())} images")
