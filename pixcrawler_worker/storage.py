@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import os
 import re
 import secrets
@@ -179,7 +178,7 @@ class Storage:
         """
         if path := self._path(key):
             # A twentieth of what the store takes for it.
-            return await asyncio.to_thread(_read, path, self.url(key), most)
+            return await asyncio.to_thread(_read, path, most)
         with _translated(f"{self.url(key)} could not be read"):
             answer = await obstore.get_async(self._store, key)
             if most is not None and answer.meta["size"] > most:
@@ -201,10 +200,7 @@ class Storage:
         """
         paths = [self._path(key) for key in keys]
         if all(paths):
-            named = [(path, self.url(key)) for path, key in zip(paths, keys, strict=True) if path]
-            return await asyncio.to_thread(
-                lambda: [_caught(functools.partial(_used, use, path, url, most)) for path, url in named]
-            )
+            return await asyncio.to_thread(lambda: [_used(use, path, most) for path in paths if path])
         # They are fetched one beside the other.
         bodies = await asyncio.gather(*(self._get_or_why(key, most) for key in keys))
         return await asyncio.to_thread(lambda: [use(body) if isinstance(body, bytes) else body for body in bodies])
@@ -351,40 +347,43 @@ class _Local:
             await asyncio.to_thread(self._write, blocks)
 
     def _write(self, blocks: Sequence[bytes]) -> None:
-        for block in blocks:
-            left = memoryview(block)
+        # As many at once as every system takes (IOV_MAX).
+        for first in range(0, len(blocks), 512):
+            left = [memoryview(block) for block in blocks[first : first + 512]]
             while left:
-                left = left[self._file.write(left) :]
+                written = os.writev(self._file.fileno(), left)
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
 
 
-def _read(path: str, url: str, most: int | None) -> bytes:
+def _read(path: str, most: int | None) -> bytes:
     """Return what a file holds. Plain system calls: a file object takes half as long again."""
-    with _translated(f"{url} could not be read"):
-        try:
-            descriptor = _open_at_once(path, os.O_RDONLY | os.O_CLOEXEC)
-        except NotADirectoryError as error:
-            raise FileNotFoundError(str(error)) from error
+    try:
+        descriptor = _open_at_once(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise FileNotFoundError(f"{url} is no file")
-            if most is not None and status.st_size > most:
-                raise RefusedError(Reason.TOO_MANY_BYTES, f"{url} has more than {most} bytes")
-            body = os.read(descriptor, status.st_size + 1)
-            while len(body) < status.st_size and (more := os.read(descriptor, status.st_size - len(body) + 1)):
+                raise FileNotFoundError("no regular file")
+            size = status.st_size
+            if most is not None and size > most:
+                raise RefusedError(Reason.TOO_MANY_BYTES, f"file://{path} has more than {most} bytes")
+            body = os.read(descriptor, size + 1)
+            while len(body) < size and (more := os.read(descriptor, size - len(body) + 1)):
                 body += more
             return body
         finally:
             os.close(descriptor)
+    except NotADirectoryError as error:
+        raise _told(f"file://{path} could not be read", FileNotFoundError(str(error))) from error
+    except OSError as error:
+        raise _told(f"file://{path} could not be read", error) from error
 
 
-def _used(use: Callable[[bytes], T], path: str, url: str, most: int) -> T:
-    return use(_read(path, url, most))
-
-
-def _caught(work: Callable[[], T]) -> T | FileMissingError | RefusedError:
+def _used(use: Callable[[bytes], T], path: str, most: int) -> T | FileMissingError | RefusedError:
     try:
-        return work()
+        return use(_read(path, most))
     except (FileMissingError, RefusedError) as error:
         return error
 

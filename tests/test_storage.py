@@ -326,13 +326,16 @@ def test_what_is_raised_while_a_file_is_written_is_not_taken_for_trouble_of_the_
 
 def test_a_file_of_any_size_is_written_and_read_in_pieces(tmp_path: Path) -> None:
     pieces = [bytes([number]) * 1_000_003 for number in range(20)]
+    small = [b"%d" % number for number in range(2_000)] + [b""]
 
     async def story(storage: Storage) -> None:
         async with storage.writing("a/b.zip") as sink:
             await sink.write(pieces[:1])
             await sink.write(pieces[1:])
-        assert await storage.size("a/b.zip") == 20 * 1_000_003
-        assert b"".join([block async for block in storage.blocks("a/b.zip")]) == b"".join(pieces)
+            await sink.write(small)
+        whole = b"".join(pieces + small)
+        assert await storage.size("a/b.zip") == len(whole)
+        assert b"".join([block async for block in storage.blocks("a/b.zip")]) == whole
         assert await storage.size("a/absent") is None
 
     for url in (tmp_path.as_uri(), "memory://"):

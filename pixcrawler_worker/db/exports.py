@@ -17,6 +17,8 @@ _NOW = func.clock_timestamp()
 #: Choosing a million images takes longer than a statement may elsewhere.
 _CHOOSING = timedelta(minutes=5)
 _LARGEST_INT4 = 2**31 - 1
+#: How tables tell a time, in UTC.
+_TIME = 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Item:
     attribution: str | None
     source: str | None
     query: str | None
-    crawled_at: datetime | None
+    crawled_at: str | None
     findings: Any
 
 
@@ -328,7 +330,7 @@ def items(session: Session, job_id: int, *, first: int, last: int, most: int | N
             ImageFact.attribution,
             ImageFact.source,
             ImageFact.query,
-            ImageFact.crawled_at,
+            func.to_char(func.timezone("UTC", ImageFact.crawled_at), _TIME),
             VerdictRow.findings,
         )
         .select_from(ExportItem)

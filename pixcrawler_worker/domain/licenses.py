@@ -4,6 +4,7 @@
 has no identifier for as SPDX writes it: `licenseref-unsplash`. A family, such as `cc-by-sa`, means all its versions.
 """
 
+import functools
 import re
 
 from pixcrawler_worker.domain.naming import hint
@@ -77,6 +78,7 @@ def family(license_id: str) -> str:
     return found["family"] if found and found["family"] in FAMILIES else license_id
 
 
+@functools.lru_cache(maxsize=256)  # asked for every image
 def deed(license_id: str) -> str | None:
     """Return the address of a Creative Commons licence's text; None for any other licence."""
     found = _VERSIONED.fullmatch(license_id)

@@ -5,6 +5,7 @@ that are still missing, so a job cannot overshoot; what a round falls short of, 
 candidates that were left over and from further pages.
 """
 
+import functools
 import hashlib
 import math
 import re
@@ -321,6 +322,7 @@ def only_label(raw: object) -> str:
     return found[0].label if len(found) == 1 else UNLABELLED
 
 
+@functools.lru_cache(maxsize=4096)  # asked for every image, of which many have the same label
 def slug(label: str) -> str:
     """Return the label as a folder's name: ASCII letters, digits, `-` and `_`, at most 50 characters.
 

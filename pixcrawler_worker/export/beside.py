@@ -1,8 +1,7 @@
 """What lies beside the images of an archive: tables, credits and digests, written while the images are."""
 
 import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from pixcrawler_worker.domain import licenses, tables
 from pixcrawler_worker.domain.tables import Value
@@ -20,16 +19,17 @@ class Beside:
         self._table = Spool() if asked.images_csv else None
         self._credits = Spool() if asked.attribution else None
         if self._table is not None:
-            self._table.write(_csv(tables.COLUMNS))
+            self._rows = csv.writer(_Lines(self._table), lineterminator="\n")
+            self._rows.writerow(tables.COLUMNS)
         if self._credits is not None:
             self._credits.write(_CREDITS.encode())
 
-    def add(self, row: Mapping[str, Value]) -> None:
-        """Note an image."""
+    def add(self, file_name: str, row: Mapping[str, Value]) -> None:
+        """Note an image: what it is called in tables, and its other columns."""
         if self._table is not None:
-            self._table.write(_csv([tables.cell(row[name]) for name in tables.COLUMNS]))
+            self._rows.writerow((tables.cell(file_name), *tables.cells(row)))
         if self._credits is not None:
-            self._credits.write(_credit(row).encode())
+            self._credits.write(_credit(file_name, row).encode())
 
     def files(self) -> Iterator[tuple[str, Spool]]:
         """Yield names and what is in the files, but for the digests, which have those of all others."""
@@ -39,13 +39,17 @@ class Beside:
             yield "ATTRIBUTION.txt", self._credits
 
 
-def _csv(values: Sequence[object]) -> bytes:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue().encode()
+class _Lines:
+    """What csv writes its lines to: one writer for all of them, which are passed on as bytes."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def write(self, line: str) -> None:
+        self._spool.write(line.encode())
 
 
-def _credit(row: Mapping[str, Value]) -> str:
+def _credit(file_name: str, row: Mapping[str, Value]) -> str:
     """Return a line on whose an image is; what its source gave no attribution for is put together from what is known.
 
     Source of the order: Creative Commons, "Recommended practices for attribution" (title, author, source, licence).
@@ -55,5 +59,5 @@ def _credit(row: Mapping[str, Value]) -> str:
         title = f'"{row["title"]}"' if row["title"] else "untitled"
         known = f"{title} by {row['author'] or 'an unknown author'}, licence {row['license'] or 'unknown'}"
     text = str(row["license_url"]) or licenses.deed(str(row["license"])) or ""
-    parts = (str(row["file_name"]), known, text, str(row["page_url"] or row["source_url"]))
-    return " | ".join(" ".join(part.split()) for part in parts if part) + "\n"
+    parts = (file_name, known, text, str(row["page_url"] or row["source_url"]))
+    return " ".join(" | ".join(filter(None, parts)).split()) + "\n"

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import plan, planner, publishing, report, writing
+from pixcrawler_worker.export.ahead import ahead
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import FileMissingError
@@ -82,7 +83,7 @@ async def _part(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
     if (done := await _done(runtime, where, note)) is not None:
         return done
     async with runtime.storage.writing(where) as sink:
-        images = _pages(runtime, work)
+        images = ahead(_pages(runtime, work), most=2)
         part = writing.Part(number=payload["part"], of=payload["parts"], pages=images, shown=work.shown)
         written = await writing.write(runtime, sink, work.plan, part)
     told = {"name": payload["name"], **written.as_json()}
@@ -90,13 +91,12 @@ async def _part(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
     return told
 
 
-async def _pages(runtime: Runtime, work: _Work) -> AsyncIterator[Sequence[Item]]:
-    """Yield the images of an archive, a page at a time, each in a transaction of its own."""
-    job_id = work.claim.job.id
+async def _pages(runtime: Runtime, work: _Work) -> AsyncIterator[Coroutine[Any, Any, Sequence[Item]]]:
+    """Yield the reading of an archive's images, a page at a time, each in a transaction of its own."""
     for first in range(work.first, work.last + 1, _PAGE):
         last = min(first + _PAGE - 1, work.last)
-        read = functools.partial(exports.items, job_id=job_id, first=first, last=last)
-        yield await asyncio.to_thread(transact, runtime.sessions, read)
+        read = functools.partial(exports.items, job_id=work.claim.job.id, first=first, last=last)
+        yield asyncio.to_thread(transact, runtime.sessions, read)
 
 
 async def _done(runtime: Runtime, where: str, note: str) -> Mapping[str, Any] | None:

@@ -3,20 +3,20 @@
 import asyncio
 import hashlib
 import zlib
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from pixcrawler_worker.db.exports import Item
 from pixcrawler_worker.domain.reasons import RefusedError
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export.ahead import ahead
 from pixcrawler_worker.export.options import Picture as Wanted
 from pixcrawler_worker.inspection.conversion import Conversion
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import FileMissingError, Storage
 
 #: Images that are read at a time, and bytes from which on fewer are; batches that are read while others are written.
-_BATCH, _BATCH_BYTES, _AHEAD = 16, 8 * 1024 * 1024, 4
+_BATCH, _BATCH_BYTES, _AHEAD = 32, 8 * 1024 * 1024, 2
 #: Why an image was left out.
 _MISSING, _CHANGED = "missing", "changed"
 
@@ -86,20 +86,9 @@ class Pictures:
             PermanentError: when one is to be left out and the export is to fail then.
             TransientError: when the storage is away.
         """
-        left = _batches(pages)
-        waiting: deque[asyncio.Task[list[tuple[Item, Picture | str]]]] = deque()
-        try:
-            while True:
-                while len(waiting) < _AHEAD and (batch := await anext(left, None)):
-                    waiting.append(asyncio.create_task(self._read(batch)))
-                if not waiting:
-                    return
-                for pair in await waiting.popleft():
-                    yield pair
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+        async for pairs in ahead((self._read(batch) async for batch in _batches(pages)), most=_AHEAD):
+            for pair in pairs:
+                yield pair
 
     async def _read(self, items: Sequence[Item]) -> list[tuple[Item, Picture | str]]:
         if not self._files and all(item.sha256 is not None for item in items):
@@ -110,22 +99,26 @@ class Pictures:
         known = [key for key in keys if key is not None]
         read = iter(await storage.get_all(known, _Body.of, most=self._runtime.settings.max_image_bytes))
         found = [FileMissingError("its row names no file here") if key is None else next(read) for key in keys]
-        return list(
-            zip(
-                items,
-                await asyncio.gather(*(self._judged(item, one) for item, one in zip(items, found, strict=True))),
-                strict=True,
-            )
-        )
+        judged = [self._judged(item, one) for item, one in zip(items, found, strict=True)]
+        left = ((item, one) for item, one in zip(items, judged, strict=True) if isinstance(one, _Body))
+        decoded = iter(await asyncio.gather(*(self._decoded(item, body) for item, body in left)))
+        pictures = (next(decoded) if isinstance(one, _Body) else one for one in judged)
+        return list(zip(items, pictures, strict=True))
 
-    async def _judged(self, item: Item, found: "_Body | FileMissingError | RefusedError") -> Picture | str:
-        """Return an image's file, changed as is wanted, or why it is left out."""
+    def _judged(self, item: Item, found: "_Body | FileMissingError | RefusedError") -> "Picture | str | _Body":
+        """Return an image's file, or why it is left out; the file as it was read when the decoder must see it."""
         if isinstance(found, FileMissingError):
             return self._left_out(item, _MISSING, found)
         if isinstance(found, RefusedError):
             return self._left_out(item, found.reason, found)
         if item.sha256 is not None and found.sha256 != item.sha256:
             return self._left_out(item, _CHANGED, PermanentError("its file is not the one that was stored"))
+        if item.format is None or item.width is None or item.height is None or self._conversion(item, found.body):
+            return found
+        return found.picture(item.format, item.width, item.height)
+
+    async def _decoded(self, item: Item, found: _Body) -> Picture | str:
+        """Return an image's file, changed as is wanted, or why it is left out."""
         try:
             if item.format is None or item.width is None or item.height is None:
                 # Its row was written by somebody who did not look.
@@ -207,8 +200,8 @@ def _has_exif(body: bytes, extension: str | None) -> bool:
         # As AVIF, PNG and WebP call it.
         return extension == "tiff" or any(name in body for name in (b"Exif", b"eXIf", b"EXIF"))
     at = 2
-    while body[at : at + 1] == b"\xff" and body[at + 1 : at + 2] != b"\xda" and at + 4 <= len(body):
+    while at + 8 <= len(body) and body[at] == 0xFF and body[at + 1] != 0xDA:  # noqa: PLR2004 - start of the pixels
         if body[at + 4 : at + 8] == b"Exif":
             return True
-        at += 2 + int.from_bytes(body[at + 2 : at + 4])
+        at += 2 + (body[at + 2] << 8 | body[at + 3])
     return False

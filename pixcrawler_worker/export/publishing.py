@@ -50,7 +50,7 @@ async def publish(
             await runtime.storage.put(key(job_id, "README.md"), card.write(plan, summary).encode())
         if plan.options.extras.html_report:
             result["files"].append(report.NAME)
-            page = await report.write(runtime, plan, summary, shown)
+            page = report.write(plan, summary, shown, await report.thumbnails(runtime, shown))
             await runtime.storage.put(key(job_id, report.NAME), page)
         await _write_manifest(runtime, job_id, plan, result, plan.lives)
     url, signed = runtime.storage.link(key(job_id, result["name"]), lives=plan.lives)

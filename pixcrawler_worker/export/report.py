@@ -18,20 +18,20 @@ SHEET = 60
 _LONGEST = 30
 
 
-async def write(runtime: Runtime, plan: Plan, summary: Summary, shown: Sequence[Item]) -> bytes:
+async def thumbnails(runtime: Runtime, shown: Sequence[Item]) -> dict[int, bytes]:
+    """Return the pictures of the contact sheet by their places in the export, as `pages.thumbnails` does."""
+    return await pages.thumbnails(runtime, ((item.seq, item.storage_url) for item in shown if item.storage_url))
+
+
+def write(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapping[int, bytes]) -> bytes:
     """Return the page.
 
     Args:
-        runtime: what connects to storage and decoder.
         plan: what the dataset is.
         summary: what is in it.
-        shown: images for the contact sheet.
-
-    Raises:
-        TransientError: when the storage does not answer.
+        shown: images of the contact sheet.
+        thumbnails: how they look.
     """
-    addresses = ((item.seq, item.storage_url) for item in shown if item.storage_url)
-    thumbnails = await pages.thumbnails(runtime, addresses)
     return pages.html(plan.name, _parts(plan, summary, shown, thumbnails)).encode()
 
 

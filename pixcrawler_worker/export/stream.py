@@ -8,7 +8,7 @@ from pixcrawler_worker.export.archives import Archive
 from pixcrawler_worker.storage import Sink
 
 #: Bytes that are hashed and written at a time.
-_BLOCK = 4 * 1024 * 1024
+_BLOCK = 2 * 1024 * 1024
 
 
 class Stream:
@@ -58,11 +58,9 @@ class Stream:
             self._under_way = None
 
     async def _write(self, blocks: Sequence[bytes]) -> None:
-        hashed = asyncio.create_task(asyncio.to_thread(self._hash, blocks))
-        try:
-            await self._sink.write(blocks)
-        finally:
-            await hashed
+        # One after the other: Python's threads stand in each other's way, and there are readers already.
+        await asyncio.to_thread(self._hash, blocks)
+        await self._sink.write(blocks)
 
     def _hash(self, blocks: Sequence[bytes]) -> None:
         for block in blocks:

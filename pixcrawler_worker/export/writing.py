@@ -1,10 +1,10 @@
 """One archive: images through a layout into a stream, and what lies beside them."""
 
+import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from typing import Any
 
 from pixcrawler_worker.db.exports import Item
@@ -78,12 +78,18 @@ async def write(runtime: Runtime, sink: Sink, plan: Plan, part: Part) -> Written
         TransientError: when the storage is away.
     """
     pictures = Pictures(runtime, plan.options.image, plan.layout.formats, files=plan.carrier is not Carrier.CSV)
-    return await _Writer(runtime, sink, plan, part).write(pictures)
+    writer = _Writer(sink, plan, part)
+    # The decoder is a process of its own: it makes the small pictures while this one copies files.
+    thumbnails = asyncio.create_task(report.thumbnails(runtime, part.shown if writer.has_page else ()))
+    try:
+        return await writer.write(pictures, thumbnails)
+    finally:
+        thumbnails.cancel()
+        await asyncio.gather(thumbnails, return_exceptions=True)
 
 
 class _Writer:
-    def __init__(self, runtime: Runtime, sink: Sink, plan: Plan, part: Part) -> None:
-        self._runtime = runtime
+    def __init__(self, sink: Sink, plan: Plan, part: Part) -> None:
         self._plan = plan
         self._part = part
         self._dataset = Dataset(
@@ -98,8 +104,9 @@ class _Writer:
         self._stream = Stream(sink, _ARCHIVES[plan.carrier]())
         self._summary = Summary()
         self._beside = Beside(plan.options.extras)
+        self.has_page = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
 
-    async def write(self, pictures: Pictures) -> Written:
+    async def write(self, pictures: Pictures, thumbnails: Awaitable[Mapping[int, bytes]]) -> Written:
         async for item, picture in pictures.read(self._part.pages):
             if isinstance(picture, str):
                 self._summary.skipped[picture] += 1
@@ -115,8 +122,8 @@ class _Writer:
                 table = path, sha256
         if self._plan.options.extras.dataset_card:
             await self._add_beside("README.md", self._card().encode())
-        if self._plan.options.extras.html_report and self._layout.extra_path(report.NAME):
-            page = await report.write(self._runtime, self._plan, self._summary, self._part.shown)
+        if self.has_page:
+            page = report.write(self._plan, self._summary, self._part.shown, await thumbnails)
             await self._add_beside(report.NAME, page)
         if self._beside.sums is not None:
             await self._add_beside(_SUMS, self._beside.sums)
@@ -142,7 +149,7 @@ class _Writer:
     async def _add_picture(self, item: Item, picture: Picture) -> None:
         sample = self._sample(item, picture)
         file_name, entries = self._layout.add(sample)
-        self._beside.add({"file_name": file_name, **sample.row})
+        self._beside.add(file_name, sample.row)
         self._summary.add(item, label=sample.label, split=sample.split, extension=picture.extension, size=picture.size)
         for entry in entries:
             await self._add(entry, picture if entry.body is picture.body else None)
@@ -183,8 +190,8 @@ class _Writer:
             "attribution": item.attribution or "",
             "engine": item.source or "",
             "query": item.query or "",
-            "crawled_at": "" if item.crawled_at is None else f"{item.crawled_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "flags": ",".join(sorted({found[0] for found in item.findings or ()})),
+            "crawled_at": item.crawled_at or "",
+            "flags": ",".join(sorted({found[0] for found in item.findings})) if item.findings else "",
         }
         return Sample(
             stem=item.digest.hex() + (f"-{item.copy + 1}" if item.copy else ""),

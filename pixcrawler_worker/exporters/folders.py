@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pixcrawler_worker.domain.planning import slug
-from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 METADATA = "metadata.jsonl"
+_JSON = json.JSONEncoder(ensure_ascii=False)
 #: All images and their metadata, by the last letters of their names, and neither images.csv nor ATTRIBUTION.txt:
 #: Hugging Face takes a dataset for what most of its files are, and one with a single image for a table.
 EVERYTHING = "**/*[fglp]"
 #: What pyarrow takes for a time in JSON. Source: `ParseTimestampISO8601` in arrow/util/value_parsing.h.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d(?::?\d\d){0,2}(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
-_SECONDS = re.compile(r"(\d\d:\d\d:\d\d)")
+_SECONDS = re.compile(r"\d\d:\d\d:\d\d")
 
 
 class Folders:
@@ -59,12 +59,15 @@ class Metadata:
             top = path[: path.rindex("/") + 1]
         elif sample.split and path.startswith(f"{sample.split}/"):
             top = f"{sample.split}/"
-        row = {name: _text(value) for name, value in sample.row.items()}
-        line = json.dumps({"file_name": path.removeprefix(top), **row}, ensure_ascii=False)
+        row = {"file_name": path.removeprefix(top), **sample.row}
+        for name, value in sample.row.items():
+            # A look at one letter of each, because all of them would be looked through for every image.
+            if isinstance(value, str) and value[4:5] == "-":
+                row[name] = _text(value)
         where = f"{top}{METADATA}"
         if where not in self._spools:
             self._spools[where] = Spool()
-        self._spools[where].write(f"{line}\n".encode())
+        self._spools[where].write(f"{_JSON.encode(row)}\n".encode())
 
     def entries(self) -> Iterator[Entry]:
         """Return the files."""
@@ -72,14 +75,14 @@ class Metadata:
             yield Entry(path, spool)
 
 
-def _text(value: Value) -> Value:
-    """Return a value that keeps its type.
+def _text(value: str) -> str:
+    """Return a text that stays one.
 
     Hugging Face reads with pyarrow, where a column whose texts all look like times becomes one of times: a title that
     is a date would change, and files of which only some have other titles would not fit together. Fractions of seconds
     and a space at the end are what it takes for text.
     """
-    if not isinstance(value, str) or not _TIME.fullmatch(value):
+    if not _TIME.fullmatch(value):
         return value
-    exact, found = _SECONDS.subn(r"\1.000", value, count=1)
-    return exact if found else f"{value} "
+    seconds = _SECONDS.search(value)
+    return f"{value[: seconds.end()]}.000{value[seconds.end() :]}" if seconds else f"{value} "

@@ -6,6 +6,7 @@ every archive; it is handed the images in the order in which they are written, a
 Nothing may be kept per image but a few bytes: what grows with the images goes into a `Spool`.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -132,6 +133,7 @@ class Layout(Protocol):
         ...
 
 
+@functools.cache
 def installed() -> Mapping[str, EntryPoint]:
     """Return the names of all installed layouts."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
