@@ -41,7 +41,7 @@ endif
 
 # Hashed requirement files without index lines: the registry is the machine's own affair.
 lock:
-	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower" \
+	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower --extra parquet --extra tfrecord" \
 	  "dev:pyproject.toml --extra demo --extra flower --group dev" "build:--group build" \
 	  "readers:pyproject.toml --extra demo --extra flower --group dev --group readers -c requirements/dev.txt"; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -40,6 +40,11 @@ def procfile() -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
+def extras(project: Json) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = project["optional-dependencies"]
+    return found
+
+
 def stages() -> list[list[tuple[str, str]]]:
     """The instructions of the Dockerfile by stage, with continued lines joined."""
     text = re.sub(r"\\\n", "", (ROOT / "Dockerfile").read_text())
@@ -96,6 +101,20 @@ def test_each_is_told_only_the_secrets_that_it_needs(docker_services: dict[str, 
         "worker": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
         "flower": {"REDIS_PASSWORD", "FLOWER_PASSWORD"},
     }
+
+
+def test_keys_of_the_storage_are_for_workers_alone_and_in_no_repository(docker_services: dict[str, Json]) -> None:
+    told = {name: service["env_file"] for name, service in docker_services.items() if "env_file" in service}
+    assert told == {"worker": [{"path": "storage.env", "required": False}]}
+    assert {".env", "storage.env"} <= set((ROOT / ".gitignore").read_text().split())
+
+
+def test_the_image_can_write_every_layout() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[<>=~\[]", one)[0] for name in ("parquet", "tfrecord") for one in extras(project)[name]}
+    held = {line.split("==")[0] for line in (ROOT / "requirements/deploy.txt").read_text().splitlines() if "==" in line}
+    assert needed
+    assert needed <= held
 
 
 def test_what_runs_on_is_checked_and_starts_in_order(docker_services: dict[str, Json]) -> None:
@@ -178,7 +197,7 @@ def test_what_the_image_is_made_of_is_let_through_and_nothing_else() -> None:
     assert first == "*"
     allowed = [line.removeprefix("!") for line in let_through if line.startswith("!")]
     assert all(any(Path(name).match(pattern) for pattern in allowed) for name in copied)
-    assert not any(Path(name).match(pattern) for name in (".env", ".git", "tests") for pattern in allowed)
+    assert not any(Path(name).match(pattern) for name in (".env", "storage.env", ".git", "tests") for pattern in allowed)
 
 
 def test_the_images_python_is_one_that_the_package_takes() -> None:
