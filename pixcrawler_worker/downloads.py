@@ -12,6 +12,7 @@ from pixcrawler_worker.db.views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import plan
 from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import FileMissingError
 
 _BLOCK = 1 << 20
 _SUMS = "SHA256SUMS"
@@ -31,19 +32,29 @@ def require_empty(folder: Path) -> None:
 
 
 def fetch(runtime: Runtime, export: ExportView, folder: Path) -> list[Path]:
-    """Copy an export's files from storage into a folder; return their paths.
+    """Copy an export's files from storage into a folder, all of them or none; return their paths.
 
     Raises:
         PermanentError: when the folder has something in it, an archive is not the one that was written, or is gone.
         TransientError: when the storage does not answer.
     """
     require_empty(folder)
+    fresh = not folder.exists()
     digests = {part["name"]: part["sha256"] for part in export.result.get("parts", [])}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return runtime.run(_fetch_all(runtime, export, folder, digests))
     except OSError as error:
+        remove(folder, itself=fresh)
         raise PermanentError(f"{folder} cannot be written: {error}") from error
+    except FileMissingError as error:
+        remove(folder, itself=fresh)
+        gone = f"export {export.id} is gone from storage: it expired, or its row was deleted. Export once more"
+        raise PermanentError(gone) from error
+    except BaseException:
+        # What is damaged must not be taken for the dataset.
+        remove(folder, itself=fresh)
+        raise
 
 
 async def _fetch_all(runtime: Runtime, export: ExportView, folder: Path, digests: dict[str, str]) -> list[Path]:

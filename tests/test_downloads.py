@@ -8,7 +8,7 @@ import pytest
 from export import exporting
 from export.exporting import Stored, picture
 
-from pixcrawler_worker import downloads
+from pixcrawler_worker import downloads, maintenance
 from pixcrawler_worker.cli import watching
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
@@ -37,6 +37,33 @@ def test_every_file_of_an_export_is_fetched_and_unpacked_into_one_folder(runtime
             downloads.unpack(path, tmp_path, wrote=told.append)
     assert len(list(tmp_path.glob("cat/*/*.jpg"))) == 12
     assert told[:3] == [1, 2, 3]
+
+
+def test_an_export_that_expires_is_fetched_for_an_hour_more_and_then_says_so(runtime: Runtime, tmp_path: Path) -> None:
+    job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(3)])
+    ref = exporting.export(runtime, job)
+    known = watching.require_export(runtime.sessions, ref.id)
+    exporting.expire(runtime, ref)
+    maintenance.tidy_exports(runtime)
+    assert downloads.fetch(runtime, known, tmp_path / "in time")
+    exporting.expire(runtime, ref, ago="61 min")
+    maintenance.tidy_exports(runtime)
+    with pytest.raises(PermanentError, match=f"export {ref.id} is gone from storage: it expired.*Export once more"):
+        downloads.fetch(runtime, known, tmp_path / "late")
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_fetch_that_fails_leaves_nothing_half_done(runtime: Runtime, tmp_path: Path) -> None:
+    job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)])
+    ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
+    known = watching.require_export(runtime.sessions, ref.id)
+    runtime.run(runtime.storage.put(f"exports/{ref.id}/{known.result['files'][2]}", b"damaged"))
+    (tmp_path / "mine").mkdir()
+    for folder, is_left in ((tmp_path / "mine", True), (tmp_path / "new", False)):
+        with pytest.raises(PermanentError, match=r"is not the file that export \d+ wrote"):
+            downloads.fetch(runtime, known, folder)
+        assert folder.exists() == is_left
+        assert list(tmp_path.rglob("*.zip")) == []
 
 
 def test_a_folder_with_something_in_it_is_refused(runtime: Runtime, tmp_path: Path) -> None:

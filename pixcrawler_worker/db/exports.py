@@ -17,6 +17,8 @@ _NOW = func.clock_timestamp()
 #: Choosing a million images takes longer than a statement may elsewhere.
 _CHOOSING = timedelta(minutes=5)
 _LARGEST_INT4 = 2**31 - 1
+#: How long files outlive their link, for those who are downloading them.
+_GRACE = timedelta(hours=1)
 #: How tables tell a time, in UTC.
 _TIME = 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
 
@@ -394,7 +396,7 @@ def expired(session: Session, *, limit: int) -> list[int]:
 
 
 def unlink(session: Session, job_id: int) -> None:
-    """Forget where an export's files were: they are gone. The row stays."""
+    """Forget where an export's files are, which are about to go. The row stays."""
     session.execute(update(ExportJob).where(ExportJob.id == job_id).values(download_url=None, updated_at=_NOW))
 
 
@@ -437,12 +439,14 @@ def relink(session: Session, job_id: int, *, url: str, signed: timedelta) -> Non
 def files(session: Session, job_ids: Sequence[int]) -> dict[int, frozenset[str] | None]:
     """Return which files these export jobs may have, by name: None for any, where the job is not over.
 
-    Jobs that are gone, have failed or expired are left out: they may have none.
+    Jobs that are gone, have failed or expired are left out: they may have none. Whoever began to fetch the files of an
+    export before its link went has an hour to end that.
     """
+    lives = ExportJob.download_url.is_not(None) | (ExportJob.expires_at > _NOW - _GRACE)
     query = select(ExportJob.id, ExportJob.status, ExportJob.export_options["result"]["files"]).where(
         ExportJob.id.in_(job_ids),
         ExportJob.status.in_([JobStatus.PENDING, JobStatus.RUNNING])
-        | ((ExportJob.status == JobStatus.COMPLETED) & ExportJob.download_url.is_not(None)),
+        | ((ExportJob.status == JobStatus.COMPLETED) & lives),
     )
     return {
         job_id: frozenset(names or ()) if status == JobStatus.COMPLETED else None

@@ -137,7 +137,8 @@ class ExportOptions(_Strict):
     archive: Archives = Archives()
     extras: Extras = Extras()
     url_ttl_s: Annotated[StrictInt, Field(ge=60, le=366 * 86_400)] = Field(
-        default=604_800, description="seconds from the end of the export to that of its files"
+        default=604_800,
+        description="seconds from the end of the export to that of its link; its files go an hour later",
     )
 
     @model_validator(mode="after")

@@ -115,6 +115,13 @@ def row(runtime: Runtime, ref: JobRef) -> ExportJob:
         return session.get_one(ExportJob, ref.id)
 
 
+def expire(runtime: Runtime, ref: JobRef, *, ago: str = "1 s") -> None:
+    """Have an export's time ended so long ago."""
+    ledger.execute(
+        runtime.sessions, f"UPDATE export_jobs SET expires_at = now() - interval '{ago}' WHERE id = :id", id=ref.id
+    )
+
+
 def files(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
     """What lies in storage for an export, by name."""
 

@@ -489,13 +489,14 @@ def test_an_export_that_has_expired_loses_its_files_and_link_and_keeps_its_row(r
     job = crawl_of(runtime, pictures(3))
     kept, gone = export(runtime, job), export(runtime, job)
     assert maintenance.tidy_exports(runtime) == 0
-    ledger.execute(
-        runtime.sessions, "UPDATE export_jobs SET expires_at = now() - interval '1 s' WHERE id = :id", id=gone.id
-    )
-    assert maintenance.tidy_exports(runtime) == 1
-    assert files(runtime, gone) == {}
+    exporting.expire(runtime, gone)
+    assert maintenance.tidy_exports(runtime) == 0
     row = exporting.row(runtime, gone)
     assert (row.status, row.download_url, row.exported_images) == ("completed", None, 3)
+    assert set(files(runtime, gone)) == ALONE, "somebody may be downloading them"
+    exporting.expire(runtime, gone, ago="61 min")
+    assert maintenance.tidy_exports(runtime) == 1
+    assert files(runtime, gone) == {}
     assert exporting.row(runtime, kept).download_url
     assert set(files(runtime, kept)) == ALONE
 

@@ -73,14 +73,26 @@ def test_several_archives_are_downloaded_by_the_links_of_a_manifest(in_s3: Runti
 def test_an_export_that_has_expired_loses_its_files(in_s3: Runtime) -> None:
     job = crawl_of(in_s3, pictures(6))
     kept, gone = export(in_s3, job), export(in_s3, job, {"archive": {"part_max_images": 3}})
-    ledger.execute(
-        in_s3.sessions, "UPDATE export_jobs SET expires_at = now() - interval '1 s' WHERE id = :id", id=gone.id
-    )
+    exporting.expire(in_s3, gone, ago="61 min")
     assert maintenance.tidy_exports(in_s3) == 1
     assert files(in_s3, gone) == {}
     assert exporting.row(in_s3, gone).download_url is None
     assert fetched(exporting.row(in_s3, kept).download_url)
     assert maintenance.tidy_exports(in_s3) == 0
+
+
+def test_a_download_that_began_before_the_link_went_comes_to_its_end(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, pictures(12)), {"archive": {"part_max_images": 5}})
+    manifest = json.loads(fetched(exporting.row(in_s3, ref).download_url))
+    first, *others = manifest["parts"]
+    with urllib.request.urlopen(first["url"], timeout=10) as response:
+        begin = response.read(100)
+        exporting.expire(in_s3, ref)
+        maintenance.tidy_exports(in_s3)
+        assert exporting.row(in_s3, ref).download_url is None
+        assert hashlib.sha256(begin + response.read()).hexdigest() == first["sha256"]
+    for one in others:
+        assert hashlib.sha256(fetched(one["url"])).hexdigest() == one["sha256"]
 
 
 def test_a_link_that_fades_is_signed_again(in_s3: Runtime) -> None:
