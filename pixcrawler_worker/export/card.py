@@ -61,6 +61,7 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
         f"{summary.images:,} images of {len(plan.labels):,} {'class' if len(plan.labels) == 1 else 'classes'}, "
         f"{megabytes:,.1f} MB, collected by PixCrawler until {plan.crawled:%Y-%m-%d}.{this}\n"
     )
+    yield f"Layout `{plan.layout_name}`: {plan.layout.summary}.\n"
     yield from _table("Classes", "class", summary.labels)
     if plan.splits:
         yield from _table("Splits", "split", summary.splits, plan.splits)

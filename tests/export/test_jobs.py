@@ -88,6 +88,7 @@ def test_an_archive_has_every_image_by_label_and_says_what_is_known_of_it(runtim
     assert sums == {path: hashlib.sha256(body).hexdigest() for path, body in entries.items() if path != "SHA256SUMS"}
     assert "Ann" in entries["ATTRIBUTION.txt"].decode()
     assert "20 images of 7 classes" in entries["README.md"].decode()
+    assert "Layout `imagefolder`: a folder per class" in entries["README.md"].decode()
     with runtime.sessions.begin() as session:
         events = [entry.action for entry in activity.latest(session, ref)]
     assert events == ["export_job.completed", "export_job.started"]
