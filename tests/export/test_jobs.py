@@ -468,6 +468,20 @@ def test_a_job_that_is_deleted_half_way_leaves_no_files(runtime: Runtime) -> Non
     assert maintenance.tidy_exports(runtime) == 0
 
 
+def test_a_job_that_somebody_stopped_by_hand_stays_stopped_and_leaves_no_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
+    first, second = planner.start(runtime, ref.id)
+    part.run(runtime, first.chunk_id)
+    ledger.execute(runtime.sessions, "UPDATE export_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
+    assert part.run(runtime, second.chunk_id) == []
+    assert maintenance.sweep(runtime).wakes == []
+    assert maintenance.tidy_exports(runtime) == 1
+    assert files(runtime, ref) == {}
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.download_url, row.exported_images) == ("cancelled", None, 5)
+
+
 def test_a_failed_part_fails_the_export_and_its_files_go(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(10))
     ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
