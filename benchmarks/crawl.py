@@ -29,6 +29,7 @@ from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.db import views
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.views import CrawlView
 
 AT_ONCE = 32
 
@@ -96,7 +97,7 @@ def time_crawl(opened: runtime.Runtime, urls: list[str]) -> float:
     job_id = crawling.create(opened, Request(("bench",), options.parse({"urls": urls}), len(urls)))
     client.start_crawl(job_id)
     while True:
-        job = transact(opened.sessions, lambda session: views.crawl_job(session, job_id))
+        job = transact(opened.sessions, lambda session: views.job(session, CrawlView, job_id))
         assert job is not None
         if job.ended:
             assert job.valid_images == len(urls), job

@@ -24,6 +24,7 @@ from pixcrawler_worker import client
 from pixcrawler_worker.db import images, intake, views
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.views import ExportView
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.runtime import Runtime
 
@@ -92,7 +93,7 @@ def time_export(opened: Runtime, crawl_job_id: int) -> float:
     assert export_id is not None
     client.start_export(export_id)
     while True:
-        job = transact(opened.sessions, lambda session: views.export_job(session, export_id))
+        job = transact(opened.sessions, lambda session: views.job(session, ExportView, export_id))
         assert job is not None
         if job.ended:
             assert job.status == "completed", job

@@ -27,6 +27,7 @@ from pixcrawler_worker import client
 from pixcrawler_worker.db import intake, views
 from pixcrawler_worker.db.models import CrawlJob
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import measure_bytes
 from pixcrawler_worker.runtime import Runtime
@@ -133,7 +134,7 @@ def time_validation(opened: Runtime, crawl_job_id: int, level: str) -> tuple[flo
     assert validation_id is not None
     client.start_validation(validation_id)
     while True:
-        job = transact(opened.sessions, lambda session: views.validation_job(session, validation_id))
+        job = transact(opened.sessions, lambda session: views.job(session, ValidationView, validation_id))
         assert job is not None
         if job.ended:
             assert job.status == "completed", job

@@ -18,7 +18,7 @@ from pixcrawler_worker.cli import validate as validating
 from pixcrawler_worker.cli.request import Asked
 from pixcrawler_worker.db import intake
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import CrawlView, ExportView
+from pixcrawler_worker.db.views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
@@ -78,7 +78,7 @@ def build(
             crawling.start(job_id)
         again = f"pixcrawler build --job {job_id}"
         kept = f"\njob {job_id} is kept. Go on with it: {again}. Give it up: pixcrawler jobs cancel {job_id}"
-        found = watching.watch_crawl(runtime.sessions, job_id, check=check, interrupted=kept)
+        found = watching.watch(runtime.sessions, CrawlView, job_id, check=check, interrupted=kept)
         folder = out or Path(f"{slug(_first_keyword(found))}-{job_id}")
         made = deliver(runtime, found, folder, delivery, check=check, again=again)
     if made is None:
@@ -130,7 +130,7 @@ def deliver(
     )
     assert validation_id is not None
     validating.start(validation_id)
-    judged = watching.watch_validation(runtime.sessions, validation_id, check=check, interrupted=kept)
+    judged = watching.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=kept)
     if judged.status != JobStatus.COMPLETED:
         return None
     export_id = transact(
@@ -141,7 +141,7 @@ def deliver(
     )
     assert export_id is not None
     exporting.start(export_id)
-    made = watching.watch_export(runtime.sessions, export_id, check=check, interrupted=kept)
+    made = watching.watch(runtime.sessions, ExportView, export_id, check=check, interrupted=kept)
     if made.status != JobStatus.COMPLETED:
         return None
     fresh = not folder.exists()

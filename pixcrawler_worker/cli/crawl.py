@@ -12,6 +12,7 @@ from pixcrawler_worker.cli.request import Asked, Request
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import intake
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -37,7 +38,7 @@ def crawl(
         job_id = create(runtime, wanted, project_id=project, name=name)
         click.echo(job_id)
         start(job_id)
-        if watch and watching.watch_crawl(runtime.sessions, job_id).status != "completed":
+        if watch and watching.watch(runtime.sessions, CrawlView, job_id).status != "completed":
             sys.exit(1)
 
 

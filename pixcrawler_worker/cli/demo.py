@@ -107,7 +107,7 @@ def _crawl(here: Local, labels: list[str], max_images: int) -> CrawlView:
     job_id = crawling.create(here.runtime, Request(tuple(labels), asked, max_images), name="demo")
     crawling.start(job_id)
     kept = f"\njob {job_id} ends here; pixcrawler demo begins anew"
-    return watching.watch_crawl(here.runtime.sessions, job_id, check=here.check, interrupted=kept)
+    return watching.watch(here.runtime.sessions, CrawlView, job_id, check=here.check, interrupted=kept)
 
 
 def _samples(folder: Path) -> Path:

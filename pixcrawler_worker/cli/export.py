@@ -12,6 +12,7 @@ from pixcrawler_worker import client, downloads
 from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.db import intake
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.views import CrawlView, ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
@@ -66,7 +67,7 @@ def export(
         downloads.require_empty(out)
     with console.connected() as runtime:
         runtime.settings.require_broker()
-        crawl = watching.require_crawl(runtime.sessions, job_id)
+        crawl = watching.require(runtime.sessions, CrawlView, job_id)
         export_id = transact(
             runtime.sessions,
             lambda session: intake.create_export_job(
@@ -79,7 +80,7 @@ def export(
         start(export_id)
         if not watch and out is None:
             return
-        ended = watching.watch_export(runtime.sessions, export_id)
+        ended = watching.watch(runtime.sessions, ExportView, export_id)
         if ended.status != "completed":
             sys.exit(1)
         if out is not None:

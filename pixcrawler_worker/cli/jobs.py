@@ -14,6 +14,7 @@ from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import activity, chunks, views
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.db.views import VIEWS, CrawlView, ExportView, ValidationView
 from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.validate import planner as judging
@@ -30,7 +31,7 @@ def jobs() -> None:
 def list_(*, limit: int, as_json: bool) -> None:
     """List the newest jobs."""
     with console.connected() as runtime:
-        found = transact(runtime.sessions, lambda session: views.crawl_jobs(session, limit=limit))
+        found = transact(runtime.sessions, lambda session: views.newest(session, CrawlView, limit=limit))
     if as_json:
         click.echo(json.dumps([job.as_json() for job in found], indent=2))
         return
@@ -65,7 +66,7 @@ def show(*, ref: JobRef, as_json: bool) -> None:
 
 def _show_crawl(job_id: int, *, as_json: bool) -> None:
     with console.connected() as runtime:
-        job = watching.require_crawl(runtime.sessions, job_id)
+        job = watching.require(runtime.sessions, CrawlView, job_id)
         found = transact(runtime.sessions, lambda session: _details(session, job_id))
     if as_json:
         click.echo(json.dumps(job.as_json() | found, indent=2))
@@ -96,7 +97,7 @@ def _show_crawl(job_id: int, *, as_json: bool) -> None:
 def _show_validation(job_id: int, *, as_json: bool) -> None:
     ref = JobRef(JobKind.VALIDATION, job_id)
     with console.connected() as runtime:
-        job = watching.require_validation(runtime.sessions, job_id)
+        job = watching.require(runtime.sessions, ValidationView, job_id)
         found = transact(
             runtime.sessions,
             lambda session: _ledger(session, ref) | {"counts": dict(judging.counts(session, job_id))},
@@ -120,7 +121,7 @@ def _show_validation(job_id: int, *, as_json: bool) -> None:
 
 def _show_export(job_id: int, *, as_json: bool) -> None:
     with console.connected() as runtime:
-        job = watching.require_export(runtime.sessions, job_id)
+        job = watching.require(runtime.sessions, ExportView, job_id)
         found = transact(runtime.sessions, lambda session: _ledger(session, JobRef(JobKind.EXPORT, job_id)))
     if as_json:
         click.echo(json.dumps(job.as_json() | found, indent=2))
@@ -165,7 +166,7 @@ def watch(*, ref: JobRef) -> None:
     ID is the number of a crawl job, or validation:3 or export:3 for one of the others.
     """
     with console.connected() as runtime:
-        if watching.watch(runtime.sessions, ref).status != "completed":
+        if watching.watch(runtime.sessions, VIEWS[ref.kind], ref.id).status != "completed":
             sys.exit(1)
 
 
@@ -175,7 +176,7 @@ def cancel(*, job_id: int) -> None:
     """Cancel a crawl job. Images that it has already stay."""
     with console.connected() as runtime:
         planner.cancel(runtime, job_id)
-        console.out.print(watching.outcome(watching.require_crawl(runtime.sessions, job_id)), soft_wrap=True)
+        console.out.print(watching.outcome(watching.require(runtime.sessions, CrawlView, job_id)), soft_wrap=True)
 
 
 @jobs.command()
@@ -183,7 +184,7 @@ def cancel(*, job_id: int) -> None:
 def retry(*, job_id: int) -> None:
     """Run the failed and cancelled chunks of a crawl job again."""
     with console.connected() as runtime:
-        job = watching.require_crawl(runtime.sessions, job_id)
+        job = watching.require(runtime.sessions, CrawlView, job_id)
         if not job.ended:
             console.out.print(f"job {job_id} is {job.status}: there is nothing to retry")
             return
@@ -199,11 +200,11 @@ def _details(session: Session, job_id: int) -> dict[str, Any]:
         "reasons": dict(planner.reasons(session, job_id)),
         "validations": [
             {"id": job.id, "status": job.status, "valid": job.validated_images, "invalid": job.invalid_images}
-            for job in views.validations_of(session, job_id)
+            for job in views.of_crawl(session, ValidationView, job_id)
         ],
         "exports": [
             {"id": job.id, "status": job.status, "format": job.format, "images": job.exported_images}
-            for job in views.exports_of(session, job_id)
+            for job in views.of_crawl(session, ExportView, job_id)
         ],
     }
 

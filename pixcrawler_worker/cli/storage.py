@@ -8,6 +8,7 @@ import click
 
 from pixcrawler_worker import inventory
 from pixcrawler_worker.cli import console, watching
+from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.inventory import Inventory
 
 #: Addresses of a kind that are printed.
@@ -30,7 +31,7 @@ def verify(*, job_id: int | None, fix: bool, as_json: bool) -> None:
     """
     with console.connected() as runtime:
         if job_id is not None:
-            watching.require_crawl(runtime.sessions, job_id)
+            watching.require(runtime.sessions, CrawlView, job_id)
         wanted = inventory.every(runtime) if job_id is None else [job_id]
         with console.counting("jobs", len(wanted)) as looked:
             found = inventory.verify(runtime, wanted, fix=fix, looked=looked)

@@ -12,6 +12,7 @@ from pixcrawler_worker import client
 from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.db import intake
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.domain.verdicts import Mode
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.reports import validation as report
@@ -72,7 +73,7 @@ def validate(
         start(validation_id)
         if not watch and page is None:
             return
-        ended = watching.watch_validation(runtime.sessions, validation_id)
+        ended = watching.watch(runtime.sessions, ValidationView, validation_id)
         if page is not None and ended.status == "completed":
             click.echo(f"page    {report.write(runtime, validation_id, page)}")
         if ended.status != "completed":

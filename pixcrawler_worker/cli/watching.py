@@ -4,8 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -15,7 +14,7 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import activity, session, views
 from pixcrawler_worker.db import chunks as ledger
 from pixcrawler_worker.db.session import Session, Sessions
-from pixcrawler_worker.db.views import CrawlView, ExportView, ValidationView
+from pixcrawler_worker.db.views import CrawlView, ExportView, JobView, ValidationView, View
 from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.validate import planner as judging
@@ -30,91 +29,38 @@ _PATIENCE_SECONDS = 5.0
 _LINE_SECONDS = 2.0
 
 
-class Watched(Protocol):
-    """A job of any kind, as it is shown while it runs."""
+def require(sessions: Sessions, view: type[View], job_id: int) -> View:
+    """Return a job.
 
-    @property
-    def title(self) -> str: ...  # noqa: D102 - see `views`
-    @property
-    def status(self) -> str: ...  # noqa: D102
-    @property
-    def ended(self) -> bool: ...  # noqa: D102
-    @property
-    def count(self) -> tuple[int, int, str]: ...  # noqa: D102
-    @property
-    def started_at(self) -> datetime | None: ...  # noqa: D102
-    @property
-    def completed_at(self) -> datetime | None: ...  # noqa: D102
-    @property
-    def total_chunks(self) -> int: ...  # noqa: D102
-    @property
-    def completed_chunks(self) -> int: ...  # noqa: D102
-    @property
-    def failed_chunks(self) -> int: ...  # noqa: D102
-
-
-Job = TypeVar("Job", bound=Watched)
-
-
-def require_crawl(sessions: Sessions, job_id: int) -> CrawlView:
-    """Return a crawl job.
+    Args:
+        sessions: the database.
+        view: of which kind it is.
+        job_id: its row.
 
     Raises:
         PermanentError: when there is none of that id.
     """
-    job = session.transact(sessions, lambda s: views.crawl_job(s, job_id))
+    job = session.transact(sessions, lambda s: views.job(s, view, job_id))
     if job is None:
-        raise PermanentError(f"there is no crawl job {job_id}; `pixcrawler jobs list` shows those there are")
+        shown = "list` shows those there are" if view.kind is JobKind.CRAWL else "show JOB` shows those of a crawl"
+        raise PermanentError(f"there is no {view.kind} job {job_id}; `pixcrawler jobs {shown}")
     return job
 
 
-def require_validation(sessions: Sessions, job_id: int) -> ValidationView:
-    """Return a validation job.
-
-    Raises:
-        PermanentError: when there is none of that id.
-    """
-    job = session.transact(sessions, lambda s: views.validation_job(s, job_id))
-    if job is None:
-        raise PermanentError(f"there is no validation job {job_id}; `pixcrawler jobs show JOB` shows those of a crawl")
-    return job
-
-
-def require_export(sessions: Sessions, job_id: int) -> ExportView:
-    """Return an export job.
-
-    Raises:
-        PermanentError: when there is none of that id.
-    """
-    job = session.transact(sessions, lambda s: views.export_job(s, job_id))
-    if job is None:
-        raise PermanentError(f"there is no export job {job_id}; `pixcrawler jobs show JOB` shows those of a crawl")
-    return job
-
-
-def watch(sessions: Sessions, ref: JobRef) -> Watched:
-    """Show a job of any kind until it ends; see those below."""
-    match ref.kind:
-        case JobKind.CRAWL:
-            return watch_crawl(sessions, ref.id)
-        case JobKind.VALIDATION:
-            return watch_validation(sessions, ref.id)
-        case JobKind.EXPORT:
-            return watch_export(sessions, ref.id)
-
-
-def watch_crawl(
+def watch(
     sessions: Sessions,
+    view: type[View],
     job_id: int,
     *,
     check: Callable[[], None] = lambda: None,
     interrupted: str | None = None,
-) -> CrawlView:
-    """Show a crawl job until it ends, then how it ended and why; return it. Interrupting leaves it running and says so.
+) -> View:
+    """Show a job until it ends, then what came of it; return it. Interrupting leaves it running and says so.
 
     Args:
         sessions: the database.
-        job_id: the crawl job.
+        view: of which kind it is.
+        job_id: its row.
         check: called at every look; raises when waiting has become pointless.
         interrupted: what to say instead to whoever interrupts.
 
@@ -122,44 +68,29 @@ def watch_crawl(
         PermanentError: when there is no such job, or it is deleted meanwhile.
         SystemExit: 130 when interrupted.
     """
-    goes_on = (
-        f"\njob {job_id} goes on. Watch it again: pixcrawler jobs watch {job_id}. "
-        f"Stop it: pixcrawler jobs cancel {job_id}"
-    )
-    job = _shown(_Looks(lambda: require_crawl(sessions, job_id), check), interrupted or goes_on)
-    for line in session.transact(sessions, lambda s: why(s, job)):
+    job = _shown(_Looks(lambda: require(sessions, view, job_id), check), interrupted or _goes_on(view.kind, job_id))
+    for line in session.transact(sessions, lambda s: _told(s, job)):
         console.out.print(line, soft_wrap=True)
     return job
 
 
-def watch_validation(
-    sessions: Sessions,
-    job_id: int,
-    *,
-    check: Callable[[], None] = lambda: None,
-    interrupted: str | None = None,
-) -> ValidationView:
-    """Show a validation job until it ends, then what it found; return it. Otherwise as `watch_crawl`."""
-    goes_on = f"\nvalidation {job_id} goes on. Watch it again: pixcrawler jobs watch validation:{job_id}"
-    job = _shown(_Looks(lambda: require_validation(sessions, job_id), check), interrupted or goes_on)
-    for line in session.transact(sessions, lambda s: found_by(s, job)):
-        console.out.print(line, soft_wrap=True)
-    return job
+def _goes_on(kind: JobKind, job_id: int) -> str:
+    if kind is JobKind.CRAWL:
+        again = f"Watch it again: pixcrawler jobs watch {job_id}. Stop it: pixcrawler jobs cancel {job_id}"
+        return f"\njob {job_id} goes on. {again}"
+    return f"\n{kind} {job_id} goes on. Watch it again: pixcrawler jobs watch {kind}:{job_id}"
 
 
-def watch_export(
-    sessions: Sessions,
-    job_id: int,
-    *,
-    check: Callable[[], None] = lambda: None,
-    interrupted: str | None = None,
-) -> ExportView:
-    """Show an export job until it ends, then where its files are; return it. Otherwise as `watch_crawl`."""
-    goes_on = f"\nexport {job_id} goes on. Watch it again: pixcrawler jobs watch export:{job_id}"
-    job = _shown(_Looks(lambda: require_export(sessions, job_id), check), interrupted or goes_on)
-    for line in made(job):
-        console.out.print(line, soft_wrap=True)
-    return job
+def _told(s: Session, job: JobView) -> list[str]:
+    """Return lines that say what came of a job that has ended."""
+    match job:
+        case CrawlView():
+            return why(s, job)
+        case ValidationView():
+            return found_by(s, job)
+        case ExportView():
+            return made(job)
+    return []
 
 
 def made(job: ExportView) -> list[str]:
@@ -198,7 +129,7 @@ def why(s: Session, job: CrawlView) -> list[str]:
     ]
 
 
-def outcome(job: Watched) -> str:
+def outcome(job: JobView) -> str:
     """Return how a job stands, in one line."""
     took = ""
     if job.started_at and job.completed_at:
@@ -207,21 +138,21 @@ def outcome(job: Watched) -> str:
     return f"{job.title} {job.status}{took}: {done} of {wanted} {what}, {chunks(job)}"
 
 
-def chunks(job: Watched) -> str:
+def chunks(job: JobView) -> str:
     """Return how far the chunks of a job are, in a few words."""
     text = f"{job.completed_chunks} of {job.total_chunks} chunks"
     return f"{text}, {job.failed_chunks} failed" if job.failed_chunks else text
 
 
-class _Looks(Generic[Job]):
+class _Looks(Generic[View]):
     """Looks at a job, and at whether anybody is there to do it."""
 
-    def __init__(self, read: Callable[[], Job], check: Callable[[], None]) -> None:
+    def __init__(self, read: Callable[[], View], check: Callable[[], None]) -> None:
         self._read = read
         self._check = check
         self._begun: float | None = time.monotonic()
 
-    def look(self) -> Job:
+    def look(self) -> View:
         self._check()
         job = self._read()
         if job.status != "pending":
@@ -232,7 +163,7 @@ class _Looks(Generic[Job]):
         return job
 
 
-def _shown(looks: _Looks[Job], interrupted: str) -> Job:
+def _shown(looks: _Looks[View], interrupted: str) -> View:
     """Show a job until it ends, and in one line how it ended.
 
     Raises:
@@ -263,7 +194,7 @@ def _warn_if_nobody_works(title: str) -> None:
         )
 
 
-def _bar(look: Callable[[], Job]) -> Job:
+def _bar(look: Callable[[], View]) -> View:
     # The narrow ones first, so that a terminal of 80 columns still has room for the bar.
     columns = (
         SpinnerColumn(),
@@ -296,7 +227,7 @@ def _bar(look: Callable[[], Job]) -> Job:
             job = look()
 
 
-def _lines(look: Callable[[], Job]) -> Job:
+def _lines(look: Callable[[], View]) -> View:
     said, last = "", -_LINE_SECONDS
     while True:
         job = look()

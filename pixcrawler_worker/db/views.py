@@ -1,42 +1,70 @@
 """What people look at: jobs with their counts, for the command line, the report and tests."""
 
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import jobs
-from pixcrawler_worker.db.models import Chunk, CrawlJob, ExportJob, ValidationJob
+from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef
 
+View = TypeVar("View", bound="JobView")
 
-@dataclass(frozen=True, slots=True)
-class CrawlView:
-    """A crawl job's row, as far as people and machines are shown it."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView(ABC):
+    """A job's row, as far as people and machines are shown it, with its chunks."""
+
+    kind: ClassVar[JobKind]
 
     id: int
     name: str
     status: str
     progress: int
-    keywords: Any
-    max_images: int
-    total_images: int
-    downloaded_images: int
-    valid_images: int
-    total_chunks: int
-    active_chunks: int
-    completed_chunks: int
-    failed_chunks: int
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+    total_chunks: int
+    completed_chunks: int
+    failed_chunks: int
 
     @property
     def ended(self) -> bool:
         """Whether nothing happens to it any more by itself."""
         return self.status not in {"pending", "running"}
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.kind} {self.id}"
+
+    @property
+    @abstractmethod
+    def count(self) -> tuple[int, int, str]:
+        """How far it is: images so far, images in the end, and what they are called."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the view with JSON's types only."""
+        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrawlView(JobView):
+    """A crawl job."""
+
+    kind = JobKind.CRAWL
+
+    keywords: Any
+    max_images: int
+    total_images: int
+    downloaded_images: int
+    valid_images: int
+    active_chunks: int
 
     @property
     def title(self) -> str:
@@ -45,64 +73,36 @@ class CrawlView:
 
     @property
     def count(self) -> tuple[int, int, str]:
-        """How far it is: images so far, images in the end, and what they are called."""
+        """How far it is; see `JobView`."""
         return self.valid_images, self.max_images, "images"
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the view with JSON's types only."""
-        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationView(JobView):
+    """A validation job."""
 
-@dataclass(frozen=True, slots=True)
-class ValidationView:
-    """A validation job's row, as far as people and machines are shown it, with its chunks."""
+    kind = JobKind.VALIDATION
 
-    id: int
     crawl_job_id: int
-    name: str
-    status: str
-    progress: int
     validation_rules: Any
     total_images: int
     validated_images: int
     invalid_images: int
     error_message: str | None
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    total_chunks: int
-    completed_chunks: int
-    failed_chunks: int
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing happens to it any more by itself."""
-        return self.status not in {"pending", "running"}
-
-    @property
-    def title(self) -> str:
-        """What people call it."""
-        return f"validation {self.id}"
 
     @property
     def count(self) -> tuple[int, int, str]:
-        """How far it is: images so far, images in the end, and what they are called."""
+        """How far it is; see `JobView`."""
         return self.validated_images + self.invalid_images, self.total_images, "images judged"
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the view with JSON's types only."""
-        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportView(JobView):
+    """An export job."""
 
-@dataclass(frozen=True, slots=True)
-class ExportView:
-    """An export job's row, as far as people and machines are shown it, with its chunks."""
+    kind = JobKind.EXPORT
 
-    id: int
     crawl_job_id: int
-    name: str
-    status: str
-    progress: int
     format: str
     export_options: Any
     total_images: int
@@ -111,26 +111,10 @@ class ExportView:
     download_url: str | None
     expires_at: datetime | None
     error_message: str | None
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    total_chunks: int
-    completed_chunks: int
-    failed_chunks: int
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing happens to it any more by itself."""
-        return self.status not in {"pending", "running"}
-
-    @property
-    def title(self) -> str:
-        """What people call it."""
-        return f"export {self.id}"
 
     @property
     def count(self) -> tuple[int, int, str]:
-        """How far it is: images so far, images in the end, and what they are called."""
+        """How far it is; see `JobView`."""
         return self.exported_images, self.total_images, "images exported"
 
     @property
@@ -139,66 +123,45 @@ class ExportView:
         found = self.export_options.get("result") if isinstance(self.export_options, dict) else None
         return found if isinstance(found, dict) else {}
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the view with JSON's types only."""
-        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
+
+VIEWS: Mapping[JobKind, type[JobView]] = {view.kind: view for view in (CrawlView, ValidationView, ExportView)}
+#: What `crawl_jobs` has columns for; of jobs of other kinds it is counted.
+_CHUNKS: Mapping[str, list[ColumnElement[bool]]] = {
+    "total_chunks": [],
+    "completed_chunks": [Chunk.state == ChunkState.COMPLETED],
+    "failed_chunks": [Chunk.state == ChunkState.FAILED],
+}
 
 
-_VIEW = tuple(getattr(CrawlJob, name) for name in CrawlView.__dataclass_fields__)
-
-
-def crawl_job(session: Session, job_id: int) -> CrawlView | None:
-    """Return one crawl job; None when there is none."""
-    row = session.execute(select(*_VIEW).where(CrawlJob.id == job_id)).one_or_none()
-    return None if row is None else CrawlView(*row)
-
-
-def crawl_jobs(session: Session, *, limit: int) -> list[CrawlView]:
-    """Return the newest crawl jobs, newest first."""
-    return [CrawlView(*row) for row in session.execute(select(*_VIEW).order_by(CrawlJob.id.desc()).limit(limit))]
-
-
-def validation_job(session: Session, job_id: int) -> ValidationView | None:
-    """Return one validation job; None when there is none."""
-    found = _validations(session, ValidationJob.id == job_id)
+def job(session: Session, view: type[View], job_id: int) -> View | None:
+    """Return one job; None when there is none of that kind and id."""
+    found = _found(session, view, jobs.MODELS[view.kind].id == job_id, limit=1)
     return found[0] if found else None
 
 
-def validations_of(session: Session, crawl_job_id: int) -> list[ValidationView]:
-    """Return the validations of a crawl job, newest first."""
-    return _validations(session, ValidationJob.crawl_job_id == crawl_job_id)
+def newest(session: Session, view: type[View], *, limit: int) -> list[View]:
+    """Return the newest jobs of a kind, newest first."""
+    return _found(session, view, limit=limit)
 
 
-def export_job(session: Session, job_id: int) -> ExportView | None:
-    """Return one export job; None when there is none."""
-    found = _exports(session, ExportJob.id == job_id)
-    return found[0] if found else None
+def of_crawl(session: Session, view: type[View], crawl_job_id: int) -> list[View]:
+    """Return the validations or exports of a crawl job, newest first."""
+    return _found(session, view, _column(view.kind, "crawl_job_id") == crawl_job_id)
 
 
-def exports_of(session: Session, crawl_job_id: int) -> list[ExportView]:
-    """Return the exports of a crawl job, newest first."""
-    return _exports(session, ExportJob.crawl_job_id == crawl_job_id)
+def _found(session: Session, view: type[View], *which: ColumnElement[bool], limit: int | None = None) -> list[View]:
+    columns = [_column(view.kind, field.name) for field in fields(view)]
+    query = select(*columns).where(*which).order_by(jobs.MODELS[view.kind].id.desc()).limit(limit)
+    return [view(**row) for row in session.execute(query).mappings()]
 
 
-def _validations(session: Session, which: ColumnElement[bool]) -> list[ValidationView]:
-    columns = [getattr(ValidationJob, name) for name in list(ValidationView.__dataclass_fields__)[:-3]]
-    query = select(*columns, *_chunks_of(JobKind.VALIDATION)).where(which).order_by(ValidationJob.id.desc())
-    return [ValidationView(*tuple(row)) for row in session.execute(query)]
-
-
-def _exports(session: Session, which: ColumnElement[bool]) -> list[ExportView]:
-    columns = [getattr(ExportJob, name) for name in list(ExportView.__dataclass_fields__)[:-3]]
-    query = select(*columns, *_chunks_of(JobKind.EXPORT)).where(which).order_by(ExportJob.id.desc())
-    return [ExportView(*tuple(row)) for row in session.execute(query)]
-
-
-def _chunks_of(kind: JobKind) -> list[ScalarSelect[int]]:
-    """Return the numbers of all, of completed and of failed chunks of the job in a query's row."""
+def _column(kind: JobKind, name: str) -> ColumnElement[Any]:
     model = jobs.MODELS[kind]
-    return [
-        select(func.count()).where(jobs.COLUMNS[kind] == model.id, *state).correlate(model).scalar_subquery()
-        for state in ([], [Chunk.state == ChunkState.COMPLETED], [Chunk.state == ChunkState.FAILED])
-    ]
+    if name not in _CHUNKS or hasattr(model, name):
+        column: ColumnElement[Any] = getattr(model, name)
+        return column
+    counted = select(func.count()).where(jobs.COLUMNS[kind] == model.id, *_CHUNKS[name])
+    return counted.correlate(model).scalar_subquery().label(name)
 
 
 def chunk_states(session: Session, ref: JobRef) -> dict[str, int]:

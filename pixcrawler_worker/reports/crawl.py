@@ -69,7 +69,7 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
         PermanentError: when there is no such job, or the file cannot be written.
         TransientError: when database or storage do not answer.
     """
-    job = transact(runtime.sessions, lambda session: views.crawl_job(session, job_id))
+    job = transact(runtime.sessions, lambda session: views.job(session, CrawlView, job_id))
     if job is None:
         raise planner.UnknownJobError(job_id)
     stored = transact(runtime.sessions, lambda session: images.stored(session, job_id))

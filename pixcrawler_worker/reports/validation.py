@@ -56,7 +56,7 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
         PermanentError: when there is no such job, or the file cannot be written.
         TransientError: when database or storage do not answer.
     """
-    job = transact(runtime.sessions, lambda session: views.validation_job(session, job_id))
+    job = transact(runtime.sessions, lambda session: views.job(session, ValidationView, job_id))
     if job is None:
         raise planner.UnknownJobError(job_id)
     judged = transact(runtime.sessions, lambda session: verdicts.judged(session, job_id))

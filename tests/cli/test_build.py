@@ -42,7 +42,7 @@ def job(runtime: Runtime, host: HostileServer) -> CrawlView:
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
     ref, wakes = start(runtime, good(host, "build", 12))
     drive(runtime, wakes)
-    return watching.require_crawl(runtime.sessions, ref.id)
+    return watching.require(runtime.sessions, CrawlView, ref.id)
 
 
 @pytest.fixture

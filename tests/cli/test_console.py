@@ -23,7 +23,7 @@ from pixcrawler_worker.errors import PermanentError
 
 def view(sessions: Sessions, job_id: int) -> CrawlView:
     with sessions.begin() as session:
-        found = views.crawl_job(session, job_id)
+        found = views.job(session, CrawlView, job_id)
     assert found is not None
     return found
 
@@ -63,7 +63,7 @@ def test_a_runtime_is_closed_with_its_context(env: Mapping[str, str]) -> None:
 
 def test_a_job_that_does_not_exist_is_told_with_a_way_on(sessions: Sessions) -> None:
     with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` shows"):
-        watching.require_crawl(sessions, 424242)
+        watching.require(sessions, CrawlView, 424242)
 
 
 def test_a_job_is_told_in_one_line(sessions: Sessions) -> None:
@@ -98,7 +98,7 @@ def test_watching_without_a_terminal_writes_plain_lines(sessions: Sessions, caps
         " valid_images = 123456780, total_chunks = 1234567, completed_chunks = 1234560, failed_chunks = 7"
         " WHERE id = :id",
     )
-    job = watching.watch_crawl(sessions, ref.id)
+    job = watching.watch(sessions, CrawlView, ref.id)
     ending.join()
     assert job.status == "completed"
     written = capsys.readouterr()
@@ -114,13 +114,13 @@ def test_a_job_that_is_deleted_while_it_is_watched_is_told_of(sessions: Sessions
     ref = start_job(sessions)
     ending = end_soon(sessions, ref.id, "DELETE FROM crawl_jobs WHERE id = :id")
     with pytest.raises(PermanentError, match=f"there is no crawl job {ref.id}"):
-        watching.watch_crawl(sessions, ref.id)
+        watching.watch(sessions, CrawlView, ref.id)
     ending.join()
 
 
 def test_a_job_that_has_ended_is_shown_at_once(sessions: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
     job_id = make_job(sessions, status="cancelled")
-    assert watching.watch_crawl(sessions, job_id).status == "cancelled"
+    assert watching.watch(sessions, CrawlView, job_id).status == "cancelled"
     assert capsys.readouterr().out == f"job {job_id} cancelled: 0 of 100 images, 0 of 0 chunks\n"
 
 

@@ -13,6 +13,7 @@ from export import exporting
 from export.exporting import Stored, picture
 
 from pixcrawler_worker.cli import watching
+from pixcrawler_worker.db.views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import planner
 from pixcrawler_worker.runtime import Runtime
@@ -131,4 +132,4 @@ def test_an_export_is_shown_listed_and_watched(env: Mapping[str, str], runtime: 
     planner.start(runtime, failed.id)
     watched = call(env, "jobs", "watch", f"export:{failed.id}")
     assert (watched.exit_code, "there is no 'nonsense'" in watched.stdout) == (1, True)
-    assert watching.require_export(runtime.sessions, failed.id).status == "failed"
+    assert watching.require(runtime.sessions, ExportView, failed.id).status == "failed"

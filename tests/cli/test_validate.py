@@ -13,6 +13,7 @@ from doubles import query
 from validate import corpus, judging
 
 from pixcrawler_worker.cli import watching
+from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.reports import validation as report
 from pixcrawler_worker.runtime import Runtime
@@ -146,4 +147,4 @@ def test_the_report_shows_distributions_the_worst_and_duplicates(
     assert "Worst of blurry" in seen
     assert "Worst of decode" in seen
     assert "<h2>Duplicates</h2>" in seen
-    assert watching.require_validation(runtime.sessions, ref.id).invalid_images > 10
+    assert watching.require(runtime.sessions, ValidationView, ref.id).invalid_images > 10
