@@ -21,14 +21,12 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 from PIL import Image
-from stage import PROCESSES, picture, service, worker
+from stage import PROCESSES, ended, picture, service, worker
 
 from pixcrawler_worker import client, runtime
 from pixcrawler_worker.cli import crawl as crawling
 from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
-from pixcrawler_worker.db import views
-from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
 
 AT_ONCE = 32
@@ -96,15 +94,9 @@ def time_crawl(opened: runtime.Runtime, urls: list[str]) -> float:
     """Seconds from the row's start to its end, as the database's clock has them."""
     job_id = crawling.create(opened, Request(("bench",), options.parse({"urls": urls}), len(urls)))
     client.start_crawl(job_id)
-    while True:
-        job = transact(opened.sessions, lambda session: views.job(session, CrawlView, job_id))
-        assert job is not None
-        if job.ended:
-            assert job.valid_images == len(urls), job
-            assert job.started_at is not None
-            assert job.completed_at is not None
-            return (job.completed_at - job.started_at).total_seconds()
-        time.sleep(0.05)
+    job, seconds = ended(opened, CrawlView, job_id)
+    assert job.valid_images == len(urls), job
+    return seconds
 
 
 def main() -> None:

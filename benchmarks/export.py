@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from stage import PROCESSES, picture, service, worker
+from stage import PROCESSES, ended, picture, service, worker
 from validation import make_crawl_job
 
 from pixcrawler_worker import client
-from pixcrawler_worker.db import images, intake, views
+from pixcrawler_worker.db import images, intake
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import ExportView
@@ -92,16 +92,9 @@ def time_export(opened: Runtime, crawl_job_id: int) -> float:
     )
     assert export_id is not None
     client.start_export(export_id)
-    while True:
-        job = transact(opened.sessions, lambda session: views.job(session, ExportView, export_id))
-        assert job is not None
-        if job.ended:
-            assert job.status == "completed", job
-            assert job.started_at is not None
-            assert job.completed_at is not None
-            shutil.rmtree(Path(str(opened.settings.storage()).removeprefix("file://")) / "exports" / str(export_id))
-            return (job.completed_at - job.started_at).total_seconds()
-        time.sleep(0.25)
+    _, seconds = ended(opened, ExportView, export_id)
+    shutil.rmtree(Path(str(opened.settings.storage()).removeprefix("file://")) / "exports" / str(export_id))
+    return seconds
 
 
 def peak_megabytes(parent: int) -> float:

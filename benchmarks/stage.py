@@ -1,4 +1,4 @@
-"""What benchmarks share: pictures, and a worker on services of its own."""
+"""What benchmarks share: pictures, a worker on services of its own, and the time that a job takes."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from pixcrawler_worker import embedded, runtime, settings
-from pixcrawler_worker.db import checks
+from pixcrawler_worker.db import checks, views
+from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.views import View
 from pixcrawler_worker.runtime import Runtime
 
 #: Processes of a worker, and of the floor that it is measured against.
@@ -55,3 +58,16 @@ def worker() -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
+
+
+def ended(opened: Runtime, view: type[View], job_id: int) -> tuple[View, float]:
+    """Wait for a job's end; return it, and its seconds from start to end as the database's clock has them."""
+    while True:
+        job = transact(opened.sessions, lambda session: views.job(session, view, job_id))
+        assert job is not None
+        if job.ended:
+            assert job.status == "completed", job
+            assert job.started_at is not None
+            assert job.completed_at is not None
+            return job, (job.completed_at - job.started_at).total_seconds()
+        time.sleep(0.25)

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 from sqlalchemy import text
-from stage import PROCESSES, picture, service, worker
+from stage import PROCESSES, ended, picture, service, worker
 
 from pixcrawler_worker import client
-from pixcrawler_worker.db import intake, views
+from pixcrawler_worker.db import intake
 from pixcrawler_worker.db.models import CrawlJob
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import ValidationView
@@ -133,15 +133,8 @@ def time_validation(opened: Runtime, crawl_job_id: int, level: str) -> tuple[flo
     )
     assert validation_id is not None
     client.start_validation(validation_id)
-    while True:
-        job = transact(opened.sessions, lambda session: views.job(session, ValidationView, validation_id))
-        assert job is not None
-        if job.ended:
-            assert job.status == "completed", job
-            assert job.started_at is not None
-            assert job.completed_at is not None
-            return (job.completed_at - job.started_at).total_seconds(), job.total_images
-        time.sleep(0.25)
+    job, seconds = ended(opened, ValidationView, validation_id)
+    return seconds, job.total_images
 
 
 def search(count: int) -> str:
