@@ -1,21 +1,16 @@
-"""Which split of a dataset an image belongs to, by a hash: without leaks, and the same whenever it is asked."""
+"""Which split of a dataset an image belongs to, by a hash: without leaks, and the same whenever it is asked.
 
-import hashlib
+A group is an image with all its near duplicates, named by the smallest SHA-256 among them. Its position is the first
+eight bytes, as a number, of the SHA-256 of `<seed>:<name in hexadecimal digits>`; the database computes it
+(`db/exports.py`). The group decides alone: all of it comes into one split, and images that are added later move none.
+"""
+
 from collections.abc import Mapping
 from fractions import Fraction
 from itertools import accumulate
 
 #: Positions lie below this.
 WHOLE = 2**64
-
-
-def position(seed: int, group: bytes) -> int:
-    """Return where a group of images lies between 0 and 2^64.
-
-    A group is an image with all its near duplicates, named by the smallest SHA-256 among them. The group decides
-    alone: all of it comes into one split, and images that are added later move none.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}:{group.hex()}".encode()).digest()[:8])
 
 
 def bounds(ratios: Mapping[str, float]) -> list[int]:

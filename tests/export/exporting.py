@@ -1,11 +1,12 @@
 """Export jobs, run to their end in this process, and what they made."""
 
+import hashlib
 import io
 import json
 import tarfile
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from pixcrawler_worker.db import images
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.jobs import Wake
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Project
+from pixcrawler_worker.domain import splits
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.domain.planning import slug
@@ -113,6 +115,12 @@ def export(runtime: Runtime, crawl_job_id: int, options: object = None, *, forma
 def row(runtime: Runtime, ref: JobRef) -> ExportJob:
     with runtime.sessions.begin() as session:
         return session.get_one(ExportJob, ref.id)
+
+
+def split_of(sha256: str, ratios: Mapping[str, float], *, seed: int = 0) -> str:
+    """The split that a picture without near duplicates belongs to, by the formula of `domain/splits.py`."""
+    position = int(hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest()[:16], 16)
+    return list(ratios)[sum(position >= bound for bound in splits.bounds(ratios)[:-1])]
 
 
 def expire(runtime: Runtime, ref: JobRef, *, ago: str = "1 s") -> None:

@@ -20,7 +20,6 @@ from validate import judging
 
 from pixcrawler_worker import maintenance
 from pixcrawler_worker.db import activity, chunks
-from pixcrawler_worker.domain import splits
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.errors import TransientError
@@ -154,10 +153,7 @@ def test_splits_follow_the_hash_and_adding_images_moves_none(runtime: Runtime) -
         return {one["sha256"]: one["split"] for one in rows}
 
     before = placed()
-    bounds = splits.bounds(SPLITS)
-    for sha256, name in before.items():
-        position = splits.position(5, bytes.fromhex(sha256))
-        assert name == list(SPLITS)[sum(position >= bound for bound in bounds[:-1])]
+    assert before == {sha256: exporting.split_of(sha256, SPLITS, seed=5) for sha256 in before}
     assert set(before.values()) == set(SPLITS)
     exporting.add(runtime, job, pictures(20, first=100))
     after = placed()

@@ -16,7 +16,6 @@ from export.exporting import Stored, picture
 from numpy.typing import NDArray
 from PIL import Image
 
-from pixcrawler_worker.domain import splits
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.runtime import Runtime
 
@@ -94,8 +93,7 @@ class Shelf:
 
     def split(self, stem: str) -> str:
         """Return the split that an image belongs to where there are splits."""
-        position = splits.position(0, bytes.fromhex(stem))
-        return list(SPLITS)[sum(position >= bound for bound in splits.bounds(SPLITS)[:-1])]
+        return exporting.split_of(stem, SPLITS)
 
     def assert_all(self, found: Iterable[Found], *, copies: bool = True, exact: bool = True) -> None:
         """Assert that a reader found each image once, and as it was stored.
