@@ -200,7 +200,7 @@ def _check(**_: object) -> None:
     try:
         settings = configuration.load()
         settings.require_broker()
-        if unknown := configuration.unknown(protocol.installed()):
+        if unknown := configuration.unknown(protocol.SOURCES.installed()):
             log.warning("unknown settings are ignored", did_you_mean=unknown)
         if networks := [str(network) for network in settings.allowed_networks]:
             log.warning("private networks may be fetched from: this is for development", networks=networks)

@@ -73,7 +73,7 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _names() -> str:
-    unknown = configuration.unknown(protocol.installed())
+    unknown = configuration.unknown(protocol.SOURCES.installed())
     slips = [f"{name} means nothing here, did you mean {near}?" for name, near in unknown.items() if near]
     if slips:
         raise PermanentError("; ".join(slips))
@@ -147,5 +147,9 @@ def _storage(settings: Settings) -> str:
 
 
 def _sources(settings: Settings) -> str:
-    usable = [name for name in protocol.installed() if not protocol.load(name, source_config(settings, name)).missing()]
+    usable = [
+        name
+        for name in protocol.SOURCES.installed()
+        if not protocol.load(name, source_config(settings, name)).missing()
+    ]
     return f"usable: {', '.join(usable)}"

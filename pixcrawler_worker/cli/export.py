@@ -117,7 +117,7 @@ def start(export_id: int) -> None:
 
 
 def _list_layouts() -> None:
-    for name in protocol.installed():
+    for name in protocol.LAYOUTS.installed():
         try:
             layout = protocol.load(name)
         except PermanentError as error:

@@ -32,7 +32,7 @@ class Request:
 
 def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     del ctx, param
-    return [CompletionItem(name) for name in protocol.installed() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in protocol.SOURCES.installed() if name.startswith(incomplete)]
 
 
 def _complete_license(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -95,7 +95,7 @@ def read(keywords: Iterable[str], asked: Asked) -> Request:
     try:
         labels = planning.keywords(list(keywords))
         for name in asked["sources"]:
-            protocol.require(name)
+            protocol.SOURCES.require(name)
         listed = () if asked["urls"] is None else addresses(asked["urls"])
         given = {
             "sources": list(asked["sources"]),

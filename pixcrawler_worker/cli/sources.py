@@ -21,7 +21,7 @@ _INDENT = 11
 def sources(*, as_json: bool) -> None:
     """Show who can be asked for pictures: what is ready, how deep it can be asked, and on what terms."""
     settings = console.settings()
-    found = [_described(name, settings) for name in protocol.installed()]
+    found = [_described(name, settings) for name in protocol.SOURCES.installed()]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

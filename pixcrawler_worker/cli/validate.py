@@ -16,7 +16,7 @@ from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.domain.verdicts import Mode
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.reports import validation as report
-from pixcrawler_worker.validate import classifiers
+from pixcrawler_worker.validate.classifiers import CLASSIFIERS
 from pixcrawler_worker.validate.rules import Level, ValidationRules, parse
 
 
@@ -89,7 +89,8 @@ def _rules(file: TextIO | None, *, level: str | None, mode: str | None) -> dict[
     given = {} if file is None else console.read_object(file)
     given |= {key: value for key, value in (("level", level), ("mode", mode)) if value is not None}
     try:
-        classifiers.require(parse(given).classifiers)
+        for name in parse(given).classifiers:
+            CLASSIFIERS.require(name)
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
     return given

@@ -226,7 +226,7 @@ def sources(runtime: Runtime, plan: plans.Plan, options: CrawlOptions) -> tuple[
         return tuple(dict.fromkeys(options.sources))
     if plan.url_pages:
         return (URLS,)
-    return tuple(name for name in protocol.installed() if name != URLS and not runtime.source(name).missing())
+    return tuple(name for name in protocol.SOURCES.installed() if name != URLS and not runtime.source(name).missing())
 
 
 def reaches(runtime: Runtime, plan: plans.Plan, options: CrawlOptions) -> Mapping[str, Reach]:

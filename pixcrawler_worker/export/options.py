@@ -143,9 +143,9 @@ class ExportOptions(_Strict):
 
     @model_validator(mode="after")
     def _known_layout(self) -> "ExportOptions":
-        if self.layout != "auto" and self.layout not in protocol.installed():
+        if self.layout != "auto" and self.layout not in protocol.LAYOUTS.installed():
             raise ValueError(
-                f"layout: there is no {self.layout!r}; {hint(self.layout, ['auto', *protocol.installed()])}"
+                f"layout: there is no {self.layout!r}; {hint(self.layout, ['auto', *protocol.LAYOUTS.installed()])}"
             )
         return self
 

@@ -6,19 +6,16 @@ every archive; it is handed the images in the order in which they are written, a
 Nothing may be kept per image but a few bytes: what grows with the images goes into a `Spool`.
 """
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Protocol
 
-from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.domain.tables import Value
-from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.spool import Spool
+from pixcrawler_worker.plugins import Plugins
 
-GROUP = "pixcrawler.layouts"
+LAYOUTS = Plugins("layout")
 
 
 class Carrier(StrEnum):
@@ -133,23 +130,11 @@ class Layout(Protocol):
         ...
 
 
-@functools.cache
-def installed() -> Mapping[str, EntryPoint]:
-    """Return the names of all installed layouts."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
-
-
 def load(name: str) -> type[Layout]:
     """Return the layout of that name.
 
     Raises:
         PermanentError: when no such layout is installed, or its package is broken; the message has the nearest name.
     """
-    known = installed()
-    if name not in known:
-        raise PermanentError(f"there is no layout {name!r}; {hint(name, known)}")
-    try:
-        found: type[Layout] = known[name].load()
-    except (ImportError, AttributeError) as error:
-        raise PermanentError(f"layout {name!r} cannot be loaded from {known[name].value}: {error}") from error
+    found: type[Layout] = LAYOUTS.load(name)
     return found

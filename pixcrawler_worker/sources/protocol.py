@@ -4,17 +4,14 @@ A source is a class that an installed package names under the entry-point group 
 per worker process and asked for one page at a time.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
 from typing import ClassVar, Protocol
 
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.naming import hint
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.plugins import Plugins
 from pixcrawler_worker.web.fetch import Downloader
 
-GROUP = "pixcrawler.sources"
+SOURCES = Plugins("source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,32 +113,11 @@ class Source(Protocol):
         ...
 
 
-def installed() -> Mapping[str, EntryPoint]:
-    """Return the names of all installed sources."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
-
-
-def require(name: str) -> EntryPoint:
-    """Return where the source of that name is.
-
-    Raises:
-        PermanentError: when no such source is installed; the message has the nearest name.
-    """
-    known = installed()
-    if name not in known:
-        raise PermanentError(f"there is no source {name!r}; {hint(name, known)}")
-    return known[name]
-
-
 def load(name: str, config: SourceConfig) -> Source:
     """Return the source of that name.
 
     Raises:
         PermanentError: when no such source is installed, or its package is broken.
     """
-    point = require(name)
-    try:
-        factory: type[Source] = point.load()
-    except (ImportError, AttributeError) as error:
-        raise PermanentError(f"source {name!r} cannot be loaded from {point.value}: {error}") from error
+    factory: type[Source] = SOURCES.load(name)
     return factory(config)

@@ -6,13 +6,11 @@ takes a picture and returns a score; rules say above which score something is fo
     {"classifiers": {"watermark": {"severity": "error", "score_above": 0.8}}}
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Iterable
 
-from pixcrawler_worker.domain.naming import hint
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.plugins import Plugins
 
-GROUP = "pixcrawler.classifiers"
+CLASSIFIERS = Plugins("classifier")
 #: Longer side of the pictures that classifiers get.
 SIDE = 256
 
@@ -21,36 +19,13 @@ SIDE = 256
 Classifier = Callable[[bytes], float]
 
 
-def installed() -> Mapping[str, EntryPoint]:
-    """Return the names of all installed classifiers."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
-
-
-def require(names: Iterable[str]) -> None:
-    """Return when all of them are installed.
-
-    Raises:
-        PermanentError: when one is not; the message has the nearest name.
-    """
-    known = installed()
-    for name in names:
-        if name not in known:
-            raise PermanentError(f"there is no classifier {name!r}; {hint(name, known)}")
-
-
 def load(names: Iterable[str]) -> dict[str, Classifier]:
     """Return classifiers by name.
 
     Raises:
         PermanentError: when one is not installed, or its package is broken.
     """
-    wanted = list(names)
-    require(wanted)
-    known = installed()
-    try:
-        return {name: known[name].load() for name in wanted}
-    except (ImportError, AttributeError) as error:
-        raise PermanentError(f"a classifier cannot be loaded: {error}") from error
+    return {name: CLASSIFIERS.load(name) for name in names}
 
 
 def score(classifier: Classifier, picture: bytes) -> float | str:

@@ -20,7 +20,7 @@ from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobS
 from pixcrawler_worker.domain.verdicts import COLLECTIVE, Mode
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import classifiers
+from pixcrawler_worker.validate.classifiers import CLASSIFIERS
 from pixcrawler_worker.validate.rules import ValidationRules, parse
 
 log = structlog.get_logger()
@@ -97,7 +97,8 @@ def _begin(runtime: Runtime, session: Session, *, ref: JobRef) -> list[Wake]:
     asked = validations.load(session, ref.id)
     assert asked is not None
     rules = parse(asked.rules)
-    classifiers.require(rules.classifiers)
+    for name in rules.classifiers:
+        CLASSIFIERS.require(name)
     threshold = None
     if rules.sample is not None:
         threshold = validations.sample_threshold(session, asked.crawl_job_id, rules.sample)

@@ -15,7 +15,7 @@ from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import Carrier, Entry
 from pixcrawler_worker.exporters.spool import Spool
 
-LAYOUTS = list(protocol.installed())
+LAYOUTS = list(protocol.LAYOUTS.installed())
 #: Names that Windows keeps for devices, with any extension.
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 

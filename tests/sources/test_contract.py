@@ -71,7 +71,7 @@ ADAPTERS = {
     ),
     "openverse": Adapter(query=text_query, serving=partial(provider, base="/v1"), base="/v1", first="/v1/images/"),
 }
-SOURCES = list(protocol.installed())
+SOURCES = list(protocol.SOURCES.installed())
 ASKING = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].serving]
 
 

@@ -54,5 +54,5 @@ def test_the_document_has_every_source_with_its_limits() -> None:
     def written(number: int | None) -> str:
         return "any" if number is None else f"{number:,}"
 
-    sources = {name: protocol.load(name, SourceConfig()) for name in protocol.installed()}
+    sources = {name: protocol.load(name, SourceConfig()) for name in protocol.SOURCES.installed()}
     assert told == {name: (written(source.page_size), written(source.depth)) for name, source in sources.items()}

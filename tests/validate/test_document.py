@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from pixcrawler_worker.validate import classifiers
+from pixcrawler_worker.validate.classifiers import CLASSIFIERS
 from pixcrawler_worker.validate.rules import MODELS, parse
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "validation.md").read_text()
@@ -27,4 +27,4 @@ def test_its_examples_are_understood() -> None:
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)]
     assert len(examples) == 2
     assert all(parse(example) for example in examples)
-    assert f'"{classifiers.GROUP}"' in DOCUMENT
+    assert f'"{CLASSIFIERS.group}"' in DOCUMENT

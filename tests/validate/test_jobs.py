@@ -491,4 +491,5 @@ def test_classifiers_are_asked_and_their_bugs_cost_nobody_a_verdict(runtime: Run
     assert counted(runtime, ref) == ("completed", 100, 3, 2, 1)
     unloadable = validate(runtime, job, {"classifiers": {"absent": {}}})
     assert counted(runtime, unloadable)[0] == "failed"
-    assert "a classifier cannot be loaded" in (judging.row(runtime, unloadable).error_message or "")
+    told_of = judging.row(runtime, unloadable).error_message or ""
+    assert "classifier 'absent' cannot be loaded from scorers:absent" in told_of
