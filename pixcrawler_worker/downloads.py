@@ -1,6 +1,7 @@
 """Use case: the files of an export in a folder of this machine, checked against the digests written with them."""
 
 import asyncio
+import contextlib
 import hashlib
 import shutil
 import zipfile
@@ -39,21 +40,35 @@ def fetch(runtime: Runtime, export: ExportView, folder: Path) -> list[Path]:
         TransientError: when the storage does not answer.
     """
     require_empty(folder)
-    fresh = not folder.exists()
     digests = {part["name"]: part["sha256"] for part in export.result.get("parts", [])}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return runtime.run(_fetch_all(runtime, export, folder, digests))
+        with all_or_nothing(folder):
+            return runtime.run(_fetch_all(runtime, export, folder, digests))
     except OSError as error:
-        remove(folder, itself=fresh)
         raise PermanentError(f"{folder} cannot be written: {error}") from error
     except FileMissingError as error:
-        remove(folder, itself=fresh)
         gone = f"export {export.id} is gone from storage: it expired, or its row was deleted. Export once more"
         raise PermanentError(gone) from error
+
+
+@contextlib.contextmanager
+def all_or_nothing(folder: Path) -> Iterator[None]:
+    """Make a folder that is written in the context, and unless that ends well, empty it: half a dataset looks whole.
+
+    A folder that was not there before goes, too.
+
+    Raises:
+        PermanentError: when it cannot be made.
+    """
+    fresh = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermanentError(f"{folder} cannot be written: {error}") from error
+    try:
+        yield
     except BaseException:
-        # What is damaged must not be taken for the dataset.
-        remove(folder, itself=fresh)
+        _remove(folder, itself=fresh)
         raise
 
 
@@ -122,7 +137,7 @@ def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, l
         raise PermanentError(f"{entry.filename} is not the file that was exported: its SHA-256 differs from {_SUMS}")
 
 
-def remove(folder: Path, *, itself: bool) -> None:
+def _remove(folder: Path, *, itself: bool) -> None:
     """Delete what is in a folder, and the folder itself if asked to; what cannot be deleted stays."""
     if itself:
         shutil.rmtree(folder, ignore_errors=True)

@@ -98,11 +98,24 @@ def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
         downloads.unpack(tmp_path / "x.zip", tmp_path)
 
 
-def test_a_folder_is_cleared_or_removed(tmp_path: Path) -> None:
-    for itself in (False, True):
-        folder = tmp_path / "set"
-        (folder / "cat").mkdir(parents=True, exist_ok=True)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_is_cleared_or_removed(tmp_path: Path, *, fresh: bool) -> None:
+    folder = tmp_path / "set"
+    if not fresh:
+        folder.mkdir()
+
+    def write() -> None:
+        (folder / "cat").mkdir()
+        (folder / "cat" / "1.jpg").touch()
         (folder / "images.csv").touch()
-        downloads.remove(folder, itself=itself)
-        assert folder.exists() is not itself
-        assert itself or not list(folder.iterdir())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), downloads.all_or_nothing(folder):
+        write()
+    assert folder.exists() is not fresh
+    assert fresh or not list(folder.iterdir())
+    with downloads.all_or_nothing(folder):
+        (folder / "images.csv").touch()
+    assert (folder / "images.csv").exists()
+    with pytest.raises(PermanentError, match="cannot be written"), downloads.all_or_nothing(folder / "images.csv"):
+        pytest.fail("there is no such folder")

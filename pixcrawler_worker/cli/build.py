@@ -144,20 +144,15 @@ def deliver(
     made = watching.watch(runtime.sessions, ExportView, export_id, check=check, interrupted=kept)
     if made.status != JobStatus.COMPLETED:
         return None
-    fresh = not folder.exists()
     try:
-        _fetch(runtime, made, folder, delivery)
-        with console.out.status("writing the reports"):
-            crawl_report.write(runtime, job.id, folder / "report.html")
-            validation_report.write(runtime, judged.id, folder / "validation.html")
+        with downloads.all_or_nothing(folder):
+            _fetch(runtime, made, folder, delivery)
+            with console.out.status("writing the reports"):
+                crawl_report.write(runtime, job.id, folder / "report.html")
+                validation_report.write(runtime, judged.id, folder / "validation.html")
     except KeyboardInterrupt:
-        downloads.remove(folder, itself=fresh)
         click.echo(kept, err=True)
         sys.exit(130)
-    except BaseException:
-        # What is damaged must not be taken for the dataset.
-        downloads.remove(folder, itself=fresh)
-        raise
     return made
 
 
