@@ -1,6 +1,7 @@
 """Running one chunk of an export: write an archive, or publish all of them."""
 
 import asyncio
+import contextlib
 import functools
 import json
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -82,8 +83,10 @@ async def _part(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
     note = f"{where}.json"
     if (done := await _done(runtime, where, note)) is not None:
         return done
-    async with runtime.storage.writing(where) as sink:
-        images = ahead(_pages(runtime, work), most=2)
+    async with (
+        contextlib.aclosing(ahead(_pages(runtime, work), most=2)) as images,
+        runtime.storage.writing(where) as sink,
+    ):
         part = writing.Part(number=payload["part"], of=payload["parts"], pages=images, shown=work.shown)
         written = await writing.write(runtime, sink, work.plan, part)
     told = {"name": payload["name"], **written.as_json()}

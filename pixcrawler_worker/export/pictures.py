@@ -1,9 +1,10 @@
 """The images of an archive, in their order: read, checked, converted where that is wanted."""
 
 import asyncio
+import contextlib
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from pixcrawler_worker.db.exports import Item
@@ -76,7 +77,7 @@ class Pictures:
         self._formats = formats
         self._files = files
 
-    async def read(self, pages: AsyncIterator[Sequence[Item]]) -> AsyncIterator[tuple[Item, Picture | str]]:
+    async def read(self, pages: AsyncIterator[Sequence[Item]]) -> AsyncGenerator[tuple[Item, Picture | str], None]:
         """Yield every image in its order, or why it is left out; some are read while others are written.
 
         Args:
@@ -86,9 +87,11 @@ class Pictures:
             PermanentError: when one is to be left out and the export is to fail then.
             TransientError: when the storage is away.
         """
-        async for pairs in ahead((self._read(batch) async for batch in _batches(pages)), most=_AHEAD):
-            for pair in pairs:
-                yield pair
+        reads = (self._read(batch) async for batch in _batches(pages))
+        async with contextlib.aclosing(ahead(reads, most=_AHEAD)) as batches:
+            async for pairs in batches:
+                for pair in pairs:
+                    yield pair
 
     async def _read(self, items: Sequence[Item]) -> list[tuple[Item, Picture | str]]:
         if not self._files and all(item.sha256 is not None for item in items):

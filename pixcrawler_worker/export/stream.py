@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from pixcrawler_worker.export.archives import Archive
 from pixcrawler_worker.storage import Sink
@@ -12,7 +13,12 @@ _BLOCK = 2 * 1024 * 1024
 
 
 class Stream:
-    """An archive's bytes, hashed and written in blocks while the next ones are gathered."""
+    """An archive's bytes, hashed and written in blocks while the next ones are gathered.
+
+    Args:
+        sink: where they go; it outlives the context.
+        archive: what stands around the files.
+    """
 
     def __init__(self, sink: Sink, archive: Archive) -> None:
         self._sink = sink
@@ -22,6 +28,15 @@ class Stream:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._under_way: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Wait for what is still being written: the sink must not be closed under it."""
+        if self._under_way is not None:
+            # Whoever leaves has something else to tell.
+            await asyncio.gather(self._under_way, return_exceptions=True)
 
     async def add(self, path: str, *, size: int, crc: int, blocks: Iterable[bytes]) -> None:
         """Append a file."""

@@ -1,6 +1,7 @@
 """One archive: images through a layout into a stream, and what lies beside them."""
 
 import asyncio
+import contextlib
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
@@ -78,18 +79,20 @@ async def write(runtime: Runtime, sink: Sink, plan: Plan, part: Part) -> Written
         TransientError: when the storage is away.
     """
     pictures = Pictures(runtime, plan.options.image, plan.layout.formats, files=plan.carrier is not Carrier.CSV)
-    writer = _Writer(sink, plan, part)
-    # The decoder is a process of its own: it makes the small pictures while this one copies files.
-    thumbnails = asyncio.create_task(report.thumbnails(runtime, part.shown if writer.has_page else ()))
-    try:
-        return await writer.write(pictures, thumbnails)
-    finally:
-        thumbnails.cancel()
-        await asyncio.gather(thumbnails, return_exceptions=True)
+    async with Stream(sink, _ARCHIVES[plan.carrier]()) as stream:
+        writer = _Writer(stream, plan, part)
+        # The decoder is a process of its own: it makes the small pictures while this one copies files.
+        thumbnails = asyncio.create_task(report.thumbnails(runtime, part.shown if writer.has_page else ()))
+        try:
+            return await writer.write(pictures, thumbnails)
+        finally:
+            thumbnails.cancel()
+            await asyncio.gather(thumbnails, return_exceptions=True)
 
 
 class _Writer:
-    def __init__(self, sink: Sink, plan: Plan, part: Part) -> None:
+    def __init__(self, stream: Stream, plan: Plan, part: Part) -> None:
+        self._stream = stream
         self._plan = plan
         self._part = part
         self._dataset = Dataset(
@@ -101,17 +104,18 @@ class _Writer:
             max_files_per_dir=plan.options.max_files_per_dir,
         )
         self._layout = plan.layout(self._dataset)
-        self._stream = Stream(sink, _ARCHIVES[plan.carrier]())
         self._summary = Summary()
         self._beside = Beside(plan.options.extras)
         self.has_page = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
 
     async def write(self, pictures: Pictures, thumbnails: Awaitable[Mapping[int, bytes]]) -> Written:
-        async for item, picture in pictures.read(self._part.pages):
-            if isinstance(picture, str):
-                self._summary.skipped[picture] += 1
-            else:
-                await self._add_picture(item, picture)
+        # Closed at once when something fails: nothing is left under way then.
+        async with contextlib.aclosing(pictures.read(self._part.pages)) as found:
+            async for item, picture in found:
+                if isinstance(picture, str):
+                    self._summary.skipped[picture] += 1
+                else:
+                    await self._add_picture(item, picture)
         for entry in self._layout.close():
             await self._add(entry)
         table = None
