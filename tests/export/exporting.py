@@ -117,10 +117,15 @@ def row(runtime: Runtime, ref: JobRef) -> ExportJob:
         return session.get_one(ExportJob, ref.id)
 
 
+def position(sha256: str, *, seed: int = 0) -> int:
+    """Where a picture without near duplicates lies, by the formula of `domain/splits.py`."""
+    return int(hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest()[:16], 16)
+
+
 def split_of(sha256: str, ratios: Mapping[str, float], *, seed: int = 0) -> str:
-    """The split that a picture without near duplicates belongs to, by the formula of `domain/splits.py`."""
-    position = int(hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest()[:16], 16)
-    return list(ratios)[sum(position >= bound for bound in splits.bounds(ratios)[:-1])]
+    """The split that it belongs to."""
+    place = position(sha256, seed=seed)
+    return list(ratios)[sum(place >= bound for bound in splits.bounds(ratios)[:-1])]
 
 
 def expire(runtime: Runtime, ref: JobRef, *, ago: str = "1 s") -> None:
