@@ -375,10 +375,10 @@ def _read(path: str, most: int | None) -> bytes:
             return body
         finally:
             os.close(descriptor)
-    except NotADirectoryError as error:
-        raise _told(f"file://{path} could not be read", FileNotFoundError(str(error))) from error
     except OSError as error:
-        raise _told(f"file://{path} could not be read", error) from error
+        # Below a file there is nothing.
+        what = FileNotFoundError(str(error)) if isinstance(error, NotADirectoryError) else error
+        raise _told(f"file://{path} could not be read", what) from error
 
 
 def _used(use: Callable[[bytes], T], path: str, most: int) -> T | FileMissingError | RefusedError:

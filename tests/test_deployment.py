@@ -40,11 +40,6 @@ def procfile() -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
-def extras(project: Json) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = project["optional-dependencies"]
-    return found
-
-
 def stages() -> list[list[tuple[str, str]]]:
     """The instructions of the Dockerfile by stage, with continued lines joined."""
     text = re.sub(r"\\\n", "", (ROOT / "Dockerfile").read_text())
@@ -110,8 +105,8 @@ def test_keys_of_the_storage_are_for_workers_alone_and_in_no_repository(docker_s
 
 
 def test_the_image_can_write_every_layout() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = {re.split(r"[<>=~\[]", one)[0] for name in ("parquet", "tfrecord") for one in extras(project)[name]}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    needed = {re.split(r"[<>=~\[]", one)[0] for name in ("parquet", "tfrecord") for one in extras[name]}
     held = {line.split("==")[0] for line in (ROOT / "requirements/deploy.txt").read_text().splitlines() if "==" in line}
     assert needed
     assert needed <= held

@@ -83,14 +83,12 @@ def _goes_on(kind: JobKind, job_id: int) -> str:
 
 def _told(s: Session, job: JobView) -> list[str]:
     """Return lines that say what came of a job that has ended."""
-    match job:
-        case CrawlView():
-            return why(s, job)
-        case ValidationView():
-            return found_by(s, job)
-        case ExportView():
-            return made(job)
-    return []
+    if isinstance(job, CrawlView):
+        return why(s, job)
+    if isinstance(job, ValidationView):
+        return found_by(s, job)
+    assert isinstance(job, ExportView)
+    return made(job)
 
 
 def made(job: ExportView) -> list[str]:

@@ -50,7 +50,7 @@ _SUSPICIOUS = frozenset({" ", *_FORMULAS})
 
 def cells(row: Mapping[str, Value]) -> list[object]:
     """Return the cells of an image's row, in the order of the columns, without its `file_name`."""
-    return [cell(value) if isinstance(value, str) and value[:1] in _SUSPICIOUS else value for value in _IN_ORDER(row)]
+    return [cell(value) for value in _IN_ORDER(row)]
 
 
 def cell(value: object) -> object:
