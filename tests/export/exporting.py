@@ -117,6 +117,15 @@ def row(runtime: Runtime, ref: JobRef) -> ExportJob:
         return session.get_one(ExportJob, ref.id)
 
 
+def pictures(count: int, *, first: int = 0, **values: Any) -> list[Stored]:
+    """So many pictures, each of them another one, as a crawl stored them."""
+    return [Stored(picture(number), **values) for number in range(first, first + count)]
+
+
+#: The files of an export that fits into one archive.
+ALONE = {"my-pictures.zip", "croissant.json"}
+
+
 def position(sha256: str, *, seed: int = 0) -> int:
     """Where a picture without near duplicates lies, by the formula of `domain/splits.py`."""
     return int(hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest()[:16], 16)

@@ -12,7 +12,7 @@ import ledger
 import pytest
 from doubles import query
 from export import exporting
-from export.exporting import Stored, crawl_of, export, files, picture, told, unzipped
+from export.exporting import crawl_of, export, files, pictures, told, unzipped
 
 from pixcrawler_worker import maintenance
 from pixcrawler_worker.runtime import Runtime
@@ -23,10 +23,6 @@ from pixcrawler_worker.storage import Storage
 def in_s3(runtime: Runtime, s3_url: str) -> Iterator[Runtime]:
     yield replace(runtime, storage=Storage(s3_url))
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
-
-
-def pictures(count: int) -> list[Stored]:
-    return [Stored(picture(number)) for number in range(count)]
 
 
 def fetched(url: object) -> bytes:

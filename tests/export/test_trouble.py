@@ -1,0 +1,268 @@
+"""Export jobs in trouble, twice, late and at once, and what becomes of their files."""
+
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import ledger
+import pytest
+from doubles import query
+from export import exporting
+from export.exporting import (
+    ALONE,
+    crawl_of,
+    export,
+    files,
+    made,
+    make_export,
+    picture,
+    pictures,
+    told,
+)
+
+from pixcrawler_worker import maintenance
+from pixcrawler_worker.db import chunks
+from pixcrawler_worker.domain.lifecycle import JobKind
+from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.export import part, planner
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import Sink, Storage
+
+pytestmark = pytest.mark.usefixtures("nothing_else")
+
+
+# Trouble
+
+
+def lose(runtime: Runtime, job: int, *, count: int = 1) -> None:
+    urls = query(runtime, "SELECT storage_url FROM images WHERE crawl_job_id = :id ORDER BY id", id=job)
+    runtime.run(runtime.storage.delete([runtime.storage.key(url) for (url,) in urls[:count]]))
+
+
+def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(5))
+    lose(runtime, job)
+    ((url,),) = query(runtime, "SELECT storage_url FROM images ORDER BY id OFFSET 1 LIMIT 1")
+    runtime.run(runtime.storage.put(runtime.storage.key(url), picture(99)))
+    ledger.execute(
+        runtime.sessions, "UPDATE images SET storage_url = 's3://elsewhere/x' WHERE id = (SELECT max(id) FROM images)"
+    )
+    ref = export(runtime, job)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.total_images, row.exported_images) == ("completed", 5, 2)
+    assert row.error_message == "left out: 2 missing, 1 changed"
+    assert row.export_options["result"]["skipped"] == {"missing": 2, "changed": 1}
+    assert len(told(made(runtime, ref))) == 2
+    failed = exporting.row(runtime, export(runtime, job, {"image": {"on_error": "fail"}}))
+    assert failed.status == "failed"
+    assert failed.download_url is None
+    assert "is missing" in str(failed.error_message) or "is changed" in str(failed.error_message)
+
+
+@pytest.mark.parametrize(
+    ("values", "told_of"),
+    [
+        ({"options": {"layout": "nonsense"}}, "there is no 'nonsense'"),
+        ({"options": {"layot": "flat"}}, "did you mean 'layout'"),
+        ({"options": []}, "must be an object"),
+        ({"format_": "rar"}, "there is no 'rar'"),
+        ({"options": {"layout": "table"}}, "layout table is delivered as csv, not as zip"),
+        ({"options": {"select": {"labels": ["x"]}}}, "has no images that the options take"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_a_reason(runtime: Runtime, values: dict[str, Any], told_of: str) -> None:
+    job = crawl_of(runtime, pictures(1))
+    row = exporting.row(runtime, export(runtime, job, **values))
+    assert (row.status, row.download_url, row.exported_images) == ("failed", None, 0)
+    assert told_of in str(row.error_message)
+
+
+def test_a_job_none_of_whose_files_are_there_fails_and_leaves_nothing(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    lose(runtime, job, count=3)
+    ref = export(runtime, job)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.error_message) == ("failed", "no image could be exported: 3 missing")
+    maintenance.tidy_exports(runtime)
+    assert files(runtime, ref) == {}
+
+
+class Failing(Storage):
+    """The runtime's storage, whose writers raise after so many writes."""
+
+    def __init__(self, runtime: Runtime, before: Callable[[], None]) -> None:
+        super().__init__(runtime.settings.storage())
+        self._before = before
+
+    @asynccontextmanager
+    async def writing(self, key: str) -> Any:
+        async with super().writing(key) as sink:
+            yield _FailingSink(sink, self._before)
+
+
+class _FailingSink:
+    def __init__(self, sink: Sink, before: Callable[[], None]) -> None:
+        self._sink, self._before = sink, before
+
+    async def write(self, blocks: Any) -> None:
+        self._before()
+        await self._sink.write(blocks)
+
+
+def test_a_storage_that_is_full_gives_the_part_back_and_leaves_nothing_half_done(runtime: Runtime) -> None:
+    def full() -> None:
+        raise TransientError("no space left on device")
+
+    job = crawl_of(runtime, pictures(5))
+    ref = make_export(runtime, job)
+    (wake,) = planner.start(runtime, ref.id)
+    assert part.run(replace(runtime, storage=Failing(runtime, full)), wake.chunk_id) == []
+    assert files(runtime, ref) == {}
+    assert query(runtime, "SELECT state, error FROM pixcrawler.chunks") == [("queued", "no space left on device")]
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
+    exporting.drive(runtime, [wake])
+    assert exporting.row(runtime, ref).status == "completed"
+
+
+# Twice, late, and at once
+
+
+def test_starting_twice_is_once(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(4))
+    ref = make_export(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    assert planner.start(runtime, ref.id) == []
+    exporting.drive(runtime, wakes)
+    assert planner.start(runtime, ref.id) == []
+    before = files(runtime, ref)
+    exporting.drive(runtime, wakes)
+    assert files(runtime, ref) == before
+    assert exporting.row(runtime, ref).exported_images == 4
+
+
+def test_a_part_whose_answer_was_lost_is_not_written_again(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(4))
+    ref = make_export(runtime, job)
+    (wake,) = planner.start(runtime, ref.id)
+    claim = ledger.claim(runtime.sessions, wake.chunk_id)
+    with runtime.sessions.begin() as session:
+        work = part._prepare(session, claim)  # noqa: SLF001 - the attempt whose process dies before it can say so
+    runtime.run(part._part(runtime, work))  # noqa: SLF001
+    ledger.silence(runtime.sessions, wake.chunk_id)
+    maintenance.sweep(runtime)
+    ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
+
+    def never() -> None:
+        raise AssertionError("the part is there already")
+
+    again = replace(runtime, storage=Failing(runtime, never))
+    exporting.drive(again, [wake])
+    assert exporting.row(runtime, ref).status == "completed"
+    assert set(files(runtime, ref)) == ALONE
+
+
+def test_images_that_come_or_go_meanwhile_change_nothing_that_was_planned(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    exporting.add(runtime, job, pictures(5, first=50))
+    ledger.execute(runtime.sessions, "DELETE FROM images WHERE id = (SELECT min(id) FROM images)")
+    exporting.drive(runtime, wakes)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.total_images, row.exported_images) == ("completed", 10, 9)
+
+
+def test_a_job_that_is_deleted_half_way_leaves_no_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
+    first, second = planner.start(runtime, ref.id)
+    part.run(runtime, first.chunk_id)
+    assert files(runtime, ref)
+    ledger.execute(runtime.sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=job)
+    assert part.run(runtime, second.chunk_id) == []
+    assert maintenance.tidy_exports(runtime) == 1
+    assert files(runtime, ref) == {}
+    assert maintenance.tidy_exports(runtime) == 0
+
+
+def test_a_job_that_somebody_stopped_by_hand_stays_stopped_and_leaves_no_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
+    first, second = planner.start(runtime, ref.id)
+    part.run(runtime, first.chunk_id)
+    ledger.execute(runtime.sessions, "UPDATE export_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
+    assert part.run(runtime, second.chunk_id) == []
+    assert maintenance.sweep(runtime).wakes == []
+    assert maintenance.tidy_exports(runtime) == 1
+    assert files(runtime, ref) == {}
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.download_url, row.exported_images) == ("cancelled", None, 5)
+
+
+def test_a_failed_part_fails_the_export_and_its_files_go(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(10))
+    ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
+    first, second = planner.start(runtime, ref.id)
+    part.run(runtime, first.chunk_id)
+    held = ledger.claim(runtime.sessions, second.chunk_id)
+    with runtime.sessions.begin() as session:
+        chunks.give_up(session, held, error="the disk is on fire")
+    maintenance.sweep(runtime)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.error_message, row.download_url) == ("failed", "the disk is on fire", None)
+    maintenance.tidy_exports(runtime)
+    assert files(runtime, ref) == {}
+
+
+# How long it lives
+
+
+def test_an_export_that_has_expired_loses_its_files_and_link_and_keeps_its_row(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    kept, gone = export(runtime, job), export(runtime, job)
+    assert maintenance.tidy_exports(runtime) == 0
+    exporting.expire(runtime, gone)
+    assert maintenance.tidy_exports(runtime) == 0
+    row = exporting.row(runtime, gone)
+    assert (row.status, row.download_url, row.exported_images) == ("completed", None, 3)
+    assert set(files(runtime, gone)) == ALONE, "somebody may be downloading them"
+    exporting.expire(runtime, gone, ago="61 min")
+    assert maintenance.tidy_exports(runtime) == 1
+    assert files(runtime, gone) == {}
+    assert exporting.row(runtime, kept).download_url
+    assert set(files(runtime, kept)) == ALONE
+
+
+def test_what_dead_workers_left_unfinished_is_removed_once_the_export_is_done(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    ref = make_export(runtime, job)
+    wakes = planner.start(runtime, ref.id)
+    stray = f"exports/{ref.id}/my-pictures.zip.unfinished-0123"
+    runtime.run(runtime.storage.put(stray, b"half"))
+    maintenance.tidy_exports(runtime)
+    assert stray.rpartition("/")[2] in files(runtime, ref), "somebody may be at it"
+    exporting.drive(runtime, wakes)
+    assert maintenance.tidy_exports(runtime) == 1
+    assert set(files(runtime, ref)) == ALONE
+
+
+def test_an_export_that_was_asked_for_starts_without_its_message(runtime: Runtime) -> None:
+    job = crawl_of(runtime, pictures(3))
+    ref = make_export(runtime, job)
+    assert maintenance.sweep(runtime).wakes == [], "nobody asked for it"
+    ledger.execute(
+        runtime.sessions,
+        "INSERT INTO pixcrawler.export_plans (export_job_id, requested_at) VALUES (:id, now() - interval '1 hour')",
+        id=ref.id,
+    )
+    wakes = maintenance.sweep(runtime).wakes
+    assert [kind for kind, _ in wakes] == [JobKind.EXPORT]
+    exporting.drive(runtime, [wake for _, wake in wakes])
+    assert exporting.row(runtime, ref).status == "completed"
+
+
+def test_an_unknown_job_is_no_job(runtime: Runtime) -> None:
+    with pytest.raises(planner.UnknownJobError, match="there is no export job 424242"):
+        planner.start(runtime, 424242)
+    assert planner.conclude(runtime, 424242) == []
