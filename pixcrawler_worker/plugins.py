@@ -49,7 +49,7 @@ class Plugins:
             raise PermanentError(f"{self._what} {name!r} cannot be loaded from {point.value}: {error}") from error
 
 
-@functools.lru_cache(maxsize=16)  # four milliseconds, asked several times for every job
+@functools.lru_cache(maxsize=16)  # four milliseconds, asked four times for an export
 def _installed(group: str, paths: tuple[str, ...]) -> Mapping[str, EntryPoint]:
     del paths  # where packages are looked for: with others there are others
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
