@@ -5,7 +5,7 @@
 
 The floor of `standard` is as many processes as the worker has, each a loop that reads a file, hashes, decodes and
 measures it with the same code, and does nothing else: no database, no broker, no guarded process. `basic` is measured
-on rows alone. Near duplicates are searched among random hashes with planted neighbours. With `--peers`, an interpreter
+on rows alone. Near duplicates are searched among random hashes with planted neighbors. With `--peers`, an interpreter
 that has cleanvision and imagededup, those look at the same files.
 """
 
@@ -138,7 +138,7 @@ def time_validation(opened: Runtime, crawl_job_id: int, level: str) -> tuple[flo
 
 
 def search(count: int) -> str:
-    """Find planted neighbours among random hashes; return what it took."""
+    """Find planted neighbors among random hashes; return what it took."""
     chance = np.random.default_rng(1)
     phash = chance.integers(0, 2**64, count, dtype=np.uint64)
     dhash = chance.integers(0, 2**64, count, dtype=np.uint64)

@@ -26,7 +26,7 @@ from obstore.exceptions import (
 from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, ObjectStore, S3Store, from_url
 
 from pixcrawler_worker import uploads
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ class Storage:
 
         Raises:
             FileMissingError: when nothing is.
-            RefusedError: TOO_MANY_BYTES when there are more than `most`.
+            RejectedError: TOO_MANY_BYTES when there are more than `most`.
             TransientError, PermanentError: as for `put`.
         """
         if path := self._path(key):
@@ -182,12 +182,12 @@ class Storage:
         with _translated(f"{self.url(key)} could not be read"):
             answer = await obstore.get_async(self._store, key)
             if most is not None and answer.meta["size"] > most:
-                raise RefusedError(Reason.TOO_MANY_BYTES, f"{self.url(key)} has more than {most} bytes")
+                raise RejectedError(Reason.TOO_MANY_BYTES, f"{self.url(key)} has more than {most} bytes")
             return bytes(await answer.bytes_async())
 
     async def get_all(
         self, keys: Sequence[str], use: Callable[[bytes], T], *, most: int
-    ) -> list[T | FileMissingError | RefusedError]:
+    ) -> list[T | FileMissingError | RejectedError]:
         """Return what `use` makes of each file, or why there is none: many small files for the price of one thread.
 
         Args:
@@ -205,10 +205,10 @@ class Storage:
         bodies = await asyncio.gather(*(self._get_or_why(key, most) for key in keys))
         return await asyncio.to_thread(lambda: [use(body) if isinstance(body, bytes) else body for body in bodies])
 
-    async def _get_or_why(self, key: str, most: int) -> bytes | FileMissingError | RefusedError:
+    async def _get_or_why(self, key: str, most: int) -> bytes | FileMissingError | RejectedError:
         try:
             return await self.get(key, most=most)
-        except (FileMissingError, RefusedError) as error:
+        except (FileMissingError, RejectedError) as error:
             return error
 
     def _path(self, key: str) -> str | None:
@@ -368,7 +368,7 @@ def _read(path: str, most: int | None) -> bytes:
                 raise FileNotFoundError("no regular file")
             size = status.st_size
             if most is not None and size > most:
-                raise RefusedError(Reason.TOO_MANY_BYTES, f"file://{path} has more than {most} bytes")
+                raise RejectedError(Reason.TOO_MANY_BYTES, f"file://{path} has more than {most} bytes")
             body = os.read(descriptor, size + 1)
             while len(body) < size and (more := os.read(descriptor, size - len(body) + 1)):
                 body += more
@@ -381,10 +381,10 @@ def _read(path: str, most: int | None) -> bytes:
         raise _told(f"file://{path} could not be read", what) from error
 
 
-def _used(use: Callable[[bytes], T], path: str, most: int) -> T | FileMissingError | RefusedError:
+def _used(use: Callable[[bytes], T], path: str, most: int) -> T | FileMissingError | RejectedError:
     try:
         return use(_read(path, most))
-    except (FileMissingError, RefusedError) as error:
+    except (FileMissingError, RejectedError) as error:
         return error
 
 

@@ -218,13 +218,13 @@ def _foreign_keys(table: str, body: str) -> Iterator[ForeignKey]:
         match = re.fullmatch(r"`(\w+)` → `(\w+)\.(\w+)` \((.+)\)", item)
         if match is None:
             raise UnreadableError(f"the foreign key {item!r} of {table} has an unknown form")
-        column, parent, parent_column, behaviour = match.groups()
-        yield ForeignKey(table, column, parent, parent_column, _ON_DELETE[behaviour])
+        column, parent, parent_column, behavior = match.groups()
+        yield ForeignKey(table, column, parent, parent_column, _ON_DELETE[behavior])
 
 
 def _cascades(body: str) -> Iterator[Cascade]:
-    for parent, child, behaviour in _rows(body, ["Parent", "Child", "Behavior"]):
-        yield Cascade(_table_of(parent), _table_of(child), _ON_DELETE[behaviour])
+    for parent, child, behavior in _rows(body, ["Parent", "Child", "Behavior"]):
+        yield Cascade(_table_of(parent), _table_of(child), _ON_DELETE[behavior])
 
 
 def _table_of(model: str) -> str:

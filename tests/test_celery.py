@@ -208,8 +208,8 @@ def test_an_unknown_chunk_is_dropped(service: pytest.MonkeyPatch) -> None:
         ({"sources": ["comons"]}, "there is no source 'comons'; did you mean 'commons'?"),
         ({"sources": ["gallery"]}, "source 'gallery' cannot be used: set PIXCRAWLER_GALLERY_URL"),
         ({"sources": ["urls"]}, "source 'urls' needs a list"),
-        ({"licenses": ["\x00", "\ud800"]}, "there is no licence '\\x00'"),
-        ({"licenses": ["cc-bye"]}, "there is no licence 'cc-bye'; did you mean 'cc-by'?"),
+        ({"licenses": ["\x00", "\ud800"]}, "there is no license '\\x00'"),
+        ({"licenses": ["cc-bye"]}, "there is no license 'cc-bye'; did you mean 'cc-by'?"),
         ("urls", "options must be an object"),
     ],
 )

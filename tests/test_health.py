@@ -105,7 +105,7 @@ def test_a_name_that_is_somebody_elses(all_well: dict[str, str], monkeypatch: py
     [
         ("postgresql://user:hunter2@127.0.0.1:1/pixcrawler", "Connection refused"),
         ("postgresql:///pixcrawler?host=/nowhere&password=hunter2", "the database does not answer"),
-        ("postgresql://user:hunter2@127.0.0.1:1/pixcrawler?colour=red", 'invalid connection option "colour"'),
+        ("postgresql://user:hunter2@127.0.0.1:1/pixcrawler?color=red", 'invalid connection option "color"'),
         ("postgresql://user:hunter2@127.0.0.1:port/pixcrawler", "cannot be read"),
         ("mysql://user:hunter2@127.0.0.1/pixcrawler", "must begin with postgresql://"),
     ],

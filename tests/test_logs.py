@@ -65,7 +65,7 @@ def test_an_entry_for_people_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     ours, theirs = capsys.readouterr().err.splitlines()
     assert re.search(r"\[info +\] chunk given back +\[ours\] job=7 reason='two\\nlines'$", ours)
     assert re.search(r"\[warning +\] lost connection +\[theirs\]", theirs)
-    assert "\x1b" not in ours, "no colours where there is no terminal"
+    assert "\x1b" not in ours, "no colors where there is no terminal"
 
 
 @pytest.mark.parametrize("style", ["console", "json"])

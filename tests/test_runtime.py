@@ -18,7 +18,7 @@ from sqlalchemy import text
 from pixcrawler_worker import runtime
 from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
@@ -196,7 +196,7 @@ def test_a_source_that_is_not_installed_is_named_with_those_that_are(opened: Run
 def test_the_downloader_obeys_the_settings(settings: Settings) -> None:
     narrow = settings.model_copy(update={"max_image_bytes": 1024, "user_agent_contact": "mailto:me@example.org"})
     with hosts.serving() as server, closing(runtime.connect(narrow)) as opened:
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(RejectedError) as caught:
             opened.run(opened.downloader.fetch(server.url("/good/1.jpg")))
         assert caught.value.reason is Reason.TOO_MANY_BYTES
         assert "PixCrawler/" in server.heads["/good/1.jpg"]
@@ -205,7 +205,7 @@ def test_the_downloader_obeys_the_settings(settings: Settings) -> None:
 
 def test_nobody_is_fetched_from_in_a_private_network_unless_told(settings: Settings) -> None:
     with hosts.serving() as server, closing(runtime.connect(settings.model_copy(update={"allowed_networks": ()}))) as o:
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(RejectedError) as caught:
             o.run(o.downloader.fetch(server.url("/good/1.jpg")))
         assert caught.value.reason is Reason.FORBIDDEN_ADDRESS
         assert not server.hits

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pixcrawler_worker import storage
 from pixcrawler_worker.domain.planning import slug
-from pixcrawler_worker.domain.reasons import RefusedError
+from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.storage import FileMissingError, Storage
 
@@ -348,7 +348,7 @@ def test_many_files_are_read_at_once_and_each_that_cannot_be_says_why(tmp_path: 
         await storage.put("a/2", b"much too large")
         read = await storage.get_all(["a/1", "a/absent", "a/2", "../etc/passwd"], len, most=5)
         assert read[0] == 3
-        assert [type(one) for one in read[1:]] == [FileMissingError, RefusedError, FileMissingError]
+        assert [type(one) for one in read[1:]] == [FileMissingError, RejectedError, FileMissingError]
 
     for url in (tmp_path.as_uri(), "memory://"):
         asyncio.run(story(Storage(url)))

@@ -18,7 +18,7 @@ import pytest
 from fakes import s3
 from fakes.s3 import Server
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.storage import FileMissingError, Storage
 
@@ -73,7 +73,7 @@ def test_what_was_put_is_got_measured_listed_and_deleted(store: Storage) -> None
         await store.put("crawl_jobs/1/cat/a.jpg", b"first")
         await store.put("crawl_jobs/1/cat/a.jpg", b"second")
         await store.put("crawl_jobs/1/dog/b.jpg", b"")
-        await store.put("crawl_jobs/10/cat/a.jpg", b"a neighbour")
+        await store.put("crawl_jobs/10/cat/a.jpg", b"a neighbor")
         assert await store.get("crawl_jobs/1/cat/a.jpg") == b"second"
         assert await store.get("crawl_jobs/1/dog/b.jpg") == b""
         assert await store.size("crawl_jobs/1/cat/a.jpg") == 6
@@ -107,14 +107,14 @@ def test_many_files_are_read_at_once_and_each_is_told_of(store: Storage) -> None
     async def story() -> list[Any]:
         await store.put("a.jpg", b"12345")
         await store.put("b.jpg", b"123456")
-        with pytest.raises(RefusedError):
+        with pytest.raises(RejectedError):
             await store.get("b.jpg", most=5)
         return await store.get_all(["a.jpg", "gone.jpg", "b.jpg"], len, most=5)
 
     read, missing, large = run(story())
     assert read == 5
     assert isinstance(missing, FileMissingError)
-    assert isinstance(large, RefusedError)
+    assert isinstance(large, RejectedError)
     assert large.reason is Reason.TOO_MANY_BYTES
 
 

@@ -56,7 +56,7 @@ _OPTIONS = (
         multiple=True,
         metavar="NAME",
         shell_complete=_complete_license,
-        help="Licence to take, such as cc0 or cc-by; may be repeated.  [default: all]",
+        help="License to take, such as cc0 or cc-by; may be repeated.  [default: all]",
     ),
     click.option("--min-width", type=console.NUMBER, metavar="PIXELS", help="Least width.  [default: 32]"),
     click.option("--min-height", type=console.NUMBER, metavar="PIXELS", help="Least height.  [default: 32]"),

@@ -21,7 +21,7 @@ from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.domain.planning import Slice, slug, url_hash
-from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
+from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
@@ -206,7 +206,7 @@ async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, cand
         facts = await runtime.decoder.inspect(body)
         _check_facts(facts, work.options)
         _check_bytes(facts, harvest)
-    except RefusedError as error:
+    except RejectedError as error:
         harvest.refused[error.reason] += 1
         log.debug("candidate refused", reason=error.reason, detail=str(error))
         return True
@@ -223,7 +223,7 @@ async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, cand
 async def _fetch(runtime: Runtime, url: str) -> bytes:
     try:
         return (await runtime.downloader.fetch(url)).body
-    except RefusedError as error:
+    except RejectedError as error:
         if error.reason not in PASSING:
             raise
     await asyncio.sleep(_PAUSE)
@@ -233,23 +233,23 @@ async def _fetch(runtime: Runtime, url: str) -> bytes:
 def _check_offer(candidate: Candidate, options: CrawlOptions) -> None:
     """Refuse what the source's own words rule out, before it is downloaded."""
     if not licenses.is_wanted(candidate.credit.license, options.licenses):
-        raise RefusedError(Reason.LICENSE_NOT_WANTED, f"licence {candidate.credit.license or 'unknown'}")
+        raise RejectedError(Reason.LICENSE_NOT_WANTED, f"license {candidate.credit.license or 'unknown'}")
     if (candidate.width or options.min_width) < options.min_width:
-        raise RefusedError(Reason.TOO_SMALL, f"its source says that it is {candidate.width} pixels wide")
+        raise RejectedError(Reason.TOO_SMALL, f"its source says that it is {candidate.width} pixels wide")
     if (candidate.height or options.min_height) < options.min_height:
-        raise RefusedError(Reason.TOO_SMALL, f"its source says that it is {candidate.height} pixels high")
+        raise RejectedError(Reason.TOO_SMALL, f"its source says that it is {candidate.height} pixels high")
 
 
 def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
     if options.formats is not None and facts.format not in options.formats:
-        raise RefusedError(Reason.FORMAT_NOT_WANTED, facts.format)
+        raise RejectedError(Reason.FORMAT_NOT_WANTED, facts.format)
     if facts.width < options.min_width or facts.height < options.min_height:
-        raise RefusedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
+        raise RejectedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
 
 
 def _check_bytes(facts: ImageFacts, harvest: _Harvest) -> None:
     if facts.sha256 in harvest.digests:
-        raise RefusedError(Reason.DUPLICATE_BYTES, "the same bytes came from another address")
+        raise RejectedError(Reason.DUPLICATE_BYTES, "the same bytes came from another address")
 
 
 def _describe(runtime: Runtime, work: _Work, candidate: Candidate, facts: ImageFacts) -> NewImage:

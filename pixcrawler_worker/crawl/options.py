@@ -31,7 +31,7 @@ _Format = Annotated[StrictStr, AfterValidator(_format)]
 
 
 def _license(name: str) -> str:
-    """Return a licence, or a family of them, by its one name."""
+    """Return a license, or a family of them, by its one name."""
     try:
         return licenses.asked(name)
     except PermanentError as error:

@@ -48,7 +48,7 @@ class Choice:
         min_width: pixels.
         min_height: pixels.
         limit: most images; None for all.
-        label: of images that nobody labelled.
+        label: of images that nobody labeled.
         seed: of the splits.
         bounds: upper bounds of the splits' positions (`domain/splits.py`); one for a dataset that is not split.
         by_group: never divide near duplicates.
@@ -147,7 +147,7 @@ def labels(session: Session, job_id: int) -> list[str]:
 
 
 def licenses(session: Session, crawl_job_id: int) -> list[str]:
-    """Return the licences that a crawl job's images are under."""
+    """Return the licenses that a crawl job's images are under."""
     found = select(ImageFact.license).where(ImageFact.crawl_job_id == crawl_job_id, ImageFact.license.is_not(None))
     return [name for name in session.scalars(found.distinct()) if name is not None]
 

@@ -42,7 +42,7 @@ class Credit:
         title: as its author named it.
         author: name of the author.
         license: its identifier in `domain/licenses.py` (`cc0-1.0`, `cc-by-sa-4.0`, `public-domain`).
-        license_url: where the licence's text stands.
+        license_url: where the license's text stands.
         attribution: a line to print beside the picture.
     """
 

@@ -1,4 +1,4 @@
-"""Licences by one name each, whatever their providers call them: SPDX's identifiers in lower case.
+"""Licenses by one name each, whatever their providers call them: SPDX's identifiers in lower case.
 
 `cc0-1.0`, `cc-by-sa-4.0`, `cc-by-nc-nd-2.0-de`, `cc-pdm-1.0`; `public-domain` where only that is known, and what SPDX
 has no identifier for as SPDX writes it: `licenseref-unsplash`. A family, such as `cc-by-sa`, means all its versions.
@@ -10,7 +10,7 @@ import re
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import PermanentError
 
-#: Creative Commons' licences, public domain tools included, and public domain without a tool.
+#: Creative Commons' licenses, public domain tools included, and public domain without a tool.
 FAMILIES = (
     *("cc0", "cc-pdm", "public-domain"),
     *("cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd"),
@@ -25,8 +25,8 @@ _DEED = re.compile(
 )
 
 
-def normalised(text: str) -> str | None:
-    """Return the identifier of a licence that is written in any usual way; None when it is none that is known here.
+def normalized(text: str) -> str | None:
+    """Return the identifier of a license that is written in any usual way; None when it is none that is known here.
 
     Understands `CC BY-SA 4.0`, `cc-by-sa-4.0`, `by-sa 4.0`, `CC0`, `Public domain`, and the addresses of Creative
     Commons' deeds.
@@ -50,11 +50,11 @@ def normalised(text: str) -> str | None:
 
 
 def named(text: str) -> str | None:
-    """Return the identifier that a picture's licence is kept under, whatever its provider calls it; None for no name.
+    """Return the identifier that a picture's license is kept under, whatever its provider calls it; None for no name.
 
     One that is not known here becomes `licenseref-` and what is left of its name.
     """
-    if found := normalised(text):
+    if found := normalized(text):
         # There was never another version of these two.
         return f"{found}-1.0" if found in {"cc0", "cc-pdm"} else found
     plain = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:60]
@@ -62,25 +62,25 @@ def named(text: str) -> str | None:
 
 
 def asked(text: str) -> str:
-    """Return a licence, or a family of them, that somebody asks for.
+    """Return a license, or a family of them, that somebody asks for.
 
     Raises:
         PermanentError: when there is none of that name; the message has the nearest one.
     """
-    if found := normalised(text):
+    if found := normalized(text):
         return found
-    raise PermanentError(f"there is no licence {text!r}; {hint(text, FAMILIES)}")
+    raise PermanentError(f"there is no license {text!r}; {hint(text, FAMILIES)}")
 
 
 def family(license_id: str) -> str:
-    """Return the family of a licence's identifier: `cc-by` for `cc-by-4.0`."""
+    """Return the family of a license's identifier: `cc-by` for `cc-by-4.0`."""
     found = _VERSIONED.fullmatch(license_id)
     return found["family"] if found and found["family"] in FAMILIES else license_id
 
 
 @functools.lru_cache(maxsize=256)  # asked for every image
 def deed(license_id: str) -> str | None:
-    """Return the address of a Creative Commons licence's text; None for any other licence."""
+    """Return the address of a Creative Commons license's text; None for any other license."""
     found = _VERSIONED.fullmatch(license_id)
     if found is None or not found["version"] or found["family"] not in FAMILIES:
         return None
@@ -91,5 +91,5 @@ def deed(license_id: str) -> str | None:
 
 
 def is_wanted(license_id: str | None, wanted: tuple[str, ...] | None) -> bool:
-    """Tell whether a picture under this licence may be taken when these licences and families were asked for."""
+    """Tell whether a picture under this license may be taken when these licenses and families were asked for."""
     return wanted is None or (license_id is not None and not {license_id, family(license_id)}.isdisjoint(wanted))

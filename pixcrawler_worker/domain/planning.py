@@ -32,7 +32,7 @@ _EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "
 
 @dataclass(frozen=True, slots=True)
 class Keyword:
-    """One class of the dataset: what is searched, how its images are labelled, and how many it may have at most."""
+    """One class of the dataset: what is searched, how its images are labeled, and how many it may have at most."""
 
     query: str
     label: str

@@ -47,8 +47,8 @@ class Reason(StrEnum):
 PASSING = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.SERVER_ERROR, Reason.TRUNCATED})
 
 
-class RefusedError(PermanentError):
-    """One candidate is not taken. It costs its neighbours nothing; the reason is counted.
+class RejectedError(PermanentError):
+    """One candidate is not taken. It costs its neighbors nothing; the reason is counted.
 
     Args:
         reason: the word that is counted.

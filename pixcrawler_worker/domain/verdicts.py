@@ -53,11 +53,11 @@ class Metrics:
     Attributes:
         brightness_p5: 5th percentile of brightness, 0 (black) to 1 (white).
         brightness_p99: 99th percentile, likewise.
-        entropy: of grey levels, 0 to 8 bits.
-        std: standard deviation of grey levels, 0 to 127.5.
+        entropy: of gray levels, 0 to 8 bits.
+        std: standard deviation of gray levels, 0 to 127.5.
         sharpness: cleanvision's blur score, 0 (blurred) to 1.
         channel_delta: largest difference between two of a pixel's channels, 0 to 255; about 0 in a picture without
-            colour.
+            color.
         transparent: whether any pixel is not opaque.
         orientation: EXIF's, 1 to 8; 1 is upright.
         gps: whether EXIF has a place.

@@ -52,12 +52,12 @@ class _Lines:
 def _credit(file_name: str, row: Mapping[str, Value]) -> str:
     """Return a line on whose an image is; what its source gave no attribution for is put together from what is known.
 
-    Source of the order: Creative Commons, "Recommended practices for attribution" (title, author, source, licence).
+    Source of the order: Creative Commons, "Recommended practices for attribution" (title, author, source, license).
     """
     known = str(row["attribution"])
     if not known:
         title = f'"{row["title"]}"' if row["title"] else "untitled"
-        known = f"{title} by {row['author'] or 'an unknown author'}, licence {row['license'] or 'unknown'}"
+        known = f"{title} by {row['author'] or 'an unknown author'}, license {row['license'] or 'unknown'}"
     text = str(row["license_url"]) or licenses.deed(str(row["license"])) or ""
     parts = (file_name, known, text, str(row["page_url"] or row["source_url"]))
     return " ".join(" | ".join(filter(None, parts)).split()) + "\n"

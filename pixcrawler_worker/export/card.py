@@ -48,7 +48,7 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
 
 
 def _license(licenses: Mapping[str, int]) -> str:
-    """Return the hub's identifier of the one licence of all images, or what it calls everything else."""
+    """Return the hub's identifier of the one license of all images, or what it calls everything else."""
     known = [name for name in licenses if name]
     return known[0] if len(licenses) == len(known) == 1 and known[0].startswith(("cc0-", "cc-by")) else "other"
 
@@ -67,10 +67,10 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
         yield from _table("Splits", "split", summary.splits, plan.splits)
         if plan.options.splits.by == "duplicate_group":
             yield "An image and the near duplicates that a validation found of it are in one split.\n"
-    yield from _table("Licences", "licence", summary.licenses)
+    yield from _table("Licenses", "license", summary.licenses)
     yield (
-        "Each image has its own licence, author and source, in the columns below. Those without a licence are not free "
-        "to use: ask whoever owns them. A licence is what the source said when the image was found.\n"
+        "Each image has its own license, author and source, in the columns below. Those without a license are not free "
+        "to use: ask whoever owns them. A license is what the source said when the image was found.\n"
     )
     yield from _table("Formats", "format", summary.formats)
     yield "## Columns\n"

@@ -134,7 +134,7 @@ def _records(plan: Plan, number: int, part: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _license(name: str) -> str:
-    """Return the address of a licence's text where there is one."""
+    """Return the address of a license's text where there is one."""
     return licenses.deed(name) or name or "unknown"
 
 

@@ -59,7 +59,7 @@ class Select(_Strict):
     )
     labels: tuple[StrictStr, ...] | None = Field(default=None, description="classes to take; all when left out")
     licenses: tuple[Annotated[StrictStr, AfterValidator(_license)], ...] | None = Field(
-        default=None, description="licences and families to take, such as cc0 or cc-by; all when left out"
+        default=None, description="licenses and families to take, such as cc0 or cc-by; all when left out"
     )
     min_width: _Side | None = None
     min_height: _Side | None = None

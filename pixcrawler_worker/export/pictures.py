@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from pixcrawler_worker.db.exports import Item
-from pixcrawler_worker.domain.reasons import RefusedError
+from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export.ahead import ahead
 from pixcrawler_worker.export.options import Picture as Wanted
@@ -108,11 +108,11 @@ class Pictures:
         pictures = (next(decoded) if isinstance(one, _Body) else one for one in judged)
         return list(zip(items, pictures, strict=True))
 
-    def _judged(self, item: Item, found: "_Body | FileMissingError | RefusedError") -> "Picture | str | _Body":
+    def _judged(self, item: Item, found: "_Body | FileMissingError | RejectedError") -> "Picture | str | _Body":
         """Return an image's file, or why it is left out; the file as it was read when the decoder must see it."""
         if isinstance(found, FileMissingError):
             return self._left_out(item, _MISSING, found)
-        if isinstance(found, RefusedError):
+        if isinstance(found, RejectedError):
             return self._left_out(item, found.reason, found)
         if item.sha256 is not None and found.sha256 != item.sha256:
             return self._left_out(item, _CHANGED, PermanentError("its file is not the one that was stored"))
@@ -133,11 +133,11 @@ class Pictures:
                 if converted is not None:
                     changed = await asyncio.to_thread(_Body.of, converted.body)
                     return changed.picture(converted.format, converted.width, converted.height)
-        except RefusedError as error:
+        except RejectedError as error:
             return self._left_out(item, error.reason, error)
         return found.picture(item.format or "jpg", item.width or 0, item.height or 0)
 
-    def _left_out(self, item: Item, reason: str, error: PermanentError | RefusedError) -> str:
+    def _left_out(self, item: Item, reason: str, error: PermanentError | RejectedError) -> str:
         if self._wanted.on_error == "fail":
             raise PermanentError(f"image {item.source_url} is {reason}: {error}") from error
         return str(reason)

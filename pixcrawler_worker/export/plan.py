@@ -26,7 +26,7 @@ class Plan:
         layout_name: what it is called.
         labels: every class of its images, sorted.
         splits: in their order; empty when it is not split.
-        unlabelled: class of images that nobody labelled.
+        unlabelled: class of images that nobody labeled.
         crawled: when the crawl ended, UTC.
     """
 

@@ -43,7 +43,7 @@ def _parts(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapp
             (f"{summary.images:,}", "images"),
             (f"{len(summary.labels):,}", "classes"),
             (f"{summary.image_bytes / 1e6:,.1f} MB", "of pictures"),
-            (f"{licensed / summary.images:.0%}" if summary.images else "none", "with a known licence"),
+            (f"{licensed / summary.images:.0%}" if summary.images else "none", "with a known license"),
             (f"{sum(summary.skipped.values()):,}", "left out"),
         )
     )
@@ -51,7 +51,7 @@ def _parts(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapp
     yield pages.bars("Classes", _frequent(summary.labels))
     if plan.splits:
         yield pages.bars("Splits", [(split, summary.splits.get(split, 0)) for split in plan.splits])
-    yield pages.bars("Licences", _frequent(summary.licenses))
+    yield pages.bars("Licenses", _frequent(summary.licenses))
     yield pages.bars("Formats", _frequent(summary.formats))
     yield pages.bars("Sources", _frequent(summary.sources))
     yield "</div>"

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import wire
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import convert, inspect_bytes, measure_bytes, thumbnail
@@ -39,7 +39,7 @@ def main() -> None:
 
 def _answer(body: bytes | None, wish: int, number: int, limits: Limits) -> bytes:
     if body is None:
-        return wire.refused(RefusedError(Reason.TOO_MANY_BYTES, "the file is larger than allowed"))
+        return wire.refused(RejectedError(Reason.TOO_MANY_BYTES, "the file is larger than allowed"))
     try:
         match Wish(wish):
             case Wish.THUMBNAIL:
@@ -51,7 +51,7 @@ def _answer(body: bytes | None, wish: int, number: int, limits: Limits) -> bytes
                 return wire.as_converted(convert(picture, conversion, limits))
             case Wish.FACTS:
                 return wire.accepted(inspect_bytes(body, limits))
-    except RefusedError as refusal:
+    except RejectedError as refusal:
         return wire.refused(refusal)
 
 

@@ -15,9 +15,9 @@ class Conversion:
     """How a picture is to be changed.
 
     Whatever is changed is written anew: of an animation its first frame, CMYK as RGB, without comments, XMP, MakerNote
-    and thumbnails. The ICC profile stays, even with `strip`, because it says what the colours mean: colours are not
+    and thumbnails. The ICC profile stays, even with `strip`, because it says what the colors mean: colors are not
     converted to sRGB. It is left out where the format holds none (gif, bmp), and where it is that of another kind of
-    colours than the ones that are written (CMYK).
+    colors than the ones that are written (CMYK).
 
     Attributes:
         format: extension of the format to write, one of `domain.facts.FORMATS`.

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageColor, JpegImagePlugin
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
@@ -25,14 +25,14 @@ _PNG_LEVEL = 3
 _WEBP_METHOD, _WEBP_MOST_SIDE = 2, 16_383
 #: A seventh of 6's time at a tenth to a quarter more bytes: at 6, 50 Mpx would take twice the deadline.
 _AVIF_SPEED = 9
-#: From here on, JPEG keeps colours at full resolution (4:4:4); below, at half of it (4:2:0).
+#: From here on, JPEG keeps colors at full resolution (4:4:4); below, at half of it (4:2:0).
 _JPEG_FULL_COLOURS_FROM = 95
 
 _WITH_ALPHA = {"png", "webp", "gif", "tiff", "avif"}
 _WITH_EXIF = _WITH_PROFILE = {"jpg", "png", "webp", "tiff", "avif"}
 #: Modes of more than a byte per band that formats hold.
 _WIDE = {"png": {"I;16"}, "tiff": {"I;16", "I", "F"}}
-#: Formats that keep what a palette or a single bit says, unless it is resized: the colours of a mask are numbers.
+#: Formats that keep what a palette or a single bit says, unless it is resized: the colors of a mask are numbers.
 _INDEXED = {"png", "gif"}
 
 _EXIF_ORIENTATION, _EXIF_IFD, _EXIF_GPS = 0x0112, 0x8769, 0x8825
@@ -90,7 +90,7 @@ def convert(body: bytes, extension: str, conversion: Conversion, limits: Limits)
     The same file gives the same bytes.
 
     Raises:
-        RefusedError: as `pixels.decode`; TOO_MANY_PIXELS also when it would become too large.
+        RejectedError: as `pixels.decode`; TOO_MANY_PIXELS also when it would become too large.
     """
     with pixels.opened(body, extension, limits) as image:
         orientation = _orientation(image)
@@ -132,7 +132,7 @@ def _tables(image: Image.Image) -> dict[str, Any]:
     """
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("L", "RGB"):
         return {}
-    # What Pillow cannot name it could not write either: colours at full resolution lose nothing.
+    # What Pillow cannot name it could not write either: colors at full resolution lose nothing.
     sampling = JpegImagePlugin.get_sampling(image) if image.mode == "RGB" else 0
     return {"qtables": image.quantization, "subsampling": max(sampling, 0)}
 
@@ -174,7 +174,7 @@ def _middle(length: int, kept: float, *, whole: bool) -> tuple[float, float]:
 def _check_size(canvas: tuple[int, int], conversion: Conversion, limits: Limits) -> None:
     limits.check_size(*canvas)
     if conversion.format == "webp" and max(canvas) > _WEBP_MOST_SIDE:
-        raise RefusedError(Reason.TOO_MANY_PIXELS, f"a WebP has at most {_WEBP_MOST_SIDE:,} pixels a side")
+        raise RejectedError(Reason.TOO_MANY_PIXELS, f"a WebP has at most {_WEBP_MOST_SIDE:,} pixels a side")
 
 
 def _tells(image: Image.Image, body: bytes, extension: str) -> bool:
@@ -238,7 +238,7 @@ def _decoded(image: Image.Image, plan: _Plan, conversion: Conversion, *, scale: 
 
 def _in_a_mode_to_write(image: Image.Image, conversion: Conversion, *, resized: bool) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        # A single transparent grey is more than Pillow converts of these.
+        # A single transparent gray is more than Pillow converts of these.
         image.info.pop("transparency", None)
         wide = image.convert("I").convert("I;16") if image.mode in ("I;16B", "I;16L") else image
         holds = conversion.mode != "pad" and wide.mode in _WIDE.get(conversion.format, ())
@@ -247,13 +247,13 @@ def _in_a_mode_to_write(image: Image.Image, conversion: Conversion, *, resized: 
         return image.getchannel(0)
     if image.mode in ("1", "P") and conversion.format in _INDEXED and not resized:
         return image
-    mode = "L" if image.mode in ("1", "L", "LA") or _has_a_palette_of_greys(image) else "RGB"
+    mode = "L" if image.mode in ("1", "L", "LA") or _has_a_palette_of_grays(image) else "RGB"
     if image.has_transparency_data:
         mode += "A"
     return image if image.mode == mode else image.convert(mode)
 
 
-def _has_a_palette_of_greys(image: Image.Image) -> bool:
+def _has_a_palette_of_grays(image: Image.Image) -> bool:
     palette = image.getpalette() if image.mode == "P" else None
     return palette is not None and palette[::3] == palette[1::3] == palette[2::3]
 
@@ -276,7 +276,7 @@ def _written(
     picture: Image.Image, conversion: Conversion, exif: bytes, profile: object, tables: dict[str, Any]
 ) -> bytes:
     if conversion.format == "gif":
-        picture = _in_256_colours(picture)
+        picture = _in_256_colors(picture)
     # Encoders help themselves to what was read: comments, profiles, a TIFF's tags.
     told = {"transparency"} if picture.mode == "P" else set()
     picture.info = {name: value for name, value in picture.info.items() if name in told}
@@ -300,11 +300,11 @@ def _written(
         picture.save(written, pixels.PILLOW[conversion.format], **options)
     except (RuntimeError, ValueError) as error:
         # So libavif and libwebp say that they lack memory: the picture is good, it was decoded.
-        raise RefusedError(Reason.TOO_MANY_PIXELS, f"no {conversion.format} can be made of it: {error}") from error
+        raise RejectedError(Reason.TOO_MANY_PIXELS, f"no {conversion.format} can be made of it: {error}") from error
     return written.getvalue()
 
 
-def _in_256_colours(picture: Image.Image) -> Image.Image:
+def _in_256_colors(picture: Image.Image) -> Image.Image:
     """Return the picture as a GIF can hold it: by Pillow's fast octree, since median cut would take two minutes."""
     if picture.mode == "LA":
         picture = picture.convert("RGBA")  # of which Pillow keeps what is transparent
@@ -312,8 +312,8 @@ def _in_256_colours(picture: Image.Image) -> Image.Image:
 
 
 def _describes(profile: object, mode: str, format_: str) -> bool:
-    """Whether an ICC profile is that of such colours (ICC.1, 7.2.6), and no burden."""
+    """Whether an ICC profile is that of such colors (ICC.1, 7.2.6), and no burden."""
     if not isinstance(profile, bytes) or len(profile) > _MOST_PROFILE_BYTES:
         return False
-    coloured = mode.startswith(("RGB", "P")) or format_ == "webp"
-    return profile[16:20] == (b"RGB " if coloured else b"GRAY")
+    colored = mode.startswith(("RGB", "P")) or format_ == "webp"
+    return profile[16:20] == (b"RGB " if colored else b"GRAY")

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection import wire
@@ -74,7 +74,7 @@ class Decoder:
         """What `body` is.
 
         Raises:
-            RefusedError: as `inspect_bytes`; TIMEOUT when the deadline passed; DECODER_DIED when the process crashed
+            RejectedError: as `inspect_bytes`; TIMEOUT when the deadline passed; DECODER_DIED when the process crashed
                 or was killed over this image. The next image finds a new process.
             TransientError: no process could be started, and the image was not looked at.
         """
@@ -89,7 +89,7 @@ class Decoder:
             seconds: a deadline below that of the limits.
 
         Raises:
-            RefusedError, TransientError: as `inspect`.
+            RejectedError, TransientError: as `inspect`.
         """
         return wire.measured(await self._ask(body, Wish.METRICS, int(strict), seconds=seconds))
 
@@ -101,7 +101,7 @@ class Decoder:
         """`body` changed; None when it is already as wanted, whose pixels are not looked at then.
 
         Raises:
-            RefusedError: as `inspect`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
+            RejectedError: as `inspect`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
             TransientError: as `inspect`.
         """
         return wire.converted(await self._ask(wire.to_convert(conversion, body), Wish.CONVERT))
@@ -123,14 +123,14 @@ class Decoder:
             try:
                 await process.started()
                 return await process.ask(body, wish, number, seconds=seconds)
-            except _NeighbourError:
+            except _NeighborError:
                 self._forget(process)
             except ConnectionError as error:
                 self._forget(process)
                 raise await process.died(self._limits) from error
             except TimeoutError as error:
                 self._forget(process)
-                raise RefusedError(Reason.TIMEOUT, f"not decoded within {seconds:g} s") from error
+                raise RejectedError(Reason.TIMEOUT, f"not decoded within {seconds:g} s") from error
             except TransientError:
                 self._forget(process)
                 raise
@@ -163,7 +163,7 @@ class Decoder:
             self._dismiss(process)
 
 
-class _NeighbourError(Exception):
+class _NeighborError(Exception):
     """The process ended over an image that was before this one, which is to be sent to another process."""
 
 
@@ -242,10 +242,10 @@ class _Process:
         Raises:
             ConnectionError: it ended over this image.
             TimeoutError: it was ended, because this image took too long.
-            _NeighbourError: it ended before it came to this image.
+            _NeighborError: it ended before it came to this image.
         """
         if self._socket.fileno() < 0:
-            raise _NeighbourError
+            raise _NeighborError
         turn = _Turn(self._loop.create_future(), seconds)
         if wish is Wish.CONVERT:
             turn.most = self._most_converted
@@ -294,12 +294,12 @@ class _Process:
         """Its exit status, once it has one."""
         return await asyncio.to_thread(self._popen.wait)
 
-    async def died(self, limits: Limits) -> RefusedError:
+    async def died(self, limits: Limits) -> RejectedError:
         """What its death says about the image it was at."""
         status = await self.gone()
         if status == -signal.SIGXCPU:
-            return RefusedError(Reason.TIMEOUT, f"not decoded within {limits.seconds:g} s of CPU time")
-        return RefusedError(Reason.DECODER_DIED, f"the process that decoded it ended with status {status}")
+            return RejectedError(Reason.TIMEOUT, f"not decoded within {limits.seconds:g} s of CPU time")
+        return RejectedError(Reason.DECODER_DIED, f"the process that decoded it ended with status {status}")
 
     def _flush(self) -> None:
         """Send as much as the socket takes, and the rest as soon as it takes more."""
@@ -404,7 +404,7 @@ class _Process:
         self.kill()
         for place, turn in enumerate(line):
             if not turn.answer.done():
-                turn.answer.set_exception(error if place == 0 else _NeighbourError())
+                turn.answer.set_exception(error if place == 0 else _NeighborError())
 
 
 def _environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import strangers
 
 #: A Huffman code has at least one bit, and a block of 8x8 pixels at least one code (T.81, F.1.2): 512 pixels a byte.
@@ -41,15 +41,15 @@ def read(body: bytes, *, enough_frames: int) -> Header:
         enough_frames: where to stop counting, so that a chain of frames cannot cost more than its limit.
 
     Raises:
-        RefusedError: NOT_AN_IMAGE when it is something else, CORRUPT when the container is broken or cut off.
+        RejectedError: NOT_AN_IMAGE when it is something else, CORRUPT when the container is broken or cut off.
     """
     reader = _reader(body)
     if reader is None:
-        raise RefusedError(Reason.NOT_AN_IMAGE, f"it looks like {strangers.looks_like(body)}")
+        raise RejectedError(Reason.NOT_AN_IMAGE, f"it looks like {strangers.looks_like(body)}")
     try:
         return reader(body, enough_frames)
     except (struct.error, IndexError) as error:
-        raise RefusedError(Reason.CORRUPT, "the file ends inside its header") from error
+        raise RejectedError(Reason.CORRUPT, "the file ends inside its header") from error
 
 
 def _reader(body: bytes) -> Callable[[bytes, int], Header] | None:
@@ -63,8 +63,8 @@ def _reader(body: bytes) -> Callable[[bytes, int], Header] | None:
     return None
 
 
-def _cut_off(where: str) -> RefusedError:
-    return RefusedError(Reason.CORRUPT, f"the file ends {where}")
+def _cut_off(where: str) -> RejectedError:
+    return RejectedError(Reason.CORRUPT, f"the file ends {where}")
 
 
 def _jpeg(body: bytes, _: int) -> Header:
@@ -79,10 +79,10 @@ def _jpeg(body: bytes, _: int) -> Header:
         if marker in _JPEG_START_OF_FRAME:
             height, width = struct.unpack_from(">HH", body, position + 5)
             if width * height > _JPEG_MOST_PIXELS_PER_BYTE * len(body):
-                raise RefusedError(Reason.CORRUPT, f"{len(body)} bytes cannot hold a JPEG of {width}x{height}")
+                raise RejectedError(Reason.CORRUPT, f"{len(body)} bytes cannot hold a JPEG of {width}x{height}")
             return Header(format="jpg", width=width, height=height)
         if marker in _JPEG_AFTER_HEADER:
-            raise RefusedError(Reason.CORRUPT, "its data begins before a frame header")
+            raise RejectedError(Reason.CORRUPT, "its data begins before a frame header")
         if marker in _JPEG_WITHOUT_LENGTH:
             position += 1 if marker == _JPEG_FILL else 2
         else:
@@ -99,7 +99,7 @@ def _png(body: bytes, _: int) -> Header:
     """Walk the chunks to IEND; acTL holds the frames of an APNG (PNG 3rd edition, 5 and 11)."""
     kind, width, height = struct.unpack_from(">4sII", body, 12)
     if kind != b"IHDR":
-        raise RefusedError(Reason.CORRUPT, "its first chunk is not IHDR")
+        raise RejectedError(Reason.CORRUPT, "its first chunk is not IHDR")
     frames = 1
     position = 8
     while kind != b"IEND":
@@ -117,7 +117,7 @@ def _png(body: bytes, _: int) -> Header:
 def _gif(body: bytes, enough: int) -> Header:
     """Walk the blocks to the trailer (GIF89a, 17 to 27)."""
     width, height, flags = struct.unpack_from("<HHB", body, 6)
-    position = 13 + _gif_colours(flags)
+    position = 13 + _gif_colors(flags)
     frames = 0
     while frames < enough:
         block = body[position : position + 1]
@@ -133,15 +133,15 @@ def _gif(body: bytes, enough: int) -> Header:
             if frames == 0:  # Decoders widen the screen to hold the first frame.
                 width, height = max(width, left + across), max(height, top + down)
             frames += 1
-            position = _gif_after_data(body, position + 10 + _gif_colours(flags))
+            position = _gif_after_data(body, position + 10 + _gif_colors(flags))
         # Anything else between blocks is skipped, as decoders do.
     if frames == 0:
-        raise RefusedError(Reason.CORRUPT, "a GIF without a frame")
+        raise RejectedError(Reason.CORRUPT, "a GIF without a frame")
     return Header(format="gif", width=width, height=height, frames=frames)
 
 
-def _gif_colours(flags: int) -> int:
-    """Bytes of the colour table that `flags` announce."""
+def _gif_colors(flags: int) -> int:
+    """Bytes of the color table that `flags` announce."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
@@ -179,7 +179,7 @@ def _webp_size(body: bytes) -> tuple[int, int]:
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         case b"VP8X" if len(body) >= 30:  # noqa: PLR2004 - where the canvas size ends
             return int.from_bytes(body[24:27], "little") + 1, int.from_bytes(body[27:30], "little") + 1
-    raise RefusedError(Reason.CORRUPT, "its first chunk holds no picture")
+    raise RejectedError(Reason.CORRUPT, "its first chunk holds no picture")
 
 
 def _bmp(body: bytes, _: int) -> Header:
@@ -263,7 +263,7 @@ def _boxes(body: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, i
         if box_end > end:
             raise _cut_off(f"inside its {kind.decode('latin-1')} box")
         if box_end < start:
-            raise RefusedError(Reason.CORRUPT, "a box is smaller than its own header")
+            raise RejectedError(Reason.CORRUPT, "a box is smaller than its own header")
         yield kind, start, box_end
         if kind in _AVIF_CONTAINERS:
             yield from _boxes(body, start + _AVIF_CONTAINERS[kind], box_end)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 
 #: Pictures up to this many pixels decode into a few megabytes whatever they are: their density is not judged.
 _HARMLESS_PIXELS = 1_000_000
@@ -20,7 +20,7 @@ class Limits:
         max_frames: frames of an animation, or pages of a TIFF.
         max_frame_pixels: frames x width x height, which bounds the work of whoever plays the animation: 240
             frames of 1080p.
-        max_pixels_per_byte: above a megapixel, the density at which a file is one colour and nothing else. Flat
+        max_pixels_per_byte: above a megapixel, the density at which a file is one color and nothing else. Flat
             artwork of 12 Mpx reaches 2,900 (lossless WebP) and blank paper 10,000 (AVIF); a bomb, a million.
         seconds: deadline of one picture, in wall time. The largest honest ones take four.
         memory_bytes: address space of the guarded process. It stands at 125 MB before the first picture and at 1.1 GB
@@ -41,26 +41,26 @@ class Limits:
         return 4 * self.max_pixels + _MOST_TAGS_BYTES
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise RefusedError when a picture of `width` x `height` pixels is empty or too large to decode."""
+        """Raise RejectedError when a picture of `width` x `height` pixels is empty or too large to decode."""
         if width < 1 or height < 1:
-            raise RefusedError(Reason.CORRUPT, f"{width}x{height} pixels are no picture")
+            raise RejectedError(Reason.CORRUPT, f"{width}x{height} pixels are no picture")
         if max(width, height) > self.max_side:
-            raise RefusedError(Reason.TOO_MANY_PIXELS, f"{width}x{height}: a side above {self.max_side:,} pixels")
+            raise RejectedError(Reason.TOO_MANY_PIXELS, f"{width}x{height}: a side above {self.max_side:,} pixels")
         if width * height > self.max_pixels:
-            raise RefusedError(Reason.TOO_MANY_PIXELS, f"{width}x{height} is above {self.max_pixels:,} pixels")
+            raise RejectedError(Reason.TOO_MANY_PIXELS, f"{width}x{height} is above {self.max_pixels:,} pixels")
 
     def check_frames(self, width: int, height: int, frames: int) -> None:
-        """Raise RefusedError when an animation of so many frames is too much for whoever opens it."""
+        """Raise RejectedError when an animation of so many frames is too much for whoever opens it."""
         if frames > self.max_frames:
-            raise RefusedError(Reason.TOO_MANY_PIXELS, f"more than {self.max_frames:,} frames")
+            raise RejectedError(Reason.TOO_MANY_PIXELS, f"more than {self.max_frames:,} frames")
         if width * height * frames > self.max_frame_pixels:
-            raise RefusedError(
+            raise RejectedError(
                 Reason.TOO_MANY_PIXELS,
                 f"{frames} frames of {width}x{height} are above {self.max_frame_pixels:,} pixels",
             )
 
     def check_density(self, width: int, height: int, file_size: int) -> None:
-        """Raise RefusedError when `file_size` bytes are too few to hold such a picture."""
+        """Raise RejectedError when `file_size` bytes are too few to hold such a picture."""
         pixels = width * height
         if pixels > _HARMLESS_PIXELS and pixels > self.max_pixels_per_byte * file_size:
-            raise RefusedError(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels out of {file_size} bytes")
+            raise RejectedError(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels out of {file_size} bytes")

@@ -39,7 +39,7 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         strict: whether JPEG data is also given to a decoder that mends nothing.
 
     Raises:
-        RefusedError: as `pixels.decode`.
+        RejectedError: as `pixels.decode`.
     """
     with pixels.opened(body, extension, limits) as image:
         width, height = image.size
@@ -48,15 +48,15 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
             # The smallest scale from which the reduction still has its 129 pixels at least.
             image.draft("RGB", (_SIDE // 2 + 1, _SIDE // 2 + 1))
         image.load()
-        small, transparent = _in_colour(image)
+        small, transparent = _in_color(image)
         orientation, gps = _tags(image)
-    grey = small.convert("L")
+    gray = small.convert("L")
     p5, p99 = _brightness(small)
     metrics = Metrics(
         brightness_p5=p5,
         brightness_p99=p99,
-        entropy=round(grey.entropy(), 4),
-        std=round(ImageStat.Stat(grey).stddev[0], 4),
+        entropy=round(gray.entropy(), 4),
+        std=round(ImageStat.Stat(gray).stddev[0], 4),
         sharpness=_sharpness(small),
         channel_delta=_channel_delta(small),
         transparent=transparent,
@@ -64,17 +64,17 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         gps=gps,
         strict_error=_complaint(body) if strict and extension == "jpg" else None,
     )
-    return Pixels(width=width, height=height, mode=mode, grey=grey), metrics
+    return Pixels(width=width, height=height, mode=mode, gray=gray), metrics
 
 
-def _in_colour(image: Image.Image) -> tuple[Image.Image, bool]:
+def _in_color(image: Image.Image) -> tuple[Image.Image, bool]:
     """Return the picture reduced and in RGB, transparency on white, and whether it has any."""
     if not image.has_transparency_data:
         # Pillow converts LAB to nothing; its first band is lightness.
         plain = image.getchannel(0) if image.mode == "LAB" else pixels.byte_per_band(image)
         # Converting what is RGB already would copy all of it.
         return _reduced(plain if plain.mode == "RGB" else plain.convert("RGB")), False
-    # Reduced before it is laid on white: what colour an invisible pixel has must not count.
+    # Reduced before it is laid on white: what color an invisible pixel has must not count.
     picture = _reduced(image.convert("RGBA"))
     lowest, _ = picture.getchannel("A").getextrema()
     assert isinstance(lowest, int | float)
@@ -115,9 +115,9 @@ def _sharpness(small: Image.Image) -> float:
     ratio = max(small.size) / _EDGES_SIDE
     if ratio > 1:
         small = small.resize((max(int(small.width // ratio), 1), max(int(small.height // ratio), 1)))
-    grey = small.convert("L")
-    edges = ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES)).stddev[0]
-    spread = float(np.std(_counts(grey.histogram())))
+    gray = small.convert("L")
+    edges = ImageStat.Stat(gray.filter(ImageFilter.FIND_EDGES)).stddev[0]
+    spread = float(np.std(_counts(gray.histogram())))
     by_histogram = 1 - np.exp(-_BLUR_FACTOR * spread)
     score = 1 - np.exp(-_BLUR_FACTOR * edges) + (by_histogram if by_histogram > _BLUR_HISTOGRAM_FROM else 0)
     return round(min(float(score), 1.0), 4)

@@ -3,7 +3,7 @@
 import hashlib
 
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.inspection import converting, headers, metrics, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
@@ -18,7 +18,7 @@ def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
     silently passes: a JPEG with damaged pixels, a PNG whose data ends properly but before its last row.
 
     Raises:
-        RefusedError: EMPTY, NOT_AN_IMAGE, TOO_MANY_PIXELS or CORRUPT.
+        RejectedError: EMPTY, NOT_AN_IMAGE, TOO_MANY_PIXELS or CORRUPT.
     """
     header = _header(body, limits)
     return _facts(body, header, pixels.decode(body, header.format, limits))
@@ -44,11 +44,11 @@ def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | 
     """`body` changed; None when it is already as wanted, whose pixels are not looked at then.
 
     Raises:
-        RefusedError: as `inspect_bytes`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
+        RejectedError: as `inspect_bytes`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
     """
     converted = converting.convert(body, _header(body, limits).format, conversion, limits)
     if converted and len(converted.body) > limits.max_converted_bytes:
-        raise RefusedError(Reason.TOO_MANY_BYTES, f"it becomes {len(converted.body):,} bytes")
+        raise RejectedError(Reason.TOO_MANY_BYTES, f"it becomes {len(converted.body):,} bytes")
     return converted
 
 
@@ -63,15 +63,15 @@ def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:
         file_size=len(body),
         mode=decoded.mode,
         frames=header.frames,
-        phash=pixels.phash(decoded.grey),
-        dhash=pixels.dhash(decoded.grey),
+        phash=pixels.phash(decoded.gray),
+        dhash=pixels.dhash(decoded.gray),
     )
 
 
 def _header(body: bytes, limits: Limits) -> headers.Header:
     """What `body` declares, once it is known to be within the limits."""
     if not body:
-        raise RefusedError(Reason.EMPTY, "a body without a byte")
+        raise RejectedError(Reason.EMPTY, "a body without a byte")
     header = headers.read(body, enough_frames=limits.max_frames + 1)
     limits.check_size(header.width, header.height)
     limits.check_frames(header.width, header.height, header.frames)

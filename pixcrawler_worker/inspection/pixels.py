@@ -20,7 +20,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.limits import Limits
 
 #: Both hashes are taken from a picture reduced to about this many pixels a side: half of it moves one more bit of 64,
@@ -52,20 +52,20 @@ class Pixels:
         width: pixels, as Pillow understands the file (it swaps the sides of a TIFF that is to be turned).
         height: pixels, likewise.
         mode: Pillow's mode before any conversion.
-        grey: the first frame in grey (mode `L` or `F`), reduced to at most twice 128 pixels a side.
+        gray: the first frame in gray (mode `L` or `F`), reduced to at most twice 128 pixels a side.
     """
 
     width: int
     height: int
     mode: str
-    grey: Image.Image
+    gray: Image.Image
 
 
 def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
     """Decode the first frame of `body`, all of it, as the one format that `extension` stands for.
 
     Raises:
-        RefusedError: CORRUPT when a decoder fails, TOO_MANY_PIXELS when Pillow sees more pixels than the header
+        RejectedError: CORRUPT when a decoder fails, TOO_MANY_PIXELS when Pillow sees more pixels than the header
             declared or memory runs out.
     """
     with opened(body, extension, limits) as image:
@@ -75,7 +75,7 @@ def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
             # Scaled down inside the decoder: every byte is still read, at a fraction of the cost.
             image.draft("L", (_REDUCED_SIDE, _REDUCED_SIDE))
         image.load()
-        return Pixels(width=width, height=height, mode=mode, grey=_grey(image))
+        return Pixels(width=width, height=height, mode=mode, gray=_gray(image))
 
 
 def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
@@ -99,24 +99,24 @@ def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]
     """Open a picture without decoding it yet; whatever goes wrong with it inside the context is a refusal.
 
     Raises:
-        RefusedError: as `decode`.
+        RejectedError: as `decode`.
     """
     try:
         # Warnings are for those who own the file.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[PILLOW[extension]]) as image:
             limits.check_size(*image.size)
             yield image
-    except RefusedError:
+    except RejectedError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
-        raise RefusedError(Reason.TOO_MANY_PIXELS, "it needs more memory than the decoder may have") from error
+        raise RejectedError(Reason.TOO_MANY_PIXELS, "it needs more memory than the decoder may have") from error
     except Exception as error:
         # Over hostile files Pillow raises nearly everything: OSError, SyntaxError, TypeError, KeyError, struct.error...
-        raise RefusedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_DETAIL]}") from error
+        raise RejectedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_DETAIL]}") from error
 
 
 def byte_per_band(image: Image.Image) -> Image.Image:
-    """Return `image` with what Pillow would cut off at 255 stretched to a byte: 16-bit greys and floats."""
+    """Return `image` with what Pillow would cut off at 255 stretched to a byte: 16-bit grays and floats."""
     if not image.mode.startswith(("I", "F")):
         return image
     low, high = image.convert("F").getextrema()
@@ -126,27 +126,27 @@ def byte_per_band(image: Image.Image) -> Image.Image:
     return image.convert("F").point(lambda value: value * scale - low * scale).convert("L")
 
 
-def phash(grey: Image.Image) -> int:
+def phash(gray: Image.Image) -> int:
     """64-bit DCT hash of imagehash's construction: the lowest 8x8 frequencies of 32x32 pixels against their median."""
-    low = _DCT @ _shrunk(grey, 32, 32) @ _DCT.T
+    low = _DCT @ _shrunk(gray, 32, 32) @ _DCT.T
     return _bits(low > np.median(low))
 
 
-def dhash(grey: Image.Image) -> int:
-    """64-bit difference hash of imagehash's construction: whether a pixel is brighter than its left neighbour."""
-    pixels = _shrunk(grey, 9, 8)
+def dhash(gray: Image.Image) -> int:
+    """64-bit difference hash of imagehash's construction: whether a pixel is brighter than its left neighbor."""
+    pixels = _shrunk(gray, 9, 8)
     return _bits(pixels[:, 1:] > pixels[:, :-1])
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    """`image` in grey and reduced: transparency on white, 16 bits and more as floats."""
+def _gray(image: Image.Image) -> Image.Image:
+    """`image` in gray and reduced: transparency on white, 16 bits and more as floats."""
     if image.mode.startswith(("I", "F")):
         return _reduced(image.convert("F"))
     if image.mode == "LAB":  # Pillow converts it to nothing; its first band is lightness.
         return _reduced(image.getchannel(0))
     if not image.has_transparency_data:
         return _reduced(image.convert("L"))
-    # Reduced before it is laid on white: what colour an invisible pixel has must not count.
+    # Reduced before it is laid on white: what color an invisible pixel has must not count.
     picture = _reduced(image.convert("RGBA"))
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("L")
@@ -157,9 +157,9 @@ def _reduced(image: Image.Image) -> Image.Image:
     return image.reduce((max(1, image.width // _REDUCED_SIDE), max(1, image.height // _REDUCED_SIDE)))
 
 
-def _shrunk(grey: Image.Image, width: int, height: int) -> NDArray[np.float64]:
-    pixels = np.array(grey.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float64)
-    if grey.mode == "F":  # A TIFF's floats may be infinite, or no numbers at all.
+def _shrunk(gray: Image.Image, width: int, height: int) -> NDArray[np.float64]:
+    pixels = np.array(gray.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float64)
+    if gray.mode == "F":  # A TIFF's floats may be infinite, or no numbers at all.
         pixels[~np.isfinite(pixels)] = 0
     return pixels
 
@@ -169,5 +169,5 @@ def _bits(flags: NDArray[np.bool_]) -> int:
     return int.from_bytes(np.packbits(flags).tobytes())
 
 
-#: Rows are the eight lowest cosines over 32 samples (DCT-II, not normalised, as in scipy.fftpack).
+#: Rows are the eight lowest cosines over 32 samples (DCT-II, not normalized, as in scipy.fftpack).
 _DCT: NDArray[np.float64] = 2 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any
 
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 
@@ -74,7 +74,7 @@ def as_converted(picture: Converted | None) -> bytes:
     return json.dumps(fields).encode() + b"\n" + picture.body
 
 
-def refused(refusal: RefusedError) -> bytes:
+def refused(refusal: RejectedError) -> bytes:
     """The answer to any other."""
     return json.dumps({"refused": refusal.reason, "detail": refusal.detail}).encode()
 
@@ -83,7 +83,7 @@ def facts(answer: bytes) -> ImageFacts:
     """What an answer says.
 
     Raises:
-        RefusedError: the picture was refused.
+        RejectedError: the picture was refused.
     """
     fields = _unless_refused(answer)
     return ImageFacts(**fields | {"sha256": bytes.fromhex(fields["sha256"])})
@@ -100,7 +100,7 @@ def thumbnail(answer: bytes) -> bytes:
     """The JPEG that an answer is.
 
     Raises:
-        RefusedError: the picture was refused.
+        RejectedError: the picture was refused.
     """
     if answer.startswith(b"{"):
         _unless_refused(answer)
@@ -111,7 +111,7 @@ def converted(answer: bytes) -> Converted | None:
     """What a picture became; None when there was nothing to change.
 
     Raises:
-        RefusedError: the picture was refused.
+        RejectedError: the picture was refused.
     """
     if not answer:
         return None
@@ -122,5 +122,5 @@ def converted(answer: bytes) -> Converted | None:
 def _unless_refused(answer: bytes) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(answer)
     if "refused" in fields:
-        raise RefusedError(Reason(fields["refused"]), fields["detail"])
+        raise RejectedError(Reason(fields["refused"]), fields["detail"])
     return fields

@@ -45,7 +45,7 @@ _MEANINGS: Mapping[str, str] = {
     "too_small": "smaller than asked for",
     "corrupt": "a damaged picture",
     "decoder_died": "crashed its decoder",
-    "license_not_wanted": "a licence that was not asked for",
+    "license_not_wanted": "a license that was not asked for",
     "duplicate_url": "the same address again",
     "duplicate_bytes": "the same picture again",
     "surplus": "more than the job may have",
@@ -96,7 +96,7 @@ def _parts(found: _Findings) -> Iterator[str]:
     yield pages.bars("Labels", Counter(image.label for image in found.stored).most_common())
     yield pages.bars("Formats", Counter(image.format for image in found.stored).most_common())
     yield pages.bars("Sizes", _sizes(found.stored))
-    yield pages.bars("Licences", _licenses(found.stored))
+    yield pages.bars("Licenses", _licenses(found.stored))
     yield "</div>"
     yield _refusals(found.reasons)
     yield "<h2>Contact sheet</h2>"

@@ -44,7 +44,7 @@ _METRICS = (
     _Metric("brightness_p99", "Brightness, 99th percentile", "dark", "p99_below", _BELOW, 0, 1),
     _Metric("brightness_p5", "Brightness, 5th percentile", "light", "p5_above", _ABOVE, 0, 1),
     _Metric("entropy", "Information, bits", "low_information", "entropy_below", _BELOW, 0, 8),
-    _Metric("std", "Contrast, standard deviation of greys", "uniform", "std_below", _BELOW, 0, 128),
+    _Metric("std", "Contrast, standard deviation of grays", "uniform", "std_below", _BELOW, 0, 128),
     _Metric("sharpness", "Sharpness", "blurry", "score_below", _BELOW, 0, 1),
 )
 
@@ -181,7 +181,7 @@ def _distributions(judged: Sequence[Judged], rules: ValidationRules) -> Iterator
 
 
 def _distribution(metric: _Metric, values: Sequence[float], threshold: float | None) -> str:
-    """Return the distribution of a metric as a drawing, what is beyond the threshold in another colour."""
+    """Return the distribution of a metric as a drawing, what is beyond the threshold in another color."""
     step = (metric.high - metric.low) / _COLUMNS
     counts = Counter(min(int((value - metric.low) / step), _COLUMNS - 1) for value in values)
     most = max(counts.values())

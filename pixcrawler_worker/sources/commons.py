@@ -1,6 +1,6 @@
 """Wikimedia Commons, by MediaWiki's Action API (https://commons.wikimedia.org/w/api.php).
 
-A page of candidates is one search with `gsroffset`; its files come with their licences. Files are taken as thumbnails
+A page of candidates is one search with `gsroffset`; its files come with their licenses. Files are taken as thumbnails
 of a width that Wikimedia keeps ready (https://www.mediawiki.org/wiki/Common_thumbnail_sizes), since originals of 10 MB
 are more than a dataset needs, and more than its servers like to give to robots.
 """
@@ -39,8 +39,8 @@ _PASSING = ("internal_api_error", "readonly", "timeout", "search-backend", "cirr
 class Commons:
     """Offers the pictures that a full-text search over file pages finds, the most relevant first."""
 
-    summary: ClassVar[str] = "Wikimedia Commons: free pictures of everything, with author and licence"
-    terms: ClassVar[str] = "free licences, credit as given; no key; https://foundation.wikimedia.org/wiki/Terms_of_Use"
+    summary: ClassVar[str] = "Wikimedia Commons: free pictures of everything, with author and license"
+    terms: ClassVar[str] = "free licenses, credit as given; no key; https://foundation.wikimedia.org/wiki/Terms_of_Use"
     page_size: ClassVar[int | None] = 50
     depth: ClassVar[int | None] = 10_000
 
@@ -176,7 +176,7 @@ def _rank(page: Mapping[str, Any]) -> int:
 def _candidates(pages: Iterable[Mapping[str, Any]], query: Query) -> Iterator[Candidate]:
     for page in pages:
         described = page.get("imageinfo") or [None]
-        # A file that is missing has no description. An odd one costs its neighbours nothing.
+        # A file that is missing has no description. An odd one costs its neighbors nothing.
         with contextlib.suppress(ValidationError, LookupError):
             file = _File.model_validate(described[0])
             if file.mediatype == "BITMAP":
@@ -195,7 +195,7 @@ def _credit(file: _File, page_title: str) -> Credit:
     title = file.text("ObjectName") or page_title.removeprefix("File:").rpartition(".")[0]
     author = file.text("Artist")
     names = [file.text(name) for name in ("LicenseUrl", "License", "LicenseShortName")]
-    known = next(filter(None, map(licenses.normalised, names)), names[2] or names[1])
+    known = next(filter(None, map(licenses.normalized, names)), names[2] or names[1])
     line = ", ".join(filter(None, (f"{title} by {author}" if author else title, names[2], "via Wikimedia Commons")))
     return Credit(
         page_url=file.descriptionurl,

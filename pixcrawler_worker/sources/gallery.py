@@ -26,7 +26,7 @@ class Gallery:
     """Offers the pictures that the index has under the keyword."""
 
     summary: ClassVar[str] = "a folder of pictures behind a web server, a subfolder per label"
-    terms: ClassVar[str] = "licences as its index.json has them"
+    terms: ClassVar[str] = "licenses as its index.json has them"
     page_size: ClassVar[int | None] = None
     depth: ClassVar[int | None] = None
 

@@ -19,7 +19,7 @@ from pixcrawler_worker.web import api
 from pixcrawler_worker.web.fetch import Downloader
 
 _API = "https://api.openverse.org/v1/"
-#: Openverse's names of licences, by family. Two more, retired by Creative Commons, are not asked for by name.
+#: Openverse's names of licenses, by family. Two more, retired by Creative Commons, are not asked for by name.
 _LICENSES = {
     "cc0": "cc0",
     "cc-pdm": "pdm",
@@ -36,9 +36,9 @@ _NOTHING = Page((), more=False)
 class Openverse:
     """Offers the images that a full-text search finds, the most relevant first."""
 
-    summary: ClassVar[str] = "Openverse: openly licensed pictures of museums, Flickr and more, with author and licence"
+    summary: ClassVar[str] = "Openverse: openly licensed pictures of museums, Flickr and more, with author and license"
     terms: ClassVar[str] = (
-        "open licences, credit as given; no key, 20 requests a minute and 200 a day; "
+        "open licenses, credit as given; no key, 20 requests a minute and 200 a day; "
         "https://docs.openverse.org/terms_of_service.html"
     )
     page_size: ClassVar[int | None] = 20
@@ -121,6 +121,6 @@ def _page(data: object, query: Query) -> Page:
 
 def _candidates(results: Iterable[dict[str, Any]]) -> Iterator[Candidate]:
     for result in results:
-        # One odd entry costs its neighbours nothing.
+        # One odd entry costs its neighbors nothing.
         with contextlib.suppress(ValidationError):
             yield _Image.model_validate(result).candidate()

@@ -85,7 +85,7 @@ class Source(Protocol):
 
     Attributes:
         summary: one line for people: what it offers.
-        terms: one line for people: licences, limits, and where the provider's terms stand.
+        terms: one line for people: licenses, limits, and where the provider's terms stand.
         page_size: candidates that one page can have at most; None for as many as a job wants.
         depth: candidates that can be reached for one query; None when nobody knows.
     """

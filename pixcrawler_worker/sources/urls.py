@@ -10,7 +10,7 @@ class UrlList:
     """Offers the addresses of the job's own list, a page at a time."""
 
     summary: ClassVar[str] = "a list of addresses that is given with the job"
-    terms: ClassVar[str] = "licences are the affair of whoever gives the list"
+    terms: ClassVar[str] = "licenses are the affair of whoever gives the list"
     page_size: ClassVar[int | None] = None
     depth: ClassVar[int | None] = None
 

@@ -21,7 +21,7 @@ from pixcrawler_worker.db.verdicts import Amendment, Listed, Verdict
 from pixcrawler_worker.domain import planning
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.lifecycle import JobKind
-from pixcrawler_worker.domain.reasons import RefusedError
+from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.domain.verdicts import Check, Finding, Metrics, Mode, Subject, is_valid, judge
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection.guard import File
@@ -204,7 +204,7 @@ async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
         return _Look(facts.sha256, facts)
     except FileMissingError:
         return _Look(broken=_MISSING)
-    except RefusedError as error:
+    except RejectedError as error:
         return _Look(await _digest(runtime, bench, image), broken=error.reason)
 
 
@@ -212,7 +212,7 @@ async def _digest(runtime: Runtime, bench: _Bench, image: Listed) -> bytes | Non
     """Return the digest of a file that cannot be opened: it may still be what the crawl stored, or not."""
     try:
         return hashlib.sha256(await runtime.storage.get(_key(runtime, image), most=bench.most_bytes)).digest()
-    except (FileMissingError, RefusedError):
+    except (FileMissingError, RejectedError):
         return None
 
 
@@ -229,7 +229,7 @@ async def _scores(runtime: Runtime, bench: _Bench, look: _Look) -> Mapping[str, 
         return {}
     try:
         picture = await runtime.decoder.thumbnail(look.body, side=classifiers.SIDE)
-    except RefusedError as error:
+    except RejectedError as error:
         return dict.fromkeys(bench.classifiers, f"failed: {error}")
     return {name: await asyncio.to_thread(classifiers.score, one, picture) for name, one in bench.classifiers.items()}
 

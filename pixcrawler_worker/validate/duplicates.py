@@ -1,6 +1,6 @@
 """Images that are the same, and images that look the same, over a whole job.
 
-Near neighbours are found exactly by multi-index hashing (M. Norouzi, A. Punjani, D. J. Fleet: Fast Exact Search in
+Near neighbors are found exactly by multi-index hashing (M. Norouzi, A. Punjani, D. J. Fleet: Fast Exact Search in
 Hamming Space with Multi-Index Hashing, 2014): of two 64-bit hashes that differ in at most d bits, cut into four bands
 of 16, at least one band differs in at most d // 4 bits. So for d up to 3 only hashes that share a band are compared.
 """
@@ -75,7 +75,7 @@ def near(phash: Hashes, dhash: Hashes, order: Positions, *, max_distance: int, c
 def _close_pairs(phash: Hashes, dhash: Hashes, max_distance: int, confirm_distance: int) -> tuple[Positions, Positions]:
     """Return the pairs of ranks that are close by both hashes, each once, by the worse rank and then by the better."""
     found: list[NDArray[np.int64]] = []
-    for one, other in _neighbours(phash, max_distance):
+    for one, other in _neighbors(phash, max_distance):
         sure = np.bitwise_count(dhash[one] ^ dhash[other]) <= confirm_distance
         low, high = np.minimum(one[sure], other[sure]), np.maximum(one[sure], other[sure])
         found.append(high * len(phash) + low)
@@ -85,7 +85,7 @@ def _close_pairs(phash: Hashes, dhash: Hashes, max_distance: int, confirm_distan
     return pairs % len(phash), pairs // len(phash)
 
 
-def _neighbours(hashes: Hashes, max_distance: int) -> Iterator[tuple[Positions, Positions]]:
+def _neighbors(hashes: Hashes, max_distance: int) -> Iterator[tuple[Positions, Positions]]:
     """Yield pairs of positions whose hashes differ in at most `max_distance` bits; a pair may come several times."""
     for band in range(_BANDS):
         keys = (hashes >> np.uint64(band * _BAND_BITS)) & _BAND

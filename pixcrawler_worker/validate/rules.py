@@ -148,13 +148,13 @@ class Light(Warns):
 class LowInformation(Warns):
     """The picture shows something."""
 
-    entropy_below: Annotated[float, Field(ge=0, le=8)] = Field(default=3.0, description="bits per grey level")
+    entropy_below: Annotated[float, Field(ge=0, le=8)] = Field(default=3.0, description="bits per gray level")
 
 
 class Uniform(Condemns):
-    """The picture is not of one colour."""
+    """The picture is not of one color."""
 
-    std_below: _Positive = Field(default=2.0, description="standard deviation of grey levels, 0 to 255")
+    std_below: _Positive = Field(default=2.0, description="standard deviation of gray levels, 0 to 255")
 
 
 class Blurry(Warns):
@@ -164,7 +164,7 @@ class Blurry(Warns):
 
 
 class Grayscale(Informs):
-    """The picture has colours."""
+    """The picture has colors."""
 
     max_channel_delta: Annotated[StrictInt, Field(ge=0, le=255)] = 8
 
@@ -178,7 +178,7 @@ class Transparency(Informs):
 
 
 class ColorMode(Informs):
-    """The picture is stored as RGB or grey."""
+    """The picture is stored as RGB or gray."""
 
 
 class ExifOrientation(Informs):

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from yarl import URL
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -119,7 +119,7 @@ class Guard:
         in its ASCII form; nothing else changes, since signed URLs live by the letter.
 
         Raises:
-            RefusedError: `BAD_URL` when it cannot be read in exactly one way, `FORBIDDEN_ADDRESS` when it may not
+            RejectedError: `BAD_URL` when it cannot be read in exactly one way, `FORBIDDEN_ADDRESS` when it may not
                 be asked. The detail never repeats the URL.
         """
         parts, port = _split(url)
@@ -133,7 +133,7 @@ class Guard:
                 _judge_name(host)
                 self._judge_port(wanted)
         except DeniedError as error:
-            raise RefusedError(Reason.FORBIDDEN_ADDRESS, str(error)) from error
+            raise RejectedError(Reason.FORBIDDEN_ADDRESS, str(error)) from error
         authority = f"[{host}]" if isinstance(literal, IPv6Address) else host
         if wanted != _DEFAULT_PORTS[parts.scheme]:
             authority += f":{wanted}"
@@ -141,7 +141,7 @@ class Guard:
             path = quote(parts.path, safe=_SAFE_IN_PATH, errors="surrogateescape") or "/"
             query = quote(parts.query, safe=_SAFE_IN_QUERY, errors="surrogateescape")
         except UnicodeEncodeError as error:
-            raise RefusedError(Reason.BAD_URL, "holds half a character") from error
+            raise RejectedError(Reason.BAD_URL, "holds half a character") from error
         return URL(f"{parts.scheme}://{authority}{path}{'?' if query else ''}{query}", encoded=True)
 
     def judge(self, address: Address, port: int) -> None:
@@ -180,22 +180,22 @@ class Guard:
 def _split(url: str) -> tuple[SplitResult, int | None]:
     """Split a URL in a way that two parsers agree upon."""
     if len(url) > MAX_URL_LENGTH:
-        raise RefusedError(Reason.BAD_URL, f"longer than {MAX_URL_LENGTH} characters")
+        raise RejectedError(Reason.BAD_URL, f"longer than {MAX_URL_LENGTH} characters")
     if _CONTROL.search(url) or url != url.strip():
-        raise RefusedError(Reason.BAD_URL, "holds control characters, a backslash or outer whitespace")
+        raise RejectedError(Reason.BAD_URL, "holds control characters, a backslash or outer whitespace")
     # The parsers' own errors repeat the URL, passwords included: they are not kept as the cause.
     try:
         parts, second = urlsplit(url), URL(url, encoded=True)
         port, second_port = parts.port, second.explicit_port
     except ValueError:
-        raise RefusedError(Reason.BAD_URL, "cannot be parsed") from None
+        raise RejectedError(Reason.BAD_URL, "cannot be parsed") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        raise RefusedError(Reason.BAD_URL, "is neither http nor https")
+        raise RejectedError(Reason.BAD_URL, "is neither http nor https")
     if "@" in parts.netloc:
-        raise RefusedError(Reason.BAD_URL, "carries credentials")
+        raise RejectedError(Reason.BAD_URL, "carries credentials")
     first = (parts.scheme, parts.hostname or "", port)
     if first != (second.scheme, (second.raw_host or "").lower(), second_port):
-        raise RefusedError(Reason.BAD_URL, "is read differently by two parsers")
+        raise RejectedError(Reason.BAD_URL, "is read differently by two parsers")
     return parts, port
 
 
@@ -203,20 +203,20 @@ def _host(parts: SplitResult) -> str:
     """Return the host in its one ASCII form, without brackets, without the dot that ends a full name."""
     host = parts.hostname or ""
     if not host or "%" in host:
-        raise RefusedError(Reason.BAD_URL, "has no host, or a quoted one")
+        raise RejectedError(Reason.BAD_URL, "has no host, or a quoted one")
     if "[" in parts.netloc:
         try:
             return str(IPv6Address(host))
         except ValueError:
-            raise RefusedError(Reason.BAD_URL, "has brackets around something else than IPv6") from None
+            raise RejectedError(Reason.BAD_URL, "has brackets around something else than IPv6") from None
     if not host.isascii():
         try:
             host = URL.build(scheme="http", host=host).raw_host or ""
         except ValueError:
-            raise RefusedError(Reason.BAD_URL, "has a host that is no internationalised name") from None
+            raise RejectedError(Reason.BAD_URL, "has a host that is no internationalized name") from None
     host = host.removesuffix(".").lower()
     if not _HOSTNAME.fullmatch(host):
-        raise RefusedError(Reason.BAD_URL, "has a host that is no name")
+        raise RejectedError(Reason.BAD_URL, "has a host that is no name")
     return host
 
 
@@ -228,7 +228,7 @@ def _literal(host: str) -> Address | None:
     try:
         return ip_address(host)
     except ValueError:
-        raise RefusedError(Reason.FORBIDDEN_ADDRESS, "has a host that spells an address in disguise") from None
+        raise RejectedError(Reason.FORBIDDEN_ADDRESS, "has a host that spells an address in disguise") from None
 
 
 def _judge_name(host: str) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
+from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.web.fetch import Downloader, Fetched
 
@@ -70,7 +70,7 @@ async def ask(
 async def _ask(downloader: Downloader, name: str, url: str) -> Fetched:
     try:
         fetched = await downloader.ask(url)
-    except RefusedError as error:
+    except RejectedError as error:
         kind = TransientError if error.reason in _ON_THE_WAY else PermanentError
         raise kind(f"{name} could not be asked: {error}") from error
     pause = fetched.retry_after

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import aiohttp
 from yarl import URL
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.web.addresses import DeniedError, Guard, Network
 from pixcrawler_worker.web.connect import (
@@ -144,12 +144,12 @@ class Downloader:
             An answer with a status from 200 to 299 and at least one byte.
 
         Raises:
-            RefusedError: anything that went wrong with this URL; the detail names host and path, never the query.
+            RejectedError: anything that went wrong with this URL; the detail names host and path, never the query.
             TransientError: the operator's own proxy cannot be reached.
         """
         answer = await self._get(url, max_bytes, _FILE)
         if not answer.body:
-            raise RefusedError(Reason.EMPTY, f"{_shown(URL(answer.url))} answered {answer.status} without a body")
+            raise RejectedError(Reason.EMPTY, f"{_shown(URL(answer.url))} answered {answer.status} without a body")
         return answer
 
     async def ask(self, url: str, *, max_bytes: int | None = None) -> Fetched:
@@ -171,14 +171,14 @@ class Downloader:
                 async with asyncio.timeout(self._policy.deadline.total_seconds()):
                     return await self._follow(pool.session, target, limit, wish)
             except TimeoutError as error:
-                raise RefusedError(Reason.TIMEOUT, f"{_shown(target)} took too long") from error
+                raise RejectedError(Reason.TIMEOUT, f"{_shown(target)} took too long") from error
             except aiohttp.ClientProxyConnectionError as error:
                 raise TransientError("the egress proxy cannot be reached") from error
             except aiohttp.ClientConnectorError as error:
-                raise RefusedError(_reason(error), f"{_shown(target)}: {error.__cause__}") from error
+                raise RejectedError(_reason(error), f"{_shown(target)}: {error.__cause__}") from error
             except aiohttp.ClientError as error:
                 # Its text may hold the URL with its query, or whatever the host sent: it is not kept as the cause.
-                raise RefusedError(_reason(error), f"{_shown(target)}: {type(error).__name__}") from None
+                raise RejectedError(_reason(error), f"{_shown(target)}: {type(error).__name__}") from None
 
     async def _follow(self, session: aiohttp.ClientSession, target: URL, limit: int, wish: "_Wish") -> Fetched:
         for _ in range(self._policy.max_redirects + 1):
@@ -189,23 +189,23 @@ class Downloader:
                     body = await _body(response, _shown(target), limit)
                     return Fetched(str(target), response.status, _media_type(response), body, _retry_after(response))
                 target = self._next(target, response)
-        raise RefusedError(Reason.TOO_MANY_REDIRECTS, f"{_shown(target)} is one too many")
+        raise RejectedError(Reason.TOO_MANY_REDIRECTS, f"{_shown(target)} is one too many")
 
     def _next(self, target: URL, response: aiohttp.ClientResponse) -> URL:
         """Return where a redirect leads, judged like any other URL."""
         location = response.headers.get("Location")
         if not location:
-            raise RefusedError(Reason.BAD_RESPONSE, f"{_shown(target)} redirects to nowhere")
+            raise RejectedError(Reason.BAD_RESPONSE, f"{_shown(target)} redirects to nowhere")
         try:
             following = urljoin(str(target), location)
         except ValueError:
-            raise RefusedError(Reason.BAD_URL, f"{_shown(target)} redirects to no URL") from None
+            raise RejectedError(Reason.BAD_URL, f"{_shown(target)} redirects to no URL") from None
         try:
             following_target = self._guard.target(following)
-        except RefusedError as error:
-            raise RefusedError(error.reason, f"{_shown(target)} redirects: {error}") from error
+        except RejectedError as error:
+            raise RejectedError(error.reason, f"{_shown(target)} redirects: {error}") from error
         if target.scheme == "https" and following_target.scheme == "http":
-            raise RefusedError(Reason.FORBIDDEN_ADDRESS, f"{_shown(target)} redirects from https to http")
+            raise RejectedError(Reason.FORBIDDEN_ADDRESS, f"{_shown(target)} redirects from https to http")
         return following_target
 
     def _open(self) -> "_Pool":
@@ -251,8 +251,8 @@ class _Pool:
     @asynccontextmanager
     async def turn(self, host: str) -> AsyncIterator[None]:
         """Wait for this host's turn first, so that one busy host never holds places it cannot use."""
-        neighbours = self.hosts.setdefault(host, asyncio.Semaphore(connections_to(host)))
-        async with neighbours, self.everyone:
+        neighbors = self.hosts.setdefault(host, asyncio.Semaphore(connections_to(host)))
+        async with neighbors, self.everyone:
             yield
 
 
@@ -275,12 +275,12 @@ def _refuse_by_head(response: aiohttp.ClientResponse, shown: str, limit: int, *,
     status = response.status
     if not any_status and status not in range(200, 300):
         reason = Reason.SERVER_ERROR if status in range(500, 600) else Reason.HTTP_STATUS
-        raise RefusedError(_STATUS_REASONS.get(status, reason), f"{shown} answered {status}")
+        raise RejectedError(_STATUS_REASONS.get(status, reason), f"{shown} answered {status}")
     # Identity was asked for. 484 bytes of gzip within gzip can become 200 MB.
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise RefusedError(Reason.BAD_RESPONSE, f"{shown} sends an encoded body")
+        raise RejectedError(Reason.BAD_RESPONSE, f"{shown} sends an encoded body")
     if (response.content_length or 0) > limit:
-        raise RefusedError(Reason.TOO_MANY_BYTES, f"{shown} announces more than {limit} bytes")
+        raise RejectedError(Reason.TOO_MANY_BYTES, f"{shown} announces more than {limit} bytes")
 
 
 async def _body(response: aiohttp.ClientResponse, shown: str, limit: int) -> bytes:
@@ -289,10 +289,10 @@ async def _body(response: aiohttp.ClientResponse, shown: str, limit: int) -> byt
         while chunk := await response.content.readany():
             body += chunk
             if len(body) > limit:
-                raise RefusedError(Reason.TOO_MANY_BYTES, f"{shown} sends more than {limit} bytes")
+                raise RejectedError(Reason.TOO_MANY_BYTES, f"{shown} sends more than {limit} bytes")
     except aiohttp.ClientPayloadError as error:
         if _was_reset(response):
-            raise RefusedError(Reason.RESET, f"{shown} reset the connection after {len(body)} bytes") from error
+            raise RejectedError(Reason.RESET, f"{shown} reset the connection after {len(body)} bytes") from error
         raise
     return bytes(body)
 

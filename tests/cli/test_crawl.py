@@ -69,7 +69,7 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
         (["cat", "--urls", "blank.txt"], "blank.txt has no addresses: it needs one a line"),
         (["cat", "dog", "--urls", "list.txt"], "a URL list has one label: give one KEYWORD with --urls"),
         (["cat", "--source", "comons"], "there is no source 'comons'; did you mean 'commons'?"),
-        (["cat", "--license", "cc-bye"], "there is no licence 'cc-bye'; did you mean 'cc-by'?"),
+        (["cat", "--license", "cc-bye"], "there is no license 'cc-bye'; did you mean 'cc-by'?"),
         (["cat", "--sourse", "commons"], "No such option '--sourse'."),
         (["cat", "--min-width", "wide"], "'wide' is no whole number"),
     ],

@@ -168,7 +168,7 @@ def test_another_job_may_have_the_same_pictures(runtime: Runtime, host: HostileS
 
 
 def test_only_licences_that_were_asked_for_are_fetched(runtime: Runtime, host: HostileServer) -> None:
-    free, kept, unknown = good(host, "licence", 3)
+    free, kept, unknown = good(host, "license", 3)
     sources = {
         "free": shelf(free, license="cc0-1.0", author="Ada", page_url="https://example.org/a"),
         "kept": shelf(kept, license="cc-by-nd-4.0"),
@@ -179,7 +179,7 @@ def test_only_licences_that_were_asked_for_are_fetched(runtime: Runtime, host: H
     drive(runtime, wakes)
     assert urls_of(runtime, ref) == {free}
     assert reasons(runtime, ref) == {"license_not_wanted": 2}
-    assert host.hits["/good/licence-1.jpg"] == host.hits["/good/licence-2.jpg"] == 0
+    assert host.hits["/good/license-1.jpg"] == host.hits["/good/license-2.jpg"] == 0
     assert query(runtime, "SELECT license, author, page_url, source FROM pixcrawler.image_facts") == [
         ("cc0-1.0", "Ada", "https://example.org/a", "free")
     ]

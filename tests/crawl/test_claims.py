@@ -121,11 +121,11 @@ def test_options_that_another_version_kept_fail_the_chunk_and_end_the_job(
     runtime: Runtime, host: HostileServer
 ) -> None:
     ref, wakes = start(runtime, good(host, "version", 1))
-    ledger.execute(runtime.sessions, 'UPDATE pixcrawler.crawl_plans SET options = options || \'{"colour": "red"}\'')
+    ledger.execute(runtime.sessions, 'UPDATE pixcrawler.crawl_plans SET options = options || \'{"color": "red"}\'')
     drive(runtime, wakes)
     maintenance.sweep(runtime)
     assert (the_chunk(runtime, ref).state, status(runtime, ref)) == (ChunkState.FAILED, JobStatus.FAILED)
-    assert "there is no option 'colour'" in str(the_chunk(runtime, ref).error)
+    assert "there is no option 'color'" in str(the_chunk(runtime, ref).error)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one(name: str, meant: str
     assert refusal({name: 1}) == f"there is no option {name!r}; did you mean {meant!r}?"
 
 
-@pytest.mark.parametrize("name", ["colour", "", 1, None])
+@pytest.mark.parametrize("name", ["color", "", 1, None])
 def test_an_option_like_no_other_is_refused_with_all_that_are_known(name: object) -> None:
     message = refusal({name: "red"})
     assert message.startswith(f"there is no option {str(name)!r}; known are ")
@@ -119,7 +119,7 @@ def test_what_the_database_cannot_hold_does_not_reach_it() -> None:
 
 def test_a_licence_may_be_written_as_people_do_and_is_refused_with_the_nearest_name() -> None:
     assert options.parse({"licenses": ["CC BY-SA 4.0", "cc0"]}).licenses == ("cc-by-sa-4.0", "cc0")
-    assert "there is no licence 'cc-bye'; did you mean 'cc-by'?" in refusal({"licenses": ["cc-bye"]})
+    assert "there is no license 'cc-bye'; did you mean 'cc-by'?" in refusal({"licenses": ["cc-bye"]})
 
 
 @pytest.mark.parametrize("written", ["jpg", "JPG", "jpeg", ".jpeg", "image/jpeg"])

@@ -94,7 +94,7 @@ def test_a_job_that_is_not_pending_is_left_as_it_is(runtime: Runtime, ended: Job
     over = None if ended is JobStatus.RUNNING else "now"
     ledger.execute(runtime.sessions, statement, s=ended, p=100 * (ended == "completed"), e=over, id=ref.id)
     before = query(runtime, "SELECT * FROM crawl_jobs")
-    for asked in ({"urls": ["https://example.org/a.jpg"]}, {}, {"colour": "red"}):
+    for asked in ({"urls": ["https://example.org/a.jpg"]}, {}, {"color": "red"}):
         assert planner.start(runtime, ref.id, asked) == []
     assert query(runtime, "SELECT * FROM crawl_jobs") == before
     assert query(runtime, "SELECT * FROM pixcrawler.crawl_plans") == []
@@ -141,10 +141,10 @@ def test_a_message_without_options_starts_with_those_that_were_kept(runtime: Run
         ({"keywords": ["cat", "dog"]}, {"urls": ["u"]}, "a URL list has one label, but the job has 2 keywords"),
         ({}, {"urls": "u"}, "option urls"),
         ({}, ["urls"], "options must be an object, not list"),
-        ({}, {"colour": "red"}, "there is no option 'colour'"),
+        ({}, {"color": "red"}, "there is no option 'color'"),
         ({}, {"sources": ["urls"]}, "source 'urls' needs a list"),
         ({}, {"sources": ["galery"]}, "there is no source 'galery'; did you mean 'gallery'?"),
-        ({}, {"licenses": ["cc-buy"]}, "there is no licence 'cc-buy'; did you mean 'cc-by'?"),
+        ({}, {"licenses": ["cc-buy"]}, "there is no license 'cc-buy'; did you mean 'cc-by'?"),
         ({}, {"sources": ["closed"]}, "source 'closed' cannot be used: set a key"),
         ({}, {}, "no source is configured"),
     ],

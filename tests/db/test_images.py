@@ -43,7 +43,7 @@ def test_everything_that_is_known_of_an_image_is_kept(sessions: Sessions) -> Non
         title="Katze \u732b \U0001f408",
         author="O'Brien; DROP TABLE images",
         license="cc-by-4.0",
-        license_url="https://example.org/licence",
+        license_url="https://example.org/license",
         attribution="tab\there, \\N and new\nline",
     )
     facts = make_facts("a", phash=2**64 - 1, dhash=2**63, width=1, height=16_384, file_size=2**31 - 1, frames=9)

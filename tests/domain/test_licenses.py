@@ -35,9 +35,9 @@ from pixcrawler_worker.errors import PermanentError
     ],
 )
 def test_a_licence_has_one_name_however_it_is_written(written: str, known: str | None) -> None:
-    assert licenses.normalised(written) == known
+    assert licenses.normalized(written) == known
     if known:
-        assert licenses.normalised(known) == known
+        assert licenses.normalized(known) == known
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_family_stands_for_all_its_versions(
 
 
 def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(PermanentError, match=r"there is no licence 'cc-by-sad'; did you mean 'cc-by-sa'\?"):
+    with pytest.raises(PermanentError, match=r"there is no license 'cc-by-sad'; did you mean 'cc-by-sa'\?"):
         licenses.asked("cc-by-sad")
     with pytest.raises(PermanentError, match="known are cc0, cc-pdm, public-domain, cc-by"):
         licenses.asked("all rights reserved")
@@ -105,4 +105,4 @@ def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
 def test_a_licence_s_text_is_found(license_id: str, address: str | None) -> None:
     assert licenses.deed(license_id) == address
     if address:
-        assert licenses.normalised(address) == license_id
+        assert licenses.normalized(address) == license_id

@@ -7,7 +7,7 @@ KNOWN = ("sources", "licenses", "min_width")
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("source", "sources"), ("LICENSE", "licenses"), ("min-width", "min_width"), ("colour", None), ("", None)],
+    [("source", "sources"), ("LICENSE", "licenses"), ("min-width", "min_width"), ("color", None), ("", None)],
 )
 def test_a_slip_is_seen_through(name: str, meant: str | None) -> None:
     assert nearest(name, KNOWN) == meant
@@ -15,5 +15,5 @@ def test_a_slip_is_seen_through(name: str, meant: str | None) -> None:
 
 def test_a_hint_names_what_was_meant_or_everything_there_is() -> None:
     assert hint("sorces", KNOWN) == "did you mean 'sources'?"
-    assert hint("colour", KNOWN) == "known are sources, licenses, min_width"
-    assert hint("colour", ()) == "known are none"
+    assert hint("color", KNOWN) == "known are sources, licenses, min_width"
+    assert hint("color", ()) == "known are none"

@@ -2,18 +2,18 @@ import re
 
 import pytest
 
-from pixcrawler_worker.domain.reasons import PASSING, Reason, RefusedError
+from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError
 
 
 def test_a_refusal_names_its_reason_and_its_detail() -> None:
-    error = RefusedError(Reason.TOO_SMALL, "10x10")
+    error = RejectedError(Reason.TOO_SMALL, "10x10")
     assert error.reason is Reason.TOO_SMALL
     assert str(error) == "too_small: 10x10"
 
 
 def test_a_refusal_does_not_pass_by_waiting() -> None:
-    assert issubclass(RefusedError, PermanentError)
+    assert issubclass(RejectedError, PermanentError)
 
 
 @pytest.mark.parametrize("reason", Reason)

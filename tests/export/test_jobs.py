@@ -40,7 +40,7 @@ LABELS = ("cat", "train", "CON", "../x", "Cat", "\N{CAT FACE}" * 200, "con")
 pytestmark = pytest.mark.usefixtures("nothing_else")
 
 
-def labelled(count: int) -> list[Stored]:
+def labeled(count: int) -> list[Stored]:
     return [replace(one, label=LABELS[at % len(LABELS)]) for at, one in enumerate(pictures(count))]
 
 
@@ -49,7 +49,7 @@ def labelled(count: int) -> list[Stored]:
 
 def test_an_archive_has_every_image_by_label_and_says_what_is_known_of_it(runtime: Runtime) -> None:
     credit = Credit(title="=HYPERLINK(1)", author="Ann", license="cc-by-4.0", page_url="https://example.org/a, b")
-    job = crawl_of(runtime, [Stored(picture(1), credit=credit), *labelled(21)[2:]])
+    job = crawl_of(runtime, [Stored(picture(1), credit=credit), *labeled(21)[2:]])
     ref = export(runtime, job)
     row = exporting.row(runtime, ref)
     assert (row.status, row.progress, row.total_images, row.exported_images) == ("completed", 100, 20, 20)
@@ -70,7 +70,7 @@ def test_an_archive_has_every_image_by_label_and_says_what_is_known_of_it(runtim
         body = entries[one["path"]]
         assert (one["sha256"], one["bytes"]) == (hashlib.sha256(body).hexdigest(), len(body))
         assert (one["width"], one["height"], one["mime"], one["engine"]) == (96, 72, "image/jpeg", "shelf")
-    assert Counter(one["label"] for one in rows) == Counter(["cat", *(one.label for one in labelled(21)[2:])])
+    assert Counter(one["label"] for one in rows) == Counter(["cat", *(one.label for one in labeled(21)[2:])])
     folders = {one["label"]: one["path"].split("/")[0] for one in rows}
     assert len({folder.casefold() for folder in folders.values()}) == len(LABELS), "no two labels share a folder"
     (credited,) = [one for one in rows if one["author"]]
@@ -195,7 +195,7 @@ def test_stratified_splits_have_their_ratios_in_each_class(runtime: Runtime) -> 
 
 
 def test_parts_are_archives_of_their_own_that_may_be_unpacked_into_one_folder(runtime: Runtime) -> None:
-    job = crawl_of(runtime, labelled(40))
+    job = crawl_of(runtime, labeled(40))
     ref = export(runtime, job, {"archive": {"part_max_images": 15}})
     row = exporting.row(runtime, ref)
     found = files(runtime, ref)
@@ -254,7 +254,7 @@ def test_shards_hold_one_split_each(runtime: Runtime) -> None:
 def test_the_same_images_give_the_same_bytes_whatever_their_order(
     runtime: Runtime, format_: str, options: dict[str, Any]
 ) -> None:
-    stored = labelled(30)
+    stored = labeled(30)
     first, second = crawl_of(runtime, stored), crawl_of(runtime, stored[::-1])
     ended = "UPDATE crawl_jobs SET completed_at = '2026-01-02'"
     ledger.execute(runtime.sessions, ended)

@@ -34,7 +34,7 @@ def test_what_an_export_wrote_down_about_itself_is_passed_over() -> None:
         ({"image": {"resize": {"sise": 3}}}, "there is no image.resize.sise; did you mean 'size'?"),
         ({"image": {"resize": {"mode": "crop", "size": 64}}}, "export_options: image.resize.mode: "),
         ({"layout": "imagefoldr"}, "layout: there is no 'imagefoldr'; did you mean 'imagefolder'?"),
-        ({"select": {"licenses": ["cc-bi"]}}, "select.licenses.0: there is no licence 'cc-bi'; did you mean 'cc-by'?"),
+        ({"select": {"licenses": ["cc-bi"]}}, "select.licenses.0: there is no license 'cc-bi'; did you mean 'cc-by'?"),
         ({"splits": {"ratios": {"train": 0}}}, "export_options: splits.ratios.train: "),
         ({"splits": {"ratios": {"../train": 1}}}, "export_options: splits.ratios."),
         ({"archive": {"part_max_images": 0}}, "export_options: archive.part_max_images: "),

@@ -38,7 +38,7 @@ def test_it_tells_what_is_in_the_archive_and_shows_some_of_it(runtime: Runtime) 
     job = crawl(runtime)
     html = page(exporting.made(runtime, exporting.export(runtime, job, SPLITS)))
     assert "<b>90</b>images" in html
-    assert "<b>50%</b>with a known licence" in html
+    assert "<b>50%</b>with a known license" in html
     assert html.count("data:image/jpeg;base64,") == 45, "every second one: at most sixty, evenly"
     assert "red panda" in html
     assert "<script" not in html

@@ -34,7 +34,7 @@ HTML = b"<!doctype html><title>Not here</title><p>The picture you are looking fo
 
 @cache
 def jpeg(number: str) -> bytes:
-    """A picture of 96x64 soft colour patches that differ for every number, in bytes and to the eye."""
+    """A picture of 96x64 soft color patches that differ for every number, in bytes and to the eye."""
     patches = Image.frombytes("RGB", (12, 8), random.Random(number).randbytes(12 * 8 * 3))
     return _saved(patches.resize((96, 64), Image.Resampling.BICUBIC), "JPEG")
 
@@ -262,7 +262,7 @@ WRITTEN: dict[str, Callable[[str], bytes]] = {
     "duplicate": lambda _: _response(jpeg("0")),
 }
 
-#: Faults that are behaviour.
+#: Faults that are behavior.
 ACTED: dict[str, Callable[[asyncio.StreamWriter], Awaitable[None]]] = {
     "reset": _reset,
     "truncated": _truncated,

@@ -34,7 +34,7 @@ _WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 _WINDOW = 10_000
 _DEPTH, _PAGE_SIZE = 240, 20
 _BATCH = 20
-#: (licence as Commons' `License` has it, short name, address of its deed, Openverse's name, its version)
+#: (license as Commons' `License` has it, short name, address of its deed, Openverse's name, its version)
 _LICENSES = (
     ("cc-by-sa-4.0", "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0", "by-sa", "4.0"),
     ("cc0", "CC0", "http://creativecommons.org/publicdomain/zero/1.0/deed.en", "cc0", "1.0"),

@@ -66,7 +66,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, *chunks: bytes, rows: bytes = b"") -> bytes:
-    """A grey PNG that declares a size, whatever its rows hold."""
+    """A gray PNG that declares a size, whatever its rows hold."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     data = png_chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + data + png_chunk(b"IEND", b"")
@@ -79,7 +79,7 @@ def jpeg_declaring(width: int, height: int) -> bytes:
     return bytes(body)
 
 
-def webp_of_one_colour(width: int, height: int) -> bytes:
+def webp_of_one_color(width: int, height: int) -> bytes:
     """A valid lossless WebP of any size in a few dozen bytes: only its header knows how large it is."""
     body = bytearray(encoded(Image.new("RGB", (8, 8), (1, 2, 3)), "WEBP", lossless=True))
     body[21:25] = struct.pack("<I", (width - 1) | (height - 1) << 14)
@@ -139,8 +139,8 @@ def hostile() -> dict[str, tuple[bytes, Reason]]:
     """Bodies that cost much when they are opened naively, and the reason each is refused for."""
     too_much, corrupt, no_image = Reason.TOO_MANY_PIXELS, Reason.CORRUPT, Reason.NOT_AN_IMAGE
     return {
-        "webp 16383x5400 of one colour": (webp_of_one_colour(16383, 5400), too_much),
-        "webp within the limits, of one colour": (webp_of_one_colour(7000, 7000), too_much),
+        "webp 16383x5400 of one color": (webp_of_one_color(16383, 5400), too_much),
+        "webp within the limits, of one color": (webp_of_one_color(7000, 7000), too_much),
         "avif 8000x8000": (avif_declaring(8000, 8000), too_much),
         "avif 100000x10": (avif_declaring(100_000, 10), too_much),
         "jpeg with an edited header": (jpeg_declaring(9400, 9400), corrupt),

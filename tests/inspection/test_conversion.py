@@ -11,7 +11,7 @@ from inspection import pictures
 from PIL import Image, ImageChops, ImageCms, ImageStat, JpegImagePlugin, PngImagePlugin
 
 from pixcrawler_worker.domain.facts import FORMATS, ImageFacts
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.inspection.limits import Limits
@@ -127,7 +127,7 @@ def test_every_mode_has_its_size(
     if whatever:
         assert opened(changed(body, mode=mode, size=100, only_shrink=False)).size == whatever
     else:
-        with pytest.raises(RefusedError) as refused:
+        with pytest.raises(RejectedError) as refused:
             changed(body, mode=mode, size=100, only_shrink=False)
         assert refused.value.reason is Reason.TOO_MANY_PIXELS
 
@@ -136,7 +136,7 @@ def test_every_mode_has_its_size(
 @pytest.mark.parametrize("name", ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"])
 def test_every_format_becomes_every_other_and_stays_the_same_picture(name: str, format_: str) -> None:
     converted = opened(changed(pictures.variant(name), format_, mode="fit", size=80))
-    # A GIF has 256 colours here, which are those of a fast octree.
+    # A GIF has 256 colors here, which are those of a fast octree.
     limit = 16 if "gif" in (name, format_) else 8
     assert difference(converted, pictures.scene().resize((80, 60), Image.Resampling.BICUBIC)) < limit
 
@@ -160,7 +160,7 @@ def test_cover_keeps_the_middle_and_pad_puts_the_picture_there() -> None:
 
     covered = opened(changed(body, mode="cover", size=50))
     for corner in ((0, 0), (49, 0), (0, 49), (49, 49)):
-        assert covered.getpixel(corner) == pytest.approx((0, 0, 255), abs=20)  # its neighbours are taken into account
+        assert covered.getpixel(corner) == pytest.approx((0, 0, 255), abs=20)  # its neighbors are taken into account
     assert opened(changed(body, mode="cover", size=100)).getcolors() == [(10_000, (0, 0, 255))]
 
     padded = opened(changed(body, mode="pad", size=90, background="#00ff00"))
@@ -227,7 +227,7 @@ def test_transparency_stays_where_the_format_has_it(format_: str) -> None:
     assert padded.getpixel((2, 30))[3] == 0  # type: ignore[index]  # likewise
 
 
-def test_an_invisible_colour_does_not_shine_through() -> None:
+def test_an_invisible_color_does_not_shine_through() -> None:
     image = Image.new("RGBA", (100, 100), (255, 0, 0, 0))
     image.paste((0, 0, 255, 255), (50, 0, 100, 100))
     small = opened(changed(pictures.encoded(image, "PNG"), "png", mode="fit", size=25))
@@ -265,9 +265,9 @@ def test_a_profile_stays_where_the_format_has_one(strip: bool) -> None:  # noqa:
 
 
 def test_sixteen_bits_are_stretched_where_they_are_not_held_and_kept_where_they_are() -> None:
-    grey = Image.new("I", (64, 64), 1000)
-    grey.paste(60_000, (0, 0, 32, 64))
-    body = pictures.encoded(grey.convert("I;16"), "PNG")
+    gray = Image.new("I", (64, 64), 1000)
+    gray.paste(60_000, (0, 0, 32, 64))
+    body = pictures.encoded(gray.convert("I;16"), "PNG")
     for target in ("jpg", "webp", "gif", "bmp", "avif"):
         small = opened(changed(body, target, mode="fit", size=32)).convert("L")
         assert small.getpixel((4, 4)) == pytest.approx(255, abs=4)
@@ -286,13 +286,13 @@ def test_sixteen_bits_are_stretched_where_they_are_not_held_and_kept_where_they_
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "GIF", "TIFF", "AVIF"])
 @pytest.mark.parametrize("how", [{}, {"mode": "fit", "size": 80}, {"mode": "pad", "size": 80, "background": "#808080"}])
-def test_grey_stays_grey(how: dict[str, Any], format_: str) -> None:
+def test_grey_stays_gray(how: dict[str, Any], format_: str) -> None:
     body = pictures.encoded(Image.linear_gradient("L"), format_)
     for target in {"jpg", "bmp", "tiff"} - {format_.lower()}:
         if how or format_ != "JPEG" or target != "jpg":
             assert opened(changed(body, target, **how)).mode == "L"
-    coloured = opened(changed(body, "png", mode="pad", size=300, background="#ff0000"))
-    assert coloured.getpixel((0, 0)) == (255, 0, 0)
+    colored = opened(changed(body, "png", mode="pad", size=300, background="#ff0000"))
+    assert colored.getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_the_numbers_of_a_mask_are_kept_when_its_size_is() -> None:
@@ -439,7 +439,7 @@ def test_a_picture_that_would_become_too_large_is_refused() -> None:
         (Conversion(format="png", mode="fit", size=1200, only_shrink=False), SMALL, Reason.TOO_MANY_PIXELS),
         (Conversion(format="webp", mode="fit", size=16_384, only_shrink=False), LIMITS, Reason.TOO_MANY_PIXELS),
     ):
-        with pytest.raises(RefusedError) as refused:
+        with pytest.raises(RejectedError) as refused:
             convert(
                 pictures.encoded(pictures.scene(160, 12 if conversion.format == "webp" else 120), "PNG"),
                 conversion,
@@ -451,7 +451,7 @@ def test_a_picture_that_would_become_too_large_is_refused() -> None:
 async def settled(decoder: Decoder, body: bytes, conversion: Conversion) -> Converted | Reason | None:
     try:
         return await decoder.convert(body, conversion)
-    except RefusedError as refused:
+    except RejectedError as refused:
         return refused.reason
 
 
@@ -531,7 +531,7 @@ def test_conversions_and_inspections_are_served_in_their_order() -> None:
             # Some leave the socket behind them full, some are nothing, and one is refused.
             format_ = ("bmp", "png", "jpg")[number // 2 % 3]
             return await decoder.convert(b"<html>" if number == 20 else body, Conversion(format=format_))
-        except RefusedError as refused:
+        except RejectedError as refused:
             return refused.reason
         finally:
             served.append(number)

@@ -11,7 +11,7 @@ import pytest
 from inspection import pictures
 from PIL import Image
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection.guard import Decoder, File
 from pixcrawler_worker.inspection.limits import Limits
@@ -83,13 +83,13 @@ def test_a_decoder_tells_the_facts_that_the_bytes_tell() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", pictures.jpeg_declaring(9000, 9000), PICTURE[:-50]])
 def test_a_decoder_refuses_in_the_words_of_the_bytes(body: bytes) -> None:
-    async def story() -> RefusedError:
+    async def story() -> RejectedError:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(RejectedError) as refused:
                 await decoder.inspect(body)
             return refused.value
 
-    with pytest.raises(RefusedError) as expected:
+    with pytest.raises(RejectedError) as expected:
         inspect_bytes(body, LIMITS)
     refused = asyncio.run(story())
     assert (refused.reason, str(refused)) == (expected.value.reason, str(expected.value))
@@ -103,7 +103,7 @@ def test_a_hundred_callers_are_served_in_their_order_and_one_failure_is_nobody_e
     async def inspect(decoder: Decoder, number: int) -> int | Reason:
         try:
             return (await decoder.inspect(bodies[number])).width
-        except RefusedError as refused:
+        except RejectedError as refused:
             return refused.reason
         finally:
             served.append(number)
@@ -126,7 +126,7 @@ def test_a_file_is_read_by_the_process_itself_and_not_beyond_what_it_may_be(tmp_
         with (tmp_path / name).open("rb") as file:
             try:
                 facts, _ = await decoder.measure(File(file.fileno(), most), strict=False, seconds=5)
-            except RefusedError as refused:
+            except RejectedError as refused:
                 return refused.reason
             return facts.sha256
 
@@ -150,7 +150,7 @@ def test_what_one_picture_does_to_the_process_costs_those_behind_it_nothing() ->
             given_up = asyncio.create_task(decoder.inspect(PICTURE))
             await asyncio.sleep(0.05)
             given_up.cancel()
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(RejectedError) as refused:
                 await held
             assert refused.value.reason is Reason.TIMEOUT
             assert {(await one).format for one in behind} == {"png"}
@@ -198,12 +198,12 @@ def test_a_crash_costs_one_image_and_the_next_finds_a_new_process() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
             pid = await pid_at_work(decoder)
             task = await hold_up(decoder, pid)
-            neighbour = asyncio.create_task(decoder.inspect(PICTURE))
+            neighbor = asyncio.create_task(decoder.inspect(PICTURE))
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(RejectedError) as refused:
                 await task
             assert refused.value.reason is Reason.DECODER_DIED
-            assert await neighbour == FACTS
+            assert await neighbor == FACTS
             assert decoder.pid != pid
             assert not is_running(pid)
 
@@ -226,7 +226,7 @@ def test_an_image_past_its_deadline_is_given_up_with_its_process() -> None:
         async with aclosing(Decoder(Limits(seconds=0.3))) as decoder:
             pid = await pid_at_work(decoder)
             task = await hold_up(decoder, pid)
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(RejectedError) as refused:
                 await task
             assert refused.value.reason is Reason.TIMEOUT
             assert await pid_at_work(decoder) != pid
@@ -244,7 +244,7 @@ def test_cpu_time_is_bounded_for_every_image_and_running_out_of_it_is_a_timeout(
             task = await hold_up(decoder, pid)
             os.kill(pid, signal.SIGXCPU)  # What the kernel sends then.
             os.kill(pid, signal.SIGCONT)
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(RejectedError) as refused:
                 await task
             assert refused.value.reason is Reason.TIMEOUT
 
@@ -255,7 +255,7 @@ def test_cpu_time_is_bounded_for_every_image_and_running_out_of_it_is_a_timeout(
 def test_a_picture_that_needs_more_memory_than_there_is_is_refused_by_a_process_that_lives_on(format_: str) -> None:
     body = {
         "PNG": pictures.encoded(pictures.scene(32, 32).convert("1").resize((7000, 7000)), "PNG", compress_level=1),
-        "WEBP": pictures.webp_of_one_colour(7000, 7000),
+        "WEBP": pictures.webp_of_one_color(7000, 7000),
         "AVIF": pictures.avif_declaring(7000, 7000),
     }[format_]
     limits = Limits(memory_bytes=200 * 2**20, max_pixels_per_byte=10**9)
@@ -263,7 +263,7 @@ def test_a_picture_that_needs_more_memory_than_there_is_is_refused_by_a_process_
     async def story() -> None:
         async with aclosing(Decoder(limits)) as decoder:
             pid = await pid_at_work(decoder)
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(RejectedError) as refused:
                 await decoder.inspect(body)
             # libwebp and libavif do not always say that it was memory they lacked.
             assert refused.value.reason in {Reason.TOO_MANY_PIXELS, Reason.CORRUPT}

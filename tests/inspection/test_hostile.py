@@ -8,7 +8,7 @@ import pytest
 from inspection import pictures
 
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import headers
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.inspection.limits import Limits
@@ -22,14 +22,14 @@ def refusal(body: bytes, limits: Limits) -> Reason | None:
     """Why `body` is refused, or None when it passes; every other exception fails the test."""
     try:
         inspect_bytes(body, limits)
-    except RefusedError as refused:
+    except RejectedError as refused:
         return refused.reason
     return None
 
 
 @pytest.mark.parametrize(("body", "reason"), pictures.hostile().values(), ids=pictures.hostile())
 def test_a_hostile_file_is_refused_for_what_it_is(body: bytes, reason: Reason) -> None:
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(RejectedError) as refused:
         inspect_bytes(body, Limits())
     assert refused.value.reason is reason
 
@@ -42,7 +42,7 @@ def test_hostile_files_cost_the_process_no_memory_and_not_its_life() -> None:
             before = peak_memory(decoder.pid)
             pids: set[int | None] = set()
             for body, _ in pictures.hostile().values():
-                with pytest.raises(RefusedError):
+                with pytest.raises(RejectedError):
                     await decoder.inspect(body)
                 pids.add(decoder.pid)
             return before, peak_memory(decoder.pid), pids
@@ -76,7 +76,7 @@ def test_a_file_that_was_cut_off_never_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["png", "webp", "gif", "avif"])
 def test_a_container_that_was_cut_off_is_known_before_it_is_decoded(name: str) -> None:
-    with pytest.raises(RefusedError, match="the file ends"):
+    with pytest.raises(RejectedError, match="the file ends"):
         headers.read(pictures.variant(name)[:-30], enough_frames=2)
 
 
@@ -152,8 +152,8 @@ def test_random_damage_does_not_kill_the_process() -> None:
     assert 0 < good < 240
 
 
-async def settled(decoder: Decoder, body: bytes) -> ImageFacts | RefusedError:
+async def settled(decoder: Decoder, body: bytes) -> ImageFacts | RejectedError:
     try:
         return await decoder.inspect(body)
-    except RefusedError as refused:
+    except RejectedError as refused:
         return refused

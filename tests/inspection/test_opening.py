@@ -6,7 +6,7 @@ import pytest
 from inspection import pictures
 from PIL import Image
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes
 
@@ -56,8 +56,8 @@ def test_every_format_tells_its_facts(name: str) -> None:
 def test_every_mode_is_kept_as_a_fact_and_can_be_hashed(format_: str, mode: str) -> None:
     picture = pictures.scene()
     if mode == "LAB":
-        grey = picture.convert("L")
-        picture = Image.merge("LAB", [grey, Image.new("L", grey.size, 128), Image.new("L", grey.size, 128)])
+        gray = picture.convert("L")
+        picture = Image.merge("LAB", [gray, Image.new("L", gray.size, 128), Image.new("L", gray.size, 128)])
     else:
         picture = picture.convert("L" if mode == "I;16" else "RGB").convert(mode)
 
@@ -136,7 +136,7 @@ def test_a_smaller_copy_has_near_hashes_and_another_picture_far_ones() -> None:
     assert distance(facts.phash, other.phash) >= 12
 
 
-def test_the_colour_of_invisible_pixels_does_not_count() -> None:
+def test_the_color_of_invisible_pixels_does_not_count() -> None:
     visible = Image.radial_gradient("L").resize((160, 120)).point(lambda value: 255 if value < 128 else 0)
     on_white = Image.composite(pictures.scene(), Image.new("RGB", (160, 120), "white"), visible)
     hidden_scene = pictures.scene()
@@ -188,7 +188,7 @@ def test_floats_that_are_no_brightness_can_be_hashed(value: float) -> None:
     picture.paste(value, (10, 10, 20, 20))
 
     assert inspect_bytes(pictures.encoded(picture, "TIFF"), LIMITS).mode == "F"
-    # Of 32x32 pixels, none is mixed with its neighbours before the sums.
+    # Of 32x32 pixels, none is mixed with its neighbors before the sums.
     inspect_bytes(pictures.encoded(Image.new("F", (32, 32), value), "TIFF"), LIMITS)
 
 
@@ -229,13 +229,13 @@ def test_what_pillow_only_warns_of_is_no_noise_and_no_fault() -> None:
     ],
 )
 def test_what_is_no_image_is_refused_with_a_word_on_what_it_is(body: bytes, words: str) -> None:
-    with pytest.raises(RefusedError, match=words.replace("(", r"\(").replace(")", r"\)")) as refusal:
+    with pytest.raises(RejectedError, match=words.replace("(", r"\(").replace(")", r"\)")) as refusal:
         inspect_bytes(body, LIMITS)
     assert refusal.value.reason is Reason.NOT_AN_IMAGE
 
 
 def test_an_empty_body_is_refused_as_empty() -> None:
-    with pytest.raises(RefusedError) as refusal:
+    with pytest.raises(RejectedError) as refusal:
         inspect_bytes(b"", LIMITS)
     assert refusal.value.reason is Reason.EMPTY
 
@@ -246,6 +246,6 @@ def test_every_limit_can_be_met_and_not_exceeded() -> None:
     assert inspect_bytes(body, Limits(**exact)).frames == 2
 
     for name, value in exact.items():
-        with pytest.raises(RefusedError) as refusal:
+        with pytest.raises(RejectedError) as refusal:
             inspect_bytes(body, Limits(**exact | {name: value - 1}))
         assert refusal.value.reason is Reason.TOO_MANY_PIXELS

@@ -5,7 +5,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import thumbnail
@@ -41,9 +41,9 @@ def test_transparency_is_laid_on_white() -> None:
 
 
 def test_sixteen_bits_are_stretched_and_not_cut_off() -> None:
-    grey = Image.new("I;16", (64, 64), 1000)
-    grey.paste(60_000, (0, 0, 32, 64))
-    small = opened(thumbnail(saved(grey, "PNG"), 64, Limits())).convert("L")
+    gray = Image.new("I;16", (64, 64), 1000)
+    gray.paste(60_000, (0, 0, 32, 64))
+    small = opened(thumbnail(saved(gray, "PNG"), 64, Limits())).convert("L")
     assert small.getpixel((8, 8)) == pytest.approx(255, abs=4)
     assert small.getpixel((56, 8)) == pytest.approx(0, abs=4)
 
@@ -61,7 +61,7 @@ def test_the_guarded_process_makes_thumbnails_between_other_pictures() -> None:
         async with aclosing(Decoder(Limits())) as decoder:
             before = await decoder.inspect(body)
             small = await decoder.thumbnail(body, side=50)
-            with pytest.raises(RefusedError) as refusal:
+            with pytest.raises(RejectedError) as refusal:
                 await decoder.thumbnail(b"<html>", side=50)
             assert refusal.value.reason is Reason.NOT_AN_IMAGE
             return before.width, small, (await decoder.inspect(body)).width

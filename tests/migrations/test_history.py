@@ -75,12 +75,12 @@ def test_alembic_finds_what_a_database_lacks_in_both_schemas(migrated: str) -> N
 
 def test_the_migrations_make_exactly_what_the_models_describe(migrated: str, new_database: Callable[..., str]) -> None:
     """Down to what Alembic does not compare: checks, predicates, names of keys, the order of columns, storage."""
-    modelled = new_database()
-    _execute(modelled, f"CREATE SCHEMA {models.PRIVATE}")
-    engine = create_engine(session.address(modelled), connect_args={"options": "-csearch_path=public"})
+    modeled = new_database()
+    _execute(modeled, f"CREATE SCHEMA {models.PRIVATE}")
+    engine = create_engine(session.address(modeled), connect_args={"options": "-csearch_path=public"})
     models.Base.metadata.create_all(engine)
     engine.dispose()
-    assert catalog.describe(migrated) == catalog.describe(modelled)
+    assert catalog.describe(migrated) == catalog.describe(modeled)
     assert len(catalog.describe(migrated)) > 200
 
 

@@ -119,7 +119,7 @@ def test_an_entry_tells_whose_picture_it_is() -> None:
 
 
 def test_what_an_entry_says_in_another_way_is_unknown() -> None:
-    odd = {"file": "1.jpg", "title": 7, "author": None, "license": ["cc0-1.0"], "page_url": {}, "colour": "red"}
+    odd = {"file": "1.jpg", "title": 7, "author": None, "license": ["cc0-1.0"], "page_url": {}, "color": "red"}
     assert offered({"cat": [odd, {"file": "2.jpg"}, "3.jpg"]}) == (
         Candidate(url="BASE/pets/1.jpg"),
         Candidate(url="BASE/pets/2.jpg"),

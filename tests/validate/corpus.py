@@ -17,7 +17,7 @@ from pixcrawler_worker.db import images
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.models import Image as ImageRow
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.reasons import RefusedError
+from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes
 from pixcrawler_worker.runtime import Runtime
@@ -110,7 +110,7 @@ def defective() -> Iterator[Planted]:
     for number in (7, 8):
         blurred = turned[number].filter(ImageFilter.GaussianBlur(8))
         yield Planted(f"blurred-{number}.jpg", saved(blurred), frozenset({"blurry"}))
-    yield Planted("one-colour.png", saved(Image.new("RGB", SIZE, "teal"), "PNG", compress_level=0), flat())
+    yield Planted("one-color.png", saved(Image.new("RGB", SIZE, "teal"), "PNG", compress_level=0), flat())
     yield Planted("small.jpg", saved(turned[9].resize((63, 64))), frozenset({"dimensions", "odd_size"}))
     icon = saved(turned[9].resize((16, 16)), quality=20)
     yield Planted("icon.jpg", icon, frozenset({"dimensions", "file_size", "odd_size"}))
@@ -118,8 +118,8 @@ def defective() -> Iterator[Planted]:
     yield Planted("strip.jpg", saved(turned[11].resize((600, 190))), frozenset({"aspect_ratio"}))
     yield Planted("wrong.jpg", saved(turned[12], "PNG"), frozenset({"extension_match"}))
     yield Planted("wrong-too.png", saved(turned[13], "GIF"), frozenset({"extension_match", "color_mode"}))
-    grey = turned[14].convert("L")
-    yield Planted("grey.jpg", saved(grey), frozenset({"grayscale"}))
+    gray = turned[14].convert("L")
+    yield Planted("gray.jpg", saved(gray), frozenset({"grayscale"}))
     moving = saved(turned[15], "GIF", save_all=True, append_images=[turned[16]])
     yield Planted("moving.gif", moving, frozenset({"animated", "color_mode"}))
     yield Planted("cmyk.jpg", saved(turned[17].convert("CMYK")), frozenset({"color_mode"}))
@@ -187,5 +187,5 @@ def store(runtime: Runtime, crawl_job_id: int, planted: list[Planted]) -> Mappin
 def _facts(body: bytes) -> Any:
     try:
         return inspect_bytes(body, Limits())
-    except RefusedError:
+    except RejectedError:
         return make_facts("broken", sha256=hashlib.sha256(body).digest())

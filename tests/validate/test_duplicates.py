@@ -1,4 +1,4 @@
-"""Neighbours are exactly those that a comparison of all pairs finds, and clusters do not grow by chains."""
+"""Neighbors are exactly those that a comparison of all pairs finds, and clusters do not grow by chains."""
 
 from itertools import combinations
 
@@ -53,12 +53,12 @@ def test_neighbours_are_those_of_a_comparison_of_all_pairs(values: list[int], di
 @pytest.mark.parametrize("distance", [0, 1, 2, 3, 4, 5, 6])
 def test_no_neighbour_is_missed_wherever_its_bits_differ(distance: int) -> None:
     chance = np.random.default_rng(distance)
-    centre = int(chance.integers(0, 2**64, dtype=np.uint64))
+    center = int(chance.integers(0, 2**64, dtype=np.uint64))
     places = list(combinations(range(64), min(distance, 2)))
     for chosen in [places[at] for at in chance.permutation(len(places))[:150]]:
         rest = [bit for bit in chance.permutation(64).tolist() if bit not in chosen][: distance - len(chosen)]
-        other = centre ^ sum(1 << bit for bit in (*chosen, *rest))
-        assert near(hashes(centre, other), distance=distance) == {1: 0}
+        other = center ^ sum(1 << bit for bit in (*chosen, *rest))
+        assert near(hashes(center, other), distance=distance) == {1: 0}
 
 
 def test_a_phash_alone_decides_nothing_without_the_dhash() -> None:

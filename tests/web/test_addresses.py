@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.web import addresses
 from pixcrawler_worker.web.addresses import DeniedError, Guard
 
@@ -46,7 +46,7 @@ def at_home(*networks: str) -> Guard:
 
 
 def refusal(url: str, guard: Guard = INTERNET) -> Reason:
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         guard.target(url)
     return caught.value.reason
 
@@ -73,10 +73,10 @@ def test_every_other_ipv4_address_is_public(address: IPv4Address) -> None:
 @pytest.mark.parametrize("text", DENIED_IPV4)
 def test_a_special_ipv4_range_ends_where_it_ends(text: str) -> None:
     network = IPv4Network(text)
-    neighbours = [IPv4Address(n) for n in (int(network[0]) - 1, int(network[-1]) + 1) if 0 <= n < 2**32]
+    neighbors = [IPv4Address(n) for n in (int(network[0]) - 1, int(network[-1]) + 1) if 0 <= n < 2**32]
     others = [IPv4Network(other) for other in DENIED_IPV4 if other != text]
-    for neighbour in neighbours:
-        assert addresses.is_public(neighbour) is not any(neighbour in other for other in others)
+    for neighbor in neighbors:
+        assert addresses.is_public(neighbor) is not any(neighbor in other for other in others)
 
 
 @pytest.mark.parametrize("text", DENIED_IPV6)
@@ -342,7 +342,7 @@ def test_with_an_allowed_network_disguised_addresses_stay_forbidden() -> None:
 @given(st.text())
 def test_any_text_is_a_url_or_a_reason(text: str) -> None:
     for url in (text, f"http://{text}/", f"http://example.com/{text}"):
-        with suppress(RefusedError):
+        with suppress(RejectedError):
             target = INTERNET.target(url)
             assert str(target).isascii()
             assert str(INTERNET.target(str(target))) == str(target)
@@ -355,6 +355,6 @@ def test_a_refusal_never_repeats_what_may_be_a_secret() -> None:
         "http://a:hunter2/",
         "http://127.0.0.1/?token=hunter2",
     ):
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(RejectedError) as caught:
             INTERNET.target(url)
         assert "hunter2" not in "".join(traceback.format_exception(caught.value))

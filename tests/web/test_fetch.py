@@ -21,7 +21,7 @@ from fakes import hosts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.reasons import Reason, RefusedError
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.web.addresses import DeniedError, Guard
 from pixcrawler_worker.web.connect import guarded_connector, system_lookup
@@ -86,7 +86,7 @@ def fetch(url: str, *, max_bytes: int | None = None, allowed: Policy | None = No
 
 
 def refusal(url: str, **options: Any) -> Reason:
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         fetch(url, **options)
     return caught.value.reason
 
@@ -179,7 +179,7 @@ def test_a_complete_answer_is_taken_whatever_it_holds(
 )
 def test_every_fault_has_its_reason_and_tells_no_secret(server: hosts.HostileServer, path: str, reason: Reason) -> None:
     url = server.url(f"{path}?signature=hunter2")
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         fetch(url, max_bytes=50_000, allowed=policy(deadline=SOON) if reason is Reason.TIMEOUT else policy())
     assert caught.value.reason is reason
     told = "".join(traceback.format_exception(caught.value))
@@ -264,7 +264,7 @@ def test_the_deadline_covers_redirects_and_interim_answers() -> None:
 
     for converse in (dawdle, hint):
         started = time.monotonic()
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(RejectedError) as caught:
             fetch_from(converse, deadline=SOON)
         assert caught.value.reason is Reason.TIMEOUT
         assert time.monotonic() - started < 1
@@ -298,7 +298,7 @@ def test_a_name_server_that_stays_silent_is_a_timeout_and_does_not_hold_up_the_e
     async def run() -> float:
         started = time.monotonic()
         downloader = Downloader(policy(idle_timeout=SOON), lookup=silent)
-        with pytest.raises(RefusedError, match="timeout"):
+        with pytest.raises(RejectedError, match="timeout"):
             await downloader.fetch("http://pictures.example/")
         await downloader.aclose()
         return time.monotonic() - started
@@ -325,7 +325,7 @@ def test_a_name_is_judged_anew_for_every_connection(server: hosts.HostileServer)
         downloader = Downloader(policy(), lookup=lambda _: next(answers))
         await downloader.fetch(f"http://pictures.example:{port}/good/1.jpg")
         await downloader.aclose()
-        with pytest.raises(RefusedError, match="forbidden_address"):
+        with pytest.raises(RejectedError, match="forbidden_address"):
             await downloader.fetch(f"http://pictures.example:{port}/good/1.jpg")
         await downloader.aclose()
 
@@ -393,7 +393,7 @@ def test_an_unread_answer_is_hung_up_on_at_once_over_tls_too() -> None:
 
     async def run(port: int, left: Future[bool]) -> bool:
         downloader = Downloader(policy(), lookup=lambda _: ["127.0.0.1"], tls=trusting)
-        with pytest.raises(RefusedError, match="not_found"):
+        with pytest.raises(RejectedError, match="not_found"):
             await downloader.fetch(f"https://pictures.example:{port}/")
         try:
             return await asyncio.wrap_future(left)
@@ -409,7 +409,7 @@ def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         fetch_from(refuse, scheme="https")
     assert caught.value.reason is Reason.TLS_FAILED
 
@@ -558,7 +558,7 @@ def test_whatever_is_answered_becomes_a_body_or_a_reason(answer: bytes) -> None:
 
     try:
         assert fetch_from(converse, max_redirects=0).body
-    except RefusedError as refused:
+    except RejectedError as refused:
         assert str(refused).isprintable()  # noqa: PT017  either outcome is right
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from pixcrawler_worker.db import models, session
 from pixcrawler_worker.errors import PermanentError
 
-#: Serialises migrations of one database, whoever runs them. The number is the ASCII of "pixcrawl".
+#: Serializes migrations of one database, whoever runs them. The number is the ASCII of "pixcrawl".
 _LOCK = int.from_bytes(b"pixcrawl")
 
 #: Added by the first migration where Supabase's table of users exists; no model knows it.
