@@ -15,16 +15,17 @@ from collections.abc import Iterable
 import structlog
 from celery import Celery, bootsteps, signals
 from celery import Task as CeleryTask
-from kombu import Producer
 from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
-from pixcrawler_worker import health, logs, maintenance, runtime
+from pixcrawler_worker import health, logs, runtime
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.db.jobs import Wake
-from pixcrawler_worker.domain.lifecycle import JobKind
-from pixcrawler_worker.domain.messages import CHUNK_TASKS, QUEUES, Queue, Task
+from pixcrawler_worker.db.ledger.tables import ChunkMessage
+from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.jobs import sweeper
+from pixcrawler_worker.jobs.limits import LIMITS
+from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.sources import protocol
 
 log = structlog.get_logger()
@@ -61,9 +62,8 @@ def _make() -> Celery:
         task_serializer="json",
         accept_content=["json"],
         worker_prefetch_multiplier=1,
-        # Well below the visibility timeout, so that no message comes back while its task still runs.
-        task_soft_time_limit=840,
-        task_time_limit=900,
+        task_soft_time_limit=int(LIMITS.soft_time_limit.total_seconds()),
+        task_time_limit=int(LIMITS.time_limit.total_seconds()),
         worker_max_tasks_per_child=500,
         worker_max_memory_per_child=1_000_000,
         worker_send_task_events=True,
@@ -76,7 +76,7 @@ def _make() -> Celery:
         broker_connection_retry_on_startup=True,
         broker_pool_acquire_timeout=10,
         broker_transport_options={
-            "visibility_timeout": 3600,
+            "visibility_timeout": int(LIMITS.visibility_timeout.total_seconds()),
             "socket_timeout": 10,
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
@@ -90,19 +90,21 @@ def _make() -> Celery:
 app = _make()
 
 
-def announce(wakes: Iterable[tuple[JobKind, Wake]]) -> None:
-    """Send one message per chunk. What a broken broker loses is found and sent again by the sweep."""
+def send_messages(messages: Iterable[ChunkMessage]) -> None:
+    """Send messages. What a broken broker loses is found and sent again by the sweep."""
     try:
         with app.producer_or_acquire() as producer, producer.batch():
-            for kind, wake in wakes:
-                _send(CHUNK_TASKS[kind], wake.chunk_id, task_id=wake.task_id, producer=producer)
+            for message in messages:
+                app.send_task(
+                    message.task,
+                    args=(message.chunk_id,),
+                    queue=message.queue,
+                    task_id=message.task_id,
+                    producer=producer,
+                    ignore_result=True,
+                )
     except OperationalError as error:
         log.warning("messages not sent, the sweep will send them again", reason=str(error))
-
-
-def _send(task: Task, *args: int, task_id: str | None = None, producer: Producer | None = None) -> None:
-    queue = QUEUES[task].value
-    app.send_task(task.value, args=args, queue=queue, task_id=task_id, producer=producer, ignore_result=True)
 
 
 class Sweeper(bootsteps.StartStopStep):
@@ -148,7 +150,7 @@ class Sweeper(bootsteps.StartStopStep):
             self._wanted.set()
             return
         with contextlib.suppress(TransientError):
-            maintenance.expire(runtime.current(), task_id, ended=lambda pid: pid == os.getpid())
+            sweeper.expire_lease(runtime.current(), task_id, ended=lambda pid: pid == os.getpid())
 
     def _sweep_until_ended(self) -> None:
         tidied = time.monotonic()
@@ -158,7 +160,7 @@ class Sweeper(bootsteps.StartStopStep):
             if time.monotonic() - tidied > _TIDY_SECONDS:
                 tidied = time.monotonic()
                 with contextlib.suppress(OperationalError):
-                    _send(Task.SWEEP)
+                    app.send_task(Task.SWEEP.value, queue=QUEUES[Task.SWEEP].value, ignore_result=True)
             # Jitter, so that many workers do not sweep in step.
             self._wanted.wait(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
             self._wanted.clear()
@@ -167,11 +169,11 @@ class Sweeper(bootsteps.StartStopStep):
         try:
             for _ in range(len(self._failed)):
                 task_id, looks = self._failed[0]
-                expired = maintenance.expire(runtime.current(), task_id, ended=_is_gone)
+                expired = sweeper.expire_lease(runtime.current(), task_id, ended=_is_gone)
                 self._failed.popleft()
                 if looks > 1 and not expired:
                     self._failed.append((task_id, looks - 1))
-            announce(maintenance.sweep(runtime.current()).wakes)
+            send_messages(sweeper.sweep(runtime.current(), JOB_KINDS.values()).messages)
         except TransientError as error:
             log.warning("sweep put off", reason=str(error))
         except Exception:  # a sweeper that dies of a bug would leave every job behind it standing still

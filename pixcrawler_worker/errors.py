@@ -18,3 +18,10 @@ class TransientError(Exception):
 
 class PermanentError(Exception):
     """Trouble that will not pass: somebody has to change something first, and the message says what."""
+
+
+class UnknownJobError(PermanentError):
+    """There is no job of that kind and id."""
+
+    def __init__(self, kind: str, job_id: object) -> None:
+        super().__init__(f"there is no {kind} job {job_id!r}")

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from pixcrawler_worker.db import activity, images, jobs, sweeps, validations
+from pixcrawler_worker.db import activity, crawls, images, validations
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import Located
+from pixcrawler_worker.db.ledger import jobs, sweeps
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
-from pixcrawler_worker.maintenance import QUIET
+from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -50,7 +51,7 @@ def verify(
     job_ids: list[int] | None = None,
     *,
     fix: bool = False,
-    quiet: timedelta = QUIET,
+    quiet: timedelta = LIMITS.grace_period,
     looked: Callable[[int], None] = lambda _: None,
 ) -> Inventory:
     """Compare rows with files, job by job.
@@ -76,7 +77,7 @@ def verify(
 
 def every(runtime: Runtime) -> list[int]:
     """Return all crawl jobs."""
-    return transact(runtime.sessions, sweeps.crawl_jobs)
+    return transact(runtime.sessions, crawls.all_ids)
 
 
 def _compare(runtime: Runtime, job_id: int, found: Inventory, *, fix: bool, quiet: timedelta) -> None:
@@ -115,12 +116,12 @@ def _is_there(runtime: Runtime, one: Located) -> bool:
 
 
 def _mend(runtime: Runtime, job_id: int, missing: list[Located], stray: list[str], quiet: timedelta) -> int:
-    ref = JobRef(JobKind.CRAWL, job_id)
+    ref = CRAWL_JOBS.ref(job_id)
 
     def rows(session: Session) -> tuple[int, list[str]]:
         # While the job is locked and over it can be neither running nor retried: what has no row now will have none.
         jobs.lock(session, ref)
-        if not sweeps.is_quiet(session, job_id, quiet=quiet):
+        if not sweeps.is_past_grace_period(session, ref, grace_period=quiet):
             return 0, []
         gone = images.delete(session, [one.id for one in missing])
         if gone:

@@ -1,91 +1,87 @@
 """Every message the worker understands. A task calls one function and sends what it returns."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TypeGuard
 
 import structlog
 
-from pixcrawler_worker import maintenance, runtime
-from pixcrawler_worker.celery import announce, app
-from pixcrawler_worker.crawl import chunk, planner
-from pixcrawler_worker.crawl.planner import UnknownJobError
-from pixcrawler_worker.db.jobs import Wake
-from pixcrawler_worker.domain.lifecycle import JobKind
+from pixcrawler_worker import runtime
+from pixcrawler_worker.celery import app, send_messages
+from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import Task
-from pixcrawler_worker.export import part
-from pixcrawler_worker.export import planner as exporting
-from pixcrawler_worker.validate import chunk as judge
-from pixcrawler_worker.validate import planner as judging
+from pixcrawler_worker.errors import UnknownJobError
+from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs.kind import AnyJobKind
+from pixcrawler_worker.jobs.limits import LIMITS
+from pixcrawler_worker.registry import JOB_KINDS
 
 log = structlog.get_logger()
 
 #: The largest ids of the documented tables (PostgreSQL's integer) and of chunks (its bigint).
-_LARGEST_JOB_ID, _LARGEST_CHUNK_ID = 2**31 - 1, 2**63 - 1
-
-
-@app.task(name=Task.CRAWL_START.value)
-def start_crawl(crawl_job_id: int, options: dict[str, Any] | None = None) -> None:
-    """Plan a pending crawl job; on one that was started do nothing."""
-    with _unknown_dropped():
-        _send(planner.start(runtime.current(), _row(crawl_job_id), options or {}))
-
-
-@app.task(name=Task.CRAWL_CHUNK.value)
-def run_crawl_chunk(chunk_id: int) -> None:
-    """Run one chunk of a crawl job."""
-    with _unknown_dropped():
-        _send(chunk.run(runtime.current(), _row(chunk_id, largest=_LARGEST_CHUNK_ID)))
-
-
-@app.task(name=Task.CRAWL_CANCEL.value)
-def cancel_crawl(crawl_job_id: int) -> None:
-    """Cancel a crawl job."""
-    with _unknown_dropped():
-        planner.cancel(runtime.current(), _row(crawl_job_id))
-
-
-@app.task(name=Task.CRAWL_RETRY.value)
-def retry_crawl(crawl_job_id: int) -> None:
-    """Run the failed and cancelled chunks of a crawl job again."""
-    with _unknown_dropped():
-        _send(planner.retry(runtime.current(), _row(crawl_job_id)))
-
-
-@app.task(name=Task.VALIDATION_START.value)
-def start_validation(validation_job_id: int) -> None:
-    """Plan a pending validation job; on one that was started do nothing."""
-    with _unknown_dropped():
-        _send(judging.start(runtime.current(), _row(validation_job_id)), JobKind.VALIDATION)
-
-
-@app.task(name=Task.VALIDATION_CHUNK.value)
-def run_validation_chunk(chunk_id: int) -> None:
-    """Run one chunk of a validation job."""
-    with _unknown_dropped():
-        _send(judge.run(runtime.current(), _row(chunk_id, largest=_LARGEST_CHUNK_ID)), JobKind.VALIDATION)
-
-
-@app.task(name=Task.EXPORT_START.value)
-def start_export(export_job_id: int) -> None:
-    """Plan a pending export job; on one that was started do nothing."""
-    with _unknown_dropped():
-        _send(exporting.start(runtime.current(), _row(export_job_id)), JobKind.EXPORT)
-
-
-@app.task(name=Task.EXPORT_PART.value)
-def run_export_part(chunk_id: int) -> None:
-    """Run one chunk of an export job."""
-    with _unknown_dropped():
-        _send(part.run(runtime.current(), _row(chunk_id, largest=_LARGEST_CHUNK_ID)), JobKind.EXPORT)
+_MAX_JOB_ID, _MAX_CHUNK_ID = 2**31 - 1, 2**63 - 1
 
 
 @app.task(name=Task.SWEEP.value)
 def sweep() -> None:
-    """Sweep once, and tidy the storage of jobs that are over."""
-    announce(maintenance.sweep(runtime.current()).wakes)
-    maintenance.remove_orphans(runtime.current())
-    maintenance.tidy_exports(runtime.current())
+    """Sweep once, and clean up the storage of jobs that are over."""
+    send_messages(sweeper.sweep(runtime.current(), JOB_KINDS.values()).messages)
+    for kind in JOB_KINDS.values():
+        kind.clean_up(runtime.current(), LIMITS)
+
+
+def _register(kind: AnyJobKind) -> None:
+    """Add the tasks of a kind of job: start, chunk and, where the kind has them, cancel and retry."""
+
+    def cancel(job_id: int) -> list[ChunkMessage]:
+        submission.cancel(runtime.current(), kind, job_id)
+        return []
+
+    @app.task(name=str(kind.start_task))
+    def start(job_id: object = None, options: object = None, **named: object) -> None:
+        """Plan a pending job; on one that was started do nothing."""
+        with _unknown_dropped():
+            found = _job_id(kind, job_id, named)
+            send_messages(submission.start(runtime.current(), kind, found, options))
+
+    @app.task(name=str(kind.table.chunk_task))
+    def run_chunk(chunk_id: object) -> None:
+        """Run one chunk of a job."""
+        if _is_id(chunk_id, _MAX_CHUNK_ID):
+            send_messages(executor.run(runtime.current(), kind, chunk_id))
+        else:
+            log.warning("message dropped", reason=f"there is no chunk {chunk_id!r}")
+
+    if kind.cancel_task:
+        _register_transition(kind, kind.cancel_task, cancel)
+    if kind.retry_task:
+        _register_transition(kind, kind.retry_task, lambda job_id: submission.retry(runtime.current(), kind, job_id))
+
+
+def _register_transition(kind: AnyJobKind, task: str, transition: Callable[[int], list[ChunkMessage]]) -> None:
+    @app.task(name=str(task))
+    def run(job_id: object = None, **named: object) -> None:
+        with _unknown_dropped():
+            send_messages(transition(_job_id(kind, job_id, named)))
+
+
+def _job_id(kind: AnyJobKind, job_id: object, named: dict[str, object]) -> int:
+    """Return the id in a message, which anything may have written: given by position, or as `<kind>_job_id`.
+
+    Raises:
+        UnknownJobError: when no row can have such an id.
+    """
+    name = kind.table.id_name
+    if unexpected := sorted(named.keys() - {name}):
+        raise UnknownJobError(kind.table.name, f"with the argument {unexpected[0]}")
+    found = named.get(name, job_id)
+    if not _is_id(found, _MAX_JOB_ID):
+        raise UnknownJobError(kind.table.name, found)
+    return found
+
+
+def _is_id(value: object, largest: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= largest
 
 
 @contextlib.contextmanager
@@ -93,20 +89,9 @@ def _unknown_dropped() -> Iterator[None]:
     """Log and drop a message about a row that is not there: trying again would not bring it back."""
     try:
         yield
-    except (UnknownJobError, judging.UnknownJobError, exporting.UnknownJobError) as error:
+    except UnknownJobError as error:
         log.warning("message dropped", reason=str(error))
 
 
-def _row(given: object, *, largest: int = _LARGEST_JOB_ID) -> int:
-    """Return the id in a message, which anybody may have written.
-
-    Raises:
-        UnknownJobError: when no row can have such an id.
-    """
-    if not isinstance(given, int) or isinstance(given, bool) or not 0 < given <= largest:
-        raise UnknownJobError(given)
-    return given
-
-
-def _send(wakes: Iterable[Wake], kind: JobKind = JobKind.CRAWL) -> None:
-    announce((kind, wake) for wake in wakes)
+for _kind in JOB_KINDS.values():
+    _register(_kind)

@@ -13,14 +13,16 @@ from fakes.hosts import HostileServer
 from ledger import T
 from sqlalchemy import text
 
-from pixcrawler_worker.crawl import chunk, planner
+from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import activity
-from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import ActivityLog, Chunk
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef, JobStatus
+from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
 from pixcrawler_worker.storage import Storage
@@ -125,28 +127,28 @@ def good(host: HostileServer, name: str, count: int) -> list[str]:
 
 def make_job(runtime: Runtime, **values: Any) -> JobRef:
     """A pending job; its owner and its project are its own."""
-    return JobRef(JobKind.CRAWL, factories.make_job(runtime.sessions, **values))
+    return JobRef(CRAWL_JOBS, factories.make_job(runtime.sessions, **values))
 
 
 def start(
     runtime: Runtime, urls: Iterable[str] = (), *, job: dict[str, Any] | None = None, **options: Any
-) -> tuple[JobRef, list[Wake]]:
+) -> tuple[JobRef, list[ChunkMessage]]:
     """A job that has been started with a list, or with other options, and the chunks to run first."""
     ref = make_job(runtime, **(job or {}))
     listed = list(urls)
-    return ref, planner.start(runtime, ref.id, ({"urls": listed} if listed else {}) | options)
+    return ref, submission.start(runtime, CRAWL, ref.id, ({"urls": listed} if listed else {}) | options)
 
 
-def drive(runtime: Runtime, wakes: Iterable[Wake]) -> None:
+def drive(runtime: Runtime, messages: Iterable[ChunkMessage]) -> None:
     """Run chunks one after the other, as long as running them asks for more."""
-    waiting = deque(wakes)
+    waiting = deque(messages)
     while waiting:
-        waiting.extend(chunk.run(runtime, waiting.popleft().chunk_id))
+        waiting.extend(executor.run(runtime, CRAWL, waiting.popleft().chunk_id))
 
 
-def run(runtime: Runtime, wakes: Sequence[Wake]) -> list[Wake]:
+def run(runtime: Runtime, messages: Sequence[ChunkMessage]) -> list[ChunkMessage]:
     """Run one chunk, the first; return what else is to be run then."""
-    return [*chunk.run(runtime, wakes[0].chunk_id), *wakes[1:]]
+    return [*executor.run(runtime, CRAWL, messages[0].chunk_id), *messages[1:]]
 
 
 def status(runtime: Runtime, ref: JobRef) -> JobStatus:

@@ -4,12 +4,18 @@ import hashlib
 import uuid
 from typing import Any
 
-from pixcrawler_worker.db import jobs
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Profile, Project, ValidationJob
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
+
+#: The tables of all kinds of jobs.
+TABLES = (CRAWL_JOBS, VALIDATION_JOBS, EXPORT_JOBS)
 
 
 def make_project(sessions: Sessions) -> int:
@@ -31,9 +37,9 @@ def make_job(sessions: Sessions, **values: Any) -> int:
     return job.id
 
 
-def start_job(sessions: Sessions, *, chunks: int = 1, kind: JobKind = JobKind.CRAWL, **values: Any) -> JobRef:
+def start_job(sessions: Sessions, *, chunks: int = 1, kind: JobTable = CRAWL_JOBS, **values: Any) -> JobRef:
     """A running job of any kind with queued chunks; a validation or export gets a crawl job of its own."""
-    if kind is JobKind.CRAWL:
+    if kind is CRAWL_JOBS:
         ref = JobRef(kind, make_job(sessions, **values))
     else:
         ref = JobRef(kind, _make_other_job(sessions, kind, **values))
@@ -44,11 +50,11 @@ def start_job(sessions: Sessions, *, chunks: int = 1, kind: JobKind = JobKind.CR
     return ref
 
 
-def _make_other_job(sessions: Sessions, kind: JobKind, **values: Any) -> int:
+def _make_other_job(sessions: Sessions, kind: JobTable, **values: Any) -> int:
     crawl_job_id = make_job(sessions)
     with sessions.begin() as session:
         job: ValidationJob | ExportJob
-        if kind is JobKind.VALIDATION:
+        if kind is VALIDATION_JOBS:
             job = ValidationJob(**{"crawl_job_id": crawl_job_id, "name": "check"} | values)
         else:
             project = session.get_one(Project, session.get_one(CrawlJob, crawl_job_id).project_id)

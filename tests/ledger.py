@@ -6,16 +6,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from factories import make_image
+from factories import TABLES, make_image
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import chunks, images, jobs
-from pixcrawler_worker.db.chunks import Claim, Hold
+from pixcrawler_worker.db import images
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import Chunk, CrawlJob, ExportJob, ValidationJob
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus, job_status
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus, job_status
 
 T = TypeVar("T")
 LEASE = timedelta(seconds=60)
@@ -113,7 +117,7 @@ def crawl_job(sessions: Sessions, ref: JobRef) -> CrawlJob:
 
 def other_job(sessions: Sessions, ref: JobRef) -> ValidationJob | ExportJob:
     with sessions.begin() as session:
-        if ref.kind is JobKind.VALIDATION:
+        if ref.table is VALIDATION_JOBS:
             return session.get_one(ValidationJob, ref.id)
         return session.get_one(ExportJob, ref.id)
 
@@ -121,19 +125,22 @@ def other_job(sessions: Sessions, ref: JobRef) -> ValidationJob | ExportJob:
 def claim(sessions: Sessions, chunk_id: int, *, owner: str = "worker") -> Claim:
     """Claim a chunk that can be claimed."""
     with sessions.begin() as session:
-        claim = chunks.claim(session, chunk_id, owner=owner, lease=LEASE)
-    assert claim is not None
-    return claim
+        return next(filter(None, (chunks.claim(session, one, chunk_id, owner=owner, lease=LEASE) for one in TABLES)))
+
+
+def reap(session: Session) -> Reaped | None:
+    """Reap a chunk of a job of any kind."""
+    return next(filter(None, (chunks.reap(session, table) for table in TABLES)), None)
 
 
 def bring(
     session: Session, held: Claim, found: Sequence[NewImage] = (), *, gains: Mapping[str, int] | None = None
 ) -> bool:
     """End a claim as a worker does that brings images; False when the claim does not stand any more."""
-    if chunks.hold(session, held) is not Hold.OURS:
+    if chunks.lock_claim(session, held) is not ClaimState.VALID:
         return False
     stored = len(images.insert_new(session, held.job.id, found))
-    gains = gains or ({"valid_images": stored} if held.job.kind is JobKind.CRAWL else {})
+    gains = gains or ({"valid_images": stored} if held.job.table is CRAWL_JOBS else {})
     chunks.finish(session, held, result={"stored": stored}, gains=gains)
     return True
 
@@ -153,7 +160,7 @@ def play(sessions: Sessions, ref: JobRef, states: Sequence[ChunkState]) -> None:
             finish(sessions, held, [make_image(f"{ref} {chunk_id}")])
         elif state is ChunkState.FAILED:
             with sessions.begin() as session:
-                chunks.give_up(session, held, error="broken")
+                chunks.fail(session, held, error="broken")
 
 
 def conclude(sessions: Sessions, ref: JobRef) -> JobStatus:

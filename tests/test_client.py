@@ -134,7 +134,6 @@ def test_importing_it_brings_celery_and_nothing_heavier() -> None:
     assert ours == {
         "pixcrawler_worker.client",
         "pixcrawler_worker.domain",
-        "pixcrawler_worker.domain.lifecycle",
         "pixcrawler_worker.domain.messages",
         "pixcrawler_worker.errors",
     }

@@ -8,10 +8,12 @@ import pytest
 from export import exporting
 from export.exporting import Stored, picture
 
-from pixcrawler_worker import downloads, maintenance
+from pixcrawler_worker import downloads
 from pixcrawler_worker.cli import watching
 from pixcrawler_worker.db.views import ExportView
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export import cleanup
+from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -45,10 +47,10 @@ def test_an_export_that_expires_is_fetched_for_an_hour_more_and_then_says_so(run
     ref = exporting.export(runtime, job)
     known = watching.require(runtime.sessions, ExportView, ref.id)
     exporting.expire(runtime, ref)
-    maintenance.tidy_exports(runtime)
+    cleanup.clean_up(runtime, LIMITS)
     assert downloads.fetch(runtime, known, tmp_path / "in time")
     exporting.expire(runtime, ref, ago="61 min")
-    maintenance.tidy_exports(runtime)
+    cleanup.clean_up(runtime, LIMITS)
     with pytest.raises(PermanentError, match=f"export {ref.id} is gone from storage: it expired.*Export once more"):
         downloads.fetch(runtime, known, tmp_path / "late")
     assert not (tmp_path / "late").exists()

@@ -26,13 +26,15 @@ from doubles import (
 from fakes.hosts import HostileServer, serving
 from ledger import at_once
 
-from pixcrawler_worker import maintenance
-from pixcrawler_worker.crawl import options, planner
-from pixcrawler_worker.db import chunks
-from pixcrawler_worker.db.jobs import Wake
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
+from pixcrawler_worker.crawl import cleanup, options, planner
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.maintenance import Swept, sweep
+from pixcrawler_worker.jobs import submission, sweeper
+from pixcrawler_worker.jobs.limits import LIMITS
+from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime, owner
 
 NOW = timedelta(0)
@@ -58,8 +60,12 @@ def addresses(count: int) -> list[str]:
     return [f"https://example.org/{number}.jpg" for number in range(count)]
 
 
-def woken(swept: Swept) -> list[int]:
-    return sorted(wake.chunk_id for _, wake in swept.wakes)
+def woken(swept: sweeper.Swept) -> list[int]:
+    return sorted(message.chunk_id for message in swept.messages)
+
+
+def sweep(runtime: Runtime) -> sweeper.Swept:
+    return sweeper.sweep(runtime, JOB_KINDS.values())
 
 
 def complete(runtime: Runtime, chunk_id: int) -> None:
@@ -75,12 +81,12 @@ def settled(runtime: Runtime, **changes: object) -> Runtime:
 
 
 def test_where_all_is_well_a_sweep_does_nothing(runtime: Runtime) -> None:
-    assert sweep(runtime).quiet
-    ref, wakes = start(runtime, addresses(4), chunk_size=2)
-    ledger.claim(runtime.sessions, wakes[0].chunk_id)
+    assert sweep(runtime).idle
+    ref, messages = start(runtime, addresses(4), chunk_size=2)
+    ledger.claim(runtime.sessions, messages[0].chunk_id)
     make_job(runtime)
     before = query(runtime, "SELECT * FROM crawl_jobs, pixcrawler.chunks WHERE crawl_job_id = :id", id=ref.id)
-    assert sweep(runtime) == Swept()
+    assert sweep(runtime) == sweeper.Swept()
     assert query(runtime, "SELECT * FROM crawl_jobs, pixcrawler.chunks WHERE crawl_job_id = :id", id=ref.id) == before
 
 
@@ -88,20 +94,20 @@ def test_where_all_is_well_a_sweep_does_nothing(runtime: Runtime) -> None:
 
 
 def test_a_chunk_is_taken_back_from_a_silent_worker_and_sent_again(runtime: Runtime) -> None:
-    ref, wakes = start(runtime, addresses(2), chunk_size=1)
-    silent, _ = (ledger.claim(runtime.sessions, wake.chunk_id) for wake in wakes)
+    ref, messages = start(runtime, addresses(2), chunk_size=1)
+    silent, _ = (ledger.claim(runtime.sessions, message.chunk_id) for message in messages)
     ledger.silence(runtime.sessions, silent.chunk_id)
     swept = sweep(runtime)
     assert (swept.reaped, woken(swept)) == (1, [silent.chunk_id])
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.QUEUED, ChunkState.RUNNING]
-    assert sweep(runtime).quiet
+    assert sweep(runtime).idle
 
 
 def test_a_chunk_that_silences_every_worker_fails_and_ends_its_job(runtime: Runtime) -> None:
-    ref, (wake,) = start(runtime, addresses(1), max_rounds=1)
+    ref, (message,) = start(runtime, addresses(1), max_rounds=1)
     for turn in range(2):
-        ledger.claim(runtime.sessions, wake.chunk_id, owner=str(turn))
-        ledger.silence(runtime.sessions, wake.chunk_id)
+        ledger.claim(runtime.sessions, message.chunk_id, owner=str(turn))
+        ledger.silence(runtime.sessions, message.chunk_id)
         assert sweep(runtime).reaped == 1
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.FAILED]
     assert status(runtime, ref) is JobStatus.FAILED
@@ -109,56 +115,56 @@ def test_a_chunk_that_silences_every_worker_fails_and_ends_its_job(runtime: Runt
 
 
 def test_a_dead_process_is_told_of_by_the_id_of_its_task(runtime: Runtime) -> None:
-    _, (wake,) = start(runtime, addresses(1))
-    assert not maintenance.expire(runtime, wake.task_id, ended=lambda _: True)
-    ledger.claim(runtime.sessions, wake.chunk_id, owner=owner())
-    assert not maintenance.expire(runtime, "no-uuid", ended=lambda _: True)
-    assert sweep(runtime).quiet
-    assert maintenance.expire(runtime, wake.task_id, ended=lambda pid: pid == os.getpid())
-    assert woken(sweep(runtime)) == [wake.chunk_id]
+    _, (message,) = start(runtime, addresses(1))
+    assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda _: True)
+    ledger.claim(runtime.sessions, message.chunk_id, owner=owner())
+    assert not sweeper.expire_lease(runtime, "no-uuid", ended=lambda _: True)
+    assert sweep(runtime).idle
+    assert sweeper.expire_lease(runtime, message.task_id, ended=lambda pid: pid == os.getpid())
+    assert woken(sweep(runtime)) == [message.chunk_id]
 
 
 def test_a_late_word_of_a_dead_process_leaves_the_next_attempt_alone(runtime: Runtime) -> None:
     # Both attempts are runs of one task. The first one's process is dead, the second one's is not.
-    ref, (wake,) = start(runtime, addresses(1))
-    ledger.claim(runtime.sessions, wake.chunk_id, owner="elsewhere:1:a")
-    ledger.silence(runtime.sessions, wake.chunk_id)
+    ref, (message,) = start(runtime, addresses(1))
+    ledger.claim(runtime.sessions, message.chunk_id, owner="elsewhere:1:a")
+    ledger.silence(runtime.sessions, message.chunk_id)
     assert sweep(runtime).reaped == 1
-    ledger.claim(runtime.sessions, wake.chunk_id, owner=owner())
-    assert not maintenance.expire(runtime, wake.task_id, ended=lambda pid: pid != os.getpid())
+    ledger.claim(runtime.sessions, message.chunk_id, owner=owner())
+    assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda pid: pid != os.getpid())
     assert sweep(runtime).reaped == 0
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.RUNNING]
 
 
 @pytest.mark.parametrize("held_by", ["elsewhere:{pid}:a", "no owner at all", ""])
 def test_processes_of_other_machines_are_not_judged(runtime: Runtime, held_by: str) -> None:
-    _, (wake,) = start(runtime, addresses(1))
-    ledger.claim(runtime.sessions, wake.chunk_id, owner=held_by.format(pid=os.getpid()))
-    assert not maintenance.expire(runtime, wake.task_id, ended=lambda _: True)
+    _, (message,) = start(runtime, addresses(1))
+    ledger.claim(runtime.sessions, message.chunk_id, owner=held_by.format(pid=os.getpid()))
+    assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda _: True)
 
 
 # Jobs that somebody else wrote to
 
 
 def test_chunks_of_a_job_that_was_cancelled_by_hand_are_dropped(runtime: Runtime) -> None:
-    ref, wakes = start(runtime, addresses(3), chunk_size=1)
-    ledger.claim(runtime.sessions, wakes[0].chunk_id)
+    ref, messages = start(runtime, addresses(3), chunk_size=1)
+    ledger.claim(runtime.sessions, messages[0].chunk_id)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
     assert sweep(runtime).dropped == 3
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.CANCELLED] * 3
     assert ledger.crawl_job(runtime.sessions, ref).active_chunks == 0
-    assert sweep(runtime).quiet
+    assert sweep(runtime).idle
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["running", "cancelled"])
 def test_counters_that_somebody_wrote_over_are_repaired_before_they_are_counted_with(
     runtime: Runtime, *, cancelled: bool
 ) -> None:
-    ref, wakes = start(runtime, addresses(3), chunk_size=1)
+    ref, messages = start(runtime, addresses(3), chunk_size=1)
     other, _ = start(runtime, addresses(1))
-    for wake in wakes[:2]:
-        ledger.claim(runtime.sessions, wake.chunk_id)
-    ledger.silence(runtime.sessions, wakes[0].chunk_id)
+    for message in messages[:2]:
+        ledger.claim(runtime.sessions, message.chunk_id)
+    ledger.silence(runtime.sessions, messages[0].chunk_id)
     lie = "active_chunks = 0, failed_chunks = 2" + (", status = 'cancelled'" if cancelled else "")
     ledger.execute(runtime.sessions, f"UPDATE crawl_jobs SET {lie} WHERE id = :id", id=ref.id)
     assert sweep(runtime).repaired == 1
@@ -166,7 +172,7 @@ def test_counters_that_somebody_wrote_over_are_repaired_before_they_are_counted_
     assert ((entry.metadata_ or {})["was"]["active_chunks"], (entry.metadata_ or {})["is"]["active_chunks"]) == (0, 2)
     expected = [ChunkState.QUEUED, ChunkState.RUNNING, ChunkState.QUEUED]
     assert ledger.states_of(runtime.sessions, ref) == ([ChunkState.CANCELLED] * 3 if cancelled else expected)
-    assert sweep(runtime).quiet
+    assert sweep(runtime).idle
     assert status(runtime, other) is JobStatus.RUNNING
 
 
@@ -177,7 +183,7 @@ def kept_pending(runtime: Runtime, **values: Any) -> JobRef:
     """A job as the command line leaves it when the broker is away."""
     ref = make_job(runtime, **values)
     with runtime.sessions.begin() as session:
-        planner.keep(runtime, session, ref.id, options.parse({"urls": addresses(2), "chunk_size": 1}))
+        planner.record_options(runtime, session, ref.id, options.parse({"urls": addresses(2), "chunk_size": 1}))
     return ref
 
 
@@ -190,12 +196,12 @@ def long_ago(runtime: Runtime, what: str, interval: str) -> None:
 
 def test_a_job_that_was_asked_for_is_started_although_its_message_is_lost(runtime: Runtime) -> None:
     ref, unasked = kept_pending(runtime), make_job(runtime)
-    assert sweep(runtime).quiet, "its message may still be under way"
+    assert sweep(runtime).idle, "its message may still be under way"
     long_ago(runtime, "requested_at", "1 min")
     swept = sweep(runtime)
     assert (swept.started, woken(swept)) == (1, ledger.ids_of(runtime.sessions, ref))
     assert (status(runtime, ref), status(runtime, unasked)) == (JobStatus.RUNNING, JobStatus.PENDING)
-    assert sweep(runtime).quiet
+    assert sweep(runtime).idle
 
 
 def test_pending_rows_are_started_without_a_message_where_that_is_asked_for(runtime: Runtime) -> None:
@@ -206,15 +212,15 @@ def test_pending_rows_are_started_without_a_message_where_that_is_asked_for(runt
 
 
 def test_a_lost_message_is_sent_again_with_growing_patience(runtime: Runtime) -> None:
-    ref, (wake,) = start(runtime, addresses(1))
+    ref, (message,) = start(runtime, addresses(1))
     lease = runtime.settings.lease
     for patience in (1, 2, 4, 8, 16, 16, 16):
         long_ago(runtime, "dispatched_at", f"{patience * lease.total_seconds() - 5} s")
-        assert sweep(runtime).quiet
+        assert sweep(runtime).idle
         long_ago(runtime, "dispatched_at", f"{patience * lease.total_seconds() + 1} s")
         swept = sweep(runtime)
-        assert (swept.resent, woken(swept)) == (1, [wake.chunk_id])
-        assert sweep(runtime).quiet
+        assert (swept.redispatched, woken(swept)) == (1, [message.chunk_id])
+        assert sweep(runtime).idle
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.QUEUED]
 
 
@@ -225,43 +231,43 @@ def test_after_an_outage_messages_are_sent_in_batches(runtime: Runtime) -> None:
     ids = ledger.ids_of(runtime.sessions, ref)
     assert woken(sweep(wide)) == ids[:500]
     assert woken(sweep(wide)) == ids[500:]
-    assert sweep(wide).quiet
+    assert sweep(wide).idle
 
 
 def test_chunks_are_announced_up_to_the_window(runtime: Runtime) -> None:
     narrow = settled(runtime, dispatch_window=3)
-    ref, wakes = start(narrow, addresses(8), chunk_size=1)
+    ref, messages = start(narrow, addresses(8), chunk_size=1)
     ids = ledger.ids_of(runtime.sessions, ref)
-    assert [wake.chunk_id for wake in wakes] == ids[:3]
-    assert sweep(narrow).quiet
+    assert [message.chunk_id for message in messages] == ids[:3]
+    assert sweep(narrow).idle
     complete(runtime, ids[0])
     ledger.claim(runtime.sessions, ids[1])
     assert woken(sweep(narrow)) == ids[3:4]
     wider = settled(runtime, dispatch_window=5)
     assert woken(sweep(wider)) == ids[4:6]
-    assert sweep(wider).quiet
+    assert sweep(wider).idle
 
 
 def test_a_chunk_that_rests_is_announced_when_it_is_due(runtime: Runtime) -> None:
-    ref, (wake,) = start(runtime, addresses(1))
-    held = ledger.claim(runtime.sessions, wake.chunk_id)
+    ref, (message,) = start(runtime, addresses(1))
+    held = ledger.claim(runtime.sessions, message.chunk_id)
     with runtime.sessions.begin() as session:
-        chunks.give_back(session, held, error="busy")
-    assert sweep(runtime).quiet
+        chunks.release(session, held, error="busy", jitter=0.5)
+    assert sweep(runtime).idle
     ledger.make_due(runtime.sessions, ref)
-    assert woken(sweep(runtime)) == [wake.chunk_id]
+    assert woken(sweep(runtime)) == [message.chunk_id]
 
 
 @pytest.mark.parametrize("more", [False, True])
 def test_a_job_whose_conclusion_was_lost_is_concluded(runtime: Runtime, *, more: bool) -> None:
-    ref, wakes = start(runtime, addresses(4), job={"max_images": 2}, chunk_size=2)
+    ref, messages = start(runtime, addresses(4), job={"max_images": 2}, chunk_size=2)
     if more:
-        held = ledger.claim(runtime.sessions, first(wakes).chunk_id)
+        held = ledger.claim(runtime.sessions, first(messages).chunk_id)
         result = {"offered": 2, "stored": 0, "left": [], "more": True, "reasons": {"not_found": 2}}
         with runtime.sessions.begin() as session:
             chunks.finish(session, held, result=result, gains={})
     else:
-        complete(runtime, first(wakes).chunk_id)
+        complete(runtime, first(messages).chunk_id)
     swept = sweep(runtime)
     assert swept.concluded == 1
     if more:
@@ -269,14 +275,14 @@ def test_a_job_whose_conclusion_was_lost_is_concluded(runtime: Runtime, *, more:
         assert status(runtime, ref) is JobStatus.RUNNING
     else:
         assert (woken(swept), status(runtime, ref)) == ([], JobStatus.COMPLETED)
-    assert sweep(runtime).quiet
+    assert sweep(runtime).idle
 
 
 def test_two_sweeps_at_once_do_each_thing_once(runtime: Runtime) -> None:
     lost, (sent, *_) = start(settled(runtime, dispatch_window=1), addresses(3), job={"max_images": 3}, chunk_size=1)
-    silent, (wake,) = start(runtime, addresses(1))
-    ledger.claim(runtime.sessions, wake.chunk_id)
-    ledger.silence(runtime.sessions, wake.chunk_id)
+    silent, (message,) = start(runtime, addresses(1))
+    ledger.claim(runtime.sessions, message.chunk_id)
+    ledger.silence(runtime.sessions, message.chunk_id)
     ended, (last,) = start(runtime, addresses(1))
     complete(runtime, last.chunk_id)
     ledger.execute(
@@ -291,15 +297,15 @@ def test_two_sweeps_at_once_do_each_thing_once(runtime: Runtime) -> None:
 
     swept = at_once(*[partial(sweep, runtime)] * 4)
     again = sweep(runtime)  # what nobody got to because somebody else was at that step
-    wakes = [chunk_id for each in (*swept, again) for chunk_id in woken(each)]
-    expected = [*ledger.ids_of(runtime.sessions, lost), wake.chunk_id, *ledger.ids_of(runtime.sessions, pending)]
-    assert sorted(wakes) == sorted(expected)
+    messages = [chunk_id for each in (*swept, again) for chunk_id in woken(each)]
+    expected = [*ledger.ids_of(runtime.sessions, lost), message.chunk_id, *ledger.ids_of(runtime.sessions, pending)]
+    assert sorted(messages) == sorted(expected)
     assert sum(each.reaped for each in swept) == 1
     assert sum(each.dropped for each in swept) == 2
     assert actions(runtime, ended) == ["started", "completed"]
     assert actions(runtime, pending) == ["started"]
     assert status(runtime, silent) is JobStatus.RUNNING
-    assert sweep(runtime).quiet
+    assert sweep(runtime).idle
 
 
 # Bad jobs
@@ -353,8 +359,8 @@ def test_one_pending_job_that_cannot_be_planned_stops_nobody(runtime: Runtime) -
 
 def tidy_job(runtime: Runtime, host: HostileServer, name: str) -> tuple[JobRef, set[str]]:
     """A job that has ended, with two images, two files that no row names; returns the files of the rows."""
-    ref, wakes = start(runtime, [host.url(f"/good/{name}-{number}.jpg") for number in range(2)])
-    drive(runtime, wakes)
+    ref, messages = start(runtime, [host.url(f"/good/{name}-{number}.jpg") for number in range(2)])
+    drive(runtime, messages)
     named = files_of(runtime, ref)
     for stray in ("cat/stray.jpg", "dog/stray.jpg"):
         runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/{stray}", b"stray"))
@@ -365,29 +371,29 @@ def tidy_job(runtime: Runtime, host: HostileServer, name: str) -> tuple[JobRef, 
 def test_files_that_no_row_names_are_removed_once_a_job_is_over(runtime: Runtime, host: HostileServer) -> None:
     ref, named = tidy_job(runtime, host, "over")
     runtime.run(runtime.storage.put("crawl_jobs/elsewhere.jpg", b"somebody else's"))
-    assert maintenance.remove_orphans(runtime) == 0, "a late attempt may still write"
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 2
+    assert cleanup.remove_orphans(runtime, grace_period=LIMITS.grace_period) == 0, "a late attempt may still write"
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 2
     assert files_of(runtime, ref) == named
     assert runtime.run(runtime.storage.get("crawl_jobs/elsewhere.jpg"))
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 0
     runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/later.jpg", b"later"))
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0, "a tidy job's storage is not listed for ever"
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 0, "a tidy job's storage is not listed for ever"
 
 
 def test_a_job_that_was_retried_is_tidied_again(runtime: Runtime, host: HostileServer) -> None:
     ref, _ = start(runtime, [host.url("/good/again.jpg")])
-    planner.cancel(runtime, ref.id)
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0
-    drive(runtime, planner.retry(runtime, ref.id))
+    submission.cancel(runtime, CRAWL, ref.id)
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 0
+    drive(runtime, submission.retry(runtime, CRAWL, ref.id))
     runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/cat/stray.jpg", b"stray"))
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 1
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 1
     assert len(files_of(runtime, ref)) == 1
 
 
 def test_files_of_a_job_that_runs_are_left_alone(runtime: Runtime, host: HostileServer) -> None:
     ref, named = tidy_job(runtime, host, "runs")
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'running', progress = 0, completed_at = NULL")
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 0
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 0
     assert len(files_of(runtime, ref)) == len(named) + 2
 
 
@@ -403,28 +409,28 @@ def test_one_job_whose_storage_is_in_trouble_does_not_keep_the_others_untidy(
                 raise TransientError("away")
             await super().delete(keys)
 
-    assert maintenance.remove_orphans(replace(runtime, storage=Shaky(runtime)), quiet=NOW) == 2
+    assert cleanup.remove_orphans(replace(runtime, storage=Shaky(runtime)), grace_period=NOW) == 2
     assert files_of(runtime, well) == named
     assert len(files_of(runtime, bad)) == 4
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 2
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 2
 
 
 def test_a_job_that_is_retried_while_it_is_tidied_loses_no_file(runtime: Runtime, host: HostileServer) -> None:
     listed = [host.url(f"/good/race-{number}.jpg") for number in range(4)]
-    ref, wakes = start(runtime, listed, chunk_size=2)
-    drive(runtime, wakes[:1])
-    planner.cancel(runtime, ref.id)
-    retried: list[Wake] = []
+    ref, messages = start(runtime, listed, chunk_size=2)
+    drive(runtime, messages[:1])
+    submission.cancel(runtime, CRAWL, ref.id)
+    retried: list[ChunkMessage] = []
 
     class Racing(WatchedStorage):
         def keys(self, prefix: str) -> AsyncIterator[str]:
-            retried.extend(planner.retry(runtime, ref.id))
+            retried.extend(submission.retry(runtime, CRAWL, ref.id))
             return super().keys(prefix)
 
     # What a chunk of the retried job has stored by then, although its row is still to be written.
     runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/cat/early.jpg", b"early"))
-    assert maintenance.remove_orphans(replace(runtime, storage=Racing(runtime)), quiet=NOW) == 0
+    assert cleanup.remove_orphans(replace(runtime, storage=Racing(runtime)), grace_period=NOW) == 0
     assert len(files_of(runtime, ref)) == 3
     drive(runtime, retried)
     assert urls_of(runtime, ref) == set(listed)
-    assert maintenance.remove_orphans(runtime, quiet=NOW) == 1
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 1

@@ -10,9 +10,12 @@ from factories import make_image
 from ledger import LEASE
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import activity, chunks, jobs
+from pixcrawler_worker.db import activity
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions, transact
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef, JobStatus
+from pixcrawler_worker.domain.lifecycle import ENDED
 
 Work = Callable[[Session], object]
 Transition = Callable[[Sessions, JobRef], Work]
@@ -23,7 +26,7 @@ def claiming(sessions: Sessions, ref: JobRef) -> Work:
 
     def claim(session: Session) -> None:
         # Even when an earlier try of the same delivery was done and nobody heard of it.
-        held = chunks.claim(session, chunk_id, owner="me", lease=LEASE)
+        held = chunks.claim(session, ref.table, chunk_id, owner="me", lease=LEASE)
         assert held is not None or jobs.status(session, ref) is None
 
     return claim
@@ -31,7 +34,7 @@ def claiming(sessions: Sessions, ref: JobRef) -> Work:
 
 def finishing(sessions: Sessions, ref: JobRef) -> Work:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-    if ref.kind is not JobKind.CRAWL:
+    if ref.table is not CRAWL_JOBS:
         return lambda session: ledger.bring(session, claim, gains={"total_images": 3})
     found = [make_image(f"{ref.id} {number}") for number in range(3)]
     return lambda session: ledger.bring(session, claim, found)
@@ -39,17 +42,17 @@ def finishing(sessions: Sessions, ref: JobRef) -> Work:
 
 def giving_back(sessions: Sessions, ref: JobRef) -> Work:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-    return lambda session: chunks.give_back(session, claim, error="busy")
+    return lambda session: chunks.release(session, claim, error="busy", jitter=0.5)
 
 
 def giving_up(sessions: Sessions, ref: JobRef) -> Work:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-    return lambda session: chunks.give_up(session, claim, error="broken")
+    return lambda session: chunks.fail(session, claim, error="broken")
 
 
 def reaping(sessions: Sessions, ref: JobRef) -> Work:
     ledger.silence(sessions, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]).chunk_id)
-    return chunks.reap
+    return ledger.reap
 
 
 def cancelling(sessions: Sessions, ref: JobRef) -> Work:
@@ -71,7 +74,7 @@ def retrying(sessions: Sessions, ref: JobRef) -> Work:
     transact(sessions, dropping(sessions, ref))
 
     def retry(session: Session) -> None:
-        if jobs.status(session, ref) is JobStatus.CANCELLED:
+        if jobs.status(session, ref) in ENDED:
             jobs.retry(session, ref)
             _record(session, ref, "retried")
 
@@ -104,5 +107,5 @@ TRANSITIONS: tuple[Transition, ...] = (
 
 
 def _record(session: Session, ref: JobRef, event: str) -> None:
-    if ref.kind is JobKind.CRAWL:
+    if ref.table is CRAWL_JOBS:
         activity.record(session, ref, event)

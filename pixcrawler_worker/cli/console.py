@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pixcrawler_worker import embedded, logs, runtime
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
 
@@ -43,9 +45,10 @@ class _Job(click.ParamType[str | JobRef, JobRef]):
         if isinstance(value, JobRef):
             return value
         kind, colon, number = value.rpartition(":")
-        if colon and kind not in set(JobKind):
+        found = JOB_KINDS.get(kind) if colon else CRAWL
+        if found is None:
             self.fail(f"{value!r} names no job: 3 is a crawl job, validation:3 and export:3 are others", param, ctx)
-        return JobRef(JobKind(kind) if colon else JobKind.CRAWL, NUMBER.convert(number, param, ctx))
+        return found.table.ref(NUMBER.convert(number, param, ctx))
 
 
 out = Console(highlight=False)

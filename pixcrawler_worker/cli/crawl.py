@@ -59,7 +59,7 @@ def create(runtime: Runtime, wanted: Request, *, project_id: int | None = None, 
             project_id=project_id,
         )
         if job_id is not None:
-            planner.keep(runtime, session, job_id, wanted.options)
+            planner.record_options(runtime, session, job_id, wanted.options)
         return job_id
 
     job_id = transact(runtime.sessions, insert)

@@ -12,11 +12,17 @@ from rich.table import Table
 from pixcrawler_worker import client
 from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity, chunks, views
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import activity, views
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.db.views import VIEWS, CrawlView, ExportView, ValidationView
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.validate import planner as judging
 
 
@@ -59,9 +65,8 @@ def show(*, ref: JobRef, as_json: bool) -> None:
 
     ID is the number of a crawl job, or validation:3 or export:3 for one of the others.
     """
-    {JobKind.CRAWL: _show_crawl, JobKind.VALIDATION: _show_validation, JobKind.EXPORT: _show_export}[ref.kind](
-        ref.id, as_json=as_json
-    )
+    show_one = {CRAWL_JOBS: _show_crawl, VALIDATION_JOBS: _show_validation, EXPORT_JOBS: _show_export}[ref.table]
+    show_one(ref.id, as_json=as_json)
 
 
 def _show_crawl(job_id: int, *, as_json: bool) -> None:
@@ -95,7 +100,7 @@ def _show_crawl(job_id: int, *, as_json: bool) -> None:
 
 
 def _show_validation(job_id: int, *, as_json: bool) -> None:
-    ref = JobRef(JobKind.VALIDATION, job_id)
+    ref = VALIDATION_JOBS.ref(job_id)
     with console.connected() as runtime:
         job = watching.require(runtime.sessions, ValidationView, job_id)
         found = transact(
@@ -122,7 +127,7 @@ def _show_validation(job_id: int, *, as_json: bool) -> None:
 def _show_export(job_id: int, *, as_json: bool) -> None:
     with console.connected() as runtime:
         job = watching.require(runtime.sessions, ExportView, job_id)
-        found = transact(runtime.sessions, lambda session: _ledger(session, JobRef(JobKind.EXPORT, job_id)))
+        found = transact(runtime.sessions, lambda session: _ledger(session, EXPORT_JOBS.ref(job_id)))
     if as_json:
         click.echo(json.dumps(job.as_json() | found, indent=2))
         return
@@ -166,7 +171,7 @@ def watch(*, ref: JobRef) -> None:
     ID is the number of a crawl job, or validation:3 or export:3 for one of the others.
     """
     with console.connected() as runtime:
-        if watching.watch(runtime.sessions, VIEWS[ref.kind], ref.id).status != "completed":
+        if watching.watch(runtime.sessions, VIEWS[ref.table], ref.id).status != "completed":
             sys.exit(1)
 
 
@@ -175,7 +180,7 @@ def watch(*, ref: JobRef) -> None:
 def cancel(*, job_id: int) -> None:
     """Cancel a crawl job. Images that it has already stay."""
     with console.connected() as runtime:
-        planner.cancel(runtime, job_id)
+        submission.cancel(runtime, CRAWL, job_id)
         console.out.print(watching.outcome(watching.require(runtime.sessions, CrawlView, job_id)), soft_wrap=True)
 
 
@@ -196,7 +201,7 @@ def retry(*, job_id: int) -> None:
 
 
 def _details(session: Session, job_id: int) -> dict[str, Any]:
-    return _ledger(session, JobRef(JobKind.CRAWL, job_id)) | {
+    return _ledger(session, CRAWL_JOBS.ref(job_id)) | {
         "reasons": dict(planner.reasons(session, job_id)),
         "validations": [
             {"id": job.id, "status": job.status, "valid": job.validated_images, "invalid": job.invalid_images}
@@ -212,7 +217,7 @@ def _details(session: Session, job_id: int) -> dict[str, Any]:
 def _ledger(session: Session, ref: JobRef) -> dict[str, Any]:
     """Return what chunks and log of a job of any kind say."""
     return {
-        "chunks": views.chunk_states(session, ref),
+        "chunks": chunks.states(session, ref),
         "errors": chunks.errors(session, ref),
         "activity": [
             {

@@ -12,10 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pixcrawler_worker.cli import console
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import activity, session, views
-from pixcrawler_worker.db import chunks as ledger
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks as ledger
+from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.session import Session, Sessions
 from pixcrawler_worker.db.views import CrawlView, ExportView, JobView, ValidationView, View
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.validate import planner as judging
 
@@ -42,8 +43,8 @@ def require(sessions: Sessions, view: type[View], job_id: int) -> View:
     """
     job = session.transact(sessions, lambda s: views.job(s, view, job_id))
     if job is None:
-        shown = "list` shows those there are" if view.kind is JobKind.CRAWL else "show JOB` shows those of a crawl"
-        raise PermanentError(f"there is no {view.kind} job {job_id}; `pixcrawler jobs {shown}")
+        shown = "list` shows those there are" if view.table is CRAWL_JOBS else "show JOB` shows those of a crawl"
+        raise PermanentError(f"there is no {view.table.name} job {job_id}; `pixcrawler jobs {shown}")
     return job
 
 
@@ -68,17 +69,17 @@ def watch(
         PermanentError: when there is no such job, or it is deleted meanwhile.
         SystemExit: 130 when interrupted.
     """
-    job = _shown(_Looks(lambda: require(sessions, view, job_id), check), interrupted or _goes_on(view.kind, job_id))
+    job = _shown(_Looks(lambda: require(sessions, view, job_id), check), interrupted or _goes_on(view.table, job_id))
     for line in session.transact(sessions, lambda s: _told(s, job)):
         console.out.print(line, soft_wrap=True)
     return job
 
 
-def _goes_on(kind: JobKind, job_id: int) -> str:
-    if kind is JobKind.CRAWL:
+def _goes_on(table: JobTable, job_id: int) -> str:
+    if table is CRAWL_JOBS:
         again = f"Watch it again: pixcrawler jobs watch {job_id}. Stop it: pixcrawler jobs cancel {job_id}"
         return f"\njob {job_id} goes on. {again}"
-    return f"\n{kind} {job_id} goes on. Watch it again: pixcrawler jobs watch {kind}:{job_id}"
+    return f"\n{table.name} {job_id} goes on. Watch it again: pixcrawler jobs watch {table.name}:{job_id}"
 
 
 def _told(s: Session, job: JobView) -> list[str]:
@@ -116,10 +117,10 @@ def why(s: Session, job: CrawlView) -> list[str]:
     """Return lines that say why a job that has ended did not get all its images; none when it did."""
     if job.valid_images >= job.max_images:
         return []
-    last = next(iter(activity.latest(s, JobRef(JobKind.CRAWL, job.id), limit=1)), None)
+    last = next(iter(activity.latest(s, CRAWL_JOBS.ref(job.id), limit=1)), None)
     reason = (last.metadata_ or {}).get("reason") if last else None
     refused = ", ".join(f"{count} {name}" for name, count in planner.reasons(s, job.id).items())
-    failed = ledger.errors(s, JobRef(JobKind.CRAWL, job.id))
+    failed = ledger.errors(s, CRAWL_JOBS.ref(job.id))
     return [
         *([console.shown(str(reason))] if reason else []),
         *([f"refused: {refused}"] if refused else []),

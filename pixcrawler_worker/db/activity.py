@@ -7,9 +7,8 @@ from sqlalchemy import String, cast, insert, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import jobs
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import ActivityLog, Project
-from pixcrawler_worker.domain.lifecycle import JobRef
 
 
 def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any] | None = None) -> None:
@@ -21,7 +20,7 @@ def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any]
         event: what happened: `started`, `completed` and the like.
         details: kept in `metadata_`.
     """
-    model = jobs.MODELS[ref.kind]
+    model = ref.table.model
     session.execute(
         insert(ActivityLog).from_select(
             ["user_id", "action", "resource_type", "resource_id", "metadata_"],
@@ -32,7 +31,7 @@ def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any]
                 cast(model.id, String),
                 literal(dict(details or {}), JSONB),
             )
-            .select_from(jobs.rooted(ref.kind))
+            .select_from(ref.table.owners)
             .where(model.id == ref.id),
         )
     )
@@ -51,4 +50,4 @@ def latest(session: Session, ref: JobRef, *, limit: int = 20) -> list[ActivityLo
 
 
 def _resource(ref: JobRef) -> str:
-    return f"{ref.kind}_job"
+    return f"{ref.table.name}_job"

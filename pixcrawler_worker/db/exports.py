@@ -5,13 +5,26 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, literal, select, text, update
+from sqlalchemy import delete, func, join, literal, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import CrawlJob, ExportItem, ExportJob, ExportPlan, Image, ImageFact, VerdictRow
+from pixcrawler_worker.db.ledger.tables import JobTable
+from pixcrawler_worker.db.models import (
+    Chunk,
+    CrawlJob,
+    ExportItem,
+    ExportJob,
+    ExportPlan,
+    Image,
+    ImageFact,
+    Profile,
+    Project,
+    VerdictRow,
+)
 from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.messages import QUEUES, Task
 
 _NOW = func.clock_timestamp()
 #: Choosing a million images takes longer than a statement may elsewhere.
@@ -23,9 +36,21 @@ _GRACE = timedelta(hours=1)
 _TIME = 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
 
 
+EXPORT_JOBS = JobTable(
+    name="export",
+    model=ExportJob,
+    chunk_key=Chunk.export_job_id,
+    owners=join(Profile, Project).join(CrawlJob).join(ExportJob, ExportJob.crawl_job_id == CrawlJob.id),
+    plan_key=ExportPlan.export_job_id,
+    requested_at=ExportPlan.requested_at,
+    chunk_task=Task.EXPORT_PART,
+    queue=QUEUES[Task.EXPORT_PART],
+)
+
+
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """An export job as its planner sees it."""
+class ExportRequest:
+    """An export job as its row has it, with its crawl job."""
 
     crawl_job_id: int
     name: str
@@ -111,8 +136,8 @@ class Item:
     findings: Any
 
 
-def load(session: Session, job_id: int) -> Asked | None:
-    """Return what a job asks for; None when there is no such job."""
+def load(session: Session, job_id: int) -> ExportRequest | None:
+    """Return the request of a job; None when there is no such job."""
     row = session.execute(
         select(
             ExportJob.crawl_job_id,
@@ -120,12 +145,21 @@ def load(session: Session, job_id: int) -> Asked | None:
             ExportJob.format,
             ExportJob.export_options,
             CrawlJob.keywords,
-            func.coalesce(CrawlJob.completed_at, CrawlJob.created_at),
+            func.coalesce(CrawlJob.completed_at, CrawlJob.created_at).label("crawl_ended_at"),
         )
         .join(CrawlJob, CrawlJob.id == ExportJob.crawl_job_id)
         .where(ExportJob.id == job_id)
     ).one_or_none()
-    return None if row is None else Asked(*row)
+    if row is None:
+        return None
+    return ExportRequest(
+        crawl_job_id=row.crawl_job_id,
+        name=row.name,
+        format=row.format,
+        options=row.export_options,
+        keywords=row.keywords,
+        crawl_ended_at=row.crawl_ended_at,
+    )
 
 
 def request(session: Session, job_id: int) -> None:

@@ -62,6 +62,16 @@ class _Timestamps:
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=101)
 
 
+class JobRow(_Timestamps):
+    """The columns that the tables of all kinds of jobs have."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(String(20), server_default="pending")
+    progress: Mapped[int] = mapped_column(server_default="0")
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+
+
 class Profile(_Timestamps, Base):
     """A user. References `auth.users.id` where that table exists (Supabase); see the migration."""
 
@@ -88,7 +98,7 @@ class Project(_Timestamps, Base):
     status: Mapped[str] = mapped_column(String(20), server_default="active")
 
 
-class CrawlJob(_Timestamps, Base):
+class CrawlJob(JobRow, Base):
     """A crawl and its counters."""
 
     __tablename__ = "crawl_jobs"
@@ -100,18 +110,13 @@ class CrawlJob(_Timestamps, Base):
         *_not_negative("total_chunks", "active_chunks", "completed_chunks", "failed_chunks"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(100))
     keywords: Mapped[Any] = mapped_column(JSONB)
     max_images: Mapped[int] = mapped_column(server_default="1000")
-    status: Mapped[str] = mapped_column(String(20), server_default="pending")
-    progress: Mapped[int] = mapped_column(server_default="0")
     total_images: Mapped[int] = mapped_column(server_default="0")
     downloaded_images: Mapped[int] = mapped_column(server_default="0")
     valid_images: Mapped[int] = mapped_column(server_default="0")
-    started_at: Mapped[datetime | None]
-    completed_at: Mapped[datetime | None]
     total_chunks: Mapped[int] = mapped_column(server_default="0")
     active_chunks: Mapped[int] = mapped_column(server_default="0")
     completed_chunks: Mapped[int] = mapped_column(server_default="0")
@@ -154,7 +159,7 @@ class ActivityLog(Base):
     timestamp: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-class ValidationJob(_Timestamps, Base):
+class ValidationJob(JobRow, Base):
     """A judgement over the images of a crawl job."""
 
     __tablename__ = "validation_jobs"
@@ -165,21 +170,16 @@ class ValidationJob(_Timestamps, Base):
         *_not_negative("total_images", "validated_images", "invalid_images"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(100))
-    status: Mapped[str] = mapped_column(String(20), server_default="pending")
-    progress: Mapped[int] = mapped_column(server_default="0")
     total_images: Mapped[int] = mapped_column(server_default="0")
     validated_images: Mapped[int] = mapped_column(server_default="0")
     invalid_images: Mapped[int] = mapped_column(server_default="0")
     validation_rules: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
-    started_at: Mapped[datetime | None]
-    completed_at: Mapped[datetime | None]
     error_message: Mapped[str | None] = mapped_column(Text)
 
 
-class ExportJob(_Timestamps, Base):
+class ExportJob(JobRow, Base):
     """An archive made of the images of a crawl job."""
 
     __tablename__ = "export_jobs"
@@ -191,20 +191,15 @@ class ExportJob(_Timestamps, Base):
         *_not_negative("total_images", "exported_images"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(100))
-    status: Mapped[str] = mapped_column(String(20), server_default="pending")
-    progress: Mapped[int] = mapped_column(server_default="0")
     format: Mapped[str] = mapped_column(String(20), server_default="zip")
     total_images: Mapped[int] = mapped_column(server_default="0")
     exported_images: Mapped[int] = mapped_column(server_default="0")
     file_size: Mapped[int | None]
     download_url: Mapped[str | None] = mapped_column(Text)
     export_options: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
-    started_at: Mapped[datetime | None]
-    completed_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     error_message: Mapped[str | None] = mapped_column(Text)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import psycopg
@@ -18,12 +19,16 @@ __all__ = ["Session", "Sessions", "address", "close", "connect", "sessions", "tr
 T = TypeVar("T")
 Sessions = sessionmaker[Session]
 
-_LIMITS = {
-    "lock_timeout": "3s",
-    "statement_timeout": "15s",
-    "idle_in_transaction_session_timeout": "30s",
+#: What PostgreSQL ends by itself: waiting for a lock, one statement, a transaction in which nothing happens.
+LOCK_TIMEOUT, STATEMENT_TIMEOUT, IDLE_TIMEOUT = timedelta(seconds=3), timedelta(seconds=15), timedelta(seconds=30)
+_TIMEOUTS = {
+    "lock_timeout": LOCK_TIMEOUT,
+    "statement_timeout": STATEMENT_TIMEOUT,
+    "idle_in_transaction_session_timeout": IDLE_TIMEOUT,
 }
-_SET_LIMITS = text("SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _LIMITS.items()))
+_SET_TIMEOUTS = text(
+    "SELECT " + ", ".join(f"set_config('{name}', '{value.seconds}s', true)" for name, value in _TIMEOUTS.items())
+)
 
 #: Whole classes (two letters) and single codes of SQLSTATE that a new transaction may not meet again: serialization,
 #: deadlock, lock timeout, a server that shuts down, starts or cuts a session off, and a broken connection.
@@ -74,7 +79,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
 
     @event.listens_for(engine, "begin")
     def set_limits(connection: Connection) -> None:
-        connection.execute(_SET_LIMITS)
+        connection.execute(_SET_TIMEOUTS)
 
     return engine
 

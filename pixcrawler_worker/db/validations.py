@@ -4,19 +4,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, join, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import CrawlJob, Image, ValidationJob, ValidationPlan, VerdictRow
+from pixcrawler_worker.db.ledger.tables import JobTable
+from pixcrawler_worker.db.models import (
+    Chunk,
+    CrawlJob,
+    Image,
+    Profile,
+    Project,
+    ValidationJob,
+    ValidationPlan,
+    VerdictRow,
+)
 from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.messages import QUEUES, Task
 
 _NOW = func.clock_timestamp()
 
 
+VALIDATION_JOBS = JobTable(
+    name="validation",
+    model=ValidationJob,
+    chunk_key=Chunk.validation_job_id,
+    owners=join(Profile, Project).join(CrawlJob).join(ValidationJob, ValidationJob.crawl_job_id == CrawlJob.id),
+    plan_key=ValidationPlan.validation_job_id,
+    requested_at=ValidationPlan.requested_at,
+    chunk_task=Task.VALIDATION_CHUNK,
+    queue=QUEUES[Task.VALIDATION_CHUNK],
+)
+
+
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A validation job as its planner sees it."""
+class ValidationRequest:
+    """A validation job as its row has it, with its crawl job."""
 
     crawl_job_id: int
     crawl_status: str
@@ -33,14 +56,21 @@ class Range:
     images: int
 
 
-def load(session: Session, job_id: int) -> Asked | None:
-    """Return what a job asks for; None when there is no such job."""
+def load(session: Session, job_id: int) -> ValidationRequest | None:
+    """Return the request of a job; None when there is no such job."""
     row = session.execute(
         select(ValidationJob.crawl_job_id, CrawlJob.status, CrawlJob.keywords, ValidationJob.validation_rules)
         .join(CrawlJob, CrawlJob.id == ValidationJob.crawl_job_id)
         .where(ValidationJob.id == job_id)
     ).one_or_none()
-    return None if row is None else Asked(*row)
+    if row is None:
+        return None
+    return ValidationRequest(
+        crawl_job_id=row.crawl_job_id,
+        crawl_status=row.status,
+        keywords=row.keywords,
+        rules=row.validation_rules,
+    )
 
 
 def request(session: Session, job_id: int) -> None:

@@ -9,9 +9,12 @@ from typing import Any, ClassVar, TypeVar
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import jobs
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.models import Chunk
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
+from pixcrawler_worker.domain.lifecycle import ChunkState
 
 View = TypeVar("View", bound="JobView")
 
@@ -20,7 +23,7 @@ View = TypeVar("View", bound="JobView")
 class JobView(ABC):
     """A job's row, as far as people and machines are shown it, with its chunks."""
 
-    kind: ClassVar[JobKind]
+    table: ClassVar[JobTable]
 
     id: int
     name: str
@@ -41,7 +44,7 @@ class JobView(ABC):
     @property
     def title(self) -> str:
         """What people call it."""
-        return f"{self.kind} {self.id}"
+        return f"{self.table.name} {self.id}"
 
     @property
     @abstractmethod
@@ -57,7 +60,7 @@ class JobView(ABC):
 class CrawlView(JobView):
     """A crawl job."""
 
-    kind = JobKind.CRAWL
+    table = CRAWL_JOBS
 
     keywords: Any
     max_images: int
@@ -81,7 +84,7 @@ class CrawlView(JobView):
 class ValidationView(JobView):
     """A validation job."""
 
-    kind = JobKind.VALIDATION
+    table = VALIDATION_JOBS
 
     crawl_job_id: int
     validation_rules: Any
@@ -100,7 +103,7 @@ class ValidationView(JobView):
 class ExportView(JobView):
     """An export job."""
 
-    kind = JobKind.EXPORT
+    table = EXPORT_JOBS
 
     crawl_job_id: int
     format: str
@@ -124,7 +127,7 @@ class ExportView(JobView):
         return found if isinstance(found, dict) else {}
 
 
-VIEWS: Mapping[JobKind, type[JobView]] = {view.kind: view for view in (CrawlView, ValidationView, ExportView)}
+VIEWS: Mapping[JobTable, type[JobView]] = {view.table: view for view in (CrawlView, ValidationView, ExportView)}
 #: What `crawl_jobs` has columns for; of jobs of other kinds it is counted.
 _CHUNKS: Mapping[str, list[ColumnElement[bool]]] = {
     "total_chunks": [],
@@ -135,7 +138,7 @@ _CHUNKS: Mapping[str, list[ColumnElement[bool]]] = {
 
 def job(session: Session, view: type[View], job_id: int) -> View | None:
     """Return one job; None when there is none of that kind and id."""
-    found = _found(session, view, jobs.MODELS[view.kind].id == job_id, limit=1)
+    found = _found(session, view, view.table.model.id == job_id, limit=1)
     return found[0] if found else None
 
 
@@ -146,25 +149,19 @@ def newest(session: Session, view: type[View], *, limit: int) -> list[View]:
 
 def of_crawl(session: Session, view: type[View], crawl_job_id: int) -> list[View]:
     """Return the validations or exports of a crawl job, newest first."""
-    return _found(session, view, _column(view.kind, "crawl_job_id") == crawl_job_id)
+    return _found(session, view, _column(view.table, "crawl_job_id") == crawl_job_id)
 
 
 def _found(session: Session, view: type[View], *which: ColumnElement[bool], limit: int | None = None) -> list[View]:
-    columns = [_column(view.kind, field.name) for field in fields(view)]
-    query = select(*columns).where(*which).order_by(jobs.MODELS[view.kind].id.desc()).limit(limit)
+    columns = [_column(view.table, field.name) for field in fields(view)]
+    query = select(*columns).where(*which).order_by(view.table.model.id.desc()).limit(limit)
     return [view(**row) for row in session.execute(query).mappings()]
 
 
-def _column(kind: JobKind, name: str) -> ColumnElement[Any]:
-    model = jobs.MODELS[kind]
-    if name not in _CHUNKS or hasattr(model, name):
+def _column(table: JobTable, name: str) -> ColumnElement[Any]:
+    model = table.model
+    if name not in _CHUNKS or table.has(name):
         column: ColumnElement[Any] = getattr(model, name)
         return column
-    counted = select(func.count()).where(jobs.COLUMNS[kind] == model.id, *_CHUNKS[name])
+    counted = select(func.count()).where(table.chunk_key == model.id, *_CHUNKS[name])
     return counted.correlate(model).scalar_subquery().label(name)
-
-
-def chunk_states(session: Session, ref: JobRef) -> dict[str, int]:
-    """Return the number of the job's chunks in each state that occurs."""
-    query = select(Chunk.state, func.count()).where(jobs.belongs_to(ref)).group_by(Chunk.state)
-    return dict(session.execute(query).all())

@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-from pixcrawler_worker.domain.lifecycle import JobKind
-
 
 class Queue(StrEnum):
     """Queues that a worker consumes; `-Q` narrows them."""
@@ -38,11 +36,4 @@ QUEUES: dict[Task, Queue] = {
     Task.EXPORT_START: Queue.EXPORT,
     Task.EXPORT_PART: Queue.EXPORT,
     Task.SWEEP: Queue.MAINTENANCE,
-}
-
-#: The task that runs a chunk of a job of that kind.
-CHUNK_TASKS: dict[JobKind, Task] = {
-    JobKind.CRAWL: Task.CRAWL_CHUNK,
-    JobKind.VALIDATION: Task.VALIDATION_CHUNK,
-    JobKind.EXPORT: Task.EXPORT_PART,
 }

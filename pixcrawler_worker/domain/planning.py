@@ -11,7 +11,8 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from pixcrawler_worker.errors import PermanentError
 
@@ -53,7 +54,7 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
+class CrawlChunk:
     """The work of one chunk.
 
     Attributes:
@@ -74,13 +75,23 @@ class Slice:
     quota: int
     only: tuple[int, ...] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the payload of the chunk."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, payload: Mapping[str, Any]) -> "CrawlChunk":
+        """Return the chunk with that payload."""
+        only = payload["only"]
+        return cls(**{**payload, "only": None if only is None else tuple(only)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CrawlChunkResult:
     """How a slice of an earlier round ended.
 
     Attributes:
-        slice: what was asked for.
+        chunk: what was requested.
         offered: candidates that were judged.
         stored: images that became rows.
         left: positions that nobody judged because the quota was met before.
@@ -88,7 +99,7 @@ class Outcome:
         failed: whether the slice was given up, so that nothing is known of its page.
     """
 
-    slice: Slice
+    chunk: CrawlChunk
     offered: int = 0
     stored: int = 0
     left: tuple[int, ...] = ()
@@ -219,8 +230,8 @@ class _Stream:
             return 2**31
         return waiting + max(0, self.pages - self.next_page) * self.page_size
 
-    def remember(self, outcome: Outcome) -> None:
-        page = outcome.slice.page
+    def remember(self, outcome: CrawlChunkResult) -> None:
+        page = outcome.chunk.page
         self.failures = self.failures + 1 if outcome.failed else 0
         self.next_page = max(self.next_page, page + 1)
         self.offered += outcome.offered
@@ -231,7 +242,7 @@ class _Stream:
         if not outcome.more:
             self.pages = self.next_page if self.pages is None else min(self.pages, self.next_page)
 
-    def slices(self, quota: int, *, most: int) -> list[Slice]:
+    def slices(self, quota: int, *, most: int) -> list[CrawlChunk]:
         """Cut `quota` over as many leftovers and pages as the yield so far makes likely to be enough, at most `most`.
 
         While nothing is known, pages are expected to be good and filled one after the other; later each of them is
@@ -252,7 +263,7 @@ class _Stream:
         sizes = [size for _, _, size in parts]
         quotas = balance(quota, [0] * len(parts), sizes) if self.offered else fill(quota, sizes)
         return [
-            Slice(
+            CrawlChunk(
                 source=self.source,
                 query=self.keyword.query,
                 label=self.keyword.label,
@@ -271,8 +282,8 @@ def next_round(
     keywords: Sequence[Keyword],
     sources: Mapping[str, Reach],
     max_images: int,
-    history: Sequence[Outcome] = (),
-) -> tuple[Slice, ...]:
+    history: Sequence[CrawlChunkResult] = (),
+) -> tuple[CrawlChunk, ...]:
     """Return the slices of the next round; none when the job has its images or nothing is left to ask.
 
     Args:
@@ -291,8 +302,8 @@ def next_round(
         for source, reach in sources.items()
     }
     by_name = {(k.query, k.label, source): stream for (k, source), stream in streams.items()}
-    for outcome in sorted(history, key=lambda outcome: outcome.slice.page):
-        done = outcome.slice
+    for outcome in sorted(history, key=lambda outcome: outcome.chunk.page):
+        done = outcome.chunk
         if stream := by_name.get((done.query, done.label, done.source)):
             stream.remember(outcome)
 
@@ -303,7 +314,7 @@ def next_round(
         caps.append(min(room, max_images if keyword.max_images is None else max(0, keyword.max_images - stored)))
     wanted = balance(max_images - sum(have), have, caps)
 
-    planned: list[list[Slice]] = []
+    planned: list[list[CrawlChunk]] = []
     most = max(1, _MOST_SLICES // len(streams)) if streams else 0
     for keyword, quota in zip(keywords, wanted, strict=True):
         alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]

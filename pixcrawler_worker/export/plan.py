@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pixcrawler_worker.db.exports import Asked
+from pixcrawler_worker.db.exports import ExportRequest
 from pixcrawler_worker.domain import planning
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
@@ -46,24 +46,24 @@ class Plan:
         return timedelta(seconds=self.options.url_ttl_s)
 
 
-def read(asked: Asked, labels: Sequence[str] = ()) -> Plan:
-    """Return what a row asks for.
+def read(request: ExportRequest, labels: Sequence[str] = ()) -> Plan:
+    """Return the plan of a request.
 
     Raises:
         PermanentError: when its format or its options cannot be meant; the message names the key.
     """
-    carrier, wanted = options.carrier(asked.format), options.parse(asked.options)
+    carrier, wanted = options.carrier(request.format), options.parse(request.options)
     layout = wanted.layout_for(carrier)
     return Plan(
-        name=asked.name,
+        name=request.name,
         carrier=carrier,
         options=wanted,
         layout=layout,
         layout_name=wanted.layout_name(carrier),
         labels=tuple(labels),
         splits=tuple(wanted.ratios(layout)),
-        unlabelled=planning.only_label(asked.keywords),
-        crawled=asked.crawl_ended_at.astimezone(UTC),
+        unlabelled=planning.only_label(request.keywords),
+        crawled=request.crawl_ended_at.astimezone(UTC),
     )
 
 

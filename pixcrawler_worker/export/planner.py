@@ -1,43 +1,29 @@
-"""Planning and ending an export job.
+"""Planning and ending an export job."""
 
-Every function here may be called twice, late, or at once with itself and the others: each decides under the job's lock,
-and returns the chunks to send messages about once its transaction has committed.
-"""
-
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import structlog
-
-from pixcrawler_worker import starting
-from pixcrawler_worker.db import activity, chunks, exports, jobs, validations
-from pixcrawler_worker.db.chunks import Ended
-from pixcrawler_worker.db.exports import Choice, Cut
-from pixcrawler_worker.db.jobs import Wake
-from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.db import exports, validations
+from pixcrawler_worker.db.exports import Choice, Cut, ExportRequest
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.chunks import EndedChunk
+from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain import licenses, planning, splits
 from pixcrawler_worker.domain.facts import FORMATS
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
-from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export import plan
+from pixcrawler_worker.domain.lifecycle import ChunkState, Counters, JobStatus
+from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.errors import PermanentError, UnknownJobError
+from pixcrawler_worker.export import plan as plans
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
-
-log = structlog.get_logger()
 
 #: The step in which an export's files become one thing with a link, in the payload of its chunk.
 _PUBLISH = "publish"
 _LOSSY_FORMATS = frozenset({"jpg", "webp", "avif"})
-
-
-class UnknownJobError(PermanentError):
-    """There is no export job with that id."""
-
-    def __init__(self, job_id: object) -> None:
-        super().__init__(f"there is no export job {job_id!r}")
 
 
 def publishes(payload: Mapping[str, Any]) -> bool:
@@ -45,91 +31,65 @@ def publishes(payload: Mapping[str, Any]) -> bool:
     return payload.get("step") == _PUBLISH
 
 
-def start(runtime: Runtime, job_id: int) -> list[Wake]:
-    """Plan a pending job; do nothing for one that has been started.
-
-    What is wrong with the row or its options fails the job, with the reason in `error_message`.
+def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
+    """Choose the images of an export and return a chunk for each of its archives. The caller holds the job's lock.
 
     Raises:
-        UnknownJobError: when there is no such job.
+        PermanentError: when its row or its options are invalid, or no image is left.
     """
-    ref = JobRef(JobKind.EXPORT, job_id)
-    begin = functools.partial(_begin, runtime, ref=ref)
-    return starting.start(runtime, ref, begin, unknown=UnknownJobError(job_id))
-
-
-def conclude(runtime: Runtime, job_id: int) -> list[Wake]:
-    """Have a job's archives published once all are written, or end the job."""
-    ref = JobRef(JobKind.EXPORT, job_id)
-
-    def work(session: Session) -> list[Wake]:
-        if jobs.lock(session, ref) is not JobStatus.RUNNING or jobs.counters(session, ref).open:
-            return []
-        parts = chunks.ended(session, ref)
-        published = next((part for part in parts if publishes(part.payload)), None)
-        failed = next((part for part in parts if part.state is ChunkState.FAILED), None)
-        if failed is not None:
-            # A dataset without some of its archives would be another one than the one that was asked for.
-            starting.fail(session, ref, failed.error or "an archive could not be written")
-        elif not parts:
-            starting.fail(session, ref, _NEVER_PLANNED)
-        elif published is None:
-            written = [part for part in parts if part.result.get("images")]
-            if not written:
-                starting.fail(session, ref, _nothing(parts))
-                return []
-            jobs.add_chunks(session, ref, [{"step": _PUBLISH}])
-            return chunks.wake_next(session, ref, limit=1)
-        else:
-            _complete(session, ref, published)
-        return []
-
-    return transact(runtime.sessions, work)
-
-
-_NEVER_PLANNED = "the row was set running by hand: write it as pending, and send pixcrawler.export.start"
-
-
-def _nothing(parts: list[Ended]) -> str:
-    skipped: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part.result.get("skipped", {}).items():
-            skipped[reason] = skipped.get(reason, 0) + count
-    return f"no image could be exported: {_told(skipped)}"
-
-
-def _told(skipped: Mapping[str, int]) -> str:
-    frequent = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in frequent)
-
-
-def _begin(runtime: Runtime, session: Session, *, ref: JobRef) -> list[Wake]:
-    if jobs.lock(session, ref) is not JobStatus.PENDING:
-        return []
-    asked = exports.load(session, ref.id)
-    assert asked is not None
-    whole = plan.read(asked)
-    judge = validations.standing(session, asked.crawl_job_id)
-    choice = _choice(session, asked, whole, judge=judge, unknown=runtime.settings.max_image_bytes)
-    images = exports.choose(session, ref.id, asked.crawl_job_id, choice)
+    request = exports.load(session, ref.id)
+    if request is None:
+        raise UnknownJobError(ref.table.name, ref.id)
+    whole = plans.read(request)
+    validation = validations.standing(session, request.crawl_job_id)
+    choice = _choice(session, request, whole, judge=validation, unknown=runtime.settings.max_image_bytes)
+    images = exports.choose(session, ref.id, request.crawl_job_id, choice)
     if not images:
-        raise PermanentError(f"crawl job {asked.crawl_job_id} has no images that the options take")
+        raise PermanentError(f"crawl job {request.crawl_job_id} has no images that the options take")
     cuts = list(_cuts(session, ref.id, whole, images))
-    jobs.begin(session, ref)
-    exports.plan(session, ref.id, judge=judge, images=images, unlabelled=whole.unlabelled)
+    exports.plan(session, ref.id, judge=validation, images=images, unlabelled=whole.unlabelled)
     payloads = [
         {"part": number, "parts": len(cuts), "first": one.first, "last": one.last, "name": name}
         for number, (one, name) in enumerate(zip(cuts, _names(whole, cuts), strict=True))
     ]
-    jobs.add_chunks(session, ref, payloads)
-    activity.record(session, ref, "started", {"images": images, "parts": len(cuts), "validation": judge})
-    return chunks.wake_next(session, ref, limit=runtime.settings.dispatch_window)
+    return Chunks(payloads, {"images": images, "parts": len(cuts), "validation": validation})
 
 
-def _choice(session: Session, asked: exports.Asked, whole: Plan, *, judge: int | None, unknown: int) -> Choice:
+def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters) -> Chunks | Conclusion:
+    """Return the chunk that publishes the archives once all are written, or the end of the job."""
+    del runtime, counters
+    ended = chunks.ended(session, ref)
+    published = next((chunk for chunk in ended if publishes(chunk.payload)), None)
+    failed = next((chunk for chunk in ended if chunk.state is ChunkState.FAILED), None)
+    if failed is not None:
+        # A dataset without some of its archives would be another one than the one that was requested.
+        return Conclusion.failure(failed.error or "an archive could not be written")
+    if not ended:
+        return Conclusion.never_planned(Task.EXPORT_START)
+    if published is not None:
+        return _complete(session, ref, published)
+    if not any(chunk.result.get("images") for chunk in ended):
+        return Conclusion.failure(_nothing(ended))
+    return Chunks([{"step": _PUBLISH}])
+
+
+def _nothing(parts: list[EndedChunk]) -> str:
+    skipped: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.result.get("skipped", {}).items():
+            skipped[reason] = skipped.get(reason, 0) + count
+    return f"no image could be exported: {_listed(skipped)}"
+
+
+def _listed(skipped: Mapping[str, int]) -> str:
+    frequent = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in frequent)
+
+
+def _choice(session: Session, request: ExportRequest, whole: Plan, *, judge: int | None, unknown: int) -> Choice:
     wanted, layout = whole.options, whole.layout
     select, image = wanted.select, wanted.image
-    known = exports.licenses(session, asked.crawl_job_id)
+    known = exports.licenses(session, request.crawl_job_id)
     copies = image.format == "keep" and image.resize is None and not image.strip_metadata
     target = layout.formats[0] if image.format == "keep" else image.format
     return Choice(
@@ -186,23 +146,26 @@ def _names(whole: Plan, cuts: Sequence[Cut]) -> Iterator[str]:
             yield f"part-{number:05d}-of-{len(cuts):05d}.{whole.carrier}"
 
 
-def _complete(session: Session, ref: JobRef, published: Ended) -> None:
-    told = published.result["publish"]
-    result = told["result"]
-    asked = exports.load(session, ref.id)
-    assert asked is not None
+def _complete(session: Session, ref: JobRef, published: EndedChunk) -> Conclusion:
+    publication = published.result["publish"]
+    result = publication["result"]
+    request = exports.load(session, ref.id)
+    if request is None:
+        raise UnknownJobError(ref.table.name, ref.id)
     exports.publish(
         session,
         ref.id,
-        url=told["url"],
+        url=publication["url"],
         size=result["file_size"],
         images=result["images"],
         result=result,
-        lives=plan.read(asked).lives,
-        signed=timedelta(seconds=told["signed_s"]),
+        lives=plans.read(request).lives,
+        signed=timedelta(seconds=publication["signed_s"]),
     )
     skipped = result["skipped"]
-    jobs.end(session, ref, JobStatus.COMPLETED, error=f"left out: {_told(skipped)}" if skipped else None)
     details = {"images": result["images"], "parts": len(result["parts"]), "file_size": result["file_size"]}
-    activity.record(session, ref, "completed", {**details, "skipped": skipped})
-    log.info("job ended", job=ref.id, status=JobStatus.COMPLETED, **details)
+    return Conclusion(
+        JobStatus.COMPLETED,
+        f"left out: {_listed(skipped)}" if skipped else None,
+        {**details, "skipped": skipped},
+    )

@@ -10,9 +10,11 @@ from pathlib import Path
 from pixcrawler_worker import pages
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import images, views
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import Stored
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.runtime import Runtime
 
 #: Pictures of each label on the contact sheet, taken evenly over all it has.
@@ -71,7 +73,7 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
     """
     job = transact(runtime.sessions, lambda session: views.job(session, CrawlView, job_id))
     if job is None:
-        raise planner.UnknownJobError(job_id)
+        raise UnknownJobError(CRAWL_JOBS.name, job_id)
     stored = transact(runtime.sessions, lambda session: images.stored(session, job_id))
     reasons = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
     sheet = [image for shown in _sheets(stored).values() for image in shown]

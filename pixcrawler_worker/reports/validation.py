@@ -10,11 +10,12 @@ from pathlib import Path
 from pixcrawler_worker import pages
 from pixcrawler_worker.db import verdicts, views
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.db.verdicts import Judged
 from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.domain.verdicts import Severity, Value
+from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import planner
 from pixcrawler_worker.validate.rules import ValidationRules, parse
 
 #: Pictures that are shown of each check, the worst ones first.
@@ -58,7 +59,7 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
     """
     job = transact(runtime.sessions, lambda session: views.job(session, ValidationView, job_id))
     if job is None:
-        raise planner.UnknownJobError(job_id)
+        raise UnknownJobError(VALIDATION_JOBS.name, job_id)
     judged = transact(runtime.sessions, lambda session: verdicts.judged(session, job_id))
     worst, groups = _worst(judged), _groups(judged)
     shown = [image for images in (*worst.values(), *groups) for image in images]

@@ -14,18 +14,16 @@ from doubles import drive, good, start
 from fakes import hosts
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker import maintenance
 from pixcrawler_worker import runtime as runtime_module
 from pixcrawler_worker.cli import build, watching
 from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.db.views import CrawlView
-from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export import part
 from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.jobs import executor, sweeper
+from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import Storage
-from pixcrawler_worker.validate import chunk
 
 ZIP = Delivery(Carrier.ZIP, {})
 
@@ -40,8 +38,8 @@ def host() -> Iterator[HostileServer]:
 def job(runtime: Runtime, host: HostileServer) -> CrawlView:
     """A job that has ended, with twelve images."""
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
-    ref, wakes = start(runtime, good(host, "build", 12))
-    drive(runtime, wakes)
+    ref, messages = start(runtime, good(host, "build", 12))
+    drive(runtime, messages)
     return watching.require(runtime.sessions, CrawlView, ref.id)
 
 
@@ -55,10 +53,9 @@ def worked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     opened = runtime_module.connect(eager)
 
     def work() -> None:
-        run = {JobKind.VALIDATION: chunk.run, JobKind.EXPORT: part.run}
         while not ended.is_set():
-            for kind, wake in maintenance.sweep(opened).wakes:
-                run[kind](opened, wake.chunk_id)
+            for message in sweeper.sweep(opened, JOB_KINDS.values()).messages:
+                executor.run(opened, JOB_KINDS[message.queue], message.chunk_id)
             time.sleep(0.05)
 
     thread = threading.Thread(target=work)

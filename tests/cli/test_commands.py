@@ -14,11 +14,13 @@ from doubles import log_of
 from factories import make_job, start_job
 
 from pixcrawler_worker.cli.main import pixcrawler
-from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import chunks
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 
 #: What a job's name may hold to do something to whoever looks at it.
@@ -130,12 +132,12 @@ def test_without_jobs_the_list_says_how_to_get_some(env: Mapping[str, str]) -> N
 @pytest.fixture
 def told(runtime: Runtime) -> JobRef:
     """A job of which there is something of everything to tell."""
-    ref = JobRef(JobKind.CRAWL, make_job(runtime.sessions, name="cats", max_images=9))
-    wakes = planner.start(runtime, ref.id, {"urls": ["https://example.org/"] * 9, "chunk_size": 3})
-    first, second = (ledger.claim(runtime.sessions, wake.chunk_id) for wake in wakes[:2])
+    ref = JobRef(CRAWL_JOBS, make_job(runtime.sessions, name="cats", max_images=9))
+    messages = submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/"] * 9, "chunk_size": 3})
+    first, second = (ledger.claim(runtime.sessions, message.chunk_id) for message in messages[:2])
     with runtime.sessions.begin() as session:
         chunks.finish(session, first, result={"reasons": {"not_found": 2, "timeout": 1}}, gains={"total_images": 3})
-        chunks.give_up(session, second, error="the key is wrong [/]")
+        chunks.fail(session, second, error="the key is wrong [/]")
     return ref
 
 
@@ -165,7 +167,7 @@ def test_a_job_is_shown_for_machines(env: Mapping[str, str], told: JobRef) -> No
 
 def test_a_job_that_was_refused_is_shown_with_its_reason(env: Mapping[str, str], runtime: Runtime) -> None:
     job_id = make_job(runtime.sessions, keywords=[])
-    planner.start(runtime, job_id, {})
+    submission.start(runtime, CRAWL, job_id, {})
     shown = " ".join(call(env, "jobs", "show", str(job_id)).stdout.split())
     assert "crawl_job.failed keywords is empty: give at least one keyword" in shown
 
@@ -174,7 +176,7 @@ def test_texts_of_others_do_nothing_to_a_terminal(env: Mapping[str, str], runtim
     ref = start_job(runtime.sessions, name=HOSTILE, keywords=[HOSTILE])
     held = ledger.claim(runtime.sessions, ledger.ids_of(runtime.sessions, ref)[0])
     with runtime.sessions.begin() as session:
-        chunks.give_up(session, held, error=HOSTILE)
+        chunks.fail(session, held, error=HOSTILE)
     for words in (("list",), ("show", str(ref.id))):
         shown = call(env, "jobs", *words).stdout
         assert "[bold]x[/bold]" in shown

@@ -11,10 +11,12 @@ from doubles import query
 from factories import make_project
 
 from pixcrawler_worker.cli.request import addresses
-from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -38,7 +40,7 @@ def test_crawl_writes_row_and_plan_sends_the_message_and_prints_the_id(
         (["https://example.org/1.jpg", "https://example.org/2.jpg"],)
     ]
     assert sent(broker) == [("pixcrawler.crawl.start", [job_id, {}])]
-    assert len(planner.start(runtime, job_id, {})) == 1
+    assert len(submission.start(runtime, CRAWL, job_id, {})) == 1
 
 
 def test_crawl_takes_a_list_from_stdin(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:
@@ -50,13 +52,13 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
     project = make_project(sessions)
     words = ("crawl", "red panda", "snow leopard", "--max-images", "20", "--name", "big", "--project", str(project))
     job_id = int(call(env, *words).stdout)
-    job = ledger.crawl_job(sessions, JobRef(JobKind.CRAWL, job_id))
+    job = ledger.crawl_job(sessions, JobRef(CRAWL_JOBS, job_id))
     assert (job.name, job.keywords, job.max_images) == ("big", ["red panda", "snow leopard"], 20)
     assert job.project_id == project
-    plain = ledger.crawl_job(sessions, JobRef(JobKind.CRAWL, int(call(env, "crawl", "cat", "dog").stdout)))
+    plain = ledger.crawl_job(sessions, JobRef(CRAWL_JOBS, int(call(env, "crawl", "cat", "dog").stdout)))
     assert (plain.name, plain.max_images) == ("cat, dog", 1000)
     # As Python reads an argument that is no UTF-8.
-    odd = ledger.crawl_job(sessions, JobRef(JobKind.CRAWL, int(call(env, "crawl", "cat", "--name", "\udcff").stdout)))
+    odd = ledger.crawl_job(sessions, JobRef(CRAWL_JOBS, int(call(env, "crawl", "cat", "--name", "\udcff").stdout)))
     assert odd.name == "?"
 
 

@@ -15,7 +15,8 @@ from export.exporting import Stored, picture
 from pixcrawler_worker.cli import watching
 from pixcrawler_worker.db.views import ExportView
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export import planner
+from pixcrawler_worker.export.kind import EXPORT
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -129,7 +130,7 @@ def test_an_export_is_shown_listed_and_watched(env: Mapping[str, str], runtime: 
     assert f"export {ref.id} completed" in watched.stdout
     assert "3 files, " in watched.stdout
     failed = exporting.make_export(runtime, job, {"layout": "nonsense"})
-    planner.start(runtime, failed.id)
+    submission.start(runtime, EXPORT, failed.id)
     watched = call(env, "jobs", "watch", f"export:{failed.id}")
     assert (watched.exit_code, "there is no 'nonsense'" in watched.stdout) == (1, True)
     assert watching.require(runtime.sessions, ExportView, failed.id).status == "failed"

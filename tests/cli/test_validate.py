@@ -14,11 +14,11 @@ from validate import corpus, judging
 
 from pixcrawler_worker.cli import watching
 from pixcrawler_worker.db.views import ValidationView
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.errors import PermanentError, UnknownJobError
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.reports import validation as report
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import planner
-from pixcrawler_worker.validate.planner import UnknownJobError
+from pixcrawler_worker.validate.kind import VALIDATION
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_watching_a_validation_ends_as_it_does(env: Mapping[str, str], runtime: 
     assert second == "valid: {1}, invalid: {2}".format(*judging.counted(runtime, ref)[2:])
     assert third.startswith("found: 9 decode, ")
     refused = judging.make_validation(runtime, job, {"level": 7})
-    planner.start(runtime, refused.id)
+    submission.start(runtime, VALIDATION, refused.id)
     result = call(env, "jobs", "watch", f"validation:{refused.id}")
     assert (result.exit_code, "level: Input should be" in result.stdout) == (1, True)
 

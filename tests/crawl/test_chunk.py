@@ -29,11 +29,14 @@ from doubles import (
 )
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker.crawl import chunk, planner
-from pixcrawler_worker.db import chunks
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 
@@ -56,8 +59,8 @@ def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
 def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, host: HostileServer) -> None:
     wanted = good(host, "mixed", 5)
     faults = ["404", "500", "html", "truncated-image", "bomb", "redirect-private", "close", "empty"]
-    ref, wakes = start(runtime, [*wanted, *(host.url(f"/fault/{fault}/mixed") for fault in faults), "junk"])
-    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    ref, messages = start(runtime, [*wanted, *(host.url(f"/fault/{fault}/mixed") for fault in faults), "junk"])
+    assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
     result = first(results(runtime, ref))
     refused = "not_found server_error not_an_image corrupt too_many_pixels forbidden_address reset empty bad_url"
     assert result["reasons"] == dict.fromkeys(refused.split(), 1)
@@ -72,8 +75,8 @@ def test_a_quota_is_met_exactly_and_the_next_round_asks_for_what_was_left(
     runtime: Runtime, host: HostileServer
 ) -> None:
     listed = good(host, "quota", 60)
-    ref, wakes = start(runtime, listed, job={"max_images": 10}, chunk_size=60)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, listed, job={"max_images": 10}, chunk_size=60)
+    drive(runtime, messages)
     result = first(results(runtime, ref))
     assert result["stored"] == result["offered"] == 10
     assert len(result["left"]) == 50
@@ -86,14 +89,14 @@ def test_the_next_round_asks_exactly_those_that_were_left(runtime: Runtime, host
     # Two pages of which the first one disappoints: its shortfall is made up from the leftovers of the second.
     bad = [host.url(f"/fault/404/left-{number}") for number in range(10)]
     listed = [*bad, *good(host, "left", 10)]
-    ref, wakes = start(runtime, listed, job={"max_images": 12}, chunk_size=10)
+    ref, messages = start(runtime, listed, job={"max_images": 12}, chunk_size=10)
     assert [part.payload["quota"] for part in ledger.chunks_of(runtime.sessions, ref)] == [10, 2]
-    wakes = run(runtime, run(runtime, wakes))
+    messages = run(runtime, run(runtime, messages))
     left = results(runtime, ref)[1]["left"]
     again = ledger.chunks_of(runtime.sessions, ref)[2]
-    assert (again.id, again.payload["page"], again.payload["only"]) == (first(wakes).chunk_id, 1, left)
+    assert (again.id, again.payload["page"], again.payload["only"]) == (first(messages).chunk_id, 1, left)
     assert len(left) == 8
-    drive(runtime, wakes)
+    drive(runtime, messages)
     assert urls_of(runtime, ref) == set(listed[10:])
     assert all(host.hits[f"/good/left-{number}.jpg"] <= 2 for number in range(10))
     assert all(host.hits[f"/fault/404/left-{number}"] == 1 for number in range(10))
@@ -101,10 +104,10 @@ def test_the_next_round_asks_exactly_those_that_were_left(runtime: Runtime, host
 
 
 def test_a_job_whose_limit_is_lowered_while_it_runs_keeps_to_it(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "lowered", 20), job={"max_images": 20}, chunk_size=10)
-    wakes = run(runtime, wakes)
+    ref, messages = start(runtime, good(host, "lowered", 20), job={"max_images": 20}, chunk_size=10)
+    messages = run(runtime, messages)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 13 WHERE id = :id", id=ref.id)
-    drive(runtime, wakes)
+    drive(runtime, messages)
     assert counted(runtime, ref) == (13, 13, 13), "nothing is fetched for the limit that was"
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
 
@@ -112,12 +115,12 @@ def test_a_job_whose_limit_is_lowered_while_it_runs_keeps_to_it(runtime: Runtime
 def test_a_job_whose_limit_is_lowered_in_the_middle_of_a_chunk_counts_the_surplus(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    ref, wakes = start(runtime, good(host, "surplus", 5))
+    ref, messages = start(runtime, good(host, "surplus", 5))
 
     def lower(_key: str) -> None:
         ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 3 WHERE id = :id", id=ref.id)
 
-    drive(replace(runtime, storage=WatchedStorage(runtime, put=lower)), wakes)
+    drive(replace(runtime, storage=WatchedStorage(runtime, put=lower)), messages)
     assert first(results(runtime, ref))["reasons"] == {"surplus": 2}
     assert counted(runtime, ref) == (5, 5, 3)
 
@@ -127,8 +130,8 @@ def test_a_job_whose_limit_is_lowered_in_the_middle_of_a_chunk_counts_the_surplu
 
 def test_an_address_that_a_page_names_twice_is_asked_once(runtime: Runtime, host: HostileServer) -> None:
     (url,) = good(host, "twice", 1)
-    ref, wakes = start(runtime, [url, url, f"{url}#part"])
-    drive(runtime, wakes)
+    ref, messages = start(runtime, [url, url, f"{url}#part"])
+    drive(runtime, messages)
     assert reasons(runtime, ref) == {"duplicate_url": 2}
     assert host.hits["/good/twice-0.jpg"] == 1
     assert counted(runtime, ref) == (1, 1, 1)
@@ -137,8 +140,8 @@ def test_an_address_that_a_page_names_twice_is_asked_once(runtime: Runtime, host
 def test_an_address_that_another_chunk_judged_is_not_asked_again(runtime: Runtime, host: HostileServer) -> None:
     (taken,) = good(host, "judged", 1)
     refused = host.url("/fault/404/judged")
-    ref, wakes = start(runtime, [taken, refused, taken, refused], chunk_size=2)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, [taken, refused, taken, refused], chunk_size=2)
+    drive(runtime, messages)
     assert [result["reasons"] for result in results(runtime, ref)] == [{"not_found": 1}, {"duplicate_url": 2}]
     assert (host.hits["/good/judged-0.jpg"], host.hits["/fault/404/judged"]) == (1, 1)
     assert counted(runtime, ref) == (2, 1, 1)
@@ -149,8 +152,8 @@ def test_the_same_bytes_from_another_address_are_one_image(
     runtime: Runtime, host: HostileServer, chunk_size: int
 ) -> None:
     listed = [host.url(f"/fault/duplicate/bytes-{number}") for number in range(4)]
-    ref, wakes = start(runtime, listed, chunk_size=chunk_size)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, listed, chunk_size=chunk_size)
+    drive(runtime, messages)
     assert reasons(runtime, ref) == {"duplicate_bytes": 3}
     assert counted(runtime, ref) == (4, 4, 1)
     assert len(files_of(runtime, ref)) == 1
@@ -159,8 +162,8 @@ def test_the_same_bytes_from_another_address_are_one_image(
 def test_another_job_may_have_the_same_pictures(runtime: Runtime, host: HostileServer) -> None:
     listed = good(host, "shared", 3)
     for _ in range(2):
-        ref, wakes = start(runtime, listed)
-        drive(runtime, wakes)
+        ref, messages = start(runtime, listed)
+        drive(runtime, messages)
         assert urls_of(runtime, ref) == set(listed)
 
 
@@ -175,8 +178,8 @@ def test_only_licences_that_were_asked_for_are_fetched(runtime: Runtime, host: H
         "unknown": shelf(unknown),
     }
     runtime = replace(runtime, sources=dict(sources))
-    ref, wakes = start(runtime, sources=list(sources), licenses=["cc0-1.0"], max_rounds=1)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, sources=list(sources), licenses=["cc0-1.0"], max_rounds=1)
+    drive(runtime, messages)
     assert urls_of(runtime, ref) == {free}
     assert reasons(runtime, ref) == {"license_not_wanted": 2}
     assert host.hits["/good/license-1.jpg"] == host.hits["/good/license-2.jpg"] == 0
@@ -203,8 +206,8 @@ def test_what_is_too_small_by_its_sources_own_words_is_not_downloaded(
     (url,) = good(host, f"said-{len(said)}-{sum(said.values())}", 1)
     offer = Shelf(lambda query: Page((Candidate(url=url, **said),) if query.page == 0 else (), more=False))
     there = offering(runtime, offer=offer)
-    ref, wakes = start(there, sources=["offer"], min_width=96, min_height=60, max_rounds=1)
-    drive(there, wakes)
+    ref, messages = start(there, sources=["offer"], min_width=96, min_height=60, max_rounds=1)
+    drive(there, messages)
     assert sum(host.hits[path] for path in host.hits if path.rpartition("/")[2] in url) == asked
     assert reasons(runtime, ref) == ({} if asked else {"too_small": 1})
 
@@ -225,16 +228,16 @@ def test_formats_and_sizes_are_judged_by_the_picture_itself(
 ) -> None:
     # The third one is a PNG that its host calls text.
     listed = [*good(host, "size", 2), host.url("/fault/wrong-type/size")]
-    ref, wakes = start(runtime, listed, **options)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, listed, **options)
+    drive(runtime, messages)
     assert reasons(runtime, ref) == refused
     assert counted(runtime, ref) == (3, 3, 3 - sum(refused.values()))
 
 
 def test_trouble_that_may_pass_is_met_with_one_more_try(runtime: Runtime, host: HostileServer) -> None:
     flaky, broken, gone = (host.url(f"/fault/{kind}/try") for kind in ("flaky", "500", "404"))
-    ref, wakes = start(runtime, [flaky, broken, gone])
-    drive(runtime, wakes)
+    ref, messages = start(runtime, [flaky, broken, gone])
+    drive(runtime, messages)
     assert urls_of(runtime, ref) == {flaky}
     assert (host.hits["/fault/flaky/try"], host.hits["/fault/500/try"], host.hits["/fault/404/try"]) == (2, 2, 1)
     assert reasons(runtime, ref) == {"server_error": 1, "not_found": 1}
@@ -245,8 +248,8 @@ def test_trouble_that_may_pass_is_met_with_one_more_try(runtime: Runtime, host: 
 
 @pytest.mark.parametrize("label", ["cat", "Red Panda", "кот", "../../etc", "CON", "a/b\\c"])
 def test_files_are_named_by_job_label_and_content(runtime: Runtime, host: HostileServer, label: str) -> None:
-    ref, wakes = start(runtime, good(host, "named", 2), job={"keywords": [label]})
-    drive(runtime, wakes)
+    ref, messages = start(runtime, good(host, "named", 2), job={"keywords": [label]})
+    drive(runtime, messages)
     rows = query(
         runtime,
         "SELECT storage_url, filename, format, encode(sha256, 'hex'), label"
@@ -261,10 +264,10 @@ def test_files_are_named_by_job_label_and_content(runtime: Runtime, host: Hostil
 
 
 def test_a_file_is_in_storage_before_its_row_is_written(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "before", 3))
+    ref, messages = start(runtime, good(host, "before", 3))
     rows: list[int] = []
     watched = WatchedStorage(runtime, put=lambda _: rows.append(len(urls_of(runtime, ref))))
-    drive(replace(runtime, storage=watched), wakes)
+    drive(replace(runtime, storage=watched), messages)
     assert rows == [0, 0, 0]
     assert counted(runtime, ref)[2] == 3
 
@@ -293,9 +296,9 @@ def test_no_transaction_is_open_while_a_chunk_searches_fetches_opens_and_stores(
         decoder=WatchedDecoder(lambda *_: look("inspect")),
         storage=WatchedStorage(runtime, put=lambda _: look("store")),
     )
-    ref, wakes = start(watched, sources=["shelf"])
+    ref, messages = start(watched, sources=["shelf"])
     try:
-        drive(watched, wakes)
+        drive(watched, messages)
     finally:
         runtime.run(watched.downloader.aclose())
         runtime.run(watched.decoder.aclose())
@@ -310,8 +313,8 @@ def test_meeting_a_quota_with_downloads_under_way_leaves_the_decoder_alive(
     runtime: Runtime, host: HostileServer
 ) -> None:
     def meet(name: str) -> None:
-        ref, wakes = start(runtime, good(host, name, 40), job={"max_images": 3}, chunk_size=40)
-        drive(runtime, wakes)
+        ref, messages = start(runtime, good(host, name, 40), job={"max_images": 3}, chunk_size=40)
+        drive(runtime, messages)
         assert counted(runtime, ref) == (3, 3, 3)
 
     meet("pid")
@@ -339,9 +342,9 @@ def test_a_decoder_that_is_killed_costs_one_picture_at_most(runtime: Runtime, ho
         settings=runtime.settings.model_copy(update={"fetch_concurrency": 2}),
         decoder=WatchedDecoder(kill_in_the_middle),
     )
-    ref, wakes = start(narrow, good(host, "killed", 12))
+    ref, messages = start(narrow, good(host, "killed", 12))
     try:
-        drive(narrow, wakes)
+        drive(narrow, messages)
     finally:
         runtime.run(narrow.decoder.aclose())
     assert len(killed) == 1
@@ -353,47 +356,47 @@ def test_a_decoder_that_is_killed_costs_one_picture_at_most(runtime: Runtime, ho
 
 
 def test_a_second_message_about_a_chunk_changes_nothing(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "message", 4), chunk_size=2)
-    left = run(runtime, wakes)
+    ref, messages = start(runtime, good(host, "message", 4), chunk_size=2)
+    left = run(runtime, messages)
     before = (counted(runtime, ref), dict(host.hits))
-    assert chunk.run(runtime, wakes[0].chunk_id) == []
+    assert executor.run(runtime, CRAWL, messages[0].chunk_id) == []
     assert (counted(runtime, ref), dict(host.hits)) == before
-    drive(runtime, [*left, *wakes])
+    drive(runtime, [*left, *messages])
     assert counted(runtime, ref) == (4, 4, 4)
 
 
 def test_a_message_about_a_running_chunk_changes_nothing(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "running", 1))
-    held = ledger.claim(runtime.sessions, first(wakes).chunk_id, owner="another")
-    assert chunk.run(runtime, held.chunk_id) == []
+    ref, messages = start(runtime, good(host, "running", 1))
+    held = ledger.claim(runtime.sessions, first(messages).chunk_id, owner="another")
+    assert executor.run(runtime, CRAWL, held.chunk_id) == []
     assert the_chunk(runtime, ref).fence == held.fence
 
 
 def test_a_message_about_an_unknown_chunk_is_dropped(runtime: Runtime) -> None:
-    assert chunk.run(runtime, 2**40) == []
+    assert executor.run(runtime, CRAWL, 2**40) == []
 
 
 def test_a_message_about_a_cancelled_job_is_dropped(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "cancelled", 1))
-    planner.cancel(runtime, ref.id)
-    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    ref, messages = start(runtime, good(host, "cancelled", 1))
+    submission.cancel(runtime, CRAWL, ref.id)
+    assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
     assert not host.hits["/good/cancelled-0.jpg"]
 
 
 def test_a_message_about_a_job_that_was_cancelled_by_hand_is_dropped(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "by-hand", 1))
+    ref, messages = start(runtime, good(host, "by-hand", 1))
     ledger.execute(
         runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled', completed_at = now() WHERE id = :id", id=ref.id
     )
-    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).attempt) == (ChunkState.QUEUED, 0)
 
 
 def test_a_message_that_comes_too_early_is_dropped(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "early", 1))
+    ref, messages = start(runtime, good(host, "early", 1))
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now() + interval '1 h'")
-    assert chunk.run(runtime, first(wakes).chunk_id) == []
+    assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
     assert the_chunk(runtime, ref).attempt == 0
     ledger.make_due(runtime.sessions, ref)
-    drive(runtime, wakes)
+    drive(runtime, messages)
     assert counted(runtime, ref)[2] == 1

@@ -32,12 +32,15 @@ from factories import make_image
 from fakes.cables import cable
 from fakes.hosts import HostileServer, serving
 
-from pixcrawler_worker import maintenance
-from pixcrawler_worker.crawl import chunk, planner
-from pixcrawler_worker.db import chunks, images, session
-from pixcrawler_worker.db.jobs import Wake
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobRef, JobStatus
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import images, session
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Page, Query
 
@@ -72,8 +75,8 @@ def test_a_source_in_trouble_gets_the_rest_that_it_asks_for(
     runtime: Runtime, asked: timedelta | None, shortest: float, longest: float
 ) -> None:
     busy = replace(runtime, sources={"shelf": failing(TransientError("busy", retry_after=asked))})
-    ref, wakes = start(busy, sources=["shelf"])
-    assert chunk.run(busy, first(wakes).chunk_id) == []
+    ref, messages = start(busy, sources=["shelf"])
+    assert executor.run(busy, CRAWL, first(messages).chunk_id) == []
     found = the_chunk(runtime, ref)
     assert (found.state, found.attempt, found.error) == (ChunkState.QUEUED, 1, "busy")
     assert shortest - 3 < rest(runtime, ref) <= longest
@@ -89,11 +92,11 @@ def test_a_source_that_recovers_loses_nothing(runtime: Runtime, host: HostileSer
         return page_of(good(host, "recovers", 3), asked)
 
     shaky = replace(runtime, sources={"shelf": Shelf(answer)})
-    ref, wakes = start(shaky, sources=["shelf"])
+    ref, messages = start(shaky, sources=["shelf"])
     for _ in range(3):
         assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.RUNNING
         ledger.make_due(runtime.sessions, ref)
-        drive(shaky, wakes)
+        drive(shaky, messages)
     assert counted(runtime, ref) == (3, 3, 3)
     assert the_chunk(runtime, ref).attempt == 3
     assert the_chunk(runtime, ref).error is None
@@ -101,16 +104,16 @@ def test_a_source_that_recovers_loses_nothing(runtime: Runtime, host: HostileSer
 
 def test_a_source_that_will_never_answer_fails_the_chunk(runtime: Runtime) -> None:
     refused = replace(runtime, sources={"shelf": failing(PermanentError("no such\x00key"))})
-    ref, wakes = start(refused, sources=["shelf"])
-    assert chunk.run(refused, first(wakes).chunk_id) == []
+    ref, messages = start(refused, sources=["shelf"])
+    assert executor.run(refused, CRAWL, first(messages).chunk_id) == []
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).error) == (ChunkState.FAILED, "no suchkey")
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.FAILED
 
 
 def test_a_source_that_was_uninstalled_fails_the_chunk(runtime: Runtime) -> None:
     there = replace(runtime, sources={"shelf": shelf()})
-    ref, wakes = start(there, sources=["shelf"])
-    assert chunk.run(replace(runtime, sources={}), first(wakes).chunk_id) == []
+    ref, messages = start(there, sources=["shelf"])
+    assert executor.run(replace(runtime, sources={}), CRAWL, first(messages).chunk_id) == []
     assert (the_chunk(runtime, ref).state, ledger.crawl_job(runtime.sessions, ref).status) == (
         ChunkState.FAILED,
         JobStatus.FAILED,
@@ -120,10 +123,10 @@ def test_a_source_that_was_uninstalled_fails_the_chunk(runtime: Runtime) -> None
 def test_options_that_another_version_kept_fail_the_chunk_and_end_the_job(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    ref, wakes = start(runtime, good(host, "version", 1))
+    ref, messages = start(runtime, good(host, "version", 1))
     ledger.execute(runtime.sessions, 'UPDATE pixcrawler.crawl_plans SET options = options || \'{"color": "red"}\'')
-    drive(runtime, wakes)
-    maintenance.sweep(runtime)
+    drive(runtime, messages)
+    sweeper.sweep(runtime, JOB_KINDS.values())
     assert (the_chunk(runtime, ref).state, status(runtime, ref)) == (ChunkState.FAILED, JobStatus.FAILED)
     assert "there is no option 'color'" in str(the_chunk(runtime, ref).error)
 
@@ -141,23 +144,26 @@ def test_a_storage_in_trouble_in_the_middle_of_a_chunk_leaves_no_rows(
         if len(stored) == 3:
             raise error
 
-    ref, wakes = start(runtime, good(host, f"full-{state}", 8))
-    assert chunk.run(replace(runtime, storage=WatchedStorage(runtime, put=fill_up)), first(wakes).chunk_id) == []
+    ref, messages = start(runtime, good(host, f"full-{state}", 8))
+    assert (
+        executor.run(replace(runtime, storage=WatchedStorage(runtime, put=fill_up)), CRAWL, first(messages).chunk_id)
+        == []
+    )
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).error) == (state, str(error))
     assert counted(runtime, ref) == (0, 0, 0)
     if state is ChunkState.QUEUED:
         ledger.make_due(runtime.sessions, ref)
-        drive(runtime, wakes)
+        drive(runtime, messages)
         assert counted(runtime, ref) == (8, 8, 8)
         assert len(files_of(runtime, ref)) == 8
 
 
 def test_the_last_attempt_ends_the_job(runtime: Runtime) -> None:
     busy = replace(runtime, sources={"shelf": failing(TransientError("busy"))})
-    ref, wakes = start(busy, sources=["shelf"])
+    ref, messages = start(busy, sources=["shelf"])
     for attempt in range(1, 6):
         ledger.make_due(runtime.sessions, ref)
-        drive(busy, wakes)
+        drive(busy, messages)
         assert the_chunk(runtime, ref).attempt == attempt
     assert the_chunk(runtime, ref).state == ChunkState.FAILED
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.FAILED
@@ -172,16 +178,16 @@ def test_a_bug_surfaces_and_the_sweep_brings_the_chunk_back(runtime: Runtime, ho
         return page_of(good(host, "bug", 2), asked)
 
     buggy = replace(runtime, sources={"shelf": Shelf(answer)})
-    ref, wakes = start(buggy, sources=["shelf"])
+    ref, messages = start(buggy, sources=["shelf"])
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        chunk.run(buggy, first(wakes).chunk_id)
+        executor.run(buggy, CRAWL, first(messages).chunk_id)
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).attempt) == (ChunkState.RUNNING, 1)
     ledger.check(runtime.sessions, ref)
-    assert maintenance.sweep(buggy).reaped == 0
-    assert maintenance.expire(buggy, first(wakes).task_id, ended=lambda pid: pid == os.getpid())
-    swept = maintenance.sweep(buggy)
-    assert (swept.reaped, [wake for _, wake in swept.wakes]) == (1, wakes)
-    drive(buggy, wakes)
+    assert sweeper.sweep(buggy, JOB_KINDS.values()).reaped == 0
+    assert sweeper.expire_lease(buggy, first(messages).task_id, ended=lambda pid: pid == os.getpid())
+    swept = sweeper.sweep(buggy, JOB_KINDS.values())
+    assert (swept.reaped, swept.messages) == (1, messages)
+    drive(buggy, messages)
     assert counted(runtime, ref) == (2, 2, 2)
     assert the_chunk(runtime, ref).attempt == 2
 
@@ -207,37 +213,37 @@ def meanwhile(server: HostileServer, path: str, do: Callable[[], object]) -> Ite
         thread.join()
 
 
-def steal(runtime: Runtime, wake: Wake) -> None:
-    ledger.silence(runtime.sessions, wake.chunk_id)
+def steal(runtime: Runtime, message: ChunkMessage) -> None:
+    ledger.silence(runtime.sessions, message.chunk_id)
     with runtime.sessions.begin() as opened:
-        chunks.reap(opened)
-    ledger.claim(runtime.sessions, wake.chunk_id, owner="another")
+        chunks.reap(opened, CRAWL_JOBS)
+    ledger.claim(runtime.sessions, message.chunk_id, owner="another")
 
 
-def cancel(runtime: Runtime, _wake: Wake) -> None:
+def cancel(runtime: Runtime, _wake: ChunkMessage) -> None:
     ((job_id,),) = query(runtime, "SELECT id FROM crawl_jobs")
-    planner.cancel(runtime, job_id)
+    submission.cancel(runtime, CRAWL, job_id)
 
 
-def cancel_by_hand(runtime: Runtime, _wake: Wake) -> None:
+def cancel_by_hand(runtime: Runtime, _wake: ChunkMessage) -> None:
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled', completed_at = now()")
 
 
-def delete(runtime: Runtime, _wake: Wake) -> None:
+def delete(runtime: Runtime, _wake: ChunkMessage) -> None:
     ledger.execute(runtime.sessions, "DELETE FROM crawl_jobs")
 
 
 @pytest.mark.parametrize("lose", [steal, cancel, cancel_by_hand, delete], ids=lambda lose: lose.__name__)
 def test_work_whose_claim_is_lost_stops_soon_and_writes_nothing(
-    runtime: Runtime, lose: Callable[[Runtime, Wake], None]
+    runtime: Runtime, lose: Callable[[Runtime, ChunkMessage], None]
 ) -> None:
     quick = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 1}))
     with serving(delay=8) as slow:
-        _, wakes = start(quick, good(slow, "lost", 2))
-        wake = first(wakes)
+        _, messages = start(quick, good(slow, "lost", 2))
+        message = first(messages)
         begun = time.monotonic()
-        with meanwhile(slow, "/good/lost-0.jpg", partial(lose, runtime, wake)):
-            assert chunk.run(quick, wake.chunk_id) == []
+        with meanwhile(slow, "/good/lost-0.jpg", partial(lose, runtime, message)):
+            assert executor.run(quick, CRAWL, message.chunk_id) == []
         assert time.monotonic() - begun < 6
     assert query(runtime, "SELECT count(*) FROM images") == [(0,)]
     owners = query(runtime, "SELECT owner = 'another' FROM pixcrawler.chunks WHERE state = 'running'")
@@ -246,12 +252,12 @@ def test_work_whose_claim_is_lost_stops_soon_and_writes_nothing(
 
 @pytest.mark.parametrize("lose", [steal, cancel, cancel_by_hand, delete], ids=lambda lose: lose.__name__)
 def test_a_result_that_comes_after_the_claim_was_lost_is_dropped(
-    runtime: Runtime, host: HostileServer, lose: Callable[[Runtime, Wake], None]
+    runtime: Runtime, host: HostileServer, lose: Callable[[Runtime, ChunkMessage], None]
 ) -> None:
     """The heartbeat has not noticed yet: the fence has to."""
-    ref, wakes = start(runtime, good(host, f"late-{lose.__name__}", 1))
-    watched = WatchedStorage(runtime, put=lambda _: lose(runtime, first(wakes)))
-    assert chunk.run(replace(runtime, storage=watched), first(wakes).chunk_id) == []
+    ref, messages = start(runtime, good(host, f"late-{lose.__name__}", 1))
+    watched = WatchedStorage(runtime, put=lambda _: lose(runtime, first(messages)))
+    assert executor.run(replace(runtime, storage=watched), CRAWL, first(messages).chunk_id) == []
     assert query(runtime, "SELECT count(*) FROM images") == [(0,)]
     states = ledger.states_of(runtime.sessions, ref)
     expected = {"steal": [ChunkState.RUNNING], "cancel": [ChunkState.CANCELLED], "delete": []}
@@ -259,33 +265,33 @@ def test_a_result_that_comes_after_the_claim_was_lost_is_dropped(
 
 
 def test_trouble_of_a_zombie_does_not_touch_the_live_attempt(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "zombie", 1))
+    ref, messages = start(runtime, good(host, "zombie", 1))
 
     def steal_and_fail(_key: str) -> None:
-        steal(runtime, first(wakes))
+        steal(runtime, first(messages))
         raise PermanentError("broken")
 
     watched = replace(runtime, storage=WatchedStorage(runtime, put=steal_and_fail))
-    assert chunk.run(watched, first(wakes).chunk_id) == []
+    assert executor.run(watched, CRAWL, first(messages).chunk_id) == []
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).owner) == (ChunkState.RUNNING, "another")
 
 
 def test_a_long_chunk_keeps_its_claim_by_its_heartbeat(runtime: Runtime) -> None:
     quick = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 2}))
     with serving(delay=2.6) as slow:
-        ref, wakes = start(quick, good(slow, "long", 1))
+        ref, messages = start(quick, good(slow, "long", 1))
         over = threading.Event()
         reaped: list[object] = []
 
         def reap() -> None:
             while not over.wait(0.05):
                 with runtime.sessions.begin() as opened:
-                    reaped.extend(filter(None, [chunks.reap(opened)]))
+                    reaped.extend(filter(None, [chunks.reap(opened, CRAWL_JOBS)]))
 
         thread = threading.Thread(target=reap)
         thread.start()
         try:
-            drive(quick, wakes)
+            drive(quick, messages)
         finally:
             over.set()
             thread.join()
@@ -307,8 +313,8 @@ def test_a_commit_without_an_answer_counts_once(
             sessions=session.sessions(engine),
             storage=WatchedStorage(runtime, put=lambda _: between.cut_commit(done=done)),
         )
-        ref, wakes = start(runtime, good(host, f"commit-{done}", 1))
-        assert chunk.run(shaky, first(wakes).chunk_id) == []
+        ref, messages = start(runtime, good(host, f"commit-{done}", 1))
+        assert executor.run(shaky, CRAWL, first(messages).chunk_id) == []
         engine.dispose()
         assert between.cuts == 1
     assert counted(runtime, ref) == (1, 1, 1)
@@ -320,11 +326,11 @@ def test_a_commit_without_an_answer_counts_once(
 def test_a_claim_without_an_answer_is_found_again(
     runtime: Runtime, host: HostileServer, database_url: str, *, done: bool
 ) -> None:
-    ref, wakes = start(runtime, good(host, f"claim-{done}", 1))
+    ref, messages = start(runtime, good(host, f"claim-{done}", 1))
     with cable(database_url) as between:
         engine = session.connect(between.url, pool_size=2)
         between.cut_commit(done=done)
-        assert chunk.run(replace(runtime, sessions=session.sessions(engine)), first(wakes).chunk_id) == []
+        assert executor.run(replace(runtime, sessions=session.sessions(engine)), CRAWL, first(messages).chunk_id) == []
         engine.dispose()
         assert between.cuts == 1
     assert counted(runtime, ref) == (1, 1, 1)
@@ -334,7 +340,7 @@ def test_a_claim_without_an_answer_is_found_again(
 def test_a_session_that_is_cut_off_while_a_chunk_finishes_costs_nothing(
     runtime: Runtime, host: HostileServer, database_url: str
 ) -> None:
-    ref, wakes = start(runtime, good(host, "cut-off", 3), chunk_size=3)
+    ref, messages = start(runtime, good(host, "cut-off", 3), chunk_size=3)
     terminated: list[int] = []
 
     def terminate(blocking: psycopg.Connection[Any]) -> None:
@@ -360,7 +366,10 @@ def test_a_session_that_is_cut_off_while_a_chunk_finishes_costs_nothing(
                 threads.append(threading.Thread(target=terminate, args=[blocking]))
                 threads[0].start()
 
-        assert chunk.run(replace(runtime, storage=WatchedStorage(runtime, put=block)), first(wakes).chunk_id) == []
+        assert (
+            executor.run(replace(runtime, storage=WatchedStorage(runtime, put=block)), CRAWL, first(messages).chunk_id)
+            == []
+        )
         threads[0].join()
     assert len(terminated) == 1
     assert counted(runtime, ref) == (3, 3, 3)
@@ -368,8 +377,8 @@ def test_a_session_that_is_cut_off_while_a_chunk_finishes_costs_nothing(
 
 
 def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "at-once", 20), job={"max_images": 20}, chunk_size=10)
-    mine, other = wakes
+    ref, messages = start(runtime, good(host, "at-once", 20), job={"max_images": 20}, chunk_size=10)
+    mine, other = messages
     rival = ledger.claim(runtime.sessions, other.chunk_id)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 10")
     address = runtime.storage.url("rival.jpg")
@@ -389,7 +398,7 @@ def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: R
                 chunks.finish(finishing, rival, result=result, gains={"valid_images": 6})
                 commit.start()
 
-        assert chunk.run(replace(runtime, storage=WatchedStorage(runtime, put=finish)), mine.chunk_id) == []
+        assert executor.run(replace(runtime, storage=WatchedStorage(runtime, put=finish)), CRAWL, mine.chunk_id) == []
         commit.join()
     assert counted(runtime, ref)[2] == 10
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED

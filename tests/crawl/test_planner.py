@@ -29,14 +29,17 @@ from fakes.hosts import HostileServer
 from ledger import at_once
 
 from pixcrawler_worker.crawl import options, planner
-from pixcrawler_worker.crawl.planner import UnknownJobError
-from pixcrawler_worker.db import chunks
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
+from pixcrawler_worker.errors import PermanentError, UnknownJobError
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Page, Query
 
-NOBODY = JobRef(JobKind.CRAWL, 2**30)
+NOBODY = JobRef(CRAWL_JOBS, 2**30)
 
 
 pytestmark = pytest.mark.usefixtures("sound")
@@ -48,13 +51,15 @@ pytestmark = pytest.mark.usefixtures("sound")
 def test_a_pending_job_is_planned_with_the_options_of_its_message(runtime: Runtime) -> None:
     ref = make_job(runtime, max_images=7)
     listed = [f"https://example.org/{number}.jpg" for number in range(25)]
-    wakes = planner.start(runtime, ref.id, {"urls": listed, "chunk_size": 5})
+    messages = submission.start(runtime, CRAWL, ref.id, {"urls": listed, "chunk_size": 5})
     assert slices(runtime, ref) == [("urls", "cat", 0, 5), ("urls", "cat", 1, 2)]
     found = ledger.chunks_of(runtime.sessions, ref)
-    assert [(wake.chunk_id, wake.task_id) for wake in wakes] == [(each.id, str(each.task_id)) for each in found]
+    assert [(message.chunk_id, message.task_id) for message in messages] == [
+        (each.id, str(each.task_id)) for each in found
+    ]
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.total_chunks, job.progress) == (JobStatus.RUNNING, 2, 0)
-    assert job.task_ids == [wake.task_id for wake in wakes]
+    assert job.task_ids == [message.task_id for message in messages]
     assert job.started_at is not None
     assert actions(runtime, ref) == ["started"]
     assert last_details(runtime, ref) == {"chunks": 2, "max_images": 7, "sources": ["urls"]}
@@ -63,16 +68,16 @@ def test_a_pending_job_is_planned_with_the_options_of_its_message(runtime: Runti
 def test_only_as_many_chunks_are_announced_as_the_window_allows(runtime: Runtime) -> None:
     narrow = replace(runtime, settings=runtime.settings.model_copy(update={"dispatch_window": 3}))
     listed = [f"https://example.org/{number}.jpg" for number in range(10)]
-    ref, wakes = start(narrow, listed, chunk_size=1)
-    assert [wake.chunk_id for wake in wakes] == ledger.ids_of(runtime.sessions, ref)[:3]
+    ref, messages = start(narrow, listed, chunk_size=1)
+    assert [message.chunk_id for message in messages] == ledger.ids_of(runtime.sessions, ref)[:3]
 
 
 def test_starting_twice_or_late_plans_once(runtime: Runtime, host: HostileServer) -> None:
     listed = good(host, "again", 2)
-    ref, wakes = start(runtime, listed)
-    assert planner.start(runtime, ref.id, {"urls": listed}) == []
-    drive(runtime, wakes)
-    assert planner.start(runtime, ref.id, {"urls": listed}) == []
+    ref, messages = start(runtime, listed)
+    assert submission.start(runtime, CRAWL, ref.id, {"urls": listed}) == []
+    drive(runtime, messages)
+    assert submission.start(runtime, CRAWL, ref.id, {"urls": listed}) == []
     assert len(ledger.ids_of(runtime.sessions, ref)) == 1
     assert actions(runtime, ref) == ["started", "completed"]
 
@@ -80,9 +85,9 @@ def test_starting_twice_or_late_plans_once(runtime: Runtime, host: HostileServer
 def test_starting_from_many_workers_at_once_plans_once(runtime: Runtime) -> None:
     ref = make_job(runtime, max_images=20)
     listed = [f"https://example.org/{number}.jpg" for number in range(20)]
-    begin = partial(planner.start, runtime, ref.id, {"urls": listed, "chunk_size": 10})
-    wakes = at_once(*[begin] * 8)
-    assert sorted(len(found) for found in wakes) == [0] * 7 + [2]
+    begin = partial(submission.start, runtime, CRAWL, ref.id, {"urls": listed, "chunk_size": 10})
+    messages = at_once(*[begin] * 8)
+    assert sorted(len(found) for found in messages) == [0] * 7 + [2]
     assert len(ledger.ids_of(runtime.sessions, ref)) == 2
     assert actions(runtime, ref) == ["started"]
 
@@ -95,7 +100,7 @@ def test_a_job_that_is_not_pending_is_left_as_it_is(runtime: Runtime, ended: Job
     ledger.execute(runtime.sessions, statement, s=ended, p=100 * (ended == "completed"), e=over, id=ref.id)
     before = query(runtime, "SELECT * FROM crawl_jobs")
     for asked in ({"urls": ["https://example.org/a.jpg"]}, {}, {"color": "red"}):
-        assert planner.start(runtime, ref.id, asked) == []
+        assert submission.start(runtime, CRAWL, ref.id, asked) == []
     assert query(runtime, "SELECT * FROM crawl_jobs") == before
     assert query(runtime, "SELECT * FROM pixcrawler.crawl_plans") == []
     assert actions(runtime, ref) == []
@@ -103,23 +108,23 @@ def test_a_job_that_is_not_pending_is_left_as_it_is(runtime: Runtime, ended: Job
 
 def test_a_job_that_is_unknown_is_told_so(runtime: Runtime) -> None:
     with pytest.raises(UnknownJobError, match=f"there is no crawl job {NOBODY.id}"):
-        planner.start(runtime, NOBODY.id, {})
+        submission.start(runtime, CRAWL, NOBODY.id, {})
     with pytest.raises(UnknownJobError):
-        planner.retry(runtime, NOBODY.id)
+        submission.retry(runtime, CRAWL, NOBODY.id)
     with pytest.raises(UnknownJobError):
-        planner.cancel(runtime, NOBODY.id)
-    assert planner.conclude(runtime, NOBODY.id) == []
+        submission.cancel(runtime, CRAWL, NOBODY.id)
+    assert submission.conclude(runtime, CRAWL, NOBODY.id) == []
 
 
 def test_options_in_the_message_replace_those_that_were_kept_until_the_job_is_planned(runtime: Runtime) -> None:
     ref = make_job(runtime, max_images=4)
     kept = options.parse({"urls": [f"https://example.org/kept-{n}.jpg" for n in range(9)], "chunk_size": 3})
     with runtime.sessions.begin() as session:
-        planner.keep(runtime, session, ref.id, kept)
-    planner.start(runtime, ref.id, {"urls": ["https://example.org/new.jpg"], "chunk_size": 2})
+        planner.record_options(runtime, session, ref.id, kept)
+    submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/new.jpg"], "chunk_size": 2})
     assert slices(runtime, ref) == [("urls", "cat", 0, 2)]
     assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(["https://example.org/new.jpg"],)]
-    planner.start(runtime, ref.id, {"urls": ["https://example.org/late.jpg"]})
+    submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/late.jpg"]})
     assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(["https://example.org/new.jpg"],)]
 
 
@@ -127,8 +132,8 @@ def test_a_message_without_options_starts_with_those_that_were_kept(runtime: Run
     ref = make_job(runtime, max_images=4)
     kept = options.parse({"urls": [f"https://example.org/kept-{n}.jpg" for n in range(9)], "chunk_size": 3})
     with runtime.sessions.begin() as session:
-        planner.keep(runtime, session, ref.id, kept)
-    planner.start(runtime, ref.id, {})
+        planner.record_options(runtime, session, ref.id, kept)
+    submission.start(runtime, CRAWL, ref.id, {})
     assert slices(runtime, ref) == [("urls", "cat", 0, 3), ("urls", "cat", 1, 1)]
 
 
@@ -155,7 +160,7 @@ def test_what_cannot_be_planned_fails_with_its_reason_in_the_owners_log(
     closed = Shelf(lambda _: Page((), more=False), lacks="set a key")
     ref = make_job(runtime, **values)
     there = offering(runtime, commons=closed, gallery=closed, openverse=closed, closed=closed)
-    assert planner.start(there, ref.id, asked) == []
+    assert submission.start(there, CRAWL, ref.id, asked) == []
     assert status(runtime, ref) is JobStatus.FAILED
     entry = first(log_of(runtime, ref))
     assert (entry.action, entry.resource_type, entry.resource_id) == ("crawl_job.failed", "crawl_job", str(ref.id))
@@ -174,8 +179,8 @@ def test_without_options_every_usable_source_but_the_list_is_asked(runtime: Runt
         gallery=shelf(*good(host, "usable-g", 2)),
         openverse=closed,
     )
-    ref, wakes = start(there)
-    drive(there, wakes)
+    ref, messages = start(there)
+    drive(there, messages)
     assert {part[0] for part in slices(runtime, ref)} == {"commons", "gallery"}
     assert len(urls_of(runtime, ref)) == 4
 
@@ -185,8 +190,8 @@ def test_without_options_every_usable_source_but_the_list_is_asked(runtime: Runt
 
 def test_the_end_of_a_job_is_told_with_counts_and_reasons(runtime: Runtime, host: HostileServer) -> None:
     broken = [host.url(f"/fault/{kind}/told-{n}") for kind, count in (("404", 3), ("html", 2)) for n in range(count)]
-    ref, wakes = start(runtime, [*good(host, "told", 4), *broken], job={"max_images": 50}, chunk_size=5)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, [*good(host, "told", 4), *broken], job={"max_images": 50}, chunk_size=5)
+    drive(runtime, messages)
     assert actions(runtime, ref) == ["started", "completed"]
     assert last_details(runtime, ref) == {
         "images": 4,
@@ -205,8 +210,8 @@ def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> Non
         raise PermanentError("the key is wrong")
 
     there = offering(runtime, shelf=Shelf(refused))
-    ref, wakes = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 10})
-    drive(there, wakes)
+    ref, messages = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 10})
+    drive(there, messages)
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.failed_chunks, job.total_chunks) == (JobStatus.FAILED, 2, 2)
     assert actions(runtime, ref) == ["started", "failed"]
@@ -217,32 +222,32 @@ def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> Non
 
 
 def test_cancelling_twice_at_once_and_late_is_told_once(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "cancel", 6), chunk_size=2)
-    wakes = run(runtime, wakes)
-    ledger.claim(runtime.sessions, wakes[0].chunk_id)
-    at_once(*[partial(planner.cancel, runtime, ref.id)] * 4)
-    planner.cancel(runtime, ref.id)
+    ref, messages = start(runtime, good(host, "cancel", 6), chunk_size=2)
+    messages = run(runtime, messages)
+    ledger.claim(runtime.sessions, messages[0].chunk_id)
+    at_once(*[partial(submission.cancel, runtime, CRAWL, ref.id)] * 4)
+    submission.cancel(runtime, CRAWL, ref.id)
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.COMPLETED, *[ChunkState.CANCELLED] * 2]
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.active_chunks, job.valid_images) == (JobStatus.CANCELLED, 0, 2)
     assert actions(runtime, ref) == ["started", "cancelled"]
-    drive(runtime, wakes)
-    assert planner.conclude(runtime, ref.id) == []
+    drive(runtime, messages)
+    assert submission.conclude(runtime, CRAWL, ref.id) == []
     assert len(urls_of(runtime, ref)) == 2
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "over", 1))
-    drive(runtime, wakes)
-    planner.cancel(runtime, ref.id)
+    ref, messages = start(runtime, good(host, "over", 1))
+    drive(runtime, messages)
+    submission.cancel(runtime, CRAWL, ref.id)
     assert status(runtime, ref) is JobStatus.COMPLETED
     assert actions(runtime, ref) == ["started", "completed"]
 
 
 def test_a_pending_job_that_is_cancelled_is_never_planned(runtime: Runtime) -> None:
     ref = make_job(runtime)
-    planner.cancel(runtime, ref.id)
-    assert planner.start(runtime, ref.id, {"urls": ["https://example.org/a.jpg"]}) == []
+    submission.cancel(runtime, CRAWL, ref.id)
+    assert submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/a.jpg"]}) == []
     assert (status(runtime, ref), actions(runtime, ref)) == (JobStatus.CANCELLED, ["cancelled"])
 
 
@@ -251,13 +256,13 @@ def test_a_pending_job_that_is_cancelled_is_never_planned(runtime: Runtime) -> N
 
 def test_a_cancelled_job_that_is_retried_brings_the_rest(runtime: Runtime, host: HostileServer) -> None:
     listed = good(host, "rest", 6)
-    ref, wakes = start(runtime, listed, chunk_size=2)
-    run(runtime, wakes)
-    planner.cancel(runtime, ref.id)
-    again = planner.retry(runtime, ref.id)
+    ref, messages = start(runtime, listed, chunk_size=2)
+    run(runtime, messages)
+    submission.cancel(runtime, CRAWL, ref.id)
+    again = submission.retry(runtime, CRAWL, ref.id)
     assert len(again) == 2
-    assert not {wake.task_id for wake in again} & {wake.task_id for wake in wakes}
-    assert planner.retry(runtime, ref.id) == []
+    assert not {message.task_id for message in again} & {message.task_id for message in messages}
+    assert submission.retry(runtime, CRAWL, ref.id) == []
     drive(runtime, again)
     assert urls_of(runtime, ref) == set(listed)
     assert all(host.hits[f"/good/rest-{number}.jpg"] == 1 for number in range(6))
@@ -268,26 +273,26 @@ def test_a_job_that_was_cancelled_by_hand_can_be_retried(runtime: Runtime, host:
     listed = good(host, "retried-by-hand", 2)
     ref, _ = start(runtime, listed)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
-    drive(runtime, planner.retry(runtime, ref.id))
+    drive(runtime, submission.retry(runtime, CRAWL, ref.id))
     assert (status(runtime, ref), urls_of(runtime, ref)) == (JobStatus.COMPLETED, set(listed))
 
 
 def test_a_job_that_was_cancelled_when_all_was_done_is_completed_by_a_retry(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    ref, wakes = start(runtime, good(host, "all-done", 2))
-    held = ledger.claim(runtime.sessions, first(wakes).chunk_id)
+    ref, messages = start(runtime, good(host, "all-done", 2))
+    held = ledger.claim(runtime.sessions, first(messages).chunk_id)
     with runtime.sessions.begin() as session:
         chunks.finish(session, held, result={"offered": 0, "stored": 0, "left": [], "more": False}, gains={})
-    planner.cancel(runtime, ref.id)
-    assert planner.retry(runtime, ref.id) == []
+    submission.cancel(runtime, CRAWL, ref.id)
+    assert submission.retry(runtime, CRAWL, ref.id) == []
     assert status(runtime, ref) is JobStatus.COMPLETED
 
 
 def test_retrying_from_many_workers_at_once_queues_once(runtime: Runtime, host: HostileServer) -> None:
     ref, _ = start(runtime, good(host, "many", 4), chunk_size=2)
-    planner.cancel(runtime, ref.id)
-    found = at_once(*[partial(planner.retry, runtime, ref.id)] * 4)
+    submission.cancel(runtime, CRAWL, ref.id)
+    found = at_once(*[partial(submission.retry, runtime, CRAWL, ref.id)] * 4)
     assert sorted(map(len, found)) == [0, 0, 0, 2]
     drive(runtime, next(filter(None, found)))
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 4)
@@ -303,25 +308,25 @@ def test_a_failed_job_that_is_retried_runs_its_failed_chunks_only(runtime: Runti
 
     source = Shelf(answer)
     there = offering(runtime, shelf=source)
-    ref, wakes = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 4}, max_rounds=1)
-    drive(there, wakes)
+    ref, messages = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 4}, max_rounds=1)
+    drive(there, messages)
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 2)
     found["dog"] = good(host, "failed-dog", 2)
     del source.asked[:]
-    drive(there, planner.retry(there, ref.id))
+    drive(there, submission.retry(there, CRAWL, ref.id))
     assert [asked.text for asked in source.asked] == ["dog"]
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 4)
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "completed"])
 def test_where_there_is_nothing_to_retry_nothing_happens(runtime: Runtime, host: HostileServer, state: str) -> None:
-    ref, wakes = start(runtime, good(host, f"nothing-{state}", 1))
+    ref, messages = start(runtime, good(host, f"nothing-{state}", 1))
     if state == "completed":
-        drive(runtime, wakes)
+        drive(runtime, messages)
     elif state == "pending":
         ref = make_job(runtime)
     before = (status(runtime, ref), actions(runtime, ref), slices(runtime, ref))
-    assert planner.retry(runtime, ref.id) == []
+    assert submission.retry(runtime, CRAWL, ref.id) == []
     assert (status(runtime, ref), actions(runtime, ref), slices(runtime, ref)) == before
 
 
@@ -334,12 +339,12 @@ def test_a_job_that_failed_before_it_was_planned_is_planned_anew_with_its_correc
     asked = {"urls": listed, "min_width": 40}
     if kept == "by the command line":
         with runtime.sessions.begin() as session:
-            planner.keep(runtime, session, ref.id, options.parse(asked))
+            planner.record_options(runtime, session, ref.id, options.parse(asked))
         asked = {}
-    planner.start(runtime, ref.id, asked)
+    submission.start(runtime, CRAWL, ref.id, asked)
     assert status(runtime, ref) is JobStatus.FAILED
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET keywords = '[\"owl\"]' WHERE id = :id", id=ref.id)
-    drive(runtime, planner.retry(runtime, ref.id))
+    drive(runtime, submission.retry(runtime, CRAWL, ref.id))
     assert (status(runtime, ref), urls_of(runtime, ref)) == (JobStatus.COMPLETED, set(listed))
     assert slices(runtime, ref) == [("urls", "owl", 0, 100)]
     assert actions(runtime, ref) == ["failed", "started", "completed"]

@@ -29,10 +29,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledger import at_once
 
-from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import chunks
-from pixcrawler_worker.domain.lifecycle import MAX_ATTEMPTS, JobStatus
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.retry import MAX_ATTEMPTS
 from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Page, Query
 
@@ -44,14 +46,14 @@ pytestmark = pytest.mark.usefixtures("sound")
 
 def test_concluding_at_once_from_two_workers_plans_one_round(runtime: Runtime, host: HostileServer) -> None:
     listed = [host.url(f"/fault/404/once-{number}") for number in range(20)]
-    ref, wakes = start(runtime, listed, job={"max_images": 3}, chunk_size=3)
+    ref, messages = start(runtime, listed, job={"max_images": 3}, chunk_size=3)
     # The message that concludes is lost: everybody finds the job at the same moment.
-    held = ledger.claim(runtime.sessions, first(wakes).chunk_id)
+    held = ledger.claim(runtime.sessions, first(messages).chunk_id)
     with runtime.sessions.begin() as session:
         chunks.finish(
             session, held, result={"offered": 3, "stored": 0, "left": [], "more": True, "reasons": {}}, gains={}
         )
-    found = at_once(*[partial(planner.conclude, runtime, ref.id)] * 6)
+    found = at_once(*[partial(submission.conclude, runtime, CRAWL, ref.id)] * 6)
     assert sum(map(bool, found)) == 1
     assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(2,)]
     assert sorted(part[2] for part in slices(runtime, ref)) == list(range(len(slices(runtime, ref))))
@@ -62,16 +64,16 @@ def test_rounds_go_on_until_the_images_are_there(
     runtime: Runtime, host: HostileServer, broken: int, rounds: int
 ) -> None:
     bad = [host.url(f"/fault/404/rounds-{broken}-{number}") for number in range(broken)]
-    ref, wakes = start(runtime, [*bad, *good(host, f"rounds-{broken}", 30)], job={"max_images": 5}, chunk_size=5)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, [*bad, *good(host, f"rounds-{broken}", 30)], job={"max_images": 5}, chunk_size=5)
+    drive(runtime, messages)
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.valid_images, job.progress) == (JobStatus.COMPLETED, 5, 100)
     assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(rounds,)]
 
 
 def test_rounds_end_when_every_source_is_exhausted(runtime: Runtime, host: HostileServer) -> None:
-    ref, wakes = start(runtime, good(host, "exhausted", 7), job={"max_images": 50}, chunk_size=3, max_rounds=100)
-    drive(runtime, wakes)
+    ref, messages = start(runtime, good(host, "exhausted", 7), job={"max_images": 50}, chunk_size=3, max_rounds=100)
+    drive(runtime, messages)
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 7)
 
 
@@ -81,10 +83,10 @@ def test_rounds_end_when_they_are_used_up(runtime: Runtime, host: HostileServer,
         return replace(page_of(good(host, "used-up", asked.page_size), replace(asked, page=0)), more=True)
 
     endless = Shelf(nothing_new)
-    ref, wakes = start(
+    ref, messages = start(
         offering(runtime, endless=endless), sources=["endless"], job={"max_images": 9}, chunk_size=3, max_rounds=most
     )
-    drive(offering(runtime, endless=endless), wakes)
+    drive(offering(runtime, endless=endless), messages)
     assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(most,)]
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 3)
 
@@ -92,7 +94,9 @@ def test_rounds_end_when_they_are_used_up(runtime: Runtime, host: HostileServer,
 def test_several_sources_take_turns_and_equal_parts(runtime: Runtime, host: HostileServer) -> None:
     both = {name: shelf(*good(host, f"turns-{name}", 20)) for name in ("one", "two")}
     there = offering(runtime, **both)
-    ref, wakes = start(there, sources=["one", "two"], job={"keywords": ["cat", "dog"], "max_images": 24}, chunk_size=3)
+    ref, messages = start(
+        there, sources=["one", "two"], job={"keywords": ["cat", "dog"], "max_images": 24}, chunk_size=3
+    )
     planned = slices(runtime, ref)
     assert Counter((source, label) for source, label, _, _ in planned) == {
         (source, label): 2 for source in ("one", "two") for label in ("cat", "dog")
@@ -100,7 +104,7 @@ def test_several_sources_take_turns_and_equal_parts(runtime: Runtime, host: Host
     assert {label for _, label, _, _ in planned[:4]} == {"cat", "dog"}
     assert {source for source, _, _, _ in planned[:4]} == {"one", "two"}
     assert sum(quota for *_, quota in planned) == 24
-    drive(there, wakes)
+    drive(there, messages)
     assert status(runtime, ref) is JobStatus.COMPLETED
     # Both keywords get the same pictures of a source, and a job keeps each address once: later pages fill up.
     counts = query(runtime, "SELECT label, count(*) FROM pixcrawler.image_facts GROUP BY 1 ORDER BY 1")
@@ -112,11 +116,11 @@ def test_where_one_source_is_down_the_other_fills_up(runtime: Runtime, host: Hos
         raise TransientError("busy")
 
     there = offering(runtime, down=Shelf(busy), well=shelf(*good(host, "fills-up", 40)))
-    ref, wakes = start(there, sources=["down", "well"], job={"max_images": 10}, chunk_size=10)
+    ref, messages = start(there, sources=["down", "well"], job={"max_images": 10}, chunk_size=10)
     assert slices(runtime, ref) == [("down", "cat", 0, 5), ("well", "cat", 0, 5)]
     for _ in range(3):
         assert status(runtime, ref) is JobStatus.RUNNING
-        drive(there, wakes)
+        drive(there, messages)
         ledger.make_due(runtime.sessions, ref)
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.valid_images, job.failed_chunks) == (JobStatus.COMPLETED, 10, 1)
@@ -128,10 +132,10 @@ def test_a_source_without_others_beside_it_is_waited_for_longer(runtime: Runtime
         raise TransientError("busy")
 
     there = offering(runtime, down=Shelf(busy))
-    ref, wakes = start(there, sources=["down", "down"])
+    ref, messages = start(there, sources=["down", "down"])
     for _ in range(MAX_ATTEMPTS):
         assert status(runtime, ref) is JobStatus.RUNNING
-        drive(there, wakes)
+        drive(there, messages)
         ledger.make_due(runtime.sessions, ref)
     assert status(runtime, ref) is JobStatus.FAILED
     assert last_details(runtime, ref)["errors"] == {"busy": 1}
@@ -148,13 +152,13 @@ def test_a_source_that_wishes_to_be_left_alone_is_waited_for_whoever_is_beside_i
         return page_of(good(host, "throttled", 5), asked)
 
     there = offering(runtime, one=Shelf(throttled), other=shelf(*good(host, "beside-throttled", 5)))
-    ref, wakes = start(there, sources=["one", "other"], job={"max_images": 10}, chunk_size=10)
+    ref, messages = start(there, sources=["one", "other"], job={"max_images": 10}, chunk_size=10)
     while wishes:
-        drive(there, wakes)
+        drive(there, messages)
         ((rest,),) = query(runtime, "SELECT max(available_at) - clock_timestamp() FROM pixcrawler.chunks")
         assert timedelta(seconds=7) < rest < timedelta(seconds=18)
         ledger.make_due(runtime.sessions, ref)
-    drive(there, wakes)
+    drive(there, messages)
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.valid_images, job.failed_chunks) == (JobStatus.COMPLETED, 10, 0)
 
@@ -163,8 +167,8 @@ def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: Host
     found = {"cat": good(host, "cap-cat", 20), "dog": good(host, "cap-dog", 20)}
     there = offering(runtime, shelf=Shelf(lambda asked: page_of(found[asked.text], asked)))
     keywords: list[object] = [{"query": "cat", "label": "feline", "max_images": 3}, "dog"]
-    ref, wakes = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 12}, chunk_size=4)
-    drive(there, wakes)
+    ref, messages = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 12}, chunk_size=4)
+    drive(there, messages)
     counts = query(runtime, "SELECT label, query, count(*) FROM pixcrawler.image_facts GROUP BY 1, 2 ORDER BY 1")
     assert counts == [("dog", "dog", 9), ("feline", "cat", 3)]
     assert status(runtime, ref) is JobStatus.COMPLETED
@@ -173,9 +177,9 @@ def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: Host
 def test_five_images_over_seven_keywords_are_one_for_each_of_five(runtime: Runtime, host: HostileServer) -> None:
     keywords = [f"k{number}" for number in range(7)]
     there = offering(runtime, shelf=Shelf(lambda asked: page_of(good(host, f"five-{asked.text}", 5), asked)))
-    ref, wakes = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 5})
+    ref, messages = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 5})
     assert slices(runtime, ref) == [("shelf", keyword, 0, 1) for keyword in keywords[:5]]
-    drive(there, wakes)
+    drive(there, messages)
     assert query(runtime, "SELECT label FROM pixcrawler.image_facts ORDER BY 1") == [(k,) for k in keywords[:5]]
 
 
@@ -183,9 +187,9 @@ def test_a_row_that_is_broken_under_a_running_job_ends_it_with_what_it_has(
     runtime: Runtime, host: HostileServer
 ) -> None:
     bad = [host.url(f"/fault/404/under-{number}") for number in range(3)]
-    ref, wakes = start(runtime, [*good(host, "under", 2), *bad], job={"max_images": 4}, chunk_size=2)
+    ref, messages = start(runtime, [*good(host, "under", 2), *bad], job={"max_images": 4}, chunk_size=2)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET keywords = '7' WHERE id = :id", id=ref.id)
-    drive(runtime, wakes)
+    drive(runtime, messages)
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 2)
     assert "keywords must be an array" in last_details(runtime, ref)["reason"]
 
@@ -195,11 +199,11 @@ def test_a_source_that_loses_its_configuration_ends_the_job_with_what_it_has(
 ) -> None:
     source = shelf(*good(host, "loses", 4))
     there = offering(runtime, shelf=source)
-    ref, wakes = start(there, sources=["shelf"], job={"max_images": 9}, chunk_size=2)
+    ref, messages = start(there, sources=["shelf"], job={"max_images": 9}, chunk_size=2)
     for _ in range(2):
-        wakes = run(there, wakes)
+        messages = run(there, messages)
     source.lacks = "set its key"
-    drive(there, wakes)
+    drive(there, messages)
     assert status(runtime, ref) is JobStatus.COMPLETED
     assert last_details(runtime, ref)["reason"] == "source 'shelf' cannot be used: set its key"
 
@@ -231,8 +235,10 @@ SHAPES = st.builds(
 def test_a_job_of_any_shape_ends_with_exact_counters(runtime: Runtime, host: HostileServer, shape: Shape) -> None:
     paths = {"good": "/good/shape-{}.jpg", "same": "/good/shape-same.jpg"}
     listed = [host.url(paths.get(kind, f"/fault/{kind}/shape-{{}}").format(n)) for n, kind in enumerate(shape.kinds)]
-    ref, wakes = start(runtime, listed, job={"max_images": shape.wanted}, chunk_size=shape.chunk_size, max_rounds=100)
-    drive(runtime, wakes)
+    ref, messages = start(
+        runtime, listed, job={"max_images": shape.wanted}, chunk_size=shape.chunk_size, max_rounds=100
+    )
+    drive(runtime, messages)
     ledger.check(runtime.sessions, ref)
     job = ledger.crawl_job(runtime.sessions, ref)
     kinds = Counter(shape.kinds)

@@ -7,27 +7,23 @@ from functools import partial
 
 import ledger
 import pytest
-from factories import make_image, start_job
+from factories import TABLES, make_image, start_job
 from ledger import LEASE, at_once
 from sqlalchemy import func, select, text
 
-from pixcrawler_worker.db import chunks, jobs
-from pixcrawler_worker.db.chunks import Claim, Hold, Reaped
-from pixcrawler_worker.db.jobs import NotRunningError
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.session import Sessions, transact
-from pixcrawler_worker.domain.lifecycle import (
-    MAX_ATTEMPTS,
-    MOST_ATTEMPTS,
-    ChunkState,
-    JobKind,
-    JobRef,
-    JobStatus,
-    job_status,
-)
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
+from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, job_status
+from pixcrawler_worker.domain.retry import MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_DEFERRALS
 
-GAINS = {JobKind.CRAWL: "downloaded_images", JobKind.VALIDATION: "validated_images", JobKind.EXPORT: "exported_images"}
-every_kind = pytest.mark.parametrize("kind", JobKind)
+GAINS = {CRAWL_JOBS: "downloaded_images", VALIDATION_JOBS: "validated_images", EXPORT_JOBS: "exported_images"}
+every_kind = pytest.mark.parametrize("kind", TABLES, ids=repr)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +33,7 @@ def clean(sessions: Sessions) -> None:
 
 
 def reap(sessions: Sessions) -> Reaped | None:
-    return transact(sessions, chunks.reap)
+    return transact(sessions, ledger.reap)
 
 
 def rest(sessions: Sessions, chunk_id: int) -> timedelta:
@@ -69,7 +65,7 @@ def test_only_one_of_many_workers_claims_a_chunk(sessions: Sessions) -> None:
 
     def claimer(number: int) -> Callable[[], Claim | None]:
         return lambda: transact(
-            sessions, lambda session: chunks.claim(session, chunk_id, owner=str(number), lease=LEASE)
+            sessions, lambda session: chunks.claim(session, CRAWL_JOBS, chunk_id, owner=str(number), lease=LEASE)
         )
 
     claims = at_once(*map(claimer, range(16)))
@@ -81,16 +77,18 @@ def test_only_one_of_many_workers_claims_a_chunk(sessions: Sessions) -> None:
 def test_many_workers_claim_and_finish_many_chunks_of_one_job(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=16)
 
-    def worker(chunk_id: int) -> Callable[[], bool]:
-        def run() -> bool:
-            claim = transact(sessions, lambda s: chunks.claim(s, chunk_id, owner=str(chunk_id), lease=LEASE))
+    def worker(chunk_id: int) -> Callable[[], ChunkOutcome]:
+        def run() -> ChunkOutcome:
+            claim = transact(
+                sessions, lambda s: chunks.claim(s, CRAWL_JOBS, chunk_id, owner=str(chunk_id), lease=LEASE)
+            )
             assert claim is not None
             return transact(sessions, lambda s: chunks.finish(s, claim, result={}, gains={"downloaded_images": 3}))
 
         return run
 
     ended = at_once(*map(worker, ledger.ids_of(sessions, ref)))
-    assert ended.count(True) == 1
+    assert ended.count(ChunkOutcome.JOB_FINISHED) == 1
     job = ledger.crawl_job(sessions, ref)
     assert (job.active_chunks, job.completed_chunks, job.downloaded_images, job.progress) == (0, 16, 48, 99)
     ledger.check(sessions, ref)
@@ -101,7 +99,7 @@ def test_a_claim_whose_answer_was_lost_is_found_again(sessions: Sessions) -> Non
     (chunk_id,) = ledger.ids_of(sessions, ref)
     assert ledger.claim(sessions, chunk_id, owner="me") == ledger.claim(sessions, chunk_id, owner="me")
     with sessions.begin() as session:
-        assert chunks.claim(session, chunk_id, owner="you", lease=LEASE) is None
+        assert chunks.claim(session, CRAWL_JOBS, chunk_id, owner="you", lease=LEASE) is None
     ledger.check(sessions, ref)
 
 
@@ -110,22 +108,33 @@ def test_messages_about_chunks_that_are_not_to_be_run_change_nothing(sessions: S
     ended, resting = ledger.ids_of(sessions, ref)
     ledger.finish(sessions, ledger.claim(sessions, ended))
     with sessions.begin() as session:
-        chunks.give_back(session, ledger.claim(sessions, resting), error="busy")
+        chunks.release(session, ledger.claim(sessions, resting), error="busy", jitter=0.5)
     for chunk_id in (ended, resting, 0):
         with sessions.begin() as session:
-            assert chunks.claim(session, chunk_id, owner="worker", lease=LEASE) is None
+            assert chunks.claim(session, CRAWL_JOBS, chunk_id, owner="worker", lease=LEASE) is None
     assert ledger.states_of(sessions, ref) == [ChunkState.COMPLETED, ChunkState.QUEUED]
     ledger.check(sessions, ref)
 
 
 @every_kind
-def test_a_chunk_of_a_job_that_does_not_run_is_not_claimed(sessions: Sessions, kind: JobKind) -> None:
+def test_a_chunk_of_a_job_that_does_not_run_is_not_claimed(sessions: Sessions, kind: JobTable) -> None:
     ref = start_job(sessions, kind=kind)
     (chunk_id,) = ledger.ids_of(sessions, ref)
     with sessions.begin() as session:
         assert jobs.cancel(session, ref)
     with pytest.raises(NotRunningError), sessions.begin() as session:
-        chunks.claim(session, chunk_id, owner="worker", lease=LEASE)
+        chunks.claim(session, kind, chunk_id, owner="worker", lease=LEASE)
+    assert ledger.states_of(sessions, ref) == [ChunkState.QUEUED]
+
+
+@every_kind
+def test_a_message_about_a_chunk_of_another_kind_changes_nothing(sessions: Sessions, kind: JobTable) -> None:
+    ref = start_job(sessions, kind=kind)
+    (chunk_id,) = ledger.ids_of(sessions, ref)
+    for other in TABLES:
+        if other is not kind:
+            with sessions.begin() as session:
+                assert chunks.claim(session, other, chunk_id, owner="worker", lease=LEASE) is None
     assert ledger.states_of(sessions, ref) == [ChunkState.QUEUED]
 
 
@@ -156,14 +165,14 @@ def test_a_heartbeat_tells_a_worker_that_its_chunk_was_taken(sessions: Sessions)
 
 
 @every_kind
-def test_a_heartbeat_tells_a_worker_that_the_job_was_cancelled_or_deleted(sessions: Sessions, kind: JobKind) -> None:
+def test_a_heartbeat_tells_a_worker_that_the_job_was_cancelled_or_deleted(sessions: Sessions, kind: JobTable) -> None:
     ref = start_job(sessions, kind=kind)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
         jobs.cancel(session, ref)
     with sessions.begin() as session:
         assert not chunks.heartbeat(session, claim, lease=LEASE)
-    ledger.execute(sessions, f"DELETE FROM {kind}_jobs WHERE id = :id", id=ref.id)
+    ledger.execute(sessions, f"DELETE FROM {kind.name}_jobs WHERE id = :id", id=ref.id)
     with sessions.begin() as session:
         assert not chunks.heartbeat(session, claim, lease=LEASE)
 
@@ -176,7 +185,7 @@ def test_a_chunk_is_finished_once(sessions: Sessions) -> None:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     assert ledger.finish(sessions, claim, [make_image("a")])
     with sessions.begin() as session:
-        assert chunks.hold(session, claim) is Hold.DONE
+        assert chunks.lock_claim(session, claim) is ClaimState.FINISHED
     assert not ledger.finish(sessions, claim, [make_image("b")])
     job = ledger.crawl_job(sessions, ref)
     assert (job.valid_images, job.completed_chunks, job.progress) == (1, 1, 49)
@@ -187,9 +196,9 @@ def test_the_last_chunk_knows_that_it_is_the_last(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=2)
     first, second = (ledger.claim(sessions, chunk_id) for chunk_id in ledger.ids_of(sessions, ref))
     with sessions.begin() as session:
-        assert not chunks.finish(session, first, result={}, gains={})
+        assert chunks.finish(session, first, result={}, gains={}) is ChunkOutcome.CONTINUES
     with sessions.begin() as session:
-        assert chunks.give_up(session, second, error="no such page")
+        assert chunks.fail(session, second, error="no such page") is ChunkOutcome.JOB_FINISHED
     ledger.check(sessions, ref)
 
 
@@ -205,9 +214,9 @@ def test_a_zombie_can_neither_finish_nor_fail_the_chunk_of_the_living(sessions: 
             assert ledger.finish(sessions, live, [make_image("a")])
         assert not ledger.finish(sessions, zombie, [make_image("b")])
         with sessions.begin() as session:
-            assert chunks.hold(session, zombie) is Hold.LOST
-            assert not chunks.give_back(session, zombie, error="busy")
-            assert not chunks.give_up(session, zombie, error="broken")
+            assert chunks.lock_claim(session, zombie) is ClaimState.LOST
+            assert chunks.release(session, zombie, error="busy", jitter=0.5) is ChunkOutcome.LOST
+            assert chunks.fail(session, zombie, error="broken") is ChunkOutcome.LOST
         assert ledger.states_of(sessions, ref) == [state]
         ledger.check(sessions, ref)
     assert ledger.chunks_of(sessions, ref)[0].error is None
@@ -218,10 +227,10 @@ def test_a_result_for_a_deleted_job_is_dropped(sessions: Sessions) -> None:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     ledger.execute(sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=ref.id)
     with sessions.begin() as session:
-        assert chunks.hold(session, claim) is Hold.LOST
-        assert not chunks.give_back(session, claim, error="busy")
+        assert chunks.lock_claim(session, claim) is ClaimState.LOST
+        assert chunks.release(session, claim, error="busy", jitter=0.5) is ChunkOutcome.LOST
     with sessions.begin() as session:
-        assert chunks.claim(session, claim.chunk_id, owner="worker", lease=LEASE) is None
+        assert chunks.claim(session, CRAWL_JOBS, claim.chunk_id, owner="worker", lease=LEASE) is None
     assert reap(sessions) is None
 
 
@@ -234,14 +243,14 @@ def test_a_chunk_that_is_given_back_rests_longer_every_time_and_fails_at_last(se
     for seconds in (5, 20, 80, 320):
         claim = ledger.claim(sessions, chunk_id)
         with sessions.begin() as session:
-            assert not chunks.give_back(session, claim, error="busy")
+            assert chunks.release(session, claim, error="busy", jitter=0.5) is ChunkOutcome.CONTINUES
         assert seconds - 1 < rest(sessions, chunk_id).total_seconds() <= seconds * 1.25
         ledger.check(sessions, ref)
         ledger.make_due(sessions, ref)
     claim = ledger.claim(sessions, chunk_id)
     assert claim.attempt == MAX_ATTEMPTS
     with sessions.begin() as session:
-        assert chunks.give_back(session, claim, error="busy")
+        assert chunks.release(session, claim, error="busy", jitter=0.5) is ChunkOutcome.JOB_FINISHED
     (chunk,) = ledger.chunks_of(sessions, ref)
     assert (chunk.state, chunk.error) == (ChunkState.FAILED, "busy")
     ledger.check(sessions, ref)
@@ -254,19 +263,19 @@ def test_a_chunk_rests_as_long_as_somebody_wishes_to_be_left_alone(
     ref = start_job(sessions)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
-        assert not chunks.give_back(session, claim, error="busy", wish=timedelta(seconds=seconds))
+        chunks.release(session, claim, error="busy", jitter=0.5, retry_after=timedelta(seconds=seconds))
     assert least - 0.5 < rest(sessions, claim.chunk_id).total_seconds() <= least * 2
 
 
 def test_a_wish_to_be_left_alone_is_no_failed_attempt_and_not_granted_for_ever(sessions: Sessions) -> None:
     ref = start_job(sessions)
     (chunk_id,) = ledger.ids_of(sessions, ref)
-    for attempt in range(1, MOST_ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS_WITH_DEFERRALS + 1):
         claim = ledger.claim(sessions, chunk_id)
         assert claim.attempt == attempt
         with sessions.begin() as session:
-            ended = chunks.give_back(session, claim, error="busy", wish=timedelta(seconds=1))
-        assert ended == (attempt == MOST_ATTEMPTS)
+            ended = chunks.release(session, claim, error="busy", jitter=0.5, retry_after=timedelta(seconds=1))
+        assert (ended is ChunkOutcome.JOB_FINISHED) == (attempt == MAX_ATTEMPTS_WITH_DEFERRALS)
         ledger.make_due(sessions, ref)
     assert ledger.states_of(sessions, ref) == [ChunkState.FAILED]
     ledger.check(sessions, ref)
@@ -280,17 +289,17 @@ def test_nobody_is_left_alone_for_longer_than_a_job_can_wait(sessions: Sessions)
     ref = start_job(sessions)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
-        assert chunks.give_back(session, claim, error="busy for 1000 s", wish=timedelta(seconds=1000))
+        chunks.release(session, claim, error="busy for 1000 s", jitter=0.5, retry_after=timedelta(seconds=1000))
     (chunk,) = ledger.chunks_of(sessions, ref)
-    assert (chunk.state, chunk.error) == (ChunkState.FAILED, "busy for 1000 s, which is too long to wait for")
+    assert (chunk.state, chunk.error) == (ChunkState.FAILED, "busy for 1000 s: more than the 900 s that a chunk waits")
 
 
 def test_an_error_is_kept_up_to_a_readable_length(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=2)
     first, second = (ledger.claim(sessions, chunk_id) for chunk_id in ledger.ids_of(sessions, ref))
     with sessions.begin() as session:
-        chunks.give_up(session, first, error="x" * 100_000)
-        chunks.give_up(session, second, error="a\0b\ud800c")
+        chunks.fail(session, first, error="x" * 100_000)
+        chunks.fail(session, second, error="a\0b\ud800c")
     assert [len(chunk.error or "") for chunk in ledger.chunks_of(sessions, ref)] == [2000, 4]
 
 
@@ -304,18 +313,18 @@ def test_a_silent_workers_chunk_is_given_to_others_once_and_is_poison_the_second
     ledger.claim(sessions, chunk_id, owner="first")
     assert reap(sessions) is None, "its lease is not over"
     ledger.silence(sessions, chunk_id)
-    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.QUEUED, job_ended=False)
+    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.QUEUED)
     assert reap(sessions) is None
     ledger.check(sessions, ref)
     ledger.claim(sessions, chunk_id, owner="second")
     ledger.silence(sessions, chunk_id)
-    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED, job_ended=False)
+    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED)
     assert ledger.states_of(sessions, ref) == [ChunkState.FAILED, ChunkState.RUNNING]
     ledger.silence(sessions, other)
     reap(sessions)
     ledger.claim(sessions, other, owner="third")
     ledger.silence(sessions, other)
-    assert reap(sessions) == Reaped(other, ref, ChunkState.FAILED, job_ended=True)
+    assert reap(sessions) == Reaped(other, ref, ChunkState.FAILED)
     ledger.check(sessions, ref)
 
 
@@ -324,11 +333,11 @@ def test_a_chunk_that_falls_silent_in_its_last_attempt_fails(sessions: Sessions)
     (chunk_id,) = ledger.ids_of(sessions, ref)
     for _ in range(MAX_ATTEMPTS - 1):
         with sessions.begin() as session:
-            chunks.give_back(session, ledger.claim(sessions, chunk_id), error="busy")
+            chunks.release(session, ledger.claim(sessions, chunk_id), error="busy", jitter=0.5)
         ledger.make_due(sessions, ref)
     ledger.claim(sessions, chunk_id)
     ledger.silence(sessions, chunk_id)
-    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED, job_ended=True)
+    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED)
 
 
 def test_chunks_of_jobs_that_do_not_run_do_not_block_those_behind_them(sessions: Sessions) -> None:
@@ -383,13 +392,13 @@ def test_the_lease_of_a_dead_worker_ends_at_once(sessions: Sessions) -> None:
     ledger.claim(sessions, chunk.id, owner="dead")
     ledger.claim(sessions, other.id, owner="alive")
     with sessions.begin() as session:
-        assert chunks.expire(session, "dead")
+        assert chunks.expire_lease(session, "dead")
     reaped = reap(sessions)
     assert reaped is not None
     assert reaped.chunk_id == chunk.id
     assert reap(sessions) is None
     with sessions.begin() as session:
-        assert not chunks.expire(session, "dead")
+        assert not chunks.expire_lease(session, "dead")
 
 
 def test_a_task_is_held_by_whoever_runs_its_chunk_now(sessions: Sessions) -> None:
@@ -398,7 +407,7 @@ def test_a_task_is_held_by_whoever_runs_its_chunk_now(sessions: Sessions) -> Non
 
     def holder(task_id: object) -> str | None:
         with sessions.begin() as session:
-            return chunks.holder(session, str(task_id))
+            return chunks.owner_of(session, str(task_id))
 
     assert holder(chunk.task_id) is None
     ledger.claim(sessions, chunk.id, owner="first")
@@ -415,33 +424,33 @@ def test_a_task_is_held_by_whoever_runs_its_chunk_now(sessions: Sessions) -> Non
 
 
 @every_kind
-def test_one_machinery_serves_every_kind_of_job(sessions: Sessions, kind: JobKind) -> None:
+def test_one_machinery_serves_every_kind_of_job(sessions: Sessions, kind: JobTable) -> None:
     ref = start_job(sessions, chunks=4, kind=kind)
     completed, given_back, given_up, reaped = ledger.ids_of(sessions, ref)
     with sessions.begin() as session:
         claim = ledger.claim(sessions, completed)
-        assert not chunks.finish(session, claim, result={"n": 1}, gains={GAINS[kind]: 3})
+        assert chunks.finish(session, claim, result={"n": 1}, gains={GAINS[kind]: 3}) is ChunkOutcome.CONTINUES
     with sessions.begin() as session:
-        assert not chunks.give_back(session, ledger.claim(sessions, given_back), error="busy")
+        chunks.release(session, ledger.claim(sessions, given_back), error="busy", jitter=0.5)
     with sessions.begin() as session:
-        assert not chunks.give_up(session, ledger.claim(sessions, given_up), error="broken")
+        chunks.fail(session, ledger.claim(sessions, given_up), error="broken")
     ledger.claim(sessions, reaped)
     ledger.silence(sessions, reaped)
-    assert reap(sessions) == Reaped(reaped, ref, ChunkState.QUEUED, job_ended=False)
+    assert reap(sessions) == Reaped(reaped, ref, ChunkState.QUEUED)
     assert _progress(sessions, ref) == 49
     claim = ledger.claim(sessions, reaped)
     with sessions.begin() as session:
-        assert not chunks.finish(session, claim, result={"n": 2}, gains={GAINS[kind]: 4})
+        assert chunks.finish(session, claim, result={"n": 2}, gains={GAINS[kind]: 4}) is ChunkOutcome.CONTINUES
     ledger.execute(sessions, "UPDATE pixcrawler.chunks SET available_at = clock_timestamp()")
     claim = ledger.claim(sessions, given_back)
     with sessions.begin() as session:
-        assert chunks.finish(session, claim, result={"n": 3}, gains={GAINS[kind]: 5})
+        assert chunks.finish(session, claim, result={"n": 3}, gains={GAINS[kind]: 5}) is ChunkOutcome.JOB_FINISHED
     assert _progress(sessions, ref) == 99
     with sessions.begin() as session:
         counters = jobs.counters(session, ref)
         assert (counters.total, counters.completed, counters.failed, counters.open) == (4, 3, 1, 0)
         assert job_status(counters) is JobStatus.COMPLETED
-        gained = session.scalar(text(f"SELECT {GAINS[kind]} FROM {kind}_jobs WHERE id = {ref.id}"))
+        gained = session.scalar(text(f"SELECT {GAINS[kind]} FROM {kind.name}_jobs WHERE id = {ref.id}"))
         assert gained == 12
         assert chunks.results(session, ref) == [{"n": 1}, {"n": 3}, {"n": 2}]
         assert chunks.errors(session, ref) == {"broken": 1}
@@ -451,6 +460,6 @@ def test_one_machinery_serves_every_kind_of_job(sessions: Sessions, kind: JobKin
 
 def _progress(sessions: Sessions, ref: JobRef) -> int:
     with sessions.begin() as session:
-        progress: int | None = session.scalar(text(f"SELECT progress FROM {ref.kind}_jobs WHERE id = {ref.id}"))
+        progress: int | None = session.scalar(text(f"SELECT progress FROM {ref.table.name}_jobs WHERE id = {ref.id}"))
     assert progress is not None
     return progress

@@ -8,14 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import ledger
 import psycopg
 import pytest
-from factories import start_job
+from factories import TABLES, start_job
 from sqlalchemy import event
 from transitions import TRANSITIONS, Transition
 
 from pixcrawler_worker.db import session
-from pixcrawler_worker.db.jobs import NotRunningError
+from pixcrawler_worker.db.ledger.tables import JobTable, NotRunningError
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.domain.lifecycle import JobKind
 
 _SOMEBODY_WAITS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -59,10 +58,10 @@ def deletion(database_url: str) -> Iterator[tuple[Deletion, Sessions]]:
 
 
 @pytest.mark.parametrize("table", ["validation_jobs", "export_jobs", "crawl_jobs", "profiles"])
-@pytest.mark.parametrize("kind", JobKind)
+@pytest.mark.parametrize("kind", TABLES, ids=repr)
 @pytest.mark.parametrize("prepare", TRANSITIONS, ids=lambda prepare: prepare.__name__)
 def test_what_is_deleted_in_the_middle_of_a_transition_deadlocks_with_nobody(
-    sessions: Sessions, deletion: tuple[Deletion, Sessions], prepare: Transition, kind: JobKind, table: str
+    sessions: Sessions, deletion: tuple[Deletion, Sessions], prepare: Transition, kind: JobTable, table: str
 ) -> None:
     interruption, interrupted = deletion
     for position in range(1, 40):

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import ledger
 import pytest
+from chunk_lifecycle import TRANSITIONS, Event
 from factories import make_image, start_job
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -25,25 +26,23 @@ from ledger import LEASE
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import chunks, jobs
-from pixcrawler_worker.db.chunks import Claim, Hold, Reaped
-from pixcrawler_worker.db.jobs import NotRunningError, OvershotError
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
+from pixcrawler_worker.db.ledger.tables import JobRef, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.models import Chunk, CrawlJob, Image
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.lifecycle import (
-    MAX_ATTEMPTS,
-    TRANSITIONS,
+    ChunkOutcome,
     ChunkState,
     Counters,
-    Event,
-    JobRef,
     JobStatus,
     after_crash,
     delta,
     job_status,
     progress,
-    retry_delay,
 )
+from pixcrawler_worker.domain.retry import MAX_ATTEMPTS
 
 T = TypeVar("T")
 MAX_IMAGES = 6
@@ -157,7 +156,7 @@ class LedgerMachine(RuleBasedStateMachine):
         owner = f"delivery {len(self.claims)}"
 
         def deliver(owner: str) -> Claim | None:
-            return self.do(lambda session: chunks.claim(session, chunk_id, owner=owner, lease=LEASE))
+            return self.do(lambda session: chunks.claim(session, CRAWL_JOBS, chunk_id, owner=owner, lease=LEASE))
 
         if not chunk.due:
             assert deliver(owner) is None
@@ -202,7 +201,7 @@ class LedgerMachine(RuleBasedStateMachine):
             with pytest.raises(NotRunningError):
                 ledger.finish(self.sessions, held.claim, found)
         elif len(brought) > MAX_IMAGES:
-            with pytest.raises(OvershotError):
+            with pytest.raises(LimitExceededError):
                 ledger.finish(self.sessions, held.claim, found)
         else:
             assert ledger.finish(self.sessions, held.claim, found)
@@ -210,37 +209,37 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.images |= names
 
     def give_back(self, held: Held) -> None:
-        last = retry_delay(attempt=held.chunk.attempt, max_attempts=MAX_ATTEMPTS) is None
-        event, after = (Event.GIVE_UP, ChunkState.FAILED) if last else (Event.GIVE_BACK, ChunkState.QUEUED)
-        self.close(held, lambda session: chunks.give_back(session, held.claim, error="busy"), event, after)
+        last = held.chunk.attempt >= MAX_ATTEMPTS
+        event, after = (Event.FAIL, ChunkState.FAILED) if last else (Event.RELEASE, ChunkState.QUEUED)
+        self.close(held, lambda session: chunks.release(session, held.claim, error="busy", jitter=0.5), event, after)
         held.chunk.due = held.chunk.state is not ChunkState.QUEUED
 
     def give_up(self, held: Held) -> None:
-        def work(session: Session) -> bool:
-            return chunks.give_up(session, held.claim, error="broken")
+        def work(session: Session) -> ChunkOutcome:
+            return chunks.fail(session, held.claim, error="broken")
 
-        self.close(held, work, Event.GIVE_UP, ChunkState.FAILED)
+        self.close(held, work, Event.FAIL, ChunkState.FAILED)
 
-    def close(self, held: Held, work: Callable[[Session], bool], event: Event, after: ChunkState) -> None:
+    def close(self, held: Held, work: Callable[[Session], ChunkOutcome], event: Event, after: ChunkState) -> None:
         if self.model.status is not JobStatus.RUNNING:
             with pytest.raises(NotRunningError):
                 self.do(work)
         else:
             last = self.do(work)
             self.model.move(held.chunk, event, after)
-            assert last == (not self.model.counters.open)
+            assert last is (ChunkOutcome.CONTINUES if self.model.counters.open else ChunkOutcome.JOB_FINISHED)
 
     def fall_silent(self, held: Held) -> None:
         chunk, chunk_id = held.chunk, held.claim.chunk_id
         ledger.silence(self.sessions, chunk_id)
-        reaped = self.do(chunks.reap)
+        reaped = self.do(ledger.reap)
         if self.model.status is not JobStatus.RUNNING:
             assert reaped is None
             return
         chunk.crashes += 1
         state = after_crash(crashes=chunk.crashes, attempt=chunk.attempt, max_attempts=MAX_ATTEMPTS)
         self.model.move(chunk, Event.REAP, state)
-        assert reaped == Reaped(chunk_id, self.ref, state, job_ended=not self.model.counters.open)
+        assert reaped == Reaped(chunk_id, self.ref, state)
 
     @precondition(lambda self: self.late())
     @rule(at=choice, names=pictures)
@@ -248,10 +247,12 @@ class LedgerMachine(RuleBasedStateMachine):
         """Try to end a claim that does not stand any more: nothing may come of it."""
         held = pick(self.late(), at)
         done = held.chunk.fence == held.claim.fence and held.chunk.state is ChunkState.COMPLETED
-        assert self.do(lambda session: chunks.hold(session, held.claim)) is (Hold.DONE if done else Hold.LOST)
+        assert self.do(lambda session: chunks.lock_claim(session, held.claim)) is (
+            ClaimState.FINISHED if done else ClaimState.LOST
+        )
         assert not ledger.finish(self.sessions, held.claim, [make_image(str(name)) for name in names])
-        assert not self.do(lambda session: chunks.give_back(session, held.claim, error="late"))
-        assert not self.do(lambda session: chunks.give_up(session, held.claim, error="late"))
+        assert self.do(lambda s: chunks.release(s, held.claim, error="late", jitter=0.5)) is ChunkOutcome.LOST
+        assert self.do(lambda s: chunks.fail(s, held.claim, error="late")) is ChunkOutcome.LOST
         assert not self.do(lambda session: chunks.heartbeat(session, held.claim, lease=LEASE))
 
     # What sweeps and users do

@@ -5,10 +5,13 @@ import pytest
 from factories import make_image, make_job, start_job
 from ledger import at_once
 
-from pixcrawler_worker.db import chunks, jobs
-from pixcrawler_worker.db.jobs import NotRunningError
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
 from pixcrawler_worker.db.session import Sessions, transact
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef, JobStatus
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 
 CANCELLED, COMPLETED, FAILED = ChunkState.CANCELLED, ChunkState.COMPLETED, ChunkState.FAILED
 QUEUED, RUNNING = ChunkState.QUEUED, ChunkState.RUNNING
@@ -132,11 +135,11 @@ def test_many_retries_at_once_are_one(sessions: Sessions) -> None:
     ledger.check(sessions, ref)
 
 
-@pytest.mark.parametrize("kind", [JobKind.VALIDATION, JobKind.EXPORT])
-def test_other_kinds_of_jobs_are_retried_too(sessions: Sessions, kind: JobKind) -> None:
+@pytest.mark.parametrize("kind", [VALIDATION_JOBS, EXPORT_JOBS])
+def test_other_kinds_of_jobs_are_retried_too(sessions: Sessions, kind: JobTable) -> None:
     ref = start_job(sessions, kind=kind)
     with sessions.begin() as session:
-        chunks.give_up(session, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]), error="broken")
+        chunks.fail(session, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]), error="broken")
         jobs.end(session, ref, JobStatus.FAILED)
     retry(sessions, ref)
     assert ledger.states_of(sessions, ref) == [QUEUED]
@@ -156,7 +159,7 @@ def test_a_zombie_from_before_a_retry_is_refused(sessions: Sessions) -> None:
 
 @pytest.mark.parametrize("ended", [JobStatus.FAILED, JobStatus.CANCELLED])
 def test_a_job_that_ended_unplanned_is_pending_again(sessions: Sessions, ended: JobStatus) -> None:
-    ref = JobRef(JobKind.CRAWL, make_job(sessions))
+    ref = JobRef(CRAWL_JOBS, make_job(sessions))
     with sessions.begin() as session:
         jobs.end(session, ref, ended)
         assert jobs.reopen(session, ref)

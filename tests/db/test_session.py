@@ -15,10 +15,13 @@ from ledger import LEASE, at_once
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
-from pixcrawler_worker.db import chunks, session
+from pixcrawler_worker.db import session
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import CrawlJob
 from pixcrawler_worker.db.session import Session, Sessions, transact
-from pixcrawler_worker.domain.lifecycle import ChunkState, JobKind, JobRef
+from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 AT_ONCE = (0.0, 0.0, 0.0)
@@ -238,7 +241,7 @@ def test_a_connection_that_is_not_free_is_passing_trouble(database_url: str) -> 
 def _claiming(sessions: Sessions) -> tuple[int, Callable[[Session], object]]:
     ref = start_job(sessions)
     (chunk_id,) = ledger.ids_of(sessions, ref)
-    return ref.id, lambda session: chunks.claim(session, chunk_id, owner="me", lease=LEASE)
+    return ref.id, lambda session: chunks.claim(session, CRAWL_JOBS, chunk_id, owner="me", lease=LEASE)
 
 
 def _finishing(sessions: Sessions) -> tuple[int, Callable[[Session], object]]:
@@ -262,7 +265,7 @@ def test_a_commit_without_an_answer_has_one_effect(
     wire.cut_commit(done=done)
     transact(shaky, work, pauses=AT_ONCE)
     assert wire.cuts == 1
-    ref = JobRef(JobKind.CRAWL, job_id)
+    ref = JobRef(CRAWL_JOBS, job_id)
     (chunk,) = ledger.chunks_of(sessions, ref)
     after = (chunk.state, chunk.attempt, ledger.crawl_job(sessions, ref).valid_images)
     assert after == ((ChunkState.RUNNING, 1, 0) if prepare is _claiming else (ChunkState.COMPLETED, 1, 5))

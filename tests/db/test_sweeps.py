@@ -11,10 +11,13 @@ import pytest
 from factories import make_image, make_job, start_job
 from ledger import at_once
 
-from pixcrawler_worker.db import chunks, images, jobs, plans, sweeps
+from pixcrawler_worker.db import crawls, images
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.ledger import chunks, jobs, sweeps
+from pixcrawler_worker.db.ledger.sweeps import Repair, Step
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions, transact
-from pixcrawler_worker.db.sweeps import Repair, Step
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef, JobStatus
+from pixcrawler_worker.domain.lifecycle import JobStatus
 
 NOW = timedelta(0)
 HOUR = timedelta(hours=1)
@@ -29,16 +32,16 @@ def clean(sessions: Sessions) -> None:
 def repair(sessions: Sessions, ref: JobRef) -> Repair | None:
     with sessions.begin() as session:
         jobs.lock(session, ref)
-        return sweeps.repair(session, ref)
+        return sweeps.repair(session, ref, crawls.recount(session, ref))
 
 
 def drifted(sessions: Sessions) -> list[int]:
-    return transact(sessions, sweeps.drifted)
+    return [ref.id for ref in transact(sessions, partial(sweeps.drifted, table=CRAWL_JOBS))]
 
 
 def keep(sessions: Sessions, job_id: int) -> None:
     with sessions.begin() as session:
-        plans.keep(session, job_id, options={}, urls=[], page_size=10)
+        crawls.record_request(session, job_id, options={}, urls=[], page_size=10)
 
 
 def cancel_by_hand(sessions: Sessions, ref: JobRef) -> None:
@@ -51,8 +54,8 @@ def end(sessions: Sessions, ref: JobRef, status: JobStatus) -> None:
         jobs.end(session, ref, status)
 
 
-def crawls(*job_ids: int) -> list[JobRef]:
-    return [JobRef(JobKind.CRAWL, job_id) for job_id in job_ids]
+def crawl_refs(*job_ids: int) -> list[JobRef]:
+    return [JobRef(CRAWL_JOBS, job_id) for job_id in job_ids]
 
 
 # One worker at a time
@@ -60,11 +63,11 @@ def crawls(*job_ids: int) -> list[JobRef]:
 
 def test_one_worker_at_a_time_does_a_step(sessions: Sessions) -> None:
     with sessions.begin() as mine, sessions.begin() as yours:
-        assert sweeps.try_lock(mine, Step.RESEND)
-        assert not sweeps.try_lock(yours, Step.RESEND)
-        assert sweeps.try_lock(yours, Step.ANNOUNCE)
+        assert sweeps.try_lock(mine, Step.REDISPATCH)
+        assert not sweeps.try_lock(yours, Step.REDISPATCH)
+        assert sweeps.try_lock(yours, Step.DISPATCH)
     with sessions.begin() as yours:
-        assert sweeps.try_lock(yours, Step.RESEND)
+        assert sweeps.try_lock(yours, Step.REDISPATCH)
 
 
 # Jobs that stand still
@@ -76,10 +79,10 @@ def test_a_pending_job_that_was_asked_for_is_started_when_its_message_is_late(se
     keep(sessions, asked)
     keep(sessions, started)
     with sessions.begin() as session:
-        assert sweeps.pending(session, JobKind.CRAWL, unplanned=False, patience=HOUR) == []
-        assert sweeps.pending(session, JobKind.CRAWL, unplanned=False, patience=NOW) == crawls(asked)
-        assert sweeps.pending(session, JobKind.CRAWL, unplanned=True, patience=NOW) == crawls(asked, unasked)
-        assert sweeps.pending(session, JobKind.CRAWL, unplanned=True, patience=HOUR) == crawls(unasked)
+        assert sweeps.pending(session, CRAWL_JOBS, unplanned=False, patience=HOUR) == []
+        assert sweeps.pending(session, CRAWL_JOBS, unplanned=False, patience=NOW) == crawl_refs(asked)
+        assert sweeps.pending(session, CRAWL_JOBS, unplanned=True, patience=NOW) == crawl_refs(asked, unasked)
+        assert sweeps.pending(session, CRAWL_JOBS, unplanned=True, patience=HOUR) == crawl_refs(unasked)
 
 
 def test_a_job_whose_chunks_have_all_ended_is_to_be_concluded(sessions: Sessions) -> None:
@@ -89,10 +92,10 @@ def test_a_job_whose_chunks_have_all_ended_is_to_be_concluded(sessions: Sessions
             ledger.finish(sessions, ledger.claim(sessions, chunk_id))
     end(sessions, done, JobStatus.COMPLETED)
     with sessions.begin() as session:
-        assert sweeps.unconcluded(session, JobKind.CRAWL) == [ended, empty]
+        assert sweeps.unconcluded(session, CRAWL_JOBS) == [ended, empty]
     ledger.claim(sessions, ledger.ids_of(sessions, busy)[1])
     with sessions.begin() as session:
-        assert sweeps.unconcluded(session, JobKind.CRAWL) == [ended, empty]
+        assert sweeps.unconcluded(session, CRAWL_JOBS) == [ended, empty]
 
 
 def test_chunks_of_a_job_that_somebody_cancelled_by_hand_are_found(sessions: Sessions) -> None:
@@ -103,25 +106,25 @@ def test_chunks_of_a_job_that_somebody_cancelled_by_hand_are_found(sessions: Ses
     with sessions.begin() as session:
         jobs.drop_chunks(session, swept)
     with sessions.begin() as session:
-        assert sweeps.cancelled_with_chunks(session) == [by_hand]
+        assert sweeps.ended_with_open_chunks(session, CRAWL_JOBS) == [by_hand]
         assert jobs.drop_chunks(session, by_hand) == 2
     with sessions.begin() as session:
-        assert sweeps.cancelled_with_chunks(session) == []
+        assert sweeps.ended_with_open_chunks(session, CRAWL_JOBS) == []
     assert running.id not in drifted(sessions)
     ledger.check(sessions, by_hand, running, swept)
 
 
 def test_a_job_that_somebody_cancelled_by_hand_gets_its_end_and_is_tidied(sessions: Sessions) -> None:
-    ref = JobRef(JobKind.CRAWL, make_job(sessions))
+    ref = JobRef(CRAWL_JOBS, make_job(sessions))
     keep(sessions, ref.id)
     cancel_by_hand(sessions, ref)
     with sessions.begin() as session:
-        assert sweeps.cancelled_with_chunks(session) == [ref]
+        assert sweeps.ended_with_open_chunks(session, CRAWL_JOBS) == [ref]
         assert jobs.drop_chunks(session, ref) == 0
     ended = ledger.crawl_job(sessions, ref).completed_at
     with sessions.begin() as session:
-        assert sweeps.cancelled_with_chunks(session) == []
-        assert sweeps.untidy(session, quiet=NOW) == [ref.id]
+        assert sweeps.ended_with_open_chunks(session, CRAWL_JOBS) == []
+        assert crawls.past_grace_period(session, grace_period=NOW) == [ref.id]
         jobs.drop_chunks(session, ref)
     assert ended is not None
     assert ledger.crawl_job(sessions, ref).completed_at == ended
@@ -137,12 +140,12 @@ def test_storage_is_tidied_once_after_a_job_has_ended_and_is_quiet(sessions: Ses
         keep(sessions, job.id)
     end(sessions, ref, status)
     with sessions.begin() as session:
-        assert sweeps.untidy(session, quiet=HOUR) == []
-        assert sweeps.untidy(session, quiet=NOW) == [ref.id]
-        sweeps.tidied(session, ref.id)
-        assert sweeps.untidy(session, quiet=NOW) == []
-        plans.touch(session, ref.id)
-        assert sweeps.untidy(session, quiet=NOW) == [ref.id]
+        assert crawls.past_grace_period(session, grace_period=HOUR) == []
+        assert crawls.past_grace_period(session, grace_period=NOW) == [ref.id]
+        crawls.cleaned_up(session, ref.id)
+        assert crawls.past_grace_period(session, grace_period=NOW) == []
+        crawls.reopened(session, ref)
+        assert crawls.past_grace_period(session, grace_period=NOW) == [ref.id]
 
 
 # Counters
@@ -176,12 +179,12 @@ def test_a_job_that_is_repaired_counts_its_images_too(sessions: Sessions) -> Non
         images.insert_new(session, ref.id, [make_image("a"), make_image("b")])
     repaired = repair(sessions, ref)
     assert repaired is not None
-    assert (repaired.was["valid_images"], repaired.now["valid_images"]) == (0, 2)
+    assert (repaired.before["valid_images"], repaired.after["valid_images"]) == (0, 2)
     ledger.check(sessions, ref)
 
 
 def test_a_job_that_is_gone_is_not_repaired(sessions: Sessions) -> None:
-    assert repair(sessions, JobRef(JobKind.CRAWL, 0)) is None
+    assert repair(sessions, JobRef(CRAWL_JOBS, 0)) is None
 
 
 @contextmanager
@@ -208,7 +211,7 @@ def test_nothing_is_repaired_while_chunks_are_claimed_finished_and_given_back(se
         for chunk_id in part:
             for _ in range(2):
                 claim = ledger.claim(sessions, chunk_id)
-                transact(sessions, partial(chunks.give_back, held=claim, error="busy"))
+                transact(sessions, partial(chunks.release, claim=claim, error="busy", jitter=0.5))
                 ledger.make_due(sessions, ref)
             ledger.finish(sessions, ledger.claim(sessions, chunk_id), [make_image(str(chunk_id))])
 

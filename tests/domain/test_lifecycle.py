@@ -1,30 +1,23 @@
 import re
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from chunk_lifecycle import TRANSITIONS, Event
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pixcrawler_worker.domain.lifecycle import (
-    MAX_ATTEMPTS,
     MAX_CRASHES,
-    MOST_ATTEMPTS,
-    TRANSITIONS,
     ChunkState,
     Counters,
     Delta,
-    Event,
-    JobKind,
-    JobRef,
     JobStatus,
     after_crash,
-    allowed_attempts,
     delta,
     job_status,
     progress,
-    retry_delay,
 )
+from pixcrawler_worker.domain.retry import MAX_ATTEMPTS, backoff
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "lifecycle.md").read_text()
 
@@ -167,40 +160,6 @@ def test_progress_of_a_job_without_chunks_is_0() -> None:
     assert progress(Counters(total=0)) == 0
 
 
-def test_a_job_is_called_by_its_kind_and_number() -> None:
-    assert str(JobRef(JobKind.EXPORT, 7)) == "export job 7"
-
-
-# Attempts
-
-
-def test_a_chunk_rests_longer_after_every_attempt() -> None:
-    rests = [retry_delay(attempt=attempt, max_attempts=MAX_ATTEMPTS) for attempt in range(1, MAX_ATTEMPTS + 1)]
-    assert rests == [*(timedelta(seconds=seconds) for seconds in (5, 20, 80, 320)), None]
-
-
-@given(st.integers(1, 40), st.integers(1, 40))
-def test_rests_never_shrink_and_are_a_quarter_of_an_hour_at_most(attempt: int, more: int) -> None:
-    sooner = retry_delay(attempt=attempt, max_attempts=100)
-    later = retry_delay(attempt=attempt + more, max_attempts=100)
-    assert sooner is not None
-    assert later is not None
-    assert timedelta(seconds=5) <= sooner <= later <= timedelta(minutes=15)
-
-
-def test_being_asked_to_come_back_later_costs_no_attempt_but_not_for_ever() -> None:
-    allowed, attempts = MAX_ATTEMPTS, 0
-    while attempts < allowed:
-        attempts += 1
-        allowed = allowed_attempts(max_attempts=allowed)
-    assert attempts == MOST_ATTEMPTS
-
-
-@given(st.integers(1, 40), st.integers(0, 40))
-def test_the_last_attempt_is_not_followed_by_a_rest(max_attempts: int, beyond: int) -> None:
-    assert retry_delay(attempt=max_attempts + beyond, max_attempts=max_attempts) is None
-
-
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
 def test_a_crash_is_forgiven_once_while_attempts_are_left(crashes: int, attempt: int, max_attempts: int) -> None:
     forgiven = crashes < MAX_CRASHES and attempt < max_attempts
@@ -226,8 +185,7 @@ def test_the_document_explains_every_status_state_and_event() -> None:
 
 
 def test_the_document_tells_the_numbers_that_hold() -> None:
-    rests = [retry_delay(attempt=attempt, max_attempts=MAX_ATTEMPTS) for attempt in range(1, MAX_ATTEMPTS)]
-    told = ", ".join(str(int(rest.total_seconds())) for rest in rests if rest is not None)
-    assert f"{told} seconds" in DOCUMENT
+    delays = ", ".join(str(int(backoff(attempt).total_seconds())) for attempt in range(1, MAX_ATTEMPTS))
+    assert f"{delays} seconds" in DOCUMENT
     assert f"{MAX_ATTEMPTS} attempts" in DOCUMENT
     assert f"{MAX_CRASHES} crashes" in DOCUMENT

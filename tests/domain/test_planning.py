@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pixcrawler_worker.domain.planning import (
     MAX_KEYWORD_LENGTH,
+    CrawlChunk,
+    CrawlChunkResult,
     Keyword,
-    Outcome,
     Reach,
-    Slice,
     balance,
     fill,
     keywords,
@@ -161,8 +161,8 @@ def plan(
     sources: dict[str, int | None] | None = None,
     max_images: int = 10,
     page_size: int = 10,
-    history: Sequence[Outcome] = (),
-) -> tuple[Slice, ...]:
+    history: Sequence[CrawlChunkResult] = (),
+) -> tuple[CrawlChunk, ...]:
     return next_round(
         keywords=classes,
         sources={name: Reach(page_size, pages) for name, pages in (sources or {"a": None}).items()},
@@ -171,8 +171,8 @@ def plan(
     )
 
 
-def asked(page: int = 0, quota: int = 10, *, source: str = "a", keyword: Keyword = CAT) -> Slice:
-    return Slice(source=source, query=keyword.query, label=keyword.label, page=page, page_size=10, quota=quota)
+def asked(page: int = 0, quota: int = 10, *, source: str = "a", keyword: Keyword = CAT) -> CrawlChunk:
+    return CrawlChunk(source=source, query=keyword.query, label=keyword.label, page=page, page_size=10, quota=quota)
 
 
 @given(
@@ -209,7 +209,7 @@ def test_a_class_gets_no_more_than_its_own_limit() -> None:
 
 
 def test_a_class_that_has_its_images_is_not_asked_for_again() -> None:
-    history = [Outcome(slice=asked(), offered=3, stored=3)]
+    history = [CrawlChunkResult(chunk=asked(), offered=3, stored=3)]
     assert {part.query for part in plan(replace(CAT, max_images=3), DOG, max_images=20, history=history)} == {"dog"}
 
 
@@ -237,75 +237,75 @@ def test_every_source_is_asked_in_pages_of_its_own_size() -> None:
 
 
 def test_a_job_that_has_its_images_is_asked_for_nothing() -> None:
-    assert plan(CAT, history=[Outcome(slice=asked(), offered=10, stored=10)]) == ()
-    assert plan(CAT, max_images=5, history=[Outcome(slice=asked(), offered=10, stored=10)]) == ()
+    assert plan(CAT, history=[CrawlChunkResult(chunk=asked(), offered=10, stored=10)]) == ()
+    assert plan(CAT, max_images=5, history=[CrawlChunkResult(chunk=asked(), offered=10, stored=10)]) == ()
 
 
 def test_leftovers_are_asked_before_new_pages() -> None:
-    history = [Outcome(slice=asked(quota=4), offered=5, stored=4, left=(5, 6, 7, 8, 9))]
+    history = [CrawlChunkResult(chunk=asked(quota=4), offered=5, stored=4, left=(5, 6, 7, 8, 9))]
     slices = plan(CAT, max_images=6, history=history)
     assert [(part.page, part.only, part.quota) for part in slices] == [(0, (5, 6, 7, 8, 9), 2)]
 
 
 def test_leftovers_that_do_not_suffice_are_followed_by_new_pages() -> None:
-    history = [Outcome(slice=asked(quota=9), offered=9, stored=9, left=(9,))]
+    history = [CrawlChunkResult(chunk=asked(quota=9), offered=9, stored=9, left=(9,))]
     slices = plan(CAT, max_images=14, history=history)
     assert [(part.page, part.only) for part in slices] == [(0, (9,)), (1, None)]
     assert sum(part.quota for part in slices) == 5
 
 
 def test_leftovers_that_were_judged_are_not_asked_again() -> None:
-    first = Outcome(slice=asked(quota=4), offered=5, stored=4, left=(5, 6, 7, 8, 9))
-    again = Outcome(slice=replace(asked(quota=2), only=(5, 6, 7, 8, 9)), offered=3, stored=1, left=(8, 9))
+    first = CrawlChunkResult(chunk=asked(quota=4), offered=5, stored=4, left=(5, 6, 7, 8, 9))
+    again = CrawlChunkResult(chunk=replace(asked(quota=2), only=(5, 6, 7, 8, 9)), offered=3, stored=1, left=(8, 9))
     (part,) = plan(CAT, max_images=6, history=[first, again])
     assert (part.page, part.only) == (0, (8, 9))
 
 
 def test_a_stream_without_further_pages_is_not_asked() -> None:
-    history = [Outcome(slice=asked(), offered=10, stored=2, more=False)]
+    history = [CrawlChunkResult(chunk=asked(), offered=10, stored=2, more=False)]
     assert plan(CAT, history=history) == ()
     other = plan(CAT, sources={"a": None, "b": None}, history=history)
     assert {part.source for part in other} == {"b"}
 
 
 def test_a_stream_whose_pages_are_counted_ends_with_them() -> None:
-    history = [Outcome(slice=asked(page), offered=10, stored=2) for page in range(2)]
+    history = [CrawlChunkResult(chunk=asked(page), offered=10, stored=2) for page in range(2)]
     assert {part.page for part in plan(CAT, sources={"a": 3}, history=history)} == {2}
     assert plan(CAT, sources={"a": 2}, history=history) == ()
 
 
 def test_a_source_that_fails_at_once_is_dropped_for_that_class_alone() -> None:
-    history = [Outcome(slice=asked(), failed=True)]
+    history = [CrawlChunkResult(chunk=asked(), failed=True)]
     assert plan(CAT, history=history) == ()
     slices = plan(CAT, DOG, sources={"a": None, "b": None}, history=history)
     assert {(part.query, part.source) for part in slices} == {("cat", "b"), ("dog", "a"), ("dog", "b")}
 
 
 def test_a_source_that_failed_once_amid_good_pages_is_asked_on() -> None:
-    history = [Outcome(slice=asked(0), offered=10, stored=1), Outcome(slice=asked(1), failed=True)]
+    history = [CrawlChunkResult(chunk=asked(0), offered=10, stored=1), CrawlChunkResult(chunk=asked(1), failed=True)]
     assert {part.page for part in plan(CAT, max_images=2, history=history)} == {2}
-    history.append(Outcome(slice=asked(2), failed=True))
+    history.append(CrawlChunkResult(chunk=asked(2), failed=True))
     assert plan(CAT, max_images=2, history=history) == ()
 
 
 def test_failures_count_in_a_row_only() -> None:
-    history = [Outcome(slice=asked(page), offered=10, stored=1, failed=page % 2 == 1) for page in range(6)]
+    history = [CrawlChunkResult(chunk=asked(page), offered=10, stored=1, failed=page % 2 == 1) for page in range(6)]
     assert plan(CAT, max_images=20, history=history)
 
 
 def test_the_order_in_which_slices_ended_does_not_matter() -> None:
-    history = [Outcome(slice=asked(page), offered=10, stored=page, more=page < 3) for page in range(4)]
+    history = [CrawlChunkResult(chunk=asked(page), offered=10, stored=page, more=page < 3) for page in range(4)]
     assert plan(CAT, max_images=50, history=history) == plan(CAT, max_images=50, history=history[::-1])
 
 
 def test_what_a_job_no_longer_asks_for_is_forgotten() -> None:
-    history = [Outcome(slice=asked(keyword=OWL), offered=10, stored=10)]
+    history = [CrawlChunkResult(chunk=asked(keyword=OWL), offered=10, stored=10)]
     assert sum(part.quota for part in plan(CAT, history=history)) == 10
 
 
 @pytest.mark.parametrize(("stored", "pages"), [(100, 1), (50, 2), (25, 4), (10, 10), (1, 10), (0, 10)])
 def test_the_worse_the_yield_the_more_pages_are_asked_for(stored: int, pages: int) -> None:
-    history = [Outcome(slice=asked(), offered=100, stored=stored)]
+    history = [CrawlChunkResult(chunk=asked(), offered=100, stored=stored)]
     slices = plan(CAT, max_images=stored + 100, page_size=100, history=history)
     assert len(slices) == pages
     assert sum(part.quota for part in slices) == 100

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.planning import Keyword, Outcome, Reach, Slice, next_round
+from pixcrawler_worker.domain.planning import CrawlChunk, CrawlChunkResult, Keyword, Reach, next_round
 
 
 @dataclass
@@ -26,11 +26,11 @@ class World:
         pages = {name: max(len(self.streams[key]) for key in self.streams if key[1] == name) for name in names}
         return {name: Reach(page_size, pages[name] if self.told else None) for name in names}
 
-    def run(self, part: Slice, seen: set[int]) -> Outcome:
+    def run(self, part: CrawlChunk, seen: set[int]) -> CrawlChunkResult:
         """Do what a chunk does: judge candidates in order until the quota is met."""
         key = (part.query, part.source)
         if part.page >= self.broken.get(key, 10**6):
-            return Outcome(slice=part, failed=True)
+            return CrawlChunkResult(chunk=part, failed=True)
         pages = self.streams[key]
         page = pages[part.page] if part.page < len(pages) else []
         positions = list(range(len(page)) if part.only is None else part.only)
@@ -42,7 +42,7 @@ class World:
                 seen.add(picture)
                 stored += 1
         more = part.page + 1 < len(pages)
-        return Outcome(slice=part, offered=offered, stored=stored, left=tuple(positions), more=more)
+        return CrawlChunkResult(chunk=part, offered=offered, stored=stored, left=tuple(positions), more=more)
 
 
 @st.composite
@@ -63,9 +63,11 @@ def worlds(draw: st.DrawFn, *, unique: bool, breaking: bool) -> tuple[World, int
     return World(streams, broken, draw(st.booleans())), page_size
 
 
-def crawl(world: World, classes: Sequence[Keyword], max_images: int, page_size: int) -> tuple[list[Outcome], set[int]]:
+def crawl(
+    world: World, classes: Sequence[Keyword], max_images: int, page_size: int
+) -> tuple[list[CrawlChunkResult], set[int]]:
     """Plan and run rounds until there is nothing left to plan; return what happened and the pictures that came."""
-    history: list[Outcome] = []
+    history: list[CrawlChunkResult] = []
     pictures: set[int] = set()
     for _ in range(200):
         slices = next_round(keywords=classes, sources=world.sources(page_size), max_images=max_images, history=history)
@@ -101,7 +103,7 @@ def test_limits_of_classes_hold_and_leave_the_rest_to_others(
     history, pictures = crawl(world, classes, max_images, page_size)
     reachable = 0
     for keyword in classes:
-        stored = sum(outcome.stored for outcome in history if outcome.slice.query == keyword.query)
+        stored = sum(outcome.stored for outcome in history if outcome.chunk.query == keyword.query)
         there = sum(
             picture is not None
             for (query, _), pages in world.streams.items()
@@ -129,7 +131,7 @@ def test_a_job_ends_when_sources_break_and_what_works_is_used_up(case: tuple[Wor
         if picture is not None
     }
     assert min(max_images, len(sound)) <= len(pictures) <= max_images
-    failures = Counter((outcome.slice.query, outcome.slice.source) for outcome in history if outcome.failed)
+    failures = Counter((outcome.chunk.query, outcome.chunk.source) for outcome in history if outcome.failed)
     assert set(failures) <= set(world.broken)
 
 
@@ -139,5 +141,5 @@ def test_no_candidate_is_judged_twice(case: tuple[World, int], max_images: int) 
     world, page_size = case
     history, _ = crawl(world, named(world), max_images, page_size)
     for key, pages in world.streams.items():
-        offered = sum(o.offered for o in history if (o.slice.query, o.slice.source) == key)
+        offered = sum(o.offered for o in history if (o.chunk.query, o.chunk.source) == key)
         assert offered <= sum(map(len, pages))

@@ -1,7 +1,8 @@
 import ledger
 import pytest
 
-from pixcrawler_worker import maintenance
+from pixcrawler_worker.export import cleanup
+from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -9,4 +10,4 @@ from pixcrawler_worker.runtime import Runtime
 def nothing_else(runtime: Runtime) -> None:
     """Leave no job and no file of an earlier test."""
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
-    maintenance.tidy_exports(runtime)
+    cleanup.clean_up(runtime, LIMITS)

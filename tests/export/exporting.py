@@ -16,16 +16,17 @@ import numpy as np
 from PIL import Image
 
 from pixcrawler_worker.db import images
+from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Project
 from pixcrawler_worker.domain import splits
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
 from pixcrawler_worker.domain.planning import slug
-from pixcrawler_worker.export import part, planner
+from pixcrawler_worker.export.kind import EXPORT
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes
+from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -95,20 +96,20 @@ def make_export(runtime: Runtime, crawl_job_id: int, options: object = None, *, 
             export_options={} if options is None else options,
         )
         session.add(job)
-    return JobRef(JobKind.EXPORT, job.id)
+    return JobRef(EXPORT_JOBS, job.id)
 
 
-def drive(runtime: Runtime, wakes: Iterable[Wake]) -> None:
+def drive(runtime: Runtime, messages: Iterable[ChunkMessage]) -> None:
     """Run chunks one after the other, as long as running them asks for more."""
-    waiting = deque(wakes)
+    waiting = deque(messages)
     while waiting:
-        waiting.extend(part.run(runtime, waiting.popleft().chunk_id))
+        waiting.extend(executor.run(runtime, EXPORT, waiting.popleft().chunk_id))
 
 
 def export(runtime: Runtime, crawl_job_id: int, options: object = None, *, format_: str = "zip") -> JobRef:
     """An export job, run to its end."""
     ref = make_export(runtime, crawl_job_id, options, format_=format_)
-    drive(runtime, planner.start(runtime, ref.id))
+    drive(runtime, submission.start(runtime, EXPORT, ref.id))
     return ref
 
 

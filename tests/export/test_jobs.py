@@ -30,8 +30,9 @@ from validate import judging
 
 from pixcrawler_worker.db import activity
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import planner as judge_planner
+from pixcrawler_worker.validate.kind import VALIDATION
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}
 LABELS = ("cat", "train", "CON", "../x", "Cat", "\N{CAT FACE}" * 200, "con")
@@ -113,7 +114,7 @@ def test_only_what_is_valid_and_wanted_is_taken(runtime: Runtime) -> None:
     assert taken(min_width=97) == -1
     assert taken(limit=3) == 3
     second = judging.make_validation(runtime, job, {"mode": "report_only", "checks": {"dimensions": False}})
-    judging.drive(runtime, judge_planner.start(runtime, second.id))
+    judging.drive(runtime, submission.start(runtime, VALIDATION, second.id))
     assert taken() == 7, "a report changes nothing"
     judging.validate(runtime, job, {"checks": {"dimensions": False}})
     assert taken() == 8, "the newest completed validation counts"

@@ -14,7 +14,8 @@ from doubles import query
 from export import exporting
 from export.exporting import crawl_of, export, files, pictures, told, unzipped
 
-from pixcrawler_worker import maintenance
+from pixcrawler_worker.export import cleanup
+from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import Storage
 
@@ -70,11 +71,11 @@ def test_an_export_that_has_expired_loses_its_files(in_s3: Runtime) -> None:
     job = crawl_of(in_s3, pictures(6))
     kept, gone = export(in_s3, job), export(in_s3, job, {"archive": {"part_max_images": 3}})
     exporting.expire(in_s3, gone, ago="61 min")
-    assert maintenance.tidy_exports(in_s3) == 1
+    assert cleanup.clean_up(in_s3, LIMITS) == 1
     assert files(in_s3, gone) == {}
     assert exporting.row(in_s3, gone).download_url is None
     assert fetched(exporting.row(in_s3, kept).download_url)
-    assert maintenance.tidy_exports(in_s3) == 0
+    assert cleanup.clean_up(in_s3, LIMITS) == 0
 
 
 def test_a_download_that_began_before_the_link_went_comes_to_its_end(in_s3: Runtime) -> None:
@@ -84,7 +85,7 @@ def test_a_download_that_began_before_the_link_went_comes_to_its_end(in_s3: Runt
     with urllib.request.urlopen(first["url"], timeout=10) as response:
         begin = response.read(100)
         exporting.expire(in_s3, ref)
-        maintenance.tidy_exports(in_s3)
+        cleanup.clean_up(in_s3, LIMITS)
         assert exporting.row(in_s3, ref).download_url is None
         assert hashlib.sha256(begin + response.read()).hexdigest() == first["sha256"]
     for one in others:
@@ -94,7 +95,7 @@ def test_a_download_that_began_before_the_link_went_comes_to_its_end(in_s3: Runt
 def test_a_link_that_fades_is_signed_again(in_s3: Runtime) -> None:
     ref = export(in_s3, crawl_of(in_s3, pictures(3)))
     fade(in_s3)
-    assert maintenance.tidy_exports(in_s3) == 0
+    assert cleanup.clean_up(in_s3, LIMITS) == 0
     assert len(told(unzipped(fetched(exporting.row(in_s3, ref).download_url)))) == 3
     assert timedelta(days=6, hours=23) < signed_for(in_s3) <= timedelta(days=7)
 
@@ -104,7 +105,7 @@ def test_a_manifest_whose_links_fade_is_written_again(in_s3: Runtime) -> None:
     before = json.loads(fetched(exporting.row(in_s3, ref).download_url))
     in_s3.run(in_s3.storage.put(f"exports/{ref.id}/manifest.json", b"faded"))
     fade(in_s3)
-    assert maintenance.tidy_exports(in_s3) == 0
+    assert cleanup.clean_up(in_s3, LIMITS) == 0
     manifest = json.loads(fetched(exporting.row(in_s3, ref).download_url))
     assert [one["sha256"] for one in manifest["parts"]] == [one["sha256"] for one in before["parts"]]
     for one in manifest["parts"]:
@@ -126,5 +127,5 @@ class Asked(Storage):
 
 def test_the_sweep_aborts_uploads_that_no_task_can_be_at_any_more(runtime: Runtime, s3_url: str) -> None:
     storage = Asked(s3_url)
-    maintenance.tidy_exports(replace(runtime, storage=storage))
-    assert storage.asked == [("exports/", maintenance.QUIET)]
+    cleanup.clean_up(replace(runtime, storage=storage), LIMITS)
+    assert storage.asked == [("exports/", LIMITS.grace_period)]

@@ -21,11 +21,13 @@ from export.exporting import (
     told,
 )
 
-from pixcrawler_worker import maintenance
-from pixcrawler_worker.db import chunks
-from pixcrawler_worker.domain.lifecycle import JobKind
-from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.export import part, planner
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.errors import TransientError, UnknownJobError
+from pixcrawler_worker.export import cleanup, worker
+from pixcrawler_worker.export.kind import EXPORT
+from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs.limits import LIMITS
+from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import Sink, Storage
 
@@ -84,7 +86,7 @@ def test_a_job_none_of_whose_files_are_there_fails_and_leaves_nothing(runtime: R
     ref = export(runtime, job)
     row = exporting.row(runtime, ref)
     assert (row.status, row.error_message) == ("failed", "no image could be exported: 3 missing")
-    maintenance.tidy_exports(runtime)
+    cleanup.clean_up(runtime, LIMITS)
     assert files(runtime, ref) == {}
 
 
@@ -116,12 +118,12 @@ def test_a_storage_that_is_full_gives_the_part_back_and_leaves_nothing_half_done
 
     job = crawl_of(runtime, pictures(5))
     ref = make_export(runtime, job)
-    (wake,) = planner.start(runtime, ref.id)
-    assert part.run(replace(runtime, storage=Failing(runtime, full)), wake.chunk_id) == []
+    (message,) = submission.start(runtime, EXPORT, ref.id)
+    assert executor.run(replace(runtime, storage=Failing(runtime, full)), EXPORT, message.chunk_id) == []
     assert files(runtime, ref) == {}
     assert query(runtime, "SELECT state, error FROM pixcrawler.chunks") == [("queued", "no space left on device")]
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
-    exporting.drive(runtime, [wake])
+    exporting.drive(runtime, [message])
     assert exporting.row(runtime, ref).status == "completed"
 
 
@@ -131,12 +133,12 @@ def test_a_storage_that_is_full_gives_the_part_back_and_leaves_nothing_half_done
 def test_starting_twice_is_once(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(4))
     ref = make_export(runtime, job)
-    wakes = planner.start(runtime, ref.id)
-    assert planner.start(runtime, ref.id) == []
-    exporting.drive(runtime, wakes)
-    assert planner.start(runtime, ref.id) == []
+    messages = submission.start(runtime, EXPORT, ref.id)
+    assert submission.start(runtime, EXPORT, ref.id) == []
+    exporting.drive(runtime, messages)
+    assert submission.start(runtime, EXPORT, ref.id) == []
     before = files(runtime, ref)
-    exporting.drive(runtime, wakes)
+    exporting.drive(runtime, messages)
     assert files(runtime, ref) == before
     assert exporting.row(runtime, ref).exported_images == 4
 
@@ -144,20 +146,21 @@ def test_starting_twice_is_once(runtime: Runtime) -> None:
 def test_a_part_whose_answer_was_lost_is_not_written_again(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(4))
     ref = make_export(runtime, job)
-    (wake,) = planner.start(runtime, ref.id)
-    claim = ledger.claim(runtime.sessions, wake.chunk_id)
+    (message,) = submission.start(runtime, EXPORT, ref.id)
+    claim = ledger.claim(runtime.sessions, message.chunk_id)
     with runtime.sessions.begin() as session:
-        work = part._prepare(session, claim)  # noqa: SLF001 - the attempt whose process dies before it can say so
-    runtime.run(part._part(runtime, work))  # noqa: SLF001
-    ledger.silence(runtime.sessions, wake.chunk_id)
-    maintenance.sweep(runtime)
+        work = worker.prepare(runtime, session, claim)
+    # The attempt whose process dies before it can write its result.
+    runtime.run(worker.work(runtime, work, LIMITS))
+    ledger.silence(runtime.sessions, message.chunk_id)
+    sweeper.sweep(runtime, JOB_KINDS.values())
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
 
     def never() -> None:
         raise AssertionError("the part is there already")
 
     again = replace(runtime, storage=Failing(runtime, never))
-    exporting.drive(again, [wake])
+    exporting.drive(again, [message])
     assert exporting.row(runtime, ref).status == "completed"
     assert set(files(runtime, ref)) == ALONE
 
@@ -165,10 +168,10 @@ def test_a_part_whose_answer_was_lost_is_not_written_again(runtime: Runtime) -> 
 def test_images_that_come_or_go_meanwhile_change_nothing_that_was_planned(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(10))
     ref = make_export(runtime, job)
-    wakes = planner.start(runtime, ref.id)
+    messages = submission.start(runtime, EXPORT, ref.id)
     exporting.add(runtime, job, pictures(5, first=50))
     ledger.execute(runtime.sessions, "DELETE FROM images WHERE id = (SELECT min(id) FROM images)")
-    exporting.drive(runtime, wakes)
+    exporting.drive(runtime, messages)
     row = exporting.row(runtime, ref)
     assert (row.status, row.total_images, row.exported_images) == ("completed", 10, 9)
 
@@ -176,25 +179,25 @@ def test_images_that_come_or_go_meanwhile_change_nothing_that_was_planned(runtim
 def test_a_job_that_is_deleted_half_way_leaves_no_files(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(10))
     ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
-    first, second = planner.start(runtime, ref.id)
-    part.run(runtime, first.chunk_id)
+    first, second = submission.start(runtime, EXPORT, ref.id)
+    executor.run(runtime, EXPORT, first.chunk_id)
     assert files(runtime, ref)
     ledger.execute(runtime.sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=job)
-    assert part.run(runtime, second.chunk_id) == []
-    assert maintenance.tidy_exports(runtime) == 1
+    assert executor.run(runtime, EXPORT, second.chunk_id) == []
+    assert cleanup.clean_up(runtime, LIMITS) == 1
     assert files(runtime, ref) == {}
-    assert maintenance.tidy_exports(runtime) == 0
+    assert cleanup.clean_up(runtime, LIMITS) == 0
 
 
 def test_a_job_that_somebody_stopped_by_hand_stays_stopped_and_leaves_no_files(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(10))
     ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
-    first, second = planner.start(runtime, ref.id)
-    part.run(runtime, first.chunk_id)
+    first, second = submission.start(runtime, EXPORT, ref.id)
+    executor.run(runtime, EXPORT, first.chunk_id)
     ledger.execute(runtime.sessions, "UPDATE export_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
-    assert part.run(runtime, second.chunk_id) == []
-    assert maintenance.sweep(runtime).wakes == []
-    assert maintenance.tidy_exports(runtime) == 1
+    assert executor.run(runtime, EXPORT, second.chunk_id) == []
+    assert sweeper.sweep(runtime, JOB_KINDS.values()).messages == []
+    assert cleanup.clean_up(runtime, LIMITS) == 1
     assert files(runtime, ref) == {}
     row = exporting.row(runtime, ref)
     assert (row.status, row.download_url, row.exported_images) == ("cancelled", None, 5)
@@ -203,15 +206,15 @@ def test_a_job_that_somebody_stopped_by_hand_stays_stopped_and_leaves_no_files(r
 def test_a_failed_part_fails_the_export_and_its_files_go(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(10))
     ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
-    first, second = planner.start(runtime, ref.id)
-    part.run(runtime, first.chunk_id)
+    first, second = submission.start(runtime, EXPORT, ref.id)
+    executor.run(runtime, EXPORT, first.chunk_id)
     held = ledger.claim(runtime.sessions, second.chunk_id)
     with runtime.sessions.begin() as session:
-        chunks.give_up(session, held, error="the disk is on fire")
-    maintenance.sweep(runtime)
+        chunks.fail(session, held, error="the disk is on fire")
+    sweeper.sweep(runtime, JOB_KINDS.values())
     row = exporting.row(runtime, ref)
     assert (row.status, row.error_message, row.download_url) == ("failed", "the disk is on fire", None)
-    maintenance.tidy_exports(runtime)
+    cleanup.clean_up(runtime, LIMITS)
     assert files(runtime, ref) == {}
 
 
@@ -221,14 +224,14 @@ def test_a_failed_part_fails_the_export_and_its_files_go(runtime: Runtime) -> No
 def test_an_export_that_has_expired_loses_its_files_and_link_and_keeps_its_row(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(3))
     kept, gone = export(runtime, job), export(runtime, job)
-    assert maintenance.tidy_exports(runtime) == 0
+    assert cleanup.clean_up(runtime, LIMITS) == 0
     exporting.expire(runtime, gone)
-    assert maintenance.tidy_exports(runtime) == 0
+    assert cleanup.clean_up(runtime, LIMITS) == 0
     row = exporting.row(runtime, gone)
     assert (row.status, row.download_url, row.exported_images) == ("completed", None, 3)
     assert set(files(runtime, gone)) == ALONE, "somebody may be downloading them"
     exporting.expire(runtime, gone, ago="61 min")
-    assert maintenance.tidy_exports(runtime) == 1
+    assert cleanup.clean_up(runtime, LIMITS) == 1
     assert files(runtime, gone) == {}
     assert exporting.row(runtime, kept).download_url
     assert set(files(runtime, kept)) == ALONE
@@ -237,32 +240,32 @@ def test_an_export_that_has_expired_loses_its_files_and_link_and_keeps_its_row(r
 def test_what_dead_workers_left_unfinished_is_removed_once_the_export_is_done(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(3))
     ref = make_export(runtime, job)
-    wakes = planner.start(runtime, ref.id)
+    messages = submission.start(runtime, EXPORT, ref.id)
     stray = f"exports/{ref.id}/my-pictures.zip.unfinished-0123"
     runtime.run(runtime.storage.put(stray, b"half"))
-    maintenance.tidy_exports(runtime)
+    cleanup.clean_up(runtime, LIMITS)
     assert stray.rpartition("/")[2] in files(runtime, ref), "somebody may be at it"
-    exporting.drive(runtime, wakes)
-    assert maintenance.tidy_exports(runtime) == 1
+    exporting.drive(runtime, messages)
+    assert cleanup.clean_up(runtime, LIMITS) == 1
     assert set(files(runtime, ref)) == ALONE
 
 
 def test_an_export_that_was_asked_for_starts_without_its_message(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(3))
     ref = make_export(runtime, job)
-    assert maintenance.sweep(runtime).wakes == [], "nobody asked for it"
+    assert sweeper.sweep(runtime, JOB_KINDS.values()).messages == [], "nobody asked for it"
     ledger.execute(
         runtime.sessions,
         "INSERT INTO pixcrawler.export_plans (export_job_id, requested_at) VALUES (:id, now() - interval '1 hour')",
         id=ref.id,
     )
-    wakes = maintenance.sweep(runtime).wakes
-    assert [kind for kind, _ in wakes] == [JobKind.EXPORT]
-    exporting.drive(runtime, [wake for _, wake in wakes])
+    messages = sweeper.sweep(runtime, JOB_KINDS.values()).messages
+    assert [message.queue for message in messages] == ["export"]
+    exporting.drive(runtime, messages)
     assert exporting.row(runtime, ref).status == "completed"
 
 
 def test_an_unknown_job_is_no_job(runtime: Runtime) -> None:
-    with pytest.raises(planner.UnknownJobError, match="there is no export job 424242"):
-        planner.start(runtime, 424242)
-    assert planner.conclude(runtime, 424242) == []
+    with pytest.raises(UnknownJobError, match="there is no export job 424242"):
+        submission.start(runtime, EXPORT, 424242)
+    assert submission.conclude(runtime, EXPORT, 424242) == []

@@ -14,12 +14,12 @@ from doubles import Shelf, WatchedStorage, drive, first, make_job, query, start
 from fakes.hosts import HostileServer, serving
 from PIL import Image
 
-from pixcrawler_worker.crawl.planner import UnknownJobError
-from pixcrawler_worker.db import chunks, session
+from pixcrawler_worker.db import session
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.lifecycle import JobRef
 from pixcrawler_worker.domain.reasons import Reason
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import PermanentError, TransientError, UnknownJobError
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.reports import crawl as report
@@ -72,8 +72,8 @@ def host() -> Iterator[HostileServer]:
 def crawled(runtime: Runtime, candidates: Callable[[str], list[Candidate]], *labels: str, **job: object) -> JobRef:
     """A job that has run over what each label has."""
     there = replace(runtime, sources={"shelf": Shelf(lambda asked: Page(tuple(candidates(asked.label)), more=False))})
-    ref, wakes = start(there, sources=["shelf"], job={"keywords": list(labels), "max_images": 500, **job})
-    drive(there, wakes)
+    ref, messages = start(there, sources=["shelf"], job={"keywords": list(labels), "max_images": 500, **job})
+    drive(there, messages)
     return ref
 
 
@@ -234,8 +234,8 @@ def test_times_are_what_the_page_calls_them(runtime: Runtime, database_url: str,
 
 
 def test_every_reason_has_words_for_people(runtime: Runtime, tmp_path: Path) -> None:
-    ref, wakes = start(runtime, ["https://example.org/a.jpg"])
-    held = ledger.claim(runtime.sessions, first(wakes).chunk_id)
+    ref, messages = start(runtime, ["https://example.org/a.jpg"])
+    held = ledger.claim(runtime.sessions, first(messages).chunk_id)
     counts = {reason.value: 1000 + number for number, reason in enumerate(Reason)}
     with runtime.sessions.begin() as opened:
         chunks.finish(opened, held, result={"reasons": counts}, gains={})

@@ -7,11 +7,12 @@ from typing import Any
 import factories
 from doubles import query
 
-from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import ValidationJob
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
+from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import chunk, planner
+from pixcrawler_worker.validate.kind import VALIDATION
 
 
 def make_validation(runtime: Runtime, crawl_job_id: int, rules: object = None) -> JobRef:
@@ -19,7 +20,7 @@ def make_validation(runtime: Runtime, crawl_job_id: int, rules: object = None) -
     job = ValidationJob(crawl_job_id=crawl_job_id, name="check", validation_rules={} if rules is None else rules)
     with runtime.sessions.begin() as session:
         session.add(job)
-    return JobRef(JobKind.VALIDATION, job.id)
+    return JobRef(VALIDATION_JOBS, job.id)
 
 
 def ended_crawl(runtime: Runtime, *, status: str = "completed", **values: Any) -> int:
@@ -27,17 +28,17 @@ def ended_crawl(runtime: Runtime, *, status: str = "completed", **values: Any) -
     return factories.make_job(runtime.sessions, status=status, max_images=1000, **values)
 
 
-def drive(runtime: Runtime, wakes: Iterable[Wake]) -> None:
+def drive(runtime: Runtime, messages: Iterable[ChunkMessage]) -> None:
     """Run chunks one after the other, as long as running them asks for more."""
-    waiting = deque(wakes)
+    waiting = deque(messages)
     while waiting:
-        waiting.extend(chunk.run(runtime, waiting.popleft().chunk_id))
+        waiting.extend(executor.run(runtime, VALIDATION, waiting.popleft().chunk_id))
 
 
 def validate(runtime: Runtime, crawl_job_id: int, rules: object = None) -> JobRef:
     """A validation job, run to its end."""
     ref = make_validation(runtime, crawl_job_id, rules)
-    drive(runtime, planner.start(runtime, ref.id))
+    drive(runtime, submission.start(runtime, VALIDATION, ref.id))
     return ref
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from validate import corpus, judging
 from validate.corpus import Planted
 from validate.judging import counted, findings, make_validation, valid_images, validate, verdicts
 
-from pixcrawler_worker import maintenance
-from pixcrawler_worker.db import activity, chunks, jobs
-from pixcrawler_worker.db.chunks import Hold
-from pixcrawler_worker.domain.lifecycle import JobKind, JobRef
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.db import activity
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.chunks import ClaimState
+from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.errors import PermanentError, TransientError, UnknownJobError
+from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import chunk, planner
-from pixcrawler_worker.validate.planner import UnknownJobError
+from pixcrawler_worker.validate import planner
+from pixcrawler_worker.validate.kind import VALIDATION
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +76,9 @@ def test_valid_images_of_the_crawl_job_follow_the_newest_completed_validation(ru
     validate(runtime, job)
     assert valid_images(runtime, job) == 5
     second = make_validation(runtime, job, {"level": "strict"})
-    wakes = planner.start(runtime, second.id)
+    messages = submission.start(runtime, VALIDATION, second.id)
     assert valid_images(runtime, job) == 5, "nothing is replaced until it completes"
-    judging.drive(runtime, wakes)
+    judging.drive(runtime, messages)
     assert valid_images(runtime, job) == 4, "warnings count now"
     validate(runtime, job, {"checks": {"decode": False}})
     assert valid_images(runtime, job) == 6
@@ -96,7 +100,7 @@ def test_a_repair_of_counters_keeps_what_validations_found(runtime: Runtime) -> 
     ledger.execute(
         runtime.sessions, "UPDATE crawl_jobs SET status = 'running', total_chunks = 7 WHERE id = :id", id=job
     )
-    maintenance.sweep(runtime)
+    sweeper.sweep(runtime, JOB_KINDS.values())
     assert query(runtime, "SELECT total_chunks, valid_images FROM crawl_jobs") == [(0, 2)]
 
 
@@ -120,7 +124,7 @@ def test_what_is_recorded_is_judged_without_a_look_at_any_file(runtime: Runtime)
 
     blind = replace(runtime, storage=WatchedStorage(runtime, get=never))
     ref = make_validation(runtime, job, {"level": "basic"})
-    judging.drive(blind, planner.start(blind, ref.id))
+    judging.drive(blind, submission.start(blind, VALIDATION, ref.id))
     assert counted(runtime, ref) == ("completed", 100, 4, 4, 0)
     assert findings(runtime, ref)["gone.jpg"] == {"aspect_ratio": ["warn", 4.5, 3.0]}
 
@@ -159,7 +163,7 @@ def test_of_two_duplicates_the_valid_one_is_kept(runtime: Runtime) -> None:
 def test_rules_that_cannot_be_meant_fail_the_job_at_once(runtime: Runtime, rules: object, said: str) -> None:
     job = crawl_of(runtime, pictures(1))
     ref = make_validation(runtime, job, rules)
-    assert planner.start(runtime, ref.id) == []
+    assert submission.start(runtime, VALIDATION, ref.id) == []
     row = judging.row(runtime, ref)
     assert row.status == "failed"
     assert said in (row.error_message or "")
@@ -170,7 +174,7 @@ def test_rules_that_cannot_be_meant_fail_the_job_at_once(runtime: Runtime, rules
 def test_a_crawl_job_without_images_has_nothing_to_judge(runtime: Runtime) -> None:
     job = judging.ended_crawl(runtime)
     ref = validate(runtime, job)
-    assert judging.row(runtime, ref).error_message == f"crawl job {job} has no images to judge"
+    assert judging.row(runtime, ref).error_message == f"crawl job {job} has no images to validate"
     assert counted(runtime, ref) == ("failed", 0, 0, 0, 0)
 
 
@@ -179,7 +183,7 @@ def test_of_a_crawl_that_still_runs_what_is_there_is_judged_and_that_is_said(run
     ref = validate(runtime, job)
     assert counted(runtime, ref) == ("completed", 100, 2, 2, 0)
     assert judging.row(runtime, ref).error_message == (
-        f"crawl job {job} was still running: the 2 images that it had were judged"
+        f"crawl job {job} was still running: the 2 images that it had were validated"
     )
 
 
@@ -232,10 +236,10 @@ def test_a_storage_that_fails_half_way_is_waited_for(runtime: Runtime) -> None:
 
     ref = make_validation(runtime, job)
     limping = replace(runtime, storage=WatchedStorage(runtime, get=fail))
-    judging.drive(limping, planner.start(limping, ref.id))
+    judging.drive(limping, submission.start(limping, VALIDATION, ref.id))
     assert counted(runtime, ref) == ("running", 0, 10, 0, 0)
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
-    judging.drive(runtime, [wake for _, wake in maintenance.sweep(runtime).wakes])
+    judging.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
     assert counted(runtime, ref) == ("completed", 100, 10, 10, 0)
 
 
@@ -247,7 +251,7 @@ def test_a_storage_that_refuses_us_fails_the_job_and_says_so(runtime: Runtime) -
 
     ref = make_validation(runtime, job)
     barred = replace(runtime, storage=WatchedStorage(runtime, get=refuse))
-    judging.drive(barred, planner.start(barred, ref.id))
+    judging.drive(barred, submission.start(barred, VALIDATION, ref.id))
     assert counted(runtime, ref)[0] == "failed"
     assert "access denied" in (judging.row(runtime, ref).error_message or "")
     assert valid_images(runtime, job) == 2
@@ -258,7 +262,7 @@ def test_chunks_that_failed_leave_their_images_unjudged_and_that_is_said(runtime
     ref = make_validation(runtime, job)
     with runtime.sessions.begin() as session:
         jobs.lock(session, ref)
-    wakes = planner.start(runtime, ref.id)
+    messages = submission.start(runtime, VALIDATION, ref.id)
     ids = [row[0] for row in query(runtime, "SELECT id FROM images ORDER BY id")]
     # Two chunks in place of one, as a larger job has them.
     with runtime.sessions.begin() as session:
@@ -269,24 +273,24 @@ def test_chunks_that_failed_leave_their_images_unjudged_and_that_is_said(runtime
         "UPDATE pixcrawler.chunks SET payload = payload || jsonb_build_object('last', :last, 'images', 4)"
         " WHERE id = :id",
         last=ids[3],
-        id=wakes[0].chunk_id,
+        id=messages[0].chunk_id,
     )
-    held = ledger.claim(runtime.sessions, wakes[0].chunk_id)
+    held = ledger.claim(runtime.sessions, messages[0].chunk_id)
     with runtime.sessions.begin() as session:
-        chunks.give_up(session, held, error="the disk is on fire")
-    judging.drive(runtime, [wake for _, wake in maintenance.sweep(runtime).wakes])
+        chunks.fail(session, held, error="the disk is on fire")
+    judging.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
     assert counted(runtime, ref) == ("completed", 100, 4, 4, 0)
-    assert judging.row(runtime, ref).error_message == "4 images could not be judged: the disk is on fire"
+    assert judging.row(runtime, ref).error_message == "4 images could not be validated: the disk is on fire"
 
 
 def test_images_that_there_is_no_time_for_are_left_to_another_chunk(runtime: Runtime) -> None:
     job = crawl_of(runtime, [*pictures(20), BROKEN])
     ref = make_validation(runtime, job)
-    wakes = planner.start(runtime, ref.id)
+    messages = submission.start(runtime, VALIDATION, ref.id)
     runs = 0
-    while wakes:
-        (wake,) = wakes
-        wakes = chunk.run(runtime, wake.chunk_id, seconds=0)
+    while messages:
+        (message,) = messages
+        messages = executor.run(runtime, VALIDATION, message.chunk_id, limits=Limits(chunk_budget=timedelta(0)))
         runs += 1
     assert runs == 3, "sixteen at a time, and the comparison"
     assert counted(runtime, ref) == ("completed", 100, 21, 20, 1)
@@ -302,26 +306,26 @@ def test_starting_twice_and_every_message_twice_changes_nothing(runtime: Runtime
     job = crawl_of(runtime, [*pictures(6), BROKEN])
     once = validate(runtime, job)
     twice = make_validation(runtime, job)
-    wakes = planner.start(runtime, twice.id)
-    assert planner.start(runtime, twice.id) == []
-    judging.drive(runtime, [*wakes, *wakes])
-    judging.drive(runtime, wakes)
-    assert planner.conclude(runtime, twice.id) == []
+    messages = submission.start(runtime, VALIDATION, twice.id)
+    assert submission.start(runtime, VALIDATION, twice.id) == []
+    judging.drive(runtime, [*messages, *messages])
+    judging.drive(runtime, messages)
+    assert submission.conclude(runtime, VALIDATION, twice.id) == []
     assert [row[1:3] for row in verdicts(runtime, twice)] == [row[1:3] for row in verdicts(runtime, once)]
     assert counted(runtime, twice) == counted(runtime, once)
 
 
 def test_a_job_that_is_not_there_is_told(runtime: Runtime) -> None:
     with pytest.raises(UnknownJobError, match="there is no validation job 424242"):
-        planner.start(runtime, 424242)
-    assert planner.conclude(runtime, 424242) == []
-    assert chunk.run(runtime, 424242) == []
+        submission.start(runtime, VALIDATION, 424242)
+    assert submission.conclude(runtime, VALIDATION, 424242) == []
+    assert executor.run(runtime, VALIDATION, 424242) == []
 
 
 def test_a_crawls_chunk_is_left_alone_by_who_judges(runtime: Runtime) -> None:
     ref = factories.start_job(runtime.sessions)
     (chunk_id,) = ledger.ids_of(runtime.sessions, ref)
-    assert chunk.run(runtime, chunk_id) == []
+    assert executor.run(runtime, VALIDATION, chunk_id) == []
     assert ledger.states_of(runtime.sessions, ref) == ["queued"]
 
 
@@ -350,18 +354,18 @@ def test_a_job_that_is_deleted_while_it_runs_leaves_nothing(
             delete(runtime, ref)
 
     struck = replace(runtime, storage=WatchedStorage(runtime, get=strike))
-    judging.drive(struck, planner.start(struck, ref.id))
+    judging.drive(struck, submission.start(struck, VALIDATION, ref.id))
     assert query(runtime, "SELECT count(*) FROM pixcrawler.verdicts") == [(0,)]
     assert query(runtime, "SELECT count(*) FROM pixcrawler.chunks") == [(0,)]
-    assert maintenance.sweep(runtime).quiet
+    assert sweeper.sweep(runtime, JOB_KINDS.values()).idle
 
 
 def test_an_image_that_is_deleted_meanwhile_is_not_counted(runtime: Runtime) -> None:
     job = crawl_of(runtime, [*pictures(4), BROKEN])
     ref = make_validation(runtime, job)
-    wakes = planner.start(runtime, ref.id)
+    messages = submission.start(runtime, VALIDATION, ref.id)
     ledger.execute(runtime.sessions, "DELETE FROM images WHERE filename IN ('good-1.jpg', 'broken.jpg')")
-    judging.drive(runtime, wakes)
+    judging.drive(runtime, messages)
     assert counted(runtime, ref) == ("completed", 100, 3, 3, 0)
     assert valid_images(runtime, job) == 3
 
@@ -375,9 +379,9 @@ def test_a_job_whose_message_was_lost_is_started_by_the_sweep_when_it_was_asked_
         " VALUES (:id, now() - interval '1 hour')",
         id=ref.id,
     )
-    swept = maintenance.sweep(runtime)
-    assert [kind for kind, _ in swept.wakes] == [JobKind.VALIDATION]
-    judging.drive(runtime, [wake for _, wake in swept.wakes])
+    swept = sweeper.sweep(runtime, JOB_KINDS.values())
+    assert [message.queue for message in swept.messages] == ["validation"]
+    judging.drive(runtime, swept.messages)
     assert counted(runtime, ref)[0] == "completed"
     assert counted(runtime, unasked)[0] == "pending"
 
@@ -385,13 +389,13 @@ def test_a_job_whose_message_was_lost_is_started_by_the_sweep_when_it_was_asked_
 def test_a_conclusion_that_was_lost_is_made_by_the_sweep(runtime: Runtime) -> None:
     job = crawl_of(runtime, pictures(2))
     ref = make_validation(runtime, job)
-    (wake,) = planner.start(runtime, ref.id)
-    held = ledger.claim(runtime.sessions, wake.chunk_id)
+    (message,) = submission.start(runtime, VALIDATION, ref.id)
+    held = ledger.claim(runtime.sessions, message.chunk_id)
     with runtime.sessions.begin() as session:
-        assert chunks.hold(session, held) is Hold.OURS
+        assert chunks.lock_claim(session, held) is ClaimState.VALID
         chunks.finish(session, held, result={"counts": {}, "images": 0}, gains={})
     for _ in range(3):
-        judging.drive(runtime, [wake for _, wake in maintenance.sweep(runtime).wakes])
+        judging.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
     assert counted(runtime, ref)[0] == "completed"
 
 

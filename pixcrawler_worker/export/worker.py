@@ -8,18 +8,17 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pixcrawler_worker import attempt
-from pixcrawler_worker.attempt import Steps
-from pixcrawler_worker.db import chunks, exports
-from pixcrawler_worker.db.chunks import Claim, Ended
+from pixcrawler_worker.db import exports
 from pixcrawler_worker.db.exports import Item
-from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.domain.lifecycle import JobKind
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.export import plan, planner, publishing, report, writing
 from pixcrawler_worker.export.ahead import ahead
 from pixcrawler_worker.export.plan import Plan, key
+from pixcrawler_worker.jobs.kind import Report
+from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import FileMissingError
 
@@ -30,13 +29,13 @@ _PAGE = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class ExportWork:
     """A claimed chunk with its job's plan, some of its images, and the archives that there are already."""
 
     claim: Claim
     plan: Plan
     shown: Sequence[Item]
-    ended: Sequence[Ended]
+    ended: Sequence[EndedChunk]
 
     @property
     def first(self) -> int:
@@ -49,34 +48,31 @@ class _Work:
         return int(self.claim.payload.get("last", _LAST))
 
 
-def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
-    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`."""
-    steps = Steps(
-        kind=JobKind.EXPORT,
-        prepare=_prepare,
-        work=lambda work: _publish(runtime, work) if planner.publishes(work.claim.payload) else _part(runtime, work),
-        write=_write,
-        conclude=lambda job_id: planner.conclude(runtime, job_id),
-    )
-    return attempt.run(runtime, chunk_id, steps)
-
-
-def _prepare(session: Session, claim: Claim) -> _Work:
-    asked = exports.load(session, claim.job.id)
-    if asked is None:
-        raise PermanentError(f"there is no {claim.job}")
-    whole = plan.read(asked, exports.labels(session, claim.job.id))
-    work = _Work(claim, whole, (), chunks.ended(session, claim.job))
+def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
+    """Read the plan of the job, some of the chunk's images, and what its ended chunks have brought."""
+    del runtime
+    request = exports.load(session, claim.job.id)
+    if request is None:
+        raise UnknownJobError(claim.job.table.name, claim.job.id)
+    whole = plan.read(request, exports.labels(session, claim.job.id))
+    work = ExportWork(claim, whole, (), chunks.ended(session, claim.job))
     shown = exports.items(session, claim.job.id, first=work.first, last=work.last, most=report.SHEET)
     return replace(work, shown=shown)
 
 
-def _write(session: Session, work: _Work, result: Mapping[str, Any]) -> bool:
-    gains = {"exported_images": result.get("images", 0)}
-    return chunks.finish(session, work.claim, result=dict(result), gains=gains)
+async def work(runtime: Runtime, work: ExportWork, limits: Limits) -> Mapping[str, Any]:
+    """Write an archive, or publish all of them."""
+    del limits  # the size of an archive bounds its time
+    return await (_publish(runtime, work) if planner.publishes(work.claim.payload) else _part(runtime, work))
 
 
-async def _part(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
+def write(session: Session, work: ExportWork, result: Mapping[str, Any]) -> Report:
+    """Write nothing else: what an archive became is the chunk's result."""
+    del session, work
+    return Report(result, {"exported_images": result.get("images", 0)})
+
+
+async def _part(runtime: Runtime, work: ExportWork) -> Mapping[str, Any]:
     """Write an archive, unless an earlier attempt did so and only its answer was lost."""
     payload = work.claim.payload
     where = key(work.claim.job.id, payload["name"])
@@ -94,7 +90,7 @@ async def _part(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
     return told
 
 
-async def _pages(runtime: Runtime, work: _Work) -> AsyncIterator[Coroutine[Any, Any, Sequence[Item]]]:
+async def _pages(runtime: Runtime, work: ExportWork) -> AsyncIterator[Coroutine[Any, Any, Sequence[Item]]]:
     """Yield the reading of an archive's images, a page at a time, each in a transaction of its own."""
     for first in range(work.first, work.last + 1, _PAGE):
         last = min(first + _PAGE - 1, work.last)
@@ -111,7 +107,7 @@ async def _done(runtime: Runtime, where: str, note: str) -> Mapping[str, Any] | 
     return told if await runtime.storage.size(where) == told["size"] else None
 
 
-async def _publish(runtime: Runtime, work: _Work) -> Mapping[str, Any]:
+async def _publish(runtime: Runtime, work: ExportWork) -> Mapping[str, Any]:
     job_id = work.claim.job.id
     parts = [part.result for part in work.ended if not planner.publishes(part.payload) and part.result.get("images")]
     # The notes were for attempts that come after a lost answer: the ledger has the answers by now.

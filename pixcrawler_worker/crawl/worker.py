@@ -8,21 +8,19 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from pixcrawler_worker import attempt
-from pixcrawler_worker.attempt import Steps
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.options import CrawlOptions, parse
-from pixcrawler_worker.db import chunks, images, plans
-from pixcrawler_worker.db.chunks import Claim
+from pixcrawler_worker.db import crawls, images
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.lifecycle import JobKind
-from pixcrawler_worker.domain.planning import Slice, slug, url_hash
+from pixcrawler_worker.domain.planning import CrawlChunk, slug, url_hash
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.jobs.kind import Report
+from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 
@@ -39,11 +37,11 @@ _NAME_DIGITS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class CrawlWork:
     """A claimed chunk with what the job's row and plan say about it; `alone` when its job has no other source."""
 
     claim: Claim
-    slice: Slice
+    chunk: CrawlChunk
     options: CrawlOptions
     quota: int
     urls: tuple[str, ...]
@@ -51,12 +49,12 @@ class _Work:
 
 
 @dataclass(slots=True)
-class _Harvest:
-    """What a chunk has brought so far. Every candidate ends in exactly one of `good`, `refused` and `left`."""
+class Harvest:
+    """What a chunk has brought so far. Every candidate ends in exactly one of `good`, `rejected` and `left`."""
 
     quota: int
     good: dict[int, NewImage] = field(default_factory=dict)
-    refused: Counter[Reason] = field(default_factory=Counter)
+    rejected: Counter[Reason] = field(default_factory=Counter)
     judged: set[bytes] = field(default_factory=set)
     digests: set[bytes] = field(default_factory=set)
     arrived: set[int] = field(default_factory=set)
@@ -84,49 +82,39 @@ class _Harvest:
             self.reserved -= 1
 
 
-def run(runtime: Runtime, chunk_id: int) -> list[Wake]:
-    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`."""
-    steps = Steps(
-        kind=JobKind.CRAWL,
-        prepare=lambda session, claim: _prepare(runtime, session, claim),
-        work=lambda work: _gather(runtime, work),
-        write=_write,
-        conclude=lambda job_id: planner.conclude(runtime, job_id),
-    )
-    return attempt.run(runtime, chunk_id, steps)
-
-
-def _prepare(runtime: Runtime, session: Session, claim: Claim) -> _Work:
-    plan = plans.load(session, claim.job.id)
-    options = parse(plan.options)
-    part = plans.slice_of(claim.payload)
-    return _Work(
+def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
+    """Read what a chunk's work needs, in the transaction of its claim."""
+    request = crawls.load(session, claim.job.id)
+    options = parse(request.options)
+    chunk = CrawlChunk.from_json(claim.payload)
+    return CrawlWork(
         claim=claim,
-        slice=part,
+        chunk=chunk,
         options=options,
-        quota=min(part.quota, plan.max_images - plan.valid_images),
-        alone=len(planner.sources(runtime, plan, options)) == 1,
-        urls=plans.urls(session, claim.job.id, part.page) if part.source == planner.URLS else (),
+        quota=min(chunk.quota, request.max_images - request.valid_images),
+        alone=len(planner.sources(runtime, request, options)) == 1,
+        urls=crawls.urls(session, claim.job.id, chunk.page) if chunk.source == planner.URLS else (),
     )
 
 
-async def _gather(runtime: Runtime, work: _Work) -> _Harvest:
+async def work(runtime: Runtime, work: CrawlWork, limits: Limits) -> Harvest:
     """Bring as many new images as the quota allows from the slice's candidates.
 
     Raises:
         TransientError, PermanentError: from the source or the storage.
     """
-    part = work.slice
+    del limits  # the number of a chunk's candidates bounds its time
+    part = work.chunk
     page = await _search(runtime, work)
     positions = range(len(page.candidates)) if part.only is None else part.only
     asked = [(at, page.candidates[at]) for at in positions if at < len(page.candidates)]
-    harvest = _Harvest(quota=work.quota, more=page.more)
+    harvest = Harvest(quota=work.quota, more=page.more)
     seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, [candidate for _, candidate in asked])
     fresh: list[tuple[int, Candidate]] = []
     for at, candidate in asked:
         key = url_hash(candidate.url)
         if key in seen or key in harvest.judged:
-            harvest.refused[Reason.DUPLICATE_URL] += 1
+            harvest.rejected[Reason.DUPLICATE_URL] += 1
         else:
             harvest.judged.add(key)
             fresh.append((at, candidate))
@@ -136,8 +124,35 @@ async def _gather(runtime: Runtime, work: _Work) -> _Harvest:
     return harvest
 
 
-async def _search(runtime: Runtime, work: _Work) -> Page:
-    part, options = work.slice, work.options
+def write(session: Session, work: CrawlWork, harvest: Harvest) -> Report:
+    """Write the images; return the counts of the chunk."""
+    job_id = work.claim.job.id
+    found = [harvest.good[at] for at in sorted(harvest.good)]
+    request = crawls.load(session, job_id)
+    room = max(0, request.max_images - request.valid_images)
+    stored = len(images.insert_new(session, job_id, found[:room]))
+    rejected = harvest.rejected + Counter(
+        {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
+    )
+    return Report(
+        result={
+            "offered": stored + rejected.total(),
+            "stored": stored,
+            "downloaded": harvest.downloaded,
+            "reasons": dict(rejected),
+            "left": harvest.left,
+            "more": harvest.more,
+        },
+        gains={
+            "total_images": images.add_candidates(session, job_id, sorted(harvest.judged)),
+            "downloaded_images": harvest.downloaded,
+            "valid_images": stored,
+        },
+    )
+
+
+async def _search(runtime: Runtime, work: CrawlWork) -> Page:
+    part, options = work.chunk, work.options
     query = Query(
         text=part.query,
         label=part.label,
@@ -163,7 +178,7 @@ def _seen(runtime: Runtime, job_id: int, candidates: Sequence[Candidate]) -> fro
 
 
 async def _fetch_all(
-    runtime: Runtime, work: _Work, harvest: _Harvest, candidates: Sequence[tuple[int, Candidate]]
+    runtime: Runtime, work: CrawlWork, harvest: Harvest, candidates: Sequence[tuple[int, Candidate]]
 ) -> list[tuple[int, Candidate]]:
     """Judge candidates in their order, several at a time, until the quota is met; return those nobody judged."""
     waiting = deque(candidates)
@@ -196,7 +211,7 @@ async def _fetch_all(
     return sorted([*left, *late, *waiting], key=lambda offered: offered[0])
 
 
-async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, candidate: Candidate) -> bool:
+async def _judge(runtime: Runtime, work: CrawlWork, harvest: Harvest, at: int, candidate: Candidate) -> bool:
     """Take or refuse one candidate; False when the quota was met meanwhile, so that it is neither."""
     try:
         _check_offer(candidate, work.options)
@@ -207,7 +222,7 @@ async def _judge(runtime: Runtime, work: _Work, harvest: _Harvest, at: int, cand
         _check_facts(facts, work.options)
         _check_bytes(facts, harvest)
     except RejectedError as error:
-        harvest.refused[error.reason] += 1
+        harvest.rejected[error.reason] += 1
         log.debug("candidate refused", reason=error.reason, detail=str(error))
         return True
     if harvest.wanted <= 0:
@@ -247,50 +262,21 @@ def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
         raise RejectedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
 
 
-def _check_bytes(facts: ImageFacts, harvest: _Harvest) -> None:
+def _check_bytes(facts: ImageFacts, harvest: Harvest) -> None:
     if facts.sha256 in harvest.digests:
         raise RejectedError(Reason.DUPLICATE_BYTES, "the same bytes came from another address")
 
 
-def _describe(runtime: Runtime, work: _Work, candidate: Candidate, facts: ImageFacts) -> NewImage:
+def _describe(runtime: Runtime, work: CrawlWork, candidate: Candidate, facts: ImageFacts) -> NewImage:
     filename = f"{facts.sha256.hex()[:_NAME_DIGITS]}.{facts.format}"
-    key = f"crawl_jobs/{work.claim.job.id}/{slug(work.slice.label)}/{filename}"
+    key = f"crawl_jobs/{work.claim.job.id}/{slug(work.chunk.label)}/{filename}"
     return NewImage(
         url=candidate.url,
         filename=filename,
         storage_url=runtime.storage.url(key),
         facts=facts,
-        label=work.slice.label,
-        query=work.slice.query,
-        source=work.slice.source,
+        label=work.chunk.label,
+        query=work.chunk.query,
+        source=work.chunk.source,
         credit=candidate.credit,
-    )
-
-
-def _write(session: Session, work: _Work, harvest: _Harvest) -> bool:
-    """Write the images, the counters and the chunk's end; return whether the job's last one ended."""
-    job_id = work.claim.job.id
-    found = [harvest.good[at] for at in sorted(harvest.good)]
-    plan = plans.load(session, job_id)
-    room = max(0, plan.max_images - plan.valid_images)
-    stored = len(images.insert_new(session, job_id, found[:room]))
-    refused = harvest.refused + Counter(
-        {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
-    )
-    return chunks.finish(
-        session,
-        work.claim,
-        result={
-            "offered": stored + refused.total(),
-            "stored": stored,
-            "downloaded": harvest.downloaded,
-            "reasons": dict(refused),
-            "left": harvest.left,
-            "more": harvest.more,
-        },
-        gains={
-            "total_images": images.add_candidates(session, job_id, sorted(harvest.judged)),
-            "downloaded_images": harvest.downloaded,
-            "valid_images": stored,
-        },
     )

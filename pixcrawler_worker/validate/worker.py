@@ -11,20 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pixcrawler_worker import attempt
-from pixcrawler_worker.attempt import Steps
-from pixcrawler_worker.db import chunks, images, jobs, verdicts
-from pixcrawler_worker.db.chunks import Claim
-from pixcrawler_worker.db.jobs import Wake
+from pixcrawler_worker.db import images, verdicts
+from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.db.verdicts import Amendment, Listed, Verdict
 from pixcrawler_worker.domain import planning
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.lifecycle import JobKind
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.domain.verdicts import Check, Finding, Metrics, Mode, Subject, is_valid, judge
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection.guard import File
+from pixcrawler_worker.jobs.kind import Report
+from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import FileMissingError
 from pixcrawler_worker.validate import classifiers, duplicates, planner
@@ -42,9 +41,6 @@ from pixcrawler_worker.validate.rules import (
 
 #: Which pipeline made the hashes of pictures that were measured; `images.HASH_VERSION` made those that were inspected.
 _MEASURED_HASHES = 2
-#: Seconds after which a chunk leaves its other images to another one: a third of what an attempt may take, in case
-#: that each of those under way takes all that it may.
-_SECONDS = 200.0
 #: Files that are read while others are decoded.
 _READS = 16
 #: What `decode` says of files that are not there.
@@ -52,7 +48,7 @@ _MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class ValidationWork:
     """A claimed chunk with its job's rules; `listed` is empty where images are to be compared."""
 
     claim: Claim
@@ -63,11 +59,12 @@ class _Work:
 
     @property
     def compares(self) -> bool:
+        """Whether the chunk compares all images of the job."""
         return self.claim.payload.get("step") == planner.COMPARE
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class Validated:
     """What a chunk brings.
 
     Attributes:
@@ -94,37 +91,34 @@ class _Look:
     body: bytes = b""
 
 
-def run(runtime: Runtime, chunk_id: int, *, seconds: float = _SECONDS) -> list[Wake]:
-    """Run a chunk if it is queued and due, and return which chunks to send messages about next; see `attempt.run`.
-
-    Images for which the seconds do not last are left to another chunk.
-    """
-    steps = Steps(
-        kind=JobKind.VALIDATION,
-        prepare=_prepare,
-        work=lambda work: _compare_all(runtime, work) if work.compares else _judge_all(runtime, work, seconds),
-        write=_write,
-        conclude=lambda job_id: planner.conclude(runtime, job_id),
-    )
-    return attempt.run(runtime, chunk_id, steps)
-
-
-def _prepare(session: Session, claim: Claim) -> _Work:
-    asked, rules = planner.rules_of(session, claim.job.id)
+def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
+    """Read the rules, and the images of the chunk as their rows have them."""
+    del runtime
+    request, rules = planner.rules_of(session, claim.job.id)
     payload = claim.payload
     listed: list[Listed] = []
     if "first" in payload:
         listed = verdicts.listed(
             session,
-            asked.crawl_job_id,
+            request.crawl_job_id,
             first=payload["first"],
             last=payload["last"],
             threshold=payload.get("threshold"),
         )
-    return _Work(claim, asked.crawl_job_id, rules, planning.only_label(asked.keywords), listed)
+    return ValidationWork(claim, request.crawl_job_id, rules, planning.only_label(request.keywords), listed)
 
 
-async def _judge_all(runtime: Runtime, work: _Work, seconds: float) -> _Judged:
+async def work(runtime: Runtime, work: ValidationWork, limits: Limits) -> Validated:
+    """Validate the chunk's images, or compare all images of the job.
+
+    Images for which `limits.chunk_budget` does not last are left to another chunk.
+    """
+    if work.compares:
+        return await _compare_all(runtime, work)
+    return await _validate_all(runtime, work, limits.chunk_budget.total_seconds())
+
+
+async def _validate_all(runtime: Runtime, work: ValidationWork, seconds: float) -> Validated:
     """Judge every image of the range, reading some while another one is decoded.
 
     Raises:
@@ -152,7 +146,7 @@ async def _judge_all(runtime: Runtime, work: _Work, seconds: float) -> _Judged:
         raise troubles.exceptions[0] from None
     left = next(waiting, None)
     done = [judged[image.id] for image in work.listed if image.id in judged]
-    return _Judged(done, measured, left=None if left is None else left.id)
+    return Validated(done, measured, left=None if left is None else left.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +251,7 @@ def _verdict(bench: _Bench, image: Listed, look: _Look, scores: Mapping[str, flo
     )
 
 
-async def _compare_all(runtime: Runtime, work: _Work) -> _Judged:
+async def _compare_all(runtime: Runtime, work: ValidationWork) -> Validated:
     active = work.rules.active()
     plain, flat = active.get("low_information", LowInformation()), active.get("uniform", Uniform())
     assert isinstance(plain, LowInformation)
@@ -268,8 +262,8 @@ async def _compare_all(runtime: Runtime, work: _Work) -> _Judged:
             session, work.claim.job.id, entropy_below=plain.entropy_below, std_below=flat.std_below
         )
 
-    def compare() -> _Judged:
-        return _Judged(amendments=list(_amendments(transact(runtime.sessions, read), work.rules)))
+    def compare() -> Validated:
+        return Validated(amendments=list(_amendments(transact(runtime.sessions, read), work.rules)))
 
     # In a thread of its own: seconds of arithmetic, while the heart has to beat.
     return await asyncio.to_thread(compare)
@@ -322,8 +316,8 @@ def _odd_sizes(sizes: NDArray[np.float64], check: OddSize) -> Iterator[tuple[int
             yield int(at), round(float(sizes[at]), 1), round(float(bound), 1)
 
 
-def _write(session: Session, work: _Work, judged: _Judged) -> bool:
-    """Write the verdicts, the counters and the chunk's end; return whether the job's last one ended."""
+def write(session: Session, work: ValidationWork, judged: Validated) -> Report:
+    """Write the results; return the counts of the chunk."""
     job_id = work.claim.job.id
     found = Counter(finding.check for verdict in judged.verdicts for finding in verdict.findings)
     found.update(finding.check for amendment in judged.amendments for finding in amendment.findings)
@@ -337,9 +331,7 @@ def _write(session: Session, work: _Work, judged: _Judged) -> bool:
         rest = {"first": judged.left, "images": len(work.listed) - len(judged.verdicts)}
         jobs.add_chunks(session, work.claim.job, [work.claim.payload | rest])
     fallen = verdicts.amend(session, job_id, judged.amendments)
-    return chunks.finish(
-        session,
-        work.claim,
+    return Report(
         result={"counts": dict(found), "images": len(judged.verdicts)},
         gains={"validated_images": valid - fallen, "invalid_images": invalid + fallen},
     )

@@ -1,0 +1,23 @@
+"""Crawl jobs, as the job core sees them."""
+
+from pixcrawler_worker.crawl import cleanup, planner, worker
+from pixcrawler_worker.db import crawls
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.jobs.kind import JobKind
+
+CRAWL = JobKind(
+    table=CRAWL_JOBS,
+    start_task=Task.CRAWL_START,
+    cancel_task=Task.CRAWL_CANCEL,
+    retry_task=Task.CRAWL_RETRY,
+    record_request=planner.record_request,
+    plan=planner.plan,
+    prepare=worker.prepare,
+    work=worker.work,
+    write=worker.write,
+    conclude=planner.conclude,
+    reopened=crawls.reopened,
+    recount=crawls.recount,
+    clean_up=cleanup.clean_up,
+)

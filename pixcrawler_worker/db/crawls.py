@@ -1,0 +1,156 @@
+"""Crawl jobs: their table, what they were requested with, and what their chunks have brought so far."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, insert, join, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from pixcrawler_worker.db import validations
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
+from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project
+from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
+from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.domain.planning import CrawlChunk, CrawlChunkResult
+
+_NOW = func.clock_timestamp()
+#: Jobs that one clean-up looks at.
+_BATCH = 200
+
+
+CRAWL_JOBS = JobTable(
+    name="crawl",
+    model=CrawlJob,
+    chunk_key=Chunk.crawl_job_id,
+    owners=join(Profile, Project).join(CrawlJob),
+    plan_key=CrawlPlan.crawl_job_id,
+    requested_at=CrawlPlan.requested_at,
+    chunk_task=Task.CRAWL_CHUNK,
+    queue=QUEUES[Task.CRAWL_CHUNK],
+    limits={"valid_images": "max_images"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlRequest:
+    """A crawl job as its row and its recorded options have it."""
+
+    keywords: Any
+    max_images: int
+    valid_images: int
+    options: dict[str, Any]
+    round: int
+    url_pages: int
+
+
+def record_request(
+    session: Session, job_id: int, *, options: Mapping[str, Any], urls: Sequence[str], page_size: int
+) -> None:
+    """Record what a job is to be started with, in place of what was recorded before.
+
+    The options have everything but the URLs, which are stored in pages so that a chunk reads no more than its own.
+    """
+    kept = upsert(CrawlPlan).values(crawl_job_id=job_id, options=dict(options))
+    session.execute(
+        kept.on_conflict_do_update(index_elements=["crawl_job_id"], set_={"options": kept.excluded.options})
+    )
+    session.execute(delete(CrawlUrls).where(CrawlUrls.crawl_job_id == job_id))
+    if urls:
+        session.execute(
+            insert(CrawlUrls),
+            [
+                {"crawl_job_id": job_id, "page": page, "urls": list(urls[start : start + page_size])}
+                for page, start in enumerate(range(0, len(urls), page_size))
+            ],
+        )
+
+
+def is_recorded(session: Session, job_id: int) -> bool:
+    """Return whether the job's options are recorded already."""
+    return session.scalar(select(CrawlPlan.crawl_job_id).where(CrawlPlan.crawl_job_id == job_id)) is not None
+
+
+def load(session: Session, job_id: int) -> CrawlRequest:
+    """Return the request of a job whose options are recorded."""
+    pages = select(func.count()).where(CrawlUrls.crawl_job_id == job_id).scalar_subquery().label("url_pages")
+    row = session.execute(
+        select(CrawlJob.keywords, CrawlJob.max_images, CrawlJob.valid_images, CrawlPlan.options, CrawlPlan.round, pages)
+        .join(CrawlPlan, CrawlPlan.crawl_job_id == CrawlJob.id)
+        .where(CrawlJob.id == job_id)
+    ).one()
+    return CrawlRequest(
+        keywords=row.keywords,
+        max_images=row.max_images,
+        valid_images=row.valid_images,
+        options=row.options,
+        round=row.round,
+        url_pages=row.url_pages,
+    )
+
+
+def next_round(session: Session, job_id: int) -> None:
+    """Count one more round."""
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(round=CrawlPlan.round + 1))
+
+
+def reopened(session: Session, ref: JobRef) -> None:
+    """Note that the job runs again: files of it may be written, so that its storage has to be cleaned up again."""
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == ref.id).values(cleaned_at=None))
+
+
+def recount(session: Session, ref: JobRef) -> dict[str, int]:
+    """Return the counters of the job's row that follow from its images and their validation."""
+    return {"valid_images": validations.valid_images(session, ref.id)}
+
+
+def urls(session: Session, job_id: int, page: int) -> tuple[str, ...]:
+    """Return one page of the job's URL list; nothing beyond its end."""
+    key = (CrawlUrls.crawl_job_id == job_id, CrawlUrls.page == page)
+    return tuple(session.scalar(select(CrawlUrls.urls).where(*key)) or ())
+
+
+def chunk_results(session: Session, job_id: int) -> list[CrawlChunkResult]:
+    """Return the results of the job's ended chunks, oldest first."""
+    rows = session.execute(
+        select(Chunk.payload, Chunk.state, Chunk.result)
+        .where(Chunk.crawl_job_id == job_id, Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
+        .order_by(Chunk.seq)
+    )
+    return [_chunk_result(CrawlChunk.from_json(row.payload), row.state, row.result or {}) for row in rows]
+
+
+def past_grace_period(session: Session, *, grace_period: timedelta) -> list[int]:
+    """Return jobs that ended at least `grace_period` ago and whose storage was not cleaned up since."""
+    query = (
+        select(CrawlJob.id)
+        .join(CrawlPlan, CrawlPlan.crawl_job_id == CrawlJob.id)
+        .where(CrawlJob.status.in_(ENDED), CrawlJob.completed_at + grace_period <= _NOW, CrawlPlan.cleaned_at.is_(None))
+        .order_by(CrawlJob.id)
+        .limit(_BATCH)
+    )
+    return list(session.scalars(query))
+
+
+def cleaned_up(session: Session, job_id: int) -> None:
+    """Note that the job's storage holds only what rows name."""
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(cleaned_at=_NOW))
+
+
+def all_ids(session: Session) -> list[int]:
+    """Return all crawl jobs, by their ids."""
+    return list(session.scalars(select(CrawlJob.id).order_by(CrawlJob.id)))
+
+
+def _chunk_result(chunk: CrawlChunk, state: str, result: Mapping[str, Any]) -> CrawlChunkResult:
+    if state == ChunkState.FAILED:
+        return CrawlChunkResult(chunk=chunk, failed=True)
+    return CrawlChunkResult(
+        chunk=chunk,
+        offered=result["offered"],
+        stored=result["stored"],
+        left=tuple(result["left"]),
+        more=result["more"],
+    )

@@ -1,0 +1,389 @@
+"""The transitions of one chunk. Each is a guarded UPDATE and its change of the job's counters, in one transaction.
+
+The fence makes them safe to repeat: a claim takes a number that no claim had before, and only the claim with that
+number may end the attempt. What a worker that lost its claim brings late carries an old number and is rejected.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Text, cast, func, select, update
+from sqlalchemy.orm import Session
+
+from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
+from pixcrawler_worker.db.models import FENCE, Chunk
+from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
+from pixcrawler_worker.domain.retry import GiveUp, after_transient_error
+
+#: Characters of an error that are kept.
+_MAX_ERROR_LENGTH = 2000
+#: A lost message is looked for after up to so many times the first interval.
+_MAX_RESEND_FACTOR = 16
+#: Exponents of two beyond this are above `_MAX_RESEND_FACTOR` anyway, and a power has an upper bound.
+_MAX_RESEND_EXPONENT = 4
+
+_NOW = func.clock_timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt at a chunk: only the claim with the fence may end it."""
+
+    chunk_id: int
+    job: JobRef
+    fence: int
+    attempt: int
+    max_attempts: int
+    payload: dict[str, Any]
+
+
+class ClaimState(Enum):
+    """What has become of a claim when its attempt comes to an end."""
+
+    VALID = "the claim is valid"
+    FINISHED = "an earlier try of this attempt committed, and its answer was lost"
+    LOST = "the chunk was reaped, cancelled or deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """A chunk whose lease expired, and the state that it has now."""
+
+    chunk_id: int
+    job: JobRef
+    state: ChunkState
+
+
+@dataclass(frozen=True, slots=True)
+class EndedChunk:
+    """A chunk that was completed or failed: its payload, and its result or its error."""
+
+    payload: dict[str, Any]
+    state: ChunkState
+    result: dict[str, Any]
+    error: str | None
+
+
+def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease: timedelta) -> Claim | None:
+    """Take a queued, due chunk for one attempt; None for a duplicate, early or stale message.
+
+    Args:
+        session: a transaction of its own.
+        table: of the kind of job that the message is about; a chunk of another kind is left alone.
+        chunk_id: from the message.
+        owner: unique to this delivery, so that a claim whose COMMIT lost its answer is found again.
+        lease: how long the claim is valid without a heartbeat.
+
+    Raises:
+        NotRunningError: when the job is not running. Roll back: the chunk stays as it was.
+    """
+    job_id = session.scalar(select(table.chunk_key).where(Chunk.id == chunk_id))
+    if job_id is None:
+        return None
+    job = table.ref(job_id)
+    jobs.pin(session, job)
+    columns = (Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload)
+    row = session.execute(
+        update(Chunk)
+        .where(
+            Chunk.id == chunk_id,
+            Chunk.state == ChunkState.QUEUED,
+            Chunk.available_at <= _NOW,
+            Chunk.attempt < Chunk.max_attempts,
+        )
+        .values(
+            state=ChunkState.RUNNING,
+            attempt=Chunk.attempt + 1,
+            fence=FENCE.next_value(),
+            owner=owner,
+            lease_until=_NOW + lease,
+        )
+        .returning(*columns)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if row is not None:
+        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))
+    else:
+        row = session.execute(
+            select(*columns).where(Chunk.id == chunk_id, Chunk.state == ChunkState.RUNNING, Chunk.owner == owner)
+        ).one_or_none()
+    if row is None:
+        return None
+    return Claim(row.id, job, row.fence, row.attempt, row.max_attempts, row.payload)
+
+
+def heartbeat(session: Session, claim: Claim, *, lease: timedelta) -> bool:
+    """Extend the claim's lease; False when the work should stop: the claim is lost or the job no longer runs."""
+    extended = session.scalar(
+        update(Chunk)
+        .where(Chunk.id == claim.chunk_id, Chunk.state == ChunkState.RUNNING, Chunk.fence == claim.fence)
+        .values(lease_until=_NOW + lease)
+        .returning(Chunk.id)
+        .execution_options(synchronize_session=False)
+    )
+    return extended is not None and jobs.status(session, claim.job) is JobStatus.RUNNING
+
+
+def lock_claim(session: Session, claim: Claim) -> ClaimState:
+    """Lock the claimed chunk for the transaction that ends the attempt, and return whether the claim is valid."""
+    jobs.pin(session, claim.job)
+    row = session.execute(
+        select(Chunk.state, Chunk.fence).where(Chunk.id == claim.chunk_id).with_for_update(key_share=True)
+    ).one_or_none()
+    if row is None or row.fence != claim.fence:
+        return ClaimState.LOST
+    if row.state == ChunkState.RUNNING:
+        return ClaimState.VALID
+    return ClaimState.FINISHED if row.state == ChunkState.COMPLETED else ClaimState.LOST
+
+
+def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int]) -> ChunkOutcome:
+    """Complete a chunk whose claim `lock_claim` found valid.
+
+    Raises:
+        NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
+    """
+    _write(session, claim.chunk_id, state=ChunkState.COMPLETED, result=dict(result), lease_until=None, error=None)
+    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
+
+
+def release(
+    session: Session, claim: Claim, *, error: str, retry_after: timedelta | None = None, jitter: float
+) -> ChunkOutcome:
+    """Queue a chunk that met a transient error for a later attempt, or fail it when its attempts are used up.
+
+    Args:
+        session: a transaction of its own.
+        claim: of the attempt.
+        error: what went wrong.
+        retry_after: the other side's Retry-After, None when it sent none; see `domain/retry.py`.
+        jitter: random, from 0 up to 1.
+
+    Raises:
+        NotRunningError: when the job is not running. Roll back.
+    """
+    decision = after_transient_error(
+        attempt=claim.attempt, max_attempts=claim.max_attempts, retry_after=retry_after, jitter=jitter
+    )
+    if isinstance(decision, GiveUp):
+        return fail(session, claim, error=f"{error}: {decision.reason}" if decision.reason else error)
+    if lock_claim(session, claim) is not ClaimState.VALID:
+        return ChunkOutcome.LOST
+    _write(
+        session,
+        claim.chunk_id,
+        state=ChunkState.QUEUED,
+        max_attempts=decision.max_attempts,
+        available_at=_NOW + decision.delay,
+        lease_until=None,
+        dispatched_at=None,
+        error=_storable(error),
+    )
+    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.QUEUED))
+
+
+def fail(session: Session, claim: Claim, *, error: str) -> ChunkOutcome:
+    """Fail a chunk for good.
+
+    Raises:
+        NotRunningError: when the job is not running. Roll back.
+    """
+    if lock_claim(session, claim) is not ClaimState.VALID:
+        return ChunkOutcome.LOST
+    _write(session, claim.chunk_id, state=ChunkState.FAILED, lease_until=None, error=_storable(error))
+    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.FAILED))
+
+
+def reap(session: Session, table: JobTable) -> Reaped | None:
+    """Queue a chunk of a kind of job whose lease expired; None when there is none.
+
+    A chunk whose lease expires twice fails, so that one that kills its workers cannot stop the whole service.
+
+    Raises:
+        NotRunningError: when its job was cancelled at this moment. Roll back.
+    """
+    row = _expired(session, table)
+    if row is None:
+        return None
+    crashes = row.crash_count + 1
+    state = after_crash(crashes=crashes, attempt=row.attempt, max_attempts=row.max_attempts)
+    job = table.ref(row.job_id)
+    _write(
+        session,
+        row.id,
+        state=state,
+        crash_count=crashes,
+        lease_until=None,
+        dispatched_at=None,
+        available_at=_NOW,
+        error=f"the worker fell silent ({crashes} of this chunk so far)",
+    )
+    jobs.count(session, job, delta(ChunkState.RUNNING, state))
+    return Reaped(row.id, job, state)
+
+
+def owner_of(session: Session, task_id: str) -> str | None:
+    """Return the owner that runs the task's chunk; None when the task runs no chunk at the moment."""
+    # Compared as text: tasks that run no chunk may have ids that are not UUIDs.
+    return session.scalar(
+        select(Chunk.owner).where(cast(Chunk.task_id, Text) == task_id, Chunk.state == ChunkState.RUNNING)
+    )
+
+
+def expire_lease(session: Session, owner: str) -> bool:
+    """End the lease of a running chunk whose owner is known to be dead; the next sweep reaps it."""
+    expired = session.scalar(
+        update(Chunk)
+        .where(Chunk.owner == owner, Chunk.state == ChunkState.RUNNING)
+        .values(lease_until=_NOW)
+        .returning(Chunk.id)
+        .execution_options(synchronize_session=False)
+    )
+    return expired is not None
+
+
+def dispatch_next(session: Session, ref: JobRef, *, limit: int) -> list[ChunkMessage]:
+    """Choose due chunks of the job that no message was sent for, in their order, and note that one is sent now."""
+    chosen = (
+        select(Chunk.id)
+        .where(
+            jobs.belongs_to(ref),
+            Chunk.state == ChunkState.QUEUED,
+            Chunk.dispatched_at.is_(None),
+            Chunk.available_at <= _NOW,
+        )
+        .order_by(Chunk.seq)
+        .limit(limit)
+        # Skipping instead of waiting is what allows this after the job's row was locked.
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    return _dispatch(session, ref.table, list(session.scalars(chosen)))
+
+
+def redispatch_lost(session: Session, table: JobTable, *, after: timedelta, limit: int) -> list[ChunkMessage]:
+    """Choose due chunks of running jobs whose message must be lost, and note that it is sent again.
+
+    A message is taken for lost after the given time, twice that after a second one, and so on up to 16 times: a queue
+    that is merely long is not flooded.
+    """
+    factor = func.power(2, func.least(Chunk.dispatch_count - 1, _MAX_RESEND_EXPONENT))
+    ids = session.scalars(
+        select(Chunk.id)
+        .join(table.model, table.chunk_key == table.model.id)
+        .where(
+            Chunk.state == ChunkState.QUEUED,
+            Chunk.available_at <= _NOW,
+            Chunk.dispatched_at.is_not(None),
+            Chunk.dispatched_at + after * func.least(_MAX_RESEND_FACTOR, factor) < _NOW,
+            table.model.status == JobStatus.RUNNING,
+        )
+        .order_by(Chunk.id)
+        .limit(limit)
+        .with_for_update(of=Chunk, key_share=True, skip_locked=True)
+    )
+    return _dispatch(session, table, list(ids))
+
+
+def short_of_messages(session: Session, table: JobTable, *, window: int) -> list[tuple[JobRef, int]]:
+    """Return running jobs that have due chunks without a message, with how many messages may be sent now.
+
+    Args:
+        session: any transaction.
+        table: of the kind of job.
+        window: chunks of one job that may be running or dispatched at a time.
+    """
+    undispatched = (Chunk.state == ChunkState.QUEUED) & Chunk.dispatched_at.is_(None)
+    waiting = func.count().filter(undispatched & (Chunk.available_at <= _NOW))
+    dispatched = func.count().filter(~undispatched)
+    columns: list[ColumnElement[Any]] = [table.chunk_key.label("job_id"), dispatched.label("dispatched")]
+    rows = session.execute(
+        select(*columns)
+        .join(table.model, table.chunk_key == table.model.id)
+        .where(table.model.status == JobStatus.RUNNING, Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING]))
+        .group_by(table.chunk_key)
+        .having(waiting > 0, dispatched < window)
+    )
+    return [(table.ref(row["job_id"]), window - row["dispatched"]) for row in rows.mappings()]
+
+
+def results(session: Session, ref: JobRef) -> list[dict[str, Any]]:
+    """Return what the job's completed chunks reported, in their order."""
+    rows = session.scalars(
+        select(Chunk.result).where(jobs.belongs_to(ref), Chunk.state == ChunkState.COMPLETED).order_by(Chunk.seq)
+    )
+    return [row for row in rows if row is not None]
+
+
+def errors(session: Session, ref: JobRef, *, limit: int = 5) -> dict[str, int]:
+    """Return why the job's failed chunks failed, with counts, the most frequent first."""
+    failed = (
+        select(Chunk.error, func.count())
+        .where(jobs.belongs_to(ref), Chunk.state == ChunkState.FAILED, Chunk.error.is_not(None))
+        .group_by(Chunk.error)
+        .order_by(func.count().desc())
+        .limit(limit)
+    )
+    return {error: count for error, count in session.execute(failed) if error is not None}
+
+
+def ended(session: Session, ref: JobRef) -> list[EndedChunk]:
+    """Return the chunks of a job that were completed or failed, in their order."""
+    rows = session.execute(
+        select(Chunk.payload, Chunk.state, Chunk.result, Chunk.error)
+        .where(jobs.belongs_to(ref), Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
+        .order_by(Chunk.seq)
+    )
+    return [EndedChunk(row.payload, ChunkState(row.state), row.result or {}, row.error) for row in rows]
+
+
+def states(session: Session, ref: JobRef) -> dict[str, int]:
+    """Return the number of the job's chunks in each state that occurs."""
+    query = select(Chunk.state, func.count()).where(jobs.belongs_to(ref)).group_by(Chunk.state)
+    return dict(session.execute(query).all())
+
+
+def _expired(session: Session, table: JobTable) -> Row[*tuple[Any, ...]] | None:
+    """Lock the first chunk of a running job of the kind whose lease has expired, and its job; None when there is none.
+
+    Jobs that do not run are left to `jobs.drop_chunks`. A job that is locked is skipped until the next sweep: the
+    chunks of the others must not wait for it.
+    """
+    return session.execute(
+        select(Chunk.id, Chunk.attempt, Chunk.max_attempts, Chunk.crash_count, table.chunk_key.label("job_id"))
+        .select_from(table.owners)
+        .join(Chunk, table.chunk_key == table.model.id)
+        .where(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < _NOW, table.model.status == JobStatus.RUNNING)
+        .order_by(Chunk.id)
+        .limit(1)
+        # Everything that is locked later on is locked here, so that nothing is waited for while locks are held.
+        .with_for_update(key_share=True, skip_locked=True)
+    ).one_or_none()
+
+
+def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMessage]:
+    if not ids:
+        return []
+    rows = session.execute(
+        update(Chunk)
+        .where(Chunk.id.in_(ids))
+        .values(dispatched_at=_NOW, dispatch_count=Chunk.dispatch_count + 1)
+        .returning(Chunk.id, Chunk.task_id)
+        .execution_options(synchronize_session=False)
+    )
+    sent = {row.id: str(row.task_id) for row in rows}
+    return [ChunkMessage(table.chunk_task, table.queue, chunk_id, sent[chunk_id]) for chunk_id in sorted(sent)]
+
+
+def _storable(error: str) -> str:
+    """Return an error's text without what PostgreSQL cannot store: it may quote an untrusted host."""
+    return error[:_MAX_ERROR_LENGTH].replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def _write(session: Session, chunk_id: int, **values: object) -> None:
+    session.execute(
+        update(Chunk).where(Chunk.id == chunk_id).values(**values).execution_options(synchronize_session=False)
+    )

@@ -1,0 +1,17 @@
+"""Export jobs, as the job core sees them."""
+
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.export import cleanup, planner, worker
+from pixcrawler_worker.jobs.kind import JobKind
+
+EXPORT = JobKind(
+    table=EXPORT_JOBS,
+    start_task=Task.EXPORT_START,
+    plan=planner.plan,
+    prepare=worker.prepare,
+    work=worker.work,
+    write=worker.write,
+    conclude=planner.conclude,
+    clean_up=cleanup.clean_up,
+)

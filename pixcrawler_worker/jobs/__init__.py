@@ -1,0 +1,1 @@
+"""RULE: the job core; it knows no kind of job."""

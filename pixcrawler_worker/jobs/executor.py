@@ -1,0 +1,186 @@
+"""One attempt at a chunk, of whatever kind its job is: claim, work with heartbeats and a deadline, finish.
+
+Two short transactions with the work between them: the claim before, the result after. Between them nothing is locked,
+and a heartbeat on a connection of its own extends the lease.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, LimitExceededError, NotRunningError
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.lifecycle import ChunkOutcome
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.jobs import submission
+from pixcrawler_worker.jobs.kind import JobKind, Result, Work
+from pixcrawler_worker.jobs.limits import LIMITS, Limits
+from pixcrawler_worker.runtime import Runtime, owner
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class _ClaimLostError(Exception):
+    """The claim is no longer valid: the work stops and its result is dropped."""
+
+
+def run(
+    runtime: Runtime,
+    kind: JobKind[Work, Result],
+    chunk_id: int,
+    *,
+    limits: Limits = LIMITS,
+    jitter: Callable[[], float] = random.random,
+) -> list[ChunkMessage]:
+    """Run a chunk if it is queued and due, and return the messages to send next.
+
+    A duplicate, early or stale message changes nothing, nor does one about a chunk of another kind. A transient error
+    releases the chunk, a permanent one fails it. Anything else is a bug and is raised; the attempt was counted, and the
+    sweep takes the chunk back.
+
+    Args:
+        runtime: connects to everything.
+        kind: of the chunk's job.
+        chunk_id: from the message.
+        limits: how long the work may take.
+        jitter: returns a random number from 0 up to 1.
+    """
+    claimed = _claim(runtime, kind, chunk_id)
+    if claimed is None:
+        return []
+    claim, work = claimed
+    job = claim.job
+    with structlog.contextvars.bound_contextvars(job=job.id, chunk=chunk_id, attempt=claim.attempt):
+        match _attempt(runtime, kind, claim, work, limits, jitter):
+            case ChunkOutcome.LOST:
+                log.info("result dropped: the claim is lost, or the job does not run")
+                return []
+            case ChunkOutcome.JOB_FINISHED:
+                return submission.conclude(runtime, kind, job.id)
+            case ChunkOutcome.CONTINUES:
+                return transact(runtime.sessions, lambda session: chunks.dispatch_next(session, job, limit=1))
+
+
+def _claim(runtime: Runtime, kind: JobKind[Work, Result], chunk_id: int) -> tuple[Claim, Work] | None:
+    claimant = owner()
+
+    def work(session: Session) -> tuple[Claim, Work] | None:
+        claim = chunks.claim(session, kind.table, chunk_id, owner=claimant, lease=runtime.settings.lease)
+        if claim is None:
+            return None
+        try:
+            return claim, kind.prepare(runtime, session, claim)
+        except PermanentError as error:
+            # Another version planned it; the sweep concludes the job. Raised, this would be tried for ever.
+            chunks.fail(session, claim, error=str(error))
+            return None
+
+    try:
+        return transact(runtime.sessions, work)
+    except NotRunningError as error:
+        log.info("message dropped", chunk=chunk_id, reason=str(error))
+        return None
+
+
+def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
+    runtime: Runtime,
+    kind: JobKind[Work, Result],
+    claim: Claim,
+    work: Work,
+    limits: Limits,
+    jitter: Callable[[], float],
+) -> ChunkOutcome:
+    """Do the work and end the attempt one way or the other."""
+    try:
+        result = runtime.run(_supervise(runtime, claim, kind.work(runtime, work, limits), limits))
+        return _finish(runtime, kind, claim, work, result, limits)
+    except (_ClaimLostError, NotRunningError):
+        return ChunkOutcome.LOST
+    except (TransientError, PermanentError) as error:
+        log.warning("chunk failed" if isinstance(error, PermanentError) else "chunk released", reason=str(error))
+        return _close(runtime, claim, error, limits, jitter())
+
+
+async def _supervise(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T], limits: Limits) -> T:
+    """Run the work while the claim is valid; stop it when the claim is lost or at the deadline.
+
+    Raises:
+        _ClaimLostError: when the claim was lost.
+        TransientError: when the chunk took too long.
+    """
+    deadline = limits.chunk_deadline.total_seconds()
+    task = asyncio.ensure_future(work)
+    heartbeat = asyncio.ensure_future(_heartbeat(runtime, claim, limits))
+    try:
+        await asyncio.wait({task, heartbeat}, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if heartbeat.done():
+            heartbeat.result()
+            raise _ClaimLostError
+        raise TransientError(f"the chunk took longer than {deadline:.0f} s")
+    finally:
+        for running in (task, heartbeat):
+            running.cancel()
+        await asyncio.gather(task, heartbeat, return_exceptions=True)
+
+
+async def _heartbeat(runtime: Runtime, claim: Claim, limits: Limits) -> None:
+    """Extend the lease until the claim is lost. A database that is away for a moment does not end the work."""
+    lease = runtime.settings.lease
+    while True:
+        await asyncio.sleep(limits.heartbeat_interval(lease).total_seconds())
+        with contextlib.suppress(TransientError):
+            if not await asyncio.to_thread(
+                transact, runtime.sessions, lambda session: chunks.heartbeat(session, claim, lease=lease)
+            ):
+                return
+
+
+def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
+    runtime: Runtime, kind: JobKind[Work, Result], claim: Claim, work: Work, result: Result, limits: Limits
+) -> ChunkOutcome:
+    """Write the result and the chunk's end in one transaction.
+
+    Raises:
+        NotRunningError: when the result comes too late and is dropped.
+    """
+
+    def finish(session: Session) -> ChunkOutcome:
+        match chunks.lock_claim(session, claim):
+            case ClaimState.LOST:
+                return ChunkOutcome.LOST
+            case ClaimState.FINISHED:
+                open_chunks = jobs.counters(session, claim.job).open
+                return ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED
+            case ClaimState.VALID:
+                report = kind.write(session, work, result)
+                return chunks.finish(session, claim, result=report.result, gains=report.gains)
+
+    while True:
+        # Only a limit that is lowered at this very moment makes a second turn necessary.
+        with contextlib.suppress(LimitExceededError):
+            return transact(runtime.sessions, finish, pauses=limits.finish_retries)
+
+
+def _close(
+    runtime: Runtime, claim: Claim, error: TransientError | PermanentError, limits: Limits, jitter: float
+) -> ChunkOutcome:
+    """Release the chunk, or fail it."""
+
+    def close(session: Session) -> ChunkOutcome:
+        if isinstance(error, TransientError):
+            return chunks.release(session, claim, error=str(error), retry_after=error.retry_after, jitter=jitter)
+        return chunks.fail(session, claim, error=str(error))
+
+    try:
+        return transact(runtime.sessions, close, pauses=limits.finish_retries)
+    except NotRunningError:
+        return ChunkOutcome.LOST

@@ -1,0 +1,133 @@
+"""What a kind of job is: the one file to read before writing one.
+
+A kind brings its table and five functions. The core does the rest, once for all kinds: idempotent start, retry and
+cancel, claims with leases and fence tokens, deadlines, counters, lost messages. `registry.py` lists the kinds.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pixcrawler_worker.db.ledger.chunks import Claim
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
+from pixcrawler_worker.db.session import Session
+from pixcrawler_worker.domain.lifecycle import Counters, JobStatus
+from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.runtime import Runtime
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Chunks to queue: the plan of a job, or its next round.
+
+    Attributes:
+        payloads: one for each chunk, with JSON's types only.
+        details: for the job's activity log.
+    """
+
+    payloads: Sequence[Mapping[str, Any]]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """The end of a job.
+
+    Attributes:
+        status: its last one.
+        error: for `error_message`, where the table has that column.
+        details: for the job's activity log.
+    """
+
+    status: JobStatus
+    error: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def failure(cls, reason: str) -> "Conclusion":
+        """Return the end of a job that failed, and why."""
+        return cls(JobStatus.FAILED, reason, {"reason": reason})
+
+    @classmethod
+    def never_planned(cls, start_task: str) -> "Conclusion":
+        """Return the end of a job whose row was set running before it was planned."""
+        return cls.failure(f"the row was set running by hand: write it as pending, and send {start_task}")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a chunk has brought.
+
+    Attributes:
+        result: kept with the chunk, with JSON's types only.
+        gains: increments of counting columns of the job's table, by name.
+    """
+
+    result: Mapping[str, Any]
+    gains: Mapping[str, int] = field(default_factory=dict)
+
+
+def _no_request(runtime: Runtime, session: Session, ref: JobRef, options: object) -> None:
+    """Record nothing: the options of the kind are in the job's row."""
+
+
+def _no_parents(session: Session, ref: JobRef) -> None:
+    """Lock nothing else: concluding writes to the job's own row only."""
+
+
+def _no_recount(session: Session, ref: JobRef) -> Mapping[str, int]:
+    """Return nothing: the row has no counters that follow from other tables."""
+    del session, ref
+    return {}
+
+
+def _no_cleanup(runtime: Runtime, limits: Limits) -> None:
+    """Delete nothing: jobs of the kind leave no files behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobKind(Generic[Work, Result]):
+    """One kind of job: its table, and the functions that make it what it is.
+
+    `Work` is what a chunk's work needs, `Result` is what the work returns.
+
+    Attributes:
+        table: the kind's table.
+        start_task: name of the Celery task that starts a job of the kind; its argument is `<name>_job_id`.
+        cancel_task: likewise; None where a job of the kind cannot be cancelled by a message.
+        retry_task: likewise.
+        plan: returns the first chunks of a pending job, whose lock is held. PermanentError fails the job.
+        prepare: reads what a chunk's work needs, in the transaction of its claim. PermanentError fails the chunk.
+        work: does a chunk's work; no transaction is open. TransientError releases the chunk, PermanentError fails it.
+        write: writes what the work has brought, in a transaction in which the claim is valid. It may be called again
+            with the same result.
+        conclude: returns what follows when all chunks of a running job have ended. The job's lock is held.
+        record_request: records the options of a start message, so that a retry or a recovery needs no message.
+            PermanentError fails the job.
+        lock_parents: locks what `conclude` writes to besides the job's own row, before the job is locked.
+        reopened: notes that an ended job runs again.
+        recount: returns counters of the job's row as they follow from other tables, by column: sweeps repair them.
+        clean_up: deletes files that ended jobs have left behind.
+    """
+
+    table: JobTable
+    start_task: str
+    cancel_task: str | None = None
+    retry_task: str | None = None
+    plan: Callable[[Runtime, Session, JobRef], Chunks]
+    prepare: Callable[[Runtime, Session, Claim], Work]
+    work: Callable[[Runtime, Work, Limits], Coroutine[Any, Any, Result]]
+    write: Callable[[Session, Work, Result], Report]
+    conclude: Callable[[Runtime, Session, JobRef, Counters], Chunks | Conclusion]
+    record_request: Callable[[Runtime, Session, JobRef, object], None] = _no_request
+    lock_parents: Callable[[Session, JobRef], None] = _no_parents
+    reopened: Callable[[Session, JobRef], None] = _no_parents
+    recount: Callable[[Session, JobRef], Mapping[str, int]] = _no_recount
+    clean_up: Callable[[Runtime, Limits], object] = _no_cleanup
+
+
+#: A kind whose types of work and result do not matter, as most of the core sees it.
+AnyJobKind = JobKind[Any, Any]

@@ -1,0 +1,69 @@
+"""Every timeout that the life of a chunk depends on, in one place, and the order that must hold between them."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+
+from pixcrawler_worker.db import session
+from pixcrawler_worker.domain.retry import MAX_RETRY_AFTER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Durations from short to long. Each one leaves the one before it time to take effect.
+
+    Attributes:
+        chunk_budget: after this a chunk takes nothing new and leaves the rest to another chunk.
+        chunk_deadline: after this the work of a chunk is stopped and the chunk is released.
+        soft_time_limit: after this Celery raises in the task.
+        time_limit: after this Celery kills the task's process.
+        grace_period: after this no process works on an ended job any more, and its storage may be cleaned up.
+        visibility_timeout: after this Redis delivers a message again that was not acknowledged.
+        heartbeats_per_lease: how often a lease is extended while it lasts: so many less one may be lost.
+        finish_retries: pauses between tries to write a result. Finished work is worth waiting for a database that
+            restarts; with a dead one the lease ends and the chunk counts as crashed.
+        max_reaped: chunks that one sweep reaps.
+        max_redispatched: lost messages that one sweep sends again, so that the end of an outage is no storm.
+
+    Raises:
+        ValueError: when the order does not hold.
+    """
+
+    chunk_budget: timedelta = timedelta(seconds=200)
+    chunk_deadline: timedelta = timedelta(seconds=600)
+    soft_time_limit: timedelta = timedelta(seconds=840)
+    time_limit: timedelta = timedelta(seconds=900)
+    grace_period: timedelta = timedelta(seconds=1200)
+    visibility_timeout: timedelta = timedelta(seconds=3600)
+    heartbeats_per_lease: int = 4
+    finish_retries: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0, 2.0, *[5.0] * 8)
+    max_reaped: int = 500
+    max_redispatched: int = 500
+
+    def __post_init__(self) -> None:
+        of_chunks = (
+            self.chunk_budget,
+            self.chunk_deadline,
+            self.soft_time_limit,
+            self.time_limit,
+            self.grace_period,
+            self.visibility_timeout,
+        )
+        of_transactions = (session.LOCK_TIMEOUT, session.STATEMENT_TIMEOUT, session.IDLE_TIMEOUT, self.soft_time_limit)
+        for durations in (of_chunks, of_transactions):
+            if any(shorter >= longer for shorter, longer in pairwise(durations)):
+                raise ValueError(f"each limit must be longer than the one before it: {durations}")
+        if self.chunk_deadline + timedelta(seconds=sum(self.finish_retries)) >= self.soft_time_limit:
+            raise ValueError("a chunk at its deadline must be able to write its result before the soft time limit")
+        if self.grace_period >= self.visibility_timeout or self.visibility_timeout <= MAX_RETRY_AFTER:
+            raise ValueError("a message must not come back while its chunk may still run or wait")
+        if self.heartbeats_per_lease < 2:  # noqa: PLR2004 - one may be lost
+            raise ValueError("a lease must outlive one lost heartbeat")
+
+    def heartbeat_interval(self, lease: timedelta) -> timedelta:
+        """Return the time between two heartbeats of a claim."""
+        return lease / self.heartbeats_per_lease
+
+
+#: What the worker runs with. Tests hand others in.
+LIMITS = Limits()

@@ -1,0 +1,165 @@
+"""Transitions of whole jobs: start, conclude, cancel, retry. One implementation for all kinds.
+
+Every function here may be called twice, late, or at once with itself and the others: each decides under the job's lock,
+and returns the messages to send once its transaction has committed.
+"""
+
+import contextlib
+
+import structlog
+
+from pixcrawler_worker.db import activity
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.lifecycle import ENDED, JobStatus
+from pixcrawler_worker.errors import PermanentError, UnknownJobError
+from pixcrawler_worker.jobs.kind import AnyJobKind, Chunks, Conclusion
+from pixcrawler_worker.runtime import Runtime
+
+log = structlog.get_logger()
+
+
+def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = None) -> list[ChunkMessage]:
+    """Plan a pending job; do nothing for one that has been started.
+
+    An invalid row or invalid options fail the job: the reason is in its activity log and, where the table has that
+    column, in `error_message`.
+
+    Args:
+        runtime: connects to the database.
+        kind: of the job.
+        job_id: its row.
+        options: of the message; empty or None to go by those that are recorded.
+
+    Raises:
+        UnknownJobError: when there is no such job.
+    """
+    ref = kind.table.ref(job_id)
+    status = transact(runtime.sessions, lambda session: jobs.status(session, ref))
+    if status is None:
+        raise UnknownJobError(kind.table.name, job_id)
+    if status is not JobStatus.PENDING:
+        return []
+    try:
+        return transact(runtime.sessions, lambda session: _plan(runtime, session, kind, ref, options))
+    except PermanentError as error:
+        reason = str(error)
+    transact(runtime.sessions, lambda session: _reject(runtime, session, kind, ref, options, reason))
+    return []
+
+
+def conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
+    """Queue the next round of a running job whose chunks have all ended, or end the job."""
+    ref = kind.table.ref(job_id)
+
+    def work(session: Session) -> list[ChunkMessage]:
+        kind.lock_parents(session, ref)
+        if jobs.lock(session, ref) is not JobStatus.RUNNING:
+            return []
+        counters = jobs.counters(session, ref)
+        if counters.open:
+            return []
+        match kind.conclude(runtime, session, ref, counters):
+            case Chunks(payloads):
+                jobs.add_chunks(session, ref, payloads)
+                return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
+            case Conclusion() as conclusion:
+                _end(session, ref, conclusion)
+                return []
+
+    return transact(runtime.sessions, work)
+
+
+def cancel(runtime: Runtime, kind: AnyJobKind, job_id: int) -> None:
+    """Cancel a job that has not ended; from then on nothing is written for it. Harmless on any other.
+
+    Raises:
+        UnknownJobError: when there is no such job.
+    """
+    ref = kind.table.ref(job_id)
+
+    def work(session: Session) -> JobStatus | None:
+        if jobs.cancel(session, ref):
+            activity.record(session, ref, "cancelled")
+        return jobs.status(session, ref)
+
+    status = transact(runtime.sessions, work)
+    if status is None:
+        raise UnknownJobError(kind.table.name, job_id)
+    if status in ENDED:
+        drop_chunks(runtime, ref)
+
+
+def drop_chunks(runtime: Runtime, ref: JobRef) -> int:
+    """Cancel the open chunks of an ended job and return how many there were; none when it runs again."""
+    try:
+        return transact(runtime.sessions, lambda session: jobs.drop_chunks(session, ref))
+    except NotRunningError:
+        return 0
+
+
+def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
+    """Run the failed and cancelled chunks of an ended job again; a job that was never planned is planned.
+
+    Raises:
+        UnknownJobError: when there is no such job.
+    """
+    ref = kind.table.ref(job_id)
+    status = transact(runtime.sessions, lambda session: jobs.status(session, ref))
+    if status is None:
+        raise UnknownJobError(kind.table.name, job_id)
+    if status in ENDED:
+        drop_chunks(runtime, ref)
+
+    def work(session: Session) -> list[ChunkMessage] | None:
+        if not jobs.counters(session, ref).total:
+            return None if jobs.reopen(session, ref) else []
+        jobs.retry(session, ref)
+        kind.reopened(session, ref)
+        activity.record(session, ref, "retried")
+        return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
+
+    try:
+        messages = transact(runtime.sessions, work)
+    except NotRunningError:
+        log.info("nothing to retry", job=job_id, kind=kind.table.name)
+        return []
+    if messages is None:
+        return start(runtime, kind, job_id)
+    return messages or conclude(runtime, kind, job_id)
+
+
+def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object) -> list[ChunkMessage]:
+    if jobs.lock(session, ref) is not JobStatus.PENDING:
+        return []
+    kind.record_request(runtime, session, ref, options)
+    plan = kind.plan(runtime, session, ref)
+    jobs.begin(session, ref)
+    jobs.add_chunks(session, ref, plan.payloads)
+    activity.record(session, ref, "started", plan.details)
+    return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
+
+
+def _reject(  # noqa: PLR0913, PLR0917 - what `_plan` has, and why it failed
+    runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object, reason: str
+) -> None:
+    """Fail a job that cannot be planned, with its options recorded: a retry of the corrected row has no message."""
+    if jobs.lock(session, ref) is not JobStatus.PENDING:
+        return
+    if options:
+        with contextlib.suppress(PermanentError):
+            kind.record_request(runtime, session, ref, options)
+    _end(session, ref, Conclusion.failure(reason))
+
+
+def _end(session: Session, ref: JobRef, conclusion: Conclusion) -> None:
+    jobs.end(session, ref, conclusion.status, error=conclusion.error)
+    activity.record(session, ref, conclusion.status, conclusion.details)
+    write = log.warning if conclusion.status is JobStatus.FAILED else log.info
+    write("job ended", job=ref.id, kind=ref.table.name, status=conclusion.status, **_logged(conclusion))
+
+
+def _logged(conclusion: Conclusion) -> dict[str, object]:
+    """Return the details that fit into a log line."""
+    return {name: value for name, value in conclusion.details.items() if isinstance(value, int | str)}

@@ -1,0 +1,17 @@
+"""Validation jobs, as the job core sees them."""
+
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
+from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.jobs.kind import JobKind
+from pixcrawler_worker.validate import planner, worker
+
+VALIDATION = JobKind(
+    table=VALIDATION_JOBS,
+    start_task=Task.VALIDATION_START,
+    plan=planner.plan,
+    prepare=worker.prepare,
+    work=worker.work,
+    write=worker.write,
+    lock_parents=planner.lock_parents,
+    conclude=planner.conclude,
+)
