@@ -27,7 +27,7 @@ from pixcrawler_worker import client, runtime
 from pixcrawler_worker.cli import crawl as crawling
 from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
-from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.db.job_views import CrawlView
 
 AT_ONCE = 32
 

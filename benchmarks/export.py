@@ -21,10 +21,10 @@ from stage import PROCESSES, ended, picture, service, worker
 from validation import make_crawl_job
 
 from pixcrawler_worker import client
-from pixcrawler_worker.db import images, intake
+from pixcrawler_worker.db import images, job_rows
 from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import ExportView
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.runtime import Runtime
 
@@ -86,7 +86,7 @@ def time_export(opened: Runtime, crawl_job_id: int) -> float:
     """Seconds from the row's start to its end, as the database's clock has them; the files are removed."""
     export_id = transact(
         opened.sessions,
-        lambda session: intake.create_export_job(
+        lambda session: job_rows.create_export_job(
             session, crawl_job_id=crawl_job_id, name="bench", format_="zip", options={}
         ),
     )

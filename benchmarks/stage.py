@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from pixcrawler_worker import embedded, runtime, settings
-from pixcrawler_worker.db import checks, views
+from pixcrawler_worker.db import checks, job_views
+from pixcrawler_worker.db.job_views import View
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import View
 from pixcrawler_worker.runtime import Runtime
 
 #: Processes of a worker, and of the floor that it is measured against.
@@ -63,7 +63,7 @@ def worker() -> Iterator[int]:
 def ended(opened: Runtime, view: type[View], job_id: int) -> tuple[View, float]:
     """Wait for a job's end; return it, and its seconds from start to end as the database's clock has them."""
     while True:
-        job = transact(opened.sessions, lambda session: views.job(session, view, job_id))
+        job = transact(opened.sessions, lambda session: job_views.job(session, view, job_id))
         assert job is not None
         if job.ended:
             assert job.status == "completed", job

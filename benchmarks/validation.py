@@ -24,10 +24,10 @@ from sqlalchemy import text
 from stage import PROCESSES, ended, picture, service, worker
 
 from pixcrawler_worker import client
-from pixcrawler_worker.db import intake
+from pixcrawler_worker.db import job_rows
+from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.db.models import CrawlJob
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import measure_bytes
 from pixcrawler_worker.runtime import Runtime
@@ -117,7 +117,7 @@ def store_rows(opened: Runtime, rows: int) -> int:
 def make_crawl_job(opened: Runtime) -> int:
     """A crawl job that has ended."""
     with opened.sessions.begin() as session:
-        job_id = intake.create_crawl_job(session, name="bench", keywords=["cat"], max_images=10**7, project_id=None)
+        job_id = job_rows.create_crawl_job(session, name="bench", keywords=["cat"], max_images=10**7, project_id=None)
         assert job_id is not None
         session.get_one(CrawlJob, job_id).status = "completed"
     return job_id
@@ -127,7 +127,7 @@ def time_validation(opened: Runtime, crawl_job_id: int, level: str) -> tuple[flo
     """Seconds from the row's start to its end, as the database's clock has them, and how many images were judged."""
     validation_id = transact(
         opened.sessions,
-        lambda session: intake.create_validation_job(
+        lambda session: job_rows.create_validation_job(
             session, crawl_job_id=crawl_job_id, name=level, rules={"level": level, "mode": "report_only"}
         ),
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pixcrawler_worker.db.views import ExportView
+from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import plan
 from pixcrawler_worker.runtime import Runtime

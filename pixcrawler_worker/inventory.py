@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from pixcrawler_worker.db import activity, crawls, images, validations
+from pixcrawler_worker.db import activity_log, crawls, images, validations
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import Located
 from pixcrawler_worker.db.ledger import jobs, sweeps
@@ -126,7 +126,7 @@ def _mend(runtime: Runtime, job_id: int, missing: list[Located], stray: list[str
         gone = images.delete(session, [one.id for one in missing])
         if gone:
             validations.apply(session, job_id)
-            activity.record(session, ref, "mended", {"images_without_file": gone})
+            activity_log.record(session, ref, "mended", {"images_without_file": gone})
         named = images.files(session, job_id)
         return gone, [url for url in stray if url not in named]
 

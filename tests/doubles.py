@@ -14,7 +14,7 @@ from ledger import T
 from sqlalchemy import text
 
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import activity
+from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import ActivityLog, Chunk
@@ -175,7 +175,7 @@ def slices(runtime: Runtime, ref: JobRef) -> list[tuple[str, str, int, int]]:
 def log_of(runtime: Runtime, ref: JobRef) -> list[ActivityLog]:
     """What the job's owner reads about it, oldest first."""
     with runtime.sessions.begin() as session:
-        return activity.latest(session, ref, limit=1000)[::-1]
+        return activity_log.latest(session, ref, limit=1000)[::-1]
 
 
 def actions(runtime: Runtime, ref: JobRef) -> list[str]:

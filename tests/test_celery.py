@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 
 from pixcrawler_worker import runtime
 from pixcrawler_worker.celery import app
-from pixcrawler_worker.db import views
+from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import Sessions, transact
-from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.embedded import Services
 
@@ -221,7 +221,7 @@ def test_a_message_that_cannot_be_done_fails_its_job_with_a_reason(
     job_id = make_job(sessions)
     with capture_logs() as logged:
         START(job_id, options)
-    assert transact(sessions, lambda session: views.job(session, CrawlView, job_id)).status == "failed"  # type: ignore[union-attr]  # it was just made
+    assert transact(sessions, lambda session: job_views.job(session, CrawlView, job_id)).status == "failed"  # type: ignore[union-attr]  # it was just made
     assert [entry["event"] for entry in logged] == ["job ended"]
     assert reason in logged[0]["reason"]
 
@@ -231,19 +231,19 @@ def test_a_list_with_what_the_database_cannot_hold_starts_all_the_same(
 ) -> None:
     job_id = make_job(sessions)
     START(job_id, {"urls": ["https://a.example/\x001.jpg", "https://a.example/\ud8002.jpg"]})
-    assert transact(sessions, lambda session: views.job(session, CrawlView, job_id)).status == "running"  # type: ignore[union-attr]  # it was just made
+    assert transact(sessions, lambda session: job_views.job(session, CrawlView, job_id)).status == "running"  # type: ignore[union-attr]  # it was just made
 
 
 def test_the_same_message_twice_plans_once(service: pytest.MonkeyPatch, sessions: Sessions) -> None:
     job_id = make_job(sessions)
     for _ in range(2):
         START(job_id, {"urls": ["https://a.example/1.jpg"], "chunk_size": 10})
-    job = transact(sessions, lambda session: views.job(session, CrawlView, job_id))
+    job = transact(sessions, lambda session: job_views.job(session, CrawlView, job_id))
     assert job is not None
     assert (job.status, job.total_chunks) == ("running", 1)
     for _ in range(2):
         CANCEL(job_id)
-    job = transact(sessions, lambda session: views.job(session, CrawlView, job_id))
+    job = transact(sessions, lambda session: job_views.job(session, CrawlView, job_id))
     assert job is not None
     assert job.status == "cancelled"
 

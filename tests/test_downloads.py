@@ -10,7 +10,7 @@ from export.exporting import Stored, picture
 
 from pixcrawler_worker import downloads
 from pixcrawler_worker.cli import watching
-from pixcrawler_worker.db.views import ExportView
+from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import cleanup
 from pixcrawler_worker.jobs.limits import LIMITS

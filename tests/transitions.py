@@ -10,7 +10,7 @@ from factories import make_image
 from ledger import LEASE
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import activity
+from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -108,4 +108,4 @@ TRANSITIONS: tuple[Transition, ...] = (
 
 def _record(session: Session, ref: JobRef, event: str) -> None:
     if ref.table is CRAWL_JOBS:
-        activity.record(session, ref, event)
+        activity_log.record(session, ref, event)

@@ -16,17 +16,17 @@ from pixcrawler_worker.cli import crawl as crawling
 from pixcrawler_worker.cli import export as exporting
 from pixcrawler_worker.cli import validate as validating
 from pixcrawler_worker.cli.request import Asked
-from pixcrawler_worker.db import intake
+from pixcrawler_worker.crawl import report as crawl_report
+from pixcrawler_worker.db import job_rows
+from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import croissant
 from pixcrawler_worker.exporters.protocol import Carrier
-from pixcrawler_worker.reports import crawl as crawl_report
-from pixcrawler_worker.reports import validation as validation_report
 from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.validate import report as validation_report
 
 
 @click.command()
@@ -126,7 +126,7 @@ def deliver(
     downloads.require_empty(folder)
     validation_id = transact(
         runtime.sessions,
-        lambda session: intake.create_validation_job(session, crawl_job_id=job.id, name="build", rules={}),
+        lambda session: job_rows.create_validation_job(session, crawl_job_id=job.id, name="build", rules={}),
     )
     assert validation_id is not None
     validating.start(validation_id)
@@ -135,7 +135,7 @@ def deliver(
         return None
     export_id = transact(
         runtime.sessions,
-        lambda session: intake.create_export_job(
+        lambda session: job_rows.create_export_job(
             session, crawl_job_id=job.id, name=job.name, format_=delivery.carrier, options=delivery.options
         ),
     )

@@ -10,9 +10,9 @@ from pixcrawler_worker import client
 from pixcrawler_worker.cli import console, request, watching
 from pixcrawler_worker.cli.request import Asked, Request
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import intake
+from pixcrawler_worker.db import job_rows
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -50,7 +50,7 @@ def create(runtime: Runtime, wanted: Request, *, project_id: int | None = None, 
     """
 
     def insert(session: Session) -> int | None:
-        job_id = intake.create_crawl_job(
+        job_id = job_rows.create_crawl_job(
             session,
             # An argument may be no text at all.
             name=(name or ", ".join(wanted.keywords)).encode("utf-8", "replace").decode(),

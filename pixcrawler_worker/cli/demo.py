@@ -25,7 +25,7 @@ from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.cli.local import Local
 from pixcrawler_worker.cli.request import Request
 from pixcrawler_worker.crawl import options
-from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError

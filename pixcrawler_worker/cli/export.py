@@ -10,9 +10,9 @@ from kombu.exceptions import OperationalError
 
 from pixcrawler_worker import client, downloads
 from pixcrawler_worker.cli import console, watching
-from pixcrawler_worker.db import intake
+from pixcrawler_worker.db import job_rows
+from pixcrawler_worker.db.job_views import CrawlView, ExportView
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import CrawlView, ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
@@ -70,7 +70,7 @@ def export(
         crawl = watching.require(runtime.sessions, CrawlView, job_id)
         export_id = transact(
             runtime.sessions,
-            lambda session: intake.create_export_job(
+            lambda session: job_rows.create_export_job(
                 session, crawl_job_id=job_id, name=name or crawl.name, format_=format_ or Carrier.ZIP, options=asked
             ),
         )

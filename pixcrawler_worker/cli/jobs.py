@@ -13,14 +13,14 @@ from pixcrawler_worker import client
 from pixcrawler_worker.cli import console, watching
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import activity, views
+from pixcrawler_worker.db import activity_log, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.job_views import VIEWS, CrawlView, ExportView, ValidationView
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
-from pixcrawler_worker.db.views import VIEWS, CrawlView, ExportView, ValidationView
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.validate import planner as judging
@@ -37,7 +37,7 @@ def jobs() -> None:
 def list_(*, limit: int, as_json: bool) -> None:
     """List the newest jobs."""
     with console.connected() as runtime:
-        found = transact(runtime.sessions, lambda session: views.newest(session, CrawlView, limit=limit))
+        found = transact(runtime.sessions, lambda session: job_views.newest(session, CrawlView, limit=limit))
     if as_json:
         click.echo(json.dumps([job.as_json() for job in found], indent=2))
         return
@@ -205,11 +205,11 @@ def _details(session: Session, job_id: int) -> dict[str, Any]:
         "reasons": dict(planner.reasons(session, job_id)),
         "validations": [
             {"id": job.id, "status": job.status, "valid": job.validated_images, "invalid": job.invalid_images}
-            for job in views.of_crawl(session, ValidationView, job_id)
+            for job in job_views.of_crawl(session, ValidationView, job_id)
         ],
         "exports": [
             {"id": job.id, "status": job.status, "format": job.format, "images": job.exported_images}
-            for job in views.of_crawl(session, ExportView, job_id)
+            for job in job_views.of_crawl(session, ExportView, job_id)
         ],
     }
 
@@ -225,6 +225,6 @@ def _ledger(session: Session, ref: JobRef) -> dict[str, Any]:
                 "action": entry.action,
                 "reason": (entry.metadata_ or {}).get("reason", ""),
             }
-            for entry in reversed(activity.latest(session, ref))
+            for entry in reversed(activity_log.latest(session, ref))
         ],
     }

@@ -8,7 +8,7 @@ import click
 
 from pixcrawler_worker import inventory
 from pixcrawler_worker.cli import console, watching
-from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.inventory import Inventory
 
 #: Addresses of a kind that are printed.

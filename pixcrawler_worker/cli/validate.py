@@ -10,12 +10,12 @@ from kombu.exceptions import OperationalError
 
 from pixcrawler_worker import client
 from pixcrawler_worker.cli import console, watching
-from pixcrawler_worker.db import intake
+from pixcrawler_worker.db import job_rows
+from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.domain.verdicts import Mode
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.reports import validation as report
+from pixcrawler_worker.validate import report
 from pixcrawler_worker.validate.classifiers import CLASSIFIERS
 from pixcrawler_worker.validate.rules import Level, ValidationRules, parse
 
@@ -63,7 +63,7 @@ def validate(
         runtime.settings.require_broker()
         validation_id = transact(
             runtime.sessions,
-            lambda session: intake.create_validation_job(
+            lambda session: job_rows.create_validation_job(
                 session, crawl_job_id=job_id, name=name or asked.get("level", Level.STANDARD), rules=asked
             ),
         )

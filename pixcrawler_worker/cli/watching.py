@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pixcrawler_worker.cli import console
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity, session, views
+from pixcrawler_worker.db import activity_log, job_views, session
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.job_views import CrawlView, ExportView, JobView, ValidationView, View
 from pixcrawler_worker.db.ledger import chunks as ledger
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.session import Session, Sessions
-from pixcrawler_worker.db.views import CrawlView, ExportView, JobView, ValidationView, View
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.validate import planner as judging
 
@@ -41,7 +41,7 @@ def require(sessions: Sessions, view: type[View], job_id: int) -> View:
     Raises:
         PermanentError: when there is none of that id.
     """
-    job = session.transact(sessions, lambda s: views.job(s, view, job_id))
+    job = session.transact(sessions, lambda s: job_views.job(s, view, job_id))
     if job is None:
         shown = "list` shows those there are" if view.table is CRAWL_JOBS else "show JOB` shows those of a crawl"
         raise PermanentError(f"there is no {view.table.name} job {job_id}; `pixcrawler jobs {shown}")
@@ -117,7 +117,7 @@ def why(s: Session, job: CrawlView) -> list[str]:
     """Return lines that say why a job that has ended did not get all its images; none when it did."""
     if job.valid_images >= job.max_images:
         return []
-    last = next(iter(activity.latest(s, CRAWL_JOBS.ref(job.id), limit=1)), None)
+    last = next(iter(activity_log.latest(s, CRAWL_JOBS.ref(job.id), limit=1)), None)
     reason = (last.metadata_ or {}).get("reason") if last else None
     refused = ", ".join(f"{count} {name}" for name, count in planner.reasons(s, job.id).items())
     failed = ledger.errors(s, CRAWL_JOBS.ref(job.id))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from pixcrawler_worker import pages
+from pixcrawler_worker import html_report
 from pixcrawler_worker.db.exports import Item
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
@@ -19,8 +19,8 @@ _LONGEST = 30
 
 
 async def thumbnails(runtime: Runtime, shown: Sequence[Item]) -> dict[int, bytes]:
-    """Return the pictures of the contact sheet by their places in the export, as `pages.thumbnails` does."""
-    return await pages.thumbnails(runtime, ((item.seq, item.storage_url) for item in shown if item.storage_url))
+    """Return the pictures of the contact sheet by their places in the export, as `html_report.thumbnails` does."""
+    return await html_report.thumbnails(runtime, ((item.seq, item.storage_url) for item in shown if item.storage_url))
 
 
 def write(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapping[int, bytes]) -> bytes:
@@ -32,13 +32,13 @@ def write(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mappi
         shown: images of the contact sheet.
         thumbnails: how they look.
     """
-    return pages.html(plan.name, _parts(plan, summary, shown, thumbnails)).encode()
+    return html_report.document(plan.name, _parts(plan, summary, shown, thumbnails)).encode()
 
 
 def _parts(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapping[int, bytes]) -> Iterator[str]:
     yield f'<h1>{escape(plan.name)}</h1><div class="soft">{_kind(plan)}</div>'
     licensed = summary.images - summary.licenses.get("", 0)
-    yield pages.tiles(
+    yield html_report.tiles(
         (
             (f"{summary.images:,}", "images"),
             (f"{len(summary.labels):,}", "classes"),
@@ -48,19 +48,19 @@ def _parts(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapp
         )
     )
     yield '<div class="columns">'
-    yield pages.bars("Classes", _frequent(summary.labels))
+    yield html_report.bars("Classes", _frequent(summary.labels))
     if plan.splits:
-        yield pages.bars("Splits", [(split, summary.splits.get(split, 0)) for split in plan.splits])
-    yield pages.bars("Licenses", _frequent(summary.licenses))
-    yield pages.bars("Formats", _frequent(summary.formats))
-    yield pages.bars("Sources", _frequent(summary.sources))
+        yield html_report.bars("Splits", [(split, summary.splits.get(split, 0)) for split in plan.splits])
+    yield html_report.bars("Licenses", _frequent(summary.licenses))
+    yield html_report.bars("Formats", _frequent(summary.formats))
+    yield html_report.bars("Sources", _frequent(summary.sources))
     yield "</div>"
-    yield pages.bars("Left out", _frequent(summary.skipped), kind="bad")
+    yield html_report.bars("Left out", _frequent(summary.skipped), kind="bad")
     yield f"<h2>Contact sheet <small>{len(shown):,} of {summary.images:,}</small></h2>" + '<div class="sheet">'
     for item in shown:
         label = item.label or plan.unlabelled
         hint = " - ".join(filter(None, (item.title, item.author, item.license)))
-        yield pages.picture(thumbnails.get(item.seq), label, alt=item.title or label, hint=hint)
+        yield html_report.figure(thumbnails.get(item.seq), label, alt=item.title or label, hint=hint)
     yield "</div>"
 
 

@@ -8,7 +8,7 @@ import contextlib
 
 import structlog
 
-from pixcrawler_worker.db import activity
+from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
@@ -81,7 +81,7 @@ def cancel(runtime: Runtime, kind: AnyJobKind, job_id: int) -> None:
 
     def work(session: Session) -> JobStatus | None:
         if jobs.cancel(session, ref):
-            activity.record(session, ref, "cancelled")
+            activity_log.record(session, ref, "cancelled")
         return jobs.status(session, ref)
 
     status = transact(runtime.sessions, work)
@@ -117,7 +117,7 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
             return None if jobs.reopen(session, ref) else []
         jobs.retry(session, ref)
         kind.reopened(session, ref)
-        activity.record(session, ref, "retried")
+        activity_log.record(session, ref, "retried")
         return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
 
     try:
@@ -137,7 +137,7 @@ def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, opt
     plan = kind.plan(runtime, session, ref)
     jobs.begin(session, ref)
     jobs.add_chunks(session, ref, plan.payloads)
-    activity.record(session, ref, "started", plan.details)
+    activity_log.record(session, ref, "started", plan.details)
     return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
 
 
@@ -155,7 +155,7 @@ def _reject(  # noqa: PLR0913, PLR0917 - what `_plan` has, and why it failed
 
 def _end(session: Session, ref: JobRef, conclusion: Conclusion) -> None:
     jobs.end(session, ref, conclusion.status, error=conclusion.error)
-    activity.record(session, ref, conclusion.status, conclusion.details)
+    activity_log.record(session, ref, conclusion.status, conclusion.details)
     write = log.warning if conclusion.status is JobStatus.FAILED else log.info
     write("job ended", job=ref.id, kind=ref.table.name, status=conclusion.status, **_logged(conclusion))
 

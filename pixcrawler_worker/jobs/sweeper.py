@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from pixcrawler_worker.db import activity
+from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.ledger import chunks, jobs, sweeps
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
@@ -185,7 +185,7 @@ def _repair_job(runtime: Runtime, kind: AnyJobKind, ref: JobRef, swept: Swept) -
         jobs.lock(session, ref)
         repair = sweeps.repair(session, ref, kind.recount(session, ref))
         if repair:
-            activity.record(session, ref, "repaired", {"was": repair.before, "is": repair.after})
+            activity_log.record(session, ref, "repaired", {"was": repair.before, "is": repair.after})
         return repair
 
     if repair := transact(runtime.sessions, work):

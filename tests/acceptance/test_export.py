@@ -17,7 +17,7 @@ from export.exporting import Stored
 
 from pixcrawler_worker import runtime as connections
 from pixcrawler_worker import settings
-from pixcrawler_worker.db import intake
+from pixcrawler_worker.db import job_rows
 from pixcrawler_worker.domain.messages import Task
 
 #: Large enough that an archive of ten takes a while to write.
@@ -41,7 +41,7 @@ def crawled(stack: Stack) -> Iterator[int]:
 
 def make(stack: Stack, job: int) -> int:
     with stack.sessions.begin() as session:
-        made = intake.create_export_job(
+        made = job_rows.create_export_job(
             session,
             crawl_job_id=job,
             name="struck",

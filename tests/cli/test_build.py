@@ -17,7 +17,7 @@ from fakes.hosts import HostileServer
 from pixcrawler_worker import runtime as runtime_module
 from pixcrawler_worker.cli import build, watching
 from pixcrawler_worker.cli.build import Delivery
-from pixcrawler_worker.db.views import CrawlView
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import Carrier
 from pixcrawler_worker.jobs import executor, sweeper

@@ -14,16 +14,16 @@ import pytest
 from factories import make_job, start_job
 
 from pixcrawler_worker.cli import console, watching
-from pixcrawler_worker.db import views
+from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.embedded import Services
 from pixcrawler_worker.errors import PermanentError
 
 
 def view(sessions: Sessions, job_id: int) -> CrawlView:
     with sessions.begin() as session:
-        found = views.job(session, CrawlView, job_id)
+        found = job_views.job(session, CrawlView, job_id)
     assert found is not None
     return found
 

@@ -13,7 +13,7 @@ from export import exporting
 from export.exporting import Stored, picture
 
 from pixcrawler_worker.cli import watching
-from pixcrawler_worker.db.views import ExportView
+from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export.kind import EXPORT
 from pixcrawler_worker.jobs import submission

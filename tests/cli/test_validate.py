@@ -13,11 +13,11 @@ from doubles import query
 from validate import corpus, judging
 
 from pixcrawler_worker.cli import watching
-from pixcrawler_worker.db.views import ValidationView
+from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.jobs import submission
-from pixcrawler_worker.reports import validation as report
 from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.validate import report
 from pixcrawler_worker.validate.kind import VALIDATION
 
 

@@ -28,7 +28,7 @@ from export.exporting import (
 from PIL import Image
 from validate import judging
 
-from pixcrawler_worker.db import activity
+from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
@@ -86,7 +86,7 @@ def test_an_archive_has_every_image_by_label_and_says_what_is_known_of_it(runtim
     assert "20 images of 7 classes" in entries["README.md"].decode()
     assert "Layout `imagefolder`: a folder per class" in entries["README.md"].decode()
     with runtime.sessions.begin() as session:
-        events = [entry.action for entry in activity.latest(session, ref)]
+        events = [entry.action for entry in activity_log.latest(session, ref)]
     assert events == ["export_job.completed", "export_job.started"]
     assert query(runtime, "SELECT count(*) FROM pixcrawler.export_items") == [(0,)], "they were for the parts"
 

@@ -16,7 +16,7 @@ from validate import corpus, judging
 from validate.corpus import Planted
 from validate.judging import counted, findings, make_validation, valid_images, validate, verdicts
 
-from pixcrawler_worker.db import activity
+from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import ClaimState
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -66,7 +66,7 @@ def test_counters_status_and_log_say_what_was_found(runtime: Runtime) -> None:
     assert found["broken.jpg"] == {"decode": ["error", "corrupt", None]}
     assert found["strip.jpg"] == {"aspect_ratio": ["warn", 4.5, 3.0]}
     with runtime.sessions.begin() as session:
-        events = [entry.action for entry in activity.latest(session, ref)]
+        events = [entry.action for entry in activity_log.latest(session, ref)]
         assert events == ["validation_job.completed", "validation_job.started"]
         assert planner.counts(session, ref.id) == {"decode": 1, "aspect_ratio": 1}
 

@@ -7,12 +7,12 @@ from datetime import UTC
 from html import escape
 from pathlib import Path
 
-from pixcrawler_worker import pages
-from pixcrawler_worker.db import verdicts, views
+from pixcrawler_worker import html_report
+from pixcrawler_worker.db import job_views, verdicts
+from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.db.verdicts import Judged
-from pixcrawler_worker.db.views import ValidationView
 from pixcrawler_worker.domain.verdicts import Severity, Value
 from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.runtime import Runtime
@@ -57,15 +57,15 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
         PermanentError: when there is no such job, or the file cannot be written.
         TransientError: when database or storage do not answer.
     """
-    job = transact(runtime.sessions, lambda session: views.job(session, ValidationView, job_id))
+    job = transact(runtime.sessions, lambda session: job_views.job(session, ValidationView, job_id))
     if job is None:
         raise UnknownJobError(VALIDATION_JOBS.name, job_id)
     judged = transact(runtime.sessions, lambda session: verdicts.judged(session, job_id))
     worst, groups = _worst(judged), _groups(judged)
     shown = [image for images in (*worst.values(), *groups) for image in images]
     files = {image.id: image.storage_url for image in shown if image.storage_url}
-    thumbnails = runtime.run(pages.thumbnails(runtime, files.items()))
-    return pages.save(path, job.name, _parts(job, judged, worst, groups, thumbnails))
+    thumbnails = runtime.run(html_report.thumbnails(runtime, files.items()))
+    return html_report.save(path, job.name, _parts(job, judged, worst, groups, thumbnails))
 
 
 def _parts(
@@ -82,7 +82,7 @@ def _parts(
         f'<div class="soft">validation {job.id} of crawl job {job.crawl_job_id}, level {rules.level},'
         f" {escape(job.status)}{when}</div>"
     )
-    yield pages.tiles(
+    yield html_report.tiles(
         (
             (f"{job.total_images:,}", "images judged"),
             (f"{job.validated_images:,}", "valid"),
@@ -96,11 +96,13 @@ def _parts(
     yield '<div class="columns">'
     for severity, heading in ((Severity.ERROR, "Errors"), (Severity.WARN, "Warnings"), (Severity.INFO, "Notes")):
         counts = Counter(found.check for image in judged for found in image.findings if found.severity is severity)
-        yield pages.bars(heading, counts.most_common(), kind="bad" if severity is Severity.ERROR else "")
-    yield pages.bars(
+        yield html_report.bars(heading, counts.most_common(), kind="bad" if severity is Severity.ERROR else "")
+    yield html_report.bars(
         "Invalid images by label", Counter(i.label for i in judged if not i.valid).most_common(), kind="bad"
     )
-    yield pages.bars("Valid images by label", Counter(image.label for image in judged if image.valid).most_common())
+    yield html_report.bars(
+        "Valid images by label", Counter(image.label for image in judged if image.valid).most_common()
+    )
     yield "</div>"
     yield from _distributions(judged, rules)
     for check, images in worst.items():
@@ -153,7 +155,7 @@ def _groups(judged: Sequence[Judged]) -> list[list[Judged]]:
 
 def _sheet(images: Sequence[Judged], thumbnails: Mapping[int, bytes], check: str) -> str:
     figures = "".join(
-        pages.picture(thumbnails.get(image.id), _caption(image, check), alt=image.filename, hint=image.filename)
+        html_report.figure(thumbnails.get(image.id), _caption(image, check), alt=image.filename, hint=image.filename)
         for image in images
     )
     return f'<div class="sheet">{figures}</div>'

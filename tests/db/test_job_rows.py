@@ -6,7 +6,7 @@ from factories import make_project
 from ledger import at_once
 from sqlalchemy import select
 
-from pixcrawler_worker.db import intake
+from pixcrawler_worker.db import job_rows
 from pixcrawler_worker.db.models import CrawlJob, Profile, Project
 from pixcrawler_worker.db.session import Sessions, transact
 
@@ -19,7 +19,7 @@ def clean(sessions: Sessions) -> None:
 def create(sessions: Sessions, project_id: int | None = None, name: str = "cats") -> int | None:
     return transact(
         sessions,
-        lambda session: intake.create_crawl_job(
+        lambda session: job_rows.create_crawl_job(
             session, name=name, keywords=["cat", "dog"], max_images=7, project_id=project_id
         ),
     )

@@ -3,12 +3,12 @@ from datetime import datetime
 import ledger
 from factories import make_job, start_job
 
-from pixcrawler_worker.db import views
+from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 
 
@@ -16,7 +16,7 @@ def test_a_job_is_shown_as_its_row_has_it(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=3, name="Kätzchen", keywords=["cat", {"query": "dog"}], max_images=7)
     ledger.finish(sessions, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]))
     with sessions.begin() as session:
-        view = views.job(session, CrawlView, ref.id)
+        view = job_views.job(session, CrawlView, ref.id)
     assert view is not None
     assert (view.id, view.name, view.status, view.progress) == (ref.id, "Kätzchen", "running", 33)
     assert (view.keywords, view.max_images) == (["cat", {"query": "dog"}], 7)
@@ -28,7 +28,7 @@ def test_a_job_is_shown_as_its_row_has_it(sessions: Sessions) -> None:
 def test_a_view_has_all_it_shows_as_json(sessions: Sessions) -> None:
     ref = start_job(sessions, max_images=7)
     with sessions.begin() as session:
-        view = views.job(session, CrawlView, ref.id)
+        view = job_views.job(session, CrawlView, ref.id)
     assert view is not None
     shown = view.as_json()
     assert {type(value) for value in shown.values()} <= {int, str, list, type(None)}
@@ -42,7 +42,7 @@ def test_a_job_has_ended_in_every_status_but_two(sessions: Sessions) -> None:
     for status in JobStatus:
         job_id = make_job(sessions, status=status)
         with sessions.begin() as session:
-            view = views.job(session, CrawlView, job_id)
+            view = job_views.job(session, CrawlView, job_id)
         assert view is not None
         ended[status] = view.ended
     assert [status for status in ended if not ended[status]] == [JobStatus.PENDING, JobStatus.RUNNING]
@@ -50,13 +50,13 @@ def test_a_job_has_ended_in_every_status_but_two(sessions: Sessions) -> None:
 
 def test_a_job_that_does_not_exist_is_none(sessions: Sessions) -> None:
     with sessions.begin() as session:
-        assert views.job(session, CrawlView, 2**30) is None
+        assert job_views.job(session, CrawlView, 2**30) is None
 
 
 def test_the_newest_jobs_come_first(sessions: Sessions) -> None:
     ids = [make_job(sessions) for _ in range(4)]
     with sessions.begin() as session:
-        assert [view.id for view in views.newest(session, CrawlView, limit=3)] == ids[:0:-1]
+        assert [view.id for view in job_views.newest(session, CrawlView, limit=3)] == ids[:0:-1]
 
 
 def test_chunks_are_counted_by_the_states_that_occur(sessions: Sessions) -> None:

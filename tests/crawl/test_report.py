@@ -14,6 +14,7 @@ from doubles import Shelf, WatchedStorage, drive, first, make_job, query, start
 from fakes.hosts import HostileServer, serving
 from PIL import Image
 
+from pixcrawler_worker.crawl import report
 from pixcrawler_worker.db import session
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -22,7 +23,6 @@ from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.errors import PermanentError, TransientError, UnknownJobError
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.reports import crawl as report
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.storage import Storage

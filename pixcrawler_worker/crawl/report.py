@@ -7,13 +7,13 @@ from datetime import UTC
 from html import escape
 from pathlib import Path
 
-from pixcrawler_worker import pages
+from pixcrawler_worker import html_report
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import images, views
+from pixcrawler_worker.db import images, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import Stored
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.db.views import CrawlView
 from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.runtime import Runtime
 
@@ -71,14 +71,14 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
         PermanentError: when there is no such job, or the file cannot be written.
         TransientError: when database or storage do not answer.
     """
-    job = transact(runtime.sessions, lambda session: views.job(session, CrawlView, job_id))
+    job = transact(runtime.sessions, lambda session: job_views.job(session, CrawlView, job_id))
     if job is None:
         raise UnknownJobError(CRAWL_JOBS.name, job_id)
     stored = transact(runtime.sessions, lambda session: images.stored(session, job_id))
     reasons = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
     sheet = [image for shown in _sheets(stored).values() for image in shown]
-    thumbnails = runtime.run(pages.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet)))
-    return pages.save(path, job.name, _parts(_Findings(job, stored, reasons, thumbnails)))
+    thumbnails = runtime.run(html_report.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet)))
+    return html_report.save(path, job.name, _parts(_Findings(job, stored, reasons, thumbnails)))
 
 
 def _sheets(stored: Sequence[Stored]) -> dict[str, list[Stored]]:
@@ -95,10 +95,10 @@ def _parts(found: _Findings) -> Iterator[str]:
     yield f'<h1>{title}</h1><div class="soft">crawl job {job.id}, {escape(job.status)}{_when(job)}</div>'
     yield _tiles(found)
     yield '<div class="columns">'
-    yield pages.bars("Labels", Counter(image.label for image in found.stored).most_common())
-    yield pages.bars("Formats", Counter(image.format for image in found.stored).most_common())
-    yield pages.bars("Sizes", _sizes(found.stored))
-    yield pages.bars("Licenses", _licenses(found.stored))
+    yield html_report.bars("Labels", Counter(image.label for image in found.stored).most_common())
+    yield html_report.bars("Formats", Counter(image.format for image in found.stored).most_common())
+    yield html_report.bars("Sizes", _sizes(found.stored))
+    yield html_report.bars("Licenses", _licenses(found.stored))
     yield "</div>"
     yield _refusals(found.reasons)
     yield "<h2>Contact sheet</h2>"
@@ -120,7 +120,7 @@ def _tiles(found: _Findings) -> str:
         (f"{job.total_images:,}", "candidates found"),
         (f"{sum(found.reasons.values()):,}", "refused"),
     )
-    return pages.tiles(tiles)
+    return html_report.tiles(tiles)
 
 
 def _sizes(stored: Sequence[Stored]) -> list[tuple[str, int]]:
@@ -143,7 +143,7 @@ def _refusals(reasons: Mapping[str, int]) -> str:
     if not reasons:
         return "<h2>Refused</h2><p>Nothing was refused.</p>"
     named = [(f"{_MEANINGS.get(reason, reason)} ({reason})", count) for reason, count in reasons.items()]
-    return pages.bars("Refused", named, kind="bad")
+    return html_report.bars("Refused", named, kind="bad")
 
 
 def _sheet(label: str, shown: Sequence[Stored], found: _Findings) -> str:
@@ -156,4 +156,4 @@ def _sheet(label: str, shown: Sequence[Stored], found: _Findings) -> str:
 def _figure(image: Stored, thumbnail: bytes | None) -> str:
     caption = f"{image.width}x{image.height} {image.format}"
     hint = " - ".join(filter(None, (image.title, image.author, image.filename)))
-    return pages.picture(thumbnail, caption, alt=image.title or image.label, hint=hint)
+    return html_report.figure(thumbnail, caption, alt=image.title or image.label, hint=hint)

@@ -50,7 +50,7 @@ td.bar i { display: block; height: .6rem; border-radius: .2rem; background: var(
 """
 
 
-def html(title: str, parts: Iterable[str]) -> str:
+def document(title: str, parts: Iterable[str]) -> str:
     """Return a page.
 
     Args:
@@ -73,10 +73,10 @@ def save(path: Path, title: str, parts: Iterable[str]) -> Path:
     Raises:
         PermanentError: when the file cannot be written.
     """
-    page = html(title, parts)
+    content = document(title, parts)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise PermanentError(f"{path} cannot be written: {error}") from error
     return path
@@ -101,7 +101,7 @@ def bars(heading: str, counts: Sequence[tuple[str, int]], *, kind: str = "") -> 
     return f'<section class="{kind}"><h2>{heading}</h2><table>{rows}</table></section>'
 
 
-def picture(thumbnail: bytes | None, caption: str, *, alt: str, hint: str = "") -> str:
+def figure(thumbnail: bytes | None, caption: str, *, alt: str, hint: str = "") -> str:
     """Return a picture with its caption, or its caption alone when it could not be made small."""
     if thumbnail is None:
         return f"<figure><figcaption>{escape(caption)}: not in storage any more</figcaption></figure>"
