@@ -5,7 +5,7 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -63,13 +63,14 @@ class _Timestamps:
 
 
 class JobRow(_Timestamps):
-    """The columns that the tables of all kinds of jobs have."""
+    """What the tables of all kinds of jobs have, at places of their own."""
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    status: Mapped[str] = mapped_column(String(20), server_default="pending")
-    progress: Mapped[int] = mapped_column(server_default="0")
-    started_at: Mapped[datetime | None]
-    completed_at: Mapped[datetime | None]
+    if TYPE_CHECKING:
+        id: Mapped[int]
+        status: Mapped[str]
+        progress: Mapped[int]
+        started_at: Mapped[datetime | None]
+        completed_at: Mapped[datetime | None]
 
 
 class Profile(_Timestamps, Base):
@@ -110,13 +111,18 @@ class CrawlJob(JobRow, Base):
         *_not_negative("total_chunks", "active_chunks", "completed_chunks", "failed_chunks"),
     )
 
+    id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(100))
     keywords: Mapped[Any] = mapped_column(JSONB)
     max_images: Mapped[int] = mapped_column(server_default="1000")
+    status: Mapped[str] = mapped_column(String(20), server_default="pending")
+    progress: Mapped[int] = mapped_column(server_default="0")
     total_images: Mapped[int] = mapped_column(server_default="0")
     downloaded_images: Mapped[int] = mapped_column(server_default="0")
     valid_images: Mapped[int] = mapped_column(server_default="0")
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
     total_chunks: Mapped[int] = mapped_column(server_default="0")
     active_chunks: Mapped[int] = mapped_column(server_default="0")
     completed_chunks: Mapped[int] = mapped_column(server_default="0")
@@ -170,12 +176,17 @@ class ValidationJob(JobRow, Base):
         *_not_negative("total_images", "validated_images", "invalid_images"),
     )
 
+    id: Mapped[int] = mapped_column(primary_key=True)
     crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(20), server_default="pending")
+    progress: Mapped[int] = mapped_column(server_default="0")
     total_images: Mapped[int] = mapped_column(server_default="0")
     validated_images: Mapped[int] = mapped_column(server_default="0")
     invalid_images: Mapped[int] = mapped_column(server_default="0")
     validation_rules: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
     error_message: Mapped[str | None] = mapped_column(Text)
 
 
@@ -191,15 +202,20 @@ class ExportJob(JobRow, Base):
         *_not_negative("total_images", "exported_images"),
     )
 
+    id: Mapped[int] = mapped_column(primary_key=True)
     crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
     name: Mapped[str] = mapped_column(String(100))
+    status: Mapped[str] = mapped_column(String(20), server_default="pending")
+    progress: Mapped[int] = mapped_column(server_default="0")
     format: Mapped[str] = mapped_column(String(20), server_default="zip")
     total_images: Mapped[int] = mapped_column(server_default="0")
     exported_images: Mapped[int] = mapped_column(server_default="0")
     file_size: Mapped[int | None]
     download_url: Mapped[str | None] = mapped_column(Text)
     export_options: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     error_message: Mapped[str | None] = mapped_column(Text)
 
