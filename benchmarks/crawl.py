@@ -24,8 +24,8 @@ from PIL import Image
 from stage import PROCESSES, ended, picture, service, worker
 
 from pixcrawler_worker import client, runtime
-from pixcrawler_worker.cli import crawl as crawling
-from pixcrawler_worker.cli.request import Request
+from pixcrawler_worker.cli import new_jobs
+from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.db.job_views import CrawlView
 
@@ -92,7 +92,7 @@ def time_floor(urls: list[str]) -> float:
 
 def time_crawl(opened: runtime.Runtime, urls: list[str]) -> float:
     """Seconds from the row's start to its end, as the database's clock has them."""
-    job_id = crawling.create(opened, Request(("bench",), options.parse({"urls": urls}), len(urls)))
+    job_id = new_jobs.create_crawl(opened, CrawlArguments(("bench",), options.parse({"urls": urls}), len(urls)))
     client.start_crawl(job_id)
     job, seconds = ended(opened, CrawlView, job_id)
     assert job.valid_images == len(urls), job

@@ -9,7 +9,7 @@ from export import exporting
 from export.exporting import Stored, picture
 
 from pixcrawler_worker import downloads
-from pixcrawler_worker.cli import watching
+from pixcrawler_worker.cli import job_status
 from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import cleanup
@@ -32,7 +32,7 @@ def summed(files: dict[str, bytes]) -> dict[str, bytes]:
 def test_every_file_of_an_export_is_fetched_and_unpacked_into_one_folder(runtime: Runtime, tmp_path: Path) -> None:
     job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)])
     ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
-    fetched = downloads.fetch(runtime, watching.require(runtime.sessions, ExportView, ref.id), tmp_path / "all")
+    fetched = downloads.fetch(runtime, job_status.require(runtime.sessions, ExportView, ref.id), tmp_path / "all")
     assert {path.name: path.read_bytes() for path in fetched} == exporting.files(runtime, ref)
     told: list[int] = []
     for path in sorted(fetched):
@@ -45,7 +45,7 @@ def test_every_file_of_an_export_is_fetched_and_unpacked_into_one_folder(runtime
 def test_an_export_that_expires_is_fetched_for_an_hour_more_and_then_says_so(runtime: Runtime, tmp_path: Path) -> None:
     job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(3)])
     ref = exporting.export(runtime, job)
-    known = watching.require(runtime.sessions, ExportView, ref.id)
+    known = job_status.require(runtime.sessions, ExportView, ref.id)
     exporting.expire(runtime, ref)
     cleanup.clean_up(runtime, LIMITS)
     assert downloads.fetch(runtime, known, tmp_path / "in time")
@@ -59,7 +59,7 @@ def test_an_export_that_expires_is_fetched_for_an_hour_more_and_then_says_so(run
 def test_a_fetch_that_fails_leaves_nothing_half_done(runtime: Runtime, tmp_path: Path) -> None:
     job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)])
     ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
-    known = watching.require(runtime.sessions, ExportView, ref.id)
+    known = job_status.require(runtime.sessions, ExportView, ref.id)
     runtime.run(runtime.storage.put(f"exports/{ref.id}/{known.result['files'][2]}", b"damaged"))
     (tmp_path / "mine").mkdir()
     for folder, is_left in ((tmp_path / "mine", True), (tmp_path / "new", False)):

@@ -10,7 +10,7 @@ _VARIABLE = "_PIXCRAWLER_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(*, shell: str) -> None:
-    """Print what makes a shell complete commands, options, sources and licenses.
+    """Print the shell script that completes commands, options, sources and licenses.
 
     \b
     bash   eval "$(pixcrawler completion bash)"      in ~/.bashrc

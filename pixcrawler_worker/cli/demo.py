@@ -18,12 +18,11 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.cli import build, console, local, watching
-from pixcrawler_worker.cli import crawl as crawling
+from pixcrawler_worker import client, settings
+from pixcrawler_worker.cli import build, console, job_watch, local_service, new_jobs
 from pixcrawler_worker.cli.build import Delivery
-from pixcrawler_worker.cli.local import Local
-from pixcrawler_worker.cli.request import Request
+from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
+from pixcrawler_worker.cli.local_service import LocalService
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.domain import tables
@@ -31,7 +30,7 @@ from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import Carrier
 
-#: The pictures inside the scikit-image wheel, by what they show.
+#: The images inside the scikit-image wheel, by label.
 _SAMPLES: Mapping[str, tuple[str, ...]] = {
     "animal": ("chelsea.png", "horse.png"),
     "person": ("astronaut.png", "camera.png"),
@@ -41,11 +40,11 @@ _SAMPLES: Mapping[str, tuple[str, ...]] = {
     "thing": ("coffee.png", "coins.png", "clock_motion.png", "motorcycle_left.png", "motorcycle_right.png"),
     "page": ("page.png", "text.png", "logo.png"),
 }
-#: Images that are asked for when the pictures are more than anybody wants in a demonstration.
-_MOST_IMAGES = 1000
-_SHOWN_ROWS = 8
-#: Letters of a file's name that are shown: enough to find it.
-_SHOWN_NAME = 32
+_MAX_IMAGES = 1000
+#: Rows of the dataset's table that are printed.
+_MAX_ROWS = 8
+#: Characters of a file name that are printed: enough to find the file.
+_NAME_LENGTH = 32
 
 
 @click.command()
@@ -54,25 +53,28 @@ _SHOWN_NAME = 32
     "folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Pictures of yours, a subfolder per label.  [default: those of scikit-image]",
+    help="Directory of images with one subdirectory per label.  [default: the samples of scikit-image]",
 )
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where the dataset is written."
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Directory for the dataset, new or empty.",
 )
 def demo(*, folder: Path | None, out: Path | None) -> None:
-    """Run sample pictures through the whole service: PostgreSQL, Redis, web server, worker processes, reports.
+    """Run sample images through the whole service: PostgreSQL, Redis, web server, worker processes, HTML reports.
 
-    Needs no internet. Everything it starts is stopped at the end; the dataset stays.
+    Works offline. All processes are stopped at the end; the dataset is kept.
     """
-    data_dir = configuration.load().data_dir / "demo"
+    data_dir = settings.load().data_dir / "demo"
     os.environ.pop("PIXCRAWLER_STORAGE_URL", None)
     with contextlib.ExitStack() as stack:
         gallery = folder or _samples(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pixcrawler-"))))
         index = _index(gallery)
         count = sum(map(len, index.values()))
-        console.out.print(f"{count} candidates under {len(index)} labels in {gallery if folder else 'scikit-image'}")
-        here = stack.enter_context(
-            local.service(
+        console.out.print(f"{count} candidates with {len(index)} labels from {gallery if folder else 'scikit-image'}")
+        service = stack.enter_context(
+            local_service.running(
                 data_dir,
                 allow_fake=True,
                 concurrency=2,
@@ -82,54 +84,54 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
                 PIXCRAWLER_SWEEP_SECONDS="1",
             )
         )
-        job = _crawl(here, sorted(index), min(count, _MOST_IMAGES))
+        job = _crawl(service, sorted(index), min(count, _MAX_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
-        made = build.deliver(
-            here.runtime, job, target, Delivery(Carrier.ZIP, {}), check=here.check, again="pixcrawler demo"
+        export = build.deliver(
+            service.runtime, job, target, Delivery(Carrier.ZIP, {}), check=service.check, resume="pixcrawler demo"
         )
-    if made is None:
+    if export is None:
         sys.exit(1)
-    _show(target)
-    lines = {
+    _print_sample(target)
+    paths = {
         "dataset": target.resolve(),
-        "crawl": (target / "report.html").resolve(),
-        "verdicts": (target / "validation.html").resolve(),
-        "log": here.log.resolve(),
+        "crawl report": (target / "report.html").resolve(),
+        "validation report": (target / "validation.html").resolve(),
+        "worker log": service.log.resolve(),
     }
-    console.out.print("\n" + "\n".join(f"{name:<9}{path}" for name, path in lines.items()), soft_wrap=True)
+    console.out.print("\n" + "\n".join(f"{name:<19}{path}" for name, path in paths.items()), soft_wrap=True)
     if job.status != JobStatus.COMPLETED:
         sys.exit(1)
 
 
-def _crawl(here: Local, labels: list[str], max_images: int) -> CrawlView:
-    """Run one job over the labels and return it."""
-    asked = options.parse({"sources": ["gallery"], "chunk_size": 10})
-    job_id = crawling.create(here.runtime, Request(tuple(labels), asked, max_images), name="demo")
-    crawling.start(job_id)
-    kept = f"\njob {job_id} ends here; pixcrawler demo begins anew"
-    return watching.watch(here.runtime.sessions, CrawlView, job_id, check=here.check, interrupted=kept)
+def _crawl(service: LocalService, labels: list[str], max_images: int) -> CrawlView:
+    """Run one job for all labels and return it."""
+    parsed = options.parse({"sources": ["gallery"], "chunk_size": 10})
+    job_id = new_jobs.create_crawl(service.runtime, CrawlArguments(tuple(labels), parsed, max_images), name="demo")
+    new_jobs.start(client.start_crawl, job_id, title=f"job {job_id}")
+    interrupted = f"\njob {job_id} was interrupted. Start over: pixcrawler demo"
+    return job_watch.watch(service.runtime.sessions, CrawlView, job_id, check=service.check, interrupted=interrupted)
 
 
 def _samples(folder: Path) -> Path:
-    """Lay out scikit-image's pictures by label, and three broken candidates, so that refusals are seen as well."""
+    """Copy the images of scikit-image by label, and add a duplicate and two invalid files, which are rejected."""
     wheel = importlib.util.find_spec("skimage")
     if wheel is None or wheel.origin is None:
         raise PermanentError(
-            "the sample pictures are not installed: pip install 'pixcrawler-worker[demo]', or give --from DIR"
+            "the sample images are not installed: pip install 'pixcrawler-worker[demo]', or give --from DIR"
         )
-    pictures = Path(wheel.origin).parent / "data"
+    images = Path(wheel.origin).parent / "data"
     for label, names in _SAMPLES.items():
         (folder / label).mkdir()
         for name in names:
-            shutil.copy(pictures / name, folder / label / name)
-    shutil.copy(pictures / "chelsea.png", folder / "animal" / "the-same-cat.png")
-    (folder / "space" / "cut-off.jpg").write_bytes((pictures / "rocket.jpg").read_bytes()[:20_000])
-    (folder / "page" / "no-picture.png").write_text("<!doctype html><title>404</title>", encoding="utf-8")
+            shutil.copy(images / name, folder / label / name)
+    shutil.copy(images / "chelsea.png", folder / "animal" / "the-same-cat.png")
+    (folder / "space" / "cut-off.jpg").write_bytes((images / "rocket.jpg").read_bytes()[:20_000])
+    (folder / "page" / "not-an-image.png").write_text("<!doctype html><title>404</title>", encoding="utf-8")
     return folder
 
 
 def _index(folder: Path) -> dict[str, list[str]]:
-    """Return the gallery's index: the files of each subfolder, or those of the folder itself under its name."""
+    """Return the index of the gallery: the files of each subdirectory, or those of the folder under its own name."""
     labels = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
     index = {
         label: [path.relative_to(folder).as_posix() for path in sorted(below.rglob("*")) if path.is_file()]
@@ -137,22 +139,22 @@ def _index(folder: Path) -> dict[str, list[str]]:
     }
     index = {label: files for label, files in index.items() if files}
     if not index:
-        raise PermanentError(f"{folder} has no files: it needs pictures, best in a subfolder per label")
+        raise PermanentError(f"{folder} has no files: expected images, with one subdirectory per label")
     return index
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a line per request."""
+class _FileHandler(SimpleHTTPRequestHandler):
+    """Serves files without logging each request."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def _served(folder: Path, index: Mapping[str, list[str]]) -> Iterator[str]:
     """Serve the folder and its index on loopback; yield the base URL."""
 
-    class Handler(_Quiet):
+    class Handler(_FileHandler):
         def do_GET(self) -> None:
             if self.path != "/index.json":
                 super().do_GET()
@@ -173,14 +175,14 @@ def _served(folder: Path, index: Mapping[str, list[str]]) -> Iterator[str]:
         server.server_close()
 
 
-def _show(target: Path) -> None:
-    """Print some rows of the dataset's table, and its folders."""
+def _print_sample(target: Path) -> None:
+    """Print some rows of the dataset's table, and the number of images in each directory."""
     with (target / tables.NAME).open(newline="", encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["file_name"])
     table = Table("label", "size", "bytes", "file", box=None, pad_edge=False)
-    for row in rows[:: max(1, len(rows) // _SHOWN_ROWS)][:_SHOWN_ROWS]:
+    for row in rows[:: max(1, len(rows) // _MAX_ROWS)][:_MAX_ROWS]:
         name = row["file_name"]
-        short = f"{name[:_SHOWN_NAME]}...{Path(name).suffix}"
+        short = f"{name[:_NAME_LENGTH]}...{Path(name).suffix}"
         table.add_row(escape(row["label"]), f"{row['width']}x{row['height']}", row["bytes"], short)
     console.out.print(table)
     for below in sorted(path for path in target.iterdir() if path.is_dir()):

@@ -6,14 +6,14 @@ import sys
 import click
 
 from pixcrawler_worker import health
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import connection
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(*, as_json: bool) -> None:
     """Check database, migrations, broker, storage, clock and sources; exit code 1 when one fails."""
-    findings = health.examine(console.settings())
+    findings = health.examine(connection.load_settings())
     if as_json:
         found = [{"name": finding.name, "well": finding.well, "detail": finding.detail} for finding in findings]
         click.echo(json.dumps(found, indent=2))

@@ -6,21 +6,21 @@ from typing import Any
 
 import click
 
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import connection, console
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
 
-#: Columns of a source's name.
+#: Width of the column of names.
 _INDENT = 11
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sources(*, as_json: bool) -> None:
-    """Show who can be asked for pictures: what is ready, how deep it can be asked, and on what terms."""
-    settings = console.settings()
+    """List the sources: whether they are configured, their limits, and their terms of use."""
+    settings = connection.load_settings()
     found = [_described(name, settings) for name in protocol.SOURCES.installed()]
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -29,11 +29,11 @@ def sources(*, as_json: bool) -> None:
         console.out.print(f"{'' if position == 0 else chr(10)}{source['name']:<{_INDENT}}{source['state']}")
         for line in (source.get("summary"), _limits(source), source.get("terms")):
             for part in _wrapped(line or ""):
-                console.out.print(f"{'':<{_INDENT}}{console.shown(part)}", soft_wrap=True)
+                console.out.print(f"{'':<{_INDENT}}{console.escaped(part)}", soft_wrap=True)
 
 
 def _wrapped(text: str) -> list[str]:
-    """Break a line for a terminal; where there is none, leave it whole for whoever reads it."""
+    """Return a text as lines that fit the terminal, or as one line where there is no terminal."""
     if not console.out.is_terminal:
         return [text] if text else []
     return textwrap.wrap(text, console.out.width - _INDENT, break_long_words=False, break_on_hyphens=False)
@@ -58,5 +58,5 @@ def _described(name: str, settings: Settings) -> dict[str, Any]:
 
 def _limits(source: dict[str, Any]) -> str | None:
     page_size, depth = source.get("page_size"), source.get("depth")
-    known = [f"{page_size} candidates a page" if page_size else "", f"{depth:,} a keyword" if depth else ""]
+    known = [f"{page_size} candidates per result page" if page_size else "", f"{depth:,} per keyword" if depth else ""]
     return ", ".join(filter(None, known)) or None

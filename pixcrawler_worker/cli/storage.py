@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from pixcrawler_worker import inventory
-from pixcrawler_worker.cli import console, watching
+from pixcrawler_worker.cli import arguments, connection, console, job_status
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.inventory import Inventory
 
@@ -21,7 +21,7 @@ def storage() -> None:
 
 
 @storage.command()
-@click.argument("job_id", type=console.NUMBER, metavar="JOB", required=False)
+@click.argument("job_id", type=arguments.NUMBER, metavar="JOB", required=False)
 @click.option("--fix", is_flag=True, help="Remove files without a row, and rows without a file, of jobs that are over.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def verify(*, job_id: int | None, fix: bool, as_json: bool) -> None:
@@ -29,11 +29,11 @@ def verify(*, job_id: int | None, fix: bool, as_json: bool) -> None:
 
     A job counts as over when it ended twenty minutes ago: until then somebody may still write.
     """
-    with console.connected() as runtime:
+    with connection.connect() as runtime:
         if job_id is not None:
-            watching.require(runtime.sessions, CrawlView, job_id)
+            job_status.require(runtime.sessions, CrawlView, job_id)
         wanted = inventory.every(runtime) if job_id is None else [job_id]
-        with console.counting("jobs", len(wanted)) as looked:
+        with console.progress_bar("jobs", len(wanted)) as looked:
             found = inventory.verify(runtime, wanted, fix=fix, looked=looked)
     if as_json:
         click.echo(json.dumps(asdict(found) | {"well": found.well}, indent=2))

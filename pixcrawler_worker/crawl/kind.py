@@ -1,6 +1,7 @@
 """Crawl jobs, as the job core sees them."""
 
 from pixcrawler_worker.crawl import cleanup, planner, worker
+from pixcrawler_worker.crawl.display import DISPLAY
 from pixcrawler_worker.db import crawls
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.domain.messages import Task
@@ -8,6 +9,7 @@ from pixcrawler_worker.jobs.kind import JobKind
 
 CRAWL = JobKind(
     table=CRAWL_JOBS,
+    display=DISPLAY,
     start_task=Task.CRAWL_START,
     cancel_task=Task.CRAWL_CANCEL,
     retry_task=Task.CRAWL_RETRY,

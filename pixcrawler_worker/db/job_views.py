@@ -1,4 +1,4 @@
-"""What people look at: jobs with their counts, for the command line, the report and tests."""
+"""Jobs with their counts and chunks, as the command line, the reports and tests read them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,9 +21,11 @@ View = TypeVar("View", bound="JobView")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView(ABC):
-    """A job's row, as far as people and machines are shown it, with its chunks."""
+    """The columns of a job's row that are shown, with the numbers of its chunks."""
 
     table: ClassVar[JobTable]
+    #: What people call a job of the kind.
+    noun: ClassVar[str]
 
     id: int
     name: str
@@ -38,18 +40,28 @@ class JobView(ABC):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing happens to it any more by itself."""
+        """Whether the job has reached its last status."""
         return self.status not in {"pending", "running"}
 
     @property
     def title(self) -> str:
-        """What people call it."""
-        return f"{self.table.name} {self.id}"
+        """The job's noun and id."""
+        return f"{self.noun} {self.id}"
+
+    @property
+    def heading(self) -> str:
+        """The job's id and name."""
+        return f"{self.id}  {self.name}"
+
+    @property
+    def argument(self) -> str:
+        """The job as an argument of `pixcrawler jobs`."""
+        return f"{self.table.name}:{self.id}"
 
     @property
     @abstractmethod
     def count(self) -> tuple[int, int, str]:
-        """How far it is: images so far, images in the end, and what they are called."""
+        """The images so far, the images at the end, and what they are called."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the view with JSON's types only."""
@@ -61,6 +73,7 @@ class CrawlView(JobView):
     """A crawl job."""
 
     table = CRAWL_JOBS
+    noun = "job"
 
     keywords: Any
     max_images: int
@@ -70,13 +83,13 @@ class CrawlView(JobView):
     active_chunks: int
 
     @property
-    def title(self) -> str:
-        """What people call it."""
-        return f"job {self.id}"
+    def argument(self) -> str:
+        """The job as an argument of `pixcrawler jobs`, which takes a bare id for a crawl job."""
+        return str(self.id)
 
     @property
     def count(self) -> tuple[int, int, str]:
-        """How far it is; see `JobView`."""
+        """Valid images and requested ones; see `JobView`."""
         return self.valid_images, self.max_images, "images"
 
 
@@ -85,6 +98,7 @@ class ValidationView(JobView):
     """A validation job."""
 
     table = VALIDATION_JOBS
+    noun = "validation"
 
     crawl_job_id: int
     validation_rules: Any
@@ -94,9 +108,14 @@ class ValidationView(JobView):
     error_message: str | None
 
     @property
+    def heading(self) -> str:
+        """The job's id and name, and its crawl job."""
+        return f"{self.id}  {self.name}, of job {self.crawl_job_id}"
+
+    @property
     def count(self) -> tuple[int, int, str]:
-        """How far it is; see `JobView`."""
-        return self.validated_images + self.invalid_images, self.total_images, "images judged"
+        """Validated images and all; see `JobView`."""
+        return self.validated_images + self.invalid_images, self.total_images, "images validated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +123,7 @@ class ExportView(JobView):
     """An export job."""
 
     table = EXPORT_JOBS
+    noun = "export"
 
     crawl_job_id: int
     format: str
@@ -116,19 +136,23 @@ class ExportView(JobView):
     error_message: str | None
 
     @property
+    def heading(self) -> str:
+        """The job's id and name, and its crawl job."""
+        return f"{self.id}  {self.name}, of job {self.crawl_job_id}"
+
+    @property
     def count(self) -> tuple[int, int, str]:
-        """How far it is; see `JobView`."""
+        """Exported images and all; see `JobView`."""
         return self.exported_images, self.total_images, "images exported"
 
     @property
     def result(self) -> dict[str, Any]:
-        """What it wrote down about itself when it was done; empty before that."""
+        """The result that a completed export has recorded in its options; empty before that."""
         found = self.export_options.get("result") if isinstance(self.export_options, dict) else None
         return found if isinstance(found, dict) else {}
 
 
-VIEWS: Mapping[JobTable, type[JobView]] = {view.table: view for view in (CrawlView, ValidationView, ExportView)}
-#: What `crawl_jobs` has columns for; of jobs of other kinds it is counted.
+#: Columns of `crawl_jobs`; the tables of other kinds lack them, and the chunks are counted.
 _CHUNKS: Mapping[str, list[ColumnElement[bool]]] = {
     "total_chunks": [],
     "completed_chunks": [Chunk.state == ChunkState.COMPLETED],

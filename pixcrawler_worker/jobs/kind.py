@@ -1,7 +1,7 @@
 """What a kind of job is: the one file to read before writing one.
 
-A kind brings its table and five functions. The core does the rest, once for all kinds: idempotent start, retry and
-cancel, claims with leases and fence tokens, deadlines, counters, lost messages. `registry.py` lists the kinds.
+A kind brings its table, its display and five functions. The core does the rest, once for all kinds: idempotent start,
+retry and cancel, claims with leases and fence tokens, deadlines, counters, lost messages. `registry.py` lists them.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -12,6 +12,7 @@ from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain.lifecycle import Counters, JobStatus
+from pixcrawler_worker.jobs.display import AnyJobDisplay
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 
@@ -96,6 +97,7 @@ class JobKind(Generic[Work, Result]):
 
     Attributes:
         table: the kind's table.
+        display: how the command line shows jobs of the kind.
         start_task: name of the Celery task that starts a job of the kind; its argument is `<name>_job_id`.
         cancel_task: likewise; None where a job of the kind cannot be cancelled by a message.
         retry_task: likewise.
@@ -114,6 +116,7 @@ class JobKind(Generic[Work, Result]):
     """
 
     table: JobTable
+    display: AnyJobDisplay
     start_task: str
     cancel_task: str | None = None
     retry_task: str | None = None

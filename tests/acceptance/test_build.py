@@ -92,11 +92,11 @@ def test_it_may_be_interrupted_at_every_stage_and_goes_on(bare: dict[str, str], 
     # While the worker is on its way: there is a job already.
     with interrupted(build, env, tmp_path, (data / "worker.log").exists) as said:
         assert "Traceback" not in said
-    # While pictures come in.
+    # While images come in.
     with interrupted(build, env, tmp_path, lambda: any(store.glob("*/*/*.jpg"))) as said:
         assert "Traceback" not in said
         (job,) = [line for line in said.splitlines() if line.startswith("job ")]
-        assert f"Go on with it: pixcrawler build --job {job.split()[1]}" in job
+        assert f"Resume it: pixcrawler build --job {job.split()[1]}" in job
     again = ["build", "--job", job.split()[1], "--out", "cats"]
     seen = len(list(store.glob("*/*/*.jpg")))
     # The same, when going on.

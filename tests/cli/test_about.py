@@ -35,7 +35,7 @@ def test_sources_tell_what_is_ready_and_what_is_missing() -> None:
     told = call({}, "sources").stdout
     assert "commons    ready" in told
     assert "gallery    set PIXCRAWLER_GALLERY_URL" in told
-    assert "20 candidates a page, 240 a keyword" in told
+    assert "20 candidates per result page, 240 per keyword" in told
     assert "https://docs.openverse.org/terms_of_service.html" in told.replace("\n           ", "")
 
 
@@ -110,13 +110,18 @@ def test_the_program_completes_when_a_shell_asks_it() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["biuld"], 2, "pixcrawler: there is no command 'biuld'; did you mean 'build'? (pixcrawler --help tells more)"),
-        (["build"], 2, "pixcrawler: give at least one KEYWORD, or --job ID to go on with a job (pixcrawler build"),
+        (["biuld"], 2, "pixcrawler: there is no command 'biuld'; did you mean 'build'? (see pixcrawler --help)"),
+        (["build"], 2, "pixcrawler: give at least one KEYWORD, or --job ID to resume a job (see pixcrawler build"),
         (["build", "--job", "1", "cat"], 2, "pixcrawler: a job has its keywords and options already"),
-        (["jobs", "show", "x"], 2, "pixcrawler: Invalid value for 'ID': 'x' is no whole number"),
+        (["jobs", "show", "x"], 2, "pixcrawler: Invalid value for 'JOB': expected an integer, got 'x'"),
         (["jobs", "list"], 1, "pixcrawler: no database is configured: set PIXCRAWLER_DATABASE_URL"),
         (
-            ["build", "cat", "--out", "."],
+            ["build", "cat", "--format", "rar"],
+            2,
+            "pixcrawler: Invalid value for '--format': 'rar' is not one of 'zip', ",
+        ),
+        (
+            ["build", "cat", "--format", "tar", "--out", "."],
             1,
             "pixcrawler: . is not empty: name a folder that is, or does not exist yet\n",
         ),

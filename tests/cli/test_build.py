@@ -15,7 +15,7 @@ from fakes import hosts
 from fakes.hosts import HostileServer
 
 from pixcrawler_worker import runtime as runtime_module
-from pixcrawler_worker.cli import build, watching
+from pixcrawler_worker.cli import build, job_status
 from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.errors import PermanentError
@@ -40,7 +40,7 @@ def job(runtime: Runtime, host: HostileServer) -> CrawlView:
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
     ref, messages = start(runtime, good(host, "build", 12))
     drive(runtime, messages)
-    return watching.require(runtime.sessions, CrawlView, ref.id)
+    return job_status.require(runtime.sessions, CrawlView, ref.id)
 
 
 @pytest.fixture
@@ -83,13 +83,13 @@ def test_interrupted_while_it_writes_it_leaves_what_was_there(
         folder.mkdir()
     interrupting = replace(runtime, storage=Interrupting(runtime.settings.storage()))
     with pytest.raises(SystemExit) as ended:
-        build.deliver(interrupting, job, folder, ZIP, again="pixcrawler build --job 1")
+        build.deliver(interrupting, job, folder, ZIP, resume="pixcrawler build --job 1")
     assert ended.value.code == 130
     assert folder.exists() == there
     assert not there or not list(folder.iterdir())
-    assert "nothing was written" in capsys.readouterr().err
+    assert "no files were written" in capsys.readouterr().err
     # Nothing was lost by it.
-    made = build.deliver(runtime, job, folder, ZIP, again="")
+    made = build.deliver(runtime, job, folder, ZIP, resume="")
     assert made
     assert made.exported_images == 12
     assert len(list(folder.glob("*/*.jpg"))) == 12
@@ -114,14 +114,14 @@ def test_a_damaged_archive_is_not_taken_for_the_dataset(runtime: Runtime, job: C
 
     damaging = replace(runtime, storage=Damaging(runtime.settings.storage()))
     with pytest.raises(PermanentError, match=r"is not the file that export \d+ wrote: its SHA-256 differs"):
-        build.deliver(damaging, job, tmp_path / "cats", ZIP, again="")
+        build.deliver(damaging, job, tmp_path / "cats", ZIP, resume="")
     assert not (tmp_path / "cats").exists()
 
 
 @pytest.mark.usefixtures("worked")
 def test_shards_are_delivered_as_they_are(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
     shards = Delivery(Carrier.TAR, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})
-    made = build.deliver(runtime, job, tmp_path / "cats", shards, again="")
+    made = build.deliver(runtime, job, tmp_path / "cats", shards, resume="")
     assert made
     names = {path.name for path in (tmp_path / "cats").iterdir()}
     assert {"train-00000.tar", "test-00000.tar", "manifest.json", "README.md"} <= names

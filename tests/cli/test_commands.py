@@ -150,7 +150,7 @@ def test_a_job_is_shown_with_counts_reasons_chunks_and_log(env: Mapping[str, str
     assert shown["images"] == "0 of 9"
     assert shown["candidates"] == "3 found, 0 downloaded"
     assert sorted(shown["chunks"].split(", ")) == ["1 completed", "1 failed", "1 queued"]
-    assert shown["refused"].split() == ["2", "not_found"]
+    assert shown["rejected"].split() == ["2", "not_found"]
     assert shown["failed"].split(maxsplit=1) == ["1", "the key is wrong [/]"]
     assert shown["log"].endswith("crawl_job.started")
     assert any(line.split() == ["1", "timeout"] for line in lines)
@@ -208,7 +208,7 @@ def test_a_job_is_cancelled_without_a_worker(env: Mapping[str, str], runtime: Ru
 def test_a_retry_is_sent(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
     job_id = make_job(sessions, status="failed")
     result = call(env, "jobs", "retry", str(job_id))
-    assert result.stdout == f"job {job_id} is retried; watch it: pixcrawler jobs watch {job_id}\n"
+    assert result.stdout == f"job {job_id} is queued for a retry. Watch it: pixcrawler jobs watch {job_id}\n"
     assert sent(broker) == [("pixcrawler.crawl.retry", [job_id])]
 
 
@@ -221,7 +221,7 @@ def test_a_job_that_runs_is_not_retried(env: Mapping[str, str], broker: redis.Re
 
 def test_a_retry_without_a_broker_is_trouble(env: Mapping[str, str], sessions: Sessions) -> None:
     job_id = make_job(sessions, status="failed")
-    with pytest.raises(TransientError, match="the broker does not answer"):
+    with pytest.raises(TransientError, match="the broker does not respond"):
         call({**env, **DEAD}, "jobs", "retry", str(job_id))
 
 

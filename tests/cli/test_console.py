@@ -13,7 +13,7 @@ import ledger
 import pytest
 from factories import make_job, start_job
 
-from pixcrawler_worker.cli import console, watching
+from pixcrawler_worker.cli import connection, job_status, job_watch
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import Sessions
@@ -33,13 +33,13 @@ def view(sessions: Sessions, job_id: int) -> CrawlView:
 
 def test_configured_services_are_used(env: Mapping[str, str]) -> None:
     os.environ.update(env)
-    assert console.settings().require_database() == env["PIXCRAWLER_DATABASE_URL"]
-    assert console.settings().require_broker() == env["PIXCRAWLER_BROKER_URL"]
+    assert connection.load_settings().require_database() == env["PIXCRAWLER_DATABASE_URL"]
+    assert connection.load_settings().require_broker() == env["PIXCRAWLER_BROKER_URL"]
 
 
 def test_embedded_services_are_found_where_none_are_configured(services: Services) -> None:
     os.environ["PIXCRAWLER_DATA_DIR"] = str(services.data_dir)
-    found = console.settings()
+    found = connection.load_settings()
     assert (found.require_database(), found.require_broker()) == (services.database_url, services.broker_url)
     # What this process starts finds them too.
     assert os.environ["PIXCRAWLER_DATABASE_URL"] == services.database_url
@@ -47,13 +47,13 @@ def test_embedded_services_are_found_where_none_are_configured(services: Service
 
 
 def test_without_any_services_a_command_says_what_to_do() -> None:
-    with pytest.raises(PermanentError, match=r"set PIXCRAWLER_DATABASE_URL.*`pixcrawler up`"), console.connected():
+    with pytest.raises(PermanentError, match=r"set PIXCRAWLER_DATABASE_URL.*`pixcrawler up`"), connection.connect():
         pass
 
 
 def test_a_runtime_is_closed_with_its_context(env: Mapping[str, str]) -> None:
     os.environ.update(env)
-    with console.connected() as opened:
+    with connection.connect() as opened:
         assert not opened.loop.is_closed()
     assert opened.loop.is_closed()
 
@@ -62,20 +62,20 @@ def test_a_runtime_is_closed_with_its_context(env: Mapping[str, str]) -> None:
 
 
 def test_a_job_that_does_not_exist_is_told_with_a_way_on(sessions: Sessions) -> None:
-    with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` shows"):
-        watching.require(sessions, CrawlView, 424242)
+    with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` lists"):
+        job_status.require(sessions, CrawlView, 424242)
 
 
 def test_a_job_is_told_in_one_line(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=4, max_images=7)
-    assert watching.outcome(view(sessions, ref.id)) == f"job {ref.id} running: 0 of 7 images, 0 of 4 chunks"
+    assert job_status.line(view(sessions, ref.id)) == f"job {ref.id} running: 0 of 7 images, 0 of 4 chunks"
     ledger.execute(
         sessions,
         "UPDATE crawl_jobs SET status = 'failed', failed_chunks = 4, completed_at = started_at + interval '2.25 s'"
         " WHERE id = :id",
         id=ref.id,
     )
-    told = watching.outcome(view(sessions, ref.id))
+    told = job_status.line(view(sessions, ref.id))
     assert told == f"job {ref.id} failed in 2.2 s: 0 of 7 images, 0 of 4 chunks, 4 failed"
 
 
@@ -98,7 +98,7 @@ def test_watching_without_a_terminal_writes_plain_lines(sessions: Sessions, caps
         " valid_images = 123456780, total_chunks = 1234567, completed_chunks = 1234560, failed_chunks = 7"
         " WHERE id = :id",
     )
-    job = watching.watch(sessions, CrawlView, ref.id)
+    job = job_watch.watch(sessions, CrawlView, ref.id)
     ending.join()
     assert job.status == "completed"
     written = capsys.readouterr()
@@ -114,13 +114,13 @@ def test_a_job_that_is_deleted_while_it_is_watched_is_told_of(sessions: Sessions
     ref = start_job(sessions)
     ending = end_soon(sessions, ref.id, "DELETE FROM crawl_jobs WHERE id = :id")
     with pytest.raises(PermanentError, match=f"there is no crawl job {ref.id}"):
-        watching.watch(sessions, CrawlView, ref.id)
+        job_watch.watch(sessions, CrawlView, ref.id)
     ending.join()
 
 
 def test_a_job_that_has_ended_is_shown_at_once(sessions: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
     job_id = make_job(sessions, status="cancelled")
-    assert watching.watch(sessions, CrawlView, job_id).status == "cancelled"
+    assert job_watch.watch(sessions, CrawlView, job_id).status == "cancelled"
     assert capsys.readouterr().out == f"job {job_id} cancelled: 0 of 100 images, 0 of 0 chunks\n"
 
 
@@ -147,7 +147,7 @@ def test_interrupting_leaves_the_job_running_and_says_how_to_go_on(
     assert ("\x1b[" in shown) == terminal
     assert watching.returncode == 130
     assert told == (
-        f"\njob {job_id} goes on. Watch it again: pixcrawler jobs watch {job_id}. "
-        f"Stop it: pixcrawler jobs cancel {job_id}\n"
+        f"\njob {job_id} keeps running. Resume watching: pixcrawler jobs watch {job_id}. "
+        f"Cancel the job: pixcrawler jobs cancel {job_id}\n"
     )
     assert view(sessions, job_id).status == "running"

@@ -10,7 +10,7 @@ from calls import DEAD, call, sent
 from doubles import query
 from factories import make_project
 
-from pixcrawler_worker.cli.request import addresses
+from pixcrawler_worker.cli.crawl_arguments import read_urls
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -68,12 +68,12 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
         (["   "], "keywords[0] is blank"),
         (["x" * 300], "keywords[0] has 300 characters; at most 200 are allowed"),
         (["cat\x00dog"], "keywords[0] has control characters"),
-        (["cat", "--urls", "blank.txt"], "blank.txt has no addresses: it needs one a line"),
+        (["cat", "--urls", "blank.txt"], "blank.txt contains no URLs: expected one per line"),
         (["cat", "dog", "--urls", "list.txt"], "a URL list has one label: give one KEYWORD with --urls"),
         (["cat", "--source", "comons"], "there is no source 'comons'; did you mean 'commons'?"),
         (["cat", "--license", "cc-bye"], "there is no license 'cc-bye'; did you mean 'cc-by'?"),
         (["cat", "--sourse", "commons"], "No such option '--sourse'."),
-        (["cat", "--min-width", "wide"], "'wide' is no whole number"),
+        (["cat", "--min-width", "wide"], "expected an integer, got 'wide'"),
     ],
 )
 def test_a_call_that_cannot_be_meant_creates_nothing(
@@ -113,7 +113,7 @@ def test_with_a_dead_broker_a_job_is_kept_and_that_is_told_in_one_line(
     job_id = int(result.stdout)
     assert result.exit_code == 0
     assert result.stderr.count("\n") == 1
-    assert f"job {job_id} is kept and starts when a worker sweeps" in result.stderr
+    assert f"job {job_id} is stored, and the next sweep of a worker starts it" in result.stderr
     assert "hunter2" not in result.stderr
     assert query(runtime, "SELECT crawl_job_id FROM pixcrawler.crawl_plans") == [(job_id,)]
 
@@ -176,7 +176,7 @@ def test_crawl_that_watches_ends_as_its_job_does(
 def test_a_list_has_an_address_a_line(tmp_path: Path, text: bytes, found: tuple[str, ...]) -> None:
     (tmp_path / "list.txt").write_bytes(text)
     with (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines:
-        assert addresses(lines) == found
+        assert read_urls(lines) == found
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"# only\r\n", b"\x00", b"\xef\xbb\xbf"])
@@ -184,6 +184,6 @@ def test_a_list_without_addresses_is_refused_by_name(tmp_path: Path, text: bytes
     (tmp_path / "list.txt").write_bytes(text)
     with (
         (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines,
-        pytest.raises(PermanentError, match=r"^list.txt has no addresses: it needs one a line$"),
+        pytest.raises(PermanentError, match=r"^list.txt contains no URLs: expected one per line$"),
     ):
-        addresses(lines)
+        read_urls(lines)

@@ -12,7 +12,7 @@ from doubles import query
 from export import exporting
 from export.exporting import Stored, picture
 
-from pixcrawler_worker.cli import watching
+from pixcrawler_worker.cli import job_status
 from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export.kind import EXPORT
@@ -53,7 +53,7 @@ def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
 ) -> None:
     result = call({**env, **DEAD}, "export", str(job), "--name", "dogs")
     assert result.exit_code == 0
-    assert f"export {int(result.stdout)} is kept and starts when a worker sweeps" in result.stderr
+    assert f"export {int(result.stdout)} is stored, and the next sweep of a worker starts it" in result.stderr
     assert "hunter2" not in result.stderr
     assert query(runtime, "SELECT name FROM export_jobs") == [("dogs",)]
 
@@ -61,14 +61,14 @@ def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "give the number of a crawl JOB, or --layouts, or --schema"),
+        ((), "give the id of a crawl JOB, or --layouts, or --schema"),
         (("1", "--layout", "flatt"), "there is no 'flatt'; did you mean 'flat'?"),
         (("1", "--format", "csv", "--layout", "flat"), "layout flat is delivered as tar, zip, not as csv"),
         (("1", "--format", "rar"), "'rar' is not one of 'zip', 'tar', 'csv'"),
         (("1", "--options", "absent.json"), "No such file"),
-        (("1", "--options", "broken.json"), "broken.json is no JSON"),
-        (("1", "--options", "list.json"), "list.json must hold an object"),
-        (("one",), "'one' is no whole number"),
+        (("1", "--options", "broken.json"), "broken.json is not valid JSON"),
+        (("1", "--options", "list.json"), "list.json: expected a JSON object, got list"),
+        (("one",), "expected an integer, got 'one'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
@@ -133,4 +133,4 @@ def test_an_export_is_shown_listed_and_watched(env: Mapping[str, str], runtime: 
     submission.start(runtime, EXPORT, failed.id)
     watched = call(env, "jobs", "watch", f"export:{failed.id}")
     assert (watched.exit_code, "there is no 'nonsense'" in watched.stdout) == (1, True)
-    assert watching.require(runtime.sessions, ExportView, failed.id).status == "failed"
+    assert job_status.require(runtime.sessions, ExportView, failed.id).status == "failed"

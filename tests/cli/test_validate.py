@@ -12,7 +12,7 @@ from calls import DEAD, call, sent
 from doubles import query
 from validate import corpus, judging
 
-from pixcrawler_worker.cli import watching
+from pixcrawler_worker.cli import job_status
 from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.jobs import submission
@@ -53,17 +53,17 @@ def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
 ) -> None:
     result = call({**env, **DEAD}, "validate", str(job))
     assert result.exit_code == 0
-    assert f"validation {int(result.stdout)} is kept and starts when a worker sweeps" in result.stderr
+    assert f"validation {int(result.stdout)} is stored, and the next sweep of a worker starts it" in result.stderr
     assert "hunter2" not in result.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "give the number of a crawl JOB, or --schema"),
+        ([], "give the id of a crawl JOB, or --schema"),
         (["1", "--rules", "slip.json"], "there is no checks.blury; did you mean 'blurry'?"),
-        (["1", "--rules", "half.json"], "half.json is no JSON"),
-        (["1", "--rules", "list.json"], "list.json must hold an object"),
+        (["1", "--rules", "half.json"], "half.json is not valid JSON"),
+        (["1", "--rules", "list.json"], "list.json: expected a JSON object, got list"),
         (["1", "--rules", "absent.json"], "absent.json"),
         (["1", "--rules", "asks.json"], "there is no classifier 'nsfw'"),
         (["1", "--level", "hard"], "hard"),
@@ -112,9 +112,9 @@ def test_watching_a_validation_ends_as_it_does(env: Mapping[str, str], runtime: 
     first, second, third = result.stdout.splitlines()
     assert result.exit_code == 0
     assert first.startswith(f"validation {ref.id} completed in ")
-    assert f"{total} of {total} images judged, 2 of 2 chunks" in first
+    assert f"{total} of {total} images validated, 2 of 2 chunks" in first
     assert second == "valid: {1}, invalid: {2}".format(*judging.counted(runtime, ref)[2:])
-    assert third.startswith("found: 9 decode, ")
+    assert third.startswith("findings: 9 decode, ")
     refused = judging.make_validation(runtime, job, {"level": 7})
     submission.start(runtime, VALIDATION, refused.id)
     result = call(env, "jobs", "watch", f"validation:{refused.id}")
@@ -147,4 +147,4 @@ def test_the_report_shows_distributions_the_worst_and_duplicates(
     assert "Worst of blurry" in seen
     assert "Worst of decode" in seen
     assert "<h2>Duplicates</h2>" in seen
-    assert watching.require(runtime.sessions, ValidationView, ref.id).invalid_images > 10
+    assert job_status.require(runtime.sessions, ValidationView, ref.id).invalid_images > 10

@@ -1,4 +1,4 @@
-"""What is asked of a crawl on the command line: the options that its commands share, and what they come to."""
+"""The arguments that `pixcrawler crawl` and `pixcrawler build` share, and the crawl that they describe."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, TextIO, TypedDict, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain import licenses as known_licenses
@@ -22,12 +22,23 @@ _DEFAULT_IMAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A crawl as it was asked for."""
+class CrawlArguments:
+    """The parsed arguments of a command that creates a crawl job."""
 
     keywords: tuple[str, ...]
     options: CrawlOptions
     max_images: int
+
+
+class RawCrawlOptions(TypedDict):
+    """The values of the options as click passes them to a command."""
+
+    max_images: int | None
+    sources: tuple[str, ...]
+    licenses: tuple[str, ...]
+    min_width: int | None
+    min_height: int | None
+    urls: TextIO | None
 
 
 def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -41,14 +52,18 @@ def _complete_license(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 _OPTIONS = (
-    click.option("--max-images", type=console.NUMBER, help="Images wanted.  [default: the list's length, or 1000]"),
+    click.option(
+        "--max-images",
+        type=arguments.NUMBER,
+        help="Number of images to collect.  [default: the length of the URL list, or 1000]",
+    ),
     click.option(
         "--source",
         "sources",
         multiple=True,
         metavar="NAME",
         shell_complete=_complete_source,
-        help="Source to ask; may be repeated.  [default: all that are ready]",
+        help="Source to search; repeat it for several.  [default: all that are configured]",
     ),
     click.option(
         "--license",
@@ -56,71 +71,61 @@ _OPTIONS = (
         multiple=True,
         metavar="NAME",
         shell_complete=_complete_license,
-        help="License to take, such as cc0 or cc-by; may be repeated.  [default: all]",
+        help="License to accept, such as cc0 or cc-by; repeat it for several.  [default: all]",
     ),
-    click.option("--min-width", type=console.NUMBER, metavar="PIXELS", help="Least width.  [default: 32]"),
-    click.option("--min-height", type=console.NUMBER, metavar="PIXELS", help="Least height.  [default: 32]"),
+    click.option("--min-width", type=arguments.NUMBER, metavar="PIXELS", help="Minimum width.  [default: 32]"),
+    click.option("--min-height", type=arguments.NUMBER, metavar="PIXELS", help="Minimum height.  [default: 32]"),
     click.option(
         "--urls",
         type=click.File(errors="replace"),
-        help="File with one address a line, or - for stdin; one KEYWORD labels it.",
+        help="File with one URL per line, or - for stdin; a single KEYWORD labels its images.",
     ),
 )
 
 
-def takes(command: Command) -> Command:
-    """Give a command the options that `read` reads."""
+def add_options(command: Command) -> Command:
+    """Add the options that `parse` reads to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-class Asked(TypedDict):
-    """What click makes of the options."""
-
-    max_images: int | None
-    sources: tuple[str, ...]
-    licenses: tuple[str, ...]
-    min_width: int | None
-    min_height: int | None
-    urls: TextIO | None
-
-
-def read(keywords: Iterable[str], asked: Asked) -> Request:
-    """Return what the call asks for.
+def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
+    """Return the crawl that the arguments describe.
 
     Raises:
-        click.UsageError: when it cannot be meant; the message says what is wrong, with the nearest name.
+        click.UsageError: when they are invalid; the message says which value is wrong, with the nearest valid name.
     """
+    keywords = tuple(keywords)
     try:
         labels = planning.keywords(list(keywords))
-        for name in asked["sources"]:
+        for name in raw["sources"]:
             protocol.SOURCES.require(name)
-        listed = () if asked["urls"] is None else addresses(asked["urls"])
+        urls = () if raw["urls"] is None else read_urls(raw["urls"])
         given = {
-            "sources": list(asked["sources"]),
-            "urls": list(listed),
-            "licenses": list(asked["licenses"]),
-            "min_width": asked["min_width"],
-            "min_height": asked["min_height"],
+            "sources": list(raw["sources"]),
+            "urls": list(urls),
+            "licenses": list(raw["licenses"]),
+            "min_width": raw["min_width"],
+            "min_height": raw["min_height"],
         }
         parsed = options.parse({name: value for name, value in given.items() if value})
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
-    if listed and len(labels) > 1:
+    if urls and len(labels) > 1:
         raise click.UsageError("a URL list has one label: give one KEYWORD with --urls")
-    return Request(tuple(keywords), parsed, asked["max_images"] or len(listed) or _DEFAULT_IMAGES)
+    return CrawlArguments(keywords, parsed, raw["max_images"] or len(urls) or _DEFAULT_IMAGES)
 
 
-def addresses(lines: TextIO) -> tuple[str, ...]:
-    """Return the addresses of a list: a line each, without blank lines and those that begin with `#`.
+def read_urls(lines: TextIO) -> tuple[str, ...]:
+    """Return the URLs of a list: one per line, without blank lines and lines that begin with `#`.
 
     Raises:
         PermanentError: when there is none.
     """
-    # What the database cannot hold, and the mark that some editors put at the beginning, are no part of an address.
+    # NUL bytes, which PostgreSQL cannot store, and a byte order mark do not belong to a URL.
     texts = (line.replace("\x00", "").removeprefix("\ufeff").strip() for line in lines)
     found = tuple(text for text in texts if text and not text.startswith("#"))
     if not found:
-        raise PermanentError(f"{Path(lines.name).name} has no addresses: it needs one a line")
+        raise PermanentError(f"{Path(lines.name).name} contains no URLs: expected one per line")
     return found

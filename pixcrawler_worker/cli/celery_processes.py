@@ -1,0 +1,81 @@
+"""Celery processes that commands run on this machine: a worker, and Flower."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+#: How long a stopping worker may take to finish its chunks; the next worker's sweep reaps unfinished ones.
+_GRACE_SECONDS = 30
+#: The usual port of Flower; a free port is used when this one is server.
+_FLOWER_PORT = 5555
+
+
+@contextlib.contextmanager
+def worker(concurrency: int | None, *, log: IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker while the context is open, then let it finish its chunks.
+
+    Args:
+        concurrency: its processes; None for one per core.
+        log: the file for its output; None for the stderr of this process.
+    """
+    command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
+    command += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+    command += [] if concurrency is None else ["--concurrency", str(concurrency)]
+    with _process(command, log) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def flower(log: Path) -> Iterator[str]:
+    """Run Flower on loopback while the context is open; yield its URL, or why it does not run."""
+    if importlib.util.find_spec("flower") is None:
+        yield "not installed: pip install 'pixcrawler-worker[flower]'"
+        return
+    port = _free_port(_FLOWER_PORT)
+    command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "flower"]
+    command += ["--address=127.0.0.1", f"--port={port}", "--logging=warning"]
+    with log.open("ab") as file, _process(command, file):
+        yield f"http://127.0.0.1:{port}/"
+
+
+def _free_port(preferred: int) -> int:
+    """Return a port of loopback: the preferred one, or another one when it is server."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("127.0.0.1", preferred))
+        except OSError:
+            server.bind(("127.0.0.1", 0))
+        port: int = server.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], log: IO[bytes] | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Celery process while the context is open; then terminate it, and kill it after a grace period."""
+    if setpriv := shutil.which("setpriv"):
+        # On Linux the kernel terminates it when this process is killed, so that it is never orphaned.
+        command = [setpriv, "--pdeathsig", "TERM", *command]
+    # In a session of its own, so that Ctrl-C reaches this process only, which stops the others in order.
+    process = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _environment() -> dict[str, str]:
+    # Celery warns about root at each start, but a development container often runs as root.
+    return os.environ | {"PYTHONWARNINGS": "ignore:You're running the worker with superuser"}

@@ -1,0 +1,47 @@
+"""Connections to the services: the configured ones, or the embedded ones that run on this machine."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from pixcrawler_worker import embedded, logs, runtime, settings
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.settings import Settings
+
+
+def load_settings() -> Settings:
+    """Return the settings, with the embedded services of `pixcrawler up` where no others are configured.
+
+    The URLs of the services are put into the environment, for everything that this process starts or imports later.
+    """
+    found = settings.load()
+    if found.database_url is None and (services := embedded.find(found.data_dir)):
+        use_services(services)
+        found = settings.load()
+    if found.broker_url is not None:
+        # The URL may come from `.env`, which the client does not read.
+        os.environ["PIXCRAWLER_BROKER_URL"] = found.broker_url.get_secret_value()
+    return found
+
+
+def use_services(services: embedded.Services) -> None:
+    """Use these services in this process and in those that it starts."""
+    os.environ["PIXCRAWLER_DATABASE_URL"] = services.database_url
+    os.environ["PIXCRAWLER_BROKER_URL"] = services.broker_url
+
+
+@contextlib.contextmanager
+def connect() -> Iterator[Runtime]:
+    """Yield a runtime on the configured services, or on the embedded ones, and close it afterwards.
+
+    Raises:
+        PermanentError: when no database is configured or running.
+    """
+    found = load_settings()
+    found.require_database()
+    logs.configure(found.log_format, level=30)
+    opened = runtime.connect(found)
+    try:
+        yield opened
+    finally:
+        opened.close()

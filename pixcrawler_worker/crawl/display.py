@@ -1,0 +1,66 @@
+"""How crawl jobs are shown on the command line."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db import activity_log, job_views
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.session import Session
+from pixcrawler_worker.jobs.display import JobDisplay, Row, counts
+
+
+def _details(session: Session, job: CrawlView) -> dict[str, Any]:
+    return {
+        "reasons": dict(planner.reasons(session, job.id)),
+        "validations": [
+            {"id": one.id, "status": one.status, "valid": one.validated_images, "invalid": one.invalid_images}
+            for one in job_views.of_crawl(session, ValidationView, job.id)
+        ],
+        "exports": [
+            {"id": one.id, "status": one.status, "format": one.format, "images": one.exported_images}
+            for one in job_views.of_crawl(session, ExportView, job.id)
+        ],
+    }
+
+
+def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
+    return [
+        ("keywords", [json.dumps(job.keywords, ensure_ascii=False)]),
+        ("images", [f"{job.valid_images} of {job.max_images}"]),
+        ("candidates", [f"{job.total_images} found, {job.downloaded_images} downloaded"]),
+        ("rejected", counts(details["reasons"])),
+        (
+            "validation",
+            [
+                f"{one['id']}  {one['status']}: {one['valid']} valid, {one['invalid']} invalid"
+                for one in details["validations"]
+            ],
+        ),
+        (
+            "export",
+            [f"{one['id']}  {one['status']}: {one['images']} images as {one['format']}" for one in details["exports"]],
+        ),
+    ]
+
+
+def _outcome(session: Session, job: CrawlView) -> list[str]:
+    """Return why a job ended with fewer images than requested; nothing when it has all of them."""
+    if job.valid_images >= job.max_images:
+        return []
+    ref = CRAWL_JOBS.ref(job.id)
+    last = next(iter(activity_log.latest(session, ref, limit=1)), None)
+    reason = (last.metadata_ or {}).get("reason") if last else None
+    rejected = ", ".join(f"{count} {name}" for name, count in planner.reasons(session, job.id).items())
+    errors = chunks.errors(session, ref)
+    return [
+        *([str(reason)] if reason else []),
+        *([f"rejected: {rejected}"] if rejected else []),
+        *(f"failed: {count} x {error}" for error, count in errors.items()),
+    ]
+
+
+DISPLAY = JobDisplay(view=CrawlView, listed_by="pixcrawler jobs list", details=_details, rows=_rows, outcome=_outcome)
