@@ -15,7 +15,7 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
-from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import Chunk, CrawlJob, ExportJob, ValidationJob
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
@@ -213,3 +213,21 @@ def at_once(*functions: Callable[[], T]) -> list[T]:
 
     with ThreadPoolExecutor(len(functions)) as threads:
         return list(threads.map(call, functions))
+
+
+def claim_of(session: Session, table: JobTable, chunk_id: int) -> Claim:
+    """Claim a chunk of a kind of job, in the caller's transaction."""
+    found = chunks.claim(session, table, chunk_id, owner="worker", lease=LEASE)
+    assert found is not None
+    return found
+
+
+def finish_with(session: Session, held: Claim, result: Mapping[str, Any], gains: Mapping[str, int]) -> None:
+    """Complete a claimed chunk, in the caller's transaction."""
+    assert chunks.lock_claim(session, held) is ClaimState.VALID
+    chunks.finish(session, held, result=result, gains=gains)
+
+
+def reap_of(session: Session, table: JobTable) -> Reaped | None:
+    """Reap a chunk of a kind of job."""
+    return chunks.reap(session, table)

@@ -1,0 +1,107 @@
+"""One sweep for all kinds, one that the package does not know among them."""
+
+from functools import partial
+
+import ledger
+from ledger import at_once
+from toy.kind import TOY_JOBS, make_toy, open_chunks, toy, toy_kind
+
+from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.domain.lifecycle import ChunkState
+from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs.sweeper import Swept
+from pixcrawler_worker.registry import JOB_KINDS
+from pixcrawler_worker.runtime import Runtime
+
+
+def sweep(runtime: Runtime) -> Swept:
+    return sweeper.sweep(runtime, [*JOB_KINDS.values(), toy_kind()])
+
+
+def drive(runtime: Runtime, swept: Swept) -> None:
+    for message in swept.messages:
+        executor.run(runtime, toy_kind(), message.chunk_id)
+
+
+def test_a_job_whose_start_message_was_lost_is_started(runtime: Runtime, sessions: Sessions) -> None:
+    ref = make_toy(sessions, numbers=2, requested_at="2020-01-01")
+    swept = sweep(runtime)
+    assert (swept.started, len(swept.messages)) == (1, 2)
+    drive(runtime, swept)
+    assert toy(sessions, ref).status == "completed"
+    assert sweep(runtime).idle
+
+
+def test_a_chunk_whose_worker_died_is_reaped_and_one_that_kills_workers_fails(
+    runtime: Runtime, sessions: Sessions
+) -> None:
+    ref = make_toy(sessions, numbers=1)
+    (message,) = submission.start(runtime, toy_kind(), ref.id)
+    for state in (ChunkState.QUEUED, ChunkState.FAILED):
+        with sessions.begin() as session:
+            ledger.claim_of(session, TOY_JOBS, message.chunk_id)
+        ledger.silence(sessions, message.chunk_id)
+        assert sweep(runtime).reaped == 1
+        assert ledger.states_of(sessions, ref) == [state]
+    assert toy(sessions, ref).status == "failed"
+
+
+def test_lost_messages_are_sent_again_by_one_worker_of_many(runtime: Runtime, sessions: Sessions) -> None:
+    ref = make_toy(sessions, numbers=3)
+    submission.start(runtime, toy_kind(), ref.id)
+    ledger.execute(sessions, "UPDATE pixcrawler.chunks SET dispatched_at = now() - interval '1 hour'")
+    found = at_once(*[partial(sweep, runtime)] * 4)
+    assert sum(swept.redispatched for swept in found) == 3
+
+
+def test_the_interval_of_resending_has_an_upper_bound_whatever_was_counted(
+    runtime: Runtime, sessions: Sessions
+) -> None:
+    """A power of two of 5,000 would overflow, and every sweep with it."""
+    ref = make_toy(sessions, numbers=1)
+    submission.start(runtime, toy_kind(), ref.id)
+    ledger.execute(
+        sessions,
+        "UPDATE pixcrawler.chunks SET dispatched_at = now() - interval '1 hour', dispatch_count = 5000",
+    )
+    assert sweep(runtime).redispatched == 1
+    assert open_chunks(sessions, ref) == 1
+
+
+def test_chunks_of_a_job_that_was_ended_by_hand_are_dropped_and_not_sent_again(
+    runtime: Runtime, sessions: Sessions
+) -> None:
+    ref = make_toy(sessions, numbers=3)
+    submission.start(runtime, toy_kind(), ref.id)
+    ledger.execute(sessions, "UPDATE toy_jobs SET status = 'failed'")
+    ledger.execute(sessions, "UPDATE pixcrawler.chunks SET dispatched_at = now() - interval '1 hour'")
+    swept = sweep(runtime)
+    assert (swept.dropped, swept.redispatched, swept.messages) == (3, 0, [])
+    assert toy(sessions, ref).completed_at is not None
+    assert sweep(runtime).idle
+
+
+def test_a_conclusion_that_was_lost_is_made(runtime: Runtime, sessions: Sessions) -> None:
+    ref = make_toy(sessions, numbers=1)
+    (message,) = submission.start(runtime, toy_kind(), ref.id)
+    with sessions.begin() as session:
+        claim = ledger.claim_of(session, TOY_JOBS, message.chunk_id)
+        ledger.finish_with(session, claim, {"number": 1, "added": 1}, {"sum": 1})
+    assert sweep(runtime).concluded == 1
+    assert toy(sessions, ref).status == "completed"
+
+
+def test_a_locked_job_is_left_to_the_next_sweep_and_the_others_go_on(runtime: Runtime, sessions: Sessions) -> None:
+    held, free = make_toy(sessions, numbers=1), make_toy(sessions, numbers=1)
+    for ref in (held, free):
+        (message,) = submission.start(runtime, toy_kind(), ref.id)
+        with sessions.begin() as session:
+            claim = ledger.claim_of(session, TOY_JOBS, message.chunk_id)
+            ledger.finish_with(session, claim, {"number": 1, "added": 1}, {"sum": 1})
+    with sessions.begin() as session:
+        session.connection().exec_driver_sql(f"SELECT FROM toy_jobs WHERE id = {held.id} FOR UPDATE")
+        sweep(runtime)
+        assert toy(sessions, free).status == "completed"
+        assert toy(sessions, held).status == "running"
+    sweep(runtime)
+    assert toy(sessions, held).status == "completed"
