@@ -187,5 +187,5 @@ def _column(table: JobTable, name: str) -> ColumnElement[Any]:
     if name not in _CHUNKS or table.has(name):
         column: ColumnElement[Any] = getattr(model, name)
         return column
-    counted = select(func.count()).where(table.chunk_key == model.id, *_CHUNKS[name])
+    counted = select(func.count()).select_from(Chunk).where(table.chunk_key == model.id, *_CHUNKS[name])
     return counted.correlate(model).scalar_subquery().label(name)

@@ -8,7 +8,7 @@ import pytest
 from ledger import at_once
 from toy.kind import TOY_JOBS, make_toy, open_chunks, toy, toy_kind
 
-from pixcrawler_worker.db import activity_log
+from pixcrawler_worker.db import activity_log, job_views
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
@@ -134,3 +134,19 @@ def test_a_job_that_is_deleted_takes_its_chunks_with_it(runtime: Runtime, sessio
     drive(runtime, messages)
     assert ledger.states_of(sessions, ref) == []
     assert ChunkState.QUEUED not in ledger.states_of(sessions, ref)
+
+
+def test_a_job_of_a_new_kind_is_shown_as_the_others_are(runtime: Runtime, sessions: Sessions) -> None:
+    ref = make_toy(sessions, numbers=2)
+    drive(runtime, submission.start(runtime, toy_kind(), ref.id))
+    display = toy_kind().display
+    with sessions.begin() as session:
+        job = job_views.job(session, display.view, ref.id)
+        assert job is not None
+        assert (job.title, job.argument, job.total_chunks, job.completed_chunks) == (
+            f"toy {ref.id}",
+            f"toy:{ref.id}",
+            2,
+            2,
+        )
+        assert display.outcome(session, job) == ["sum: 3"]

@@ -4,6 +4,7 @@ It shows what a new kind needs, and that the core serves it without a change: no
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from factories import make_project
 from sqlalchemy import Integer, Text, func, join, literal_column, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from pixcrawler_worker.db.job_views import JobView
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
@@ -18,6 +20,7 @@ from pixcrawler_worker.db.models import JobRow, Profile, Project
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import Counters, JobStatus
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.jobs.display import JobDisplay
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion, JobKind, Report
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
@@ -25,7 +28,7 @@ from pixcrawler_worker.runtime import Runtime
 #: What a migration of the kind would do.
 SCHEMA = """
 CREATE TABLE toy_jobs (
-    id serial PRIMARY KEY, project_id int NOT NULL REFERENCES projects ON DELETE CASCADE,
+    id serial PRIMARY KEY, project_id int NOT NULL REFERENCES projects ON DELETE CASCADE, name text NOT NULL,
     numbers int NOT NULL, rounds int NOT NULL DEFAULT 1, sum int NOT NULL DEFAULT 0, max_sum int NOT NULL,
     status text NOT NULL DEFAULT 'pending', progress int NOT NULL DEFAULT 0, error_message text,
     requested_at timestamptz NOT NULL DEFAULT clock_timestamp(), started_at timestamptz, completed_at timestamptz,
@@ -49,6 +52,7 @@ class ToyJob(JobRow, ToyBase):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int]
+    name: Mapped[str]
     numbers: Mapped[int]
     rounds: Mapped[int]
     sum: Mapped[int]
@@ -74,6 +78,31 @@ TOY_JOBS = JobTable(
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToyView(JobView):
+    """A job of the kind, as the command line shows it."""
+
+    table = TOY_JOBS
+    noun = "toy"
+
+    numbers: int
+    sum: int
+
+    @property
+    def count(self) -> tuple[int, int, str]:
+        """The sum so far."""
+        return self.sum, self.sum, "in all"
+
+
+DISPLAY = JobDisplay(
+    view=ToyView,
+    listed_by="psql",
+    details=lambda session, job: {"results": chunks.results(session, TOY_JOBS.ref(job.id))},
+    rows=lambda job, details: [("sum", [str(job.sum)]), ("results", [str(one) for one in details["results"]])],
+    outcome=lambda _, job: [f"sum: {job.sum}"],
+)
+
+
 async def the_number(number: int) -> int:
     return number
 
@@ -87,6 +116,7 @@ def toy_kind(work: Callable[[int], Awaitable[int]] = the_number) -> JobKind[int,
 
     return JobKind(
         table=TOY_JOBS,
+        display=DISPLAY,
         start_task="pixcrawler.toy.start",
         plan=_plan,
         prepare=_prepare,
@@ -137,7 +167,7 @@ def make_toy(sessions: Sessions, *, numbers: int = 3, **values: Any) -> JobRef:
     """A pending job of the kind, in a project of its own."""
     project_id = make_project(sessions)
     with sessions.begin() as session:
-        job = {"project_id": project_id, "numbers": numbers, "max_sum": 1000} | values
+        job = {"project_id": project_id, "name": "toy", "numbers": numbers, "max_sum": 1000} | values
         columns, places = ", ".join(job), ", ".join(f":{name}" for name in job)
         job_id = session.scalar(text(f"INSERT INTO toy_jobs ({columns}) VALUES ({places}) RETURNING id"), job)
     assert isinstance(job_id, int)
