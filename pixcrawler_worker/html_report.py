@@ -1,4 +1,4 @@
-"""What the pages of all reports are made of: their look, bars, tiles, and pictures made small."""
+"""Parts of HTML reports: style sheet, tiles, bars, and thumbnails. A report is one file without external references."""
 
 import asyncio
 import base64
@@ -10,10 +10,10 @@ from pathlib import Path
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
-#: Pictures that are held at a time: they are opened one after the other, and may be large.
-_READS = 8
-#: Longer side of a picture, in pixels; twice what is shown, for sharp screens.
-_SIDE = 224
+#: Images that are read at a time. The decoder takes one after the other, and they may be large.
+_MAX_READS = 8
+#: Longer side of a thumbnail in pixels: twice its size on the screen, for screens with a high resolution.
+_THUMBNAIL_SIDE = 224
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #5d6671; --line: #d9dee4; --page: #fff; --bar: #3b7dd8;
@@ -51,11 +51,11 @@ td.bar i { display: block; height: .6rem; border-radius: .2rem; background: var(
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """Return a page.
+    """Return an HTML document.
 
     Args:
         title: plain text.
-        parts: HTML of the body, in order.
+        parts: the HTML of the body, in order.
     """
     lines = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -68,7 +68,12 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def save(path: Path, title: str, parts: Iterable[str]) -> Path:
-    """Write a page and return its path; its folder is made when it is missing. Otherwise as `html`.
+    """Write an HTML document and return its path. A missing directory is created.
+
+    Args:
+        path: the file, which is replaced.
+        title: plain text.
+        parts: the HTML of the body, in order.
 
     Raises:
         PermanentError: when the file cannot be written.
@@ -83,28 +88,41 @@ def save(path: Path, title: str, parts: Iterable[str]) -> Path:
 
 
 def tiles(numbers: Iterable[tuple[str, str]]) -> str:
-    """Return large numbers, each with what it counts."""
+    """Return tiles, each with a large number and its label. Both are HTML."""
     boxes = "".join(f'<div class="tile"><b>{number}</b>{text}</div>' for number, text in numbers)
     return f'<div class="tiles">{boxes}</div>'
 
 
 def bars(heading: str, counts: Sequence[tuple[str, int]], *, kind: str = "") -> str:
-    """Return a table of counts, each with a bar; nothing when there are none."""
+    """Return a table of counts with bars; nothing when there are none.
+
+    Args:
+        heading: HTML.
+        counts: names as plain text, with their counts.
+        kind: a class of the section: `bad` for errors.
+    """
     if not counts:
         return ""
-    most = max(count for _, count in counts)
+    largest = max(count for _, count in counts)
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td>'
-        f'<td class="bar"><i style="width:{max(1, round(100 * count / most)) if count else 0}%"></i></td></tr>'
+        f'<td class="bar"><i style="width:{max(1, round(100 * count / largest)) if count else 0}%"></i></td></tr>'
         for name, count in counts
     )
     return f'<section class="{kind}"><h2>{heading}</h2><table>{rows}</table></section>'
 
 
 def figure(thumbnail: bytes | None, caption: str, *, alt: str, hint: str = "") -> str:
-    """Return a picture with its caption, or its caption alone when it could not be made small."""
+    """Return a thumbnail with its caption, or the caption alone when there is no thumbnail.
+
+    Args:
+        thumbnail: JPEG; None when the file is missing in storage or cannot be decoded.
+        caption: plain text.
+        alt: plain text, for readers that show no images.
+        hint: plain text that is shown on hovering.
+    """
     if thumbnail is None:
-        return f"<figure><figcaption>{escape(caption)}: not in storage any more</figcaption></figure>"
+        return f"<figure><figcaption>{escape(caption)}: file missing or not readable</figcaption></figure>"
     data = base64.b64encode(thumbnail).decode()
     return (
         f'<figure title="{escape(hint, quote=True)}"><img alt="{escape(alt, quote=True)}"'
@@ -112,30 +130,30 @@ def figure(thumbnail: bytes | None, caption: str, *, alt: str, hint: str = "") -
     )
 
 
-async def thumbnails(runtime: Runtime, shown: Iterable[tuple[int, str]]) -> dict[int, bytes]:
-    """Return small JPEGs by image id; a file that is missing or cannot be opened has none.
+async def thumbnails(runtime: Runtime, images: Iterable[tuple[int, str]]) -> dict[int, bytes]:
+    """Return thumbnails as JPEG by image id; files that are missing or cannot be decoded have none.
 
     Args:
-        runtime: what connects to storage and decoder.
-        shown: ids of images with the addresses of their files.
+        runtime: connects to storage and decoder.
+        images: ids of images with the storage URLs of their files.
 
     Raises:
-        TransientError: when the storage does not answer.
+        TransientError: when the storage does not respond.
     """
-    turns = asyncio.Semaphore(_READS)
+    reads = asyncio.Semaphore(_MAX_READS)
     made: dict[int, bytes] = {}
 
     async def thumbnail(image_id: int, url: str) -> None:
-        async with turns:
+        async with reads:
             with contextlib.suppress(PermanentError):
                 body = await runtime.storage.get(runtime.storage.key(url))
-                made[image_id] = await runtime.decoder.thumbnail(body, side=_SIDE)
+                made[image_id] = await runtime.decoder.thumbnail(body, side=_THUMBNAIL_SIDE)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for image_id, url in shown:
+            for image_id, url in images:
                 group.create_task(thumbnail(image_id, url))
-    except ExceptionGroup as troubles:
-        # Reads under way meet the same trouble at the same time: one of them tells it.
-        raise troubles.exceptions[0] from None
+    except ExceptionGroup as group_error:
+        # Concurrent reads fail for the same reason: one error is enough.
+        raise group_error.exceptions[0] from None
     return made

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,12 +165,22 @@ def _download(runtime: Runtime, export: ExportView, folder: Path, delivery: Deli
     if delivery.carrier is not Carrier.ZIP:
         return
     archives = [path for path in files if path.suffix == ".zip"]
-    with console.progress_bar("unpacking", export.exported_images) as wrote:
-        for archive in archives:
-            downloads.unpack(archive, folder, wrote=wrote)
+    sizes = [_entries(archive) for archive in archives]
+    with console.progress_bar("unpacking", sum(sizes)) as update:
+        for position, archive in enumerate(archives):
+            downloads.unpack(archive, folder, wrote=_added_to(sum(sizes[:position]), update))
             archive.unlink()
     # It describes the archives, which are unpacked and removed.
     (folder / croissant.NAME).unlink(missing_ok=True)
+
+
+def _added_to(start: int, update: Callable[[int], None]) -> Callable[[int], None]:
+    return lambda count: update(start + count)
+
+
+def _entries(archive: Path) -> int:
+    with zipfile.ZipFile(archive) as packed:
+        return len(packed.namelist())
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ def _bar(read: Callable[[], View]) -> View:
         *columns, console=console.out, transient=True, speed_estimate_period=_RATE_SECONDS, expand=True
     ) as progress:
         job = read()
-        bar = progress.add_task("", rate="", chunks="")
+        bar = progress.add_task("", total=None, rate="", chunks="")
         while True:
             done, total, _ = job.count
             speed = progress.tasks[0].speed

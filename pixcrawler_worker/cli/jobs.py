@@ -53,8 +53,9 @@ def list_(*, limit: int, as_json: bool) -> None:
 @click.argument("ref", type=arguments.JOB, metavar="JOB")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, ref: JobRef, as_json: bool) -> None:
-    """Show the counts, chunks and log of a job, with rejection reasons, findings or files.
+    """Show the counts, chunks and log of a job.
 
+    Includes the rejection reasons of a crawl job, the findings of a validation, or the files of an export.
     JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
     """
     with connection.connect() as runtime:

@@ -1,4 +1,4 @@
-"""A page about a crawl job: what came, how it looks, what was refused, and why."""
+"""HTML report on a crawl job: its images, their labels, sizes and licenses, and the rejected candidates."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,46 +17,46 @@ from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.runtime import Runtime
 
-#: Pictures of each label on the contact sheet, taken evenly over all it has.
-_SHEET = 12
-#: Upper ends of the size classes, in megapixels.
-_SIZES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+#: Images per label on the contact sheet, spread evenly over all images of the label.
+_SHEET_SIZE = 12
+#: Upper bounds of the size classes in megapixels.
+_SIZE_CLASSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
-#: What a reason means, for people.
+#: Rejection reasons, in words.
 _MEANINGS: Mapping[str, str] = {
-    "bad_url": "not an address that can be fetched",
-    "forbidden_address": "leads into a private network",
-    "unresolved": "the host's name is unknown",
-    "connect_failed": "the host takes no connections",
-    "tls_failed": "the host's certificate is not valid",
-    "timeout": "took too long",
-    "reset": "the host hung up",
-    "truncated": "ended before its announced length",
-    "too_many_redirects": "redirected in circles",
-    "bad_response": "not a proper HTTP answer",
-    "not_found": "the picture is gone",
-    "forbidden": "the host refuses us",
-    "rate_limited": "the host asked for a pause",
-    "server_error": "the host is broken",
-    "http_status": "another HTTP error",
-    "too_many_bytes": "larger than allowed",
-    "empty": "an empty answer",
-    "not_an_image": "something else than a picture",
-    "format_not_wanted": "a format that was not asked for",
-    "too_many_pixels": "more pixels than allowed",
-    "too_small": "smaller than asked for",
-    "corrupt": "a damaged picture",
-    "decoder_died": "crashed its decoder",
-    "license_not_wanted": "a license that was not asked for",
-    "duplicate_url": "the same address again",
-    "duplicate_bytes": "the same picture again",
-    "surplus": "more than the job may have",
+    "bad_url": "invalid URL",
+    "forbidden_address": "IP address in a private network",
+    "unresolved": "unknown host name",
+    "connect_failed": "no connection to the host",
+    "tls_failed": "invalid TLS certificate",
+    "timeout": "no response in time",
+    "reset": "connection reset by the host",
+    "truncated": "response shorter than announced",
+    "too_many_redirects": "too many redirects",
+    "bad_response": "invalid HTTP response",
+    "not_found": "image not found",
+    "forbidden": "access denied by the host",
+    "rate_limited": "rate limit of the host exceeded",
+    "server_error": "server error",
+    "http_status": "other HTTP error",
+    "too_many_bytes": "file too large",
+    "empty": "empty response",
+    "not_an_image": "not an image",
+    "format_not_wanted": "format not requested",
+    "too_many_pixels": "too many pixels",
+    "too_small": "image too small",
+    "corrupt": "corrupt image",
+    "decoder_died": "decoder crashed",
+    "license_not_wanted": "license not accepted",
+    "duplicate_url": "duplicate URL",
+    "duplicate_bytes": "duplicate file",
+    "surplus": "more images than requested",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class _Findings:
-    """What the page is made of."""
+class _Content:
+    """The data of the report."""
 
     job: CrawlView
     stored: Sequence[Stored]
@@ -65,11 +65,11 @@ class _Findings:
 
 
 def write(runtime: Runtime, job_id: int, path: Path) -> Path:
-    """Write the page of a crawl job and return its path. It holds everything it shows, pictures included.
+    """Write the HTML report on a crawl job and return its path. Images are embedded.
 
     Raises:
         PermanentError: when there is no such job, or the file cannot be written.
-        TransientError: when database or storage do not answer.
+        TransientError: when database or storage do not respond.
     """
     job = transact(runtime.sessions, lambda session: job_views.job(session, CrawlView, job_id))
     if job is None:
@@ -78,18 +78,18 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
     reasons = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
     sheet = [image for shown in _sheets(stored).values() for image in shown]
     thumbnails = runtime.run(html_report.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet)))
-    return html_report.save(path, job.name, _parts(_Findings(job, stored, reasons, thumbnails)))
+    return html_report.save(path, job.name, _parts(_Content(job, stored, reasons, thumbnails)))
 
 
 def _sheets(stored: Sequence[Stored]) -> dict[str, list[Stored]]:
-    """Return the pictures to show of each label."""
+    """Return the images of the contact sheet by label."""
     by_label: dict[str, list[Stored]] = {}
     for image in stored:
         by_label.setdefault(image.label, []).append(image)
-    return {label: found[:: -(-len(found) // _SHEET)] for label, found in by_label.items()}
+    return {label: found[:: -(-len(found) // _SHEET_SIZE)] for label, found in by_label.items()}
 
 
-def _parts(found: _Findings) -> Iterator[str]:
+def _parts(found: _Content) -> Iterator[str]:
     job = found.job
     title = escape(job.name)
     yield f'<h1>{title}</h1><div class="soft">crawl job {job.id}, {escape(job.status)}{_when(job)}</div>'
@@ -100,7 +100,7 @@ def _parts(found: _Findings) -> Iterator[str]:
     yield html_report.bars("Sizes", _sizes(found.stored))
     yield html_report.bars("Licenses", _licenses(found.stored))
     yield "</div>"
-    yield _refusals(found.reasons)
+    yield _rejected(found.reasons)
     yield "<h2>Contact sheet</h2>"
     for label, shown in _sheets(found.stored).items():
         yield _sheet(label, shown, found)
@@ -110,28 +110,28 @@ def _when(job: CrawlView) -> str:
     return f", {job.completed_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if job.completed_at else ""
 
 
-def _tiles(found: _Findings) -> str:
+def _tiles(found: _Content) -> str:
     job = found.job
     size = sum(image.file_size for image in found.stored)
     tiles = (
-        (f"{job.valid_images:,}", f"images of {job.max_images:,} wanted"),
+        (f"{job.valid_images:,}", f"of {job.max_images:,} images"),
         (f"{len({image.label for image in found.stored}):,}", "labels"),
-        (f"{size / 1e6:,.1f} MB", "of pictures"),
+        (f"{size / 1e6:,.1f} MB", "of images"),
         (f"{job.total_images:,}", "candidates found"),
-        (f"{sum(found.reasons.values()):,}", "refused"),
+        (f"{sum(found.reasons.values()):,}", "rejected"),
     )
     return html_report.tiles(tiles)
 
 
 def _sizes(stored: Sequence[Stored]) -> list[tuple[str, int]]:
-    """Return size classes in megapixels with their counts, from the smallest that occurs to the largest."""
-    bounds = [*_SIZES, float("inf")]
+    """Return the size classes from the smallest to the largest that occurs, with their counts."""
+    bounds = [*_SIZE_CLASSES, float("inf")]
     counts = Counter(
         next(i for i, bound in enumerate(bounds) if image.width * image.height / 1e6 <= bound) for image in stored
     )
     if not counts:
         return []
-    names = [f"up to {bound:g} MP" for bound in _SIZES] + [f"above {_SIZES[-1]:g} MP"]
+    names = [f"up to {bound:g} MP" for bound in _SIZE_CLASSES] + [f"above {_SIZE_CLASSES[-1]:g} MP"]
     return [(names[i], counts[i]) for i in range(min(counts), max(counts) + 1)]
 
 
@@ -139,14 +139,14 @@ def _licenses(stored: Sequence[Stored]) -> list[tuple[str, int]]:
     return Counter(image.license or "unknown" for image in stored).most_common()
 
 
-def _refusals(reasons: Mapping[str, int]) -> str:
+def _rejected(reasons: Mapping[str, int]) -> str:
     if not reasons:
-        return "<h2>Refused</h2><p>Nothing was refused.</p>"
+        return "<h2>Rejected candidates</h2><p>No candidates were rejected.</p>"
     named = [(f"{_MEANINGS.get(reason, reason)} ({reason})", count) for reason, count in reasons.items()]
-    return html_report.bars("Refused", named, kind="bad")
+    return html_report.bars("Rejected candidates", named, kind="bad")
 
 
-def _sheet(label: str, shown: Sequence[Stored], found: _Findings) -> str:
+def _sheet(label: str, shown: Sequence[Stored], found: _Content) -> str:
     total = sum(image.label == label for image in found.stored)
     figures = "".join(_figure(image, found.thumbnails.get(image.id)) for image in shown)
     count = f"{len(shown)} of {total:,}" if len(shown) < total else f"{total:,}"

@@ -1,4 +1,4 @@
-"""A page about a validation: how its images are, what was found, the worst of each check, and what looks the same."""
+"""HTML report on a validation: results, findings, image statistics, the worst images per check, and duplicates."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,19 +18,19 @@ from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.rules import ValidationRules, parse
 
-#: Pictures that are shown of each check, the worst ones first.
-_WORST = 8
-#: Groups of duplicates that are shown, the largest ones first, and pictures of each.
-_GROUPS, _GROUP = 12, 6
-#: Columns of a distribution.
-_COLUMNS = 40
+#: Images that are shown per check, the worst ones first.
+_MAX_WORST = 8
+#: Groups of duplicates that are shown, the largest ones first, and images per group.
+_MAX_GROUPS, _GROUP_SIZE = 12, 6
+#: Bins of a histogram.
+_BINS = 40
 
 _BELOW, _ABOVE = "below", "above"
 
 
 @dataclass(frozen=True, slots=True)
 class _Metric:
-    """A metric with the check that bounds it."""
+    """A metric of images, and the parameter of the check that limits it."""
 
     name: str
     heading: str
@@ -44,33 +44,33 @@ class _Metric:
 _METRICS = (
     _Metric("brightness_p99", "Brightness, 99th percentile", "dark", "p99_below", _BELOW, 0, 1),
     _Metric("brightness_p5", "Brightness, 5th percentile", "light", "p5_above", _ABOVE, 0, 1),
-    _Metric("entropy", "Information, bits", "low_information", "entropy_below", _BELOW, 0, 8),
-    _Metric("std", "Contrast, standard deviation of grays", "uniform", "std_below", _BELOW, 0, 128),
+    _Metric("entropy", "Entropy in bits", "low_information", "entropy_below", _BELOW, 0, 8),
+    _Metric("std", "Contrast, standard deviation of gray values", "uniform", "std_below", _BELOW, 0, 128),
     _Metric("sharpness", "Sharpness", "blurry", "score_below", _BELOW, 0, 1),
 )
 
 
 def write(runtime: Runtime, job_id: int, path: Path) -> Path:
-    """Write the page of a validation job and return its path. It holds everything it shows, pictures included.
+    """Write the HTML report on a validation job and return its path. Images are embedded.
 
     Raises:
         PermanentError: when there is no such job, or the file cannot be written.
-        TransientError: when database or storage do not answer.
+        TransientError: when database or storage do not respond.
     """
     job = transact(runtime.sessions, lambda session: job_views.job(session, ValidationView, job_id))
     if job is None:
         raise UnknownJobError(VALIDATION_JOBS.name, job_id)
-    judged = transact(runtime.sessions, lambda session: verdicts.judged(session, job_id))
-    worst, groups = _worst(judged), _groups(judged)
+    results = transact(runtime.sessions, lambda session: verdicts.judged(session, job_id))
+    worst, groups = _worst(results), _groups(results)
     shown = [image for images in (*worst.values(), *groups) for image in images]
     files = {image.id: image.storage_url for image in shown if image.storage_url}
     thumbnails = runtime.run(html_report.thumbnails(runtime, files.items()))
-    return html_report.save(path, job.name, _parts(job, judged, worst, groups, thumbnails))
+    return html_report.save(path, job.name, _parts(job, results, worst, groups, thumbnails))
 
 
 def _parts(
     job: ValidationView,
-    judged: Sequence[Judged],
+    results: Sequence[Judged],
     worst: Mapping[str, Sequence[Judged]],
     groups: Sequence[Sequence[Judged]],
     thumbnails: Mapping[int, bytes],
@@ -84,72 +84,73 @@ def _parts(
     )
     yield html_report.tiles(
         (
-            (f"{job.total_images:,}", "images judged"),
+            (f"{job.total_images:,}", "images validated"),
             (f"{job.validated_images:,}", "valid"),
             (f"{job.invalid_images:,}", "invalid"),
-            (f"{sum(1 for image in judged if image.findings):,}", "with findings"),
-            (f"{len(_clusters(judged)):,}", "groups of duplicates"),
+            (f"{sum(1 for image in results if image.findings):,}", "with findings"),
+            (f"{len(_clusters(results)):,}", "groups of duplicates"),
         )
     )
     if job.error_message:
         yield f"<p>{escape(job.error_message)}</p>"
     yield '<div class="columns">'
     for severity, heading in ((Severity.ERROR, "Errors"), (Severity.WARN, "Warnings"), (Severity.INFO, "Notes")):
-        counts = Counter(found.check for image in judged for found in image.findings if found.severity is severity)
+        counts = Counter(found.check for image in results for found in image.findings if found.severity is severity)
         yield html_report.bars(heading, counts.most_common(), kind="bad" if severity is Severity.ERROR else "")
     yield html_report.bars(
-        "Invalid images by label", Counter(i.label for i in judged if not i.valid).most_common(), kind="bad"
+        "Invalid images by label", Counter(i.label for i in results if not i.valid).most_common(), kind="bad"
     )
     yield html_report.bars(
-        "Valid images by label", Counter(image.label for image in judged if image.valid).most_common()
+        "Valid images by label", Counter(image.label for image in results if image.valid).most_common()
     )
     yield "</div>"
-    yield from _distributions(judged, rules)
+    yield from _histograms(results, rules)
     for check, images in worst.items():
         yield f"<h2>Worst of {escape(check)}</h2>"
         yield _sheet(images, thumbnails, check)
     if groups:
-        yield '<h2>Duplicates</h2><p class="soft">The first of each group is kept.</p>'
+        yield '<h2>Duplicates</h2><p class="soft">The first image of each group is kept.</p>'
         yield from (_sheet(group, thumbnails, "") for group in groups)
 
 
-def _worst(judged: Sequence[Judged]) -> dict[str, list[Judged]]:
-    """Return the images in which each check found most, errors before warnings before notes."""
+def _worst(results: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """Return the images that exceed the threshold of each check most; errors first, then warnings, then notes."""
     by_check: defaultdict[tuple[Severity, str], list[tuple[float, int, Judged]]] = defaultdict(list)
-    for image in judged:
+    for image in results:
         for found in image.findings:
             if image.keeper_id is None or not found.check.endswith("_duplicate"):
                 by_check[found.severity, found.check].append((_excess(found.value, found.threshold), image.id, image))
     order = list(Severity)
     ranked = sorted(by_check.items(), key=lambda entry: (order.index(entry[0][0]), entry[0][1]))
     return {
-        check: [image for _, _, image in sorted(images, key=lambda one: (-one[0], one[1]))[:_WORST]]
+        check: [image for _, _, image in sorted(images, key=lambda one: (-one[0], one[1]))[:_MAX_WORST]]
         for (_, check), images in ranked
     }
 
 
 def _excess(value: Value, threshold: Value) -> float:
-    """Return how far a value is from its threshold, where both are numbers."""
+    """Return the distance of a value from its threshold; 0 where one of them is not a number."""
     if isinstance(value, int | float) and isinstance(threshold, int | float):
         return abs(value - threshold)
     return 0
 
 
-def _clusters(judged: Sequence[Judged]) -> dict[int, list[int]]:
-    """Return the images of each group of duplicates by the one that is kept."""
+def _clusters(results: Sequence[Judged]) -> dict[int, list[int]]:
+    """Return the ids of the duplicates in each group, by the id of the image that is kept."""
     found: defaultdict[int, list[int]] = defaultdict(list)
-    for image in judged:
+    for image in results:
         if image.keeper_id is not None:
             found[image.keeper_id].append(image.id)
     return found
 
 
-def _groups(judged: Sequence[Judged]) -> list[list[Judged]]:
-    """Return the largest groups of duplicates, the one that is kept first."""
-    by_id = {image.id: image for image in judged}
-    largest = sorted(_clusters(judged).items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_GROUPS]
+def _groups(results: Sequence[Judged]) -> list[list[Judged]]:
+    """Return the largest groups of duplicates, each with the image that is kept first."""
+    by_id = {image.id: image for image in results}
+    largest = sorted(_clusters(results).items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_MAX_GROUPS]
     return [
-        [by_id[image_id] for image_id in (keeper, *others)[:_GROUP] if image_id in by_id] for keeper, others in largest
+        [by_id[image_id] for image_id in (keeper, *others)[:_GROUP_SIZE] if image_id in by_id]
+        for keeper, others in largest
     ]
 
 
@@ -166,46 +167,46 @@ def _caption(image: Judged, check: str) -> str:
     if found is None:
         size = f"{image.width}x{image.height}, " if image.width else ""
         return f"{size}{image.filename}"
-    against = "" if found.threshold is None else f" against {found.threshold}"
+    against = "" if found.threshold is None else f", threshold {found.threshold}"
     return f"{found.value}{against}"
 
 
-def _distributions(judged: Sequence[Judged], rules: ValidationRules) -> Iterator[str]:
+def _histograms(results: Sequence[Judged], rules: ValidationRules) -> Iterator[str]:
     active = rules.active()
     drawn = []
     for metric in _METRICS:
-        values = [image.metrics[metric.name] for image in judged if metric.name in image.metrics]
+        values = [image.metrics[metric.name] for image in results if metric.name in image.metrics]
         if values:
             check = active.get(metric.check)
             threshold = None if check is None else getattr(check, metric.parameter)
-            drawn.append(_distribution(metric, values, threshold))
+            drawn.append(_histogram(metric, values, threshold))
     if drawn:
-        yield f'<h2>How they are</h2><div class="columns">{"".join(drawn)}</div>'
+        yield f'<h2>Image statistics</h2><div class="columns">{"".join(drawn)}</div>'
 
 
-def _distribution(metric: _Metric, values: Sequence[float], threshold: float | None) -> str:
-    """Return the distribution of a metric as a drawing, what is beyond the threshold in another color."""
-    step = (metric.high - metric.low) / _COLUMNS
-    counts = Counter(min(int((value - metric.low) / step), _COLUMNS - 1) for value in values)
-    most = max(counts.values())
-    bars = "".join(_column(metric, at, counts[at] / most, threshold) for at in range(_COLUMNS))
+def _histogram(metric: _Metric, values: Sequence[float], threshold: float | None) -> str:
+    """Return the histogram of a metric as SVG; values beyond the threshold have another color."""
+    step = (metric.high - metric.low) / _BINS
+    counts = Counter(min(int((value - metric.low) / step), _BINS - 1) for value in values)
+    largest = max(counts.values())
+    bars = "".join(_bin(metric, at, counts[at] / largest, threshold) for at in range(_BINS))
     line = ""
     if threshold is not None:
         x = 4 * (threshold - metric.low) / step
         line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="62"/>'
-    told = "no threshold" if threshold is None else f"found {metric.side} {threshold:g}"
+    limit = "no threshold" if threshold is None else f"flagged {metric.side} {threshold:g}"
     label = f"{metric.heading}: distribution over {len(values)} images"
     return (
-        f"<section><h3>{escape(metric.heading)} <small>{told}</small></h3>"
-        f'<svg class="hist" viewBox="0 0 {4 * _COLUMNS} 62" role="img" aria-label="{escape(label, quote=True)}">'
+        f"<section><h3>{escape(metric.heading)} <small>{limit}</small></h3>"
+        f'<svg class="hist" viewBox="0 0 {4 * _BINS} 62" role="img" aria-label="{escape(label, quote=True)}">'
         f'{bars}{line}</svg><div class="ends"><span>{metric.low:g}</span><span>{metric.high:g}</span></div></section>'
     )
 
 
-def _column(metric: _Metric, at: int, share: float, threshold: float | None) -> str:
+def _bin(metric: _Metric, at: int, share: float, threshold: float | None) -> str:
     if not share:
         return ""
-    step = (metric.high - metric.low) / _COLUMNS
+    step = (metric.high - metric.low) / _BINS
     middle = metric.low + (at + 0.5) * step
     beyond = threshold is not None and (middle < threshold if metric.side == _BELOW else middle > threshold)
     height = max(1.0, 60 * share)

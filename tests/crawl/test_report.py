@@ -103,9 +103,9 @@ def test_a_page_tells_what_came_and_what_was_refused(runtime: Runtime, host: Hos
     assert path == tmp_path / "deep" / "report.html"
     found = read(path)
     harmless(found)
-    for said in ("Cats & dogs", f"crawl job {ref.id}, completed", "6images of 500 wanted", "2labels", "4refused"):
+    for said in ("Cats & dogs", f"crawl job {ref.id}, completed", "6of 500 images", "2labels", "4rejected"):
         assert said in found.text
-    for said in ("cat3", "dog3", "jpg6", "up to 0.1 MP6", "cc0-1.06", "the picture is gone (not_found)4"):
+    for said in ("cat3", "dog3", "jpg6", "up to 0.1 MP6", "cc0-1.06", "image not found (not_found)4"):
         assert said in found.text
     assert "10candidates found" in found.text
     assert len(found.loaded) == 6
@@ -149,7 +149,7 @@ def test_a_picture_that_is_gone_or_broken_is_told_of(runtime: Runtime, host: Hos
     runtime.run(runtime.storage.put(broken, b"no picture"))
     found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 1
-    assert found.text.count("96x64 jpg: not in storage any more") == 2
+    assert found.text.count("96x64 jpg: file missing or not readable") == 2
 
 
 def test_a_job_without_images_has_a_page(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_job_without_images_has_a_page(runtime: Runtime, host: HostileServer, 
         found = read(report.write(runtime, ref.id, tmp_path / f"{ref.id}.html"))
         harmless(found)
         assert f"crawl job {ref.id}, {said}" in found.text
-        assert "Nothing was refused." in found.text
+        assert "No candidates were rejected." in found.text
         assert found.loaded == []
 
 
