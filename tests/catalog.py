@@ -35,6 +35,10 @@ _QUERIES = {
         WHERE typtype IN ('d', 'e', 'r')
         AND typnamespace IN (to_regnamespace('public'), to_regnamespace('pixcrawler'))
     """,
+    "trigger": f"""
+        SELECT pg_get_triggerdef(pg_trigger.oid) FROM pg_class JOIN pg_trigger ON tgrelid = pg_class.oid
+        WHERE NOT tgisinternal AND {_OURS}
+    """,
     "function": """
         SELECT oid::regprocedure::text FROM pg_proc
         WHERE pronamespace IN (to_regnamespace('public'), to_regnamespace('pixcrawler'))

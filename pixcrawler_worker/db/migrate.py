@@ -1,4 +1,4 @@
-"""Migrations from inside an installed package; `alembic upgrade head` does the same from a checkout."""
+"""Migrations from Python, for `pixcrawler db upgrade`; `alembic upgrade head` in a checkout runs the same files."""
 
 from pathlib import Path
 
@@ -8,15 +8,17 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
+import pixcrawler_worker
 from pixcrawler_worker.db import models
+from pixcrawler_worker.errors import PermanentError
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database's tables to a revision, the newest unless told otherwise.
+    """Migrate a database.
 
     Args:
-        url: the database, as libpq writes it.
-        revision: where to go.
+        url: of the database, as libpq writes it.
+        revision: to migrate to; the newest by default.
     """
     command.upgrade(_config(url), revision)
 
@@ -35,10 +37,24 @@ def current(engine: Engine) -> str | None:
         return context.get_current_revision()
 
 
+def folder() -> Path:
+    """Return where the migrations are: in the package of a wheel, or next to it in a checkout.
+
+    Raises:
+        PermanentError: when they are in neither place.
+    """
+    package = Path(pixcrawler_worker.__file__).parent
+    places = (package / "migrations", package.parent / "migrations")
+    found = next((place for place in places if (place / "env.py").is_file()), None)
+    if found is None:
+        raise PermanentError(f"there are no migrations in {places[0]} or {places[1]}: install the package again")
+    return found
+
+
 def _config(url: str | None) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(folder()))
     if url is not None:
-        # Alembic's configuration interpolates "%", which addresses with quoted parts contain.
+        # Alembic's configuration interpolates "%", which URLs with quoted parts contain.
         config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     return config

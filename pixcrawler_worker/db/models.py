@@ -1,6 +1,7 @@
-"""The seven documented tables and the ledger's private ones: columns and constraints only.
+"""The seven documented tables with their relationships, and the ledger's private tables.
 
-`docs/database-schema.md` is the source for schema `public`; a test compares it with the migrated database.
+`docs/database-schema.md` is the source for schema `public`; tests compare it with the migrated database and with the
+models. Deletes cascade in the database: with `passive_deletes="all"` the ORM neither loads nor changes children.
 """
 
 import uuid
@@ -25,7 +26,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 PRIVATE = "pixcrawler"
 
@@ -85,6 +86,9 @@ class Profile(_Timestamps, Base):
     avatar_url: Mapped[str | None] = mapped_column(Text)
     role: Mapped[str] = mapped_column(String(20), server_default="user")
 
+    projects: Mapped[list["Project"]] = relationship(back_populates="user", passive_deletes="all")
+    activity_logs: Mapped[list["ActivityLog"]] = relationship(back_populates="user", passive_deletes="all")
+
 
 class Project(_Timestamps, Base):
     """A user's group of crawl jobs."""
@@ -97,6 +101,9 @@ class Project(_Timestamps, Base):
     description: Mapped[str | None] = mapped_column(Text)
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("profiles.id", ondelete="CASCADE"))
     status: Mapped[str] = mapped_column(String(20), server_default="active")
+
+    user: Mapped["Profile"] = relationship(back_populates="projects")
+    crawl_jobs: Mapped[list["CrawlJob"]] = relationship(back_populates="project", passive_deletes="all")
 
 
 class CrawlJob(JobRow, Base):
@@ -129,6 +136,11 @@ class CrawlJob(JobRow, Base):
     failed_chunks: Mapped[int] = mapped_column(server_default="0")
     task_ids: Mapped[Any] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
 
+    project: Mapped["Project"] = relationship(back_populates="crawl_jobs")
+    images: Mapped[list["Image"]] = relationship(back_populates="crawl_job", passive_deletes="all")
+    validation_jobs: Mapped[list["ValidationJob"]] = relationship(back_populates="crawl_job", passive_deletes="all")
+    export_jobs: Mapped[list["ExportJob"]] = relationship(back_populates="crawl_job", passive_deletes="all")
+
 
 class Image(Base):
     """One picture of a crawl job."""
@@ -145,6 +157,8 @@ class Image(Base):
     height: Mapped[int | None]
     file_size: Mapped[int | None]
     format: Mapped[str | None] = mapped_column(String(10))
+
+    crawl_job: Mapped["CrawlJob"] = relationship(back_populates="images")
 
 
 class ActivityLog(Base):
@@ -163,6 +177,8 @@ class ActivityLog(Base):
     resource_id: Mapped[str | None] = mapped_column(String(50))
     metadata_: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
     timestamp: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    user: Mapped["Profile | None"] = relationship(back_populates="activity_logs")
 
 
 class ValidationJob(JobRow, Base):
@@ -188,6 +204,8 @@ class ValidationJob(JobRow, Base):
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     error_message: Mapped[str | None] = mapped_column(Text)
+
+    crawl_job: Mapped["CrawlJob"] = relationship(back_populates="validation_jobs")
 
 
 class ExportJob(JobRow, Base):
@@ -218,6 +236,9 @@ class ExportJob(JobRow, Base):
     completed_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     error_message: Mapped[str | None] = mapped_column(Text)
+
+    crawl_job: Mapped["CrawlJob"] = relationship(back_populates="export_jobs")
+    user: Mapped["Profile"] = relationship()
 
 
 #: Every claim takes the next number; a result with an older one is refused.

@@ -10,15 +10,16 @@ from pathlib import Path
 import catalog
 import pytest
 
+from pixcrawler_worker.db import migrate
+
 PROJECT = Path(__file__).parents[2]
 ALEMBIC = Path(sysconfig.get_path("scripts")) / "alembic"
-MIGRATIONS = Path("pixcrawler_worker/db/migrations")
 
 _UPGRADE = """
 import sys
 from pixcrawler_worker.db import migrate
 migrate.upgrade(sys.argv[1])
-print(migrate.__file__)
+print(migrate.folder())
 """
 
 
@@ -58,14 +59,23 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "unpacked"
 
 
-def test_the_wheel_brings_the_whole_history(unpacked_wheel: Path) -> None:
-    def sources(root: Path) -> set[Path]:
-        found = (root / MIGRATIONS).rglob("*")
-        return {path.relative_to(root) for path in found if path.is_file() and path.suffix != ".pyc"}
+def test_the_wheel_has_the_migrations_of_the_checkout_to_the_byte(unpacked_wheel: Path) -> None:
+    def sources(folder: Path) -> dict[Path, bytes]:
+        found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+        return {path.relative_to(folder): path.read_bytes() for path in found}
 
-    packed = sources(unpacked_wheel)
-    assert packed == sources(PROJECT)
-    assert {MIGRATIONS / "env.py", MIGRATIONS / "script.py.mako"} < packed
+    packed = sources(unpacked_wheel / "pixcrawler_worker/migrations")
+    assert packed == sources(PROJECT / "migrations")
+    assert {Path("env.py"), Path("script.py.mako"), Path("versions/0001_documented_tables.py")} < packed.keys()
+
+
+def test_a_checkout_uses_its_own_folder() -> None:
+    assert migrate.folder() == PROJECT / "migrations"
+
+
+def test_autogenerate_finds_nothing_to_do_in_a_migrated_database(migrated: str) -> None:
+    ran = _run(ALEMBIC, "check", variables={"PIXCRAWLER_DATABASE_URL": migrated})
+    assert (ran.returncode, ran.stdout.strip()) == (0, "No new upgrade operations detected.")
 
 
 def test_the_unpacked_wheel_migrates_from_any_directory(
@@ -73,5 +83,5 @@ def test_the_unpacked_wheel_migrates_from_any_directory(
 ) -> None:
     ran = _run(sys.executable, "-c", _UPGRADE, database, variables={"PYTHONPATH": str(unpacked_wheel)}, cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert Path(ran.stdout.strip()).is_relative_to(unpacked_wheel)
+    assert Path(ran.stdout.strip()) == unpacked_wheel / "pixcrawler_worker/migrations"
     assert catalog.describe(database) == catalog.describe(migrated)

@@ -80,7 +80,9 @@ def test_the_migrations_make_exactly_what_the_models_describe(migrated: str, new
     engine = create_engine(session.address(modeled), connect_args={"options": "-csearch_path=public"})
     models.Base.metadata.create_all(engine)
     engine.dispose()
-    assert catalog.describe(migrated) == catalog.describe(modeled)
+    # Models know neither functions nor triggers: `test_updated_at.py` has those.
+    described = [line for line in catalog.describe(migrated) if not line.startswith(("function ", "trigger "))]
+    assert described == catalog.describe(modeled)
     assert len(catalog.describe(migrated)) > 200
 
 
@@ -93,7 +95,7 @@ def test_the_documented_tables_are_public_even_for_a_role_named_like_the_private
 
 
 def test_a_changed_model_becomes_a_migration_by_the_documented_command(migrated: str, tmp_path: Path) -> None:
-    shutil.copytree(PROJECT / "pixcrawler_worker/db/migrations", tmp_path / "migrations")
+    shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
     config = _alembic(migrated)
     config.set_main_option("script_location", str(tmp_path / "migrations"))
     _execute(migrated, "DROP INDEX ix_image_crawl_job_id")

@@ -1,4 +1,4 @@
-"""Runs the migrations: one at a time in a database, and never behind a lock that somebody holds for long."""
+"""Runs the migrations of a database: one process at a time, and without waiting long for locks of others."""
 
 import os
 
@@ -11,7 +11,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from pixcrawler_worker.db import models, session
 from pixcrawler_worker.errors import PermanentError
 
-#: Serializes migrations of one database, whoever runs them. The number is the ASCII of "pixcrawl".
+#: Serializes the migrations of one database. The number is the ASCII codes of "pixcrawl".
 _LOCK = int.from_bytes(b"pixcrawl")
 
 #: Added by the first migration where Supabase's table of users exists; no model knows it.
@@ -37,7 +37,7 @@ def _configure(connection: Connection | None) -> None:
     )
 
 
-def _address() -> str:
+def _url() -> str:
     configured = context.config.get_main_option("sqlalchemy.url")
     found = configured or os.environ.get("PIXCRAWLER_DATABASE_URL") or os.environ.get("DATABASE_URL")
     if not found:
@@ -49,7 +49,7 @@ def _address() -> str:
 
 
 def _engine() -> Engine:
-    made = create_engine(_address(), poolclass=pool.NullPool)
+    made = create_engine(_url(), poolclass=pool.NullPool)
 
     # A path begins with the schema of the role's name: the role `pixcrawler` would put the documented tables into the
     # private schema. Inserted before SQLAlchemy's own first look, which remembers where unqualified names belong.
@@ -76,7 +76,7 @@ def _online(connection: Connection) -> None:
     connection.execute(text("SET statement_timeout = '300s'"))
     connection.execute(text("SET idle_in_transaction_session_timeout = '60s'"))
     connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
-    # From here on: a table that somebody else holds stops the migration, not the service behind it.
+    # From here on: a table that is locked stops the migration, not the service that waits behind it.
     connection.execute(text("SET lock_timeout = '3s'"))
     connection.commit()
     try:
