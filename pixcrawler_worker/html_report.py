@@ -26,7 +26,7 @@ body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1rem 4rem; background: 
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin: 2.25rem 0 .75rem; }
 h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; overflow-wrap: anywhere; }
-h3 small, .soft { color: var(--soft); font-weight: 400; }
+h2 small, h3 small, .soft { color: var(--soft); font-weight: 400; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; margin-top: 1.25rem; }
 .tile { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; }
 .tile b { display: block; font-size: 1.5rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
@@ -40,13 +40,14 @@ td.bar i { display: block; height: .6rem; border-radius: .2rem; background: var(
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .5rem; }
 .sheet figure { margin: 0; }
 .sheet img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: .3rem;
-  background: var(--card); }
+  border: 1px solid var(--line); background: var(--card); }
 .hist { display: block; width: 100%; fill: var(--bar); } .hist .bad { fill: var(--bad); }
 .hist line { stroke: var(--ink); stroke-dasharray: 2 2; }
 .ends { display: flex; justify-content: space-between; color: var(--soft); font-size: .75rem;
   border-top: 1px solid var(--line); }
-.sheet figcaption { color: var(--soft); font-size: .75rem; overflow: hidden; text-overflow: ellipsis;
-  white-space: nowrap; }
+.hist-title small { display: block; }
+.sheet figcaption { color: var(--soft); font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere;
+  display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
 """
 
 

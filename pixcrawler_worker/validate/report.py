@@ -34,6 +34,7 @@ class _Metric:
 
     name: str
     heading: str
+    unit: str
     check: str
     parameter: str
     side: str
@@ -42,11 +43,11 @@ class _Metric:
 
 
 _METRICS = (
-    _Metric("brightness_p99", "Brightness, 99th percentile", "dark", "p99_below", _BELOW, 0, 1),
-    _Metric("brightness_p5", "Brightness, 5th percentile", "light", "p5_above", _ABOVE, 0, 1),
-    _Metric("entropy", "Entropy in bits", "low_information", "entropy_below", _BELOW, 0, 8),
-    _Metric("std", "Contrast, standard deviation of gray values", "uniform", "std_below", _BELOW, 0, 128),
-    _Metric("sharpness", "Sharpness", "blurry", "score_below", _BELOW, 0, 1),
+    _Metric("brightness_p99", "Brightness", "99th percentile", "dark", "p99_below", _BELOW, 0, 1),
+    _Metric("brightness_p5", "Brightness", "5th percentile", "light", "p5_above", _ABOVE, 0, 1),
+    _Metric("entropy", "Entropy", "bits", "low_information", "entropy_below", _BELOW, 0, 8),
+    _Metric("std", "Contrast", "standard deviation of gray values", "uniform", "std_below", _BELOW, 0, 128),
+    _Metric("sharpness", "Sharpness", "score", "blurry", "score_below", _BELOW, 0, 1),
 )
 
 
@@ -105,8 +106,11 @@ def _parts(
     )
     yield "</div>"
     yield from _histograms(results, rules)
+    if worst:
+        yield '<h2>Flagged images</h2><p class="soft">For each check, those farthest from its threshold come first.</p>'
+    totals = Counter(found.check for image in results for found in image.findings)
     for check, images in worst.items():
-        yield f"<h2>Worst of {escape(check)}</h2>"
+        yield f"<h3>{escape(check)} <small>{len(images)} of {totals[check]:,}</small></h3>"
         yield _sheet(images, thumbnails, check)
     if groups:
         yield '<h2>Duplicates</h2><p class="soft">The first image of each group is kept.</p>'
@@ -167,8 +171,12 @@ def _caption(image: Judged, check: str) -> str:
     if found is None:
         size = f"{image.width}x{image.height}, " if image.width else ""
         return f"{size}{image.filename}"
-    against = "" if found.threshold is None else f", threshold {found.threshold}"
-    return f"{found.value}{against}"
+    threshold = "" if found.threshold is None else f", threshold {_short(found.threshold)}"
+    return f"{_short(found.value)}{threshold}"
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _histograms(results: Sequence[Judged], rules: ValidationRules) -> Iterator[str]:
@@ -195,9 +203,9 @@ def _histogram(metric: _Metric, values: Sequence[float], threshold: float | None
         x = 4 * (threshold - metric.low) / step
         line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="62"/>'
     limit = "no threshold" if threshold is None else f"flagged {metric.side} {threshold:g}"
-    label = f"{metric.heading}: distribution over {len(values)} images"
+    label = f"{metric.heading}, {metric.unit}: distribution over {len(values)} images"
     return (
-        f"<section><h3>{escape(metric.heading)} <small>{limit}</small></h3>"
+        f'<section><h3 class="hist-title">{escape(metric.heading)} <small>{metric.unit}, {limit}</small></h3>'
         f'<svg class="hist" viewBox="0 0 {4 * _BINS} 62" role="img" aria-label="{escape(label, quote=True)}">'
         f'{bars}{line}</svg><div class="ends"><span>{metric.low:g}</span><span>{metric.high:g}</span></div></section>'
     )

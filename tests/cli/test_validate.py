@@ -144,7 +144,7 @@ def test_the_report_shows_distributions_the_worst_and_duplicates(
     assert "<b>x</b>" not in page
     seen = look(path.as_uri(), f"validation-{name}", width=width, height=3000)
     assert seen.count('<svg class="hist"') == 5
-    assert "Worst of blurry" in seen
-    assert "Worst of decode" in seen
+    assert "<h3>blurry <small>" in seen
+    assert "<h3>decode <small>8 of 9</small></h3>" in seen
     assert "<h2>Duplicates</h2>" in seen
     assert job_status.require(runtime.sessions, ValidationView, ref.id).invalid_images > 10
