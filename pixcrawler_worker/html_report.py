@@ -106,7 +106,7 @@ def bars(heading: str, counts: Sequence[tuple[str, int]], *, kind: str = "") -> 
         return ""
     largest = max(count for _, count in counts)
     rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="n">{count:,}</td>'
+        f'<tr><td>{escape(name) or "(none)"}</td><td class="n">{count:,}</td>'
         f'<td class="bar"><i style="width:{max(1, round(100 * count / largest)) if count else 0}%"></i></td></tr>'
         for name, count in counts
     )

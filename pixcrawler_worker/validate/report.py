@@ -46,7 +46,7 @@ _METRICS = (
     _Metric("brightness_p99", "Brightness", "99th percentile", "dark", "p99_below", _BELOW, 0, 1),
     _Metric("brightness_p5", "Brightness", "5th percentile", "light", "p5_above", _ABOVE, 0, 1),
     _Metric("entropy", "Entropy", "bits", "low_information", "entropy_below", _BELOW, 0, 8),
-    _Metric("std", "Contrast", "standard deviation of gray values", "uniform", "std_below", _BELOW, 0, 128),
+    _Metric("std", "Contrast", "standard deviation", "uniform", "std_below", _BELOW, 0, 128),
     _Metric("sharpness", "Sharpness", "score", "blurry", "score_below", _BELOW, 0, 1),
 )
 

@@ -10,7 +10,6 @@ from calls import DEAD, call, sent
 from doubles import query
 from factories import make_project
 
-from pixcrawler_worker.cli.crawl_arguments import read_urls
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -152,38 +151,3 @@ def test_crawl_that_watches_ends_as_its_job_does(
     job_id, told = result.stdout.splitlines()
     assert told == f"job {job_id} failed: 0 of 1 images, 0 of 0 chunks"
     assert result.exit_code == 1
-
-
-# Lists of addresses
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (b"https://a.example/1\nhttps://a.example/2", ("https://a.example/1", "https://a.example/2")),
-        (b"# no\n\n  \n\t# no\nhttps://a.example/#yes\n", ("https://a.example/#yes",)),
-        (b"https://a.example/1\r\nhttps://a.example/2\r\n", ("https://a.example/1", "https://a.example/2")),
-        (b"https://a.example/1\rhttps://a.example/2", ("https://a.example/1", "https://a.example/2")),
-        (b"\xef\xbb\xbfhttps://a.example/1\n", ("https://a.example/1",)),
-        (b"\xef\xbb\xbf# no\nhttps://a.example/1\n", ("https://a.example/1",)),
-        (b"\x00\nhttps://a.example/\x001\n \x00 \n", ("https://a.example/1",)),
-        (b"\x00 https://a.example/1\n\x00# no\n", ("https://a.example/1",)),
-        (b"https://a.example/\xff\n", ("https://a.example/\ufffd",)),
-        ("https://a.example/ü\u2028\n".encode(), ("https://a.example/ü",)),
-        (b"  not an address \n", ("not an address",)),
-    ],
-)
-def test_a_list_has_an_address_a_line(tmp_path: Path, text: bytes, found: tuple[str, ...]) -> None:
-    (tmp_path / "list.txt").write_bytes(text)
-    with (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines:
-        assert read_urls(lines) == found
-
-
-@pytest.mark.parametrize("text", [b"", b"\n", b"# only\r\n", b"\x00", b"\xef\xbb\xbf"])
-def test_a_list_without_addresses_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / "list.txt").write_bytes(text)
-    with (
-        (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines,
-        pytest.raises(PermanentError, match=r"^list.txt contains no URLs: expected one per line$"),
-    ):
-        read_urls(lines)

@@ -1,4 +1,4 @@
-"""Finding the services, and showing a job while it runs."""
+"""Watching a job until it ends."""
 
 import os
 import pty
@@ -13,11 +13,10 @@ import ledger
 import pytest
 from factories import make_job, start_job
 
-from pixcrawler_worker.cli import connection, job_status, job_watch
+from pixcrawler_worker.cli import job_watch
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.embedded import Services
 from pixcrawler_worker.errors import PermanentError
 
 
@@ -26,57 +25,6 @@ def view(sessions: Sessions, job_id: int) -> CrawlView:
         found = job_views.job(session, CrawlView, job_id)
     assert found is not None
     return found
-
-
-# Finding the services
-
-
-def test_configured_services_are_used(env: Mapping[str, str]) -> None:
-    os.environ.update(env)
-    assert connection.load_settings().require_database() == env["PIXCRAWLER_DATABASE_URL"]
-    assert connection.load_settings().require_broker() == env["PIXCRAWLER_BROKER_URL"]
-
-
-def test_embedded_services_are_found_where_none_are_configured(services: Services) -> None:
-    os.environ["PIXCRAWLER_DATA_DIR"] = str(services.data_dir)
-    found = connection.load_settings()
-    assert (found.require_database(), found.require_broker()) == (services.database_url, services.broker_url)
-    # What this process starts finds them too.
-    assert os.environ["PIXCRAWLER_DATABASE_URL"] == services.database_url
-    assert os.environ["PIXCRAWLER_BROKER_URL"] == services.broker_url
-
-
-def test_without_any_services_a_command_says_what_to_do() -> None:
-    with pytest.raises(PermanentError, match=r"set PIXCRAWLER_DATABASE_URL.*`pixcrawler up`"), connection.connect():
-        pass
-
-
-def test_a_runtime_is_closed_with_its_context(env: Mapping[str, str]) -> None:
-    os.environ.update(env)
-    with connection.connect() as opened:
-        assert not opened.loop.is_closed()
-    assert opened.loop.is_closed()
-
-
-# Showing a job
-
-
-def test_a_job_that_does_not_exist_is_told_with_a_way_on(sessions: Sessions) -> None:
-    with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` lists"):
-        job_status.require(sessions, CrawlView, 424242)
-
-
-def test_a_job_is_told_in_one_line(sessions: Sessions) -> None:
-    ref = start_job(sessions, chunks=4, max_images=7)
-    assert job_status.line(view(sessions, ref.id)) == f"job {ref.id} running: 0 of 7 images, 0 of 4 chunks"
-    ledger.execute(
-        sessions,
-        "UPDATE crawl_jobs SET status = 'failed', failed_chunks = 4, completed_at = started_at + interval '2.25 s'"
-        " WHERE id = :id",
-        id=ref.id,
-    )
-    told = job_status.line(view(sessions, ref.id))
-    assert told == f"job {ref.id} failed in 2.2 s: 0 of 7 images, 0 of 4 chunks, 4 failed"
 
 
 def end_soon(sessions: Sessions, job_id: int, statement: str) -> threading.Thread:

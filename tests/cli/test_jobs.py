@@ -1,11 +1,8 @@
-"""Every command, called in this process with real services behind it."""
+"""`pixcrawler jobs`, called in this process with real services behind it."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import click
 import ledger
 import pytest
 import redis
@@ -13,7 +10,6 @@ from calls import DEAD, call, sent
 from doubles import log_of
 from factories import make_job, start_job
 
-from pixcrawler_worker.cli.main import pixcrawler
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks
@@ -30,80 +26,6 @@ HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] \x9b2J\n\r[/]"
 @pytest.fixture(autouse=True)
 def clean(sessions: Sessions) -> None:
     ledger.execute(sessions, "DELETE FROM profiles")
-
-
-# Help
-
-
-def commands(group: click.Command, *above: str) -> Iterator[tuple[str, ...]]:
-    yield above
-    if isinstance(group, click.Group):
-        context = click.Context(group)
-        for name in group.list_commands(context):
-            command = group.get_command(context, name)
-            assert command is not None
-            yield from commands(command, *above, name)
-
-
-@pytest.mark.parametrize("words", list(commands(pixcrawler)), ids=" ".join)
-def test_every_command_explains_itself(words: tuple[str, ...]) -> None:
-    for option in ("--help", "-h"):
-        result = call({}, *words, option)
-        assert result.exit_code == 0
-        assert result.output.startswith("Usage: pixcrawler")
-        assert len(result.output.splitlines()) > 4
-
-
-def test_the_lines_of_the_help_are_those_of_the_commands() -> None:
-    result = call({}, "--help")
-    for words in commands(pixcrawler):
-        if len(words) == 1:
-            (line,) = [line for line in result.output.splitlines() if line.startswith(f"  {words[0]} ")]
-            assert len(line.split()) > 3
-
-
-def test_help_imports_nothing_that_takes_time() -> None:
-    program = (
-        "import sys\n"
-        "from pixcrawler_worker.cli.main import pixcrawler\n"
-        "pixcrawler(['--help'], standalone_mode=False)\n"
-        "print(*sys.modules, sep='\\n', file=sys.stderr)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert "Commands:" in done.stdout
-    imported = {name.partition(".")[0] for name in done.stderr.splitlines()}
-    assert "click" in imported
-    assert imported.isdisjoint({"sqlalchemy", "celery", "kombu", "rich", "pydantic", "PIL", "numpy", "aiohttp"})
-
-
-def test_an_unknown_command_is_a_wrong_call() -> None:
-    result = call({}, "fly")
-    assert result.exit_code == 2
-    assert "there is no command 'fly'; known are demo, build, " in result.stderr
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["crawl", "cat", "--max-images", "0"],
-        ["crawl", "cat", "--max-images", "3000000000"],
-        ["crawl", "cat", "--project", "99999999999999"],
-        ["jobs", "show", "99999999999999"],
-        ["jobs", "watch", "99999999999999"],
-        ["jobs", "cancel", "99999999999999"],
-        ["jobs", "retry", "0"],
-        ["jobs", "list", "--limit", "0"],
-        ["jobs", "list", "--limit", "99999999999999999999"],
-    ],
-    ids=" ".join,
-)
-def test_a_number_that_cannot_be_is_a_wrong_call(env: Mapping[str, str], words: list[str]) -> None:
-    result = call(env, *words)
-    assert result.exit_code == 2
-    assert "is not between 1 and 2147483647" in result.stderr
-
-
-# pixcrawler jobs
 
 
 def test_jobs_are_listed_newest_first(env: Mapping[str, str], sessions: Sessions) -> None:
@@ -223,30 +145,3 @@ def test_a_retry_without_a_broker_is_trouble(env: Mapping[str, str], sessions: S
     job_id = make_job(sessions, status="failed")
     with pytest.raises(TransientError, match="the broker does not respond"):
         call({**env, **DEAD}, "jobs", "retry", str(job_id))
-
-
-# pixcrawler doctor, pixcrawler db
-
-
-def test_the_doctor_tells_a_line_for_each_check(env: Mapping[str, str]) -> None:
-    result = call(env, "doctor")
-    assert result.exit_code == 0
-    assert all(line.startswith("ok    ") for line in result.stdout.splitlines())
-    assert {line.split()[1] for line in result.stdout.splitlines()} >= {"database", "migrations", "broker", "storage"}
-
-
-def test_the_doctor_fails_when_one_check_does(env: Mapping[str, str]) -> None:
-    result = call({**env, **DEAD}, "doctor")
-    assert result.exit_code == 1
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
-    assert line.split()[1] == "broker"
-    assert "hunter2" not in result.output
-    found = json.loads(call({**env, **DEAD}, "doctor", "--json").stdout)
-    assert [finding["name"] for finding in found if not finding["well"]] == ["broker"]
-
-
-def test_an_empty_database_is_brought_up_to_date(env: Mapping[str, str], empty_database_url: str) -> None:
-    empty = {**env, "PIXCRAWLER_DATABASE_URL": empty_database_url}
-    for _ in range(2):
-        assert call(empty, "db", "upgrade").stdout == "the database is up to date\n"
-    assert call(empty, "jobs", "list").stdout.startswith("no jobs yet")
