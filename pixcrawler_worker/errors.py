@@ -1,14 +1,30 @@
-"""The two failures a caller tells apart."""
+"""All errors that this package raises for others to handle, named by what the caller does next.
+
+    WorkerError
+    ├── TransientError          try again later, after `retry_after` where the other side names a time
+    ├── PermanentError          change something first; the message says what
+    │   ├── UnknownJobError     there is no such job: drop the message
+    │   ├── FileMissingError    storage has no such file (`storage`)
+    │   └── EmbeddedError       an embedded service cannot run here (`embedded.services`)
+    └── RejectedError           count the reason of this one candidate or image, and go on (`domain.reasons`)
+
+A rejection is not a failure of the job: where a URL or a file is all that a caller needs, it raises `PermanentError`
+from the rejection. Anything else that is raised is a bug and reaches the log with its traceback.
+"""
 
 from datetime import timedelta
 
 
-class TransientError(Exception):
-    """Trouble that may pass: the same call may succeed later.
+class WorkerError(Exception):
+    """Base of all errors that the callers of this package handle."""
+
+
+class TransientError(WorkerError):
+    """A failure that passes: the same call may succeed later.
 
     Args:
-        message: what happened, to whom, in one line.
-        retry_after: how long the other side asked to be left alone, when it said so.
+        message: what failed, and for which object, in one line.
+        retry_after: how long to wait before the next attempt, where the other side says so.
     """
 
     def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
@@ -16,8 +32,8 @@ class TransientError(Exception):
         self.retry_after = retry_after
 
 
-class PermanentError(Exception):
-    """Trouble that will not pass: somebody has to change something first, and the message says what."""
+class PermanentError(WorkerError):
+    """A failure that waiting does not end: something has to be changed first, and the message says what."""
 
 
 class UnknownJobError(PermanentError):

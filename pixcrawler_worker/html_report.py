@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -146,7 +147,7 @@ async def thumbnails(runtime: Runtime, images: Iterable[tuple[int, str]]) -> dic
 
     async def thumbnail(image_id: int, url: str) -> None:
         async with reads:
-            with contextlib.suppress(PermanentError):
+            with contextlib.suppress(PermanentError, RejectedError):
                 body = await runtime.storage.get(runtime.storage.key(url))
                 made[image_id] = await runtime.decoder.thumbnail(body, side=_THUMBNAIL_SIDE)
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from pixcrawler_worker.domain.naming import hint
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import WorkerError
 
 #: The commands by name: module, attribute, and line in the help text.
 _COMMANDS = {
@@ -91,7 +91,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_INTERRUPTED)
-    except (PermanentError, TransientError) as error:
+    except WorkerError as error:
         if "--debug" in sys.argv:
             raise
         click.echo(f"pixcrawler: {error}", err=True)

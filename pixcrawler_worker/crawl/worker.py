@@ -166,6 +166,9 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
     )
     try:
         return await runtime.source(part.source).search(query, runtime.downloader)
+    except RejectedError as error:
+        # A source that downloads a file of its own needs exactly that file.
+        raise PermanentError(f"{part.source}: {error}") from error
     except TransientError as error:
         if work.alone or error.retry_after is not None or work.claim.attempt < _PATIENT_ATTEMPTS:
             raise

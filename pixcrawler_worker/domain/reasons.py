@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.errors import WorkerError
 
 
 class Reason(StrEnum):
@@ -47,8 +47,8 @@ class Reason(StrEnum):
 PASSING = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.SERVER_ERROR, Reason.TRUNCATED})
 
 
-class RejectedError(PermanentError):
-    """One candidate is not taken. It costs its neighbors nothing; the reason is counted.
+class RejectedError(WorkerError):
+    """One candidate or image is rejected. The others go on; the reason is counted.
 
     Args:
         reason: the word that is counted.

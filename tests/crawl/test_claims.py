@@ -38,6 +38,7 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
@@ -108,6 +109,14 @@ def test_a_source_that_will_never_answer_fails_the_chunk(runtime: Runtime) -> No
     assert executor.run(refused, CRAWL, first(messages).chunk_id) == []
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).error) == (ChunkState.FAILED, "no suchkey")
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.FAILED
+
+
+def test_a_source_whose_own_file_is_rejected_fails_the_chunk(runtime: Runtime) -> None:
+    rejected = replace(runtime, sources={"shelf": failing(RejectedError(Reason.TOO_MANY_BYTES, "the catalog"))})
+    ref, messages = start(rejected, sources=["shelf"])
+    assert executor.run(rejected, CRAWL, first(messages).chunk_id) == []
+    chunk = the_chunk(runtime, ref)
+    assert (chunk.state, chunk.error) == (ChunkState.FAILED, "shelf: too_many_bytes: the catalog")
 
 
 def test_a_source_that_was_uninstalled_fails_the_chunk(runtime: Runtime) -> None:
