@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from pixcrawler_worker import embedded, runtime, settings
-from pixcrawler_worker.db import checks, job_views
+from pixcrawler_worker.db import job_views, server
 from pixcrawler_worker.db.job_views import View
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.runtime import Runtime
@@ -42,7 +42,7 @@ def service(**env: str) -> Iterator[Runtime]:
             "PIXCRAWLER_BROKER_URL": services.broker_url,
             "PIXCRAWLER_DATA_DIR": folder,
         }
-        checks.upgrade(services.database_url)
+        server.upgrade(services.database_url)
         with closing(runtime.connect(settings.load())) as opened:
             yield opened
 

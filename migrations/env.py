@@ -43,7 +43,7 @@ def _url() -> str:
     if not found:
         raise SystemExit("set PIXCRAWLER_DATABASE_URL, for example postgresql:///pixcrawler")
     try:
-        return session.address(found)
+        return session.sqlalchemy_url(found)
     except PermanentError as error:
         raise SystemExit(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""Whether everything that the service needs is there and fits."""
+"""Checks of what the service needs: settings, database, migrations, clock, broker, storage and sources."""
 
 import asyncio
 import time
@@ -10,38 +10,38 @@ from urllib.parse import parse_qs, urlsplit
 import redis
 
 from pixcrawler_worker import settings as configuration
-from pixcrawler_worker.db import checks, migrate, session
+from pixcrawler_worker.db import migrate, server, session
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.storage import Storage
 
-#: A worker whose clock is further off than this writes logs that nobody can line up with the database's.
-_CLOCK_SECONDS = 5.0
-#: How long a service has to answer.
-_PATIENCE_SECONDS = 3.0
+#: Largest accepted difference to the database's clock: with more, the logs of both cannot be compared.
+_MAX_CLOCK_SKEW_SECONDS = 5.0
+#: For a connection to the broker, and for each of its answers.
+_TIMEOUT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found: its name, whether all is well, and a line for people."""
+class CheckResult:
+    """The result of one check; `detail` is one line for people."""
 
     name: str
-    well: bool
+    ok: bool
     detail: str
 
 
 def require_migrated(settings: Settings) -> None:
-    """Return when the database has the tables that this version needs.
+    """Return if the database is at the migration that this version needs, else raise.
 
     Raises:
-        PermanentError: when it does not; the message says what to do.
-        TransientError: when it does not answer.
+        PermanentError: when it is at another one; the message says what to do.
+        TransientError: when the database does not answer.
     """
     engine = session.connect(settings.require_database(), pool_size=1)
     try:
-        found = checks.revision(engine)
+        found = server.revision(engine)
     finally:
         engine.dispose()
     if found is None:
@@ -52,38 +52,38 @@ def require_migrated(settings: Settings) -> None:
         )
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Check settings, database, migrations, clock, broker, storage and sources, each for itself."""
+def run_checks(settings: Settings) -> list[CheckResult]:
+    """Return the results of all checks; a check that fails does not keep the others from running."""
     return [
-        _finding("settings", _names),
-        _finding("database", lambda: _database(settings)),
-        _finding("migrations", lambda: _migrations(settings)),
-        _finding("clock", lambda: _clock(settings)),
-        _finding("broker", lambda: _broker(settings)),
-        _finding("storage", lambda: _storage(settings)),
-        _finding("sources", lambda: _sources(settings)),
+        _check("settings", _names),
+        _check("database", lambda: _database(settings)),
+        _check("migrations", lambda: _migrations(settings)),
+        _check("clock", lambda: _clock(settings)),
+        _check("broker", lambda: _broker(settings)),
+        _check("storage", lambda: _storage(settings)),
+        _check("sources", lambda: _sources(settings)),
     ]
 
 
-def _finding(name: str, check: Callable[[], str]) -> Finding:
+def _check(name: str, check: Callable[[], str]) -> CheckResult:
     try:
-        return Finding(name, well=True, detail=check())
+        return CheckResult(name, ok=True, detail=check())
     except (PermanentError, TransientError) as error:
-        return Finding(name, well=False, detail=str(error))
+        return CheckResult(name, ok=False, detail=str(error))
 
 
 def _names() -> str:
     unknown = configuration.unknown(protocol.SOURCES.installed())
-    slips = [f"{name} means nothing here, did you mean {near}?" for name, near in unknown.items() if near]
-    if slips:
-        raise PermanentError("; ".join(slips))
-    return f"not ours, ignored: {', '.join(unknown)}" if unknown else "every name is known"
+    typos = [f"unknown setting {name}, did you mean {nearest}?" for name, nearest in unknown.items() if nearest]
+    if typos:
+        raise PermanentError("; ".join(typos))
+    return f"unknown settings, ignored: {', '.join(unknown)}" if unknown else "every name is known"
 
 
 def _database(settings: Settings) -> str:
     engine = session.connect(settings.require_database(), pool_size=1)
     try:
-        return f"PostgreSQL {checks.server_version(engine)}"
+        return f"PostgreSQL {server.version(engine)}"
     finally:
         engine.dispose()
 
@@ -96,37 +96,37 @@ def _migrations(settings: Settings) -> str:
 def _clock(settings: Settings) -> str:
     engine = session.connect(settings.require_database(), pool_size=1)
     try:
-        behind = checks.now(engine) - time.time()
+        skew = server.now(engine) - time.time()
     finally:
         engine.dispose()
-    if abs(behind) > _CLOCK_SECONDS:
-        raise PermanentError(f"this machine's clock is {behind:+.0f} s off the database's: set it by NTP")
-    return f"within {_CLOCK_SECONDS:.0f} s of the database's"
+    if abs(skew) > _MAX_CLOCK_SKEW_SECONDS:
+        raise PermanentError(f"the clock of this machine is {skew:+.0f} s off the database's: synchronize it with NTP")
+    return f"within {_MAX_CLOCK_SKEW_SECONDS:.0f} s of the database's"
 
 
 def _broker(settings: Settings) -> str:
     try:
-        server = redis.Redis.from_url(
-            _redis_url(settings.require_broker()),
-            socket_timeout=_PATIENCE_SECONDS,
-            socket_connect_timeout=_PATIENCE_SECONDS,
+        client = redis.Redis.from_url(
+            _redis_py_url(settings.require_broker()),
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
         )
-        with server:
-            # INFO, since hosted services refuse CONFIG.
-            about = server.info()
+        with client:
+            # INFO, because hosted services reject CONFIG.
+            info = client.info()
     except ValueError as error:
         # Its text may hold a part of the password.
-        raise PermanentError("the broker's address cannot be read: redis://:password@host:6379/0") from error
+        raise PermanentError("invalid broker URL, expected for example redis://:password@host:6379/0") from error
     except (redis.RedisError, OSError) as error:
         raise TransientError(f"Redis does not answer: {error}") from error
-    policy = about.get("maxmemory_policy", "unknown")
+    policy = info.get("maxmemory_policy", "unknown")
     if policy not in {"noeviction", "unknown"}:
         raise PermanentError(f"Redis may drop messages: set maxmemory-policy to noeviction, not {policy}")
-    return f"Redis {about.get('redis_version', 'of an unknown version')}"
+    return f"Redis {info.get('redis_version', 'of an unknown version')}"
 
 
-def _redis_url(broker: str) -> str:
-    """Return the broker's address as redis-py reads it: kombu writes sockets and databases in its own way."""
+def _redis_py_url(broker: str) -> str:
+    """Return the URL of the broker for redis-py; kombu's form of Unix sockets and database numbers is another one."""
     parts = urlsplit(broker)
     if parts.scheme != "redis+socket":
         return broker
@@ -137,10 +137,10 @@ def _storage(settings: Settings) -> str:
     async def write_and_read(storage: Storage) -> None:
         key = f"health/{uuid.uuid4()}"
         await storage.put(key, b"pixcrawler")
-        found = await storage.get(key)
+        content = await storage.get(key)
         await storage.delete([key])
-        if found != b"pixcrawler":
-            raise PermanentError(f"{storage.url(key)} was read differently from what was written")
+        if content != b"pixcrawler":
+            raise PermanentError(f"{storage.url(key)} reads differently from what was written")
 
     asyncio.run(write_and_read(Storage(settings.storage())))
     return f"{settings.storage()} can be written and read"

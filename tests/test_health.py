@@ -14,7 +14,7 @@ from pixcrawler_worker import health, settings
 from pixcrawler_worker.db import migrate
 from pixcrawler_worker.embedded import Services
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.health import Finding
+from pixcrawler_worker.health import CheckResult
 
 NAMES = ["settings", "database", "migrations", "clock", "broker", "storage", "sources"]
 
@@ -29,24 +29,24 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def all_well(database_url: str, services: Services, tmp_path: Path) -> dict[str, str]:
+def service_settings(database_url: str, services: Services, tmp_path: Path) -> dict[str, str]:
     return {"database_url": database_url, "broker_url": services.broker_url, "storage_url": tmp_path.as_uri()}
 
 
-def examined(configured: dict[str, str]) -> dict[str, Finding]:
-    findings = health.examine(settings.load(**configured))
-    assert [finding.name for finding in findings] == NAMES
-    for finding in findings:
-        assert finding.detail
-        assert "\n" not in finding.detail
-        assert "hunter2" not in finding.detail
-    return {finding.name: finding for finding in findings}
+def run_checks(configured: dict[str, str]) -> dict[str, CheckResult]:
+    results = health.run_checks(settings.load(**configured))
+    assert [result.name for result in results] == NAMES
+    for result in results:
+        assert result.detail
+        assert "\n" not in result.detail
+        assert "hunter2" not in result.detail
+    return {result.name: result for result in results}
 
 
-def ill(configured: dict[str, str], *names: str) -> str:
-    """Exactly these checks fail; what the first of them says."""
-    found = examined(configured)
-    assert [name for name in NAMES if not found[name].well] == list(names)
+def failing(configured: dict[str, str], *names: str) -> str:
+    """Return the detail of the first of these checks, which fail, and no others."""
+    found = run_checks(configured)
+    assert [name for name in NAMES if not found[name].ok] == list(names)
     return found[names[0]].detail
 
 
@@ -62,18 +62,18 @@ def revision(database_url: str, number: str) -> Iterator[None]:
 
 @contextmanager
 def server_setting(redis_url: str, name: str, value: str) -> Iterator[None]:
-    with redis.Redis.from_url(redis_url) as server:
-        before = server.config_get(name)[name]
-        server.config_set(name, value)
+    with redis.Redis.from_url(redis_url) as client:
+        before = client.config_get(name)[name]
+        client.config_set(name, value)
         try:
             yield
         finally:
-            server.config_set(name, before)
+            client.config_set(name, before)
 
 
-def test_all_is_well(all_well: dict[str, str], tmp_path: Path) -> None:
-    found = examined(all_well)
-    assert [finding for finding in found.values() if not finding.well] == []
+def test_all_checks_pass(service_settings: dict[str, str], tmp_path: Path) -> None:
+    found = run_checks(service_settings)
+    assert [result for result in found.values() if not result.ok] == []
     assert found["database"].detail.startswith("PostgreSQL 18")
     assert found["migrations"].detail == f"at {migrate.head()}, the newest"
     assert found["broker"].detail.startswith("Redis ")
@@ -82,122 +82,129 @@ def test_all_is_well(all_well: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_nothing_is_configured() -> None:
-    detail = ill({}, "database", "migrations", "clock", "broker")
+    detail = failing({}, "database", "migrations", "clock", "broker")
     assert "set PIXCRAWLER_DATABASE_URL" in detail
 
 
-def test_a_slip_in_a_setting(all_well: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_setting(service_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXCRAWLER_LEASE_SECOND", "5")
-    assert ill(all_well, "settings") == (
-        "PIXCRAWLER_LEASE_SECOND means nothing here, did you mean PIXCRAWLER_LEASE_SECONDS?"
+    assert failing(service_settings, "settings") == (
+        "unknown setting PIXCRAWLER_LEASE_SECOND, did you mean PIXCRAWLER_LEASE_SECONDS?"
     )
 
 
-def test_a_name_that_is_somebody_elses(all_well: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_setting_like_no_other_is_ignored(
+    service_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIXCRAWLER_API_HOST", "0.0.0.0")
-    found = examined(all_well)["settings"]
-    assert found.well
+    found = run_checks(service_settings)["settings"]
+    assert found.ok
     assert "PIXCRAWLER_API_HOST" in found.detail
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("url", "message"),
     [
         ("postgresql://user:hunter2@127.0.0.1:1/pixcrawler", "Connection refused"),
         ("postgresql:///pixcrawler?host=/nowhere&password=hunter2", "the database does not answer"),
         ("postgresql://user:hunter2@127.0.0.1:1/pixcrawler?color=red", 'invalid connection option "color"'),
-        ("postgresql://user:hunter2@127.0.0.1:port/pixcrawler", "cannot be read"),
+        (
+            "postgresql://user:hunter2@127.0.0.1:port/pixcrawler",
+            "invalid database URL: expected for example postgresql://",
+        ),
         ("mysql://user:hunter2@127.0.0.1/pixcrawler", "must begin with postgresql://"),
     ],
 )
-def test_the_database_is_away(all_well: dict[str, str], address: str, said: str) -> None:
-    assert said in ill(all_well | {"database_url": address}, "database", "migrations", "clock")
+def test_a_database_that_cannot_be_reached(service_settings: dict[str, str], url: str, message: str) -> None:
+    assert message in failing(service_settings | {"database_url": url}, "database", "migrations", "clock")
 
 
-def test_the_database_has_no_tables(all_well: dict[str, str], empty_database_url: str) -> None:
-    without = all_well | {"database_url": empty_database_url}
-    assert "run `pixcrawler db upgrade`" in ill(without, "migrations")
+def test_the_database_has_no_tables(service_settings: dict[str, str], empty_database_url: str) -> None:
+    without = service_settings | {"database_url": empty_database_url}
+    assert "run `pixcrawler db upgrade`" in failing(without, "migrations")
     with pytest.raises(PermanentError, match="no tables yet"):
         health.require_migrated(settings.load(**without))
 
 
-def test_the_database_is_at_another_migration(all_well: dict[str, str], database_url: str) -> None:
+def test_the_database_is_at_another_migration(service_settings: dict[str, str], database_url: str) -> None:
     with revision(database_url, "0001"):
-        detail = ill(all_well, "migrations")
+        detail = failing(service_settings, "migrations")
     assert detail == (
         f"the database is at migration 0001, this version needs {migrate.head()}: run `pixcrawler db upgrade`"
     )
 
 
-def test_a_worker_may_start_where_the_tables_are_right_and_waits_where_nobody_answers(all_well: dict[str, str]) -> None:
-    health.require_migrated(settings.load(**all_well))
-    away = all_well | {"database_url": "postgresql://user:hunter2@127.0.0.1:1/pixcrawler"}
+def test_only_a_database_that_does_not_answer_is_a_transient_error(service_settings: dict[str, str]) -> None:
+    health.require_migrated(settings.load(**service_settings))
+    unreachable = service_settings | {"database_url": "postgresql://user:hunter2@127.0.0.1:1/pixcrawler"}
     with pytest.raises(TransientError, match="does not answer"):
-        health.require_migrated(settings.load(**away))
+        health.require_migrated(settings.load(**unreachable))
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("url", "message"),
     [
         ("redis://:hunter2@127.0.0.1:1/0", "Connection refused"),
         ("redis+socket:///nowhere?virtual_host=0", "No such file"),
-        ("redis://:hunter2/x@127.0.0.1:6379/0", "the broker's address cannot be read"),
-        ("amqp://user:hunter2@127.0.0.1", "the broker's address cannot be read"),
+        ("redis://:hunter2/x@127.0.0.1:6379/0", "invalid broker URL"),
+        ("amqp://user:hunter2@127.0.0.1", "invalid broker URL"),
     ],
 )
-def test_the_broker_is_away(all_well: dict[str, str], address: str, said: str) -> None:
-    assert said in ill(all_well | {"broker_url": address}, "broker")
+def test_a_broker_that_cannot_be_reached(service_settings: dict[str, str], url: str, message: str) -> None:
+    assert message in failing(service_settings | {"broker_url": url}, "broker")
 
 
-def test_a_broker_that_may_drop_messages(all_well: dict[str, str], services: Services) -> None:
+def test_a_broker_that_may_drop_messages(service_settings: dict[str, str], services: Services) -> None:
     with server_setting(services.redis_url, "maxmemory-policy", "allkeys-lru"):
-        detail = ill(all_well, "broker")
+        detail = failing(service_settings, "broker")
     assert detail == "Redis may drop messages: set maxmemory-policy to noeviction, not allkeys-lru"
 
 
-def test_a_broker_whose_administration_is_closed_to_us_is_judged_all_the_same(
-    all_well: dict[str, str], services: Services
+def test_a_broker_that_rejects_config_commands_is_checked_all_the_same(
+    service_settings: dict[str, str], services: Services
 ) -> None:
     with redis.Redis.from_url(services.redis_url) as server:
         server.acl_setuser("tenant", enabled=True, passwords=["+hunter2"], keys=["*"], commands=["+@all", "-config"])
         try:
             hosted = services.redis_url.replace("unix://", "unix://tenant:hunter2@")
-            assert examined(all_well | {"broker_url": hosted})["broker"].well
+            assert run_checks(service_settings | {"broker_url": hosted})["broker"].ok
             with server_setting(services.redis_url, "maxmemory-policy", "volatile-ttl"):
-                assert "may drop messages" in ill(all_well | {"broker_url": hosted}, "broker")
+                assert "may drop messages" in failing(service_settings | {"broker_url": hosted}, "broker")
         finally:
             server.acl_deluser("tenant")
 
 
-def test_a_broker_with_a_wrong_password(all_well: dict[str, str], services: Services) -> None:
-    stranger = services.redis_url.replace("unix://", "unix://stranger:hunter2@")
-    assert "Redis does not answer" in ill(all_well | {"broker_url": stranger}, "broker")
+def test_a_broker_with_a_wrong_password(service_settings: dict[str, str], services: Services) -> None:
+    wrong = services.redis_url.replace("unix://", "unix://wrong:hunter2@")
+    assert "Redis does not answer" in failing(service_settings | {"broker_url": wrong}, "broker")
 
 
-@pytest.mark.parametrize("kind", ["no address", "below a file", "a folder in the place of files"])
-def test_the_storage_cannot_be_used(all_well: dict[str, str], kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["unknown scheme", "below a file", "a folder in the place of files"])
+def test_the_storage_cannot_be_used(service_settings: dict[str, str], kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "health").touch()
-    address = {
-        "no address": "ftp://host/folder",
+    url = {
+        "unknown scheme": "ftp://host/folder",
         "below a file": (tmp_path / "file" / "folder").as_uri(),
         "a folder in the place of files": (tmp_path / "taken").as_uri(),
     }[kind]
-    assert address in ill(all_well | {"storage_url": address}, "storage")
+    assert url in failing(service_settings | {"storage_url": url}, "storage")
 
 
-def test_a_source_that_is_configured_is_usable(all_well: dict[str, str]) -> None:
-    found = examined(all_well | {"gallery_url": "http://pictures.example"})
+def test_a_source_that_is_configured_is_usable(service_settings: dict[str, str]) -> None:
+    found = run_checks(service_settings | {"gallery_url": "http://images.example"})
     assert found["sources"].detail == "usable: commons, gallery, openverse, urls"
 
 
-def test_a_source_whose_package_is_broken_is_one_line_of_the_doctor(all_well: dict[str, str], tmp_path: Path) -> None:
+def test_a_source_whose_package_is_broken_is_one_line_of_the_doctor(
+    service_settings: dict[str, str], tmp_path: Path
+) -> None:
     package = tmp_path / "broken-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     (package / "entry_points.txt").write_text("[pixcrawler.sources]\nbroken = not_there:Source\n")
-    configured = {f"PIXCRAWLER_{name.upper()}": value for name, value in all_well.items()}
+    configured = {f"PIXCRAWLER_{name.upper()}": value for name, value in service_settings.items()}
     done = subprocess.run(
         [sys.executable, "-m", "pixcrawler_worker.cli.main", "doctor", "--json"],
         check=False,
@@ -207,6 +214,6 @@ def test_a_source_whose_package_is_broken_is_one_line_of_the_doctor(all_well: di
     )
     assert done.stderr == ""
     assert done.returncode == 1
-    ailing = [finding for finding in json.loads(done.stdout) if not finding["well"]]
-    assert [finding["name"] for finding in ailing] == ["sources"]
-    assert "source 'broken' cannot be loaded from not_there:Source" in ailing[0]["detail"]
+    failed = [result for result in json.loads(done.stdout) if not result["ok"]]
+    assert [result["name"] for result in failed] == ["sources"]
+    assert "source 'broken' cannot be loaded from not_there:Source" in failed[0]["detail"]

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from pixcrawler_worker import logs
-from pixcrawler_worker.db import checks, session
+from pixcrawler_worker.db import server, session
 from pixcrawler_worker.errors import TransientError
 
 NOWHERE = "postgresql://user:hunter2@127.0.0.1:1/pixcrawler?connect_timeout=2"
@@ -115,7 +115,7 @@ def test_a_database_that_cannot_be_reached_does_not_betray_its_password(
     logs.configure(style, level=logging.DEBUG)
     engine = session.connect(NOWHERE)
     try:
-        checks.server_version(engine)
+        server.version(engine)
     except TransientError as error:
         structlog.get_logger("ours").exception("sweep put off", reason=str(error), engine=engine)
     engine.dispose()

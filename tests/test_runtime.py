@@ -221,8 +221,8 @@ def test_files_rest_where_the_settings_say(database_url: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"database_url": "mysql://user:hunter2@db/x"}, "the database's address must begin with postgresql://"),
-        ({"database_url": "postgresql://user:hunter2@db:port/x"}, "the database's address cannot be read"),
+        ({"database_url": "mysql://user:hunter2@db/x"}, "invalid database URL: it must begin with postgresql://"),
+        ({"database_url": "postgresql://user:hunter2@db:port/x"}, "invalid database URL: expected"),
         ({"storage_url": "ftp://host/x"}, "the storage ftp://host/x cannot be opened"),
     ],
 )

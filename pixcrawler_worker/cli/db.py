@@ -4,7 +4,7 @@ import click
 
 from pixcrawler_worker import health
 from pixcrawler_worker.cli import connection
-from pixcrawler_worker.db import checks
+from pixcrawler_worker.db import server
 
 
 @click.group()
@@ -16,6 +16,6 @@ def db() -> None:
 def upgrade() -> None:
     """Run the migrations that this version needs."""
     settings = connection.load_settings()
-    checks.upgrade(settings.require_database())
+    server.upgrade(settings.require_database())
     health.require_migrated(settings)
     click.echo("the database is up to date")

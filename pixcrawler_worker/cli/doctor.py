@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import click
 
@@ -13,13 +14,12 @@ from pixcrawler_worker.cli import connection
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(*, as_json: bool) -> None:
     """Check database, migrations, broker, storage, clock and sources; exit code 1 when one fails."""
-    findings = health.examine(connection.load_settings())
+    results = health.run_checks(connection.load_settings())
     if as_json:
-        found = [{"name": finding.name, "well": finding.well, "detail": finding.detail} for finding in findings]
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([asdict(result) for result in results], indent=2))
     else:
-        width = max(len(finding.name) for finding in findings)
-        for finding in findings:
-            click.echo(f"{'ok  ' if finding.well else 'FAIL'}  {finding.name:<{width}}  {finding.detail}")
-    if not all(finding.well for finding in findings):
+        width = max(len(result.name) for result in results)
+        for result in results:
+            click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<{width}}  {result.detail}")
+    if not all(result.ok for result in results):
         sys.exit(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pixcrawler_worker import embedded
 from pixcrawler_worker.cli import celery_processes, connection, console
-from pixcrawler_worker.db import checks
+from pixcrawler_worker.db import server
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -47,7 +47,7 @@ def running(
                 console.out.print("no redis-server found: using fakeredis, which serves this command only")
             connection.use_services(services)
             os.environ |= settings
-            checks.upgrade(services.database_url)
+            server.upgrade(services.database_url)
         log = data_dir / "worker.log"
         runtime = stack.enter_context(connection.connect())
         worker = stack.enter_context(celery_processes.worker(concurrency, log=stack.enter_context(log.open("ab"))))

@@ -8,7 +8,7 @@ import click
 
 from pixcrawler_worker import embedded, settings
 from pixcrawler_worker.cli import arguments, celery_processes, connection
-from pixcrawler_worker.db import checks
+from pixcrawler_worker.db import server
 
 #: Pause before a worker that has ended is started again.
 _PAUSE_SECONDS = 1.0
@@ -25,7 +25,7 @@ def up(*, concurrency: int | None) -> None:
     with contextlib.ExitStack() as stack:
         services = stack.enter_context(embedded.running(found.data_dir, allow_fake=False))
         connection.use_services(services)
-        checks.upgrade(services.database_url)
+        server.upgrade(services.database_url)
         click.echo(f"PostgreSQL  {services.database_url}")
         click.echo(f"Redis       {services.redis_url}")
         click.echo(f"data        {services.data_dir}")

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and transactions that are short, bounded in time, and tried again when that helps."""
+"""Connections to PostgreSQL, and transactions with timeouts that are retried after transient errors."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 
-__all__ = ["Session", "Sessions", "address", "close", "connect", "sessions", "transact"]
+__all__ = ["Session", "Sessions", "close", "connect", "sessions", "sqlalchemy_url", "transact"]
 
 T = TypeVar("T")
 Sessions = sessionmaker[Session]
 
-#: What PostgreSQL ends by itself: waiting for a lock, one statement, a transaction in which nothing happens.
+#: PostgreSQL ends by itself what takes longer: waiting for a lock, one statement, a transaction without statements.
 LOCK_TIMEOUT, STATEMENT_TIMEOUT, IDLE_TIMEOUT = timedelta(seconds=3), timedelta(seconds=15), timedelta(seconds=30)
 _TIMEOUTS = {
     "lock_timeout": LOCK_TIMEOUT,
@@ -30,38 +30,38 @@ _SET_TIMEOUTS = text(
     "SELECT " + ", ".join(f"set_config('{name}', '{value.seconds}s', true)" for name, value in _TIMEOUTS.items())
 )
 
-#: Whole classes (two letters) and single codes of SQLSTATE that a new transaction may not meet again: serialization,
-#: deadlock, lock timeout, a server that shuts down, starts or cuts a session off, and a broken connection.
-_PASSING = ("40001", "40P01", "55P03", "57P", "25P03", "08", "53300")
+#: Prefixes of the SQLSTATE codes after which a transaction is retried: serialization failure, deadlock, lock timeout,
+#: a server that shuts down, starts or ends a session, a broken connection, too many connections.
+_TRANSIENT = ("40001", "40P01", "55P03", "57P", "25P03", "08", "53300")
 
-#: Seconds between the tries of a transaction.
+#: Seconds between the attempts at a transaction.
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
-def address(url: str) -> str:
-    """Return a libpq-style address (`postgres://`, `postgresql://`) as SQLAlchemy wants it, for psycopg 3.
+def sqlalchemy_url(url: str) -> str:
+    """Return a libpq-style URL (`postgres://`, `postgresql://`) as the URL of SQLAlchemy's dialect for psycopg 3.
 
     Raises:
-        PermanentError: when it is no address of a PostgreSQL database. The text never repeats a password.
+        PermanentError: when it is not the URL of a PostgreSQL database. The message never contains the password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
-        raise PermanentError("the database's address must begin with postgresql:// or postgres://")
+        raise PermanentError("invalid database URL: it must begin with postgresql:// or postgres://")
     try:
-        make_url(plain := f"postgresql+psycopg://{rest}")
+        make_url(converted := f"postgresql+psycopg://{rest}")
     except (ArgumentError, ValueError) as error:
-        raise PermanentError("the database's address cannot be read: postgresql://user@host/name") from error
-    return plain
+        raise PermanentError("invalid database URL: expected for example postgresql://user@host/name") from error
+    return converted
 
 
 def connect(url: str, *, pool_size: int = 4) -> Engine:
-    """Return an engine for this process. Make it after a fork, never before.
+    """Return an engine for this process. Call it after a fork, never before.
 
-    Works behind a transaction pooler as it is: nothing is prepared, and every setting is local to its transaction.
-    A dead peer is noticed within a minute (keepalives and the kernel's own deadline for unacknowledged data).
+    It works behind a transaction pooler: no statement is prepared, every setting is local to its transaction. A dead
+    peer is noticed within a minute, by keepalives and by the kernel's timeout for unacknowledged data.
     """
     engine = create_engine(
-        address(url),
+        sqlalchemy_url(url),
         pool_size=pool_size,
         max_overflow=4,
         pool_timeout=10,
@@ -85,54 +85,54 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
 
 
 def sessions(engine: Engine) -> Sessions:
-    """Return what opens sessions on the engine."""
+    """Return a factory of sessions on the engine."""
     return sessionmaker(engine, expire_on_commit=False)
 
 
-def close(opener: Sessions) -> None:
-    """Close the connections that nobody uses any more."""
-    engine = opener.kw["bind"]
+def close(factory: Sessions) -> None:
+    """Close the idle connections of the engine that the sessions use."""
+    engine = factory.kw["bind"]
     assert isinstance(engine, Engine)
     engine.dispose()
 
 
-def transact(opener: Sessions, work: Callable[[Session], T], *, pauses: Sequence[float] = _PAUSES) -> T:
-    """Run `work` in a transaction of its own and return what it returned; run all of it again on passing trouble.
+def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Sequence[float] = _PAUSES) -> T:
+    """Run `work` in a transaction of its own and return its result; retry all of it after a transient error.
 
-    A COMMIT whose answer got lost may have happened, so `work` runs again then as well: it must find out by itself
-    that it already did what it was to do. The ledger's transitions do, by the fence.
+    `work` must be idempotent: it also runs again when the answer to a COMMIT got lost, which may have succeeded. The
+    transitions of the ledger recognize that by the fence token.
 
     Raises:
-        TransientError: when the trouble did not pass within a few seconds.
+        TransientError: when the error still occurs after a few seconds.
     """
     for pause in (*pauses, None):
         try:
-            with opener.begin() as session:
+            with factory.begin() as session:
                 return work(session)
         except (DBAPIError, psycopg.Error) as error:
-            if not _passing(error):
+            if not _is_transient(error):
                 raise
             if pause is None:
                 raise TransientError(f"the database does not answer: {_first_line(error)}") from error
         except PoolTimeoutError as error:
             raise TransientError("no connection to the database was free for 10 s") from error
         time.sleep(pause)
-    raise AssertionError("the last turn returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _passing(error: DBAPIError | psycopg.Error) -> bool:
-    state = getattr(_of_driver(error), "sqlstate", None)
+def _is_transient(error: DBAPIError | psycopg.Error) -> bool:
+    state = getattr(_driver_error(error), "sqlstate", None)
     if state is None:
-        # Without an answer from the server only a broken connection passes; the rest are mistakes in the call.
-        cut = isinstance(error, DBAPIError) and error.connection_invalidated
-        return cut or isinstance(error, OperationalError | psycopg.OperationalError)
-    return bool(state.startswith(_PASSING))
+        # Without an answer from the server only a broken connection is transient; the rest are bugs in the call.
+        broken = isinstance(error, DBAPIError) and error.connection_invalidated
+        return broken or isinstance(error, OperationalError | psycopg.OperationalError)
+    return bool(state.startswith(_TRANSIENT))
 
 
 def _first_line(error: DBAPIError | psycopg.Error) -> str:
-    return str(_of_driver(error)).partition("\n")[0]
+    return str(_driver_error(error)).partition("\n")[0]
 
 
-def _of_driver(error: DBAPIError | psycopg.Error) -> BaseException | None:
-    """Return the driver's own error, which is what a COPY raises: SQLAlchemy does not know of it."""
+def _driver_error(error: DBAPIError | psycopg.Error) -> BaseException | None:
+    """Return the error of psycopg, which a COPY raises as it is: SQLAlchemy does not wrap it."""
     return error.orig if isinstance(error, DBAPIError) else error

@@ -20,4 +20,4 @@ def test_the_doctor_fails_when_one_check_does(env: Mapping[str, str]) -> None:
     assert line.split()[1] == "broker"
     assert "hunter2" not in result.output
     found = json.loads(call({**env, **DEAD}, "doctor", "--json").stdout)
-    assert [finding["name"] for finding in found if not finding["well"]] == ["broker"]
+    assert [result["name"] for result in found if not result["ok"]] == ["broker"]

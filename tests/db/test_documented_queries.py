@@ -1,4 +1,4 @@
-"""The queries under "Query Optimization Tips" take the index that the document promises them."""
+"""The queries under "Query Optimization Tips" use the index that the document names."""
 
 import uuid
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ _FILL = """
     SELECT 1 + n % 1000, 'c', '["cat"]', (ARRAY['pending', 'running', 'completed', 'failed'])[1 + n / 1000 % 4]
     FROM generate_series(1, 12000) AS n;
     INSERT INTO activity_logs (user_id, action, timestamp)
-    SELECT lpad(to_hex(n % 100), 32, '0')::uuid, 'looked', now() - n * interval '1 hour'
+    SELECT lpad(to_hex(n % 100), 32, '0')::uuid, 'viewed', now() - n * interval '1 hour'
     FROM generate_series(1, 8000) AS n;
     INSERT INTO images (crawl_job_id, original_url, filename)
     SELECT 1 + n % 1000, 'https://example.org/' || n, n || '.jpg' FROM generate_series(1, 20000) AS n;
@@ -49,7 +49,7 @@ def filled(database_url: str) -> Iterator[psycopg.RawCursor[tuple[Any, ...]]]:
         yield psycopg.RawCursor(connection)
 
 
-def test_every_documented_query_is_asked_here() -> None:
+def test_every_documented_query_is_run_here() -> None:
     assert set(QUERIES) == set(ARGUMENTS)
 
 
@@ -67,7 +67,7 @@ def test_a_documented_query_finds_rows_in_the_filled_tables(
 
 
 @each_query
-def test_without_its_index_a_documented_query_takes_another_way(
+def test_without_its_index_a_documented_query_has_another_plan(
     filled: psycopg.RawCursor[tuple[Any, ...]], title: str
 ) -> None:
     name = _documented_index(QUERIES[title])

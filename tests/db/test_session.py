@@ -1,4 +1,4 @@
-"""Transactions over connections that break, wait, and collide; nothing of it is simulated."""
+"""Transactions over real connections that break, wait for locks, and deadlock."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +24,13 @@ from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.errors import PermanentError, TransientError
 
-AT_ONCE = (0.0, 0.0, 0.0)
+NO_PAUSES = (0.0, 0.0, 0.0)
 
 
 @pytest.fixture
 def wire(database_url: str) -> Iterator[Cable]:
-    with cable(database_url) as between:
-        yield between
+    with cable(database_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -49,26 +49,26 @@ def rename(session: Session, job_id: int, name: str) -> None:
     session.execute(text("UPDATE crawl_jobs SET name = :name WHERE id = :id"), {"name": name, "id": job_id})
 
 
-# Addresses and limits
+# URLs and timeouts
 
 
 @pytest.mark.parametrize(
-    ("given", "read"),
+    ("url", "expected"),
     [
         ("postgres://me@host/db", "postgresql+psycopg://me@host/db"),
         ("postgresql://me@host:6543/db?sslmode=require", "postgresql+psycopg://me@host:6543/db?sslmode=require"),
         ("postgresql+psycopg:///db?host=/run", "postgresql+psycopg:///db?host=/run"),
     ],
 )
-def test_an_address_as_libpq_writes_it_is_read(given: str, read: str) -> None:
-    assert session.address(given) == read
+def test_a_libpq_url_is_converted_for_sqlalchemy(url: str, expected: str) -> None:
+    assert session.sqlalchemy_url(url) == expected
 
 
-@pytest.mark.parametrize("given", ["", "host/db", "mysql://me:secret@host/db", "postgresql://me:secret@host:port/db"])
-def test_another_address_is_refused_without_repeating_the_password(given: str) -> None:
-    with pytest.raises(PermanentError, match="the database's address") as refusal:
-        session.address(given)
-    assert "secret" not in str(refusal.value)
+@pytest.mark.parametrize("url", ["", "host/db", "mysql://me:secret@host/db", "postgresql://me:secret@host:port/db"])
+def test_another_url_is_rejected_without_repeating_the_password(url: str) -> None:
+    with pytest.raises(PermanentError, match="invalid database URL") as caught:
+        session.sqlalchemy_url(url)
+    assert "secret" not in str(caught.value)
 
 
 def test_every_transaction_is_limited_in_time_and_leaves_no_setting_behind(engine: Engine, sessions: Sessions) -> None:
@@ -80,19 +80,19 @@ def test_every_transaction_is_limited_in_time_and_leaves_no_setting_behind(engin
         assert [cursor.execute(f"SHOW {name}").fetchone() for name in names] == [("0",)] * 3
 
 
-# Trying again
+# Retries
 
 
 def test_a_deadlock_ends_with_both_transactions_done(sessions: Sessions) -> None:
     first, second = make_job(sessions), make_job(sessions)
     crossing = Barrier(2)
-    tries = []
+    attempts = []
 
     def swap(mine: int, yours: int) -> None:
         turns = iter([crossing.wait])
 
         def work(session: Session) -> None:
-            tries.append(mine)
+            attempts.append(mine)
             session.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
             rename(session, mine, "mine")
             for meet in turns:
@@ -102,46 +102,46 @@ def test_a_deadlock_ends_with_both_transactions_done(sessions: Sessions) -> None
         transact(sessions, work)
 
     at_once(partial(swap, first, second), partial(swap, second, first))
-    assert len(tries) == 3
+    assert len(attempts) == 3
     assert {name_of(sessions, first), name_of(sessions, second)} == {"mine", "yours"}
 
 
-def test_a_serialization_failure_is_tried_again(sessions: Sessions) -> None:
+def test_a_serialization_failure_is_retried(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    tries = []
+    attempts = []
 
     def work(session: Session) -> None:
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        tries.append(session.get_one(CrawlJob, job_id).name)
-        if len(tries) == 1:
+        attempts.append(session.get_one(CrawlJob, job_id).name)
+        if len(attempts) == 1:
             transact(sessions, lambda other: rename(other, job_id, "theirs"))
         rename(session, job_id, "ours")
 
-    transact(sessions, work, pauses=AT_ONCE)
-    assert tries == ["job", "theirs"]
+    transact(sessions, work, pauses=NO_PAUSES)
+    assert attempts == ["job", "theirs"]
     assert name_of(sessions, job_id) == "ours"
 
 
-def test_a_lock_that_is_not_given_is_asked_for_again(sessions: Sessions) -> None:
+def test_a_lock_timeout_is_retried(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    tries = []
+    attempts = []
 
     with sessions() as holder:
         rename(holder, job_id, "theirs")
 
         def work(session: Session) -> None:
-            tries.append(1)
-            if len(tries) == 2:
+            attempts.append(1)
+            if len(attempts) == 2:
                 holder.commit()
             session.execute(text("SET LOCAL lock_timeout = '20ms'"))
             rename(session, job_id, "ours")
 
-        transact(sessions, work, pauses=AT_ONCE)
-    assert len(tries) == 2
+        transact(sessions, work, pauses=NO_PAUSES)
+    assert len(attempts) == 2
     assert name_of(sessions, job_id) == "ours"
 
 
-def test_a_lock_that_is_never_given_is_passing_trouble(sessions: Sessions) -> None:
+def test_a_lock_that_stays_taken_is_a_transient_error(sessions: Sessions) -> None:
     job_id = make_job(sessions)
 
     def work(session: Session) -> None:
@@ -151,28 +151,30 @@ def test_a_lock_that_is_never_given_is_passing_trouble(sessions: Sessions) -> No
     with sessions() as holder:
         rename(holder, job_id, "theirs")
         with pytest.raises(TransientError, match="the database does not answer: canceling statement due to lock"):
-            transact(sessions, work, pauses=AT_ONCE)
+            transact(sessions, work, pauses=NO_PAUSES)
 
 
 def test_a_connection_that_the_server_ends_is_replaced(sessions: Sessions) -> None:
-    tries = []
+    attempts = []
 
     def work(session: Session) -> int:
-        tries.append(1)
-        if len(tries) == 1:
+        attempts.append(1)
+        if len(attempts) == 1:
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
-        return len(tries)
+        return len(attempts)
 
-    assert transact(sessions, work, pauses=AT_ONCE) == 2
+    assert transact(sessions, work, pauses=NO_PAUSES) == 2
 
 
-def test_a_connection_that_ended_while_it_rested_is_replaced_unnoticed(engine: Engine, database_url: str) -> None:
+def test_an_idle_connection_that_the_server_ended_is_replaced_before_it_is_used(
+    engine: Engine, database_url: str
+) -> None:
     mine = session.connect(database_url, pool_size=1)
-    opener = session.sessions(mine)
-    pid = transact(opener, lambda session: session.scalar(text("SELECT pg_backend_pid()")))
+    factory = session.sessions(mine)
+    pid = transact(factory, lambda session: session.scalar(text("SELECT pg_backend_pid()")))
     with psycopg.connect(database_url, autocommit=True) as other:
         other.execute("SELECT pg_terminate_backend(%s, 2000)", [pid])
-    assert transact(opener, lambda session: session.scalar(text("SELECT pg_backend_pid()")), pauses=()) != pid
+    assert transact(factory, lambda session: session.scalar(text("SELECT pg_backend_pid()")), pauses=()) != pid
     mine.dispose()
 
 
@@ -180,19 +182,19 @@ def test_a_connection_that_ended_while_it_rested_is_replaced_unnoticed(engine: E
     ("statement", "error"),
     [("SELECT nothing FROM nowhere", ProgrammingError), ("INSERT INTO projects (name) VALUES ('x')", IntegrityError)],
 )
-def test_a_mistake_is_raised_at_once(sessions: Sessions, statement: str, error: type[DBAPIError]) -> None:
-    tries = []
+def test_an_error_in_a_statement_is_raised_at_once(sessions: Sessions, statement: str, error: type[DBAPIError]) -> None:
+    attempts = []
 
     def work(session: Session) -> None:
-        tries.append(1)
+        attempts.append(1)
         session.execute(text(statement))
 
     with pytest.raises(error):
         transact(sessions, work)
-    assert len(tries) == 1
+    assert len(attempts) == 1
 
 
-def test_what_the_work_itself_raises_rolls_it_back_and_is_not_tried_again(sessions: Sessions) -> None:
+def test_an_exception_of_the_work_rolls_it_back_and_is_not_retried(sessions: Sessions) -> None:
     job_id = make_job(sessions)
 
     def work(session: Session) -> None:
@@ -204,34 +206,34 @@ def test_what_the_work_itself_raises_rolls_it_back_and_is_not_tried_again(sessio
     assert name_of(sessions, job_id) == "job"
 
 
-# A database that is away
+# A database that cannot be reached
 
 
-@pytest.mark.parametrize("address", ["postgresql:///db?host={directory}", "postgresql://127.0.0.1:1/db"])
-def test_a_database_that_is_away_is_passing_trouble_told_in_one_line(tmp_path: Path, address: str) -> None:
-    engine = session.connect(address.format(directory=tmp_path))
-    with pytest.raises(TransientError, match=r"does not answer: .*connection to server .* failed") as trouble:
-        transact(session.sessions(engine), lambda session: session.scalar(text("SELECT 1")), pauses=AT_ONCE)
-    assert "\n" not in str(trouble.value)
+@pytest.mark.parametrize("url", ["postgresql:///db?host={directory}", "postgresql://127.0.0.1:1/db"])
+def test_a_database_that_cannot_be_reached_is_a_transient_error_of_one_line(tmp_path: Path, url: str) -> None:
+    engine = session.connect(url.format(directory=tmp_path))
+    with pytest.raises(TransientError, match=r"does not answer: .*connection to server .* failed") as caught:
+        transact(session.sessions(engine), lambda session: session.scalar(text("SELECT 1")), pauses=NO_PAUSES)
+    assert "\n" not in str(caught.value)
     engine.dispose()
 
 
-def test_a_database_that_is_away_is_asked_again_for_a_few_seconds() -> None:
+def test_a_database_that_cannot_be_reached_is_retried_for_a_few_seconds() -> None:
     engine = session.connect("postgresql://127.0.0.1:1/db")
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(TransientError):
         transact(session.sessions(engine), lambda session: session.scalar(text("SELECT 1")), pauses=(0.1, 0.2))
-    assert 0.3 <= time.monotonic() - began < 3
+    assert 0.3 <= time.monotonic() - started < 3
     engine.dispose()
 
 
-def test_a_connection_that_is_not_free_is_passing_trouble(database_url: str) -> None:
-    engine = create_engine(session.address(database_url), pool_size=1, max_overflow=0, pool_timeout=0.05)
-    opener = session.sessions(engine)
-    with opener.begin() as holder:
+def test_an_exhausted_pool_is_a_transient_error(database_url: str) -> None:
+    engine = create_engine(session.sqlalchemy_url(database_url), pool_size=1, max_overflow=0, pool_timeout=0.05)
+    factory = session.sessions(engine)
+    with factory.begin() as holder:
         holder.connection()
         with pytest.raises(TransientError, match="no connection to the database was free"):
-            transact(opener, lambda session: session.scalar(text("SELECT 1")))
+            transact(factory, lambda session: session.scalar(text("SELECT 1")))
     engine.dispose()
 
 
@@ -263,7 +265,7 @@ def test_a_commit_without_an_answer_has_one_effect(
 ) -> None:
     job_id, work = prepare(sessions)
     wire.cut_commit(done=done)
-    transact(shaky, work, pauses=AT_ONCE)
+    transact(shaky, work, pauses=NO_PAUSES)
     assert wire.cuts == 1
     ref = JobRef(CRAWL_JOBS, job_id)
     (chunk,) = ledger.chunks_of(sessions, ref)
@@ -288,7 +290,7 @@ def test_a_commit_during_which_the_server_ends_the_connection_has_one_effect(ses
         " FOR EACH ROW EXECUTE FUNCTION die()",
     )
     try:
-        transact(sessions, work, pauses=AT_ONCE)
+        transact(sessions, work, pauses=NO_PAUSES)
     finally:
         ledger.execute(sessions, "DROP TRIGGER dies ON images")
     with sessions.begin() as session:

@@ -77,7 +77,7 @@ def test_the_migrations_make_exactly_what_the_models_describe(migrated: str, new
     """Down to what Alembic does not compare: checks, predicates, names of keys, the order of columns, storage."""
     modeled = new_database()
     _execute(modeled, f"CREATE SCHEMA {models.PRIVATE}")
-    engine = create_engine(session.address(modeled), connect_args={"options": "-csearch_path=public"})
+    engine = create_engine(session.sqlalchemy_url(modeled), connect_args={"options": "-csearch_path=public"})
     models.Base.metadata.create_all(engine)
     engine.dispose()
     # Models know neither functions nor triggers: `test_updated_at.py` has those.

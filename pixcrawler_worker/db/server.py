@@ -1,0 +1,67 @@
+"""The database server: its version and its clock, and the migration that its tables are at."""
+
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from pixcrawler_worker.db import migrate
+from pixcrawler_worker.errors import TransientError
+
+
+def revision(engine: Engine) -> str | None:
+    """Return the migration that the database is at; None if it was never migrated.
+
+    Raises:
+        TransientError: when the database does not answer.
+    """
+    try:
+        return migrate.current(engine)
+    except DBAPIError as error:
+        raise TransientError(_message(error)) from error
+
+
+def upgrade(url: str) -> None:
+    """Run the migrations that this version needs.
+
+    Raises:
+        TransientError: when the database does not answer, or one of its tables is locked.
+    """
+    try:
+        migrate.upgrade(url)
+    except DBAPIError as error:
+        raise TransientError(f"the database could not be migrated: {_first_line(error)}") from error
+
+
+def version(engine: Engine) -> str:
+    """Return the version of PostgreSQL, such as `18.1`.
+
+    Raises:
+        TransientError: when the database does not answer.
+    """
+    return str(_scalar(engine, "SHOW server_version"))
+
+
+def now(engine: Engine) -> float:
+    """Return the time of the database in seconds since 1970.
+
+    Raises:
+        TransientError: when the database does not answer.
+    """
+    return float(_scalar(engine, "SELECT extract(epoch FROM clock_timestamp())::float8"))
+
+
+def _scalar(engine: Engine, query: str) -> Any:  # noqa: ANN401 - the value of a column of any type
+    try:
+        with engine.connect() as connection:
+            return connection.execute(text(query)).scalar_one()
+    except DBAPIError as error:
+        raise TransientError(_message(error)) from error
+
+
+def _message(error: DBAPIError) -> str:
+    return f"the database does not answer: {_first_line(error)}"
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).partition("\n")[0]
