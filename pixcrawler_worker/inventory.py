@@ -125,7 +125,7 @@ def _mend(runtime: Runtime, job_id: int, missing: list[Located], stray: list[str
             return 0, []
         gone = images.delete(session, [one.id for one in missing])
         if gone:
-            validations.apply(session, job_id)
+            validations.update_valid_images(session, job_id)
             activity_log.record(session, ref, "mended", {"images_without_file": gone})
         named = images.files(session, job_id)
         return gone, [url for url in stray if url not in named]

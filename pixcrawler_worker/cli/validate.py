@@ -10,7 +10,7 @@ import click
 from pixcrawler_worker import client
 from pixcrawler_worker.cli import arguments, connection, job_watch, new_jobs
 from pixcrawler_worker.db.job_views import ValidationView
-from pixcrawler_worker.domain.verdicts import Mode
+from pixcrawler_worker.domain.checks import Mode
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.validate import report
 from pixcrawler_worker.validate.classifiers import CLASSIFIERS

@@ -21,7 +21,7 @@ from pixcrawler_worker.db.models import (
     ImageFact,
     Profile,
     Project,
-    VerdictRow,
+    ValidationResultRow,
 )
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.messages import QUEUES, Task
@@ -350,13 +350,13 @@ def items(session: Session, job_id: int, *, first: int, last: int, most: int | N
             ExportItem.copy,
             Image.storage_url,
             Image.format,
-            func.coalesce(ImageFact.sha256, VerdictRow.sha256),
-            VerdictRow.metrics["orientation"].as_integer(),
+            func.coalesce(ImageFact.sha256, ValidationResultRow.sha256),
+            ValidationResultRow.metrics["orientation"].as_integer(),
             ImageFact.label,
             Image.width,
             Image.height,
             Image.file_size,
-            func.coalesce(ImageFact.phash, VerdictRow.phash),
+            func.coalesce(ImageFact.phash, ValidationResultRow.phash),
             Image.original_url,
             ImageFact.page_url,
             ImageFact.title,
@@ -367,15 +367,16 @@ def items(session: Session, job_id: int, *, first: int, last: int, most: int | N
             ImageFact.source,
             ImageFact.query,
             func.to_char(func.timezone("UTC", ImageFact.crawled_at), _TIME),
-            VerdictRow.findings,
+            ValidationResultRow.findings,
         )
         .select_from(ExportItem)
         .join(ExportPlan, ExportPlan.export_job_id == ExportItem.export_job_id)
         .join(Image, Image.id == ExportItem.image_id)
         .outerjoin(ImageFact, ImageFact.image_id == Image.id)
         .outerjoin(
-            VerdictRow,
-            (VerdictRow.validation_job_id == ExportPlan.validation_job_id) & (VerdictRow.image_id == Image.id),
+            ValidationResultRow,
+            (ValidationResultRow.validation_job_id == ExportPlan.validation_job_id)
+            & (ValidationResultRow.image_id == Image.id),
         )
         .where(*places, (ExportItem.seq - first) % step == 0)
         .order_by(ExportItem.seq)

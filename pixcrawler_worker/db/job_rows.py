@@ -42,7 +42,7 @@ def create_validation_job(session: Session, *, crawl_job_id: int, name: str, rul
     job = ValidationJob(crawl_job_id=crawl_job_id, name=name[:100], validation_rules=rules)
     session.add(job)
     session.flush()
-    validations.request(session, job.id)
+    validations.record_request(session, job.id)
     return job.id
 
 

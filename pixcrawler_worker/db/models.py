@@ -382,7 +382,7 @@ class ValidationPlan(Base):
     requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
-class VerdictRow(Base):
+class ValidationResultRow(Base):
     """What a validation job found in an image, and what it measured.
 
     There is no foreign key to the image: checking it costs as much as the insert, and a verdict on an image that is

@@ -1,4 +1,4 @@
-"""Validation jobs: what they are started with, which images they judge, and what follows when one has completed."""
+"""Validation jobs: their requests and plans, the images that they validate, and the counters that follow from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pixcrawler_worker.db.models import (
     Project,
     ValidationJob,
     ValidationPlan,
-    VerdictRow,
+    ValidationResultRow,
 )
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.messages import QUEUES, Task
@@ -48,8 +48,8 @@ class ValidationRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Images of one chunk: ids from `first` to `last`, of which `images` are to be judged."""
+class IdRange:
+    """Images of one chunk: ids from `first` to `last`, of which `images` are validated."""
 
     first: int
     last: int
@@ -73,13 +73,21 @@ def load(session: Session, job_id: int) -> ValidationRequest | None:
     )
 
 
-def request(session: Session, job_id: int) -> None:
-    """Note that a job was asked for, so that it starts even when its message gets lost."""
+def record_request(session: Session, job_id: int) -> None:
+    """Record that a job was requested, so that it starts even when its message is lost."""
     session.execute(upsert(ValidationPlan).values(validation_job_id=job_id).on_conflict_do_nothing())
 
 
-def plan(session: Session, job_id: int, *, effective: bool, note: str | None, images: int) -> None:
-    """Note how a job is started. The caller holds its lock."""
+def record_plan(session: Session, job_id: int, *, effective: bool, note: str | None, images: int) -> None:
+    """Record the plan of a job. The caller holds its lock.
+
+    Args:
+        session: of the transaction.
+        job_id: the row in `validation_jobs`.
+        effective: whether its results change the crawl job and exports.
+        note: for users, on which images are validated.
+        images: how many are validated.
+    """
     values = {"effective": effective, "note": note}
     planned = upsert(ValidationPlan).values(validation_job_id=job_id, **values)
     session.execute(planned.on_conflict_do_update(index_elements=["validation_job_id"], set_=values))
@@ -87,48 +95,55 @@ def plan(session: Session, job_id: int, *, effective: bool, note: str | None, im
 
 
 def note(session: Session, job_id: int) -> str | None:
-    """Return what people should know of a job beside its numbers."""
+    """Return the note for users in the plan of a job."""
     return session.scalar(select(ValidationPlan.note).where(ValidationPlan.validation_job_id == job_id))
 
 
 def sample_threshold(session: Session, crawl_job_id: int, size: int) -> int | None:
-    """Return the value below or at which the hashes of `size` images lie; None when there are no more than that."""
+    """Return the largest id hash in a sample of `size` images; None when there are not more images than that."""
     return session.scalar(
-        select(_sampled()).where(Image.crawl_job_id == crawl_job_id).order_by(_sampled()).offset(size - 1).limit(1)
+        select(_id_hash()).where(Image.crawl_job_id == crawl_job_id).order_by(_id_hash()).offset(size - 1).limit(1)
     )
 
 
-def ranges(session: Session, crawl_job_id: int, *, size: int, threshold: int | None) -> list[Range]:
-    """Return the job's images in ranges of at most `size`, of those below a sample's threshold where there is one."""
+def ranges(session: Session, crawl_job_id: int, *, size: int, threshold: int | None) -> list[IdRange]:
+    """Return the images of a crawl job in ranges of ids.
+
+    Args:
+        session: of the transaction.
+        crawl_job_id: whose images.
+        size: images per range, at most.
+        threshold: of the sample, as `sample_threshold` returns it; None for all images.
+    """
     number = (func.row_number().over(order_by=Image.id) - 1) // size
-    numbered = select(Image.id, number.label("number")).where(*chosen(crawl_job_id, threshold)).subquery()
+    numbered = select(Image.id, number.label("number")).where(*selected(crawl_job_id, threshold)).subquery()
     query = (
         select(func.min(numbered.c.id), func.max(numbered.c.id), func.count())
         .group_by(numbered.c.number)
         .order_by(numbered.c.number)
     )
-    return [Range(first, last, count) for first, last, count in session.execute(query)]
+    return [IdRange(first, last, count) for first, last, count in session.execute(query)]
 
 
-def chosen(crawl_job_id: int, threshold: int | None) -> list[ColumnElement[bool]]:
-    """Return the conditions that an image is one of a crawl job, and of a sample where there is one."""
-    ours = Image.crawl_job_id == crawl_job_id
-    return [ours] if threshold is None else [ours, _sampled() <= threshold]
+def selected(crawl_job_id: int, threshold: int | None) -> list[ColumnElement[bool]]:
+    """Return the conditions for images of a crawl job, and of a sample unless `threshold` is None."""
+    of_job = Image.crawl_job_id == crawl_job_id
+    return [of_job] if threshold is None else [of_job, _id_hash() <= threshold]
 
 
-def _sampled() -> ColumnElement[int]:
-    # The same images whenever, and by whomever, the sample is taken.
+def _id_hash() -> ColumnElement[int]:
+    # Depends on the id alone, so that every sample of one size has the same images.
     return func.hashint8extended(Image.id, 0)
 
 
-def settle(session: Session, job_id: int) -> Mapping[str, int]:
-    """Set a job's counters to what its verdicts say, and return them. The caller holds its lock."""
-    valid = func.count().filter(VerdictRow.valid)
+def set_counters(session: Session, job_id: int) -> Mapping[str, int]:
+    """Set the counters of a job to what its results say, and return them. The caller holds its lock."""
+    valid = func.count().filter(ValidationResultRow.valid)
     row = session.execute(
         select(func.count(), valid)
-        .select_from(VerdictRow)
-        .join(Image, Image.id == VerdictRow.image_id)
-        .where(VerdictRow.validation_job_id == job_id)
+        .select_from(ValidationResultRow)
+        .join(Image, Image.id == ValidationResultRow.image_id)
+        .where(ValidationResultRow.validation_job_id == job_id)
     ).one()
     total, good = row
     counts = {"total_images": total, "validated_images": good, "invalid_images": total - good}
@@ -136,8 +151,8 @@ def settle(session: Session, job_id: int) -> Mapping[str, int]:
     return counts
 
 
-def standing(session: Session, crawl_job_id: int) -> int | None:
-    """Return the validation whose verdicts count: the newest one that completed and is no mere report."""
+def effective_validation(session: Session, crawl_job_id: int) -> int | None:
+    """Return the validation whose results count, if any: the newest that completed and is not `report_only`."""
     return session.scalar(
         select(ValidationJob.id)
         .join(ValidationPlan, ValidationPlan.validation_job_id == ValidationJob.id)
@@ -152,22 +167,22 @@ def standing(session: Session, crawl_job_id: int) -> int | None:
 
 
 def valid_images(session: Session, crawl_job_id: int) -> int:
-    """Return how many of a crawl job's images no standing validation judged invalid."""
+    """Return how many images of a crawl job its effective validation did not find invalid."""
     rows = session.scalar(select(func.count()).where(Image.crawl_job_id == crawl_job_id)) or 0
-    judge = standing(session, crawl_job_id)
-    if judge is None:
+    validation_id = effective_validation(session, crawl_job_id)
+    if validation_id is None:
         return rows
     invalid = session.scalar(
         select(func.count())
-        .select_from(VerdictRow)
-        .join(Image, Image.id == VerdictRow.image_id)
-        .where(VerdictRow.validation_job_id == judge, ~VerdictRow.valid)
+        .select_from(ValidationResultRow)
+        .join(Image, Image.id == ValidationResultRow.image_id)
+        .where(ValidationResultRow.validation_job_id == validation_id, ~ValidationResultRow.valid)
     )
     return rows - (invalid or 0)
 
 
-def apply(session: Session, crawl_job_id: int) -> int:
-    """Set `valid_images` of a crawl job to what holds now, and return it. The caller holds the crawl job's lock."""
+def update_valid_images(session: Session, crawl_job_id: int) -> int:
+    """Set `valid_images` of a crawl job by its effective validation, and return it. The caller holds its lock."""
     count = valid_images(session, crawl_job_id)
     session.execute(update(CrawlJob).where(CrawlJob.id == crawl_job_id).values(valid_images=count, updated_at=_NOW))
     return count

@@ -41,7 +41,7 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     if request is None:
         raise UnknownJobError(ref.table.name, ref.id)
     whole = plans.read(request)
-    validation = validations.standing(session, request.crawl_job_id)
+    validation = validations.effective_validation(session, request.crawl_job_id)
     choice = _choice(session, request, whole, judge=validation, unknown=runtime.settings.max_image_bytes)
     images = exports.choose(session, ref.id, request.crawl_job_id, choice)
     if not images:

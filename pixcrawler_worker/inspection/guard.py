@@ -11,9 +11,9 @@ import sys
 from collections import deque
 from dataclasses import asdict, dataclass
 
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection import wire
 from pixcrawler_worker.inspection.conversion import Conversion, Converted

@@ -12,7 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
-from pixcrawler_worker.domain.verdicts import Metrics
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.inspection import pixels
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.pixels import Pixels

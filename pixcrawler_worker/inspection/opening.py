@@ -2,9 +2,9 @@
 
 import hashlib
 
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.inspection import converting, headers, metrics, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from enum import IntEnum
 from typing import Any
 
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.domain.verdicts import Metrics
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 
 #: In front of every picture: how many bytes follow, what is wanted of them, and a number that goes with that. With a

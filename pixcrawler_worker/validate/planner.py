@@ -10,9 +10,9 @@ from pixcrawler_worker.db.ledger.chunks import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.db.validations import VALIDATION_JOBS, ValidationRequest
+from pixcrawler_worker.domain.checks import JOB_CHECKS, Mode
 from pixcrawler_worker.domain.lifecycle import ChunkState, Counters, JobStatus
 from pixcrawler_worker.domain.messages import Task
-from pixcrawler_worker.domain.verdicts import COLLECTIVE, Mode
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
@@ -43,10 +43,10 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     if not ranges:
         raise PermanentError(f"crawl job {request.crawl_job_id} has no images to validate")
     images = sum(part.images for part in ranges)
-    validations.plan(
+    validations.record_plan(
         session,
         ref.id,
-        effective=rules.counts is not Mode.REPORT_ONLY,
+        effective=rules.effective_mode is not Mode.REPORT_ONLY,
         note=_note(request, images),
         images=images,
     )
@@ -75,7 +75,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     if not any(chunk.state is ChunkState.COMPLETED for chunk in validated):
         error = next((chunk.error for chunk in validated if chunk.error), None)
         return Conclusion.failure(error) if error else Conclusion.never_planned(Task.VALIDATION_START)
-    if compared is None and not COLLECTIVE.isdisjoint(parse(request.rules).active()):
+    if compared is None and not JOB_CHECKS.isdisjoint(parse(request.rules).active()):
         return Chunks([{"step": COMPARE}])
     if compared is not None and compared.state is ChunkState.FAILED:
         return Conclusion.failure(f"the images could not be compared: {compared.error}")
@@ -105,10 +105,10 @@ def _complete(session: Session, ref: JobRef, request: ValidationRequest, validat
     if failed:
         left = sum(chunk.payload["images"] for chunk in failed)
         notes.append(f"{left} images could not be validated: {failed[0].error}")
-    settled = validations.settle(session, ref.id)
+    settled = validations.set_counters(session, ref.id)
     # Before the crawl job's images are counted: only a completed validation counts.
     jobs.end(session, ref, JobStatus.COMPLETED)
-    left_valid = validations.apply(session, request.crawl_job_id)
+    left_valid = validations.update_valid_images(session, request.crawl_job_id)
     details = {**settled, "counts": dict(counts(session, ref.id)), "valid_images_of_crawl_job": left_valid}
     return Conclusion(JobStatus.COMPLETED, "; ".join(filter(None, notes)) or None, details)
 

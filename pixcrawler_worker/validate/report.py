@@ -8,12 +8,12 @@ from html import escape
 from pathlib import Path
 
 from pixcrawler_worker import html_report
-from pixcrawler_worker.db import job_views, verdicts
+from pixcrawler_worker.db import job_views, validation_results
 from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.validation_results import ValidatedImage
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
-from pixcrawler_worker.db.verdicts import Judged
-from pixcrawler_worker.domain.verdicts import Severity, Value
+from pixcrawler_worker.domain.checks import Severity, Value
 from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.rules import ValidationRules, parse
@@ -61,7 +61,7 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
     job = transact(runtime.sessions, lambda session: job_views.job(session, ValidationView, job_id))
     if job is None:
         raise UnknownJobError(VALIDATION_JOBS.name, job_id)
-    results = transact(runtime.sessions, lambda session: verdicts.judged(session, job_id))
+    results = transact(runtime.sessions, lambda session: validation_results.validated_images(session, job_id))
     worst, groups = _worst(results), _groups(results)
     shown = [image for images in (*worst.values(), *groups) for image in images]
     files = {image.id: image.storage_url for image in shown if image.storage_url}
@@ -71,9 +71,9 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
 
 def _parts(
     job: ValidationView,
-    results: Sequence[Judged],
-    worst: Mapping[str, Sequence[Judged]],
-    groups: Sequence[Sequence[Judged]],
+    results: Sequence[ValidatedImage],
+    worst: Mapping[str, Sequence[ValidatedImage]],
+    groups: Sequence[Sequence[ValidatedImage]],
     thumbnails: Mapping[int, bytes],
 ) -> Iterator[str]:
     rules = parse(job.validation_rules)
@@ -117,9 +117,9 @@ def _parts(
         yield from (_sheet(group, thumbnails, "") for group in groups)
 
 
-def _worst(results: Sequence[Judged]) -> dict[str, list[Judged]]:
+def _worst(results: Sequence[ValidatedImage]) -> dict[str, list[ValidatedImage]]:
     """Return the images that exceed the threshold of each check most; errors first, then warnings, then notes."""
-    by_check: defaultdict[tuple[Severity, str], list[tuple[float, int, Judged]]] = defaultdict(list)
+    by_check: defaultdict[tuple[Severity, str], list[tuple[float, int, ValidatedImage]]] = defaultdict(list)
     for image in results:
         for found in image.findings:
             if image.keeper_id is None or not found.check.endswith("_duplicate"):
@@ -139,7 +139,7 @@ def _excess(value: Value, threshold: Value) -> float:
     return 0
 
 
-def _clusters(results: Sequence[Judged]) -> dict[int, list[int]]:
+def _clusters(results: Sequence[ValidatedImage]) -> dict[int, list[int]]:
     """Return the ids of the duplicates in each group, by the id of the image that is kept."""
     found: defaultdict[int, list[int]] = defaultdict(list)
     for image in results:
@@ -148,7 +148,7 @@ def _clusters(results: Sequence[Judged]) -> dict[int, list[int]]:
     return found
 
 
-def _groups(results: Sequence[Judged]) -> list[list[Judged]]:
+def _groups(results: Sequence[ValidatedImage]) -> list[list[ValidatedImage]]:
     """Return the largest groups of duplicates, each with the image that is kept first."""
     by_id = {image.id: image for image in results}
     largest = sorted(_clusters(results).items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_MAX_GROUPS]
@@ -158,7 +158,7 @@ def _groups(results: Sequence[Judged]) -> list[list[Judged]]:
     ]
 
 
-def _sheet(images: Sequence[Judged], thumbnails: Mapping[int, bytes], check: str) -> str:
+def _sheet(images: Sequence[ValidatedImage], thumbnails: Mapping[int, bytes], check: str) -> str:
     figures = "".join(
         html_report.figure(thumbnails.get(image.id), _caption(image, check), alt=image.filename, hint=image.filename)
         for image in images
@@ -166,7 +166,7 @@ def _sheet(images: Sequence[Judged], thumbnails: Mapping[int, bytes], check: str
     return f'<div class="sheet">{figures}</div>'
 
 
-def _caption(image: Judged, check: str) -> str:
+def _caption(image: ValidatedImage, check: str) -> str:
     found = next((found for found in image.findings if found.check == check), None)
     if found is None:
         size = f"{image.width}x{image.height}, " if image.width else ""
@@ -179,7 +179,7 @@ def _short(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _histograms(results: Sequence[Judged], rules: ValidationRules) -> Iterator[str]:
+def _histograms(results: Sequence[ValidatedImage], rules: ValidationRules) -> Iterator[str]:
     active = rules.active()
     drawn = []
     for metric in _METRICS:

@@ -1,7 +1,7 @@
 """`validation_jobs.validation_rules`: what is checked, against what, and how much it counts.
 
 The models here are the vocabulary: their JSON Schema is what documents and APIs show. What each check measures stands
-in `domain/verdicts.py`.
+in `domain/checks.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,10 +20,10 @@ from pydantic import (
     ValidationError,
 )
 
-from pixcrawler_worker.domain import verdicts
+from pixcrawler_worker.domain import checks
+from pixcrawler_worker.domain.checks import JOB_CHECKS, METADATA_FIELDS, PIXEL_CHECKS, Check, Mode, Severity
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.naming import hint
-from pixcrawler_worker.domain.verdicts import COLLECTIVE, METADATA, ON_PIXELS, Check, Mode, Severity
 from pixcrawler_worker.errors import PermanentError
 
 
@@ -56,25 +56,25 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Condemns(_Strict):
+class ErrorCheck(_Strict):
     """A check whose findings make an image invalid, unless told otherwise."""
 
     severity: Severity = Severity.ERROR
 
 
-class Warns(_Strict):
+class WarningCheck(_Strict):
     """A check whose findings are warnings, unless told otherwise."""
 
     severity: Severity = Severity.WARN
 
 
-class Informs(_Strict):
+class InfoCheck(_Strict):
     """A check whose findings are worth knowing, unless told otherwise."""
 
     severity: Severity = Severity.INFO
 
 
-class Decode(Condemns):
+class Decode(ErrorCheck):
     """The file is there, and opens as one of the known formats."""
 
     max_pixels: _Side = Field(default=50_000_000, description="width x height")
@@ -82,11 +82,11 @@ class Decode(Condemns):
     timeout_s: _Positive = Field(default=20, description="seconds that opening it may take")
 
 
-class StrictJpeg(Warns):
+class StrictJpeg(WarningCheck):
     """JPEG data has no error, not even one that decoders mend silently."""
 
 
-class Formats(Condemns):
+class Formats(ErrorCheck):
     """The file is of an allowed format, by its bytes."""
 
     allow: tuple[_Format, ...] = Field(
@@ -94,22 +94,22 @@ class Formats(Condemns):
     )
 
 
-class ExtensionMatch(Warns):
+class ExtensionMatch(WarningCheck):
     """The file's name ends as its format does."""
 
 
-class ContentHash(Condemns):
+class ContentHash(ErrorCheck):
     """The stored bytes are those that the crawl stored."""
 
 
-class FileSize(Condemns):
+class FileSize(ErrorCheck):
     """The file is neither tiny nor huge."""
 
     min_bytes: _Count = 1024
     max_bytes: _Count = 52_428_800
 
 
-class Dimensions(Condemns):
+class Dimensions(ErrorCheck):
     """The picture is neither small nor large, in pixels as stored."""
 
     min_width: _Side = 64
@@ -118,13 +118,13 @@ class Dimensions(Condemns):
     max_height: _Side | None = None
 
 
-class AspectRatio(Warns):
+class AspectRatio(WarningCheck):
     """The picture is no strip."""
 
     max_ratio: Annotated[float, Field(ge=1)] = Field(default=3.0, description="longer side over shorter side")
 
 
-class OddSize(Warns):
+class OddSize(WarningCheck):
     """The picture's size is like that of the others of the job."""
 
     iqr_factor: _Positive = Field(
@@ -133,69 +133,69 @@ class OddSize(Warns):
     min_images: _Side = Field(default=50, description="with fewer images there is no usual size")
 
 
-class Dark(Warns):
+class Dark(WarningCheck):
     """The picture has something that is not dark."""
 
     p99_below: _Share = Field(default=0.32, description="99th percentile of brightness, 0 to 1")
 
 
-class Light(Warns):
+class Light(WarningCheck):
     """The picture has something that is not white."""
 
     p5_above: _Share = Field(default=0.95, description="5th percentile of brightness, 0 to 1")
 
 
-class LowInformation(Warns):
+class LowInformation(WarningCheck):
     """The picture shows something."""
 
     entropy_below: Annotated[float, Field(ge=0, le=8)] = Field(default=3.0, description="bits per gray level")
 
 
-class Uniform(Condemns):
+class Uniform(ErrorCheck):
     """The picture is not of one color."""
 
     std_below: _Positive = Field(default=2.0, description="standard deviation of gray levels, 0 to 255")
 
 
-class Blurry(Warns):
+class Blurry(WarningCheck):
     """The picture is sharp."""
 
     score_below: _Share = Field(default=0.29, description="cleanvision's score, 0 to 1")
 
 
-class Grayscale(Informs):
+class Grayscale(InfoCheck):
     """The picture has colors."""
 
     max_channel_delta: Annotated[StrictInt, Field(ge=0, le=255)] = 8
 
 
-class Animated(Warns):
+class Animated(WarningCheck):
     """The picture stands still."""
 
 
-class Transparency(Informs):
+class Transparency(InfoCheck):
     """Every pixel is opaque."""
 
 
-class ColorMode(Informs):
+class ColorMode(InfoCheck):
     """The picture is stored as RGB or gray."""
 
 
-class ExifOrientation(Informs):
+class ExifOrientation(InfoCheck):
     """The picture is stored upright."""
 
 
-class ExifGps(Informs):
+class ExifGps(InfoCheck):
     """The file does not say where it was taken."""
 
 
-class ExactDuplicate(Condemns):
+class ExactDuplicate(ErrorCheck):
     """No other image of the job has the same bytes; of those that do, one is kept."""
 
     keep: Literal["best"] = "best"
 
 
-class NearDuplicate(Warns):
+class NearDuplicate(WarningCheck):
     """No other image of the job looks the same; of those that do, one is kept."""
 
     max_distance: Annotated[StrictInt, Field(ge=0, le=6)] = Field(
@@ -207,20 +207,20 @@ class NearDuplicate(Warns):
     keep: Literal["best"] = "best"
 
 
-class BlockedHash(Condemns):
+class BlockedHash(ErrorCheck):
     """The image is none of these."""
 
     sha256: tuple[_Sha256, ...] = ()
     phash: tuple[_Hash64, ...] = ()
 
 
-class RequiredMetadata(Warns):
+class RequiredMetadata(WarningCheck):
     """These are known of the image."""
 
-    fields: tuple[Literal[METADATA], ...] = ("source_url",)  # type: ignore[valid-type]  # the names are listed once
+    fields: tuple[Literal[METADATA_FIELDS], ...] = ("source_url",)  # type: ignore[valid-type]  # the names are listed once
 
 
-class Classifier(Warns):
+class Classifier(WarningCheck):
     """A classifier's score is not above a threshold."""
 
     score_above: float = 0.5
@@ -256,7 +256,7 @@ class Checks(_Strict):
 
 
 #: The model of each check, by its name.
-MODELS: Mapping[str, type[Condemns | Warns | Informs]] = {
+MODELS: Mapping[str, type[ErrorCheck | WarningCheck | InfoCheck]] = {
     name: field.annotation.__args__[0]  # type: ignore[union-attr]  # every field is such a union
     for name, field in Checks.model_fields.items()
 }
@@ -272,15 +272,15 @@ class ValidationRules(_Strict):
     checks: Checks = Checks()
     classifiers: Mapping[str, Classifier] = Field(default={}, description="installed classifiers to ask, by name")
     sample: _Side | None = Field(
-        default=None, description="images to judge, chosen by their ids' hashes; all when left out"
+        default=None, description="images to run_checks, chosen by their ids' hashes; all when left out"
     )
 
     @property
-    def counts(self) -> Mode:
-        """What follows from findings."""
+    def effective_mode(self) -> Mode:
+        """The mode, which the level sets unless the rules do."""
         return self.mode or (Mode.STRICT if self.level is Level.STRICT else Mode.LENIENT)
 
-    def active(self) -> dict[str, Condemns | Warns | Informs]:
+    def active(self) -> dict[str, ErrorCheck | WarningCheck | InfoCheck]:
         """Return the checks that are on, with their parameters."""
         found = {}
         for name, model in MODELS.items():
@@ -293,19 +293,19 @@ class ValidationRules(_Strict):
 
     def _is_default(self, name: str) -> bool:
         if self.level is Level.BASIC:
-            return name not in ON_PIXELS | _ONLY_STRICT
+            return name not in PIXEL_CHECKS | _ONLY_STRICT
         return self.level is Level.STRICT or name not in _ONLY_STRICT
 
     @property
     def reads_pixels(self) -> bool:
         """Whether the stored bytes have to be decoded and measured."""
-        return bool(self.classifiers) or not ON_PIXELS.isdisjoint(self.active())
+        return bool(self.classifiers) or not PIXEL_CHECKS.isdisjoint(self.active())
 
-    def compiled(self) -> list[Check]:
-        """Return the checks on single images, ready to be asked."""
-        alone = {name: check for name, check in self.active().items() if name not in COLLECTIVE}
-        return [verdicts.check(name, check.model_dump()) for name, check in alone.items()] + [
-            verdicts.classifier(name, severity=given.severity, score_above=given.score_above)
+    def image_checks(self) -> list[Check]:
+        """Return the active checks of single images, those of classifiers last."""
+        alone = {name: check for name, check in self.active().items() if name not in JOB_CHECKS}
+        return [checks.image_check(name, check.model_dump()) for name, check in alone.items()] + [
+            checks.classifier_check(name, severity=given.severity, score_above=given.score_above)
             for name, given in self.classifiers.items()
         ]
 

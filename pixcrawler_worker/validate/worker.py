@@ -1,4 +1,4 @@
-"""Running one chunk: judge a range of images, or compare all images of the job with each other."""
+"""Running one chunk: validate a range of images, or compare all images of the job with each other."""
 
 import asyncio
 import hashlib
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pixcrawler_worker.db import images, verdicts
+from pixcrawler_worker.db import images, validation_results
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.db.verdicts import Amendment, Listed, Verdict
+from pixcrawler_worker.db.validation_results import ComparisonResult, Listed, ValidationResult
 from pixcrawler_worker.domain import planning
+from pixcrawler_worker.domain.checks import Check, CheckedImage, Finding, Metrics, Mode, is_valid, run_checks
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import RejectedError
-from pixcrawler_worker.domain.verdicts import Check, Finding, Metrics, Mode, Subject, is_valid, judge
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection.guard import File
 from pixcrawler_worker.jobs.kind import Report
@@ -39,17 +39,17 @@ from pixcrawler_worker.validate.rules import (
     ValidationRules,
 )
 
-#: Which pipeline made the hashes of pictures that were measured; `images.HASH_VERSION` made those that were inspected.
+#: Version of the hashes of images that were measured; inspected images have `images.HASH_VERSION`.
 _MEASURED_HASHES = 2
-#: Files that are read while others are decoded.
-_READS = 16
-#: What `decode` says of files that are not there.
+#: Files that are read at a time, while others are decoded.
+_CONCURRENT_READS = 16
+#: Value of the finding `decode` for files that are missing.
 _MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationWork:
-    """A claimed chunk with its job's rules; `listed` is empty where images are to be compared."""
+    """A claimed chunk with the rules of its job; `listed` is empty for the chunk that compares."""
 
     claim: Claim
     crawl_job_id: int
@@ -65,24 +65,24 @@ class ValidationWork:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What a chunk brings.
+    """The work of a chunk.
 
     Attributes:
-        verdicts: on the images that it judged.
-        measured: what was measured of images that nobody had measured before.
-        amendments: what comparing all images adds to verdicts.
-        left: the first image that there was no time for; None when there was time for all.
+        results: of the images that were validated.
+        measured: facts of images whose rows had none.
+        compared: what comparing all images adds to their results.
+        left: id of the first image that there was no time for; None when there was time for all.
     """
 
-    verdicts: Sequence[Verdict] = ()
+    results: Sequence[ValidationResult] = ()
     measured: Sequence[tuple[Listed, ImageFacts]] = ()
-    amendments: Sequence[Amendment] = ()
+    compared: Sequence[ComparisonResult] = ()
     left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What reading an image's file told."""
+class _Reading:
+    """What was read from the file of an image."""
 
     sha256: bytes | None = None
     facts: ImageFacts | None = None
@@ -98,7 +98,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
     payload = claim.payload
     listed: list[Listed] = []
     if "first" in payload:
-        listed = verdicts.listed(
+        listed = validation_results.listed(
             session,
             request.crawl_job_id,
             first=payload["first"],
@@ -119,93 +119,95 @@ async def work(runtime: Runtime, work: ValidationWork, limits: Limits) -> Valida
 
 
 async def _validate_all(runtime: Runtime, work: ValidationWork, seconds: float) -> Validated:
-    """Judge every image of the range, reading some while another one is decoded.
+    """Validate every image of the range, reading some while another one is decoded.
 
     Raises:
         TransientError, PermanentError: from the storage, or when no decoder can be started.
     """
-    bench = _bench(runtime, work.rules)
-    judged: dict[int, Verdict] = {}
+    checker = _checker(runtime, work.rules)
+    results: dict[int, ValidationResult] = {}
     measured: list[tuple[Listed, ImageFacts]] = []
     waiting, taken = iter(work.listed), itertools.count()
     deadline = time.monotonic() + seconds
 
-    async def take_turns() -> None:
-        while (next(taken) < _READS or time.monotonic() < deadline) and (image := next(waiting, None)):
-            look = await _look(runtime, bench, image)
-            judged[image.id] = _verdict(bench, image, look, await _scores(runtime, bench, look))
-            if image.facts is None and look.facts is not None:
-                measured.append((image, look.facts))
+    async def validate_next() -> None:
+        while (next(taken) < _CONCURRENT_READS or time.monotonic() < deadline) and (image := next(waiting, None)):
+            reading = await _read_image(runtime, checker, image)
+            results[image.id] = _validate(checker, image, reading, await _scores(runtime, checker, reading))
+            if image.facts is None and reading.facts is not None:
+                measured.append((image, reading.facts))
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(_READS):
-                group.create_task(take_turns())
-    except ExceptionGroup as troubles:
-        # Reads under way meet the same trouble at the same time: one of them tells it.
-        raise troubles.exceptions[0] from None
+            for _ in range(_CONCURRENT_READS):
+                group.create_task(validate_next())
+    except ExceptionGroup as group_error:
+        # Concurrent reads fail for the same reason: one error is enough.
+        raise group_error.exceptions[0] from None
     left = next(waiting, None)
-    done = [judged[image.id] for image in work.listed if image.id in judged]
+    done = [results[image.id] for image in work.listed if image.id in results]
     return Validated(done, measured, left=None if left is None else left.id)
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
-    """The rules, made ready for one image after the other."""
+class _Checker:
+    """The rules, prepared for many images."""
 
     checks: Sequence[Check]
     mode: Mode
     reads_pixels: bool
     strict: bool
-    most_bytes: int
+    max_bytes: int
     seconds: float
     classifiers: Mapping[str, Classifier]
 
 
-def _bench(runtime: Runtime, rules: ValidationRules) -> _Bench:
+def _checker(runtime: Runtime, rules: ValidationRules) -> _Checker:
     active = rules.active()
     size, decode = active.get("file_size", FileSize()), active.get("decode", Decode())
     assert isinstance(size, FileSize)
     assert isinstance(decode, Decode)
-    return _Bench(
-        checks=rules.compiled(),
-        mode=rules.counts,
+    return _Checker(
+        checks=rules.image_checks(),
+        mode=rules.effective_mode,
         reads_pixels=rules.reads_pixels,
         strict="strict_jpeg" in active,
-        most_bytes=max(size.max_bytes, runtime.settings.max_image_bytes),
+        max_bytes=max(size.max_bytes, runtime.settings.max_image_bytes),
         seconds=decode.timeout_s,
         classifiers=classifiers.load(rules.classifiers),
     )
 
 
-async def _look(runtime: Runtime, bench: _Bench, image: Listed) -> _Look:
-    """Read an image's file and open it, as far as the rules need that."""
-    if image.facts is not None and not bench.reads_pixels:
-        return _Look(facts=image.facts)
+async def _read_image(runtime: Runtime, checker: _Checker, image: Listed) -> _Reading:
+    """Read and decode the file of an image, as far as the rules need it."""
+    if image.facts is not None and not checker.reads_pixels:
+        return _Reading(facts=image.facts)
     try:
         key = _key(runtime, image)
-        if bench.reads_pixels and not bench.classifiers:
+        if checker.reads_pixels and not checker.classifiers:
             with runtime.storage.opened(key) as file:
                 if file is not None:
-                    picture = File(file.fileno(), bench.most_bytes)
-                    facts, metrics = await runtime.decoder.measure(picture, strict=bench.strict, seconds=bench.seconds)
-                    return _Look(facts.sha256, facts, metrics)
-        body = await runtime.storage.get(key, most=bench.most_bytes)
-        if bench.reads_pixels:
-            facts, metrics = await runtime.decoder.measure(body, strict=bench.strict, seconds=bench.seconds)
-            return _Look(facts.sha256, facts, metrics, body=body)
+                    stored = File(file.fileno(), checker.max_bytes)
+                    facts, metrics = await runtime.decoder.measure(
+                        stored, strict=checker.strict, seconds=checker.seconds
+                    )
+                    return _Reading(facts.sha256, facts, metrics)
+        body = await runtime.storage.get(key, most=checker.max_bytes)
+        if checker.reads_pixels:
+            facts, metrics = await runtime.decoder.measure(body, strict=checker.strict, seconds=checker.seconds)
+            return _Reading(facts.sha256, facts, metrics, body=body)
         facts = await runtime.decoder.inspect(body)
-        return _Look(facts.sha256, facts)
+        return _Reading(facts.sha256, facts)
     except FileMissingError:
-        return _Look(broken=_MISSING)
+        return _Reading(broken=_MISSING)
     except RejectedError as error:
-        return _Look(await _digest(runtime, bench, image), broken=error.reason)
+        return _Reading(await _digest(runtime, checker, image), broken=error.reason)
 
 
-async def _digest(runtime: Runtime, bench: _Bench, image: Listed) -> bytes | None:
-    """Return the digest of a file that cannot be opened: it may still be what the crawl stored, or not."""
+async def _digest(runtime: Runtime, checker: _Checker, image: Listed) -> bytes | None:
+    """Return the SHA-256 of a file that cannot be decoded: its content may still be what the crawl stored."""
     try:
-        return hashlib.sha256(await runtime.storage.get(_key(runtime, image), most=bench.most_bytes)).digest()
+        return hashlib.sha256(await runtime.storage.get(_key(runtime, image), most=checker.max_bytes)).digest()
     except (FileMissingError, RejectedError):
         return None
 
@@ -214,40 +216,44 @@ def _key(runtime: Runtime, image: Listed) -> str:
     try:
         return runtime.storage.key(image.storage_url or "")
     except PermanentError as error:
-        # Its row names no file, or one that lies where this worker cannot reach.
+        # The row has no storage URL, or one of another storage.
         raise FileMissingError(str(error)) from error
 
 
-async def _scores(runtime: Runtime, bench: _Bench, look: _Look) -> Mapping[str, float | str]:
-    if not bench.classifiers or look.facts is None:
+async def _scores(runtime: Runtime, checker: _Checker, reading: _Reading) -> Mapping[str, float | str]:
+    if not checker.classifiers or reading.facts is None:
         return {}
     try:
-        picture = await runtime.decoder.thumbnail(look.body, side=classifiers.SIDE)
+        thumbnail = await runtime.decoder.thumbnail(reading.body, side=classifiers.SIDE)
     except RejectedError as error:
-        return dict.fromkeys(bench.classifiers, f"failed: {error}")
-    return {name: await asyncio.to_thread(classifiers.score, one, picture) for name, one in bench.classifiers.items()}
+        return dict.fromkeys(checker.classifiers, f"failed: {error}")
+    return {
+        name: await asyncio.to_thread(classifiers.score, one, thumbnail) for name, one in checker.classifiers.items()
+    }
 
 
-def _verdict(bench: _Bench, image: Listed, look: _Look, scores: Mapping[str, float | str]) -> Verdict:
-    subject = Subject(
+def _validate(
+    checker: _Checker, image: Listed, reading: _Reading, scores: Mapping[str, float | str]
+) -> ValidationResult:
+    checked = CheckedImage(
         filename=image.filename,
         source_url=image.original_url,
         credit=image.credit,
         recorded_sha256=image.facts.sha256 if image.facts else None,
-        sha256=look.sha256,
-        facts=look.facts,
-        broken=look.broken,
-        metrics=look.metrics,
+        sha256=reading.sha256,
+        facts=reading.facts,
+        broken=reading.broken,
+        metrics=reading.metrics,
         scores=scores,
     )
-    found = judge(subject, bench.checks)
-    return Verdict(
+    found = run_checks(checked, checker.checks)
+    return ValidationResult(
         image_id=image.id,
-        valid=is_valid(found, bench.mode),
+        valid=is_valid(found, checker.mode),
         findings=found,
-        sha256=look.sha256,
-        facts=look.facts,
-        metrics=look.metrics,
+        sha256=reading.sha256,
+        facts=reading.facts,
+        metrics=reading.metrics,
     )
 
 
@@ -258,19 +264,19 @@ async def _compare_all(runtime: Runtime, work: ValidationWork) -> Validated:
     assert isinstance(flat, Uniform)
 
     def read(session: Session) -> NDArray[np.void]:
-        return verdicts.compared(
+        return validation_results.comparable_images(
             session, work.claim.job.id, entropy_below=plain.entropy_below, std_below=flat.std_below
         )
 
     def compare() -> Validated:
-        return Validated(amendments=list(_amendments(transact(runtime.sessions, read), work.rules)))
+        return Validated(compared=list(_comparisons(transact(runtime.sessions, read), work.rules)))
 
-    # In a thread of its own: seconds of arithmetic, while the heart has to beat.
+    # In a thread: it takes seconds, in which the heartbeat must go on.
     return await asyncio.to_thread(compare)
 
 
-def _amendments(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[Amendment]:
-    """Yield what the checks over all images add to the verdicts on some of them."""
+def _comparisons(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[ComparisonResult]:
+    """Yield what the checks that compare images add to the results of some of them."""
     active = rules.active()
     image_id, pixels = rows["image_id"].astype(np.int64), rows["pixels"].astype(np.int64)
     order = duplicates.best_first(rows["valid"], pixels, rows["file_size"].astype(np.int64), image_id)
@@ -286,7 +292,7 @@ def _amendments(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[Amen
             found[at].append(Finding("exact_duplicate", exact.severity, int(image_id[keeper]), None))
             keepers[at] = keeper
     if isinstance(near := active.get("near_duplicate"), NearDuplicate):
-        # What is the same is like it, too: it is found already.
+        # Exact duplicates are found already.
         left_out = rows["plain"].astype(bool)
         left_out[list(same)] = True
         alike = duplicates.near(
@@ -302,36 +308,38 @@ def _amendments(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[Amen
         keepers = {at: alike.get(keeper, keeper) for at, keeper in keepers.items()}
     for at, findings in sorted(found.items()):
         keeper_id = int(image_id[keepers[at]]) if at in keepers else None
-        yield Amendment(int(image_id[at]), findings, not is_valid(findings, rules.counts), keeper_id)
+        yield ComparisonResult(int(image_id[at]), findings, is_valid(findings, rules.effective_mode), keeper_id)
 
 
 def _odd_sizes(sizes: NDArray[np.float64], check: OddSize) -> Iterator[tuple[int, float, float]]:
-    """Yield positions, sizes and the bound that each is beyond: Tukey's fences around sqrt(width x height)."""
+    """Yield positions, sizes and exceeded bounds of images outside of Tukey's fences around sqrt(width x height)."""
     if len(sizes) < check.min_images:
         return
     low, high = np.percentile(sizes, (25, 75))
-    reach = check.iqr_factor * (high - low)
-    for beyond, bound in ((sizes < low - reach, low - reach), (sizes > high + reach, high + reach)):
+    margin = check.iqr_factor * (high - low)
+    for beyond, bound in ((sizes < low - margin, low - margin), (sizes > high + margin, high + margin)):
         for at in np.flatnonzero(beyond):
             yield int(at), round(float(sizes[at]), 1), round(float(bound), 1)
 
 
-def write(session: Session, work: ValidationWork, judged: Validated) -> Report:
+def write(session: Session, work: ValidationWork, validated: Validated) -> Report:
     """Write the results; return the counts of the chunk."""
     job_id = work.claim.job.id
-    found = Counter(finding.check for verdict in judged.verdicts for finding in verdict.findings)
-    found.update(finding.check for amendment in judged.amendments for finding in amendment.findings)
-    valid = sum(verdict.valid for verdict in judged.verdicts)
-    invalid = len(judged.verdicts) - valid
-    verdicts.insert(session, job_id, judged.verdicts)
+    found = Counter(finding.check for result in validated.results for finding in result.findings)
+    found.update(finding.check for result in validated.compared for finding in result.findings)
+    valid = sum(result.valid for result in validated.results)
+    invalid = len(validated.results) - valid
+    validation_results.insert(session, job_id, validated.results)
     version = _MEASURED_HASHES if work.rules.reads_pixels else images.HASH_VERSION
-    verdicts.record_facts(session, work.crawl_job_id, judged.measured, hash_version=version, label=work.label)
-    if judged.left is not None:
+    validation_results.record_facts(
+        session, work.crawl_job_id, validated.measured, hash_version=version, label=work.label
+    )
+    if validated.left is not None:
         jobs.lock(session, work.claim.job)
-        rest = {"first": judged.left, "images": len(work.listed) - len(judged.verdicts)}
+        rest = {"first": validated.left, "images": len(work.listed) - len(validated.results)}
         jobs.add_chunks(session, work.claim.job, [work.claim.payload | rest])
-    fallen = verdicts.amend(session, job_id, judged.amendments)
+    invalidated = validation_results.add_comparisons(session, job_id, validated.compared)
     return Report(
-        result={"counts": dict(found), "images": len(judged.verdicts)},
-        gains={"validated_images": valid - fallen, "invalid_images": invalid + fallen},
+        result={"counts": dict(found), "images": len(validated.results)},
+        gains={"validated_images": valid - invalidated, "invalid_images": invalid + invalidated},
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFilter
 
-from pixcrawler_worker.domain.verdicts import Metrics
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes, measure_bytes
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pixcrawler_worker.domain.verdicts import COLLECTIVE, ON_PIXELS, Mode, Severity
+from pixcrawler_worker.domain.checks import JOB_CHECKS, PIXEL_CHECKS, Mode, Severity
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.validate.rules import MODELS, Level, ValidationRules, parse
 
@@ -50,16 +50,16 @@ def test_the_defaults_are_those_that_are_documented() -> None:
 def test_levels_turn_checks_on() -> None:
     standard = set(DOCUMENTED) - {"strict_jpeg", "near_duplicate"}
     assert set(active({})) == set(active({"level": "standard"})) == standard
-    assert set(active({"level": "basic"})) == standard - ON_PIXELS
+    assert set(active({"level": "basic"})) == standard - PIXEL_CHECKS
     assert not parse({"level": "basic"}).reads_pixels
     assert parse({"level": "basic", "checks": {"blurry": True}}).reads_pixels
     assert parse({}).reads_pixels
 
 
 def test_warnings_count_where_the_level_or_the_mode_says_so() -> None:
-    assert parse({}).counts is Mode.LENIENT
-    assert parse({"level": "strict"}).counts is Mode.STRICT
-    assert parse({"level": "strict", "mode": "report_only"}).counts is Mode.REPORT_ONLY
+    assert parse({}).effective_mode is Mode.LENIENT
+    assert parse({"level": "strict"}).effective_mode is Mode.STRICT
+    assert parse({"level": "strict", "mode": "report_only"}).effective_mode is Mode.REPORT_ONLY
 
 
 def test_a_check_is_false_true_or_an_object_with_what_differs() -> None:
@@ -67,7 +67,7 @@ def test_a_check_is_false_true_or_an_object_with_what_differs() -> None:
     assert "blurry" not in rules.active()
     assert active({"checks": {"near_duplicate": True}})["near_duplicate"] == DOCUMENTED["near_duplicate"]
     assert active({"checks": {"dark": {"severity": "error"}}})["dark"] == {"severity": "error", "p99_below": 0.32}
-    assert {name for name, _, _ in rules.compiled()} == set(rules.active()) - COLLECTIVE
+    assert {name for name, _, _ in rules.image_checks()} == set(rules.active()) - JOB_CHECKS
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images to judge, and the verdicts on them: read and written in bulk."""
+"""Images to validate, and their validation results: read and written in bulk."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.images import signed
-from pixcrawler_worker.db.models import Image, ImageFact, VerdictRow
-from pixcrawler_worker.db.validations import chosen
+from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
+from pixcrawler_worker.db.validations import selected
+from pixcrawler_worker.domain.checks import Finding, Metrics, Severity
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.planning import url_hash
-from pixcrawler_worker.domain.verdicts import Finding, Metrics, Severity
 
 _UNSIGNED = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An image to judge, as its rows have it.
+    """An image to validate, as its rows have it.
 
     Attributes:
-        facts: what the crawl recorded; None when somebody else wrote the row.
+        facts: what the crawl recorded; None for a row that another program wrote.
     """
 
     id: int
@@ -37,8 +37,8 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What a validation says of an image, and what it measured."""
+class ValidationResult:
+    """The result of validating one image, and what was measured."""
 
     image_id: int
     valid: bool
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def listed(session: Session, crawl_job_id: int, *, first: int, last: int, threshold: int | None = None) -> list[Listed]:
-    """Return the images of a range with what is known of them, by their ids."""
+    """Return the images of a range of ids with what is known of them, ordered by id."""
     query = select(
         Image.id,
         Image.filename,
@@ -71,7 +71,7 @@ def listed(session: Session, crawl_job_id: int, *, first: int, last: int, thresh
         ImageFact.license_url,
         ImageFact.attribution,
     ).outerjoin(ImageFact, ImageFact.image_id == Image.id)
-    query = query.where(*chosen(crawl_job_id, threshold), Image.id.between(first, last)).order_by(Image.id)
+    query = query.where(*selected(crawl_job_id, threshold), Image.id.between(first, last)).order_by(Image.id)
     return [_listed(*tuple(row)) for row in session.execute(query)]
 
 
@@ -122,53 +122,53 @@ COPY pixcrawler.verdicts (
 ) FROM STDIN (FORMAT BINARY)
 """
 _TYPES = ("int4", "int4", "bool", "jsonb", "bytea", "int8", "int8", "int4", "int4", "int4", "jsonb")
-_LARGEST_INT4 = 2**31 - 1
-_NOTHING = Jsonb([])
+_MAX_INT4 = 2**31 - 1
+_NO_FINDINGS = Jsonb([])
 _METRICS = Metrics.__slots__
 
 
-def insert(session: Session, job_id: int, judged: Iterable[Verdict]) -> None:
-    """Write verdicts: one COPY, however many. Each image has one of a job, whatever happens: it has one chunk."""
+def insert(session: Session, job_id: int, results: Iterable[ValidationResult]) -> None:
+    """Write results with one COPY. A job has one result per image, because each image is in one chunk."""
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, PsycopgConnection)
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
-        for verdict in judged:
-            copy.write_row(_row(job_id, verdict))
+        for result in results:
+            copy.write_row(_row(job_id, result))
 
 
-def _row(job_id: int, verdict: Verdict) -> tuple[object, ...]:
-    facts = verdict.facts
-    metrics = None if verdict.metrics is None else Jsonb({name: getattr(verdict.metrics, name) for name in _METRICS})
-    findings = _written(verdict.findings) if verdict.findings else _NOTHING
+def _row(job_id: int, result: ValidationResult) -> tuple[object, ...]:
+    facts = result.facts
+    metrics = None if result.metrics is None else Jsonb({name: getattr(result.metrics, name) for name in _METRICS})
+    findings = _findings_json(result.findings) if result.findings else _NO_FINDINGS
     if facts is None:
-        return job_id, verdict.image_id, verdict.valid, findings, verdict.sha256, *[None] * 5, metrics
+        return job_id, result.image_id, result.valid, findings, result.sha256, *[None] * 5, metrics
     return (
         job_id,
-        verdict.image_id,
-        verdict.valid,
+        result.image_id,
+        result.valid,
         findings,
         facts.sha256,
         signed(facts.phash),
         signed(facts.dhash),
         facts.width,
         facts.height,
-        min(facts.file_size, _LARGEST_INT4),
+        min(facts.file_size, _MAX_INT4),
         metrics,
     )
 
 
-def _written(findings: Iterable[Finding]) -> Jsonb:
+def _findings_json(findings: Iterable[Finding]) -> Jsonb:
     return Jsonb([[f.check, f.severity, _storable(f.value), _storable(f.threshold)] for f in findings])
 
 
 def _storable(value: object) -> object:
-    """Return a value without what PostgreSQL cannot store: it may quote what a stranger wrote."""
+    """Return a value without what PostgreSQL cannot store: texts may quote untrusted bytes."""
     return value.replace("\x00", "").encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-#: A row of `compared`, as PostgreSQL's binary COPY has it: a count of fields, and each field behind its length.
-_COMPARED = np.dtype(
+#: A row of `comparable_images` in PostgreSQL's binary COPY format: the number of fields, then each with its length.
+_COMPARABLE = np.dtype(
     [
         ("fields", ">i2"),
         *(
@@ -200,12 +200,18 @@ COPY (
 """
 
 
-def compared(session: Session, job_id: int, *, entropy_below: float, std_below: float) -> NDArray[np.void]:
-    """Return what is compared of all images that a job could open, as a structured array, by their ids.
+def comparable_images(session: Session, job_id: int, *, entropy_below: float, std_below: float) -> NDArray[np.void]:
+    """Return what is compared of all images that the job could decode, as a structured array ordered by id.
 
-    Fields: `image_id`, `sha256`, `phash`, `dhash` (as signed 64-bit numbers), `pixels`, `file_size`, `plain`: 1 for a
-    picture that shows too little for its hash to tell anything, and `valid`: 1 when nothing was held against it so far.
-    A million take a hundred megabytes.
+    Fields: `image_id`, `sha256`, `phash`, `dhash` (as signed 64-bit numbers), `pixels`, `file_size`, `plain`: 1 for an
+    image with too little information for its hashes to be compared, and `valid`: 1 for an image that is valid so far.
+    A million images take 100 MB.
+
+    Args:
+        session: of the transaction.
+        job_id: the row in `validation_jobs`.
+        entropy_below: images with less entropy, in bits, are plain.
+        std_below: images with a smaller standard deviation of gray levels are plain.
     """
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, PsycopgConnection)
@@ -214,62 +220,69 @@ def compared(session: Session, job_id: int, *, entropy_below: float, std_below: 
     with connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
         for block in copy:
             received += block
-    return np.frombuffer(received, dtype=_COMPARED, offset=_COPY_HEADER, count=_rows(received))
+    return np.frombuffer(received, dtype=_COMPARABLE, offset=_COPY_HEADER, count=_rows(received))
 
 
 def _rows(received: bytearray) -> int:
-    count, rest = divmod(len(received) - _COPY_HEADER - _COPY_TRAILER, _COMPARED.itemsize)
+    count, rest = divmod(len(received) - _COPY_HEADER - _COPY_TRAILER, _COMPARABLE.itemsize)
     assert rest == 0, "PostgreSQL sends rows of one size"
     return count
 
 
 @dataclass(frozen=True, slots=True)
-class Amendment:
-    """What comparing the images of a job adds to the verdict on one of them."""
+class ComparisonResult:
+    """What comparing all images of a job adds to the validation result of one of them.
+
+    Attributes:
+        image_id: of the image.
+        findings: of the checks that compare.
+        valid: whether these findings leave the image valid.
+        keeper_id: the image that is kept in place of this one, a duplicate of it.
+    """
 
     image_id: int
     findings: Sequence[Finding]
-    damned: bool
+    valid: bool
     keeper_id: int | None
 
 
-def amend(session: Session, job_id: int, amendments: Sequence[Amendment]) -> int:
-    """Add to verdicts what a comparison found; return how many valid images became invalid by that."""
-    if not amendments:
+def add_comparisons(session: Session, job_id: int, compared: Sequence[ComparisonResult]) -> int:
+    """Add the results of a comparison to validation results; return how many images became invalid."""
+    if not compared:
         return 0
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, PsycopgConnection)
     with connection.cursor() as cursor:
         cursor.execute(
-            "CREATE TEMP TABLE amendments (image_id int4, findings jsonb, damned bool, keeper_id int4) ON COMMIT DROP"
+            "CREATE TEMP TABLE compared (image_id int4, findings jsonb, valid bool, keeper_id int4) ON COMMIT DROP"
         )
-        with cursor.copy("COPY amendments FROM STDIN (FORMAT BINARY)") as copy:
+        with cursor.copy("COPY compared FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(("int4", "jsonb", "bool", "int4"))
-            for one in amendments:
-                copy.write_row((one.image_id, _written(one.findings), one.damned, one.keeper_id))
-    fallen = session.scalar(
+            for one in compared:
+                copy.write_row((one.image_id, _findings_json(one.findings), one.valid, one.keeper_id))
+    invalidated = session.scalar(
         text(
             """
-            WITH amended AS (
+            WITH updated AS (
                 UPDATE pixcrawler.verdicts AS v
-                SET findings = v.findings || a.findings, valid = v.valid AND NOT a.damned, keeper_id = a.keeper_id
-                FROM amendments AS a, pixcrawler.verdicts AS before
-                WHERE v.validation_job_id = :job AND v.image_id = a.image_id
-                    AND before.validation_job_id = :job AND before.image_id = a.image_id
-                RETURNING before.valid AND a.damned AS fell
+                SET findings = v.findings || c.findings, valid = v.valid AND c.valid, keeper_id = c.keeper_id
+                FROM compared AS c, pixcrawler.verdicts AS before
+                WHERE v.validation_job_id = :job AND v.image_id = c.image_id
+                    AND before.validation_job_id = :job AND before.image_id = c.image_id
+                RETURNING before.valid AND NOT c.valid AS invalidated
             )
-            SELECT count(*) FROM amended WHERE fell
+            SELECT count(*) FROM updated WHERE invalidated
             """
         ),
         {"job": job_id},
     )
-    return fallen or 0
+    return invalidated or 0
 
 
 def record_facts(
     session: Session, crawl_job_id: int, measured: Sequence[tuple[Listed, ImageFacts]], *, hash_version: int, label: str
 ) -> None:
-    """Record what was measured of images whose rows somebody else wrote; what is known already stays."""
+    """Record what was measured of images whose rows another program wrote; values that are known already stay."""
     if not measured:
         return
     session.execute(
@@ -320,8 +333,8 @@ def record_facts(
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """An image with what a validation says of it, as a report shows it."""
+class ValidatedImage:
+    """An image with its validation result, as a report shows it."""
 
     id: int
     filename: str
@@ -335,29 +348,29 @@ class Judged:
     keeper_id: int | None
 
 
-def judged(session: Session, job_id: int) -> list[Judged]:
-    """Return everything that a job says of images that are still there, by their ids."""
+def validated_images(session: Session, job_id: int) -> list[ValidatedImage]:
+    """Return the images with a result of the job that still exist, ordered by id."""
     rows = session.execute(
         select(
             Image.id,
             Image.filename,
             Image.storage_url,
             ImageFact.label,
-            VerdictRow.valid,
-            VerdictRow.findings,
-            VerdictRow.width,
-            VerdictRow.height,
-            VerdictRow.metrics,
-            VerdictRow.keeper_id,
+            ValidationResultRow.valid,
+            ValidationResultRow.findings,
+            ValidationResultRow.width,
+            ValidationResultRow.height,
+            ValidationResultRow.metrics,
+            ValidationResultRow.keeper_id,
         )
-        .select_from(VerdictRow)
-        .join(Image, Image.id == VerdictRow.image_id)
+        .select_from(ValidationResultRow)
+        .join(Image, Image.id == ValidationResultRow.image_id)
         .outerjoin(ImageFact, ImageFact.image_id == Image.id)
-        .where(VerdictRow.validation_job_id == job_id)
+        .where(ValidationResultRow.validation_job_id == job_id)
         .order_by(Image.id)
     )
     return [
-        Judged(
+        ValidatedImage(
             id=row.id,
             filename=row.filename,
             storage_url=row.storage_url,

@@ -1,4 +1,4 @@
-"""Each check at its boundary, on what is known of one image."""
+"""Each check at its threshold, on what is known of one image."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from factories import make_facts
 
-from pixcrawler_worker.domain import verdicts
+from pixcrawler_worker.domain import checks
+from pixcrawler_worker.domain.checks import CheckedImage, Finding, Metrics, Mode, Severity, is_valid, run_checks
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.verdicts import Finding, Metrics, Mode, Severity, Subject, is_valid, judge
 
 METRICS = Metrics(
     brightness_p5=0.2,
@@ -20,7 +20,7 @@ METRICS = Metrics(
     transparent=False,
 )
 DIGEST = bytes(range(32))
-GOOD = Subject(
+GOOD = CheckedImage(
     filename="a.jpg",
     source_url="https://example.org/a.jpg",
     recorded_sha256=DIGEST,
@@ -30,17 +30,17 @@ GOOD = Subject(
 )
 
 
-def with_facts(**values: Any) -> Subject:
+def with_facts(**values: Any) -> CheckedImage:
     assert GOOD.facts
     return replace(GOOD, facts=replace(GOOD.facts, **values))
 
 
-def with_metrics(**values: Any) -> Subject:
+def with_metrics(**values: Any) -> CheckedImage:
     return replace(GOOD, metrics=replace(METRICS, **values))
 
 
-#: (check, its parameters, a subject that just passes, one that just does not, the value and the threshold told)
-BOUNDARIES: list[tuple[str, dict[str, Any], Subject, Subject, object, object]] = [
+#: (check, its parameters, an image that just passes, one that just does not, value and threshold of the finding)
+BOUNDARIES: list[tuple[str, dict[str, Any], CheckedImage, CheckedImage, object, object]] = [
     (
         "decode",
         {"max_pixels": 30_000, "max_frames": 5, "timeout_s": 20},
@@ -166,37 +166,37 @@ BOUNDARIES: list[tuple[str, dict[str, Any], Subject, Subject, object, object]] =
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "passes", "fails", "told"),
+    ("name", "parameters", "passes", "fails", "hit"),
     [(*boundary[:4], boundary[4:]) for boundary in BOUNDARIES],
     ids=[f"{number}-{boundary[0]}" for number, boundary in enumerate(BOUNDARIES)],
 )
 def test_a_check_finds_what_is_beyond_its_threshold_and_nothing_at_it(
-    name: str, parameters: dict[str, Any], passes: Subject, fails: Subject, told: tuple[Any, Any]
+    name: str, parameters: dict[str, Any], passes: CheckedImage, fails: CheckedImage, hit: tuple[Any, Any]
 ) -> None:
-    check = verdicts.check(name, parameters | {"severity": "warn"})
-    assert judge(passes, [check]) == []
-    assert judge(fails, [check]) == [Finding(name, Severity.WARN, *told)]
+    check = checks.image_check(name, parameters | {"severity": "warn"})
+    assert run_checks(passes, [check]) == []
+    assert run_checks(fails, [check]) == [Finding(name, Severity.WARN, *hit)]
 
 
 def test_every_check_on_one_image_has_a_boundary_here() -> None:
-    assert {boundary[0] for boundary in BOUNDARIES} == set(verdicts._TESTS)  # noqa: SLF001 - the table itself
+    assert {boundary[0] for boundary in BOUNDARIES} == set(checks._TESTS)  # noqa: SLF001 - the table itself
 
 
 @pytest.mark.parametrize("name", sorted({boundary[0] for boundary in BOUNDARIES} - {"decode"}))
-def test_what_is_not_known_is_held_against_nobody(name: str) -> None:
+def test_what_is_not_known_is_no_finding(name: str) -> None:
     parameters = next(boundary[1] for boundary in BOUNDARIES if boundary[0] == name)
-    unknown = Subject(filename="a.jpg", source_url="https://example.org/a.jpg", broken="missing")
+    unknown = CheckedImage(filename="a.jpg", source_url="https://example.org/a.jpg", broken="missing")
     if name == "required_metadata":
         parameters = {"fields": ("source_url",)}
-    assert judge(unknown, [verdicts.check(name, parameters | {"severity": "error"})]) == []
+    assert run_checks(unknown, [checks.image_check(name, parameters | {"severity": "error"})]) == []
 
 
-def test_a_classifiers_score_is_held_against_its_threshold() -> None:
-    check = verdicts.classifier("nsfw", severity=Severity.ERROR, score_above=0.5)
-    assert judge(replace(GOOD, scores={"nsfw": 0.5}), [check]) == []
-    assert judge(replace(GOOD, scores={}), [check]) == []
-    assert judge(replace(GOOD, scores={"nsfw": 0.6}), [check]) == [Finding("nsfw", Severity.ERROR, 0.6, 0.5)]
-    assert judge(replace(GOOD, scores={"nsfw": "failed: x"}), [check]) == [
+def test_a_classifiers_score_above_its_threshold_is_a_finding() -> None:
+    check = checks.classifier_check("nsfw", severity=Severity.ERROR, score_above=0.5)
+    assert run_checks(replace(GOOD, scores={"nsfw": 0.5}), [check]) == []
+    assert run_checks(replace(GOOD, scores={}), [check]) == []
+    assert run_checks(replace(GOOD, scores={"nsfw": 0.6}), [check]) == [Finding("nsfw", Severity.ERROR, 0.6, 0.5)]
+    assert run_checks(replace(GOOD, scores={"nsfw": "failed: x"}), [check]) == [
         Finding("nsfw", Severity.ERROR, "failed: x", None)
     ]
 
@@ -211,7 +211,9 @@ def test_a_classifiers_score_is_held_against_its_threshold() -> None:
         (["warn", "error"], False, False),
     ],
 )
-def test_only_errors_condemn_unless_warnings_count(severities: list[str], *, lenient: bool, strict: bool) -> None:
+def test_only_errors_make_an_image_invalid_unless_warnings_count(
+    severities: list[str], *, lenient: bool, strict: bool
+) -> None:
     found = [Finding("check", Severity(severity), None, None) for severity in severities]
     assert is_valid(found, Mode.LENIENT) is is_valid(found, Mode.REPORT_ONLY) is lenient
     assert is_valid(found, Mode.STRICT) is strict

@@ -1,12 +1,13 @@
-"""What a validation finds in one image: each check is a function of what is known of it, and nothing else.
+"""The checks of a validation: each is a pure function of what is known of one image.
 
-Checks that compare images with each other (`COLLECTIVE`) have no function here; see `validate/duplicates.py`.
+Checks that compare the images of a job with each other (`JOB_CHECKS`) have no function here: see `validate/worker.py`
+and `validate/duplicates.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 
@@ -14,7 +15,7 @@ Value = float | int | str | None
 
 
 class Severity(StrEnum):
-    """How bad a finding is: only an error makes an image invalid, unless warnings count."""
+    """The severity of a finding: an error makes an image invalid; a warning does so in the mode `strict`."""
 
     ERROR = "error"
     WARN = "warn"
@@ -22,22 +23,22 @@ class Severity(StrEnum):
 
 
 class Mode(StrEnum):
-    """What follows from findings."""
+    """Which findings make an image invalid."""
 
-    STRICT = "strict"  # warnings make an image invalid, too
-    LENIENT = "lenient"  # only errors do
-    REPORT_ONLY = "report_only"  # as lenient, but nothing follows from the verdicts
+    STRICT = "strict"  # errors and warnings
+    LENIENT = "lenient"  # errors
+    REPORT_ONLY = "report_only"  # errors, but the results change neither the crawl job nor exports
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a check found.
+    """A problem that a check found.
 
     Attributes:
-        check: its name in the rules.
-        severity: as the rules have it.
+        check: name of the check in the rules.
+        severity: of the check, according to the rules.
         value: what was measured.
-        threshold: what it was measured against; None when there is no such thing.
+        threshold: the limit that the value exceeds; None for checks without one.
     """
 
     check: str
@@ -48,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What pixels and tags say; pixels are those of the first frame, reduced to 256 a side, transparency on white.
+    """Measurements of pixels and tags: of the first frame, reduced to 256 pixels a side, on a white background.
 
     Attributes:
         brightness_p5: 5th percentile of brightness, 0 (black) to 1 (white).
@@ -56,12 +57,11 @@ class Metrics:
         entropy: of gray levels, 0 to 8 bits.
         std: standard deviation of gray levels, 0 to 127.5.
         sharpness: cleanvision's blur score, 0 (blurred) to 1.
-        channel_delta: largest difference between two of a pixel's channels, 0 to 255; about 0 in a picture without
-            color.
+        channel_delta: largest difference between two channels of a pixel, 0 to 255; about 0 for a gray image.
         transparent: whether any pixel is not opaque.
-        orientation: EXIF's, 1 to 8; 1 is upright.
-        gps: whether EXIF has a place.
-        strict_error: what a strict JPEG decoder complains of; None when it does not, or was not asked.
+        orientation: of EXIF, 1 to 8; 1 is upright.
+        gps: whether EXIF has a GPS location.
+        strict_error: the error of a strict JPEG decoder; None when there is none, or no strict decoder was used.
     """
 
     brightness_p5: float
@@ -77,19 +77,19 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """An image as checks see it.
+class CheckedImage:
+    """What the checks know of an image.
 
     Attributes:
-        filename: from its row.
-        source_url: where it was found.
-        credit: whose it is.
-        recorded_sha256: digest that the crawl recorded; None when nobody did.
-        sha256: digest of the stored bytes; None when they were not read.
-        facts: what its bytes are, recorded or measured; None when they cannot be opened, or are not there.
-        broken: why they cannot be opened, a `Reason` or `missing`; None when they can, or nobody tried.
+        filename: of its row.
+        source_url: URL that it was downloaded from.
+        credit: author and license.
+        recorded_sha256: digest in its row; None when the row has none.
+        sha256: digest of the stored file; None when the file was not read.
+        facts: recorded or measured; None when the file is missing or cannot be decoded.
+        broken: why the file cannot be decoded, a `Reason` or `missing`; None when it can, or was not read.
         metrics: None when its pixels were not measured.
-        scores: of classifiers, by their names; in place of a score, why one could not give any.
+        scores: of classifiers, by name; an error message in place of the score of a classifier that failed.
     """
 
     filename: str
@@ -103,16 +103,24 @@ class Subject:
     scores: Mapping[str, float | str] = field(default_factory=dict)
 
 
-#: What a check answers: the value and the threshold when it found something.
+#: The value and the threshold of a finding.
 Hit = tuple[Value, Value]
-Test = Callable[[Subject], Hit | None]
-#: A check that is on: its name, its severity, and what it asks.
-Check = tuple[str, Severity, Test]
+#: Returns a hit for an image with a problem, and None for any other.
+Test = Callable[[CheckedImage], Hit | None]
 
-#: Checks over all images of a job at once.
-COLLECTIVE = frozenset({"odd_size", "exact_duplicate", "near_duplicate"})
-#: Checks for which the stored bytes have to be read and decoded.
-ON_PIXELS = frozenset(
+
+class Check(NamedTuple):
+    """An active check of single images."""
+
+    name: str
+    severity: Severity
+    test: Test
+
+
+#: Checks that compare all images of a job.
+JOB_CHECKS = frozenset({"odd_size", "exact_duplicate", "near_duplicate"})
+#: Checks that need the stored file read and decoded.
+PIXEL_CHECKS = frozenset(
     {
         "decode",
         "strict_jpeg",
@@ -132,27 +140,32 @@ _PLAIN_MODES = frozenset({"RGB", "L"})
 _EXTENSIONS = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tif": "tiff"}
 
 
-def check(name: str, parameters: Mapping[str, Any]) -> Check:
-    """Return a check with its parameters, `severity` among them, as the rules have them."""
+def image_check(name: str, parameters: Mapping[str, Any]) -> Check:
+    """Return a check of single images.
+
+    Args:
+        name: of the check in the rules.
+        parameters: of the check in the rules, with its `severity`.
+    """
     given = dict(parameters)
     severity = Severity(given.pop("severity"))
-    return name, severity, _TESTS[name](**given)
+    return Check(name, severity, _TESTS[name](**given))
 
 
-def classifier(name: str, *, severity: Severity, score_above: float) -> Check:
-    """Return the check on a classifier's score."""
+def classifier_check(name: str, *, severity: Severity, score_above: float) -> Check:
+    """Return the check of a classifier's score."""
 
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         score = image.scores.get(name)
         if isinstance(score, str):
             return score, None
         return (score, score_above) if score is not None and score > score_above else None
 
-    return name, severity, test
+    return Check(name, severity, test)
 
 
-def judge(image: Subject, checks: Iterable[Check]) -> list[Finding]:
-    """Return what the checks find in an image, in their order."""
+def run_checks(image: CheckedImage, checks: Iterable[Check]) -> list[Finding]:
+    """Return the findings of the checks for an image, in the order of the checks."""
     found = []
     for name, severity, test in checks:
         hit = test(image)
@@ -162,15 +175,15 @@ def judge(image: Subject, checks: Iterable[Check]) -> list[Finding]:
 
 
 def is_valid(findings: Iterable[Finding], mode: Mode) -> bool:
-    """Return the verdict on an image with these findings."""
-    damning = {Severity.ERROR, Severity.WARN} if mode is Mode.STRICT else {Severity.ERROR}
-    return not any(finding.severity in damning for finding in findings)
+    """Return whether an image with these findings is valid."""
+    invalidating = {Severity.ERROR, Severity.WARN} if mode is Mode.STRICT else {Severity.ERROR}
+    return not any(finding.severity in invalidating for finding in findings)
 
 
 def _decode(*, max_pixels: int, max_frames: int, timeout_s: float) -> Test:
-    del timeout_s  # Whoever decodes has kept to it.
+    del timeout_s  # the decoder enforces it
 
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         if image.broken is not None:
             return image.broken, None
         facts = image.facts
@@ -184,7 +197,7 @@ def _decode(*, max_pixels: int, max_frames: int, timeout_s: float) -> Test:
 
 
 def _strict_jpeg() -> Test:
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         error = image.metrics and image.metrics.strict_error
         return (error, None) if error else None
 
@@ -192,7 +205,7 @@ def _strict_jpeg() -> Test:
 
 
 def _content_hash() -> Test:
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         if None in (image.sha256, image.recorded_sha256) or image.sha256 == image.recorded_sha256:
             return None
         assert image.sha256 is not None
@@ -203,14 +216,14 @@ def _content_hash() -> Test:
 
 
 def _on_facts(test: Callable[[ImageFacts], Hit | None]) -> Test:
-    def on_facts(image: Subject) -> Hit | None:
+    def on_facts(image: CheckedImage) -> Hit | None:
         return None if image.facts is None else test(image.facts)
 
     return on_facts
 
 
 def _on_metrics(test: Callable[[Metrics], Hit | None]) -> Test:
-    def on_metrics(image: Subject) -> Hit | None:
+    def on_metrics(image: CheckedImage) -> Hit | None:
         return None if image.metrics is None else test(image.metrics)
 
     return on_metrics
@@ -222,12 +235,12 @@ def _formats(*, allow: Sequence[str]) -> Test:
 
 
 def _extension_match() -> Test:
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         if image.facts is None:
             return None
         extension = image.filename.rpartition(".")[2].lower() if "." in image.filename else ""
-        fits = _EXTENSIONS.get(extension, extension) == image.facts.format
-        return None if fits else (extension, image.facts.format)
+        matches = _EXTENSIONS.get(extension, extension) == image.facts.format
+        return None if matches else (extension, image.facts.format)
 
     return test
 
@@ -292,7 +305,7 @@ def _animated() -> Test:
 
 
 def _transparency() -> Test:
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         if image.facts is None:
             return None
         transparent = image.metrics.transparent if image.metrics else image.facts.mode in _ALPHA_MODES
@@ -317,7 +330,7 @@ def _blocked_hash(*, sha256: Iterable[str], phash: Iterable[str]) -> Test:
     digests = frozenset(bytes.fromhex(one) for one in sha256)
     hashes = frozenset(int(one, 16) for one in phash)
 
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         digest = image.sha256 or image.recorded_sha256
         if digest in digests:
             assert digest is not None
@@ -329,15 +342,15 @@ def _blocked_hash(*, sha256: Iterable[str], phash: Iterable[str]) -> Test:
     return test
 
 
-#: Fields that `required_metadata` may ask for.
-METADATA = ("source_url", "page_url", "title", "author", "license", "license_url", "attribution")
+#: Fields that `required_metadata` can require.
+METADATA_FIELDS = ("source_url", "page_url", "title", "author", "license", "license_url", "attribution")
 
 
 def _required_metadata(*, fields: Sequence[str]) -> Test:
-    def test(image: Subject) -> Hit | None:
+    def test(image: CheckedImage) -> Hit | None:
         known = {"source_url": image.source_url}
-        lacking = [name for name in fields if not (known.get(name) or getattr(image.credit, name, None))]
-        return (", ".join(lacking), None) if lacking else None
+        missing = [name for name in fields if not (known.get(name) or getattr(image.credit, name, None))]
+        return (", ".join(missing), None) if missing else None
 
     return test
 
