@@ -1,28 +1,44 @@
-"""Asking a source as a worker does, with a downloader that may go to loopback."""
+"""Searching a source as a worker does, with a client that may go to loopback."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 from pixcrawler_worker.sources import protocol
-from pixcrawler_worker.sources.protocol import Page, Query, SourceConfig
-from pixcrawler_worker.web.fetch import Downloader, Policy
+from pixcrawler_worker.sources.protocol import Page, Query, Source, SourceConfig
+from pixcrawler_worker.web import http
+from pixcrawler_worker.web.downloader import Downloader, Policy
+from pixcrawler_worker.web.http import AsyncClient
 
+T = TypeVar("T")
 AGENT = "PixCrawlerTest/1 (+mailto:tests@example.org)"
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 POLICY = Policy(user_agent=AGENT, allowed_networks=LOOPBACK)
 
 
-def search(source: str, base_url: str, *, policy: Policy = POLICY, **asked: Any) -> Page:
-    """One page of what a source of that name, with that base URL, has for "cat"."""
-    defaults: dict[str, Any] = {"text": "cat", "label": "cat", "page": 0, "page_size": 50}
-    query = Query(**defaults | asked)
+def with_client(work: Callable[[AsyncClient], Awaitable[T]], *, name: str = "test", policy: Policy = POLICY) -> T:
+    """Do something with a client as a source of that name gets it, errors translated."""
 
-    async def ask() -> Page:
+    async def run() -> T:
         downloader = Downloader(policy)
         try:
-            return await protocol.load(source, SourceConfig(base_url=base_url)).search(query, downloader)
+            with http.translated(name):
+                return await work(http.client(downloader))
         finally:
             await downloader.aclose()
 
-    return asyncio.run(ask())
+    return asyncio.run(run())
+
+
+def search_with(source: Source, *, name: str = "test", policy: Policy = POLICY, **values: Any) -> Page:
+    """One page of what a source has for "cat"."""
+    defaults: dict[str, Any] = {"text": "cat", "label": "cat", "page": 0, "page_size": 50}
+    query = Query(**defaults | values)
+    return with_client(lambda client: source.search(query, client), name=name, policy=policy)
+
+
+def search(source: str, base_url: str, *, policy: Policy = POLICY, **values: Any) -> Page:
+    """One page of what a source of that name, with that base URL, has for "cat"."""
+    loaded = protocol.load(source, SourceConfig(base_url=base_url))
+    return search_with(loaded, name=source, policy=policy, **values)

@@ -26,14 +26,15 @@ from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
 from pixcrawler_worker.storage import Storage
-from pixcrawler_worker.web.fetch import Downloader, Fetched, Policy
+from pixcrawler_worker.web.downloader import Downloader, Fetched, Policy
+from pixcrawler_worker.web.http import AsyncClient
 
 #: What is done at a seam before the real thing is.
 Before = Callable[[str], None]
 
 
 @dataclass
-class Shelf:
+class Shelf(Source):
     """A source that answers as a function does, and remembers what it was asked for."""
 
     summary: ClassVar[str] = "pictures of a test"
@@ -48,8 +49,8 @@ class Shelf:
     def missing(self) -> str | None:
         return self.lacks
 
-    async def search(self, query: Query, downloader: Downloader) -> Page:
-        del downloader
+    async def search(self, query: Query, http: AsyncClient) -> Page:
+        del http
         self.asked.append(query)
         return self.answer(query)
 

@@ -23,6 +23,7 @@ from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
+from pixcrawler_worker.web.http import translated
 
 log = structlog.get_logger()
 
@@ -165,10 +166,8 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         safe_search=options.safe_search,
     )
     try:
-        return await runtime.source(part.source).search(query, runtime.downloader)
-    except RejectedError as error:
-        # A source that downloads a file of its own needs exactly that file.
-        raise PermanentError(f"{part.source}: {error}") from error
+        with translated(part.source):
+            return await runtime.source(part.source).search(query, runtime.http)
     except TransientError as error:
         if work.alone or error.retry_after is not None or work.claim.attempt < _PATIENT_ATTEMPTS:
             raise

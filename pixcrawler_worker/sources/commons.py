@@ -2,7 +2,7 @@
 
 A page of candidates is one search with `gsroffset`; its files come with their licenses. Files are taken as thumbnails
 of a width that Wikimedia keeps ready (https://www.mediawiki.org/wiki/Common_thumbnail_sizes), since originals of 10 MB
-are more than a dataset needs, and more than its servers like to give to robots.
+are more than a dataset needs, and more than its servers like to send to robots.
 """
 
 import contextlib
@@ -16,10 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
-from pixcrawler_worker.web import api
-from pixcrawler_worker.web.api import Answer
-from pixcrawler_worker.web.fetch import Downloader
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.web.http import AsyncClient, Response, read_json, wait_of
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -27,49 +25,46 @@ _API = "https://commons.wikimedia.org/w/api.php"
 #: Widths in pixels, from the one that serves most datasets up; others are rounded up to the next step, or throttled.
 _WIDTHS = (1280, 1920, 3840)
 _METADATA = "LicenseShortName|License|LicenseUrl|Artist|Attribution|ObjectName"
-#: Answers to one search: the server may cut a batch into parts, but not into more than its files.
-_MOST_PARTS = 100
-#: How long to leave the servers alone when they do not say: https://www.mediawiki.org/wiki/Manual:Maxlag_parameter
-_REST = timedelta(seconds=5)
-#: Errors that pass (https://www.mediawiki.org/wiki/API:Errors_and_warnings), with or without a wish to be left alone.
+#: Responses to one search: the server may cut a batch into parts, but not into more than its files.
+_MAX_PARTS = 100
+#: How long to wait when the servers do not say: https://www.mediawiki.org/wiki/Manual:Maxlag_parameter
+_DEFAULT_RETRY_AFTER = timedelta(seconds=5)
+#: Errors that may pass (https://www.mediawiki.org/wiki/API:Errors_and_warnings), with a Retry-After and without one.
 _BUSY = frozenset({"maxlag", "ratelimited"})
 _PASSING = ("internal_api_error", "readonly", "timeout", "search-backend", "cirrussearch")
 
 
-class Commons:
-    """Offers the pictures that a full-text search over file pages finds, the most relevant first."""
+class Commons(Source):
+    """Offers the images that a full-text search over file pages finds, the most relevant first."""
 
-    summary: ClassVar[str] = "Wikimedia Commons: free pictures of everything, with author and license"
+    summary: ClassVar[str] = "Wikimedia Commons: free images of everything, with author and license"
     terms: ClassVar[str] = "free licenses, credit as given; no key; https://foundation.wikimedia.org/wiki/Terms_of_Use"
     page_size: ClassVar[int | None] = 50
     depth: ClassVar[int | None] = 10_000
 
     def __init__(self, config: SourceConfig) -> None:
+        super().__init__(config)
         self._api = config.base_url or _API
 
-    def missing(self) -> str | None:
-        """Nothing: it needs no key."""
-        return None
-
-    async def search(self, query: Query, downloader: Downloader) -> Page:
-        """Return one page of pictures. There is no filter for adult content.
+    async def search(self, query: Query, http: AsyncClient) -> Page:
+        """Return one page of images. There is no filter for adult content.
 
         Raises:
             TransientError: when the servers are busy, lagging or away.
-            PermanentError: when they refuse the search, or answer something else than the API does.
+            PermanentError: when they reject the search, or the response is not the API's.
         """
-        asked = _parameters(query)
-        parts: list[_Answer] = []
-        going_on: dict[str, str | int] = {}
-        while len(parts) < _MOST_PARTS:
-            part = _read(await api.ask(downloader, "commons", self._api, asked | going_on))
-            stands_still = part.going_on == going_on
+        parameters = _parameters(query)
+        parts: list[_Part] = []
+        continuation: dict[str, str | int] = {}
+        while len(parts) < _MAX_PARTS:
+            part = _read(await http.get(self._api, params=parameters | continuation))
+            repeats = part.continuation == continuation
             parts.append(part)
-            going_on = part.going_on
-            if part.batchcomplete or not going_on or stands_still:
+            continuation = part.continuation
+            if part.batchcomplete or not continuation or repeats:
                 break
         files = _merged(parts)
-        return Page(tuple(_candidates(files, query)), more="gsroffset" in going_on and bool(files))
+        return Page(tuple(_candidates(files, query)), more="gsroffset" in continuation and bool(files))
 
 
 def _parameters(query: Query) -> dict[str, str | int]:
@@ -96,14 +91,14 @@ class _Query(BaseModel):
     pages: list[dict[str, Any]] = []
 
 
-class _Answer(BaseModel):
-    """A part of a batch: every part names all its files, but tells of some only.
+class _Part(BaseModel):
+    """A part of a batch: every part names all its files, but describes some only.
 
-    `going_on` has to be sent back, unchanged, for what comes next.
+    `continuation` has to be sent back, unchanged, for the next part.
     """
 
     batchcomplete: bool = False
-    going_on: dict[str, str | int] = Field({}, alias="continue")
+    continuation: dict[str, str | int] = Field({}, alias="continue")
     query: _Query = _Query()
 
 
@@ -113,7 +108,7 @@ class _Error(BaseModel):
 
 
 class _File(BaseModel):
-    """What `imageinfo` tells of a file, as far as it is used."""
+    """The fields of `imageinfo` that are used."""
 
     url: str
     mediatype: str
@@ -131,23 +126,23 @@ class _File(BaseModel):
         return _plain(str(entry.get("value", ""))) if isinstance(entry, dict) else ""
 
 
-def _read(answer: Answer) -> _Answer:
+def _read(response: Response) -> _Part:
     """Return a part of a batch.
 
     Raises:
         TransientError: on an error that passes; the API's errors come with status 200 as well.
-        PermanentError: on any other, and on what is no answer of the API.
+        PermanentError: on any other, and on what is not a response of the API.
     """
-    data = answer.data
+    data = read_json(response, "commons")
     if isinstance(data, dict) and "error" in data:
         error = _validated(_Error, data["error"])
-        told = f"commons answered the error {error.code}: {error.info}"[:300]
+        message = f"commons answered the error {error.code}: {error.info}"[:300]
         if error.code in _BUSY:
-            raise TransientError(told, retry_after=answer.retry_after or _REST)
-        raise (TransientError if error.code.startswith(_PASSING) else PermanentError)(told)
+            raise TransientError(message, retry_after=wait_of(response) or _DEFAULT_RETRY_AFTER)
+        raise (TransientError if error.code.startswith(_PASSING) else PermanentError)(message)
     if not isinstance(data, dict) or data.keys().isdisjoint({"batchcomplete", "continue", "query"}):
         data = None
-    return _validated(_Answer, data)
+    return _validated(_Part, data)
 
 
 def _validated(model: type[T], data: object) -> T:
@@ -159,8 +154,8 @@ def _validated(model: type[T], data: object) -> T:
         ) from None
 
 
-def _merged(parts: Iterable[_Answer]) -> list[dict[str, Any]]:
-    """Return what all parts tell of each file, the most relevant first: the API does not order them."""
+def _merged(parts: Iterable[_Part]) -> list[dict[str, Any]]:
+    """Return the files with what all parts say of them, the most relevant first: the API does not order them."""
     found: dict[object, dict[str, Any]] = {}
     for page in (page for part in parts for page in part.query.pages):
         key = page.get("pageid")
@@ -176,7 +171,7 @@ def _rank(page: Mapping[str, Any]) -> int:
 def _candidates(pages: Iterable[Mapping[str, Any]], query: Query) -> Iterator[Candidate]:
     for page in pages:
         described = page.get("imageinfo") or [None]
-        # A file that is missing has no description. An odd one costs its neighbors nothing.
+        # A file that is missing has no description. An odd one does not cost the others.
         with contextlib.suppress(ValidationError, LookupError):
             file = _File.model_validate(described[0])
             if file.mediatype == "BITMAP":
@@ -208,7 +203,7 @@ def _credit(file: _File, page_title: str) -> Credit:
 
 
 class _Text(HTMLParser):
-    """What a reader sees of a piece of HTML."""
+    """The text of a piece of HTML."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,6 +1,6 @@
-"""A folder of pictures behind a web server, one subfolder per label, described by an `index.json`.
+"""A folder of images on a web server, one subfolder per label, described by an `index.json`.
 
-The index maps each label to its pictures. Each is the name of a file, relative to the index and not percent-encoded, or
+The index maps each label to its images. Each is the name of a file, relative to the index and not percent-encoded, or
 an http or https URL; or an object with such a `file` and, where known, `title`, `author`, `license`, `license_url`,
 `page_url` and `attribution`:
 
@@ -15,30 +15,28 @@ from urllib.parse import quote, urljoin
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
-from pixcrawler_worker.web import api
-from pixcrawler_worker.web.fetch import Downloader
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.web.http import AsyncClient, read_json
 
 _CREDITS = ("title", "author", "license", "license_url", "page_url", "attribution")
 
 
-class Gallery:
-    """Offers the pictures that the index has under the keyword."""
+class Gallery(Source):
+    """Offers the images that the index has under the keyword."""
 
-    summary: ClassVar[str] = "a folder of pictures behind a web server, a subfolder per label"
+    summary: ClassVar[str] = "a folder of images on a web server, a subfolder per label"
     terms: ClassVar[str] = "licenses as its index.json has them"
-    page_size: ClassVar[int | None] = None
-    depth: ClassVar[int | None] = None
 
     def __init__(self, config: SourceConfig) -> None:
+        super().__init__(config)
         self._base = None if config.base_url is None else config.base_url.rstrip("/") + "/"
 
     def missing(self) -> str | None:
         """Return what to set when there is no base URL."""
         return None if self._base else "set PIXCRAWLER_GALLERY_URL to where the folder's index.json is served"
 
-    async def search(self, query: Query, downloader: Downloader) -> Page:
-        """Return one page of the pictures under the keyword, in the index's order; labels are compared without case.
+    async def search(self, query: Query, http: AsyncClient) -> Page:
+        """Return one page of the images under the keyword, in the index's order; labels are compared without case.
 
         Raises:
             TransientError: when the server of the index is busy or away.
@@ -46,24 +44,25 @@ class Gallery:
         """
         if self._base is None:
             raise PermanentError(f"the gallery is not configured: {self.missing()}")
-        entries = self._entries(await self._index(downloader), query.text)
+        entries = self._entries(await self._index(http), query.text)
         start = query.page * query.page_size
         chosen = entries[start : start + query.page_size]
         return Page(tuple(self._candidate(self._base, entry) for entry in chosen), start + len(chosen) < len(entries))
 
-    async def _index(self, downloader: Downloader) -> object:
+    async def _index(self, http: AsyncClient) -> object:
         url = urljoin(f"{self._base}", "index.json")
-        answer = await api.ask(downloader, "gallery", url)
-        if answer.status != HTTPStatus.OK:
-            raise PermanentError(f"the gallery's index at {url} answered {answer.status}")
-        return answer.data
+        response = await http.get(url)
+        data = read_json(response, "gallery")
+        if response.status_code != HTTPStatus.OK:
+            raise PermanentError(f"the gallery's index at {url} answered {response.status_code}")
+        return data
 
     def _entries(self, index: object, text: str) -> list[object]:
         if not isinstance(index, dict):
-            raise PermanentError("the gallery's index must be an object that maps labels to lists of pictures")
+            raise PermanentError("the gallery's index must be an object that maps labels to lists of images")
         found: object = next((index[label] for label in index if _same(label) == _same(text)), [])
         if not isinstance(found, list):
-            raise PermanentError(f"the gallery's index has no list of pictures under {text!r}")
+            raise PermanentError(f"the gallery's index has no list of images under {text!r}")
         return found
 
     def _candidate(self, base: str, entry: object) -> Candidate:
@@ -75,7 +74,7 @@ class Gallery:
         if license_ := licenses.named(known.pop("license", "")):
             known["license"] = license_
         absolute = file.lower().startswith(("http://", "https://"))
-        # A name that is no text at all (half a surrogate pair) becomes an address that does not exist, and is counted.
+        # A name that is not valid text (half a surrogate pair) becomes a URL that does not exist, and is counted.
         url = file if absolute else urljoin(base, quote(file, errors="surrogatepass"))
         return Candidate(url=url, credit=Credit(**known))
 

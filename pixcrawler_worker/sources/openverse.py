@@ -1,7 +1,7 @@
 """Openverse, by its API (https://api.openverse.org/v1/): a search over the openly licensed works of many collections.
 
-Anonymous callers get 20 candidates a page and 240 a query; whoever asks deeper is answered 401, which says nothing
-about keys.
+Anonymous callers get 20 candidates a page and 240 a query; beyond that the answer is 401, which does not mean that a
+key is missing.
 """
 
 import contextlib
@@ -14,12 +14,11 @@ from pydantic import BaseModel, ValidationError
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
-from pixcrawler_worker.web import api
-from pixcrawler_worker.web.fetch import Downloader
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.web.http import AsyncClient, read_json
 
 _API = "https://api.openverse.org/v1/"
-#: Openverse's names of licenses, by family. Two more, retired by Creative Commons, are not asked for by name.
+#: Openverse's names of licenses, by family. Two more, retired by Creative Commons, cannot be searched by name.
 _LICENSES = {
     "cc0": "cc0",
     "cc-pdm": "pdm",
@@ -33,10 +32,10 @@ _LICENSES = {
 _NOTHING = Page((), more=False)
 
 
-class Openverse:
+class Openverse(Source):
     """Offers the images that a full-text search finds, the most relevant first."""
 
-    summary: ClassVar[str] = "Openverse: openly licensed pictures of museums, Flickr and more, with author and license"
+    summary: ClassVar[str] = "Openverse: openly licensed images of museums, Flickr and more, with author and license"
     terms: ClassVar[str] = (
         "open licenses, credit as given; no key, 20 requests a minute and 200 a day; "
         "https://docs.openverse.org/terms_of_service.html"
@@ -45,34 +44,32 @@ class Openverse:
     depth: ClassVar[int | None] = 240
 
     def __init__(self, config: SourceConfig) -> None:
+        super().__init__(config)
         self._images = (config.base_url or _API).rstrip("/") + "/images/"
 
-    def missing(self) -> str | None:
-        """Nothing: it needs no key."""
-        return None
-
-    async def search(self, query: Query, downloader: Downloader) -> Page:
+    async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of images.
 
         Raises:
             TransientError: when the API is busy or away.
-            PermanentError: when it refuses the search, or what answers is something else.
+            PermanentError: when it rejects the search, or the response is something else.
         """
-        asked: dict[str, str | int] = {"q": query.text, "page": query.page + 1, "page_size": query.page_size}
+        parameters: dict[str, str | int] = {"q": query.text, "page": query.page + 1, "page_size": query.page_size}
         if query.licenses is not None:
             wanted = {_LICENSES[family] for family in map(licenses.family, query.licenses) if family in _LICENSES}
             if not wanted:
                 return _NOTHING
-            asked["license"] = ",".join(sorted(wanted))
+            parameters["license"] = ",".join(sorted(wanted))
         if not query.safe_search:
-            asked["mature"] = "true"
-        answer = await api.ask(downloader, "openverse", self._images, asked)
-        if answer.status == HTTPStatus.OK:
-            return _page(answer.data, query)
-        detail = str(answer.data.get("detail", "")) if isinstance(answer.data, dict) else ""
-        if query.page > 0 and (answer.status == HTTPStatus.NOT_FOUND or "depth" in detail):
+            parameters["mature"] = "true"
+        response = await http.get(self._images, params=parameters)
+        data = read_json(response, "openverse")
+        if response.status_code == HTTPStatus.OK:
+            return _page(data, query)
+        detail = str(data.get("detail", "")) if isinstance(data, dict) else ""
+        if query.page > 0 and (response.status_code == HTTPStatus.NOT_FOUND or "depth" in detail):
             return _NOTHING
-        raise PermanentError(f"openverse answered {answer.status}: {detail or 'nothing that explains it'}"[:300])
+        raise PermanentError(f"openverse answered {response.status_code}: {detail or 'without a detail'}"[:300])
 
 
 class _Image(BaseModel):
@@ -102,7 +99,7 @@ class _Image(BaseModel):
 
 
 class _Results(BaseModel):
-    """An answer; the number of pages is clamped to what can be reached."""
+    """A response; the number of pages is limited to what can be reached."""
 
     results: list[dict[str, Any]]
     page_count: int
@@ -121,6 +118,6 @@ def _page(data: object, query: Query) -> Page:
 
 def _candidates(results: Iterable[dict[str, Any]]) -> Iterator[Candidate]:
     for result in results:
-        # One odd entry costs its neighbors nothing.
+        # An odd entry does not cost the others.
         with contextlib.suppress(ValidationError):
             yield _Image.model_validate(result).candidate()

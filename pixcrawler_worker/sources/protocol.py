@@ -1,22 +1,23 @@
 """What a source of candidates is: the one file to read before writing one.
 
-A source is a class that an installed package names under the entry-point group `pixcrawler.sources`. It is made once
-per worker process and asked for one page at a time.
+A source is a class that an installed package names under the entry-point group `pixcrawler.sources`. There is one of it
+in a worker process, and every chunk of a job requests one result page. `docs/sources.md` has an example.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.plugins import Plugins
-from pixcrawler_worker.web.fetch import Downloader
+from pixcrawler_worker.web.http import AsyncClient
 
 SOURCES = Plugins("source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One page to ask for.
+    """One result page to request.
 
     Attributes:
         text: what is searched.
@@ -24,8 +25,8 @@ class Query:
         page: number of the page, from 0.
         page_size: candidates per page, at most the source's own `page_size`; the same for every page of a job.
         urls: this page of the job's URL list, for a source that takes one; empty otherwise.
-        licenses: identifiers and families (`domain/licenses.py`) that are wanted; None for all. Asking for no others
-            saves candidates that the worker would refuse.
+        licenses: identifiers and families (`domain/licenses.py`) that are wanted; None for all. Searching for no others
+            saves candidates that the worker would reject.
         min_width: pixels, likewise.
         min_height: pixels, likewise.
         safe_search: leave out adult content, as far as the provider can.
@@ -44,11 +45,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A picture that somebody may have: its address, and what its source says of it.
+    """An image that a source offers: its URL, and what the source says of it.
 
     Attributes:
         url: where the file is.
-        credit: whose picture it is.
+        credit: whose image it is.
         width: pixels of that file; None when the source does not say.
         height: pixels, likewise.
     """
@@ -61,11 +62,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An answer.
+    """A result page.
 
     Attributes:
-        candidates: in the source's order, at most as many as were asked for.
-        more: False when there is certainly nothing behind this page. True may turn out wrong: the next page is empty.
+        candidates: in the source's order, at most as many as were requested.
+        more: False when this is certainly the last page. True may turn out wrong: the next page is empty.
     """
 
     candidates: tuple[Candidate, ...]
@@ -80,37 +81,45 @@ class SourceConfig:
     api_key: str | None = None
 
 
-class Source(Protocol):
-    """One provider of candidates.
+class Source(ABC):
+    """One provider of candidates: a subclass says what it is, and searches.
 
     Attributes:
-        summary: one line for people: what it offers.
-        terms: one line for people: licenses, limits, and where the provider's terms stand.
-        page_size: candidates that one page can have at most; None for as many as a job wants.
-        depth: candidates that can be reached for one query; None when nobody knows.
+        summary: what it offers, in one line.
+        terms: licenses, limits, and the URL of the provider's terms, in one line.
+        page_size: candidates that one result page can have at most; None for as many as a job wants.
+        depth: candidates that can be reached for one query; None when that is unknown.
+        config: what the operator configured.
     """
 
     summary: ClassVar[str]
     terms: ClassVar[str]
-    page_size: ClassVar[int | None]
-    depth: ClassVar[int | None]
+    page_size: ClassVar[int | None] = None
+    depth: ClassVar[int | None] = None
 
     def __init__(self, config: SourceConfig) -> None:
-        """Keep the configuration; no I/O."""
-        ...
+        self.config = config
 
     def missing(self) -> str | None:
         """Return what has to be configured before it can be used, in one line; None when it is ready."""
-        ...
+        return None
 
-    async def search(self, query: Query, downloader: Downloader) -> Page:
+    @abstractmethod
+    async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of candidates: the same page for the same query, as far as the provider allows.
 
+        Args:
+            query: what is searched.
+            http: a client of httpx for the provider's API. The worker guards it: private addresses are rejected, time
+                and bytes are limited, redirects are followed, hiccups are tried again, the User-Agent is the worker's.
+
         Raises:
-            TransientError: when the provider is busy or away; the chunk is given back.
+            httpx.HTTPStatusError: from `response.raise_for_status()`: 429 and errors of the server release the chunk
+                until later (Retry-After is kept), other statuses fail it.
+            httpx.RequestError: from the client: what may pass releases the chunk, the rest fails it.
+            TransientError: when the provider is busy or away in a way of its own; the chunk is released.
             PermanentError: when it will never answer this; the chunk fails.
         """
-        ...
 
 
 def load(name: str, config: SourceConfig) -> Source:

@@ -1,1 +1,1 @@
-"""The only package that speaks HTTP to strangers: `fetch` downloads, `addresses` and `connect` judge where to."""
+"""RULE: the only package that speaks HTTP. `downloader` sends requests, `addresses` and `connect` check where to."""

@@ -1,7 +1,7 @@
-"""Where a request may go: the text of a URL is judged first, then every address a connection is about to use.
+"""Where a request may go: the text of a URL is checked first, then every address that a connection is made to.
 
-Names prove nothing: whoever owns a name decides what it resolves to, and may decide anew for every lookup. So the
-address itself is judged, at the moment a socket is made for it.
+Names prove nothing: the owner of a name decides what it resolves to, and may change that for every lookup. So the
+address itself is checked, at the moment a socket is made for it.
 """
 
 import re
@@ -68,8 +68,8 @@ _SAFE_IN_QUERY = _SAFE_IN_PATH + "?"
 
 _ISATAP = 0x5EFE  # IANA's number in the interface identifiers of RFC 5214
 
-# Reserved for ever and on nobody's interface: a host where even this is "ours" has ip_nonlocal_bind set.
-_NOBODY = IPv4Address("240.0.0.1")
+# Reserved, and on no interface: a host on which even this can be bound has ip_nonlocal_bind set.
+_UNASSIGNED = IPv4Address("240.0.0.1")
 
 
 class DeniedError(PermissionError):
@@ -77,7 +77,7 @@ class DeniedError(PermissionError):
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address belongs to the public internet, and so does any IPv4 address hidden in it."""
+    """Return whether an address belongs to the public internet, and so does any IPv4 address hidden in it."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _DENIED_IPV4)
     if address.ipv4_mapped:
@@ -88,13 +88,13 @@ def is_public(address: Address) -> bool:
     return embedded is None or is_public(embedded)
 
 
-def is_ours(address: Address) -> bool:
-    """Tell whether an address is one of this machine's own, by asking the kernel whether a socket can be bound to it.
+def is_own(address: Address) -> bool:
+    """Return whether an address is one of this machine's own: whether the kernel binds a socket to it.
 
-    A public address of our own leads past the firewall to services that trust local callers. Binding needs no
+    A public address of this machine leads past the firewall to services that trust local callers. Binding needs no
     list of interfaces and is right even when addresses come and go.
     """
-    return _can_bind(address) and not _can_bind(_NOBODY)
+    return _can_bind(address) and not _can_bind(_UNASSIGNED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,23 +104,23 @@ class Guard:
     Attributes:
         ports: ports that may be connected to.
         allowed_networks: networks that are allowed whatever the table says, and there every port; with any of them
-            set, internal names may resolve, and what they resolve to is judged.
-        is_ours: tells this machine's own addresses from others.
+            set, internal names may resolve, and what they resolve to is checked.
+        is_own: returns whether an address is one of this machine's.
     """
 
     ports: frozenset[int]
     allowed_networks: tuple[Network, ...] = ()
-    is_ours: Callable[[Address], bool] = is_ours
+    is_own: Callable[[Address], bool] = is_own
 
     def target(self, url: str) -> URL:
-        """Parse a URL and judge everything that its text tells.
+        """Parse a URL and check everything that its text says.
 
         Spaces and characters beyond ASCII in path and query are quoted, the fragment is dropped, a name is written
         in its ASCII form; nothing else changes, since signed URLs live by the letter.
 
         Raises:
             RejectedError: `BAD_URL` when it cannot be read in exactly one way, `FORBIDDEN_ADDRESS` when it may not
-                be asked. The detail never repeats the URL.
+                be requested. The detail never repeats the URL.
         """
         parts, port = _split(url)
         host = _host(parts)
@@ -128,10 +128,10 @@ class Guard:
         wanted = _DEFAULT_PORTS[parts.scheme] if port is None else port
         try:
             if literal:
-                self.judge(literal, wanted)
+                self.check(literal, wanted)
             elif not self.allowed_networks:
-                _judge_name(host)
-                self._judge_port(wanted)
+                _check_name(host)
+                self._check_port(wanted)
         except DeniedError as error:
             raise RejectedError(Reason.FORBIDDEN_ADDRESS, str(error)) from error
         authority = f"[{host}]" if isinstance(literal, IPv6Address) else host
@@ -144,8 +144,8 @@ class Guard:
             raise RejectedError(Reason.BAD_URL, "holds half a character") from error
         return URL(f"{parts.scheme}://{authority}{path}{'?' if query else ''}{query}", encoded=True)
 
-    def judge(self, address: Address, port: int) -> None:
-        """Allow one connection, or refuse it.
+    def check(self, address: Address, port: int) -> None:
+        """Allow one connection, or deny it.
 
         Raises:
             DeniedError: the address or the port is not allowed.
@@ -156,11 +156,11 @@ class Guard:
             return
         if not is_public(address):
             raise DeniedError(f"{address} is not a public address")
-        if self.is_ours(address):
+        if self.is_own(address):
             raise DeniedError(f"{address} is an address of this machine")
-        self._judge_port(port)
+        self._check_port(port)
 
-    def judge_answers(self, host: str, answers: list[str], port: int) -> None:
+    def check_resolved(self, host: str, answers: list[str], port: int) -> None:
         """Allow a name only if every address it resolves to is allowed; one bad answer among good ones is an attack.
 
         Raises:
@@ -168,11 +168,11 @@ class Guard:
         """
         for answer in answers:
             try:
-                self.judge(ip_address(answer), port)
+                self.check(ip_address(answer), port)
             except DeniedError as error:
                 raise DeniedError(f"{host}: {error}") from error
 
-    def _judge_port(self, port: int) -> None:
+    def _check_port(self, port: int) -> None:
         if port not in self.ports:
             raise DeniedError(f"port {port} is not allowed")
 
@@ -221,7 +221,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _literal(host: str) -> Address | None:
-    """Return the address a host spells, or None for a name; other spellings of numbers are refused."""
+    """Return the address a host spells, or None for a name; other spellings of numbers are rejected."""
     looks_numeric = ":" in host or _NUMBER.fullmatch(host.rpartition(".")[2])
     if not looks_numeric:
         return None
@@ -231,7 +231,7 @@ def _literal(host: str) -> Address | None:
         raise RejectedError(Reason.FORBIDDEN_ADDRESS, "has a host that spells an address in disguise") from None
 
 
-def _judge_name(host: str) -> None:
+def _check_name(host: str) -> None:
     if "." not in host or any(host == name or host.endswith(f".{name}") for name in _INTERNAL_NAMES):
         raise DeniedError(f"{host} is an internal name")
 

@@ -1,4 +1,4 @@
-"""Connections that go nowhere but where the guard allows, whoever asks for them."""
+"""Connections to addresses that the guard allows, and to no others."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from pixcrawler_worker.web.addresses import Guard
 #: Takes a name, gives its addresses, raises OSError; called in a thread.
 Lookup = Callable[[str], list[str]]
 
-# For one process: enough to hide the latency of strangers, few enough for 64 bodies at once in a small machine.
+# For one process: enough to hide the latency of hosts, few enough for 64 bodies at once in a small machine.
 MAX_CONNECTIONS = 64
 # A browser opens 6; a little more, since an answer here is always one small file.
 MAX_CONNECTIONS_PER_HOST = 8
@@ -35,22 +35,22 @@ def connections_to(host: str) -> int:
 def guarded_connector(
     guard: Guard, *, lookup: Lookup, lookup_timeout: timedelta, tls: ssl.SSLContext | None
 ) -> aiohttp.TCPConnector:
-    """Make the connector for the running loop: every answer of a name is judged, and every address at its connect.
+    """Make the connector for the running loop: every address of a name is checked, and again at its connect.
 
-    The socket goes to the judged address while SNI and certificate stay on the name, so a name that changes its
-    mind between check and use (DNS rebinding) gains nothing.
+    The socket goes to the checked address while SNI and certificate stay on the name, so a name that changes
+    between check and use (DNS rebinding) gains nothing.
     """
 
-    def judged_socket(info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+    def checked_socket(info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
         family, kind, protocol, _, (host, port, *_) = info
-        guard.judge(ip_address(str(host)), int(str(port)))
+        guard.check(ip_address(str(host)), int(str(port)))
         return socket.socket(family, kind, protocol)
 
     return aiohttp.TCPConnector(
         limit=MAX_CONNECTIONS,
         limit_per_host=MAX_CONNECTIONS_PER_HOST,
-        resolver=_JudgedResolver(guard, lookup, lookup_timeout),
-        socket_factory=judged_socket,
+        resolver=_GuardedResolver(guard, lookup, lookup_timeout),
+        socket_factory=checked_socket,
         ssl=tls or True,
     )
 
@@ -61,8 +61,8 @@ def system_lookup(host: str) -> list[str]:
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
 
 
-class _JudgedResolver(AbstractResolver):
-    """Resolves names off the loop and refuses a name with any forbidden answer."""
+class _GuardedResolver(AbstractResolver):
+    """Resolves names in threads, and rejects a name with any forbidden address."""
 
     def __init__(self, guard: Guard, lookup: Lookup, timeout: timedelta) -> None:
         self._guard = guard
@@ -76,7 +76,7 @@ class _JudgedResolver(AbstractResolver):
             answers = await loop.run_in_executor(self._threads, self._lookup, host)
         if not answers:
             raise OSError("the name has no address")
-        self._guard.judge_answers(host, answers, port)
+        self._guard.check_resolved(host, answers, port)
         flags = socket.AI_NUMERICHOST
         return [
             ResolveResult(hostname=host, host=answer, port=port, family=family, proto=0, flags=flags)

@@ -302,20 +302,39 @@ def down(_number: int = 0, _request: web.Request | None = None) -> web.Response:
 def serving(catalogue: Catalogue, **trouble: Trouble) -> Iterator[Providers]:
     """Serve both on a free port of loopback, in a thread, while the context is open."""
     providers = Providers(catalogue, trouble)
+    with _running(providers.app()) as providers.base:
+        yield providers
+
+
+@contextmanager
+def application(handle: Callable[[web.Request], web.StreamResponse | Awaitable[web.StreamResponse]]) -> Iterator[str]:
+    """Answer every request as a function says, and give the base URL."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        found = handle(request)
+        return found if isinstance(found, web.StreamResponse) else await found
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    with _running(app) as base:
+        yield base
+
+
+@contextmanager
+def _running(app: web.Application) -> Iterator[str]:
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(providers.app())
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
 
-    async def start() -> None:
+    async def start() -> str:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        providers.base = _base(runner)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return _base(runner)
 
-    loop.run_until_complete(start())
+    base = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        yield providers
+        yield base
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

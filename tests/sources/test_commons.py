@@ -13,7 +13,7 @@ from fakes.providers import Catalogue, Trouble, Work
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page
-from pixcrawler_worker.web.fetch import Policy
+from pixcrawler_worker.web.downloader import Policy
 
 
 def search(base_url: str, **asked: Any) -> Page:
@@ -140,7 +140,7 @@ def test_a_provider_that_is_down_is_told_after_a_few_tries() -> None:
 def test_a_user_agent_that_says_nothing_is_refused_for_good() -> None:
     with (
         providers.serving(catalogue(1)) as server,
-        pytest.raises(PermanentError, match="answered 403 with something that is no JSON: 'Please set a user-agent"),
+        pytest.raises(PermanentError, match="answered 403 with something that is not JSON: 'Please set a user-agent"),
     ):
         search(server.commons_url, policy=Policy(user_agent="python-requests/2", allowed_networks=LOOPBACK))
 

@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from asking import POLICY
+from asking import with_client
 from fakes import hosts, providers
 from fakes.providers import Catalogue, Work
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
-from pixcrawler_worker.web.fetch import Downloader
+from pixcrawler_worker.web.http import AsyncClient
 
 T = TypeVar("T")
 
@@ -84,6 +84,7 @@ class Stand:
     """A source before a provider of its own on loopback."""
 
     def __init__(self, name: str, stack: ExitStack, names: Sequence[str], spoilt: bytes | None = None) -> None:
+        self.name = name
         self.adapter = ADAPTERS[name]
         self.names = names
         base: str | None = None
@@ -94,25 +95,16 @@ class Stand:
             base = stack.enter_context(self.adapter.serving(names))
         self.source: Source = protocol.load(name, SourceConfig(base_url=base, api_key="hunter2"))
 
-    def run(self, work: Callable[[Downloader], Coroutine[Any, Any, T]]) -> T:
-        async def with_downloader() -> T:
-            downloader = Downloader(POLICY)
-            try:
-                return await work(downloader)
-            finally:
-                await downloader.aclose()
-
-        return asyncio.run(with_downloader())
+    def run(self, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+        return with_client(work, name=self.name)
 
     def pages(self, size: int, numbers: Sequence[int]) -> list[Page]:
         """The pages of these numbers, in that order."""
 
-        async def ask(downloader: Downloader) -> list[Page]:
-            return [
-                await self.source.search(self.adapter.query(self.names, number, size), downloader) for number in numbers
-            ]
+        async def search(http: AsyncClient) -> list[Page]:
+            return [await self.source.search(self.adapter.query(self.names, number, size), http) for number in numbers]
 
-        return self.run(ask)
+        return self.run(search)
 
 
 @pytest.fixture
@@ -174,9 +166,9 @@ def test_far_beyond_the_end_there_is_nothing(name: str, stack: ExitStack) -> Non
 def test_several_pages_may_be_asked_for_at_once(name: str, stack: ExitStack) -> None:
     stand = Stand(name, stack, catalogue(20))
 
-    async def all_at_once(downloader: Downloader) -> list[Page]:
+    async def all_at_once(http: AsyncClient) -> list[Page]:
         queries = [stand.adapter.query(stand.names, number, 5) for number in range(4)]
-        return await asyncio.gather(*(stand.source.search(query, downloader) for query in queries))
+        return await asyncio.gather(*(stand.source.search(query, http) for query in queries))
 
     assert [name_of(found) for page in stand.run(all_at_once) for found in page.candidates] == catalogue(20)
 

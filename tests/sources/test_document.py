@@ -1,50 +1,41 @@
 """The source that docs/sources.md shows to those who write one."""
 
-import asyncio
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import POLICY
+from asking import search_with
 from fakes import hosts
 
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources import protocol
-from pixcrawler_worker.sources.protocol import Page, Query, Source, SourceConfig
-from pixcrawler_worker.web.fetch import Downloader
+from pixcrawler_worker.sources.protocol import Page, Source, SourceConfig
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
 
 
 def search(answer: object) -> Page:
     """What the document's source makes of an answer."""
-    (block,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     defined: dict[str, Any] = {}
     exec(block, defined)
     body = json.dumps(answer).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
-    async def ask() -> Page:
-        downloader = Downloader(POLICY)
-        with hosts.serving(answers={"/search": head + body}) as server:
-            source: Source = defined["Museum"](SourceConfig(base_url=f"{server.base}/search"))
-            assert source.missing() is None
-            try:
-                return await source.search(Query(text="cat", label="cat", page=0, page_size=2), downloader)
-            finally:
-                await downloader.aclose()
-
-    return asyncio.run(ask())
+    with hosts.serving(answers={"/search": head + body}) as server:
+        source: Source = defined["Museum"](SourceConfig(base_url=f"{server.base}/search"))
+        assert source.missing() is None
+        return search_with(source, name="museum", page_size=2)
 
 
 def test_it_works_as_it_is_printed() -> None:
     page = search({"items": [{"image": "https://museum.example/1.jpg", "painter": "Ada"}, {"odd": 1}]})
     (candidate,) = page.candidates
     assert (candidate.url, candidate.credit.author, page.more) == ("https://museum.example/1.jpg", "Ada", True)
-    with pytest.raises(PermanentError, match="museum answered 200 with something else"):
-        search([])
+    with pytest.raises(PermanentError, match="museum: the response has no list of items"):
+        search({})
 
 
 def test_the_document_has_every_source_with_its_limits() -> None:

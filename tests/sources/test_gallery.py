@@ -14,7 +14,7 @@ from pixcrawler_worker.domain.planning import keywords
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.web.addresses import Network
-from pixcrawler_worker.web.fetch import Policy
+from pixcrawler_worker.web.downloader import Policy
 
 
 def answer(body: bytes) -> bytes:
@@ -157,6 +157,6 @@ def test_an_index_that_is_too_large_waits_for_an_operator() -> None:
 def test_a_server_that_hangs_up_may_answer_later() -> None:
     with (
         hosts.serving(answers={"/index.json": b""}) as server,
-        pytest.raises(TransientError, match="gallery could not be asked: reset"),
+        pytest.raises(TransientError, match="gallery could not be reached: reset"),
     ):
         ask(server.base)

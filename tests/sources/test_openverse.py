@@ -74,7 +74,7 @@ def test_adult_content_is_asked_for_only_by_those_who_want_it() -> None:
         (401, {"detail": "Authentication credentials were not provided."}, "answered 401: Authentication"),
         (403, {"detail": "no"}, "answered 403: no"),
         (404, {"detail": "Not found."}, "answered 404: Not found"),
-        (418, [], "answered 418: nothing that explains it"),
+        (418, [], "answered 418: without a detail"),
     ],
 )
 def test_a_refusal_is_told_in_the_providers_words(status: int, body: object, said: str) -> None:

@@ -1,13 +1,10 @@
-import asyncio
-from ipaddress import ip_network
-
 import pytest
+from asking import search_with
 
 from pixcrawler_worker.sources import protocol
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, SourceConfig
-from pixcrawler_worker.web.fetch import Downloader, Policy
+from pixcrawler_worker.sources.protocol import Candidate, Page, SourceConfig
 
-#: What a list may hold: nothing here is judged by the source, and nothing is asked for.
+#: What a list may hold: the source checks nothing, and requests nothing.
 LISTED = (
     "https://a.example/1.jpg",
     "https://a.example/1.jpg",
@@ -20,10 +17,7 @@ LISTED = (
 
 def search(urls: tuple[str, ...], *, page: int = 0, page_size: int = 10) -> Page:
     source = protocol.load("urls", SourceConfig())
-    downloader = Downloader(Policy(user_agent="test", allowed_networks=(ip_network("127.0.0.0/8"),)))
-    return asyncio.run(
-        source.search(Query(text="cat", label="cat", page=page, page_size=page_size, urls=urls), downloader)
-    )
+    return search_with(source, page=page, page_size=page_size, urls=urls)
 
 
 def test_it_needs_no_configuration() -> None:

@@ -142,44 +142,44 @@ def test_an_ordinary_ipv6_address_is_public(text: str) -> None:
 
 
 def test_an_address_of_this_machine_is_told_from_a_strangers() -> None:
-    assert addresses.is_ours(IPv4Address("127.0.0.1"))
-    assert not addresses.is_ours(IPv4Address("93.184.215.14"))
-    assert not addresses.is_ours(IPv6Address("2606:4700:4700::1111"))
+    assert addresses.is_own(IPv4Address("127.0.0.1"))
+    assert not addresses.is_own(IPv4Address("93.184.215.14"))
+    assert not addresses.is_own(IPv6Address("2606:4700:4700::1111"))
 
 
 def test_a_public_address_of_this_machine_is_denied() -> None:
     ours = IPv4Address("93.184.215.14")
-    guard = Guard(ports=frozenset({80}), is_ours=lambda address: address == ours)
-    guard.judge(IPv4Address("93.184.215.15"), 80)
+    guard = Guard(ports=frozenset({80}), is_own=lambda address: address == ours)
+    guard.check(IPv4Address("93.184.215.15"), 80)
     with pytest.raises(DeniedError, match="this machine"):
-        guard.judge(ours, 80)
+        guard.check(ours, 80)
     with pytest.raises(DeniedError, match="this machine"):
-        guard.judge(IPv6Address(f"::ffff:{ours}"), 80)
+        guard.check(IPv6Address(f"::ffff:{ours}"), 80)
 
 
 def test_only_allowed_ports_are_connected_to() -> None:
-    INTERNET.judge(IPv4Address("93.184.215.14"), 443)
+    INTERNET.check(IPv4Address("93.184.215.14"), 443)
     with pytest.raises(DeniedError, match="port 22"):
-        INTERNET.judge(IPv4Address("93.184.215.14"), 22)
+        INTERNET.check(IPv4Address("93.184.215.14"), 22)
 
 
 def test_an_allowed_network_is_allowed_on_every_port_and_opens_nothing_else() -> None:
     guard = at_home("127.0.0.0/8", "fd00::/8")
     for text in ("127.0.0.1", "::ffff:127.0.0.1", "fd00::1"):
-        guard.judge(ip_address(text), 8080)
+        guard.check(ip_address(text), 8080)
     for text in ("10.0.0.1", "::1"):
         with pytest.raises(DeniedError):
-            guard.judge(ip_address(text), 80)
+            guard.check(ip_address(text), 80)
     with pytest.raises(DeniedError, match="port 8080"):
-        guard.judge(IPv4Address("93.184.215.14"), 8080)
+        guard.check(IPv4Address("93.184.215.14"), 8080)
 
 
 def test_one_forbidden_answer_spoils_a_name() -> None:
-    INTERNET.judge_answers("cdn.example.com", ["93.184.215.14", "2606:4700:4700::1111"], 443)
+    INTERNET.check_resolved("cdn.example.com", ["93.184.215.14", "2606:4700:4700::1111"], 443)
     with pytest.raises(DeniedError, match=re.escape("cdn.example.com: 10.0.0.1")):
-        INTERNET.judge_answers("cdn.example.com", ["93.184.215.14", "10.0.0.1"], 443)
+        INTERNET.check_resolved("cdn.example.com", ["93.184.215.14", "10.0.0.1"], 443)
     with pytest.raises(DeniedError):
-        INTERNET.judge_answers("cdn.example.com", ["fe80::1%eth0"], 443)
+        INTERNET.check_resolved("cdn.example.com", ["fe80::1%eth0"], 443)
 
 
 @pytest.mark.parametrize(

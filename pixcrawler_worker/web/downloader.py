@@ -1,0 +1,343 @@
+"""Requests to untrusted hosts: guarded, bounded in time and bytes, and with a reason for everything that fails."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from urllib.parse import urljoin
+from weakref import WeakValueDictionary
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.web import failures
+from pixcrawler_worker.web.addresses import Guard, Network
+from pixcrawler_worker.web.connect import (
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_HOST,
+    Lookup,
+    connections_to,
+    guarded_connector,
+    system_lookup,
+)
+from pixcrawler_worker.web.failures import without_query
+
+# Bytes of the status line and of any single header, and number of headers. All common servers stay far below.
+_MAX_HEADER_BYTES = 8190
+_MAX_HEADERS = 128
+
+_SEE_OTHER = 303
+_REDIRECTS = frozenset({301, 302, _SEE_OTHER, 307, 308})
+#: Redirects after which a POST becomes a GET, as in browsers (RFC 9110, 15.4).
+_POST_BECOMES_GET = frozenset({301, 302, _SEE_OTHER})
+#: Headers of a request that must not follow a redirect to another origin.
+_CREDENTIALS = ("Authorization", "Cookie")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What an operator may allow.
+
+    Attributes:
+        user_agent: the User-Agent that is sent; honest, with a way to reach the operator.
+        max_bytes: largest body that is accepted.
+        deadline: for one request in all: name, connect, TLS, headers, body and every redirect.
+        connect_timeout: for one TCP connection with its TLS handshake.
+        idle_timeout: the longest wait for the next bytes of a host, or for a name server.
+        max_redirects: redirects that are followed.
+        ports: ports that may be connected to.
+        allowed_networks: for development: networks that are allowed although they are not public, and every port
+            there; names like `localhost` may then be resolved, and what they resolve to is checked.
+        egress_proxy: URL of a proxy through which everything goes. The proxy then resolves the names, so it has to
+            keep them out of private networks itself; literal addresses are still checked here, and
+            `allowed_networks` has no effect.
+    """
+
+    user_agent: str
+    max_bytes: int = 20 * 1024 * 1024
+    deadline: timedelta = timedelta(seconds=30)
+    connect_timeout: timedelta = timedelta(seconds=5)
+    idle_timeout: timedelta = timedelta(seconds=10)
+    max_redirects: int = 5
+    ports: frozenset[int] = frozenset({80, 443})
+    allowed_networks: tuple[Network, ...] = ()
+    egress_proxy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A response.
+
+    Attributes:
+        url: the URL that answered, after all redirects.
+        status: of the response.
+        content_type: media type as the host claims it, in lower case, without parameters; proof of nothing.
+        body: exactly as sent.
+    """
+
+    url: str
+    status: int
+    content_type: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response of an API, whatever its status.
+
+    Attributes:
+        url: the URL that answered, after all redirects.
+        status: of the response.
+        headers: of the response, in their order.
+        body: exactly as sent.
+    """
+
+    url: str
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outgoing:
+    """A request on its way, changed by redirects; `any_status` where errors of the host are responses like others."""
+
+    method: str
+    target: URL
+    headers: CIMultiDict[str]
+    content: bytes
+    max_bytes: int
+    any_status: bool
+
+
+class Downloader:
+    """Sends requests for one event loop at a time; connections are kept until `aclose`.
+
+    Args:
+        policy: what is allowed.
+        lookup: resolves a name; the system's resolver by default.
+        tls: trusted certificates; the system's by default.
+    """
+
+    def __init__(self, policy: Policy, *, lookup: Lookup | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._policy = policy
+        self._lookup = lookup or system_lookup
+        self._tls = tls
+        networks = () if policy.egress_proxy else policy.allowed_networks
+        self._guard = Guard(ports=policy.ports, allowed_networks=networks)
+        self._pool: _Pool | None = None
+
+    async def fetch(self, url: str, *, max_bytes: int | None = None) -> Fetched:
+        """Download one file, following redirects. Many may run at once; time in a queue does not count.
+
+        Args:
+            url: http or https.
+            max_bytes: a cap for this body, below the policy's.
+
+        Returns:
+            A response with a status from 200 to 299 and at least one byte.
+
+        Raises:
+            RejectedError: anything that went wrong with this URL; the detail names host and path, never the query.
+            TransientError: the operator's own proxy cannot be reached.
+        """
+        limit = self._policy.max_bytes if max_bytes is None else min(max_bytes, self._policy.max_bytes)
+        outgoing = _Outgoing(
+            method="GET",
+            target=self._guard.target(url),
+            headers=CIMultiDict({"Accept": "image/*,*/*;q=0.8"}),
+            content=b"",
+            max_bytes=limit,
+            any_status=False,
+        )
+        target, response, body = await self._send(outgoing)
+        if not body:
+            raise RejectedError(Reason.EMPTY, f"{without_query(target)} answered {response.status} without a body")
+        return Fetched(str(target), response.status, _media_type(response), body)
+
+    async def request(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, content: bytes = b""
+    ) -> Answer:
+        """Send a request to an API, whose errors say more than their status. Otherwise as `fetch`.
+
+        Args:
+            method: GET, POST, ...
+            url: http or https.
+            headers: of the request; User-Agent and Accept-Encoding are the policy's.
+            content: body of the request.
+        """
+        outgoing = _Outgoing(
+            method=method,
+            target=self._guard.target(url),
+            headers=CIMultiDict(headers or {}),
+            content=content,
+            max_bytes=self._policy.max_bytes,
+            any_status=True,
+        )
+        target, response, body = await self._send(outgoing)
+        return Answer(str(target), response.status, tuple(response.headers.items()), body)
+
+    async def aclose(self) -> None:
+        """Close every connection. A later request opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool:
+            await pool.session.close()
+
+    async def _send(self, outgoing: _Outgoing) -> tuple[URL, aiohttp.ClientResponse, bytes]:
+        target = outgoing.target
+        pool = self._pool = self._pool or self._open()
+        async with pool.slot(target.host or ""):
+            try:
+                async with asyncio.timeout(self._policy.deadline.total_seconds()):
+                    return await self._follow(pool.session, outgoing)
+            except TimeoutError as error:
+                raise RejectedError(Reason.TIMEOUT, f"{without_query(target)} took too long") from error
+            except aiohttp.ClientProxyConnectionError as error:
+                raise TransientError("the egress proxy cannot be reached") from error
+            except aiohttp.ClientConnectorError as error:
+                raise RejectedError(failures.of_error(error), f"{without_query(target)}: {error.__cause__}") from error
+            except aiohttp.ClientError as error:
+                # Its text may hold the URL with its query, or whatever the host sent: it is not kept as the cause.
+                detail = f"{without_query(target)}: {type(error).__name__}"
+                raise RejectedError(failures.of_error(error), detail) from None
+
+    async def _follow(
+        self, session: aiohttp.ClientSession, outgoing: _Outgoing
+    ) -> tuple[URL, aiohttp.ClientResponse, bytes]:
+        for _ in range(self._policy.max_redirects + 1):
+            target = outgoing.target
+            sending = session.request(
+                outgoing.method,
+                target,
+                headers=outgoing.headers,
+                data=outgoing.content or None,
+                allow_redirects=False,
+            )
+            async with sending as response, _aborting(response):
+                if response.status not in _REDIRECTS:
+                    _check_head(response, outgoing)
+                    return target, response, await _body(response, without_query(target), outgoing.max_bytes)
+                outgoing = self._redirected(outgoing, response)
+        raise RejectedError(Reason.TOO_MANY_REDIRECTS, f"{without_query(outgoing.target)} is one too many")
+
+    def _redirected(self, outgoing: _Outgoing, response: aiohttp.ClientResponse) -> _Outgoing:
+        """Return the request that a redirect asks for, with its URL checked like any other."""
+        before = outgoing.target
+        location = response.headers.get("Location")
+        if not location:
+            raise RejectedError(Reason.BAD_RESPONSE, f"{without_query(before)} redirects without a URL")
+        try:
+            following = urljoin(str(before), location)
+        except ValueError:
+            raise RejectedError(Reason.BAD_URL, f"{without_query(before)} redirects to an invalid URL") from None
+        try:
+            target = self._guard.target(following)
+        except RejectedError as error:
+            raise RejectedError(error.reason, f"{without_query(before)} redirects: {error}") from error
+        if before.scheme == "https" and target.scheme == "http":
+            raise RejectedError(Reason.FORBIDDEN_ADDRESS, f"{without_query(before)} redirects from https to http")
+        changed = replace(outgoing, target=target)
+        if target.origin() != before.origin():
+            headers = CIMultiDict(outgoing.headers)
+            for name in _CREDENTIALS:
+                headers.popall(name, None)
+            changed = replace(changed, headers=headers)
+        if response.status == _SEE_OTHER or (outgoing.method == "POST" and response.status in _POST_BECOMES_GET):
+            changed = replace(changed, method="HEAD" if outgoing.method == "HEAD" else "GET", content=b"")
+        return changed
+
+    def _open(self) -> "_Pool":
+        policy = self._policy
+        # With a proxy there is one address to connect to, and the operator chose it.
+        connector = (
+            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, limit_per_host=MAX_CONNECTIONS_PER_HOST, ssl=self._tls or True)
+            if policy.egress_proxy
+            else guarded_connector(self._guard, lookup=self._lookup, lookup_timeout=policy.idle_timeout, tls=self._tls)
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            proxy=policy.egress_proxy,
+            headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
+            # The one deadline over everything is `_send`'s; a timeout per hop would start again with each.
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=policy.connect_timeout.total_seconds(),
+                sock_read=policy.idle_timeout.total_seconds(),
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADERS,
+        )
+        return _Pool(session)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """What belongs to one event loop: the connections, and the queues in front of them.
+
+    The connector has the same limits, but waiting in its queue counts against the deadline; here forty images of a
+    busy host wait without becoming forty timeouts.
+    """
+
+    session: aiohttp.ClientSession
+    connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
+    hosts: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
+
+    @asynccontextmanager
+    async def slot(self, host: str) -> AsyncIterator[None]:
+        """Wait for the host first, so that a busy host never holds connections that it cannot use."""
+        of_host = self.hosts.setdefault(host, asyncio.Semaphore(connections_to(host)))
+        async with of_host, self.connections:
+            yield
+
+
+@asynccontextmanager
+async def _aborting(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
+    """Abort the connection if its response was not read to the end: a redirect's body, an error page, a flood.
+
+    Left alone, aiohttp closes it, which over TLS means waiting up to 30 s for an untrusted host to agree.
+    """
+    try:
+        yield
+    finally:
+        # A connection whose response arrived in full is back in the pool already, and not the response's any more.
+        if response.connection is not None and response.connection.transport is not None:
+            response.connection.transport.abort()
+
+
+def _check_head(response: aiohttp.ClientResponse, outgoing: _Outgoing) -> None:
+    """Reject what can be rejected before the body is read."""
+    url, status = without_query(outgoing.target), response.status
+    if not outgoing.any_status and status not in range(200, 300):
+        raise RejectedError(failures.of_status(status), f"{url} answered {status}")
+    # Identity was requested. 484 bytes of gzip within gzip can become 200 MB.
+    if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise RejectedError(Reason.BAD_RESPONSE, f"{url} sends an encoded body")
+    if (response.content_length or 0) > outgoing.max_bytes:
+        raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} announces more than {outgoing.max_bytes} bytes")
+
+
+async def _body(response: aiohttp.ClientResponse, url: str, limit: int) -> bytes:
+    body = bytearray()  # not a list of chunks: a host that sends two bytes at a time would fill it with overhead
+    try:
+        while chunk := await response.content.readany():
+            body += chunk
+            if len(body) > limit:
+                raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends more than {limit} bytes")
+    except aiohttp.ClientPayloadError as error:
+        if failures.was_reset(response):
+            raise RejectedError(Reason.RESET, f"{url} reset the connection after {len(body)} bytes") from error
+        raise
+    return bytes(body)
+
+
+def _media_type(response: aiohttp.ClientResponse) -> str | None:
+    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None

@@ -1,0 +1,197 @@
+"""httpx for sources: clients whose requests go over the guarded connections, and errors as the worker needs them.
+
+This is the only file that imports httpx; `docs/decisions/0014-httpx-for-sources.md` says why that matters. Sources take
+its names from here.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpx
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.web import retry_after
+from pixcrawler_worker.web.downloader import Downloader
+
+AsyncClient = httpx.AsyncClient
+Response = httpx.Response
+
+#: Attempts at one request and the seconds between them: enough for a cut connection or a server that restarts.
+_ATTEMPTS = 3
+_FIRST_DELAY, _MAX_DELAY = 0.2, 2.0
+#: What may be sent twice without harm.
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+#: How long to wait after "too many requests" without a Retry-After.
+_DEFAULT_RETRY_AFTER = timedelta(seconds=60)
+_TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
+_SERVER_ERRORS = range(500, 600)
+#: Characters of a response that are quoted in an error.
+_MAX_QUOTE = 80
+#: Headers of a request that the connection sets itself.
+_OWN_HEADERS = frozenset(
+    {"host", "connection", "user-agent", "accept-encoding", "content-length", "transfer-encoding", "cookie"}
+)
+_ERRORS: dict[Reason, type[httpx.TransportError]] = {
+    Reason.TIMEOUT: httpx.ReadTimeout,
+    Reason.UNRESOLVED: httpx.ConnectError,
+    Reason.CONNECT_FAILED: httpx.ConnectError,
+    Reason.RESET: httpx.ReadError,
+    Reason.TRUNCATED: httpx.RemoteProtocolError,
+}
+
+
+class RequestRejectedError(httpx.RequestError):
+    """A request that would be rejected again: a forbidden address, a body over the cap, an invalid URL, ..."""
+
+
+class GuardedTransport(httpx.AsyncBaseTransport):
+    """Sends the requests of a client over a downloader's connections.
+
+    Addresses are checked at every connect, redirects are followed and checked like any URL, and one deadline and one
+    cap of bytes hold for all of it. A request that can be repeated safely is tried again after a hiccup: a connection
+    that fails or a server error without a Retry-After.
+    """
+
+    def __init__(self, downloader: Downloader) -> None:
+        self._downloader = downloader
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return the response with its whole body.
+
+        Raises:
+            httpx.TransportError: trouble on the way that may pass.
+            RequestRejectedError: trouble that will not.
+        """
+        content = await request.aread()
+        if request.method not in _SAFE_METHODS:
+            return await self._send(request, content)
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(_is_hiccup),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_exponential_jitter(multiplier=_FIRST_DELAY, max=_MAX_DELAY, jitter=_FIRST_DELAY),
+            retry_error_callback=_last_outcome,
+        )
+        response: httpx.Response = await retrying(self._send, request, content)
+        return response
+
+    async def _send(self, request: httpx.Request, content: bytes) -> httpx.Response:
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
+        try:
+            answer = await self._downloader.request(request.method, str(request.url), headers=headers, content=content)
+        except RejectedError as error:
+            kind = _ERRORS.get(error.reason, RequestRejectedError)
+            raise kind(str(error), request=request) from error
+        return httpx.Response(
+            answer.status,
+            headers=list(answer.headers),
+            content=answer.body,
+            request=httpx.Request(request.method, answer.url),
+        )
+
+
+def client(downloader: Downloader) -> httpx.AsyncClient:
+    """Return the client that sources get. It needs no closing: the connections are the downloader's."""
+    return httpx.AsyncClient(
+        transport=GuardedTransport(downloader),
+        headers={"Accept": "application/json"},
+        # A jar that keeps nothing: sources share the client.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        timeout=None,  # noqa: S113 - the downloader's deadline holds
+        trust_env=False,
+    )
+
+
+def wait_of(response: httpx.Response) -> timedelta | None:
+    """Return how long a provider asks to wait, by its Retry-After; None when it does not say."""
+    return retry_after.parse(response.headers.get("Retry-After", ""))
+
+
+def read_json(response: httpx.Response, name: str) -> Any:  # noqa: ANN401 - whatever the provider sends
+    """Return the JSON of a provider's response, whatever its status, but for those of a provider in trouble.
+
+    Args:
+        response: of the provider.
+        name: of the source; the base URL of its provider is the setting `PIXCRAWLER_<NAME>_URL`.
+
+    Raises:
+        httpx.HTTPStatusError: on status 429 and from 500 on; see `translated`.
+        PermanentError: when the response is not JSON: the base URL is wrong, or the provider rejects the worker.
+    """
+    if response.status_code == _TOO_MANY_REQUESTS or response.status_code in _SERVER_ERRORS:
+        response.raise_for_status()
+    try:
+        return json.loads(response.content)
+    except (ValueError, RecursionError):
+        where = str(response.request.url.copy_with(query=None))
+        raise PermanentError(
+            f"{name} at {where} answered {response.status_code} with something that is not JSON: "
+            f"{_quoted(response.content)}; is PIXCRAWLER_{name.upper()}_URL right?"
+        ) from None
+
+
+@contextlib.contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Translate what the code of a source lets through from httpx into the worker's errors.
+
+    Args:
+        name: of the source.
+
+    Raises:
+        TransientError: the provider is busy or away; with `retry_after` when it says how long.
+        PermanentError: the provider rejects the request, or sends something else than JSON.
+    """
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        raise _of_status(name, error.response) from error
+    except httpx.TransportError as error:
+        raise TransientError(f"{name} could not be reached: {error}") from error
+    except (httpx.RequestError, httpx.InvalidURL) as error:
+        raise PermanentError(f"{name} could not be requested: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PermanentError(
+            f"{name} answered with something that is not JSON ({type(error).__name__}); "
+            f"is PIXCRAWLER_{name.upper()}_URL right?"
+        ) from error
+
+
+def _of_status(name: str, response: httpx.Response) -> TransientError | PermanentError:
+    status, wait = response.status_code, wait_of(response)
+    if status == _TOO_MANY_REQUESTS or (status == _UNAVAILABLE and wait):
+        wait = _DEFAULT_RETRY_AFTER if wait is None else wait
+        message = f"{name} asks to be requested again after {wait.total_seconds():.0f} s (status {status})"
+        return TransientError(message, retry_after=wait)
+    message = f"{name} answered {status}: {_quoted(response.content)}"
+    return TransientError(message) if status in _SERVER_ERRORS else PermanentError(message)
+
+
+def _is_hiccup(response: httpx.Response) -> bool:
+    """Return whether the trouble may be gone a moment later: a server error that does not say when."""
+    unavailable = response.status_code == _UNAVAILABLE and wait_of(response)
+    return response.status_code in _SERVER_ERRORS and not unavailable
+
+
+def _last_outcome(state: RetryCallState) -> httpx.Response:
+    assert state.outcome is not None
+    response: httpx.Response = state.outcome.result()
+    return response
+
+
+def _quoted(body: bytes) -> str:
+    """Return the beginning of a body in one line."""
+    text = " ".join(re.sub(r"[^\x20-\x7e]+", " ", body[: 4 * _MAX_QUOTE].decode("utf-8", "replace")).split())
+    return repr(text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]}...")

@@ -1,0 +1,48 @@
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixcrawler_worker.web import retry_after
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+def seconds(text: str) -> float | None:
+    found = retry_after.parse(text, now=NOW)
+    return None if found is None else found.total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("120", 120),
+        (" 0 ", 0),
+        ("0" * 50 + "7", 7),
+        (format_datetime(NOW + timedelta(seconds=1000), usegmt=True), 1000),
+        (format_datetime(NOW - timedelta(seconds=1000), usegmt=True), 0),
+        ("Wed, 21 Oct 2015 07:28:00", 0),
+    ],
+)
+def test_seconds_and_dates_are_read(header: str, expected: float) -> None:
+    assert seconds(header) == expected
+
+
+@pytest.mark.parametrize("header", ["9" * 30, "9" * 5000, str(2**63), "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_what_no_number_of_the_machine_holds_is_capped_at_a_year(header: str) -> None:
+    assert seconds(header) == 365 * 86_400
+
+
+@pytest.mark.parametrize(
+    "header", ["", "soon", "-5", "1.5", "\u00b2", "\u0663", "99 years", "Mon, 99 Foo 99999 99:99:99"]
+)
+def test_what_cannot_be_read_is_none(header: str) -> None:
+    assert seconds(header) is None
+
+
+@given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ .*", fullmatch=True))
+def test_no_header_raises(header: str) -> None:
+    found = retry_after.parse(header, now=NOW)
+    assert found is None or timedelta(0) <= found <= timedelta(days=365)
