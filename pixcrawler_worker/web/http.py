@@ -160,6 +160,9 @@ def translated(name: str) -> Iterator[None]:
         raise _of_status(name, error.response) from error
     except httpx.TransportError as error:
         raise TransientError(f"{name} could not be reached: {error}") from error
+    except RejectedError as error:
+        # A source that opens a file of its own needs exactly that file.
+        raise PermanentError(f"{name}: {error}") from error
     except (httpx.RequestError, httpx.InvalidURL) as error:
         raise PermanentError(f"{name} could not be requested: {error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
