@@ -10,7 +10,7 @@ ENV PATH=/opt/pixcrawler/bin:$PATH
 COPY requirements/deploy.txt requirements/build.txt requirements/
 RUN pip install --require-hashes -r requirements/deploy.txt
 RUN python -m venv /opt/tools && /opt/tools/bin/pip install --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md CHANGELOG.md alembic.ini ./
+COPY pyproject.toml README.md CHANGELOG.md LICENSE alembic.ini ./
 COPY migrations migrations
 COPY pixcrawler_worker pixcrawler_worker
 RUN /opt/tools/bin/hatchling build --target wheel --directory dist && pip install --no-deps dist/*.whl
