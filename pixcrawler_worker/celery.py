@@ -18,7 +18,7 @@ from celery import Task as CeleryTask
 from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
-from pixcrawler_worker import health, logs, runtime
+from pixcrawler_worker import health, logs, runtime, settings_report
 from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
@@ -202,7 +202,7 @@ def _check(**_: object) -> None:
     try:
         settings = configuration.load()
         settings.require_broker()
-        if unknown := configuration.unknown(protocol.SOURCES.installed()):
+        if unknown := settings_report.unknown(protocol.SOURCES.installed()):
             log.warning("unknown settings are ignored", did_you_mean=unknown)
         if networks := [str(network) for network in settings.allowed_networks]:
             log.warning("private networks may be fetched from: this is for development", networks=networks)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 
-from pixcrawler_worker import settings as configuration
+from pixcrawler_worker import settings_report
 from pixcrawler_worker.db import migrate, server, session
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import source_config
@@ -73,7 +73,7 @@ def _check(name: str, check: Callable[[], str]) -> CheckResult:
 
 
 def _names() -> str:
-    unknown = configuration.unknown(protocol.SOURCES.installed())
+    unknown = settings_report.unknown(protocol.SOURCES.installed())
     typos = [f"unknown setting {name}, did you mean {nearest}?" for name, nearest in unknown.items() if nearest]
     if typos:
         raise PermanentError("; ".join(typos))

@@ -264,7 +264,7 @@ def test_celery_finds_the_app_without_any_settings() -> None:
 def test_a_wrong_setting_stops_every_command_with_one_line() -> None:
     done = celery("report", PIXCRAWLER_LEASE_SECONDS="soon")
     assert done.returncode != 0
-    assert done.stderr.startswith("pixcrawler: PIXCRAWLER_LEASE_SECONDS is wrong: ")
+    assert done.stderr.startswith("pixcrawler: PIXCRAWLER_LEASE_SECONDS is invalid: ")
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from pixcrawler_worker import settings
+from pixcrawler_worker import settings, settings_report
 from pixcrawler_worker.cli import console
 
 
@@ -12,7 +12,7 @@ from pixcrawler_worker.cli import console
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show_settings(*, as_json: bool) -> None:
     """Show every setting with its origin and value; secrets are masked."""
-    entries = settings.explain(settings.load())
+    entries = settings_report.report(settings.load())
     if as_json:
         rows = {one.name: {"value": one.value, "origin": one.origin, "meaning": one.meaning} for one in entries}
         click.echo(json.dumps(rows, indent=2))

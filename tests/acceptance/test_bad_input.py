@@ -113,7 +113,7 @@ def test_a_worker_refuses_a_database_without_tables_in_one_line(stack: Stack, em
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("PIXCRAWLER_LEASE_SECONDS", "soon", "PIXCRAWLER_LEASE_SECONDS is wrong"),
+        ("PIXCRAWLER_LEASE_SECONDS", "soon", "PIXCRAWLER_LEASE_SECONDS is invalid"),
         ("PIXCRAWLER_DATABASE_URL", "mysql://root:secret@db/x", "must begin with postgresql://"),
         ("PIXCRAWLER_STORAGE_URL", "tape:///dev/st0", "cannot be opened"),
     ],

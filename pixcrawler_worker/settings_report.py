@@ -1,0 +1,79 @@
+"""The settings for people: values with masked secrets, their origins, and names that are not a setting."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import AliasChoices, SecretStr
+from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
+
+from pixcrawler_worker.domain.naming import nearest
+from pixcrawler_worker.settings import ENV_FILE, PREFIX, Settings, environment, source_variables
+
+_MASK = "****"
+#: Places of a password in a URL: after the name of the user, or in the query.
+_USERINFO, _QUERY = re.compile(r"(://[^:/@]*):.*@"), re.compile(r"((?:password|sslpassword)=)[^&]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedSetting:
+    """A setting for people: `value` has no secrets, `origin` is where it was set, `meaning` describes the setting."""
+
+    name: str
+    value: str | float | None
+    origin: str
+    meaning: str
+
+
+def report(settings: Settings) -> list[ReportedSetting]:
+    """Return every setting with its effective value and the origin of that."""
+    sources = [
+        ("environment", EnvSettingsSource(Settings).env_vars),
+        (ENV_FILE, DotEnvSettingsSource(Settings).env_vars),
+    ]
+    return [
+        ReportedSetting(
+            PREFIX + name.upper(), _masked(getattr(settings, name)), _origin(name, sources), f"{field.description}"
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def unknown(sources: Iterable[str] = ()) -> dict[str, str | None]:
+    """Return the names in the environment and in `.env` that have the prefix of settings and are not a setting.
+
+    Each comes with the setting that was probably meant, or None if no setting has a similar name: such a name may
+    belong to another program.
+
+    Args:
+        sources: names of installed sources, each of which has settings of its own.
+    """
+    fields = {field.upper(): PREFIX + field.upper() for field in Settings.model_fields}
+    of_sources = {variable.removeprefix(PREFIX): variable for name in sources for variable in source_variables(name)}
+    known = of_sources | fields
+    names = {name.upper() for name in environment() if name.upper().startswith(PREFIX)}
+    # Compared without the prefix, which would make any two names similar.
+    return {
+        name: known.get(nearest(name.removeprefix(PREFIX), known) or "")
+        for name in sorted(names.difference(known.values()))
+    }
+
+
+def _origin(name: str, sources: Sequence[tuple[str, Mapping[str, str | None]]]) -> str:
+    alias = Settings.model_fields[name].validation_alias
+    names = alias.choices if isinstance(alias, AliasChoices) else [PREFIX + name]
+    for place, variables in sources:
+        for variable in map(str, names):
+            if variables.get(variable.lower()):
+                return place if variable.startswith(PREFIX) else f"{variable} in {place}"
+    return "default"
+
+
+def _masked(value: object) -> str | float | None:
+    if isinstance(value, SecretStr):
+        # Of a URL only the password is masked, the rest helps to find mistakes; any other secret is masked as a whole.
+        text = value.get_secret_value()
+        return _QUERY.sub(rf"\1{_MASK}", _USERINFO.sub(rf"\1:{_MASK}@", text)) if "://" in text else _MASK
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return value if value is None or isinstance(value, float | int | str) else str(value)
