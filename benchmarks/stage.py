@@ -13,10 +13,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from pixcrawler_worker import embedded, runtime, settings
+from pixcrawler_worker import runtime, settings
 from pixcrawler_worker.db import job_views, server
 from pixcrawler_worker.db.job_views import View
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.runtime import Runtime
 
 #: Processes of a worker, and of the floor that it is measured against.
@@ -36,7 +37,7 @@ def picture(number: int, size: int) -> bytes:
 @contextmanager
 def service(**env: str) -> Iterator[Runtime]:
     """Migrated services in a folder of their own, named in the environment, with a runtime on them."""
-    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as services:
+    with tempfile.TemporaryDirectory() as folder, launcher.running(Path(folder)) as services:
         os.environ |= env | {
             "PIXCRAWLER_DATABASE_URL": services.database_url,
             "PIXCRAWLER_BROKER_URL": services.broker_url,

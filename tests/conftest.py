@@ -9,9 +9,11 @@ import pytest
 from fakes import s3
 from sqlalchemy import Engine
 
-from pixcrawler_worker import embedded, runtime, settings
+from pixcrawler_worker import runtime, settings
 from pixcrawler_worker.db import migrate, session
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.embedded import launcher
+from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.runtime import Runtime
 
 _numbers = itertools.count(1)
@@ -27,13 +29,13 @@ def _execute(url: str, statement: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Services]:
-    with embedded.running(tmp_path_factory.mktemp("services"), durable=False) as running:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with launcher.running(tmp_path_factory.mktemp("services"), durable=False) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def template(services: embedded.Services) -> str:
+def template(services: Services) -> str:
     """Name of a migrated database that every other one is a copy of."""
     _execute(services.database_url, "CREATE DATABASE migrated")
     migrate.upgrade(_other_database(services.database_url, "migrated"))
@@ -41,7 +43,7 @@ def template(services: embedded.Services) -> str:
 
 
 @pytest.fixture(scope="module")
-def database_url(services: embedded.Services, template: str) -> Iterator[str]:
+def database_url(services: Services, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     _execute(services.database_url, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield _other_database(services.database_url, name)
@@ -49,7 +51,7 @@ def database_url(services: embedded.Services, template: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def empty_database_url(services: embedded.Services) -> Iterator[str]:
+def empty_database_url(services: Services) -> Iterator[str]:
     name = f"empty_{next(_numbers)}"
     _execute(services.database_url, f"CREATE DATABASE {name}")
     yield _other_database(services.database_url, name)

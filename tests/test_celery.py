@@ -20,7 +20,7 @@ from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.messages import QUEUES, Task
-from pixcrawler_worker.embedded import Services
+from pixcrawler_worker.embedded.services import Services
 
 #: What the ledger's promises rest on. A change here is a change of what may get lost or run twice.
 DELIVERY = {

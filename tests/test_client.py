@@ -13,7 +13,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from pixcrawler_worker import client
-from pixcrawler_worker.embedded import Services
+from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError
 
 #: What must not be imported into an API for the sake of three messages.

@@ -14,7 +14,7 @@ import pytest
 import redis
 import yaml
 
-from pixcrawler_worker import embedded
+from pixcrawler_worker.embedded.services import Services
 
 ROOT = Path(__file__).parents[1]
 PASSWORDS = {"POSTGRES_PASSWORD": "pg-secret", "REDIS_PASSWORD": "redis-secret", "FLOWER_PASSWORD": "flower-secret"}
@@ -124,7 +124,7 @@ def test_what_runs_on_is_checked_and_starts_in_order(docker_services: dict[str, 
 
 
 def test_redis_never_evicts_and_keeps_its_password_from_lists_of_processes(
-    docker_services: dict[str, Json], services: embedded.Services, tmp_path: Path
+    docker_services: dict[str, Json], services: Services, tmp_path: Path
 ) -> None:
     *shell, script = docker_services["redis"]["command"]
     here = {"$$": "$", "--dir /data": f"--dir {tmp_path} --port 0 --unixsocket {tmp_path}/redis"}

@@ -12,7 +12,7 @@ import redis
 
 from pixcrawler_worker import health, settings
 from pixcrawler_worker.db import migrate
-from pixcrawler_worker.embedded import Services
+from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.health import CheckResult
 

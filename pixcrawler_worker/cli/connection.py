@@ -4,7 +4,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from pixcrawler_worker import embedded, logs, runtime, settings
+from pixcrawler_worker import logs, runtime, settings
+from pixcrawler_worker.embedded import launcher
+from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
 
@@ -15,7 +17,7 @@ def load_settings() -> Settings:
     The URLs of the services are put into the environment, for everything that this process starts or imports later.
     """
     found = settings.load()
-    if found.database_url is None and (services := embedded.find(found.data_dir)):
+    if found.database_url is None and (services := launcher.find(found.data_dir)):
         use_services(services)
         found = settings.load()
     if found.broker_url is not None:
@@ -24,7 +26,7 @@ def load_settings() -> Settings:
     return found
 
 
-def use_services(services: embedded.Services) -> None:
+def use_services(services: Services) -> None:
     """Use these services in this process and in those that it starts."""
     os.environ["PIXCRAWLER_DATABASE_URL"] = services.database_url
     os.environ["PIXCRAWLER_BROKER_URL"] = services.broker_url

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixcrawler_worker import embedded
 from pixcrawler_worker.cli import celery_processes, connection, console
 from pixcrawler_worker.db import server
+from pixcrawler_worker.embedded import launcher
+from pixcrawler_worker.embedded.services import FAKE_REDIS
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -42,8 +43,8 @@ def running(
     """
     with contextlib.ExitStack() as stack:
         with console.out.status("starting PostgreSQL and Redis"):
-            services = stack.enter_context(embedded.running(data_dir, allow_fake=allow_fake))
-            if services.redis_server == embedded.FAKE_REDIS:
+            services = stack.enter_context(launcher.running(data_dir, allow_fake=allow_fake))
+            if services.redis_server == FAKE_REDIS:
                 console.out.print("no redis-server found: using fakeredis, which serves this command only")
             connection.use_services(services)
             os.environ |= settings

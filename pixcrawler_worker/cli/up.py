@@ -6,9 +6,10 @@ import time
 
 import click
 
-from pixcrawler_worker import embedded, settings
+from pixcrawler_worker import settings
 from pixcrawler_worker.cli import arguments, celery_processes, connection
 from pixcrawler_worker.db import server
+from pixcrawler_worker.embedded import launcher
 
 #: Pause before a worker that has ended is started again.
 _PAUSE_SECONDS = 1.0
@@ -23,7 +24,7 @@ def up(*, concurrency: int | None) -> None:
     """
     found = settings.load()
     with contextlib.ExitStack() as stack:
-        services = stack.enter_context(embedded.running(found.data_dir, allow_fake=False))
+        services = stack.enter_context(launcher.running(found.data_dir, allow_fake=False))
         connection.use_services(services)
         server.upgrade(services.database_url)
         click.echo(f"PostgreSQL  {services.database_url}")

@@ -1,18 +1,15 @@
 """PostgreSQL and Redis from wheels, for a laptop, the demo and the tests.
 
-Everything lies below one data directory. A guardian process starts both servers and stops them:
+Everything is below one data directory. A supervisor process starts both servers and stops them:
 
-    user ──┐               ┌── postgres
-           ├── guardian ───┤
-    user ──┘               └── redis-server
+    client ──┐                 ┌── postgres
+             ├── supervisor ───┤
+    client ──┘                 └── redis-server
 
-Every user keeps one connection to the guardian open. The kernel closes it however the user ends, kill -9 included, and
-when the last one has closed the guardian stops both servers. The servers die with their guardian where the kernel
-offers that (Linux); everywhere, each inherits a lock, so that the next start sees what a killed guardian left behind
-and stops it first: a lock that is held says that the process id inside it is alive and nobody else's.
+A client is a process that uses the services. Each keeps one connection to the supervisor open; the kernel closes it
+however the client ends, by `kill -9` too. When the last connection is closed, the supervisor stops both servers.
+
+On Linux the servers are killed when their supervisor dies. On every system each server inherits a lock, by which the
+next start finds the servers of a killed supervisor and stops them first: while a lock is held, the process id in its
+file is that of a running server.
 """
-
-from pixcrawler_worker.embedded.services import FAKE_REDIS, EmbeddedError, Pids, Services
-from pixcrawler_worker.embedded.users import find, locate, running
-
-__all__ = ["FAKE_REDIS", "EmbeddedError", "Pids", "Services", "find", "locate", "running"]

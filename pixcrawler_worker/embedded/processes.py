@@ -1,4 +1,4 @@
-"""Processes that hold a lock while they live, and so can be found again after whoever started them was killed."""
+"""Processes that hold a lock while they run, so that they are found after the process that started them was killed."""
 
 import fcntl
 import os
@@ -14,29 +14,33 @@ from typing import IO
 
 from pixcrawler_worker.embedded.services import EmbeddedError
 
-#: How long a process that was asked to stop may take. PostgreSQL writes its checkpoint in this time.
-STOP_PATIENCE = timedelta(seconds=30)
+#: From the signal to stop a process until it is killed. PostgreSQL writes its checkpoint in this time.
+STOP_TIMEOUT = timedelta(seconds=30)
 
 
 @contextmanager
 def lock(path: Path, *, stop_with: signal.Signals) -> Iterator[IO[str]]:
-    """Hold a process's lock; what still runs under it, because its keeper was killed, is stopped first.
+    """Yield the file of a lock that this process holds, after stopping a process that still holds it.
+
+    Args:
+        path: of the file; it has the id of the process that holds the lock.
+        stop_with: the signal for a process that holds it; SIGKILL follows.
 
     Raises:
-        EmbeddedError: it does not end, not even when killed.
+        EmbeddedError: when that process does not end, not even by SIGKILL.
     """
-    with path.open("a+") as held:
+    with path.open("a+") as file:
         for number in (stop_with, signal.SIGKILL):
-            if _taken(held):
+            if _acquire(file):
                 break
-            held.seek(0)
-            with suppress(ProcessLookupError, ValueError):  # it has just ended, or its id is not yet written
-                os.kill(int(held.read()), number)
-            if within(STOP_PATIENCE, lambda: _taken(held)):
+            file.seek(0)
+            with suppress(ProcessLookupError, ValueError):  # it has just ended, or its id is not written yet
+                os.kill(int(file.read()), number)
+            if wait_until(STOP_TIMEOUT, lambda: _acquire(file)):
                 break
         else:
-            raise EmbeddedError(f"a process of an earlier start does not end; its id is in {path}")
-        yield held
+            raise EmbeddedError(f"a process of an earlier start does not end: kill it, its id is in {path}")
+        yield file
 
 
 def spawn(
@@ -46,11 +50,11 @@ def spawn(
     stdin: int = subprocess.DEVNULL,
     new_session: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that inherits the lock, and thereby holds it until it and its children have ended.
+    """Start a process that inherits the lock and holds it until the process and its children have ended.
 
-    Its output goes to a log beside the lock.
+    Its output goes to `log_of(lock)`.
     """
-    # The user's own PGPORT or LC_MESSAGES are not meant for these servers.
+    # PGPORT, LC_MESSAGES and the like are for other servers of the user.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     with log_of(lock).open("ab") as log:
         process = subprocess.Popen(
@@ -69,19 +73,19 @@ def spawn(
 
 
 def log_of(lock: IO[str]) -> Path:
-    """The log of what runs under a lock."""
+    """Return the path of the log of the process that holds a lock."""
     return Path(lock.name).with_suffix(".log")
 
 
-def last_words(log: Path) -> str:
-    """The end of a log, as one line for an error message."""
+def last_lines(log: Path) -> str:
+    """Return the last lines of a log as one line for an error message."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{' / '.join(lines[-3:]) or 'it said nothing'} ({log})"
+    return f"{' / '.join(lines[-3:]) or 'no output'} ({log})"
 
 
-def within(patience: timedelta, done: Callable[[], bool]) -> bool:
-    """Whether something was done in time."""
-    deadline = time.monotonic() + patience.total_seconds()
+def wait_until(timeout: timedelta, done: Callable[[], bool]) -> bool:
+    """Poll `done` until it is true, and return True; return False after the timeout."""
+    deadline = time.monotonic() + timeout.total_seconds()
     while not done():
         if time.monotonic() > deadline:
             return False
@@ -90,14 +94,14 @@ def within(patience: timedelta, done: Callable[[], bool]) -> bool:
 
 
 def setpriv() -> str | None:
-    """The util-linux program that sets what a process may do, where there is one. Busybox's knows too little."""
+    """Return the path of setpriv from util-linux, or None; the one from Busybox lacks options."""
     found = shutil.which("setpriv")
     return found if found and Path(found).resolve().name == "setpriv" else None
 
 
-def _taken(held: IO[str]) -> bool:
+def _acquire(file: IO[str]) -> bool:
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a user asks a guardian for, and what it answers: one line of JSON each."""
+"""What the supervisor gets from its first client and sends to every client, each as one line of JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,36 +7,36 @@ from typing import Any, Self
 
 from pixcrawler_worker.errors import PermanentError
 
-#: What stands in place of a binary's path when the stand-in written in Python serves.
+#: Instead of the path of a binary, for the Redis written in Python.
 FAKE_REDIS = "fakeredis"
 
 
 class EmbeddedError(PermanentError):
-    """The services cannot be had; the message says in one line what to do."""
+    """The services cannot run; the message says in one line what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pids:
-    """Process ids, for tests and the doctor. The fake Redis lives in the guardian and has its id."""
+    """Process ids. The fake Redis is a thread of the supervisor and has its id."""
 
-    guardian: int
+    supervisor: int
     postgres: int
     redis: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What runs, and how to reach it.
+    """The running services, and how to connect to them.
 
     Attributes:
-        database_url: as libpq and psycopg read it; SQLAlchemy wants `postgresql+psycopg:` in front.
-        broker_url: as kombu reads it.
-        redis_url: the same server as redis-py reads it.
-        data_dir: where everything lies.
-        sockets: the directory of the Unix sockets; a short temporary one when `data_dir` is too deep for them.
+        database_url: for libpq and psycopg; `db.session.sqlalchemy_url` converts it for SQLAlchemy.
+        broker_url: for kombu.
+        redis_url: the same server for redis-py.
+        data_dir: the directory of all data, logs and locks.
+        sockets: the directory of the Unix sockets; a temporary one if the path of `data_dir` is too long for them.
         redis_server: path of the binary, or FAKE_REDIS.
-        durable: whether both servers survive a power cut with what they hold.
-        pids: the processes.
+        durable: whether both servers keep their data after a power failure.
+        pids: of the processes.
     """
 
     database_url: str
@@ -49,29 +49,33 @@ class Services:
     pids: Pids
 
     def to_json(self) -> str:
-        """One line."""
+        """Return one line of JSON."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """Read it back; a guardian that could not start says why instead, and that is raised as EmbeddedError."""
-        said: dict[str, Any] = json.loads(line)
-        if "error" in said:
-            raise EmbeddedError(said["error"])
-        paths = {name: Path(said[name]) for name in ("data_dir", "sockets")}
-        return cls(**said | paths | {"pids": Pids(**said["pids"])})
+        """Return the services of a line by `to_json`, or by a supervisor that could not start them.
+
+        Raises:
+            EmbeddedError: when they could not start; the message is that of the supervisor.
+        """
+        fields: dict[str, Any] = json.loads(line)
+        if "error" in fields:
+            raise EmbeddedError(fields["error"])
+        paths = {name: Path(fields[name]) for name in ("data_dir", "sockets")}
+        return cls(**fields | paths | {"pids": Pids(**fields["pids"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a guardian is told to run.
+class SupervisorConfig:
+    """What a supervisor runs.
 
     Attributes:
-        data_dir: holds the directories `postgres` and `redis`, which exist already.
+        data_dir: a directory with the existing directories `postgres` and `redis`.
         sockets: an empty directory for the Unix sockets.
-        postgres: the binary; its companions lie beside it.
+        postgres: the binary; `initdb` is in the same directory.
         redis: the binary, or FAKE_REDIS.
-        durable: whether the servers wait for the disk.
+        durable: whether the servers wait until data is on disk.
     """
 
     data_dir: Path
@@ -82,25 +86,25 @@ class Plan:
 
     @property
     def postgres_home(self) -> Path:
-        """Where PostgreSQL's lock, log and cluster lie."""
+        """The directory with lock, log and cluster of PostgreSQL."""
         return self.data_dir / "postgres"
 
     @property
     def cluster(self) -> Path:
-        """PostgreSQL's own data directory. It appears when it is complete."""
+        """The data directory of PostgreSQL; it exists once it is complete."""
         return self.postgres_home / "cluster"
 
     @property
     def redis_home(self) -> Path:
-        """Where Redis's lock, log and data lie."""
+        """The directory with lock, log and data of Redis."""
         return self.data_dir / "redis"
 
     def to_json(self) -> str:
-        """One line."""
+        """Return one line of JSON."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """Read it back."""
-        told: dict[str, Any] = json.loads(line)
-        return cls(**told | {name: Path(told[name]) for name in ("data_dir", "sockets", "postgres")})
+        """Return the configuration of a line by `to_json`."""
+        fields: dict[str, Any] = json.loads(line)
+        return cls(**fields | {name: Path(fields[name]) for name in ("data_dir", "sockets", "postgres")})

@@ -11,8 +11,8 @@ import pytest
 import redis
 from acceptance_stack import Stack
 
-from pixcrawler_worker import embedded
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.embedded.services import Services
 
 _HOSTS = Path(__file__).parents[1] / "fakes" / "hosts.py"
 _databases = itertools.count(1)
@@ -45,9 +45,7 @@ def _hosts(*args: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def stack(
-    services: embedded.Services, database_url: str, sessions: Sessions, host: str, tmp_path: Path
-) -> Iterator[Stack]:
+def stack(services: Services, database_url: str, sessions: Sessions, host: str, tmp_path: Path) -> Iterator[Stack]:
     number = next(_databases) % 15 + 1
     broker = services.broker_url.replace("virtual_host=0", f"virtual_host={number}")
     url = services.redis_url.replace("db=0", f"db={number}")

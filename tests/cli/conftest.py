@@ -10,7 +10,7 @@ import pytest
 import redis
 import structlog
 
-from pixcrawler_worker.embedded import Services
+from pixcrawler_worker.embedded.services import Services
 
 _FALLBACKS = {"DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from pixcrawler_worker.cli import connection
-from pixcrawler_worker.embedded import Services
+from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError
 
 

@@ -7,13 +7,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pixcrawler_worker import embedded
+from pixcrawler_worker.embedded.services import Services
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def new_database(services: embedded.Services) -> Iterator[Callable[..., str]]:
+def new_database(services: Services) -> Iterator[Callable[..., str]]:
     """Makes a database, empty or a copy of another, and returns its address."""
     made: list[str] = []
     with psycopg.connect(services.database_url, autocommit=True) as connection:
