@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pixcrawler_worker.db import activity_log, crawls, images, validations
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.images import Located
+from pixcrawler_worker.db.images import StoredFile
 from pixcrawler_worker.db.ledger import jobs, sweeps
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.jobs.limits import LIMITS
@@ -83,7 +83,7 @@ def every(runtime: Runtime) -> list[int]:
 def _compare(runtime: Runtime, job_id: int, found: Inventory, *, fix: bool, quiet: timedelta) -> None:
     # Files first: one that comes with its row in between has no file here, and is looked for again below.
     files = runtime.run(_files(runtime, job_id))
-    located = transact(runtime.sessions, lambda session: images.located(session, job_id))
+    located = transact(runtime.sessions, lambda session: images.stored_files(session, job_id))
     named = [one for one in located if one.storage_url.startswith(runtime.storage.url(""))]
     found.elsewhere += len(located) - len(named)
     found.images += len(named)
@@ -110,12 +110,12 @@ async def _files(runtime: Runtime, job_id: int) -> dict[str, int]:
     return {runtime.storage.url(key): size async for key, size in sizes}
 
 
-def _is_there(runtime: Runtime, one: Located) -> bool:
+def _is_there(runtime: Runtime, one: StoredFile) -> bool:
     """Whether there is a file after all: it may lie outside of the job's folder, or have come a moment ago."""
     return runtime.run(runtime.storage.size(runtime.storage.key(one.storage_url))) is not None
 
 
-def _mend(runtime: Runtime, job_id: int, missing: list[Located], stray: list[str], quiet: timedelta) -> int:
+def _mend(runtime: Runtime, job_id: int, missing: list[StoredFile], stray: list[str], quiet: timedelta) -> int:
     ref = CRAWL_JOBS.ref(job_id)
 
     def rows(session: Session) -> tuple[int, list[str]]:

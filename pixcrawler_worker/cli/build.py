@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 import click
 
-from pixcrawler_worker import client, downloads, settings
+from pixcrawler_worker import client, settings
 from pixcrawler_worker.cli import (
     arguments,
     connection,
@@ -27,8 +27,8 @@ from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export import croissant
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.export import croissant, download
+from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate import report as validation_report
 
@@ -46,8 +46,8 @@ from pixcrawler_worker.validate import report as validation_report
 @click.option(
     "--format",
     "format_",
-    type=click.Choice([Carrier.ZIP.value, Carrier.TAR.value]),
-    default=Carrier.ZIP.value,
+    type=click.Choice([ExportFormat.ZIP.value, ExportFormat.TAR.value]),
+    default=ExportFormat.ZIP.value,
     show_default=True,
     help="File format; a zip is unpacked.",
 )
@@ -79,9 +79,9 @@ def build(
             "a job has its keywords and options already: combine --job with --out, --format, --layout"
         )
     crawl = None if job is not None else crawl_arguments.parse(keywords, raw)
-    delivery = Delivery(Carrier(format_), export_arguments.parse(None, format_=format_, layout=layout))
+    delivery = Delivery(ExportFormat(format_), export_arguments.parse(None, format_=format_, layout=layout))
     if out is not None:
-        downloads.require_empty(out)
+        download.require_empty(out)
     with _services() as (runtime, check):
         job_id = job or new_jobs.create_crawl(runtime, crawl) if crawl else job
         assert job_id is not None
@@ -104,7 +104,7 @@ def build(
 class Delivery:
     """The file format and the options of the export."""
 
-    carrier: Carrier
+    carrier: ExportFormat
     options: dict[str, Any]
 
 
@@ -134,7 +134,7 @@ def deliver(
         SystemExit: 130 when interrupted; the files written so far are removed.
     """
     interrupted = f"\nno files were written. The images of job {job.id} are stored. Resume: {resume}"
-    downloads.require_empty(folder)
+    download.require_empty(folder)
     validation_id = new_jobs.create_validation(runtime, job.id, name="build", rules={})
     new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
     validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
@@ -148,7 +148,7 @@ def deliver(
     if export.status != JobStatus.COMPLETED:
         return None
     try:
-        with downloads.all_or_nothing(folder):
+        with download.all_or_nothing(folder):
             _download(runtime, export, folder, delivery)
             with console.out.status("writing the reports"):
                 crawl_report.write(runtime, job.id, folder / "report.html")
@@ -161,14 +161,14 @@ def deliver(
 
 def _download(runtime: Runtime, export: ExportView, folder: Path, delivery: Delivery) -> None:
     with console.out.status("downloading the dataset"):
-        files = downloads.fetch(runtime, export, folder)
-    if delivery.carrier is not Carrier.ZIP:
+        files = download.fetch(runtime, export, folder)
+    if delivery.carrier is not ExportFormat.ZIP:
         return
     archives = [path for path in files if path.suffix == ".zip"]
     sizes = [_entries(archive) for archive in archives]
     with console.progress_bar("unpacking", sum(sizes)) as update:
         for position, archive in enumerate(archives):
-            downloads.unpack(archive, folder, wrote=_added_to(sum(sizes[:position]), update))
+            download.unpack(archive, folder, wrote=_added_to(sum(sizes[:position]), update))
             archive.unlink()
     # It describes the archives, which are unpacked and removed.
     (folder / croissant.NAME).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.exporters.protocol import ExportFormat
 
 #: The images inside the scikit-image wheel, by label.
 _SAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -87,7 +87,7 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         job = _crawl(service, sorted(index), min(count, _MAX_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
         export = build.deliver(
-            service.runtime, job, target, Delivery(Carrier.ZIP, {}), check=service.check, resume="pixcrawler demo"
+            service.runtime, job, target, Delivery(ExportFormat.ZIP, {}), check=service.check, resume="pixcrawler demo"
         )
     if export is None:
         sys.exit(1)

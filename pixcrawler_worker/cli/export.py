@@ -7,13 +7,14 @@ from typing import TextIO
 
 import click
 
-from pixcrawler_worker import client, downloads
+from pixcrawler_worker import client
 from pixcrawler_worker.cli import arguments, connection, export_arguments, job_status, job_watch, new_jobs
 from pixcrawler_worker.db.job_views import CrawlView, ExportView
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export import download
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters import protocol
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.exporters.protocol import ExportFormat
 
 
 @click.command()
@@ -21,8 +22,8 @@ from pixcrawler_worker.exporters.protocol import Carrier
 @click.option(
     "--format",
     "format_",
-    type=click.Choice([one.value for one in Carrier]),
-    default=Carrier.ZIP.value,
+    type=click.Choice([one.value for one in ExportFormat]),
+    default=ExportFormat.ZIP.value,
     show_default=True,
     help="File format.",
 )
@@ -67,7 +68,7 @@ def export(
         raise click.UsageError("give the id of a crawl JOB, or --layouts, or --schema")
     options = export_arguments.parse(file, format_=format_, layout=layout)
     if out is not None:
-        downloads.require_empty(out)
+        download.require_empty(out)
     with connection.connect() as runtime:
         runtime.settings.require_broker()
         crawl = job_status.require(runtime.sessions, CrawlView, job_id)
@@ -80,7 +81,7 @@ def export(
         if ended.status != "completed":
             sys.exit(1)
         if out is not None:
-            fetched = downloads.fetch(runtime, ended, out)
+            fetched = download.fetch(runtime, ended, out)
             click.echo(f"downloaded {len(fetched)} files into {out}, checksums verified")
 
 

@@ -7,7 +7,7 @@ import click
 from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import options
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.exporters.protocol import ExportFormat
 
 
 def parse(file: TextIO | None, *, format_: str, layout: str | None) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def parse(file: TextIO | None, *, format_: str, layout: str | None) -> dict[str,
     if layout is not None:
         given["layout"] = layout
     try:
-        options.parse(given).layout_for(Carrier(format_))
+        options.parse(given).layout_for(ExportFormat(format_))
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
     return given

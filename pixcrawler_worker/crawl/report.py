@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pixcrawler_worker import html_report
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import images, job_views
+from pixcrawler_worker.db import image_records, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.images import Stored
+from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.errors import UnknownJobError
@@ -59,7 +59,7 @@ class _Content:
     """The data of the report."""
 
     job: CrawlView
-    stored: Sequence[Stored]
+    stored: Sequence[ImageRecord]
     reasons: Mapping[str, int]
     thumbnails: Mapping[int, bytes]
 
@@ -74,18 +74,20 @@ def write(runtime: Runtime, job_id: int, path: Path) -> Path:
     job = transact(runtime.sessions, lambda session: job_views.job(session, CrawlView, job_id))
     if job is None:
         raise UnknownJobError(CRAWL_JOBS.name, job_id)
-    stored = transact(runtime.sessions, lambda session: images.stored(session, job_id))
+    stored = transact(runtime.sessions, lambda session: image_records.of_crawl(session, job_id))
     reasons = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
     sheet = [image for shown in _sheets(stored).values() for image in shown]
-    thumbnails = runtime.run(html_report.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet)))
+    thumbnails = runtime.run(
+        html_report.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet if image.storage_url))
+    )
     return html_report.save(path, job.name, _parts(_Content(job, stored, reasons, thumbnails)))
 
 
-def _sheets(stored: Sequence[Stored]) -> dict[str, list[Stored]]:
+def _sheets(stored: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:
     """Return the images of the contact sheet by label."""
-    by_label: dict[str, list[Stored]] = {}
+    by_label: dict[str, list[ImageRecord]] = {}
     for image in stored:
-        by_label.setdefault(image.label, []).append(image)
+        by_label.setdefault(image.label or "", []).append(image)
     return {label: found[:: -(-len(found) // _SHEET_SIZE)] for label, found in by_label.items()}
 
 
@@ -95,8 +97,8 @@ def _parts(found: _Content) -> Iterator[str]:
     yield f'<h1>{title}</h1><div class="soft">crawl job {job.id}, {escape(job.status)}{_when(job)}</div>'
     yield _tiles(found)
     yield '<div class="columns">'
-    yield html_report.bars("Labels", Counter(image.label for image in found.stored).most_common())
-    yield html_report.bars("Formats", Counter(image.format for image in found.stored).most_common())
+    yield html_report.bars("Labels", Counter(image.label or "" for image in found.stored).most_common())
+    yield html_report.bars("Formats", Counter(image.format or "unknown" for image in found.stored).most_common())
     yield html_report.bars("Sizes", _sizes(found.stored))
     yield html_report.bars("Licenses", _licenses(found.stored))
     yield "</div>"
@@ -112,7 +114,7 @@ def _when(job: CrawlView) -> str:
 
 def _tiles(found: _Content) -> str:
     job = found.job
-    size = sum(image.file_size for image in found.stored)
+    size = sum(image.file_size or 0 for image in found.stored)
     tiles = (
         (f"{job.valid_images:,}", f"of {job.max_images:,} images"),
         (f"{len({image.label for image in found.stored}):,}", "labels"),
@@ -123,11 +125,12 @@ def _tiles(found: _Content) -> str:
     return html_report.tiles(tiles)
 
 
-def _sizes(stored: Sequence[Stored]) -> list[tuple[str, int]]:
+def _sizes(stored: Sequence[ImageRecord]) -> list[tuple[str, int]]:
     """Return the size classes from the smallest to the largest that occurs, with their counts."""
     bounds = [*_SIZE_CLASSES, float("inf")]
     counts = Counter(
-        next(i for i, bound in enumerate(bounds) if image.width * image.height / 1e6 <= bound) for image in stored
+        next(i for i, bound in enumerate(bounds) if (image.width or 0) * (image.height or 0) / 1e6 <= bound)
+        for image in stored
     )
     if not counts:
         return []
@@ -135,8 +138,8 @@ def _sizes(stored: Sequence[Stored]) -> list[tuple[str, int]]:
     return [(names[i], counts[i]) for i in range(min(counts), max(counts) + 1)]
 
 
-def _licenses(stored: Sequence[Stored]) -> list[tuple[str, int]]:
-    return Counter(image.license or "unknown" for image in stored).most_common()
+def _licenses(stored: Sequence[ImageRecord]) -> list[tuple[str, int]]:
+    return Counter(image.credit.license or "unknown" for image in stored).most_common()
 
 
 def _rejected(reasons: Mapping[str, int]) -> str:
@@ -146,14 +149,14 @@ def _rejected(reasons: Mapping[str, int]) -> str:
     return html_report.bars("Rejected candidates", named, kind="bad")
 
 
-def _sheet(label: str, shown: Sequence[Stored], found: _Content) -> str:
+def _sheet(label: str, shown: Sequence[ImageRecord], found: _Content) -> str:
     total = sum(image.label == label for image in found.stored)
     figures = "".join(_figure(image, found.thumbnails.get(image.id)) for image in shown)
     count = f"{len(shown)} of {total:,}" if len(shown) < total else f"{total:,}"
     return f'<h3>{escape(label)} <small>{count}</small></h3><div class="sheet">{figures}</div>'
 
 
-def _figure(image: Stored, thumbnail: bytes | None) -> str:
+def _figure(image: ImageRecord, thumbnail: bytes | None) -> str:
     caption = f"{image.width}x{image.height} {image.format}"
-    hint = " - ".join(filter(None, (image.title, image.author, image.filename)))
-    return html_report.figure(thumbnail, caption, alt=image.title or image.label, hint=hint)
+    hint = " - ".join(filter(None, (image.credit.title, image.credit.author, image.filename)))
+    return html_report.figure(thumbnail, caption, alt=image.credit.title or image.label or "", hint=hint)

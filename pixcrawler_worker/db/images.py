@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 from sqlalchemy.types import LargeBinary
 
-from pixcrawler_worker.db.models import CrawlCandidate, Image, ImageFact
+from pixcrawler_worker.db.models import CrawlCandidate, Image
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.planning import url_hash
 
@@ -148,7 +148,7 @@ def _text(value: str | None) -> str | None:
 
 
 def add_candidates(session: Session, job_id: int, hashes: Sequence[bytes]) -> int:
-    """Note addresses as judged and return how many of them the job had not seen before."""
+    """Record URLs as processed and return how many of them the job had not seen before."""
     if not hashes:
         return 0
     offered = select(literal(job_id), func.unnest(literal(sorted(set(hashes)), ARRAY(LargeBinary))))
@@ -162,7 +162,7 @@ def add_candidates(session: Session, job_id: int, hashes: Sequence[bytes]) -> in
 
 
 def seen(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
-    """Return which of the addresses the job has judged already."""
+    """Return which of the URLs the job has processed already."""
     return frozenset(
         session.scalars(
             select(CrawlCandidate.url_hash).where(
@@ -174,81 +174,32 @@ def seen(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[by
 
 
 def files(session: Session, job_id: int) -> frozenset[str]:
-    """Return the storage addresses that rows of the job name."""
+    """Return the storage URLs that rows of the job name."""
     named = select(Image.storage_url).where(Image.crawl_job_id == job_id, Image.storage_url.is_not(None))
     return frozenset(url for url in session.scalars(named) if url is not None)
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """An image's row, as far as it says where its file is."""
+class StoredFile:
+    """The file of an image: the row's id, and where and how large the file is."""
 
     id: int
     storage_url: str
     file_size: int | None
 
 
-def located(session: Session, job_id: int) -> list[Located]:
-    """Return the images of a job whose rows name a file."""
+def stored_files(session: Session, job_id: int) -> list[StoredFile]:
+    """Return the files that rows of the job name."""
     query = select(Image.id, Image.storage_url, Image.file_size).where(
         Image.crawl_job_id == job_id, Image.storage_url.is_not(None)
     )
-    return [Located(image_id, url or "", size) for image_id, url, size in session.execute(query.order_by(Image.id))]
+    return [
+        StoredFile(id=row.id, storage_url=row.storage_url, file_size=row.file_size)
+        for row in session.execute(query.order_by(Image.id))
+    ]
 
 
 def delete(session: Session, image_ids: Sequence[int]) -> int:
     """Delete rows of images, with what is known of them; return how many there were."""
     gone = session.scalars(delete_rows(Image).where(Image.id.in_(image_ids)).returning(Image.id))
     return len(gone.all())
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An image as reports and exports read it."""
-
-    id: int
-    label: str
-    filename: str
-    storage_url: str
-    original_url: str
-    width: int
-    height: int
-    file_size: int
-    format: str
-    sha256: str
-    source: str
-    page_url: str | None
-    title: str | None
-    author: str | None
-    license: str | None
-    license_url: str | None
-    attribution: str | None
-
-
-def stored(session: Session, job_id: int) -> list[Stored]:
-    """Return the job's images with their facts, by label, then in the order in which they came."""
-    rows = session.execute(
-        select(
-            Image.id,
-            ImageFact.label,
-            Image.filename,
-            Image.storage_url,
-            Image.original_url,
-            Image.width,
-            Image.height,
-            Image.file_size,
-            Image.format,
-            func.encode(ImageFact.sha256, "hex"),
-            ImageFact.source,
-            ImageFact.page_url,
-            ImageFact.title,
-            ImageFact.author,
-            ImageFact.license,
-            ImageFact.license_url,
-            ImageFact.attribution,
-        )
-        .join(ImageFact, ImageFact.image_id == Image.id)
-        .where(Image.crawl_job_id == job_id)
-        .order_by(ImageFact.label, Image.id)
-    )
-    return [Stored(*row) for row in rows]

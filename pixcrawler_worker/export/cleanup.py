@@ -8,7 +8,8 @@ import structlog
 from pixcrawler_worker.db import exports
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.export import plan, publishing
+from pixcrawler_worker.export import plan, publisher
+from pixcrawler_worker.export.payloads import ExportResult
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 
@@ -16,7 +17,7 @@ log = structlog.get_logger()
 
 #: Exports that one clean-up deletes or signs again.
 _MAX_EXPORTS = 200
-#: Links are signed again when they work for no longer than this.
+#: Links are link_ttl again when they work for no longer than this.
 _RESIGN_WITHIN = timedelta(days=1)
 
 
@@ -28,23 +29,27 @@ def clean_up(runtime: Runtime, limits: Limits) -> int:
     expired = transact(runtime.sessions, functools.partial(exports.expired, limit=_MAX_EXPORTS))
     for job_id in expired:
         # The link goes first: what it leads to must not be gone while a row still has it.
-        transact(runtime.sessions, functools.partial(exports.unlink, job_id=job_id))
+        transact(runtime.sessions, functools.partial(exports.remove_link, job_id=job_id))
     try:
-        _sign_again(runtime)
+        _renew_links(runtime)
         return runtime.run(_remove_files(runtime, limits))
     except (TransientError, PermanentError) as error:
         log.warning("files of exports are left to the next clean-up", reason=str(error))
         return 0
 
 
-def _sign_again(runtime: Runtime) -> None:
-    fading = functools.partial(exports.fading, within=_RESIGN_WITHIN, limit=_MAX_EXPORTS)
-    for one in transact(runtime.sessions, fading):
+def _renew_links(runtime: Runtime) -> None:
+    expiring_links = functools.partial(exports.expiring_links, within=_RESIGN_WITHIN, limit=_MAX_EXPORTS)
+    for one in transact(runtime.sessions, expiring_links):
         request = transact(runtime.sessions, functools.partial(exports.load, job_id=one.job_id))
         if request is not None:
-            again = publishing.sign_again(runtime, one.job_id, plan.read(request), one.result, lives=one.lives)
-            url, signed = runtime.run(again)
-            transact(runtime.sessions, functools.partial(exports.relink, job_id=one.job_id, url=url, signed=signed))
+            again = publisher.link(
+                runtime, one.job_id, plan.read(request), ExportResult.from_json(one.result), ttl=one.ttl
+            )
+            url, link_ttl = runtime.run(again)
+            transact(
+                runtime.sessions, functools.partial(exports.replace_link, job_id=one.job_id, url=url, link_ttl=link_ttl)
+            )
 
 
 async def _remove_files(runtime: Runtime, limits: Limits) -> int:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pixcrawler_worker.domain import licenses, tables
+from pixcrawler_worker.export.payloads import ArchiveResult
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.exporters.protocol import ExportFormat
 
 #: Its file.
 NAME = "croissant.json"
@@ -55,20 +56,24 @@ _CONTEXT: Mapping[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-_MEDIA_TYPES = {Carrier.ZIP: "application/zip", Carrier.TAR: "application/x-tar", Carrier.CSV: "text/csv"}
+_MEDIA_TYPES = {
+    ExportFormat.ZIP: "application/zip",
+    ExportFormat.TAR: "application/x-tar",
+    ExportFormat.CSV: "text/csv",
+}
 _PROJECT = "https://github.com/pixcrawler"
 
 
-def write(plan: Plan, summary: Summary, parts: Sequence[Mapping[str, Any]]) -> bytes:
+def write(plan: Plan, summary: Summary, archives: Sequence[ArchiveResult]) -> bytes:
     """Return the file.
 
     Args:
         plan: what the dataset is.
         summary: what is in it.
-        parts: its archives: `name`, `size`, `sha256` and `table` of each.
+        archives: of the dataset.
     """
-    told = [(number, part) for number, part in enumerate(parts) if part["table"]]
-    packed = told if plan.carrier is not Carrier.CSV else []
+    described = [(number, archive) for number, archive in enumerate(archives) if archive.table]
+    packed = described if plan.format is not ExportFormat.CSV else []
     found = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -80,40 +85,44 @@ def write(plan: Plan, summary: Summary, parts: Sequence[Mapping[str, Any]]) -> b
         "creator": {"@type": "sc:Organization", "name": "PixCrawler", "url": _PROJECT},
         "datePublished": f"{plan.crawled:%Y-%m-%d}",
         "version": "1.0.0",
-        "distribution": [*(_archive(plan, part) for part in parts), *(_table(number, part) for number, part in packed)],
-        "recordSet": [_records(plan, number, part) for number, part in told],
+        "distribution": [
+            *(_archive(plan, archive) for archive in archives),
+            *(_table(number, archive) for number, archive in packed),
+        ],
+        "recordSet": [_records(plan, number, archive) for number, archive in described],
     }
     return json.dumps(found, indent=2, ensure_ascii=False).encode()
 
 
-def _archive(plan: Plan, part: Mapping[str, Any]) -> dict[str, Any]:
+def _archive(plan: Plan, archive: ArchiveResult) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
-        "@id": part["name"],
-        "name": part["name"],
-        "contentUrl": part["name"],
-        "contentSize": f"{part['size']} B",
-        "encodingFormat": _MEDIA_TYPES[plan.carrier],
-        "sha256": part["sha256"],
+        "@id": archive.name,
+        "name": archive.name,
+        "contentUrl": archive.name,
+        "contentSize": f"{archive.size} B",
+        "encodingFormat": _MEDIA_TYPES[plan.format],
+        "sha256": archive.sha256,
     }
 
 
-def _table(number: int, part: Mapping[str, Any]) -> dict[str, Any]:
-    path, sha256 = part["table"]
+def _table(number: int, archive: ArchiveResult) -> dict[str, Any]:
+    assert archive.table is not None
+    path, sha256 = archive.table
     return {
         "@type": "cr:FileObject",
         "@id": f"table-{number:05d}",
         "name": f"table-{number:05d}",
         "description": "A line per image.",
-        "containedIn": {"@id": part["name"]},
+        "containedIn": {"@id": archive.name},
         "contentUrl": path,
         "encodingFormat": "text/csv",
         "sha256": sha256,
     }
 
 
-def _records(plan: Plan, number: int, part: Mapping[str, Any]) -> dict[str, Any]:
-    source = part["name"] if plan.carrier is Carrier.CSV else f"table-{number:05d}"
+def _records(plan: Plan, number: int, archive: ArchiveResult) -> dict[str, Any]:
+    source = archive.name if plan.format is ExportFormat.CSV else f"table-{number:05d}"
     name = f"images-{number:05d}"
     return {
         "@type": "cr:RecordSet",

@@ -24,10 +24,10 @@ from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
-from pixcrawler_worker.exporters.protocol import Carrier, Layout
+from pixcrawler_worker.exporters.protocol import ExportFormat, Layout
 
 #: What `auto` is.
-_AUTO = {Carrier.ZIP: "imagefolder", Carrier.TAR: "webdataset", Carrier.CSV: "table"}
+_AUTO = {ExportFormat.ZIP: "imagefolder", ExportFormat.TAR: "webdataset", ExportFormat.CSV: "table"}
 
 
 #: Splits in the order in which people name them.
@@ -93,7 +93,7 @@ class Resize(_Strict):
     only_shrink: StrictBool = Field(default=True, description="leave smaller images as they are")
 
 
-class Picture(_Strict):
+class ImageOptions(_Strict):
     """How image files are changed. Without any of it they are copied byte for byte."""
 
     format: Literal[("keep", *FORMATS)] = "keep"  # type: ignore[valid-type]  # the names are listed once
@@ -132,7 +132,7 @@ class ExportOptions(_Strict):
     layout: StrictStr = Field(default="auto", description="imagefolder for zip, webdataset for tar, table for csv")
     select: Select = Select()
     splits: Splits = Splits()
-    image: Picture = Picture()
+    image: ImageOptions = ImageOptions()
     max_files_per_dir: Annotated[StrictInt, Field(ge=100)] = 5000
     archive: Archives = Archives()
     extras: Extras = Extras()
@@ -149,22 +149,22 @@ class ExportOptions(_Strict):
             )
         return self
 
-    def layout_name(self, carrier: Carrier) -> str:
+    def layout_name(self, format_: ExportFormat) -> str:
         """Return the name of the layout, where none is given that which is usual."""
-        return _AUTO[carrier] if self.layout == "auto" else self.layout
+        return _AUTO[format_] if self.layout == "auto" else self.layout
 
-    def layout_for(self, carrier: Carrier) -> type[Layout]:
+    def layout_for(self, format_: ExportFormat) -> type[Layout]:
         """Return the layout.
 
         Raises:
             PermanentError: when it cannot be delivered like that, or its package is broken.
         """
-        name = self.layout_name(carrier)
+        name = self.layout_name(format_)
         layout = protocol.load(name)
-        if carrier not in layout.carriers:
+        if format_ not in layout.carriers:
             listed = ", ".join(sorted(layout.carriers))
-            raise PermanentError(f"export_options: layout {name} is delivered as {listed}, not as {carrier}")
-        if carrier is Carrier.CSV and not self.extras.images_csv:
+            raise PermanentError(f"export_options: layout {name} is delivered as {listed}, not as {format_}")
+        if format_ is ExportFormat.CSV and not self.extras.images_csv:
             raise PermanentError("export_options: extras.images_csv is false, and a csv export is nothing else")
         return layout
 
@@ -196,17 +196,17 @@ def parse(raw: object) -> ExportOptions:
         raise PermanentError(f"export_options: {where}: {what}" if where else f"export_options: {what}") from None
 
 
-def carrier(name: object) -> Carrier:
+def format_of(name: object) -> ExportFormat:
     """Return the format of a row.
 
     Raises:
         PermanentError: when there is no such format.
     """
     try:
-        return Carrier(str(name).lower())
+        return ExportFormat(str(name).lower())
     except ValueError:
         raise PermanentError(
-            f"format: there is no {name!r}; {hint(str(name), [one.value for one in Carrier])}"
+            f"format: there is no {name!r}; {hint(str(name), [one.value for one in ExportFormat])}"
         ) from None
 
 

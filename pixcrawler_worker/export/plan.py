@@ -8,7 +8,7 @@ from pixcrawler_worker.db.exports import ExportRequest
 from pixcrawler_worker.domain import planning
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
-from pixcrawler_worker.exporters.protocol import Carrier, Layout
+from pixcrawler_worker.exporters.protocol import ExportFormat, Layout
 
 #: Where exports lie in storage, each in a folder named by its id.
 FOLDER = "exports/"
@@ -20,7 +20,7 @@ class Plan:
 
     Attributes:
         name: of the dataset, for people.
-        carrier: what it is delivered as.
+        format: what it is delivered as.
         options: the row's.
         layout: how its images lie.
         layout_name: what it is called.
@@ -31,7 +31,7 @@ class Plan:
     """
 
     name: str
-    carrier: Carrier
+    format: ExportFormat
     options: ExportOptions
     layout: type[Layout]
     layout_name: str
@@ -41,8 +41,8 @@ class Plan:
     crawled: datetime
 
     @property
-    def lives(self) -> timedelta:
-        """How long its files are kept."""
+    def ttl(self) -> timedelta:
+        """How long the link works."""
         return timedelta(seconds=self.options.url_ttl_s)
 
 
@@ -50,16 +50,16 @@ def read(request: ExportRequest, labels: Sequence[str] = ()) -> Plan:
     """Return the plan of a request.
 
     Raises:
-        PermanentError: when its format or its options cannot be meant; the message names the key.
+        PermanentError: when its format or its options are invalid; the message names the key.
     """
-    carrier, wanted = options.carrier(request.format), options.parse(request.options)
-    layout = wanted.layout_for(carrier)
+    format_, wanted = options.format_of(request.format), options.parse(request.options)
+    layout = wanted.layout_for(format_)
     return Plan(
         name=request.name,
-        carrier=carrier,
+        format=format_,
         options=wanted,
         layout=layout,
-        layout_name=wanted.layout_name(carrier),
+        layout_name=wanted.layout_name(format_),
         labels=tuple(labels),
         splits=tuple(wanted.ratios(layout)),
         unlabelled=planning.only_label(request.keywords),

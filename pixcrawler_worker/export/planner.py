@@ -1,11 +1,12 @@
 """Planning and ending an export job."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
 
-from pixcrawler_worker.db import exports, validations
-from pixcrawler_worker.db.exports import Choice, Cut, ExportRequest
+from pixcrawler_worker.db import export_selection, exports, validations
+from pixcrawler_worker.db.export_selection import ExportPart, Selection
+from pixcrawler_worker.db.exports import ExportRequest
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -16,23 +17,17 @@ from pixcrawler_worker.domain.lifecycle import ChunkState, Counters, JobStatus
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.export import plan as plans
+from pixcrawler_worker.export.payloads import ArchiveResult, ArchiveTask, Publication, PublishTask, archives_of, task_of
 from pixcrawler_worker.export.plan import Plan
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
 
-#: The step in which an export's files become one thing with a link, in the payload of its chunk.
-_PUBLISH = "publish"
 _LOSSY_FORMATS = frozenset({"jpg", "webp", "avif"})
 
 
-def publishes(payload: Mapping[str, Any]) -> bool:
-    """Tell whether a chunk is the last step of its export."""
-    return payload.get("step") == _PUBLISH
-
-
 def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
-    """Choose the images of an export and return a chunk for each of its archives. The caller holds the job's lock.
+    """Select the images of an export and return a chunk for each of its archives. The caller holds the job's lock.
 
     Raises:
         PermanentError: when its row or its options are invalid, or no image is left.
@@ -42,24 +37,25 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
         raise UnknownJobError(ref.table.name, ref.id)
     whole = plans.read(request)
     validation = validations.effective_validation(session, request.crawl_job_id)
-    choice = _choice(session, request, whole, judge=validation, unknown=runtime.settings.max_image_bytes)
-    images = exports.choose(session, ref.id, request.crawl_job_id, choice)
+    selection = _selection(session, request, whole, validation_id=validation, unknown=runtime.settings.max_image_bytes)
+    images = export_selection.select(session, ref.id, request.crawl_job_id, selection)
     if not images:
         raise PermanentError(f"crawl job {request.crawl_job_id} has no images that the options take")
-    cuts = list(_cuts(session, ref.id, whole, images))
-    exports.plan(session, ref.id, judge=validation, images=images, unlabelled=whole.unlabelled)
-    payloads = [
-        {"part": number, "parts": len(cuts), "first": one.first, "last": one.last, "name": name}
-        for number, (one, name) in enumerate(zip(cuts, _names(whole, cuts), strict=True))
+    parts = list(_parts(session, ref.id, whole, images))
+    exports.record_plan(session, ref.id, validation_id=validation, images=images, unlabelled=whole.unlabelled)
+    tasks = [
+        ArchiveTask(part=number, parts=len(parts), first=part.first, last=part.last, name=name)
+        for number, (part, name) in enumerate(zip(parts, _names(whole, parts), strict=True))
     ]
-    return Chunks(payloads, {"images": images, "parts": len(cuts), "validation": validation})
+    details = {"images": images, "parts": len(parts), "validation": validation}
+    return Chunks([task.to_json() for task in tasks], details)
 
 
 def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters) -> Chunks | Conclusion:
     """Return the chunk that publishes the archives once all are written, or the end of the job."""
     del runtime, counters
     ended = chunks.ended(session, ref)
-    published = next((chunk for chunk in ended if publishes(chunk.payload)), None)
+    published = next((chunk for chunk in ended if isinstance(task_of(chunk.payload), PublishTask)), None)
     failed = next((chunk for chunk in ended if chunk.state is ChunkState.FAILED), None)
     if failed is not None:
         # A dataset without some of its archives would be another one than the one that was requested.
@@ -67,17 +63,16 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     if not ended:
         return Conclusion.never_planned(Task.EXPORT_START)
     if published is not None:
-        return _complete(session, ref, published)
-    if not any(chunk.result.get("images") for chunk in ended):
-        return Conclusion.failure(_nothing(ended))
-    return Chunks([{"step": _PUBLISH}])
+        return _complete(session, ref, Publication.from_json(published.result))
+    if not archives_of(ended):
+        return Conclusion.failure(_nothing_exported(ended))
+    return Chunks([PublishTask().to_json()])
 
 
-def _nothing(parts: list[EndedChunk]) -> str:
-    skipped: dict[str, int] = {}
-    for part in parts:
-        for reason, count in part.result.get("skipped", {}).items():
-            skipped[reason] = skipped.get(reason, 0) + count
+def _nothing_exported(ended: Sequence[EndedChunk]) -> str:
+    skipped: Counter[str] = Counter()
+    for chunk in ended:
+        skipped.update(ArchiveResult.from_json(chunk.result).summary.skipped)
     return f"no image could be exported: {_listed(skipped)}"
 
 
@@ -86,14 +81,16 @@ def _listed(skipped: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in frequent)
 
 
-def _choice(session: Session, request: ExportRequest, whole: Plan, *, judge: int | None, unknown: int) -> Choice:
-    wanted, layout = whole.options, whole.layout
-    select, image = wanted.select, wanted.image
-    known = exports.licenses(session, request.crawl_job_id)
+def _selection(
+    session: Session, request: ExportRequest, whole: Plan, *, validation_id: int | None, unknown: int
+) -> Selection:
+    options, layout = whole.options, whole.layout
+    select, image = options.select, options.image
+    known = export_selection.licenses(session, request.crawl_job_id)
     copies = image.format == "keep" and image.resize is None and not image.strip_metadata
     target = layout.formats[0] if image.format == "keep" else image.format
-    return Choice(
-        judge=judge,
+    return Selection(
+        validation_id=validation_id,
         only_valid=select.only_valid,
         exclude_flags=select.exclude_flags,
         labels=select.labels,
@@ -102,70 +99,69 @@ def _choice(session: Session, request: ExportRequest, whole: Plan, *, judge: int
         min_height=select.min_height or 0,
         limit=select.limit,
         label=whole.unlabelled,
-        seed=wanted.splits.seed,
-        bounds=splits.bounds(wanted.ratios(layout)) or [splits.WHOLE],
-        by_group=wanted.splits.by == "duplicate_group",
-        stratified=wanted.splits.stratify is not None,
+        seed=options.splits.seed,
+        bounds=splits.bounds(options.ratios(layout)) or [splits.WHOLE],
+        by_group=options.splits.by == "duplicate_group",
+        stratified=options.splits.stratify is not None,
         turns=image.orient,
         copied=sorted(set(FORMATS).intersection(layout.formats)) if copies else (),
-        longest=image.resize.size if image.resize and image.resize.mode in {"fit", "cover", "pad"} else None,
+        max_side=image.resize.size if image.resize and image.resize.mode in {"fit", "cover", "pad"} else None,
         lossy=target in _LOSSY_FORMATS,
         unknown_bytes=unknown,
     )
 
 
-def _cuts(session: Session, job_id: int, whole: Plan, images: int) -> Iterator[Cut]:
+def _parts(session: Session, job_id: int, whole: Plan, images: int) -> Iterator[ExportPart]:
     """Yield the images of each archive, of which none grows beyond a limit."""
-    if whole.carrier is Carrier.CSV:
-        yield Cut(0, images - 1, 0)
+    if whole.format is ExportFormat.CSV:
+        yield ExportPart(0, images - 1, 0)
         return
     first = 0
-    while one := exports.cut(
+    while one := export_selection.next_part(
         session,
         job_id,
         first,
-        most_bytes=whole.options.archive.part_max_bytes,
-        most_images=whole.options.archive.part_max_images,
+        max_bytes=whole.options.archive.part_max_bytes,
+        max_images=whole.options.archive.part_max_images,
         one_split=whole.layout.split_per_part,
     ):
         yield one
         first = one.last + 1
 
 
-def _names(whole: Plan, cuts: Sequence[Cut]) -> Iterator[str]:
+def _names(whole: Plan, parts: Sequence[ExportPart]) -> Iterator[str]:
     """Yield the name of each archive's file."""
     if whole.layout.split_per_part:
         numbers: dict[int, int] = {}
-        for one in cuts:
+        for one in parts:
             number = numbers[one.split] = numbers.get(one.split, -1) + 1
-            yield f"{whole.splits[one.split] if whole.splits else 'train'}-{number:05d}.{whole.carrier}"
-    elif len(cuts) == 1:
-        yield f"{planning.plain_name(whole.name) or 'dataset'}.{whole.carrier}"
+            yield f"{whole.splits[one.split] if whole.splits else 'train'}-{number:05d}.{whole.format}"
+    elif len(parts) == 1:
+        yield f"{planning.plain_name(whole.name) or 'dataset'}.{whole.format}"
     else:
-        for number in range(len(cuts)):
-            yield f"part-{number:05d}-of-{len(cuts):05d}.{whole.carrier}"
+        for number in range(len(parts)):
+            yield f"part-{number:05d}-of-{len(parts):05d}.{whole.format}"
 
 
-def _complete(session: Session, ref: JobRef, published: EndedChunk) -> Conclusion:
-    publication = published.result["publish"]
-    result = publication["result"]
+def _complete(session: Session, ref: JobRef, publication: Publication) -> Conclusion:
+    result = publication.result
     request = exports.load(session, ref.id)
     if request is None:
         raise UnknownJobError(ref.table.name, ref.id)
     exports.publish(
         session,
         ref.id,
-        url=publication["url"],
-        size=result["file_size"],
-        images=result["images"],
-        result=result,
-        lives=plans.read(request).lives,
-        signed=timedelta(seconds=publication["signed_s"]),
+        url=publication.url,
+        size=result.file_size,
+        images=result.summary.images,
+        result=result.to_json(),
+        ttl=plans.read(request).ttl,
+        link_ttl=timedelta(seconds=publication.link_seconds),
     )
-    skipped = result["skipped"]
-    details = {"images": result["images"], "parts": len(result["parts"]), "file_size": result["file_size"]}
+    skipped = result.summary.skipped
+    details = {"images": result.summary.images, "parts": len(result.parts), "file_size": result.file_size}
     return Conclusion(
         JobStatus.COMPLETED,
         f"left out: {_listed(skipped)}" if skipped else None,
-        {**details, "skipped": skipped},
+        {**details, "skipped": dict(skipped)},
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from pixcrawler_worker import html_report
-from pixcrawler_worker.db.exports import Item
+from pixcrawler_worker.db.exports import ExportEntry
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.runtime import Runtime
@@ -13,17 +13,19 @@ from pixcrawler_worker.runtime import Runtime
 #: Its file. `report.html` is what a crawl's is called, which people keep beside it.
 NAME = "dataset.html"
 #: Pictures on the contact sheet, taken evenly: in the order of their hashes, that is a fair choice.
-SHEET = 60
+SHEET_SIZE = 60
 #: Lines of a table.
 _LONGEST = 30
 
 
-async def thumbnails(runtime: Runtime, shown: Sequence[Item]) -> dict[int, bytes]:
+async def thumbnails(runtime: Runtime, shown: Sequence[ExportEntry]) -> dict[int, bytes]:
     """Return the pictures of the contact sheet by their places in the export, as `html_report.thumbnails` does."""
-    return await html_report.thumbnails(runtime, ((item.seq, item.storage_url) for item in shown if item.storage_url))
+    return await html_report.thumbnails(
+        runtime, ((entry.seq, entry.image.storage_url) for entry in shown if entry.image.storage_url)
+    )
 
 
-def write(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapping[int, bytes]) -> bytes:
+def write(plan: Plan, summary: Summary, shown: Sequence[ExportEntry], thumbnails: Mapping[int, bytes]) -> bytes:
     """Return the page.
 
     Args:
@@ -35,7 +37,9 @@ def write(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mappi
     return html_report.document(plan.name, _parts(plan, summary, shown, thumbnails)).encode()
 
 
-def _parts(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapping[int, bytes]) -> Iterator[str]:
+def _parts(
+    plan: Plan, summary: Summary, shown: Sequence[ExportEntry], thumbnails: Mapping[int, bytes]
+) -> Iterator[str]:
     yield f'<h1>{escape(plan.name)}</h1><div class="soft">{_kind(plan)}</div>'
     licensed = summary.images - summary.licenses.get("", 0)
     yield html_report.tiles(
@@ -57,20 +61,22 @@ def _parts(plan: Plan, summary: Summary, shown: Sequence[Item], thumbnails: Mapp
     yield "</div>"
     yield html_report.bars("Left out", _frequent(summary.skipped), kind="bad")
     yield f"<h2>Contact sheet <small>{len(shown):,} of {summary.images:,}</small></h2>" + '<div class="sheet">'
-    for item in shown:
-        label = item.label or plan.unlabelled
-        hint = " - ".join(filter(None, (item.title, item.author, item.license)))
-        yield html_report.figure(thumbnails.get(item.seq), label, alt=item.title or label, hint=hint)
+    for entry in shown:
+        label = entry.image.label or plan.unlabelled
+        hint = " - ".join(
+            filter(None, (entry.image.credit.title, entry.image.credit.author, entry.image.credit.license))
+        )
+        yield html_report.figure(thumbnails.get(entry.seq), label, alt=entry.image.credit.title or label, hint=hint)
     yield "</div>"
 
 
 def _kind(plan: Plan) -> str:
-    return escape(f"{plan.layout_name} as {plan.carrier}, crawled until {plan.crawled:%Y-%m-%d}")
+    return escape(f"{plan.layout_name} as {plan.format}, crawled until {plan.crawled:%Y-%m-%d}")
 
 
 def _frequent(counts: Counter[str]) -> list[tuple[str, int]]:
     """Return the most frequent with their counts, the others in one line."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(counts.items(), key=lambda counted: (-counted[1], counted[0]))
     rest = ordered[_LONGEST:]
     lines = [(name or "unknown", count) for name, count in ordered[:_LONGEST]]
     return [*lines, (f"{len(rest):,} more", sum(count for _, count in rest))] if rest else lines

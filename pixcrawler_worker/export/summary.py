@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pixcrawler_worker.db.exports import Item
+from pixcrawler_worker.db.image_records import ImageRecord
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class Summary:
     Attributes:
         images: in the archives.
         image_bytes: of their files.
-        skipped: images that were chosen and left out, by the reason.
+        skipped: images that were selected and left out, by the reason.
         labels, splits, formats, licenses, sources: images by each of them; "" for those without.
     """
 
@@ -28,32 +28,38 @@ class Summary:
     licenses: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
 
-    def add(self, item: Item, *, label: str, split: str | None, extension: str, size: int) -> None:
+    def add(self, image: ImageRecord, *, label: str, split: str | None, extension: str, size: int) -> None:
         """Count an image."""
         self.images += 1
         self.image_bytes += size
         self.labels[label] += 1
         self.splits[split or ""] += 1
         self.formats[extension] += 1
-        self.licenses[item.license or ""] += 1
-        self.sources[item.source or ""] += 1
+        self.licenses[image.credit.license or ""] += 1
+        self.sources[image.source or ""] += 1
 
-    def merge(self, told: Mapping[str, Any]) -> None:
-        """Add what `as_json` made of another one."""
-        self.images += told["images"]
-        self.image_bytes += told["image_bytes"]
+    def merge(self, other: "Summary") -> None:
+        """Add what is in another one."""
+        self.images += other.images
+        self.image_bytes += other.image_bytes
         for name in _COUNTERS:
-            getattr(self, name).update(told[name])
+            getattr(self, name).update(getattr(other, name))
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the summary with JSON's types only, the most frequent first."""
-        counted = {name: dict(sorted(getattr(self, name).items(), key=_frequent)) for name in _COUNTERS}
+        counted = {name: dict(sorted(getattr(self, name).items(), key=_by_frequency)) for name in _COUNTERS}
         return {"images": self.images, "image_bytes": self.image_bytes, **counted}
+
+    @classmethod
+    def from_json(cls, result: Mapping[str, Any]) -> "Summary":
+        """Return the summary that `to_json` wrote."""
+        counted = {name: Counter(result[name]) for name in _COUNTERS}
+        return cls(images=result["images"], image_bytes=result["image_bytes"], **counted)
 
 
 _COUNTERS = ("skipped", "labels", "splits", "formats", "licenses", "sources")
 
 
-def _frequent(counted: tuple[str, int]) -> tuple[int, str]:
+def _by_frequency(counted: tuple[str, int]) -> tuple[int, str]:
     name, count = counted
     return -count, name

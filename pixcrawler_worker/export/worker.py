@@ -4,112 +4,126 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from pixcrawler_worker.db import exports
-from pixcrawler_worker.db.exports import Item
+from pixcrawler_worker.db.exports import ExportEntry
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.errors import UnknownJobError
-from pixcrawler_worker.export import plan, planner, publishing, report, writing
-from pixcrawler_worker.export.ahead import ahead
+from pixcrawler_worker.export import archive_writer, plan, publisher, report
+from pixcrawler_worker.export.archive_writer import ArchivePart
+from pixcrawler_worker.export.payloads import ArchiveResult, ArchiveTask, Publication, PublishTask, archives_of, task_of
 from pixcrawler_worker.export.plan import Plan, key
+from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import FileMissingError
 
-#: Behind the last place of any export.
+#: Above the last place of any export.
 _LAST = 2**31 - 1
-#: Images that are read from the database at a time.
-_PAGE = 2000
+#: Images that are read from the database at a time, and pages that are read while others are written.
+_PAGE, _PREFETCHED = 2000, 2
+
+ExportChunkResult: TypeAlias = ArchiveResult | Publication
 
 
 @dataclass(frozen=True, slots=True)
 class ExportWork:
-    """A claimed chunk with its job's plan, some of its images, and the archives that there are already."""
+    """A claimed chunk of an export.
 
-    claim: Claim
+    Attributes:
+        job_id: the export job.
+        task: what the chunk does.
+        plan: of the job.
+        shown: images of the contact sheet.
+        ended: chunks of the job that have ended.
+    """
+
+    job_id: int
+    task: ArchiveTask | PublishTask
     plan: Plan
-    shown: Sequence[Item]
+    shown: Sequence[ExportEntry]
     ended: Sequence[EndedChunk]
-
-    @property
-    def first(self) -> int:
-        """Place of its first image in the export."""
-        return int(self.claim.payload.get("first", 0))
-
-    @property
-    def last(self) -> int:
-        """Place of its last image."""
-        return int(self.claim.payload.get("last", _LAST))
 
 
 def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
     """Read the plan of the job, some of the chunk's images, and what its ended chunks have brought."""
     del runtime
-    request = exports.load(session, claim.job.id)
+    job_id = claim.job.id
+    request = exports.load(session, job_id)
     if request is None:
-        raise UnknownJobError(claim.job.table.name, claim.job.id)
-    whole = plan.read(request, exports.labels(session, claim.job.id))
-    work = ExportWork(claim, whole, (), chunks.ended(session, claim.job))
-    shown = exports.items(session, claim.job.id, first=work.first, last=work.last, most=report.SHEET)
-    return replace(work, shown=shown)
+        raise UnknownJobError(claim.job.table.name, job_id)
+    task = task_of(claim.payload)
+    first, last = (task.first, task.last) if isinstance(task, ArchiveTask) else (0, _LAST)
+    return ExportWork(
+        job_id=job_id,
+        task=task,
+        plan=plan.read(request, exports.labels(session, job_id)),
+        shown=exports.entries(session, job_id, first=first, last=last, sample=report.SHEET_SIZE),
+        ended=chunks.ended(session, claim.job),
+    )
 
 
-async def work(runtime: Runtime, work: ExportWork, limits: Limits) -> Mapping[str, Any]:
+async def work(runtime: Runtime, work: ExportWork, limits: Limits) -> ExportChunkResult:
     """Write an archive, or publish all of them."""
     del limits  # the size of an archive bounds its time
-    return await (_publish(runtime, work) if planner.publishes(work.claim.payload) else _part(runtime, work))
+    if isinstance(work.task, ArchiveTask):
+        return await _write_archive(runtime, work, work.task)
+    return await _publish(runtime, work)
 
 
-def write(session: Session, work: ExportWork, result: Mapping[str, Any]) -> Report:
+def write(session: Session, work: ExportWork, result: ExportChunkResult) -> Report:
     """Write nothing else: what an archive became is the chunk's result."""
     del session, work
-    return Report(result, {"exported_images": result.get("images", 0)})
+    images = result.summary.images if isinstance(result, ArchiveResult) else 0
+    return Report(result.to_json(), {"exported_images": images})
 
 
-async def _part(runtime: Runtime, work: ExportWork) -> Mapping[str, Any]:
+async def _write_archive(runtime: Runtime, work: ExportWork, task: ArchiveTask) -> ArchiveResult:
     """Write an archive, unless an earlier attempt did so and only its answer was lost."""
-    payload = work.claim.payload
-    where = key(work.claim.job.id, payload["name"])
-    note = f"{where}.json"
-    if (done := await _done(runtime, where, note)) is not None:
-        return done
+    path = key(work.job_id, task.name)
+    note = f"{path}.json"
+    if (earlier := await _written_before(runtime, path, note)) is not None:
+        return earlier
     async with (
-        contextlib.aclosing(ahead(_pages(runtime, work), most=2)) as images,
-        runtime.storage.writing(where) as sink,
+        contextlib.aclosing(prefetch(_pages(runtime, work.job_id, task), limit=_PREFETCHED)) as pages,
+        runtime.storage.writing(path) as sink,
     ):
-        part = writing.Part(number=payload["part"], of=payload["parts"], pages=images, shown=work.shown)
-        written = await writing.write(runtime, sink, work.plan, part)
-    told = {"name": payload["name"], **written.as_json()}
-    await runtime.storage.put(note, json.dumps(told).encode())
-    return told
+        part = ArchivePart(number=task.part, total=task.parts, pages=pages, shown=work.shown)
+        written = await archive_writer.write(runtime, sink, work.plan, part)
+    result = ArchiveResult(
+        name=task.name, size=written.size, sha256=written.sha256, table=written.table, summary=written.summary
+    )
+    await runtime.storage.put(note, json.dumps(result.to_json()).encode())
+    return result
 
 
-async def _pages(runtime: Runtime, work: ExportWork) -> AsyncIterator[Coroutine[Any, Any, Sequence[Item]]]:
+async def _pages(
+    runtime: Runtime, job_id: int, task: ArchiveTask
+) -> AsyncIterator[Coroutine[Any, Any, Sequence[ExportEntry]]]:
     """Yield the reading of an archive's images, a page at a time, each in a transaction of its own."""
-    for first in range(work.first, work.last + 1, _PAGE):
-        last = min(first + _PAGE - 1, work.last)
-        read = functools.partial(exports.items, job_id=work.claim.job.id, first=first, last=last)
+    for first in range(task.first, task.last + 1, _PAGE):
+        last = min(first + _PAGE - 1, task.last)
+        read = functools.partial(exports.entries, job_id=job_id, first=first, last=last)
         yield asyncio.to_thread(transact, runtime.sessions, read)
 
 
-async def _done(runtime: Runtime, where: str, note: str) -> Mapping[str, Any] | None:
-    """Return what stands in the note that is written behind a finished archive, if both are there."""
+async def _written_before(runtime: Runtime, path: str, note: str) -> ArchiveResult | None:
+    """Return the result in the note that is written after a finished archive, if both are there."""
     try:
-        told: dict[str, Any] = json.loads(await runtime.storage.get(note))
+        result = ArchiveResult.from_json(json.loads(await runtime.storage.get(note)))
     except FileMissingError:
         return None
-    return told if await runtime.storage.size(where) == told["size"] else None
+    return result if await runtime.storage.size(path) == result.size else None
 
 
-async def _publish(runtime: Runtime, work: ExportWork) -> Mapping[str, Any]:
-    job_id = work.claim.job.id
-    parts = [part.result for part in work.ended if not planner.publishes(part.payload) and part.result.get("images")]
+async def _publish(runtime: Runtime, work: ExportWork) -> Publication:
+    archives = archives_of(work.ended)
     # The notes were for attempts that come after a lost answer: the ledger has the answers by now.
-    await runtime.storage.delete([f"{key(job_id, part['name'])}.json" for part in parts])
-    return {"publish": await publishing.publish(runtime, job_id, work.plan, parts, work.shown)}
+    await runtime.storage.delete([f"{key(work.job_id, archive.name)}.json" for archive in archives])
+    return await publisher.publish(runtime, work.job_id, work.plan, archives, work.shown)

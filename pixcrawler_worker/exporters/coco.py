@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.tables import Value
-from pixcrawler_worker.exporters.images import ROOT, Images
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.one_folder import ROOT, Images
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 #: What the images of a dataset without splits are filed under.
@@ -25,7 +25,7 @@ class Coco:
     """
 
     summary: ClassVar[str] = "images with COCO annotations: pycocotools, torchvision, Detectron2, FiftyOne"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     formats: ClassVar[tuple[str, ...]] = FORMATS
     default_splits: ClassVar[Mapping[str, float]] = {}
     split_per_part: ClassVar[bool] = False

@@ -5,15 +5,15 @@ from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.exporters.folders import EVERYTHING, Metadata
-from pixcrawler_worker.exporters.images import Images
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.one_folder import Images
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 
 
 class Flat:
     """`images/<file>` with `metadata.jsonl`: class and split are columns of it, and nothing else."""
 
     summary: ClassVar[str] = "all images in one folder beside a metadata.jsonl: scripts, people"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     formats: ClassVar[tuple[str, ...]] = FORMATS
     default_splits: ClassVar[Mapping[str, float]] = {}
     split_per_part: ClassVar[bool] = False

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pixcrawler_worker.exporters.folders import EVERYTHING, Folders, Metadata
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 
 
 class ImageFolder:
     """`<split>/<class>/<file>` with `metadata.jsonl`; without splits, `<class>/<file>`."""
 
     summary: ClassVar[str] = "a folder per class: torchvision, Keras, Hugging Face imagefolder"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     # torchvision passes over gif and avif without a word.
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
     default_splits: ClassVar[Mapping[str, float]] = {}

@@ -7,8 +7,8 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from pixcrawler_worker.domain.facts import FORMATS
-from pixcrawler_worker.exporters.images import Images
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.one_folder import Images
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 #: Names of the tags that a project needs for the suggestions; `label_config.xml` has them.
@@ -24,7 +24,7 @@ class LabelStudio:
     """
 
     summary: ClassVar[str] = "tasks with the class as a suggestion: Label Studio"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     formats: ClassVar[tuple[str, ...]] = FORMATS
     default_splits: ClassVar[Mapping[str, float]] = {}
     split_per_part: ClassVar[bool] = False

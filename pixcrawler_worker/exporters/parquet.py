@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS, Value
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 try:
@@ -41,7 +41,7 @@ class Parquet:
     """
 
     summary: ClassVar[str] = "Parquet files with the images inside: Hugging Face datasets, pandas, DuckDB, Spark"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     formats: ClassVar[tuple[str, ...]] = FORMATS
     default_splits: ClassVar[Mapping[str, float]] = {}
     split_per_part: ClassVar[bool] = False

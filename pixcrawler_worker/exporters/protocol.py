@@ -18,7 +18,7 @@ from pixcrawler_worker.plugins import Plugins
 LAYOUTS = Plugins("layout")
 
 
-class Carrier(StrEnum):
+class ExportFormat(StrEnum):
     """What an export is delivered as; the values of `export_jobs.format`."""
 
     ZIP = "zip"
@@ -98,7 +98,7 @@ class Layout(Protocol):
     """
 
     summary: ClassVar[str]
-    carriers: ClassVar[frozenset[Carrier]]
+    carriers: ClassVar[frozenset[ExportFormat]]
     formats: ClassVar[tuple[str, ...]]
     default_splits: ClassVar[Mapping[str, float]]
     split_per_part: ClassVar[bool]

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import FORMATS
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 
 
 class TableOnly:
     """One CSV file: where each image was found, and all that is known of it."""
 
     summary: ClassVar[str] = "one CSV file with addresses and metadata, no images"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.CSV})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.CSV})
     formats: ClassVar[tuple[str, ...]] = FORMATS
     default_splits: ClassVar[Mapping[str, float]] = {}
     split_per_part: ClassVar[bool] = False

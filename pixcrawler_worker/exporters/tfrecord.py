@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 try:
@@ -28,7 +28,7 @@ class TfRecord:
     """`<split>-<part>-<number>.tfrecord`, with the feature names of TensorFlow's slim and object detection datasets."""
 
     summary: ClassVar[str] = "TFRecord files of tf.train.Example: TensorFlow, Keras, TPUs"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     # What every tf.io.decode_image opens.
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "gif", "bmp")
     default_splits: ClassVar[Mapping[str, float]] = {}

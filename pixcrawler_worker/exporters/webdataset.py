@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 
 
 class WebDataset:
     """`<stem>.jpg`, `<stem>.cls` and `<stem>.json` side by side, images of all classes in the order of their hashes."""
 
     summary: ClassVar[str] = "tar shards to stream: webdataset, Hugging Face webdataset"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.TAR})
     # Readers take the columns of the first images for those of all: there is one extension.
     formats: ClassVar[tuple[str, ...]] = ("jpg",)
     default_splits: ClassVar[Mapping[str, float]] = {}

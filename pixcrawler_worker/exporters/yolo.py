@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.exporters.protocol import Carrier, Dataset, Entry, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 
 #: Names a folder's class as it was asked for, and is what the folder of a class without images is there for.
 _CLASS = "class.txt"
@@ -27,7 +27,7 @@ class UltralyticsClassify:
     """
 
     summary: ClassVar[str] = "train, val and test with a folder per class: Ultralytics YOLO classification"
-    carriers: ClassVar[frozenset[Carrier]] = frozenset({Carrier.ZIP, Carrier.TAR})
+    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     # What is both in Ultralytics' IMG_FORMATS and in torchvision's IMG_EXTENSIONS: neither has gif or avif.
     formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
     default_splits: ClassVar[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}

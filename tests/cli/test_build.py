@@ -19,13 +19,13 @@ from pixcrawler_worker.cli import build, job_status
 from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs import executor, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage import Storage
 
-ZIP = Delivery(Carrier.ZIP, {})
+ZIP = Delivery(ExportFormat.ZIP, {})
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_damaged_archive_is_not_taken_for_the_dataset(runtime: Runtime, job: C
 
 @pytest.mark.usefixtures("worked")
 def test_shards_are_delivered_as_they_are(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
-    shards = Delivery(Carrier.TAR, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})
+    shards = Delivery(ExportFormat.TAR, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})
     made = build.deliver(runtime, job, tmp_path / "cats", shards, resume="")
     assert made
     names = {path.name for path in (tmp_path / "cats").iterdir()}

@@ -12,7 +12,7 @@ from fakes.cables import Cable, cable
 from ledger import at_once
 from sqlalchemy import func, select, text
 
-from pixcrawler_worker.db import images, session
+from pixcrawler_worker.db import image_records, images, session
 from pixcrawler_worker.db.images import HASH_VERSION, NewImage, insert_new
 from pixcrawler_worker.db.models import CrawlCandidate, Image, ImageFact
 from pixcrawler_worker.db.session import Session, Sessions, transact
@@ -83,8 +83,8 @@ def test_what_nobody_knows_stays_unknown(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     insert(sessions, job_id, make_image("a"))
     with sessions.begin() as session:
-        (stored,) = images.stored(session, job_id)
-    assert (stored.page_url, stored.title, stored.author, stored.license, stored.attribution) == (None,) * 5
+        (stored,) = image_records.of_crawl(session, job_id)
+    assert stored.credit == Credit()
 
 
 def test_texts_of_strangers_lose_what_cannot_be_stored_and_nothing_else(sessions: Sessions) -> None:
@@ -96,10 +96,10 @@ def test_texts_of_strangers_lose_what_cannot_be_stored_and_nothing_else(sessions
     )
     assert insert(sessions, job_id, strange) == [0]
     with sessions.begin() as session:
-        (stored,) = images.stored(session, job_id)
+        (stored,) = image_records.of_crawl(session, job_id)
     assert stored.original_url == "https://example.org/ab?c"
-    assert (stored.title, stored.author, stored.page_url) == ("ab", "?", "")
-    assert stored.attribution == "\u202e\ufffe\x7f"
+    assert (stored.credit.title, stored.credit.author, stored.credit.page_url) == ("ab", "?", "")
+    assert stored.credit.attribution == "\u202e\ufffe\x7f"
 
 
 def test_images_are_read_by_label_in_the_order_in_which_they_came(sessions: Sessions) -> None:
@@ -107,10 +107,10 @@ def test_images_are_read_by_label_in_the_order_in_which_they_came(sessions: Sess
     insert(sessions, job_id, make_image("b1", label="b"), make_image("a1", label="a"))
     insert(sessions, job_id, make_image("a2", label="a"))
     with sessions.begin() as session:
-        stored = images.stored(session, job_id)
+        stored = image_records.of_crawl(session, job_id)
         files = images.files(session, job_id)
     assert [image.filename for image in stored] == ["a1.jpg", "a2.jpg", "b1.jpg"]
-    assert stored[0].sha256 == hashlib.sha256(b"a1").hexdigest()
+    assert stored[0].sha256 == hashlib.sha256(b"a1").digest()
     assert files == {image.storage_url for image in stored}
 
 

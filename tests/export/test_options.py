@@ -7,7 +7,7 @@ import pytest
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
-from pixcrawler_worker.exporters.protocol import Carrier
+from pixcrawler_worker.exporters.protocol import ExportFormat
 
 
 def test_nothing_means_every_valid_image_as_it_is_stored() -> None:
@@ -15,10 +15,10 @@ def test_nothing_means_every_valid_image_as_it_is_stored() -> None:
     assert asked.select.only_valid
     assert asked.select.exclude_flags == ("exact_duplicate",)
     assert asked.image.format == "keep"
-    assert asked.layout_for(Carrier.ZIP).__name__ == "ImageFolder"
-    assert asked.layout_for(Carrier.TAR).__name__ == "WebDataset"
-    assert asked.layout_for(Carrier.CSV).__name__ == "TableOnly"
-    assert asked.ratios(asked.layout_for(Carrier.ZIP)) == {}
+    assert asked.layout_for(ExportFormat.ZIP).__name__ == "ImageFolder"
+    assert asked.layout_for(ExportFormat.TAR).__name__ == "WebDataset"
+    assert asked.layout_for(ExportFormat.CSV).__name__ == "TableOnly"
+    assert asked.ratios(asked.layout_for(ExportFormat.ZIP)) == {}
 
 
 def test_what_an_export_wrote_down_about_itself_is_passed_over() -> None:
@@ -54,28 +54,30 @@ def test_what_cannot_be_meant_is_refused_by_its_name(raw: Any, told: str) -> Non
 @pytest.mark.parametrize(
     ("layout", "carrier", "told"),
     [
-        ("webdataset", Carrier.ZIP, "layout webdataset is delivered as tar, not as zip"),
-        ("imagefolder", Carrier.CSV, "layout imagefolder is delivered as tar, zip, not as csv"),
+        ("webdataset", ExportFormat.ZIP, "layout webdataset is delivered as tar, not as zip"),
+        ("imagefolder", ExportFormat.CSV, "layout imagefolder is delivered as tar, zip, not as csv"),
     ],
 )
-def test_a_layout_says_what_it_is_delivered_as(layout: str, carrier: Carrier, told: str) -> None:
+def test_a_layout_says_what_it_is_delivered_as(layout: str, carrier: ExportFormat, told: str) -> None:
     with pytest.raises(PermanentError, match=re.escape(told)):
         options.parse({"layout": layout}).layout_for(carrier)
 
 
 def test_a_table_is_not_to_be_had_without_its_table() -> None:
     with pytest.raises(PermanentError, match="images_csv is false"):
-        options.parse({"extras": {"images_csv": False}}).layout_for(Carrier.CSV)
+        options.parse({"extras": {"images_csv": False}}).layout_for(ExportFormat.CSV)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("zip", Carrier.ZIP), ("TAR", Carrier.TAR), ("csv", Carrier.CSV)])
-def test_a_format_is_read_in_any_case(name: str, expected: Carrier) -> None:
-    assert options.carrier(name) is expected
+@pytest.mark.parametrize(
+    ("name", "expected"), [("zip", ExportFormat.ZIP), ("TAR", ExportFormat.TAR), ("csv", ExportFormat.CSV)]
+)
+def test_a_format_is_read_in_any_case(name: str, expected: ExportFormat) -> None:
+    assert options.format_of(name) is expected
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(PermanentError, match="there is no 'zpi'; did you mean 'zip'"):
-        options.carrier("zpi")
+        options.format_of("zpi")
 
 
 def test_the_schema_is_json_and_names_every_key() -> None:

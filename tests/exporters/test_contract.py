@@ -12,7 +12,7 @@ from laying import EXTRAS, LABELS, SPLITS, Written, archives, content, dataset, 
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
-from pixcrawler_worker.exporters.protocol import Carrier, Entry
+from pixcrawler_worker.exporters.protocol import Entry, ExportFormat
 from pixcrawler_worker.exporters.spool import Spool
 
 LAYOUTS = list(protocol.LAYOUTS.installed())
@@ -70,7 +70,7 @@ def test_it_tells_what_it_is(name: str) -> None:
     assert layout.summary
     assert "\n" not in layout.summary
     assert layout.carriers
-    assert layout.carriers <= set(Carrier)
+    assert layout.carriers <= set(ExportFormat)
     assert layout.formats
     assert set(layout.formats) <= set(FORMATS)
     assert sum(layout.default_splits.values()) == pytest.approx(1 if layout.default_splits else 0)
@@ -93,7 +93,7 @@ def test_its_archives_can_be_unpacked_everywhere_and_into_one_folder(
 @every_size
 def test_it_has_every_image_as_it_was_given(name: str, splits: tuple[str, ...], parts: int) -> None:
     layout = protocol.load(name)
-    if layout.carriers == {Carrier.CSV}:
+    if layout.carriers == {ExportFormat.CSV}:
         pytest.skip("it has no images")
     for asked, samples in archives(layout, splits=splits, parts=parts):
         files = list(write(layout, asked, samples).files.values())

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from laying import EXTRAS, LABELS, SPLITS, archives, dataset, sample, write
 
-from pixcrawler_worker.export.archives import Tar
+from pixcrawler_worker.export.archive_formats import Tar
 from pixcrawler_worker.exporters.webdataset import WebDataset
 
 

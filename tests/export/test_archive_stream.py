@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pixcrawler_worker.export.archives import Plain
-from pixcrawler_worker.export.stream import Stream
+from pixcrawler_worker.export.archive_formats import Plain
+from pixcrawler_worker.export.archive_stream import ArchiveStream
 
 MEGABYTES = 1024 * 1024
 
@@ -32,14 +32,14 @@ class _Sink:
 
 
 async def _failing(sink: _Sink) -> None:
-    async with Stream(sink, Plain()) as stream:
+    async with ArchiveStream(sink, Plain()) as stream:
         await stream.add("x", size=4 * MEGABYTES, crc=0, blocks=[bytes(4 * MEGABYTES)])
         await sink.began.wait()
         raise ValueError("a bug")
 
 
 async def _written(sink: _Sink, bodies: Sequence[bytes]) -> tuple[int, str]:
-    async with Stream(sink, Plain()) as stream:
+    async with ArchiveStream(sink, Plain()) as stream:
         for body in bodies:
             await stream.add("x", size=len(body), crc=0, blocks=[body])
         return await stream.close()

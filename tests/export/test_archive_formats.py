@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export.archives import MOST_ENTRIES, Archive, Plain, Tar, Zip
+from pixcrawler_worker.export.archive_formats import MOST_ENTRIES, Archive, Plain, Tar, Zip
 
 FILES = {
     "a/empty.txt": b"",

@@ -8,11 +8,10 @@ import pytest
 from export import exporting
 from export.exporting import Stored, picture
 
-from pixcrawler_worker import downloads
 from pixcrawler_worker.cli import job_status
 from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export import cleanup
+from pixcrawler_worker.export import cleanup, download
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime
 
@@ -32,12 +31,12 @@ def summed(files: dict[str, bytes]) -> dict[str, bytes]:
 def test_every_file_of_an_export_is_fetched_and_unpacked_into_one_folder(runtime: Runtime, tmp_path: Path) -> None:
     job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)])
     ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
-    fetched = downloads.fetch(runtime, job_status.require(runtime.sessions, ExportView, ref.id), tmp_path / "all")
+    fetched = download.fetch(runtime, job_status.require(runtime.sessions, ExportView, ref.id), tmp_path / "all")
     assert {path.name: path.read_bytes() for path in fetched} == exporting.files(runtime, ref)
     told: list[int] = []
     for path in sorted(fetched):
         if path.suffix == ".zip":
-            downloads.unpack(path, tmp_path, wrote=told.append)
+            download.unpack(path, tmp_path, wrote=told.append)
     assert len(list(tmp_path.glob("cat/*/*.jpg"))) == 12
     assert told[:3] == [1, 2, 3]
 
@@ -48,11 +47,11 @@ def test_an_export_that_expires_is_fetched_for_an_hour_more_and_then_says_so(run
     known = job_status.require(runtime.sessions, ExportView, ref.id)
     exporting.expire(runtime, ref)
     cleanup.clean_up(runtime, LIMITS)
-    assert downloads.fetch(runtime, known, tmp_path / "in time")
+    assert download.fetch(runtime, known, tmp_path / "in time")
     exporting.expire(runtime, ref, ago="61 min")
     cleanup.clean_up(runtime, LIMITS)
     with pytest.raises(PermanentError, match=f"export {ref.id} is gone from storage: it expired.*Export once more"):
-        downloads.fetch(runtime, known, tmp_path / "late")
+        download.fetch(runtime, known, tmp_path / "late")
     assert not (tmp_path / "late").exists()
 
 
@@ -64,7 +63,7 @@ def test_a_fetch_that_fails_leaves_nothing_half_done(runtime: Runtime, tmp_path:
     (tmp_path / "mine").mkdir()
     for folder, is_left in ((tmp_path / "mine", True), (tmp_path / "new", False)):
         with pytest.raises(PermanentError, match=r"is not the file that export \d+ wrote"):
-            downloads.fetch(runtime, known, folder)
+            download.fetch(runtime, known, folder)
         assert folder.exists() == is_left
         assert list(tmp_path.rglob("*.zip")) == []
 
@@ -73,8 +72,8 @@ def test_a_folder_with_something_in_it_is_refused(runtime: Runtime, tmp_path: Pa
     (tmp_path / "precious").touch()
     for folder in (tmp_path, tmp_path / "precious"):
         with pytest.raises(PermanentError, match=r"is not empty|cannot be written"):
-            downloads.require_empty(folder)
-    downloads.require_empty(tmp_path / "new")
+            download.require_empty(folder)
+    download.require_empty(tmp_path / "new")
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a\\..\\evil"])
@@ -82,22 +81,22 @@ def test_nothing_is_unpacked_outside_of_the_folder(tmp_path: Path, name: str) ->
     archive = zipped(tmp_path / "x.zip", {name: b"x"})
     (tmp_path / "in").mkdir()
     with pytest.raises(PermanentError, match="would lie outside of"):
-        downloads.unpack(archive, tmp_path / "in")
+        download.unpack(archive, tmp_path / "in")
     assert not list(tmp_path.rglob("evil*"))
 
 
 def test_a_file_that_differs_from_its_digest_or_has_none_is_refused(tmp_path: Path) -> None:
     good = summed({"a.jpg": b"a", "b.jpg": b"b"})
-    assert downloads.unpack(zipped(tmp_path / "good.zip", good), tmp_path / "good") == 3
+    assert download.unpack(zipped(tmp_path / "good.zip", good), tmp_path / "good") == 3
     for bad in (good | {"b.jpg": b"c"}, good | {"more.jpg": b"x"}):
         with pytest.raises(PermanentError, match="its SHA-256 differs from SHA256SUMS"):
-            downloads.unpack(zipped(tmp_path / "bad.zip", bad), tmp_path / "bad")
+            download.unpack(zipped(tmp_path / "bad.zip", bad), tmp_path / "bad")
 
 
 def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 and nothing else")
     with pytest.raises(PermanentError, match=r"x\.zip is damaged"):
-        downloads.unpack(tmp_path / "x.zip", tmp_path)
+        download.unpack(tmp_path / "x.zip", tmp_path)
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -112,12 +111,12 @@ def test_a_folder_is_cleared_or_removed(tmp_path: Path, *, fresh: bool) -> None:
         (folder / "images.csv").touch()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), downloads.all_or_nothing(folder):
+    with pytest.raises(KeyboardInterrupt), download.all_or_nothing(folder):
         write()
     assert folder.exists() is not fresh
     assert fresh or not list(folder.iterdir())
-    with downloads.all_or_nothing(folder):
+    with download.all_or_nothing(folder):
         (folder / "images.csv").touch()
     assert (folder / "images.csv").exists()
-    with pytest.raises(PermanentError, match="cannot be written"), downloads.all_or_nothing(folder / "images.csv"):
+    with pytest.raises(PermanentError, match="cannot be written"), download.all_or_nothing(folder / "images.csv"):
         pytest.fail("there is no such folder")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pixcrawler_worker.export.ahead import ahead
+from pixcrawler_worker.export.prefetch import prefetch
 
 
 class _Line:
@@ -37,7 +37,7 @@ def test_results_come_in_their_order_however_they_end(most: int) -> None:
         line = _Line(5, opened=0)
         for delay, gate in enumerate(reversed(line.gates)):
             asyncio.get_running_loop().call_later(delay / 100, gate.set)
-        return [number async for number in ahead(line.works(), most=most)]
+        return [number async for number in prefetch(line.works(), limit=most)]
 
     assert asyncio.run(run()) == [0, 1, 2, 3, 4]
 
@@ -45,7 +45,7 @@ def test_results_come_in_their_order_however_they_end(most: int) -> None:
 def test_what_follows_is_under_way_while_one_is_used_and_no_more_than_that() -> None:
     async def run() -> None:
         line = _Line(5, opened=1)
-        results = ahead(line.works(), most=2)
+        results = prefetch(line.works(), limit=2)
         assert await anext(results) == 0
         await asyncio.sleep(0)
         assert line.started == [0, 1]
@@ -57,7 +57,7 @@ def test_what_follows_is_under_way_while_one_is_used_and_no_more_than_that() -> 
 def test_what_is_under_way_is_cancelled_when_nobody_wants_it() -> None:
     async def run() -> None:
         line = _Line(5, opened=1)
-        results = ahead(line.works(), most=3)
+        results = prefetch(line.works(), limit=3)
         assert await anext(results) == 0
         await results.aclose()
         assert line.cancelled == [1, 2]
@@ -77,7 +77,7 @@ def test_trouble_comes_where_its_result_would_and_ends_the_others() -> None:
             yield broken()
             yield line.work(1)
 
-        results = ahead(works(), most=3)
+        results = prefetch(works(), limit=3)
         assert await anext(results) == 0
         with pytest.raises(OSError, match="broken"):
             await anext(results)

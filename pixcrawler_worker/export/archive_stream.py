@@ -5,14 +5,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-from pixcrawler_worker.export.archives import Archive
+from pixcrawler_worker.export.archive_formats import Archive
 from pixcrawler_worker.storage import Sink
 
 #: Bytes that are hashed and written at a time.
 _BLOCK = 2 * 1024 * 1024
 
 
-class Stream:
+class ArchiveStream:
     """An archive's bytes, hashed and written in blocks while the next ones are gathered.
 
     Args:

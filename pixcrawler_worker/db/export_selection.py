@@ -1,0 +1,196 @@
+"""Selecting the images of an export, in the order in which they will be in it, and dividing them among archives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import delete, func, text
+from sqlalchemy import select as select_rows
+from sqlalchemy.orm import Session
+
+from pixcrawler_worker.db.models import ExportItem, ImageFact
+
+#: Selecting a million images takes longer than a statement may elsewhere.
+_SELECT_TIMEOUT = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which images an export takes, and what is known about them before they are read.
+
+    Attributes:
+        validation_id: the validation whose verdicts count; None when there is none.
+        only_valid: leave out what it judged invalid.
+        exclude_flags: leave out what these checks found.
+        labels: classes to take; None for all.
+        licenses: identifiers to take, None for all.
+        min_width: pixels.
+        min_height: pixels.
+        limit: most images; None for all.
+        label: of images that nobody labeled.
+        seed: of the splits.
+        bounds: upper bounds of the splits' positions (`domain/splits.py`); one for a dataset that is not split.
+        by_group: never divide near duplicates.
+        stratified: keep the ratios within each class.
+        turns: whether a JPEG may have to be turned, which may make it a little larger.
+        copied: formats that are copied byte for byte.
+        max_side: pixels of the longer side that converted images have at most; None for no bound.
+        lossy: whether what is converted becomes a format with losses, of which noise at quality 90 takes less than
+            three bytes per pixel, and photographs rarely more than twice what they took; others take four.
+        unknown_bytes: what a file takes at most whose size nobody recorded.
+    """
+
+    validation_id: int | None
+    only_valid: bool
+    exclude_flags: Sequence[str]
+    labels: Sequence[str] | None
+    licenses: Sequence[str] | None
+    min_width: int
+    min_height: int
+    limit: int | None
+    label: str
+    seed: int
+    bounds: Sequence[int]
+    by_group: bool
+    stratified: bool
+    turns: bool
+    copied: Sequence[str]
+    max_side: int | None
+    lossy: bool
+    unknown_bytes: int
+
+
+def licenses(session: Session, crawl_job_id: int) -> list[str]:
+    """Return the licenses that a crawl job's images are under."""
+    found = select_rows(ImageFact.license).where(ImageFact.crawl_job_id == crawl_job_id, ImageFact.license.is_not(None))
+    return [name for name in session.scalars(found.distinct()) if name is not None]
+
+
+# Every window and order goes by what the images are, never by their ids or the order of their rows, so that the same
+# images make the same dataset. Groups are made of all images of the crawl: what is chosen moves nothing.
+_SELECT = """
+INSERT INTO pixcrawler.export_items (export_job_id, seq, image_id, split, digest, copy, cost, upto)
+WITH known AS (
+    SELECT i.id, i.original_url, coalesce(f.sha256, v.sha256, sha256(convert_to(i.original_url, 'UTF8'))) AS digest,
+        coalesce(f.label, :label) AS label, f.license, coalesce(v.keeper_id, i.id) AS family,
+        coalesce(v.valid, true) AS valid, coalesce(v.findings, '[]'::jsonb) AS findings,
+        coalesce(v.width, i.width) AS width, coalesce(v.height, i.height) AS height, i.format,
+        coalesce(v.file_size, i.file_size, :unknown_bytes)::bigint AS file_size,
+        coalesce((v.metrics->>'orientation')::int, 0) AS orientation,
+        octet_length(concat(i.original_url, f.page_url, f.title, f.author, f.license_url, f.attribution, f.query,
+            f.label)) AS letters
+    FROM images AS i
+    LEFT JOIN pixcrawler.image_facts AS f ON f.image_id = i.id
+    LEFT JOIN pixcrawler.verdicts AS v ON v.validation_job_id = :validation_id AND v.image_id = i.id
+    WHERE i.crawl_job_id = :job AND i.storage_url IS NOT NULL
+), grouped AS (
+    SELECT *, CASE WHEN :by_group
+        THEN first_value(digest) OVER (PARTITION BY family ORDER BY digest) ELSE digest END AS leader,
+        first_value(label) OVER (PARTITION BY family ORDER BY digest, label) AS leading_label,
+        row_number() OVER (PARTITION BY digest ORDER BY original_url, label, id) - 1 AS copy
+    FROM known
+), hashed AS (
+    SELECT *, sha256(convert_to(:seed || ':' || encode(leader, 'hex'), 'UTF8')) AS hash FROM grouped
+), ranked AS (
+    SELECT *, dense_rank() OVER (PARTITION BY leading_label ORDER BY hash) AS place FROM hashed
+), placed AS (
+    SELECT *, CASE WHEN :stratified
+        THEN floor((place - 0.5) * 18446744073709551616 / max(place) OVER (PARTITION BY leading_label))
+        ELSE ('x' || encode(substr(hash, 1, 4), 'hex'))::bit(32)::bigint::numeric * 4294967296
+            + ('x' || encode(substr(hash, 5, 4), 'hex'))::bit(32)::bigint END AS position
+    FROM ranked
+), chosen AS (
+    SELECT * FROM placed
+    WHERE (valid OR NOT :only_valid)
+        AND NOT EXISTS (SELECT FROM jsonb_array_elements(findings) AS one WHERE one->>0 = ANY(:exclude_flags))
+        AND (CAST(:labels AS text[]) IS NULL OR label = ANY(CAST(:labels AS text[])))
+        AND (CAST(:licenses AS text[]) IS NULL OR license = ANY(CAST(:licenses AS text[])))
+        AND (:min_width = 0 OR width >= :min_width) AND (:min_height = 0 OR height >= :min_height)
+    ORDER BY digest, copy LIMIT :limit
+), sorted AS (
+    SELECT *,
+        least(width::bigint * height, CAST(:max_side AS bigint) ^ 2, CAST(:unknown_bytes AS bigint) * 8)::bigint
+            AS pixels,
+        (SELECT count(*) FROM unnest(CAST(:bounds AS numeric[])) AS bound WHERE bound <= position) AS split
+    FROM chosen
+), costed AS (
+    SELECT *, 3 * letters + 2000 + CASE
+        WHEN format = ANY(:copied) AND NOT (:turns AND format = 'jpg' AND orientation <> 1) THEN file_size
+        WHEN format = ANY(:copied) THEN file_size + file_size / 8
+        WHEN :lossy THEN least(pixels * 3, file_size * 2) + 65536
+        ELSE pixels * 4 + 65536 END AS cost
+    FROM sorted
+)
+SELECT :export, row_number() OVER place - 1, id, split, digest, copy, cost, sum(cost) OVER place
+FROM costed WINDOW place AS (ORDER BY split, digest, copy ROWS UNBOUNDED PRECEDING)
+"""
+
+
+def select(session: Session, job_id: int, crawl_job_id: int, selection: Selection) -> int:
+    """Write down which images an export has, in the order in which they will lie in it; return how many they are."""
+    session.execute(select_rows(func.set_config("statement_timeout", f"{int(_SELECT_TIMEOUT.total_seconds())}s", True)))
+    session.execute(delete(ExportItem).where(ExportItem.export_job_id == job_id))
+    session.execute(
+        text(_SELECT),
+        {
+            "export": job_id,
+            "job": crawl_job_id,
+            "validation_id": selection.validation_id,
+            "only_valid": selection.only_valid,
+            "exclude_flags": list(selection.exclude_flags),
+            "labels": None if selection.labels is None else list(selection.labels),
+            "licenses": None if selection.licenses is None else list(selection.licenses),
+            "min_width": selection.min_width,
+            "min_height": selection.min_height,
+            "limit": selection.limit,
+            "label": selection.label,
+            "seed": str(selection.seed),
+            # The last split takes what rounding leaves over.
+            "bounds": [str(bound) for bound in selection.bounds[:-1]],
+            "by_group": selection.by_group,
+            "stratified": selection.stratified,
+            "turns": selection.turns,
+            "copied": list(selection.copied),
+            "max_side": selection.max_side,
+            "lossy": selection.lossy,
+            "unknown_bytes": selection.unknown_bytes,
+        },
+    )
+    return session.scalar(select_rows(func.count()).where(ExportItem.export_job_id == job_id)) or 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPart:
+    """Images of one archive: their places in the export, and the split of the first."""
+
+    first: int
+    last: int
+    split: int
+
+
+def next_part(  # noqa: PLR0913 - an archive has as many limits
+    session: Session, job_id: int, first: int, *, max_bytes: int, max_images: int, one_split: bool
+) -> ExportPart | None:
+    """Return the images that follow in an export from one on, as many as an archive may have; None behind the last.
+
+    Args:
+        session: any transaction.
+        job_id: the export job.
+        first: place of the first of them.
+        max_bytes: that they may take; a single image may take more.
+        max_images: of the archive.
+        one_split: end where another split begins.
+    """
+    begin = session.execute(
+        select_rows(ExportItem.split, ExportItem.upto, ExportItem.cost).where(
+            ExportItem.export_job_id == job_id, ExportItem.seq == first
+        )
+    ).one_or_none()
+    if begin is None:
+        return None
+    within = ExportItem.upto <= begin.upto - begin.cost + max_bytes
+    near = ExportItem.seq.between(first, first + max_images - 1)
+    last = select_rows(func.max(ExportItem.seq)).where(ExportItem.export_job_id == job_id, near, within)
+    if one_split:
+        last = last.where(ExportItem.split == begin.split)
+    return ExportPart(first, max(session.scalar(last) or first, first), begin.split)

@@ -1,0 +1,210 @@
+"""One archive: images through a layout into a stream, and the sidecar files."""
+
+import asyncio
+import contextlib
+import hashlib
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pixcrawler_worker.db.exports import ExportEntry
+from pixcrawler_worker.domain import tables
+from pixcrawler_worker.domain.tables import Value
+from pixcrawler_worker.export import card, report
+from pixcrawler_worker.export.archive_formats import Archive, Plain, Tar, Zip
+from pixcrawler_worker.export.archive_stream import ArchiveStream
+from pixcrawler_worker.export.image_reader import ImageFile, ImageReader
+from pixcrawler_worker.export.plan import Plan
+from pixcrawler_worker.export.sidecars import Sidecars
+from pixcrawler_worker.export.summary import Summary
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.spool import Spool
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import Sink
+
+_ARCHIVES: Mapping[ExportFormat, type[Archive]] = {
+    ExportFormat.ZIP: Zip,
+    ExportFormat.TAR: Tar,
+    ExportFormat.CSV: Plain,
+}
+_CHECKSUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenArchive:
+    """What an archive became.
+
+    Attributes:
+        size: bytes.
+        sha256: of all of it, in hexadecimal digits.
+        table: path of the table of its images in it, and the digest of that table; None when it has none.
+        summary: what is in it.
+    """
+
+    size: int
+    sha256: str
+    table: tuple[str, str] | None
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivePart:
+    """An archive to write.
+
+    Attributes:
+        number: from 0.
+        total: archives of the export.
+        pages: its images in their order, some at a time: all of them may not fit into memory.
+        shown: some of them, for the contact sheet.
+    """
+
+    number: int
+    total: int
+    pages: AsyncIterator[Sequence[ExportEntry]]
+    shown: Sequence[ExportEntry]
+
+
+async def write(runtime: Runtime, sink: Sink, plan: Plan, part: ArchivePart) -> WrittenArchive:
+    """Write an archive.
+
+    Args:
+        runtime: connects to storage and decoder.
+        sink: where the archive goes.
+        plan: what the archives of the export have in common.
+        part: what is in it.
+
+    Raises:
+        PermanentError: when an image is missing or broken and the options say that this fails the export.
+        TransientError: when the storage is away.
+    """
+    reads_files = plan.format is not ExportFormat.CSV
+    reader = ImageReader(runtime, plan.options.image, plan.layout.formats, reads_files=reads_files)
+    async with ArchiveStream(sink, _ARCHIVES[plan.format]()) as stream:
+        writer = _ArchiveWriter(stream, plan, part)
+        # The decoder is a process of its own: it makes the thumbnails while this one copies files.
+        thumbnails = asyncio.create_task(report.thumbnails(runtime, part.shown if writer.has_report else ()))
+        try:
+            return await writer.write(reader, thumbnails)
+        finally:
+            thumbnails.cancel()
+            await asyncio.gather(thumbnails, return_exceptions=True)
+
+
+class _ArchiveWriter:
+    def __init__(self, stream: ArchiveStream, plan: Plan, part: ArchivePart) -> None:
+        self._stream = stream
+        self._plan = plan
+        self._part = part
+        self._dataset = Dataset(
+            name=plan.name,
+            labels=plan.labels,
+            splits=plan.splits,
+            part=part.number,
+            parts=part.total,
+            max_files_per_dir=plan.options.max_files_per_dir,
+        )
+        self._layout = plan.layout(self._dataset)
+        self._summary = Summary()
+        self._sidecars = Sidecars(plan.options.extras)
+        self.has_report = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
+
+    async def write(self, reader: ImageReader, thumbnails: Awaitable[Mapping[int, bytes]]) -> WrittenArchive:
+        # Closed at once when something fails: nothing is left running then.
+        async with contextlib.aclosing(reader.read(self._part.pages)) as found:
+            async for entry, file in found:
+                if isinstance(file, str):
+                    self._summary.skipped[file] += 1
+                else:
+                    await self._add_image(entry, file)
+        for written in self._layout.close():
+            await self._add(written)
+        table = None
+        for name, spool in self._sidecars.files():
+            sha256 = spool.sha256  # before it is written, which empties it
+            path = await self._add_sidecar(name, spool)
+            if name == tables.NAME and path is not None:
+                table = path, sha256
+        if self._plan.options.extras.dataset_card:
+            await self._add_sidecar("README.md", self._card().encode())
+        if self.has_report:
+            html = report.write(self._plan, self._summary, self._part.shown, await thumbnails)
+            await self._add_sidecar(report.NAME, html)
+        if self._sidecars.checksums is not None:
+            await self._add_sidecar(_CHECKSUMS, self._sidecars.checksums)
+        size, sha256 = await self._stream.close()
+        return WrittenArchive(size, sha256, table, self._summary)
+
+    async def _add_sidecar(self, name: str, body: bytes | Spool) -> str | None:
+        """Add a file that every export has, and return its path; None where the layout has no place for it."""
+        if self._dataset.parts > 1:
+            # Parts may be unpacked into one folder.
+            stem, dot, extension = name.partition(".")
+            name = f"{stem}-part-{self._dataset.part:05d}{dot}{extension}"
+        path = self._layout.extra_path(name)
+        if path is not None:
+            await self._add(Entry(path, body))
+        return path
+
+    def _card(self) -> str:
+        dataset = self._dataset
+        part = f"part {dataset.part + 1} of {dataset.parts}" if dataset.parts > 1 else ""
+        return card.write(self._plan, self._summary, part=part)
+
+    async def _add_image(self, entry: ExportEntry, file: ImageFile) -> None:
+        sample = self._sample(entry, file)
+        file_name, written = self._layout.add(sample)
+        self._sidecars.add(file_name, sample.row)
+        self._summary.add(entry.image, label=sample.label, split=sample.split, extension=file.extension, size=file.size)
+        for one in written:
+            await self._add(one, file if one.body is file.body else None)
+
+    async def _add(self, written: Entry, file: ImageFile | None = None) -> None:
+        """Append a file; what was computed for an image when it was read is not computed again."""
+        body = written.body
+        if isinstance(body, Spool):
+            size, crc, sha256 = body.size, body.crc, body.sha256
+        elif file is not None:
+            size, crc, sha256 = file.size, file.crc, file.sha256.hex()
+        else:
+            size, crc, sha256 = len(body), zlib.crc32(body), hashlib.sha256(body).hexdigest()
+        checksums = self._sidecars.checksums
+        if checksums is not None and body is not checksums:
+            checksums.write(f"{sha256}  {written.path}\n".encode())
+        blocks = [body] if isinstance(body, bytes) else body.blocks()
+        await self._stream.add(written.path, size=size, crc=crc, blocks=blocks)
+
+    def _sample(self, entry: ExportEntry, file: ImageFile) -> Sample:
+        image, credit = entry.image, entry.image.credit
+        label = image.label or self._plan.unlabelled
+        split = self._plan.splits[entry.split] if self._plan.splits else None
+        row: dict[str, Value] = {
+            "label": label,
+            "split": split or "train",
+            "width": file.width,
+            "height": file.height,
+            "bytes": file.size,
+            "sha256": file.sha256.hex(),
+            "phash": "" if entry.phash is None else f"{entry.phash:016x}",
+            "mime": tables.MIME[file.extension],
+            "source_url": image.original_url,
+            "page_url": credit.page_url or "",
+            "title": credit.title or "",
+            "author": credit.author or "",
+            "license": credit.license or "",
+            "license_url": credit.license_url or "",
+            "attribution": credit.attribution or "",
+            "engine": image.source or "",
+            "query": image.query or "",
+            "crawled_at": entry.crawled_at or "",
+            "flags": ",".join(sorted({finding[0] for finding in entry.findings})) if entry.findings else "",
+        }
+        return Sample(
+            stem=entry.digest.hex() + (f"-{entry.copy + 1}" if entry.copy else ""),
+            extension=file.extension,
+            label=label,
+            split=split,
+            width=file.width,
+            height=file.height,
+            row=row,
+            body=file.body,
+        )

@@ -1,0 +1,227 @@
+"""The images of an archive, in their order: read, checked, and converted where the options ask for it."""
+
+import asyncio
+import contextlib
+import hashlib
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+from pixcrawler_worker.db.exports import ExportEntry
+from pixcrawler_worker.domain.reasons import RejectedError
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.export.options import ImageOptions
+from pixcrawler_worker.export.prefetch import prefetch
+from pixcrawler_worker.inspection.conversion import Conversion
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.storage import FileMissingError, Storage
+
+#: Images that are read at a time, and bytes from which on fewer are; batches that are read while others are written.
+_BATCH, _BATCH_BYTES, _PREFETCHED = 32, 8 * 1024 * 1024, 2
+#: Why an image was left out.
+_MISSING, _CHANGED = "missing", "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image's file as it is written.
+
+    Attributes:
+        body: the file; empty where none is written.
+        size: its bytes.
+        sha256: 32 bytes.
+        crc: CRC-32.
+        extension: of its format.
+        width: pixels.
+        height: pixels.
+    """
+
+    body: bytes
+    size: int
+    sha256: bytes
+    crc: int
+    extension: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """A file with its digests, made in the thread that read it."""
+
+    body: bytes
+    sha256: bytes
+    crc: int
+
+    @classmethod
+    def of(cls, body: bytes) -> "_Body":
+        return cls(body, hashlib.sha256(body).digest(), zlib.crc32(body))
+
+    def file(self, extension: str, width: int, height: int) -> ImageFile:
+        return ImageFile(self.body, len(self.body), self.sha256, self.crc, extension, width, height)
+
+
+class ImageReader:
+    """Reads the images of an archive, some while others are written.
+
+    Args:
+        runtime: connects to storage and decoder.
+        options: how they are to be changed.
+        formats: extensions that the layout takes; others become the first of them.
+        reads_files: False where what is recorded is enough, because no file is written.
+    """
+
+    def __init__(self, runtime: Runtime, options: ImageOptions, formats: Sequence[str], *, reads_files: bool) -> None:
+        self._runtime = runtime
+        self._options = options
+        self._formats = formats
+        self._reads_files = reads_files
+
+    async def read(
+        self, pages: AsyncIterator[Sequence[ExportEntry]]
+    ) -> AsyncGenerator[tuple[ExportEntry, ImageFile | str], None]:
+        """Yield every image in its order, or why it is left out; some are read while others are written.
+
+        Args:
+            pages: the images, some at a time.
+
+        Raises:
+            PermanentError: when one is to be left out and the export is to fail then.
+            TransientError: when the storage is away.
+        """
+        reads = (self._read(batch) async for batch in _batches(pages))
+        async with contextlib.aclosing(prefetch(reads, limit=_PREFETCHED)) as batches:
+            async for pairs in batches:
+                for pair in pairs:
+                    yield pair
+
+    async def _read(self, entries: Sequence[ExportEntry]) -> list[tuple[ExportEntry, ImageFile | str]]:
+        if not self._reads_files and all(entry.sha256 is not None for entry in entries):
+            # A table has no files: what was recorded is enough.
+            return [(entry, _recorded(entry)) for entry in entries]
+        storage = self._runtime.storage
+        keys = [_key(storage, entry) for entry in entries]
+        known = [key for key in keys if key is not None]
+        read = iter(await storage.get_all(known, _Body.of, most=self._runtime.settings.max_image_bytes))
+        found = [FileMissingError("its row names no file here") if key is None else next(read) for key in keys]
+        checked = [self._checked(entry, one) for entry, one in zip(entries, found, strict=True)]
+        left = ((entry, one) for entry, one in zip(entries, checked, strict=True) if isinstance(one, _Body))
+        decoded = iter(await asyncio.gather(*(self._decoded(entry, body) for entry, body in left)))
+        files = (next(decoded) if isinstance(one, _Body) else one for one in checked)
+        return list(zip(entries, files, strict=True))
+
+    def _checked(
+        self, entry: ExportEntry, found: "_Body | FileMissingError | RejectedError"
+    ) -> "ImageFile | str | _Body":
+        """Return an image's file, or why it is left out; the file as it was read when the decoder must see it."""
+        if isinstance(found, FileMissingError):
+            return self._left_out(entry, _MISSING, found)
+        if isinstance(found, RejectedError):
+            return self._left_out(entry, found.reason, found)
+        if entry.sha256 is not None and found.sha256 != entry.sha256:
+            return self._left_out(entry, _CHANGED, PermanentError("its file is not the one that was stored"))
+        image = entry.image
+        if image.format is None or image.width is None or image.height is None or self._conversion(entry, found.body):
+            return found
+        return found.file(image.format, image.width, image.height)
+
+    async def _decoded(self, entry: ExportEntry, found: _Body) -> ImageFile | str:
+        """Return an image's file, changed as the options ask, or why it is left out."""
+        try:
+            if entry.image.format is None or entry.image.width is None or entry.image.height is None:
+                # Its row was not written by a crawl.
+                facts = await self._runtime.decoder.inspect(found.body)
+                entry = replace(
+                    entry,
+                    image=replace(entry.image, format=facts.format, width=facts.width, height=facts.height),
+                )
+            conversion = self._conversion(entry, found.body)
+            if conversion is not None:
+                converted = await self._runtime.decoder.convert(found.body, conversion)
+                if converted is not None:
+                    changed = await asyncio.to_thread(_Body.of, converted.body)
+                    return changed.file(converted.format, converted.width, converted.height)
+        except RejectedError as error:
+            return self._left_out(entry, error.reason, error)
+        return found.file(entry.image.format or "jpg", entry.image.width or 0, entry.image.height or 0)
+
+    def _left_out(self, entry: ExportEntry, reason: str, error: PermanentError | RejectedError) -> str:
+        if self._options.on_error == "fail":
+            raise PermanentError(f"image {entry.image.original_url} is {reason}: {error}") from error
+        return str(reason)
+
+    def _conversion(self, entry: ExportEntry, body: bytes) -> Conversion | None:
+        """Return how an image is to be changed; None when its file is copied as it is."""
+        options, known = self._options, self._formats
+        target = (entry.image.format or "") if options.format == "keep" else str(options.format)
+        if target not in known:
+            target = known[0]
+        turned = options.orient and (entry.orientation or 1) != 1
+        if options.orient and entry.orientation is None:
+            turned = _has_exif(body, entry.image.format)
+        if target == entry.image.format and not (turned or options.resize or options.strip_metadata):
+            return None
+        resize = options.resize
+        return Conversion(
+            format=target,
+            mode=resize.mode if resize else None,
+            size=resize.size if resize else 0,
+            only_shrink=resize.only_shrink if resize else True,
+            quality=options.quality,
+            background=options.background,
+            orient=options.orient,
+            strip=options.strip_metadata,
+        )
+
+
+async def _batches(pages: AsyncIterator[Sequence[ExportEntry]]) -> AsyncIterator[Sequence[ExportEntry]]:
+    """Cut the images into batches that are read at a time: a few, or fewer where they are large."""
+    batch: list[ExportEntry] = []
+    size = 0
+    async for page in pages:
+        for entry in page:
+            batch.append(entry)
+            size += entry.image.file_size or _BATCH_BYTES
+            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _recorded(entry: ExportEntry) -> ImageFile:
+    assert entry.sha256 is not None
+    image = entry.image
+    return ImageFile(
+        body=b"",
+        size=image.file_size or 0,
+        sha256=entry.sha256,
+        crc=0,
+        extension=image.format or "jpg",
+        width=image.width or 0,
+        height=image.height or 0,
+    )
+
+
+def _key(storage: Storage, entry: ExportEntry) -> str | None:
+    try:
+        return storage.key(entry.image.storage_url or "")
+    except PermanentError:
+        # Its row has no URL of a file, or one of another storage.
+        return None
+
+
+def _has_exif(body: bytes, extension: str | None) -> bool:
+    """Return whether a file may have EXIF, which may say that its pixels are to be turned.
+
+    Of a JPEG the segments in front of the pixels are looked at, ITU-T T.81 B.1.1.4; of other formats, every byte.
+    """
+    if extension != "jpg":
+        # As AVIF, PNG and WebP call it.
+        return extension == "tiff" or any(name in body for name in (b"Exif", b"eXIf", b"EXIF"))
+    at = 2
+    while at + 8 <= len(body) and body[at] == 0xFF and body[at + 1] != 0xDA:  # noqa: PLR2004 - start of the pixels
+        if body[at + 4 : at + 8] == b"Exif":
+            return True
+        at += 2 + (body[at + 2] << 8 | body[at + 3])
+    return False

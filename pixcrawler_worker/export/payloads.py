@@ -1,0 +1,161 @@
+"""What the ledger keeps of exports: payloads and results of their chunks, and what an export leaves in its row."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pixcrawler_worker.db.ledger.chunks import EndedChunk
+from pixcrawler_worker.export.summary import Summary
+
+#: The step in which the archives are published, in the payload of its chunk.
+_PUBLISH = "publish"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveTask:
+    """Write one archive.
+
+    Attributes:
+        part: its number, from 0.
+        parts: archives of the export.
+        first, last: places of its images in the export.
+        name: of its file.
+    """
+
+    part: int
+    parts: int
+    first: int
+    last: int
+    name: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the payload of the chunk."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishTask:
+    """Publish the archives, once all are written."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the payload of the chunk."""
+        return {"step": _PUBLISH}
+
+
+def task_of(payload: Mapping[str, Any]) -> ArchiveTask | PublishTask:
+    """Return what a chunk of an export does."""
+    if payload.get("step") == _PUBLISH:
+        return PublishTask()
+    return ArchiveTask(**{name: payload[name] for name in ArchiveTask.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveResult:
+    """An archive that was written.
+
+    Attributes:
+        name: of its file.
+        size: bytes.
+        sha256: in hexadecimal digits.
+        table: path of the table of its images in it, and the digest of that table; None when it has none.
+        summary: what is in it.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    table: tuple[str, str] | None
+    summary: Summary
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result of the chunk."""
+        return {
+            "name": self.name,
+            "size": self.size,
+            "sha256": self.sha256,
+            "table": self.table,
+            **self.summary.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, result: Mapping[str, Any]) -> "ArchiveResult":
+        """Return the archive with that result."""
+        table = result["table"]
+        return cls(
+            name=result["name"],
+            size=result["size"],
+            sha256=result["sha256"],
+            table=None if table is None else (table[0], table[1]),
+            summary=Summary.from_json(result),
+        )
+
+
+def archives_of(ended: Iterable[EndedChunk]) -> list[ArchiveResult]:
+    """Return the archives with images that these chunks have written, in their order."""
+    results = [ArchiveResult.from_json(chunk.result) for chunk in ended if "size" in chunk.result]
+    return [result for result in results if result.summary.images]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What an export leaves in its row, under `export_options.result`.
+
+    Attributes:
+        name: of the file that the link leads to: the archive, or the manifest of several.
+        files: names of all files of the export.
+        parts: its archives, without what is in them.
+        file_size: bytes of all archives.
+        summary: what is in all of them.
+    """
+
+    name: str
+    files: Sequence[str]
+    parts: Sequence[Mapping[str, Any]]
+    file_size: int
+    summary: Summary
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with JSON's types only."""
+        return {
+            "name": self.name,
+            "files": list(self.files),
+            "parts": [dict(part) for part in self.parts],
+            "file_size": self.file_size,
+            **self.summary.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, result: Mapping[str, Any]) -> "ExportResult":
+        """Return what `to_json` wrote."""
+        return cls(
+            name=result["name"],
+            files=tuple(result["files"]),
+            parts=tuple(result["parts"]),
+            file_size=result["file_size"],
+            summary=Summary.from_json(result),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A published export.
+
+    Attributes:
+        url: of its archive or manifest.
+        link_seconds: how long the URL works.
+        result: what it leaves in its row.
+    """
+
+    url: str
+    link_seconds: float
+    result: ExportResult
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result of the chunk that published."""
+        return {"publish": {"url": self.url, "signed_s": self.link_seconds, "result": self.result.to_json()}}
+
+    @classmethod
+    def from_json(cls, result: Mapping[str, Any]) -> "Publication":
+        """Return what `to_json` wrote."""
+        found = result["publish"]
+        return cls(url=found["url"], link_seconds=found["signed_s"], result=ExportResult.from_json(found["result"]))

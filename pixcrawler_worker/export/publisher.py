@@ -1,0 +1,102 @@
+"""Publishing an export: a card and a manifest where there are several archives, Croissant metadata, and a link."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from pixcrawler_worker.db.exports import ExportEntry
+from pixcrawler_worker.export import card, croissant, report
+from pixcrawler_worker.export.payloads import ArchiveResult, ExportResult, Publication
+from pixcrawler_worker.export.plan import Plan, key
+from pixcrawler_worker.export.summary import Summary
+from pixcrawler_worker.runtime import Runtime
+
+#: Lists the archives where there are several; written when all of them are there.
+MANIFEST = "manifest.json"
+
+
+async def publish(
+    runtime: Runtime, job_id: int, plan: Plan, archives: Sequence[ArchiveResult], shown: Sequence[ExportEntry]
+) -> Publication:
+    """Write the files next to the archives, the manifest last; return the link and the totals.
+
+    Args:
+        runtime: connects to storage and decoder.
+        job_id: the export job.
+        plan: of the job.
+        archives: in their order.
+        shown: images of the contact sheet.
+    """
+    summary = Summary()
+    for archive in archives:
+        summary.merge(archive.summary)
+    name, files = archives[0].name, [archive.name for archive in archives]
+    if plan.options.extras.croissant:
+        files.append(croissant.NAME)
+        await runtime.storage.put(key(job_id, croissant.NAME), croissant.write(plan, summary, archives))
+    if len(archives) > 1:
+        name = MANIFEST
+        files.append(MANIFEST)
+        if plan.options.extras.dataset_card:
+            files.append("README.md")
+            await runtime.storage.put(key(job_id, "README.md"), card.write(plan, summary).encode())
+        if plan.options.extras.html_report:
+            files.append(report.NAME)
+            html = report.write(plan, summary, shown, await report.thumbnails(runtime, shown))
+            await runtime.storage.put(key(job_id, report.NAME), html)
+    result = ExportResult(
+        name=name,
+        files=files,
+        parts=[_listed(archive) for archive in archives],
+        file_size=sum(archive.size for archive in archives),
+        summary=summary,
+    )
+    url, link_ttl = await link(runtime, job_id, plan, result, ttl=plan.ttl)
+    return Publication(url=url, link_seconds=link_ttl.total_seconds(), result=result)
+
+
+async def link(
+    runtime: Runtime, job_id: int, plan: Plan, result: ExportResult, *, ttl: timedelta
+) -> tuple[str, timedelta]:
+    """Return a fresh link to an export, and how long it works; the links in a manifest are fresh then, too.
+
+    Args:
+        runtime: connects to storage.
+        job_id: the export job.
+        plan: of the job.
+        result: of the job.
+        ttl: how long its files are kept.
+    """
+    if result.name == MANIFEST:
+        await _write_manifest(runtime, job_id, plan, result, ttl)
+    return runtime.storage.link(key(job_id, result.name), lives=ttl)
+
+
+def _listed(archive: ArchiveResult) -> dict[str, Any]:
+    """Return an archive as results and manifests list it."""
+    return {
+        "name": archive.name,
+        "size": archive.size,
+        "sha256": archive.sha256,
+        "images": archive.summary.images,
+    }
+
+
+async def _write_manifest(runtime: Runtime, job_id: int, plan: Plan, result: ExportResult, ttl: timedelta) -> None:
+    def linked(file: Mapping[str, Any]) -> dict[str, Any]:
+        url, _ = runtime.storage.link(key(job_id, file["name"]), lives=ttl)
+        return {**file, "url": url}
+
+    archives = {part["name"] for part in result.parts}
+    manifest = {
+        "name": plan.name,
+        "format": plan.format,
+        "layout": plan.layout_name,
+        "file_size": result.file_size,
+        **result.summary.to_json(),
+        "parts": [linked(part) for part in result.parts],
+        "files": [linked({"name": name}) for name in result.files if name not in {*archives, MANIFEST}],
+    }
+    body = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+    await runtime.storage.put(key(job_id, MANIFEST), body)

@@ -1,0 +1,67 @@
+"""The sidecar files of an archive: tables, credits and checksums, written while the images are."""
+
+import csv
+from collections.abc import Iterator, Mapping
+
+from pixcrawler_worker.domain import licenses, tables
+from pixcrawler_worker.domain.tables import Value
+from pixcrawler_worker.export.options import Extras
+from pixcrawler_worker.exporters.spool import Spool
+
+_CREDITS_HEADING = "Whose each image is, as its source said when it was found. Keep these lines with the images.\n\n"
+
+
+class Sidecars:
+    """The sidecar files that the options ask for.
+
+    Attributes:
+        checksums: `SHA256SUMS`; None when it is not wanted.
+    """
+
+    def __init__(self, options: Extras) -> None:
+        self.checksums = Spool() if options.sha256sums else None
+        self._table = Spool() if options.images_csv else None
+        self._credits = Spool() if options.attribution else None
+        if self._table is not None:
+            self._rows = csv.writer(_Utf8Lines(self._table), lineterminator="\n")
+            self._rows.writerow(tables.COLUMNS)
+        if self._credits is not None:
+            self._credits.write(_CREDITS_HEADING.encode())
+
+    def add(self, file_name: str, row: Mapping[str, Value]) -> None:
+        """Add an image: its name in tables, and its other columns."""
+        if self._table is not None:
+            self._rows.writerow((tables.cell(file_name), *tables.cells(row)))
+        if self._credits is not None:
+            self._credits.write(_credit_line(file_name, row).encode())
+
+    def files(self) -> Iterator[tuple[str, Spool]]:
+        """Yield names and contents of the files, without the checksums, which cover all others."""
+        if self._table is not None:
+            yield tables.NAME, self._table
+        if self._credits is not None:
+            yield "ATTRIBUTION.txt", self._credits
+
+
+class _Utf8Lines:
+    """What csv writes its lines to: one writer for all of them, encoded into a spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def write(self, line: str) -> None:
+        self._spool.write(line.encode())
+
+
+def _credit_line(file_name: str, row: Mapping[str, Value]) -> str:
+    """Return a line on whose an image is, put together from what is known where its source gave no attribution.
+
+    Source of the order: Creative Commons, "Recommended practices for attribution" (title, author, source, license).
+    """
+    attribution = str(row["attribution"])
+    if not attribution:
+        title = f'"{row["title"]}"' if row["title"] else "untitled"
+        attribution = f"{title} by {row['author'] or 'an unknown author'}, license {row['license'] or 'unknown'}"
+    text = str(row["license_url"]) or licenses.deed(str(row["license"])) or ""
+    parts = (file_name, attribution, text, str(row["page_url"] or row["source_url"]))
+    return " ".join(" | ".join(filter(None, parts)).split()) + "\n"
