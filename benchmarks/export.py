@@ -26,6 +26,7 @@ from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.runtime import Runtime
 
 _DIFFERENT, _BATCH = 64, 2_000
@@ -64,6 +65,7 @@ def _row(number: int, body: bytes, path: Path) -> NewImage:
     url = f"https://example.org/{number}"
     return NewImage(
         url=url,
+        url_hash=url_hash(url),
         filename=path.name,
         storage_url=path.as_uri(),
         facts=facts,

@@ -13,6 +13,7 @@ from pixcrawler_worker.db.models import CrawlJob, ExportJob, Profile, Project, V
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.storage_keys import url_hash
 
 #: The tables of all kinds of jobs.
 TABLES = (CRAWL_JOBS, VALIDATION_JOBS, EXPORT_JOBS)
@@ -81,8 +82,10 @@ def make_facts(name: str, **values: Any) -> ImageFacts:
 
 def make_image(name: str, **values: Any) -> NewImage:
     """An image ready for its row, at an address and with bytes told apart by a name."""
+    url = f"https://example.org/{name}.jpg"
     defaults: dict[str, Any] = {
-        "url": f"https://example.org/{name}.jpg",
+        "url": url,
+        "url_hash": url_hash(values.get("url", url)),
         "filename": f"{name}.jpg",
         "storage_url": f"memory:///crawl_jobs/1/cat/{name}.jpg",
         "facts": make_facts(name),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixcrawler_worker import storage
-from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.storage import FileMissingError, Storage

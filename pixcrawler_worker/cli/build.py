@@ -24,8 +24,8 @@ from pixcrawler_worker.cli import (
 from pixcrawler_worker.cli.crawl_arguments import RawCrawlOptions
 from pixcrawler_worker.crawl import report as crawl_report
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
+from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import JobStatus
-from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import croissant, download
 from pixcrawler_worker.exporters.protocol import ExportFormat

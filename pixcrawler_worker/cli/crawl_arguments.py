@@ -12,7 +12,7 @@ from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain import licenses as known_licenses
-from pixcrawler_worker.domain import planning
+from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources import protocol
 
@@ -98,7 +98,7 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
     """
     keywords = tuple(keywords)
     try:
-        labels = planning.keywords(list(keywords))
+        labels = parse_keywords(list(keywords))
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
         urls = () if raw["urls"] is None else read_urls(raw["urls"])

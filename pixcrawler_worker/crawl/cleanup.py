@@ -10,6 +10,7 @@ from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ENDED
+from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
@@ -38,7 +39,7 @@ def remove_orphans(runtime: Runtime, *, grace_period: timedelta) -> int:
 
 def _clean_up(runtime: Runtime, ref: JobRef) -> int:
     async def keys() -> list[str]:
-        return [key async for key in runtime.storage.keys(f"crawl_jobs/{ref.id}/")]
+        return [key async for key in runtime.storage.keys(crawl_job_prefix(ref.id))]
 
     def orphans(session: Session, found: list[str]) -> list[str]:
         # The job may have been retried meanwhile. While it is over and locked, it can be neither running nor retried,

@@ -33,7 +33,7 @@ _Format = Annotated[StrictStr, AfterValidator(_format)]
 def _license(name: str) -> str:
     """Return a license, or a family of them, by its one name."""
     try:
-        return licenses.asked(name)
+        return licenses.parse(name)
     except PermanentError as error:
         raise ValueError(str(error)) from None
 

@@ -11,10 +11,11 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS, CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
-from pixcrawler_worker.domain import planning
+from pixcrawler_worker.domain import crawl_planning
+from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult, SourceLimits
+from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.lifecycle import Counters, job_status
 from pixcrawler_worker.domain.messages import Task
-from pixcrawler_worker.domain.planning import CrawlChunk, CrawlChunkResult, Reach
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
@@ -104,12 +105,12 @@ def _round(
     """
     if request.max_images < 1:
         raise PermanentError(f"max_images must be above 0, not {request.max_images}")
-    keywords = planning.keywords(request.keywords)
+    keywords = parse_keywords(request.keywords)
     if request.url_pages and len(keywords) > 1:
         raise PermanentError(f"a URL list has one label, but the job has {len(keywords)} keywords: give it one")
-    return planning.next_round(
+    return crawl_planning.next_round(
         keywords=keywords,
-        sources=reaches(runtime, request, options),
+        sources=source_limits(runtime, request, options),
         max_images=request.max_images,
         history=history,
     )
@@ -124,20 +125,20 @@ def sources(runtime: Runtime, request: CrawlRequest, options: CrawlOptions) -> t
     return tuple(name for name in protocol.SOURCES.installed() if name != URLS and not runtime.source(name).missing())
 
 
-def reaches(runtime: Runtime, request: CrawlRequest, options: CrawlOptions) -> Mapping[str, Reach]:
-    """Return how far each source of the job can be searched.
+def source_limits(runtime: Runtime, request: CrawlRequest, options: CrawlOptions) -> Mapping[str, SourceLimits]:
+    """Return the limits of each source of the job.
 
     Raises:
         PermanentError: when a source is not installed or not configured, or when none is left.
     """
     size = options.chunk_size or runtime.settings.chunk_size
 
-    def reach(name: str) -> Reach:
+    def limits(name: str) -> SourceLimits:
         if name == URLS:
-            return Reach(size, request.url_pages)
+            return SourceLimits(size, request.url_pages)
         source = runtime.source(name)
         page_size = min(size, source.page_size or size)
-        return Reach(page_size, None if source.depth is None else source.depth // page_size)
+        return SourceLimits(page_size, None if source.depth is None else source.depth // page_size)
 
     names = sources(runtime, request, options)
     if not names:
@@ -147,7 +148,7 @@ def reaches(runtime: Runtime, request: CrawlRequest, options: CrawlOptions) -> M
             raise PermanentError(f"source {name!r} cannot be used: {missing}")
     if URLS in names and not request.url_pages:
         raise PermanentError("source 'urls' needs a list: give the option urls with at least one URL")
-    return {name: reach(name) for name in names}
+    return {name: limits(name) for name in names}
 
 
 def reasons(session: Session, job_id: int) -> Counter[str]:

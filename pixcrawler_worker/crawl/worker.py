@@ -1,4 +1,4 @@
-"""Running one chunk: ask the source, fetch, inspect, store, and write down what came of it."""
+"""Running one chunk of a crawl: search the source, download, inspect and store its candidates."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,9 @@ from pixcrawler_worker.db import crawls, images
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.domain import licenses
+from pixcrawler_worker.domain import licenses, storage_keys
+from pixcrawler_worker.domain.crawl_planning import CrawlChunk
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.planning import CrawlChunk, slug, url_hash
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs.kind import Report
@@ -27,51 +27,80 @@ from pixcrawler_worker.web.http import translated
 
 log = structlog.get_logger()
 
-#: Pause before the one second try at an address whose trouble may pass.
-_PAUSE = 0.5
-#: Downloads under way beyond what the quota still needs: what one of them loses, another one brings without waiting.
-_SPARE = 8
-#: Searches that are tried at a source in trouble when the job has others: half a minute's patience.
-_PATIENT_ATTEMPTS = 3
-#: Digits of the digest in a file's name: 128 bits, so that nobody can make two pictures with the same name.
-_NAME_DIGITS = 32
+#: Seconds before the only second attempt at a URL whose failure may pass.
+_RETRY_SECONDS = 0.5
+#: Downloads at a time beyond the images that are missing: they replace rejected candidates without a wait.
+_SPARE_DOWNLOADS = 8
+#: Attempts to search a failing source when the job has other sources: half a minute.
+_MAX_SEARCH_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class CrawlWork:
-    """A claimed chunk with what the job's row and plan say about it; `alone` when its job has no other source."""
+    """A claimed chunk with what it needs of the job.
+
+    Attributes:
+        claim: of the chunk.
+        chunk: its payload.
+        options: of the job.
+        quota: images that the chunk may store, at most.
+        urls: the page of the URL list, for the source `urls`.
+        only_source: whether the job has no other source.
+    """
 
     claim: Claim
     chunk: CrawlChunk
     options: CrawlOptions
     quota: int
     urls: tuple[str, ...]
-    alone: bool
+    only_source: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A candidate with its position in the result page and the hash of its URL."""
+
+    position: int
+    candidate: Candidate
+    url_hash: bytes
 
 
 @dataclass(slots=True)
-class Harvest:
-    """What a chunk has brought so far. Every candidate ends in exactly one of `good`, `rejected` and `left`."""
+class CrawlProgress:
+    """The progress of a chunk. Every candidate ends up in exactly one of `images`, `rejected` and `left`.
+
+    Attributes:
+        quota: images that the chunk may store, at most.
+        images: stored images by their position in the result page.
+        rejected: rejection reasons with counts.
+        processed: hashes of the URLs of candidates that became images or were rejected.
+        digests: SHA-256 of the images.
+        downloaded_positions: positions of candidates whose download has finished.
+        downloaded: number of complete downloads.
+        reserved: images that are being stored.
+        left: positions of leftovers.
+        more: whether the source may have further result pages.
+    """
 
     quota: int
-    good: dict[int, NewImage] = field(default_factory=dict)
+    images: dict[int, NewImage] = field(default_factory=dict)
     rejected: Counter[Reason] = field(default_factory=Counter)
-    judged: set[bytes] = field(default_factory=set)
+    processed: set[bytes] = field(default_factory=set)
     digests: set[bytes] = field(default_factory=set)
-    arrived: set[int] = field(default_factory=set)
+    downloaded_positions: set[int] = field(default_factory=set)
     downloaded: int = 0
     reserved: int = 0
     left: tuple[int, ...] = ()
     more: bool = False
 
     @property
-    def wanted(self) -> int:
+    def missing(self) -> int:
         """Images that the quota still has room for."""
-        return self.quota - len(self.good) - self.reserved
+        return self.quota - len(self.images) - self.reserved
 
     @contextlib.contextmanager
     def reserve(self, digest: bytes) -> Iterator[None]:
-        """Keep a place of the quota, and the digest, while the image is stored."""
+        """Reserve room in the quota, and the digest, while the image is stored."""
         self.reserved += 1
         self.digests.add(digest)
         try:
@@ -84,7 +113,7 @@ class Harvest:
 
 
 def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
-    """Read what a chunk's work needs, in the transaction of its claim."""
+    """Read what the work of a chunk needs, in the transaction of its claim."""
     request = crawls.load(session, claim.job.id)
     options = parse(request.options)
     chunk = CrawlChunk.from_json(claim.payload)
@@ -93,72 +122,74 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
         chunk=chunk,
         options=options,
         quota=min(chunk.quota, request.max_images - request.valid_images),
-        alone=len(planner.sources(runtime, request, options)) == 1,
         urls=crawls.urls(session, claim.job.id, chunk.page) if chunk.source == planner.URLS else (),
+        only_source=len(planner.sources(runtime, request, options)) == 1,
     )
 
 
-async def work(runtime: Runtime, work: CrawlWork, limits: Limits) -> Harvest:
-    """Bring as many new images as the quota allows from the slice's candidates.
+async def work(runtime: Runtime, work: CrawlWork, limits: Limits) -> CrawlProgress:
+    """Store as many new images as the quota allows from the candidates of the chunk.
 
     Raises:
         TransientError, PermanentError: from the source or the storage.
     """
-    del limits  # the number of a chunk's candidates bounds its time
-    part = work.chunk
+    del limits  # the number of candidates bounds the time of a chunk
     page = await _search(runtime, work)
-    positions = range(len(page.candidates)) if part.only is None else part.only
-    asked = [(at, page.candidates[at]) for at in positions if at < len(page.candidates)]
-    harvest = Harvest(quota=work.quota, more=page.more)
-    seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, [candidate for _, candidate in asked])
-    fresh: list[tuple[int, Candidate]] = []
-    for at, candidate in asked:
-        key = url_hash(candidate.url)
-        if key in seen or key in harvest.judged:
-            harvest.rejected[Reason.DUPLICATE_URL] += 1
+    positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
+    offers = [
+        _Offer(at, page.candidates[at], storage_keys.url_hash(page.candidates[at].url))
+        for at in positions
+        if at < len(page.candidates)
+    ]
+    progress = CrawlProgress(quota=work.quota, more=page.more)
+    seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, offers)
+    new: list[_Offer] = []
+    for offer in offers:
+        if offer.url_hash in seen or offer.url_hash in progress.processed:
+            progress.rejected[Reason.DUPLICATE_URL] += 1
         else:
-            harvest.judged.add(key)
-            fresh.append((at, candidate))
-    left = await _fetch_all(runtime, work, harvest, fresh)
-    harvest.left = tuple(at for at, _ in left)
-    harvest.judged -= {url_hash(candidate.url) for _, candidate in left}
-    return harvest
+            progress.processed.add(offer.url_hash)
+            new.append(offer)
+    left = await _process_all(runtime, work, progress, new)
+    progress.left = tuple(offer.position for offer in left)
+    progress.processed -= {offer.url_hash for offer in left}
+    return progress
 
 
-def write(session: Session, work: CrawlWork, harvest: Harvest) -> Report:
-    """Write the images; return the counts of the chunk."""
+def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
+    """Write the rows of the images; return the counts of the chunk."""
     job_id = work.claim.job.id
-    found = [harvest.good[at] for at in sorted(harvest.good)]
+    found = [progress.images[at] for at in sorted(progress.images)]
     request = crawls.load(session, job_id)
     room = max(0, request.max_images - request.valid_images)
     stored = len(images.insert_new(session, job_id, found[:room]))
-    rejected = harvest.rejected + Counter(
+    rejected = progress.rejected + Counter(
         {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
     )
     return Report(
         result={
             "offered": stored + rejected.total(),
             "stored": stored,
-            "downloaded": harvest.downloaded,
+            "downloaded": progress.downloaded,
             "reasons": dict(rejected),
-            "left": harvest.left,
-            "more": harvest.more,
+            "left": progress.left,
+            "more": progress.more,
         },
         gains={
-            "total_images": images.add_candidates(session, job_id, sorted(harvest.judged)),
-            "downloaded_images": harvest.downloaded,
+            "total_images": images.add_candidates(session, job_id, sorted(progress.processed)),
+            "downloaded_images": progress.downloaded,
             "valid_images": stored,
         },
     )
 
 
 async def _search(runtime: Runtime, work: CrawlWork) -> Page:
-    part, options = work.chunk, work.options
+    chunk, options = work.chunk, work.options
     query = Query(
-        text=part.query,
-        label=part.label,
-        page=part.page,
-        page_size=part.page_size,
+        text=chunk.query,
+        label=chunk.label,
+        page=chunk.page,
+        page_size=chunk.page_size,
         urls=work.urls,
         licenses=options.licenses,
         min_width=options.min_width,
@@ -166,90 +197,90 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         safe_search=options.safe_search,
     )
     try:
-        with translated(part.source):
-            return await runtime.source(part.source).search(query, runtime.http)
+        with translated(chunk.source):
+            return await runtime.source(chunk.source).search(query, runtime.http)
     except TransientError as error:
-        if work.alone or error.retry_after is not None or work.claim.attempt < _PATIENT_ATTEMPTS:
+        if work.only_source or error.retry_after is not None or work.claim.attempt < _MAX_SEARCH_ATTEMPTS:
             raise
         raise PermanentError(f"{error}; its part is left to the other sources") from error
 
 
-def _seen(runtime: Runtime, job_id: int, candidates: Sequence[Candidate]) -> frozenset[bytes]:
-    hashes = [url_hash(candidate.url) for candidate in candidates]
+def _seen(runtime: Runtime, job_id: int, offers: Sequence[_Offer]) -> frozenset[bytes]:
+    hashes = [offer.url_hash for offer in offers]
     return transact(runtime.sessions, lambda session: images.seen(session, job_id, hashes))
 
 
-async def _fetch_all(
-    runtime: Runtime, work: CrawlWork, harvest: Harvest, candidates: Sequence[tuple[int, Candidate]]
-) -> list[tuple[int, Candidate]]:
-    """Judge candidates in their order, several at a time, until the quota is met; return those nobody judged."""
-    waiting = deque(candidates)
-    under_way: dict[asyncio.Task[bool], tuple[int, Candidate]] = {}
-    left: list[tuple[int, Candidate]] = []
+async def _process_all(
+    runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offers: Sequence[_Offer]
+) -> list[_Offer]:
+    """Process candidates in their order, several at a time, until the quota is met; return the leftovers."""
+    waiting = deque(offers)
+    running: dict[asyncio.Task[bool], _Offer] = {}
+    left: list[_Offer] = []
     try:
-        while len(harvest.good) < work.quota:
-            while waiting and len(under_way) < min(runtime.settings.fetch_concurrency, harvest.wanted + _SPARE):
-                at, candidate = waiting.popleft()
-                task = asyncio.ensure_future(_judge(runtime, work, harvest, at, candidate))
-                under_way[task] = (at, candidate)
-            if not under_way:
+        while len(progress.images) < work.quota:
+            limit = min(runtime.settings.fetch_concurrency, progress.missing + _SPARE_DOWNLOADS)
+            while waiting and len(running) < limit:
+                offer = waiting.popleft()
+                running[asyncio.ensure_future(_process(runtime, work, progress, offer))] = offer
+            if not running:
                 break
-            done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                offered = under_way.pop(task)
+                offer = running.pop(task)
                 if not task.result():
-                    left.append(offered)
+                    left.append(offer)
     except BaseException:
-        harvest.arrived.clear()
+        progress.downloaded_positions.clear()
         raise
     finally:
-        # The quota is met, or something went wrong: whoever still waits for a host brings nothing any more. Who is at
-        # the decoder is let through, because giving up there would cost the decoder's process.
-        for task, (at, _) in under_way.items():
-            if at not in harvest.arrived:
+        # The quota is met, or something failed: downloads are cancelled. What the decoder already has is awaited,
+        # because cancelling would end the process of the decoder.
+        for task, offer in running.items():
+            if offer.position not in progress.downloaded_positions:
                 task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
-    late = [offered for task, offered in under_way.items() if task.cancelled() or not task.result()]
-    return sorted([*left, *late, *waiting], key=lambda offered: offered[0])
+        await asyncio.gather(*running, return_exceptions=True)
+    late = [offer for task, offer in running.items() if task.cancelled() or not task.result()]
+    return sorted([*left, *late, *waiting], key=lambda offer: offer.position)
 
 
-async def _judge(runtime: Runtime, work: CrawlWork, harvest: Harvest, at: int, candidate: Candidate) -> bool:
-    """Take or refuse one candidate; False when the quota was met meanwhile, so that it is neither."""
+async def _process(runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offer: _Offer) -> bool:
+    """Store or reject one candidate; return False when the quota was met meanwhile, so that it is a leftover."""
     try:
-        _check_offer(candidate, work.options)
-        body = await _fetch(runtime, candidate.url)
-        harvest.downloaded += 1
-        harvest.arrived.add(at)
+        _check_candidate(offer.candidate, work.options)
+        body = await _download(runtime, offer.candidate.url)
+        progress.downloaded += 1
+        progress.downloaded_positions.add(offer.position)
         facts = await runtime.decoder.inspect(body)
         _check_facts(facts, work.options)
-        _check_bytes(facts, harvest)
+        _check_digest(facts, progress)
     except RejectedError as error:
-        harvest.rejected[error.reason] += 1
-        log.debug("candidate refused", reason=error.reason, detail=str(error))
+        progress.rejected[error.reason] += 1
+        log.debug("candidate rejected", reason=error.reason, detail=str(error))
         return True
-    if harvest.wanted <= 0:
-        harvest.downloaded -= 1
+    if progress.missing <= 0:
+        progress.downloaded -= 1
         return False
-    with harvest.reserve(facts.sha256):
-        image = _describe(runtime, work, candidate, facts)
-        await runtime.storage.put(runtime.storage.key(image.storage_url), body)
-    harvest.good[at] = image
+    with progress.reserve(facts.sha256):
+        key = storage_keys.image_key(work.claim.job.id, work.chunk.label, facts)
+        await runtime.storage.put(key, body)
+    progress.images[offer.position] = _new_image(work, offer, facts, storage_url=runtime.storage.url(key))
     return True
 
 
-async def _fetch(runtime: Runtime, url: str) -> bytes:
+async def _download(runtime: Runtime, url: str) -> bytes:
     try:
         return (await runtime.downloader.fetch(url)).body
     except RejectedError as error:
         if error.reason not in PASSING:
             raise
-    await asyncio.sleep(_PAUSE)
+    await asyncio.sleep(_RETRY_SECONDS)
     return (await runtime.downloader.fetch(url)).body
 
 
-def _check_offer(candidate: Candidate, options: CrawlOptions) -> None:
-    """Refuse what the source's own words rule out, before it is downloaded."""
-    if not licenses.is_wanted(candidate.credit.license, options.licenses):
+def _check_candidate(candidate: Candidate, options: CrawlOptions) -> None:
+    """Reject a candidate whose source says that it does not fit the options, before it is downloaded."""
+    if not licenses.is_allowed(candidate.credit.license, options.licenses):
         raise RejectedError(Reason.LICENSE_NOT_WANTED, f"license {candidate.credit.license or 'unknown'}")
     if (candidate.width or options.min_width) < options.min_width:
         raise RejectedError(Reason.TOO_SMALL, f"its source says that it is {candidate.width} pixels wide")
@@ -264,21 +295,20 @@ def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
         raise RejectedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
 
 
-def _check_bytes(facts: ImageFacts, harvest: Harvest) -> None:
-    if facts.sha256 in harvest.digests:
-        raise RejectedError(Reason.DUPLICATE_BYTES, "the same bytes came from another address")
+def _check_digest(facts: ImageFacts, progress: CrawlProgress) -> None:
+    if facts.sha256 in progress.digests:
+        raise RejectedError(Reason.DUPLICATE_BYTES, "another URL has the same bytes")
 
 
-def _describe(runtime: Runtime, work: CrawlWork, candidate: Candidate, facts: ImageFacts) -> NewImage:
-    filename = f"{facts.sha256.hex()[:_NAME_DIGITS]}.{facts.format}"
-    key = f"crawl_jobs/{work.claim.job.id}/{slug(work.chunk.label)}/{filename}"
+def _new_image(work: CrawlWork, offer: _Offer, facts: ImageFacts, *, storage_url: str) -> NewImage:
     return NewImage(
-        url=candidate.url,
-        filename=filename,
-        storage_url=runtime.storage.url(key),
+        url=offer.candidate.url,
+        url_hash=offer.url_hash,
+        filename=storage_keys.image_filename(facts),
+        storage_url=storage_url,
         facts=facts,
         label=work.chunk.label,
         query=work.chunk.query,
         source=work.chunk.source,
-        credit=candidate.credit,
+        credit=offer.candidate.credit,
     )

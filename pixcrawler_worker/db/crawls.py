@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project
+from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 from pixcrawler_worker.domain.messages import QUEUES, Task
-from pixcrawler_worker.domain.planning import CrawlChunk, CrawlChunkResult
 
 _NOW = func.clock_timestamp()
 #: Jobs that one clean-up looks at.

@@ -14,7 +14,6 @@ from sqlalchemy.types import LargeBinary
 
 from pixcrawler_worker.db.models import CrawlCandidate, Image
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
-from pixcrawler_worker.domain.planning import url_hash
 
 #: Which pipeline made `phash` and `dhash`: hashes of different versions are not compared.
 HASH_VERSION = 1
@@ -25,6 +24,7 @@ class NewImage:
     """An image whose file is in storage and whose row is still to be written."""
 
     url: str
+    url_hash: bytes
     filename: str
     storage_url: str
     facts: ImageFacts
@@ -112,7 +112,7 @@ def _row(position: int, image: NewImage) -> tuple[object, ...]:
     facts, credit = image.facts, image.credit
     return (
         position,
-        url_hash(image.url),
+        image.url_hash,
         facts.sha256,
         _text(image.url),
         image.filename,

@@ -15,7 +15,7 @@ from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
 from pixcrawler_worker.db.validations import selected
 from pixcrawler_worker.domain.checks import Finding, Metrics, Severity
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
-from pixcrawler_worker.domain.planning import url_hash
+from pixcrawler_worker.domain.storage_keys import url_hash
 
 _UNSIGNED = 2**64 - 1
 

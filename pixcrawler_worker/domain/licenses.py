@@ -1,7 +1,8 @@
-"""Licenses by one name each, whatever their providers call them: SPDX's identifiers in lower case.
+"""Identifiers of licenses: those of SPDX in lower case, whatever a provider calls them.
 
-`cc0-1.0`, `cc-by-sa-4.0`, `cc-by-nc-nd-2.0-de`, `cc-pdm-1.0`; `public-domain` where only that is known, and what SPDX
-has no identifier for as SPDX writes it: `licenseref-unsplash`. A family, such as `cc-by-sa`, means all its versions.
+`cc0-1.0`, `cc-by-sa-4.0`, `cc-by-nc-nd-2.0-de`, `cc-pdm-1.0`; `public-domain` where only that is known. A license
+without an identifier gets one as SPDX defines it: `licenseref-unsplash`. A family, such as `cc-by-sa`, stands for all
+its versions.
 """
 
 import functools
@@ -10,7 +11,7 @@ import re
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import PermanentError
 
-#: Creative Commons' licenses, public domain tools included, and public domain without a tool.
+#: Families: the licenses and public domain tools of Creative Commons, and public domain without a tool.
 FAMILIES = (
     *("cc0", "cc-pdm", "public-domain"),
     *("cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd"),
@@ -18,7 +19,7 @@ FAMILIES = (
 _ALIASES = {"cc-zero": "cc0", "pdm": "cc-pdm", "cc-pd": "public-domain", "pd": "public-domain"}
 _VERSIONED = re.compile(r"(?P<family>[a-z0-9-]*?[a-z0])-?(?P<version>[1-9]\.[0-9](-(?!migrated)[a-z]{2,10})?)?")
 _CUSTOM = re.compile(r"licenseref-[a-z0-9.-]{1,60}")
-#: The two kinds of addresses of Creative Commons' deeds (https://creativecommons.org/licenses/).
+#: The two kinds of URLs of Creative Commons deeds (https://creativecommons.org/licenses/).
 _DEED = re.compile(
     r"(?:https?:)?//(?:www\.)?creativecommons\.org/(?P<kind>licenses|publicdomain)/(?P<name>[a-z-]+)"
     r"(?:/(?P<version>[1-9]\.[0-9])(?:/(?!deed|legalcode)(?P<port>[a-z]{2,10}))?)?(?:[/#?].*)?",
@@ -26,10 +27,9 @@ _DEED = re.compile(
 
 
 def normalized(text: str) -> str | None:
-    """Return the identifier of a license that is written in any usual way; None when it is none that is known here.
+    """Return the identifier of a known license or family in any usual notation; None for an unknown one.
 
-    Understands `CC BY-SA 4.0`, `cc-by-sa-4.0`, `by-sa 4.0`, `CC0`, `Public domain`, and the addresses of Creative
-    Commons' deeds.
+    Accepts `CC BY-SA 4.0`, `cc-by-sa-4.0`, `by-sa 4.0`, `CC0`, `Public domain`, and the URLs of Creative Commons deeds.
     """
     lowered = text.strip().lower()
     if deed := _DEED.fullmatch(lowered):
@@ -49,23 +49,23 @@ def normalized(text: str) -> str | None:
     return f"{family}-{found['version']}" if found["version"] else family
 
 
-def named(text: str) -> str | None:
-    """Return the identifier that a picture's license is kept under, whatever its provider calls it; None for no name.
+def identifier(text: str) -> str | None:
+    """Return the identifier to store for the license that a provider names; None for a blank name.
 
-    One that is not known here becomes `licenseref-` and what is left of its name.
+    An unknown license becomes `licenseref-` with its name.
     """
     if found := normalized(text):
-        # There was never another version of these two.
+        # These two have only one version.
         return f"{found}-1.0" if found in {"cc0", "cc-pdm"} else found
     plain = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:60]
     return f"licenseref-{plain}" if plain else None
 
 
-def asked(text: str) -> str:
-    """Return a license, or a family of them, that somebody asks for.
+def parse(text: str) -> str:
+    """Return the identifier of a license, or of a family, that a caller names.
 
     Raises:
-        PermanentError: when there is none of that name; the message has the nearest one.
+        PermanentError: when it is unknown; the message has the nearest name.
     """
     if found := normalized(text):
         return found
@@ -73,14 +73,14 @@ def asked(text: str) -> str:
 
 
 def family(license_id: str) -> str:
-    """Return the family of a license's identifier: `cc-by` for `cc-by-4.0`."""
+    """Return the family of an identifier: `cc-by` for `cc-by-4.0`."""
     found = _VERSIONED.fullmatch(license_id)
     return found["family"] if found and found["family"] in FAMILIES else license_id
 
 
-@functools.lru_cache(maxsize=256)  # asked for every image
-def deed(license_id: str) -> str | None:
-    """Return the address of a Creative Commons license's text; None for any other license."""
+@functools.lru_cache(maxsize=256)  # called for every image
+def deed_url(license_id: str) -> str | None:
+    """Return the URL of the deed of a Creative Commons license; None for any other license."""
     found = _VERSIONED.fullmatch(license_id)
     if found is None or not found["version"] or found["family"] not in FAMILIES:
         return None
@@ -90,6 +90,11 @@ def deed(license_id: str) -> str | None:
     return "/".join(filter(None, ("https://creativecommons.org", kind, version, port))) + "/"
 
 
-def is_wanted(license_id: str | None, wanted: tuple[str, ...] | None) -> bool:
-    """Tell whether a picture under this license may be taken when these licenses and families were asked for."""
-    return wanted is None or (license_id is not None and not {license_id, family(license_id)}.isdisjoint(wanted))
+def is_allowed(license_id: str | None, allowed: tuple[str, ...] | None) -> bool:
+    """Return whether a license is one of the allowed licenses and families.
+
+    Args:
+        license_id: identifier of the license; None when it is unknown, which only `allowed=None` allows.
+        allowed: identifiers of licenses and families; None for all.
+    """
+    return allowed is None or (license_id is not None and not {license_id, family(license_id)}.isdisjoint(allowed))

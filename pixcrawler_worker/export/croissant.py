@@ -144,7 +144,7 @@ def _records(plan: Plan, number: int, archive: ArchiveResult) -> dict[str, Any]:
 
 def _license(name: str) -> str:
     """Return the address of a license's text where there is one."""
-    return licenses.deed(name) or name or "unknown"
+    return licenses.deed_url(name) or name or "unknown"
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ _USUAL = {name: place for place, name in enumerate(("train", "validation", "vali
 
 def _license(text: str) -> str:
     try:
-        return licenses.asked(text)
+        return licenses.parse(text)
     except PermanentError as error:
         raise ValueError(str(error)) from error
 

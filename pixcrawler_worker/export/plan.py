@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pixcrawler_worker.db.exports import ExportRequest
-from pixcrawler_worker.domain import planning
+from pixcrawler_worker.domain.labels import default_label
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters.protocol import ExportFormat, Layout
@@ -62,7 +62,7 @@ def read(request: ExportRequest, labels: Sequence[str] = ()) -> Plan:
         layout_name=wanted.layout_name(format_),
         labels=tuple(labels),
         splits=tuple(wanted.ratios(layout)),
-        unlabelled=planning.only_label(request.keywords),
+        unlabelled=default_label(request.keywords),
         crawled=request.crawl_ended_at.astimezone(UTC),
     )
 

@@ -11,7 +11,7 @@ from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
-from pixcrawler_worker.domain import licenses, planning, splits
+from pixcrawler_worker.domain import labels, licenses, splits
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.lifecycle import ChunkState, Counters, JobStatus
 from pixcrawler_worker.domain.messages import Task
@@ -94,7 +94,7 @@ def _selection(
         only_valid=select.only_valid,
         exclude_flags=select.exclude_flags,
         labels=select.labels,
-        licenses=None if select.licenses is None else [n for n in known if licenses.is_wanted(n, select.licenses)],
+        licenses=None if select.licenses is None else [n for n in known if licenses.is_allowed(n, select.licenses)],
         min_width=select.min_width or 0,
         min_height=select.min_height or 0,
         limit=select.limit,
@@ -137,7 +137,7 @@ def _names(whole: Plan, parts: Sequence[ExportPart]) -> Iterator[str]:
             number = numbers[one.split] = numbers.get(one.split, -1) + 1
             yield f"{whole.splits[one.split] if whole.splits else 'train'}-{number:05d}.{whole.format}"
     elif len(parts) == 1:
-        yield f"{planning.plain_name(whole.name) or 'dataset'}.{whole.format}"
+        yield f"{labels.plain_name(whole.name) or 'dataset'}.{whole.format}"
     else:
         for number in range(len(parts)):
             yield f"part-{number:05d}-of-{len(parts):05d}.{whole.format}"

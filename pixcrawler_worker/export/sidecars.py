@@ -62,6 +62,6 @@ def _credit_line(file_name: str, row: Mapping[str, Value]) -> str:
     if not attribution:
         title = f'"{row["title"]}"' if row["title"] else "untitled"
         attribution = f"{title} by {row['author'] or 'an unknown author'}, license {row['license'] or 'unknown'}"
-    text = str(row["license_url"]) or licenses.deed(str(row["license"])) or ""
+    text = str(row["license_url"]) or licenses.deed_url(str(row["license"])) or ""
     parts = (file_name, attribution, text, str(row["page_url"] or row["source_url"]))
     return " ".join(" | ".join(filter(None, parts)).split()) + "\n"

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Sample
 from pixcrawler_worker.exporters.spool import Spool
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 

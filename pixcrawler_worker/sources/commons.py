@@ -196,7 +196,7 @@ def _credit(file: _File, page_title: str) -> Credit:
         page_url=file.descriptionurl,
         title=title or None,
         author=author or None,
-        license=licenses.named(known),
+        license=licenses.identifier(known),
         license_url=names[0] or None,
         attribution=file.text("Attribution") or line,
     )

@@ -71,7 +71,7 @@ class Gallery(Source):
         if not isinstance(file, str):
             raise PermanentError("an entry of the gallery's index has no file")
         known = {name: value for name in _CREDITS if isinstance(value := described.get(name), str)}
-        if license_ := licenses.named(known.pop("license", "")):
+        if license_ := licenses.identifier(known.pop("license", "")):
             known["license"] = license_
         absolute = file.lower().startswith(("http://", "https://"))
         # A name that is not valid text (half a surrogate pair) becomes a URL that does not exist, and is counted.

@@ -91,7 +91,7 @@ class _Image(BaseModel):
             page_url=self.foreign_landing_url,
             title=self.title,
             author=self.creator,
-            license=licenses.named(f"{self.license} {self.license_version or ''}"),
+            license=licenses.identifier(f"{self.license} {self.license_version or ''}"),
             license_url=self.license_url,
             attribution=self.attribution,
         )

@@ -16,7 +16,7 @@ from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.db.validation_results import ComparisonResult, Listed, ValidationResult
-from pixcrawler_worker.domain import planning
+from pixcrawler_worker.domain import labels
 from pixcrawler_worker.domain.checks import Check, CheckedImage, Finding, Metrics, Mode, is_valid, run_checks
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import RejectedError
@@ -105,7 +105,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
             last=payload["last"],
             threshold=payload.get("threshold"),
         )
-    return ValidationWork(claim, request.crawl_job_id, rules, planning.only_label(request.keywords), listed)
+    return ValidationWork(claim, request.crawl_job_id, rules, labels.default_label(request.keywords), listed)
 
 
 async def work(runtime: Runtime, work: ValidationWork, limits: Limits) -> Validated:

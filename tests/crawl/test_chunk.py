@@ -33,8 +33,8 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
-from pixcrawler_worker.domain.planning import slug
 from pixcrawler_worker.inspection.guard import Decoder
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime

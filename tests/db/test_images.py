@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import ledger
@@ -17,7 +17,7 @@ from pixcrawler_worker.db.images import HASH_VERSION, NewImage, insert_new
 from pixcrawler_worker.db.models import CrawlCandidate, Image, ImageFact
 from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.planning import url_hash
+from pixcrawler_worker.domain.storage_keys import url_hash
 
 
 def insert(sessions: Sessions, job_id: int, *found: NewImage) -> list[int]:
@@ -130,7 +130,7 @@ def test_an_image_is_new_once_by_its_address_and_by_its_bytes(sessions: Sessions
 
 def test_an_address_that_comes_twice_at_once_is_taken_once(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    twice = [replace(make_image(name), url=f"https://example.org/a#{name}") for name in ("a", "b")]
+    twice = [make_image(name, url=f"https://example.org/a#{name}") for name in ("a", "b")]
     assert len(insert(sessions, job_id, *twice)) == 1
     assert count(sessions, job_id) == 1
 

@@ -54,9 +54,9 @@ def test_a_licence_has_one_name_however_it_is_written(written: str, known: str |
     ],
 )
 def test_whatever_a_provider_says_is_kept_under_one_name(written: str, kept: str | None) -> None:
-    assert licenses.named(written) == kept
+    assert licenses.identifier(written) == kept
     if kept:
-        assert licenses.named(kept) == kept
+        assert licenses.identifier(kept) == kept
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_whatever_a_provider_says_is_kept_under_one_name(written: str, kept: str
 def test_a_family_stands_for_all_its_versions(
     license_id: str | None, wanted: tuple[str, ...] | None, *, taken: bool
 ) -> None:
-    assert licenses.is_wanted(license_id, wanted) is taken
+    assert licenses.is_allowed(license_id, wanted) is taken
 
 
 def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(PermanentError, match=r"there is no license 'cc-by-sad'; did you mean 'cc-by-sa'\?"):
-        licenses.asked("cc-by-sad")
+        licenses.parse("cc-by-sad")
     with pytest.raises(PermanentError, match="known are cc0, cc-pdm, public-domain, cc-by"):
-        licenses.asked("all rights reserved")
+        licenses.parse("all rights reserved")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
     ],
 )
 def test_a_licence_s_text_is_found(license_id: str, address: str | None) -> None:
-    assert licenses.deed(license_id) == address
+    assert licenses.deed_url(license_id) == address
     if address:
         assert licenses.normalized(address) == license_id

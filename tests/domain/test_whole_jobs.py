@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.planning import CrawlChunk, CrawlChunkResult, Keyword, Reach, next_round
+from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult, SourceLimits, next_round
+from pixcrawler_worker.domain.keywords import Keyword
 
 
 @dataclass
@@ -21,10 +22,10 @@ class World:
     broken: dict[tuple[str, str], int]
     told: bool
 
-    def sources(self, page_size: int) -> dict[str, Reach]:
+    def sources(self, page_size: int) -> dict[str, SourceLimits]:
         names = sorted({source for _, source in self.streams})
         pages = {name: max(len(self.streams[key]) for key in self.streams if key[1] == name) for name in names}
-        return {name: Reach(page_size, pages[name] if self.told else None) for name in names}
+        return {name: SourceLimits(page_size, pages[name] if self.told else None) for name in names}
 
     def run(self, part: CrawlChunk, seen: set[int]) -> CrawlChunkResult:
         """Do what a chunk does: judge candidates in order until the quota is met."""

@@ -22,7 +22,8 @@ from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Project
 from pixcrawler_worker.domain import splits
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.labels import slug
+from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.export.kind import EXPORT
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes
@@ -69,6 +70,7 @@ def add(runtime: Runtime, job_id: int, stored: Sequence[Stored]) -> None:
         found.append(
             NewImage(
                 url=url,
+                url_hash=url_hash(url),
                 filename=name,
                 storage_url=runtime.storage.url(key),
                 facts=facts,

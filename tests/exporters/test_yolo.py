@@ -3,7 +3,7 @@ from pathlib import PurePosixPath
 import pytest
 from laying import LABELS, SPLITS, archives, dataset, sample, write
 
-from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.yolo import UltralyticsClassify
 

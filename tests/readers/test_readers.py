@@ -25,7 +25,7 @@ from pyarrow import parquet
 from readers import records
 from readers.shelf import LABELS, SPLITS, Exported, Found, Shelf, every_size, every_split, pixels
 
-from pixcrawler_worker.domain.planning import slug
+from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS
 
 # Readers warn about what they use themselves.

@@ -16,6 +16,7 @@ from export.exporting import picture
 from pixcrawler_worker.db import images
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes
 from pixcrawler_worker.runtime import Runtime
@@ -47,6 +48,7 @@ def job(runtime: Runtime) -> int:
         found.append(
             NewImage(
                 url=f"https://example.org/{number}",
+                url_hash=url_hash(f"https://example.org/{number}"),
                 filename=path.name,
                 storage_url=path.as_uri(),
                 facts=facts,

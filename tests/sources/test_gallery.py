@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.planning import keywords
+from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.web.addresses import Network
@@ -54,7 +54,7 @@ def address(file: str) -> str:
     ],
 )
 def test_labels_are_compared_without_case_and_however_accents_are_written(label: str, text: str) -> None:
-    (keyword,) = keywords([text])
+    (keyword,) = parse_keywords([text])
     assert [found.url for found in offered({"other": ["1.jpg"], label: ["2.jpg"]}, keyword.query)] == [
         "BASE/pets/2.jpg"
     ]

@@ -18,6 +18,7 @@ from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.models import Image as ImageRow
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.reasons import RejectedError
+from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.opening import inspect_bytes
 from pixcrawler_worker.runtime import Runtime
@@ -161,6 +162,7 @@ def store(runtime: Runtime, crawl_job_id: int, planted: list[Planted]) -> Mappin
                 facts = _facts(one.was or one.body or b"")
                 image = NewImage(
                     url=f"https://example.org/{one.name}",
+                    url_hash=url_hash(f"https://example.org/{one.name}"),
                     filename=one.name,
                     storage_url=url,
                     facts=facts,

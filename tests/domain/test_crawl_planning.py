@@ -1,112 +1,22 @@
-import contextlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.planning import (
-    MAX_KEYWORD_LENGTH,
+from pixcrawler_worker.domain.crawl_planning import (
     CrawlChunk,
     CrawlChunkResult,
-    Keyword,
-    Reach,
+    SourceLimits,
     balance,
     fill,
-    keywords,
     next_round,
-    slug,
-    url_hash,
 )
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.domain.keywords import Keyword
 
 CAT, DOG, OWL = (Keyword(name, name) for name in ("cat", "dog", "owl"))
-
-# Keywords
-
-
-@pytest.mark.parametrize(
-    ("raw", "found"),
-    [
-        (["cat"], (CAT,)),
-        (["cat", "dog"], (CAT, DOG)),
-        ({"keywords": ["cat"]}, (CAT,)),
-        (["  red \t panda\n"], (Keyword("red panda", "red panda"),)),
-        ([{"query": "cat"}], (CAT,)),
-        ([{"query": "cat", "label": "feline", "max_images": 7}], (Keyword("cat", "feline", 7),)),
-        (["dog", {"query": "cat", "label": "feline"}], (DOG, Keyword("cat", "feline"))),
-        (["cat", "dog", "cat", {"query": "cat"}, " cat "], (CAT, DOG)),
-        (["cafe\u0301"], (Keyword("caf\u00e9", "caf\u00e9"),)),
-        (["x" * MAX_KEYWORD_LENGTH], (Keyword("x" * MAX_KEYWORD_LENGTH, "x" * MAX_KEYWORD_LENGTH),)),
-        (["cat", {"query": "cat", "label": "feline"}], (CAT, Keyword("cat", "feline"))),
-    ],
-)
-def test_keywords_are_read_in_every_form_that_is_allowed(raw: object, found: tuple[Keyword, ...]) -> None:
-    assert keywords(raw) == found
-
-
-@pytest.mark.parametrize(
-    ("raw", "said"),
-    [
-        ("cat", "keywords must be an array of strings, or of objects such as"),
-        (None, "keywords must be .*, not None"),
-        (7, "keywords must be .*, not 7"),
-        ({}, "keywords must be an array"),
-        ({"query": "cat"}, "keywords must be an array"),
-        ({"keywords": "cat"}, "keywords must be an array"),
-        ([], "keywords is empty: give at least one"),
-        ({"keywords": []}, "keywords is empty"),
-        ([7], r"keywords\[0\] must be a string or an object with a query, not 7"),
-        (["cat", None], r"keywords\[1\] must be a string"),
-        ([["cat"]], r"keywords\[0\] must be a string"),
-        ([{"label": "cat"}], r"keywords\[0\] must be a string or an object with a query"),
-        ([{"query": 7}], r"keywords\[0\]\.query must be a string, not 7"),
-        ([{"query": "cat", "label": None}], r"keywords\[0\]\.label must be a string, not None"),
-        ([{"query": "cat", "limit": 7}], r"keywords\[0\] has the unknown key 'limit'; known are query, label and max"),
-        (["  "], r"keywords\[0\] is blank"),
-        ([{"query": "cat", "label": ""}], r"keywords\[0\]\.label is blank"),
-        (["x" * (MAX_KEYWORD_LENGTH + 1)], rf"has {MAX_KEYWORD_LENGTH + 1} characters; at most {MAX_KEYWORD_LENGTH}"),
-        (["a\x00b"], r"keywords\[0\] has control characters"),
-        (["a\ud800b"], r"keywords\[0\] has control characters"),
-        *(
-            ([{"query": "cat", "max_images": cap}], r"keywords\[0\]\.max_images must be a whole number above 0")
-            for cap in (0, -1, 1.5, "7", True)
-        ),
-    ],
-)
-def test_other_keywords_are_refused_with_what_was_expected(raw: object, said: str) -> None:
-    with pytest.raises(PermanentError, match=said):
-        keywords(raw)
-
-
-def test_one_class_cannot_have_two_limits() -> None:
-    with pytest.raises(PermanentError, match=r"keywords\[1\] repeats 'cat' with another max_images"):
-        keywords([{"query": "cat", "max_images": 5}, "cat"])
-
-
-def test_a_refusal_of_keywords_shows_no_more_than_a_line_of_them() -> None:
-    with pytest.raises(PermanentError) as refusal:
-        keywords("x" * 5000)
-    assert len(str(refusal.value)) < 250
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["query", "label", "max_images"]), inner),
-    max_leaves=5,
-)
-
-
-@given(JSON | st.lists(JSON))
-def test_any_json_is_either_read_or_refused(raw: object) -> None:
-    found: tuple[Keyword, ...] | None = None
-    with contextlib.suppress(PermanentError):
-        found = keywords(raw)
-    assert found is None or len({(keyword.query, keyword.label) for keyword in found}) == len(found) > 0
-
 
 # Shares
 
@@ -165,7 +75,7 @@ def plan(
 ) -> tuple[CrawlChunk, ...]:
     return next_round(
         keywords=classes,
-        sources={name: Reach(page_size, pages) for name, pages in (sources or {"a": None}).items()},
+        sources={name: SourceLimits(page_size, pages) for name, pages in (sources or {"a": None}).items()},
         max_images=max_images,
         history=history,
     )
@@ -228,7 +138,7 @@ def test_a_source_that_has_too_little_leaves_its_part_to_the_others() -> None:
 
 
 def test_every_source_is_asked_in_pages_of_its_own_size() -> None:
-    sources = {"small": Reach(3, 4), "large": Reach(10)}
+    sources = {"small": SourceLimits(3, 4), "large": SourceLimits(10)}
     slices = next_round(keywords=[CAT], sources=sources, max_images=40)
     assert [(part.source, part.page, part.page_size, part.quota) for part in slices if part.source == "small"] == [
         ("small", page, 3, 3) for page in range(4)
@@ -310,74 +220,3 @@ def test_the_worse_the_yield_the_more_pages_are_asked_for(stored: int, pages: in
     assert len(slices) == pages
     assert sum(part.quota for part in slices) == 100
     assert max(part.quota for part in slices) - min(part.quota for part in slices) <= 1
-
-
-# Names
-
-
-@pytest.mark.parametrize(
-    ("label", "name"),
-    [("cat", "cat"), ("red panda", "red-panda"), ("snake_case", "snake_case"), ("class 7", "class-7")],
-)
-def test_a_plain_label_is_its_own_folder(label: str, name: str) -> None:
-    assert slug(label) == name
-
-
-LABELS = [
-    "cat",
-    "Cat",
-    "CAT",
-    "c\u00e1t",
-    "cat!",
-    "cat/",
-    "../cat",
-    "cat-",
-    "-cat",
-    "red panda",
-    "red-panda",
-    "red_panda",
-]
-LABELS += [
-    "Red Panda",
-    "red  panda",
-    "red/panda",
-    "\u732b",
-    "\u72ac",
-    "\ufb01sh",
-    "fish",
-    "x" * 60,
-    "x" * 61,
-    ".",
-    "..",
-]
-
-
-def test_labels_that_look_alike_do_not_share_a_folder() -> None:
-    assert len({slug(label).lower() for label in LABELS}) == len(LABELS)
-
-
-labels = st.one_of(
-    st.text(alphabet="aB c-_./\u00e9\u732b", min_size=1, max_size=4),
-    st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=60),
-)
-
-
-@given(labels)
-def test_a_folder_has_a_safe_short_name(label: str) -> None:
-    assert re.fullmatch(r"[a-z0-9_][a-z0-9_-]{0,49}", slug(label))
-
-
-@settings(deadline=None)
-@given(st.lists(labels, min_size=2, max_size=6, unique=True))
-def test_different_labels_never_share_a_folder(several: list[str]) -> None:
-    assert len({slug(label) for label in several}) == len(several)
-
-
-def test_urls_are_told_apart_by_all_but_their_fragment() -> None:
-    assert url_hash("https://x/a#top") == url_hash("https://x/a") == url_hash("https://x/a#")
-    assert len({url_hash(url) for url in ("https://x/a", "https://x/A", "https://x/a?", "http://x/a")}) == 4
-
-
-@given(st.text(alphabet=st.characters(codec=None)))
-def test_any_text_that_poses_as_a_url_has_a_hash(url: str) -> None:
-    assert len(url_hash(url)) == 16

@@ -1,0 +1,250 @@
+"""Planning the rounds of a crawl: which result pages are requested, and how many images each may bring.
+
+A chunk is one result page of one source for one keyword. A round is a set of chunks whose quotas sum to the images that
+are missing, so a job cannot exceed its limit. If images are still missing afterwards, the next round uses the leftovers
+and further result pages.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pixcrawler_worker.domain.keywords import Keyword
+
+#: Lower bound of the expected share of candidates that become images: a lower yield says little about the next page.
+_MIN_YIELD = 0.1
+#: Chunks of one round, so that a row with two billion images does not exceed the memory of a worker.
+_MAX_CHUNKS = 10_000
+#: After so many failed result pages in a row, a source is not searched for this keyword any more.
+_MAX_FAILURES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLimits:
+    """How many candidates one source returns for one keyword.
+
+    Attributes:
+        page_size: candidates per result page.
+        max_pages: result pages; None when the number is unknown.
+    """
+
+    page_size: int
+    max_pages: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrawlChunk:
+    """The work of one chunk, as its payload has it.
+
+    Attributes:
+        source: name of the source.
+        query: the text to search for.
+        label: of the images.
+        page: number of the result page, from 0.
+        page_size: candidates per result page, which defines what a page number stands for.
+        quota: images that the chunk may store, at most.
+        only: positions of leftovers within the page; None for all candidates.
+    """
+
+    source: str
+    query: str
+    label: str
+    page: int
+    page_size: int
+    quota: int
+    only: tuple[int, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the payload of the chunk."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, payload: Mapping[str, Any]) -> "CrawlChunk":
+        """Return the chunk with that payload."""
+        only = payload["only"]
+        return cls(**{**payload, "only": None if only is None else tuple(only)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrawlChunkResult:
+    """How a chunk of an earlier round ended.
+
+    Attributes:
+        chunk: its work.
+        offered: candidates that became images or were rejected.
+        stored: candidates that became images.
+        left: positions of leftovers: the quota was met before they were needed.
+        more: whether the source may have further result pages.
+        failed: whether the chunk failed, so that nothing is known of its page.
+    """
+
+    chunk: CrawlChunk
+    offered: int = 0
+    stored: int = 0
+    left: tuple[int, ...] = ()
+    more: bool = True
+    failed: bool = False
+
+
+def balance(total: int, have: Sequence[int], caps: Sequence[int]) -> tuple[int, ...]:
+    """Return how many to add to each of `have` so that they become as even as the caps allow.
+
+    The additions sum to `total`, or to the sum of the caps when that is less. Earlier entries get the remainder: five
+    images over seven keywords give 1, 1, 1, 1, 1, 0, 0.
+    """
+    added = [0] * len(have)
+    left = total
+    while left > 0:
+        growing = [i for i, cap in enumerate(caps) if added[i] < cap]
+        if not growing:
+            break
+        level = min(have[i] + added[i] for i in growing)
+        lowest = [i for i in growing if have[i] + added[i] == level]
+        # Raise the lowest together up to the next level, a cap, or the total.
+        above = [have[i] + added[i] - level for i in growing if have[i] + added[i] > level]
+        step = min([caps[i] - added[i] for i in lowest] + above)
+        step = min(step, left // len(lowest))
+        if step:
+            for i in lowest:
+                added[i] += step
+            left -= step * len(lowest)
+        else:
+            for i in lowest[:left]:
+                added[i] += 1
+            left = 0
+    return tuple(added)
+
+
+def fill(total: int, caps: Sequence[int]) -> tuple[int, ...]:
+    """Return shares of `total` that fill each cap before the next one gets any."""
+    shares = []
+    for cap in caps:
+        shares.append(min(cap, total))
+        total -= shares[-1]
+    return tuple(shares)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One keyword at one source: which result pages were requested, and which can still be."""
+
+    keyword: Keyword
+    source: str
+    page_size: int
+    max_pages: int | None
+    next_page: int = 0
+    offered: int = 0
+    stored: int = 0
+    failures: int = 0
+    left: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is more to request, and the source does not only fail."""
+        if self.failures >= _MAX_FAILURES or (self.failures and not self.offered):
+            return False
+        return bool(self.left) or self.max_pages is None or self.next_page < self.max_pages
+
+    @property
+    def capacity(self) -> int:
+        """Candidates that can still be requested; a large number where it is unknown."""
+        waiting = sum(len(positions) for _, positions in self.left)
+        if self.max_pages is None:
+            return 2**31
+        return waiting + max(0, self.max_pages - self.next_page) * self.page_size
+
+    def add(self, result: CrawlChunkResult) -> None:
+        """Take the result of a chunk of an earlier round into account."""
+        page = result.chunk.page
+        self.failures = self.failures + 1 if result.failed else 0
+        self.next_page = max(self.next_page, page + 1)
+        self.offered += result.offered
+        self.stored += result.stored
+        self.left = [entry for entry in self.left if entry[0] != page]
+        if result.left:
+            self.left.append((page, result.left))
+        if not result.more:
+            self.max_pages = self.next_page if self.max_pages is None else min(self.max_pages, self.next_page)
+
+    def chunks(self, quota: int, *, limit: int) -> list[CrawlChunk]:
+        """Return chunks that are likely to bring `quota` images by the yield so far, at most `limit` chunks.
+
+        Before the first result, every candidate is expected to become an image, and pages are filled one after the
+        other. Later each page gets an equal share.
+        """
+        yielded = max(_MIN_YIELD, self.stored / self.offered) if self.offered else 1.0
+        missing = math.ceil(quota / yielded)
+        parts: list[tuple[int, tuple[int, ...] | None, int]] = []
+        for page, positions in sorted(self.left):
+            if missing > 0 and len(parts) < limit:
+                parts.append((page, positions, len(positions)))
+                missing -= len(positions)
+        page = self.next_page
+        while missing > 0 and len(parts) < limit and (self.max_pages is None or page < self.max_pages):
+            parts.append((page, None, self.page_size))
+            missing -= self.page_size
+            page += 1
+        sizes = [size for _, _, size in parts]
+        quotas = balance(quota, [0] * len(parts), sizes) if self.offered else fill(quota, sizes)
+        return [
+            CrawlChunk(
+                source=self.source,
+                query=self.keyword.query,
+                label=self.keyword.label,
+                page=page,
+                page_size=self.page_size,
+                quota=share,
+                only=positions,
+            )
+            for (page, positions, _), share in zip(parts, quotas, strict=True)
+            if share
+        ]
+
+
+def next_round(
+    *,
+    keywords: Sequence[Keyword],
+    sources: Mapping[str, SourceLimits],
+    max_images: int,
+    history: Sequence[CrawlChunkResult] = (),
+) -> tuple[CrawlChunk, ...]:
+    """Return the chunks of the next round; none when the job has its images or nothing is left to request.
+
+    The quotas sum to the missing images, or to fewer where 10,000 chunks cannot bring that many candidates. Classes are
+    kept even, the sources of a class get equal shares, and chunks of different classes alternate, so that every class
+    has images early.
+
+    Args:
+        keywords: the classes of the job.
+        sources: names of the sources, with their limits.
+        max_images: of the job.
+        history: results of all chunks of earlier rounds.
+    """
+    streams = {
+        (k, source): _Stream(k, source, limits.page_size, limits.max_pages)
+        for k in keywords
+        for source, limits in sources.items()
+    }
+    by_name = {(k.query, k.label, source): stream for (k, source), stream in streams.items()}
+    for result in sorted(history, key=lambda result: result.chunk.page):
+        done = result.chunk
+        if stream := by_name.get((done.query, done.label, done.source)):
+            stream.add(result)
+
+    have = [sum(streams[k, source].stored for source in sources) for k in keywords]
+    caps = []
+    for keyword, stored in zip(keywords, have, strict=True):
+        room = sum(streams[keyword, s].capacity for s in sources if streams[keyword, s].alive)
+        caps.append(min(room, max_images if keyword.max_images is None else max(0, keyword.max_images - stored)))
+    quotas = balance(max_images - sum(have), have, caps)
+
+    planned: list[list[CrawlChunk]] = []
+    limit = max(1, _MAX_CHUNKS // len(streams)) if streams else 0
+    for keyword, quota in zip(keywords, quotas, strict=True):
+        alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]
+        shares = balance(quota, [0] * len(alive), [stream.capacity for stream in alive])
+        planned += [stream.chunks(share, limit=limit) for stream, share in zip(alive, shares, strict=True) if share]
+    rows = itertools.zip_longest(*planned)
+    return tuple(chunk for row in rows for chunk in row if chunk is not None)

@@ -1,0 +1,82 @@
+"""Reading the keywords of a crawl job's row."""
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pixcrawler_worker.errors import PermanentError
+
+#: Characters of a keyword: the limit of Openverse, the strictest provider, which cuts longer ones without an error.
+MAX_KEYWORD_LENGTH = 200
+_EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "label": "panda", "max_images": 200}'
+
+
+@dataclass(frozen=True, slots=True)
+class Keyword:
+    """One class of the dataset.
+
+    Attributes:
+        query: the text to search for.
+        label: of the images.
+        max_images: limit of the class; None for the limit of the job alone.
+    """
+
+    query: str
+    label: str
+    max_images: int | None = None
+
+
+def parse_keywords(raw: object) -> tuple[Keyword, ...]:
+    """Return the keywords of a job's row, in order, without duplicates.
+
+    Accepts `["cat"]`, `{"keywords": ["cat"]}` and objects with `query`, `label` and `max_images` in the array.
+
+    Raises:
+        PermanentError: for anything else; the message says what was expected, and where.
+    """
+    listed = raw.get("keywords") if isinstance(raw, Mapping) else raw
+    if not isinstance(listed, list):
+        raise PermanentError(f"keywords must be {_EXPECTED}, not {_shown(raw)}")
+    if not listed:
+        raise PermanentError(f"keywords is empty: give at least one keyword, as {_EXPECTED}")
+    found: dict[tuple[str, str], Keyword] = {}
+    for position, entry in enumerate(listed):
+        keyword = _keyword(entry, position)
+        first = found.setdefault((keyword.query, keyword.label), keyword)
+        if first != keyword:
+            raise PermanentError(f"keywords[{position}] repeats {keyword.query!r} with another max_images")
+    return tuple(found.values())
+
+
+def _keyword(entry: object, position: int) -> Keyword:
+    where = f"keywords[{position}]"
+    if isinstance(entry, str):
+        query = _text(entry, where)
+        return Keyword(query, query)
+    if not isinstance(entry, Mapping) or "query" not in entry:
+        raise PermanentError(f"{where} must be a string or an object with a query, not {_shown(entry)}")
+    if unknown := sorted(set(entry) - {"query", "label", "max_images"}):
+        raise PermanentError(f"{where} has the unknown key {unknown[0]!r}; known are query, label and max_images")
+    cap = entry.get("max_images")
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        raise PermanentError(f"{where}.max_images must be an integer of at least 1, not {_shown(cap)}")
+    query = _text(entry["query"], f"{where}.query")
+    return Keyword(query, _text(entry.get("label", query), f"{where}.label"), cap)
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise PermanentError(f"{where} must be a string, not {_shown(value)}")
+    text = " ".join(unicodedata.normalize("NFC", value).split())
+    if not text:
+        raise PermanentError(f"{where} is blank")
+    if len(text) > MAX_KEYWORD_LENGTH:
+        raise PermanentError(f"{where} has {len(text)} characters; at most {MAX_KEYWORD_LENGTH} are allowed")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise PermanentError(f"{where} has control characters: {_shown(text)}")
+    return text
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - one line of a terminal

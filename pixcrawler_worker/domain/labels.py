@@ -1,0 +1,48 @@
+"""Labels of images: the names of classes, as folders and file names have them."""
+
+import functools
+import hashlib
+import re
+import unicodedata
+
+from pixcrawler_worker.domain.keywords import parse_keywords
+from pixcrawler_worker.errors import PermanentError
+
+#: Label of images without one, in a job of several keywords.
+UNLABELED = "unlabelled"
+#: Names that Windows does not allow for files ("Naming Files, Paths, and Namespaces", Microsoft).
+_DEVICE = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
+
+
+def default_label(raw: object) -> str:
+    """Return the label of a crawl job's images that have none: that of its keyword, if it has exactly one.
+
+    Args:
+        raw: the keywords of the job's row, valid or not.
+    """
+    try:
+        found = parse_keywords(raw)
+    except PermanentError:
+        return UNLABELED
+    return found[0].label if len(found) == 1 else UNLABELED
+
+
+@functools.lru_cache(maxsize=4096)  # called for every image, and many have the same label
+def slug(label: str) -> str:
+    """Return the label as a folder's name: ASCII letters, digits, `-` and `_`, at most 50 characters.
+
+    The name of a label that loses characters (another script, a slash, capital letters), has a hyphen of its own or is
+    the name of a device on Windows ends in a short digest. So two labels never share a folder, not even on a file
+    system that ignores case.
+    """
+    plain = plain_name(label)
+    if plain == label.replace(" ", "-") and "-" not in label and not _DEVICE.fullmatch(plain):
+        return plain
+    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+    return f"{plain}-{digest}" if plain else digest
+
+
+def plain_name(text: str) -> str:
+    """Return a text as part of a file's name: ASCII letters, digits, `-` and `_`, at most 40, possibly none."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:40].strip("-")

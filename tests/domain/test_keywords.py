@@ -1,0 +1,90 @@
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixcrawler_worker.domain.keywords import MAX_KEYWORD_LENGTH, Keyword, parse_keywords
+from pixcrawler_worker.errors import PermanentError
+
+CAT, DOG = Keyword("cat", "cat"), Keyword("dog", "dog")
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (["cat"], (CAT,)),
+        (["cat", "dog"], (CAT, DOG)),
+        ({"keywords": ["cat"]}, (CAT,)),
+        (["  red \t panda\n"], (Keyword("red panda", "red panda"),)),
+        ([{"query": "cat"}], (CAT,)),
+        ([{"query": "cat", "label": "feline", "max_images": 7}], (Keyword("cat", "feline", 7),)),
+        (["dog", {"query": "cat", "label": "feline"}], (DOG, Keyword("cat", "feline"))),
+        (["cat", "dog", "cat", {"query": "cat"}, " cat "], (CAT, DOG)),
+        (["cafe\u0301"], (Keyword("caf\u00e9", "caf\u00e9"),)),
+        (["x" * MAX_KEYWORD_LENGTH], (Keyword("x" * MAX_KEYWORD_LENGTH, "x" * MAX_KEYWORD_LENGTH),)),
+        (["cat", {"query": "cat", "label": "feline"}], (CAT, Keyword("cat", "feline"))),
+    ],
+)
+def test_keywords_are_read_in_every_form_that_is_allowed(raw: object, found: tuple[Keyword, ...]) -> None:
+    assert parse_keywords(raw) == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("cat", "keywords must be an array of strings, or of objects such as"),
+        (None, "keywords must be .*, not None"),
+        (7, "keywords must be .*, not 7"),
+        ({}, "keywords must be an array"),
+        ({"query": "cat"}, "keywords must be an array"),
+        ({"keywords": "cat"}, "keywords must be an array"),
+        ([], "keywords is empty: give at least one"),
+        ({"keywords": []}, "keywords is empty"),
+        ([7], r"keywords\[0\] must be a string or an object with a query, not 7"),
+        (["cat", None], r"keywords\[1\] must be a string"),
+        ([["cat"]], r"keywords\[0\] must be a string"),
+        ([{"label": "cat"}], r"keywords\[0\] must be a string or an object with a query"),
+        ([{"query": 7}], r"keywords\[0\]\.query must be a string, not 7"),
+        ([{"query": "cat", "label": None}], r"keywords\[0\]\.label must be a string, not None"),
+        ([{"query": "cat", "limit": 7}], r"keywords\[0\] has the unknown key 'limit'; known are query, label and max"),
+        (["  "], r"keywords\[0\] is blank"),
+        ([{"query": "cat", "label": ""}], r"keywords\[0\]\.label is blank"),
+        (["x" * (MAX_KEYWORD_LENGTH + 1)], rf"has {MAX_KEYWORD_LENGTH + 1} characters; at most {MAX_KEYWORD_LENGTH}"),
+        (["a\x00b"], r"keywords\[0\] has control characters"),
+        (["a\ud800b"], r"keywords\[0\] has control characters"),
+        *(
+            ([{"query": "cat", "max_images": cap}], r"keywords\[0\]\.max_images must be an integer of at least 1")
+            for cap in (0, -1, 1.5, "7", True)
+        ),
+    ],
+)
+def test_other_keywords_are_refused_with_what_was_expected(raw: object, said: str) -> None:
+    with pytest.raises(PermanentError, match=said):
+        parse_keywords(raw)
+
+
+def test_one_class_cannot_have_two_limits() -> None:
+    with pytest.raises(PermanentError, match=r"keywords\[1\] repeats 'cat' with another max_images"):
+        parse_keywords([{"query": "cat", "max_images": 5}, "cat"])
+
+
+def test_a_refusal_of_keywords_shows_no_more_than_a_line_of_them() -> None:
+    with pytest.raises(PermanentError) as refusal:
+        parse_keywords("x" * 5000)
+    assert len(str(refusal.value)) < 250
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["query", "label", "max_images"]), inner),
+    max_leaves=5,
+)
+
+
+@given(JSON | st.lists(JSON))
+def test_any_json_is_either_read_or_refused(raw: object) -> None:
+    found: tuple[Keyword, ...] | None = None
+    with contextlib.suppress(PermanentError):
+        found = parse_keywords(raw)
+    assert found is None or len({(keyword.query, keyword.label) for keyword in found}) == len(found) > 0

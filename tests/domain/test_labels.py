@@ -1,0 +1,80 @@
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixcrawler_worker.domain.labels import UNLABELED, default_label, slug
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("cat", "cat"), ("red panda", "red-panda"), ("snake_case", "snake_case"), ("class 7", "class-7")],
+)
+def test_a_plain_label_is_its_own_folder(label: str, name: str) -> None:
+    assert slug(label) == name
+
+
+LABELS = [
+    "cat",
+    "Cat",
+    "CAT",
+    "c\u00e1t",
+    "cat!",
+    "cat/",
+    "../cat",
+    "cat-",
+    "-cat",
+    "red panda",
+    "red-panda",
+    "red_panda",
+]
+LABELS += [
+    "Red Panda",
+    "red  panda",
+    "red/panda",
+    "\u732b",
+    "\u72ac",
+    "\ufb01sh",
+    "fish",
+    "x" * 60,
+    "x" * 61,
+    ".",
+    "..",
+]
+
+
+def test_labels_that_look_alike_do_not_share_a_folder() -> None:
+    assert len({slug(label).lower() for label in LABELS}) == len(LABELS)
+
+
+labels = st.one_of(
+    st.text(alphabet="aB c-_./\u00e9\u732b", min_size=1, max_size=4),
+    st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=60),
+)
+
+
+@given(labels)
+def test_a_folder_has_a_safe_short_name(label: str) -> None:
+    assert re.fullmatch(r"[a-z0-9_][a-z0-9_-]{0,49}", slug(label))
+
+
+@settings(deadline=None)
+@given(st.lists(labels, min_size=2, max_size=6, unique=True))
+def test_different_labels_never_share_a_folder(several: list[str]) -> None:
+    assert len({slug(label) for label in several}) == len(several)
+
+
+@pytest.mark.parametrize(
+    ("raw", "label"),
+    [
+        (["cat"], "cat"),
+        ([{"query": "cat", "label": "feline"}], "feline"),
+        (["cat", "dog"], UNLABELED),
+        (["cat", "cat"], "cat"),
+        ("cat", UNLABELED),
+        (None, UNLABELED),
+    ],
+)
+def test_images_without_a_label_get_that_of_the_only_keyword(raw: object, label: str) -> None:
+    assert default_label(raw) == label
