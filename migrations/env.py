@@ -19,7 +19,7 @@ _CONDITIONAL = {"fk_profiles_id_users"}
 
 
 def _configure(connection: Connection | None) -> None:
-    """Set Alembic up; without a connection it writes a script."""
+    """Configure Alembic; without a connection it writes a script."""
     offline = connection is None
     context.configure(
         connection=connection,

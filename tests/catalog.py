@@ -40,7 +40,7 @@ _QUERIES = {
         WHERE NOT tgisinternal AND {_OURS}
     """,
     "function": """
-        SELECT oid::regprocedure::text FROM pg_proc
+        SELECT oid::regprocedure || ' ' || md5(prosrc) FROM pg_proc
         WHERE pronamespace IN (to_regnamespace('public'), to_regnamespace('pixcrawler'))
     """,
 }

@@ -1,7 +1,7 @@
-"""What `docs/database-schema.md` says, as values, in PostgreSQL's own spelling.
+"""Parse `docs/database-schema.md` into values with the spelling of PostgreSQL's catalog.
 
-The reader is strict: a line it cannot make sense of, or a document with less in it than there was, is an error. A
-comparison against nothing would pass for ever.
+The parser is strict: a line in an unknown form is an error, and so is a document that is shorter than it was.
+Without that, comparing an empty list with an empty list would pass.
 """
 
 import re
@@ -11,8 +11,17 @@ from pathlib import Path
 
 PATH = Path(__file__).parents[1] / "docs" / "database-schema.md"
 
-#: How much the document has held since it was handed over.
-_AT_LEAST = {"tables": 7, "columns": 81, "indexes": 12, "foreign keys": 7, "cascades": 6, "lookups": 13, "queries": 4}
+#: What the document has had from its first version.
+_AT_LEAST = {
+    "tables": 7,
+    "columns": 81,
+    "indexes": 12,
+    "foreign keys": 7,
+    "relationships": 13,
+    "cascades": 6,
+    "lookups": 13,
+    "queries": 4,
+}
 
 _TYPES = {
     "Integer": "integer",
@@ -30,12 +39,12 @@ _ON_DELETE = {
 
 
 class UnreadableError(Exception):
-    """The document is not in the form that this reader knows."""
+    """The document is not in the form that this parser expects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the catalog would show it; `default` is an expression in SQL."""
+    """A column as in the catalog; `default` is an expression in SQL."""
 
     name: str
     type: str
@@ -44,7 +53,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class ColumnList:
     """Columns of a table, in the order of an index."""
 
     table: str
@@ -54,7 +63,7 @@ class Place:
 @dataclass(frozen=True, slots=True, order=True)
 class Index:
     name: str
-    place: Place
+    on: ColumnList
     unique: bool
 
 
@@ -67,14 +76,26 @@ class ForeignKey:
     on_delete: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Relationship:
+    """An attribute of a model; `optional` means that it may be None."""
+
+    table: str
+    name: str
+    target: str
+    many: bool
+    optional: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; `noted_*` are the columns whose own line carries PK, UNIQUE or INDEX."""
+    """A table; `noted_*` are the columns that have PK, UNIQUE or INDEX in their own line."""
 
     name: str
     columns: tuple[Column, ...]
     indexes: tuple[Index, ...]
     foreign_keys: tuple[ForeignKey, ...]
+    relationships: tuple[Relationship, ...]
     noted_primary: tuple[str, ...]
     noted_unique: tuple[str, ...]
     noted_indexed: tuple[str, ...]
@@ -90,7 +111,7 @@ class Cascade:
 @dataclass(frozen=True, slots=True)
 class Query:
     title: str
-    place: Place
+    on: ColumnList
     sql: str
 
 
@@ -98,15 +119,15 @@ class Query:
 class Document:
     tables: tuple[Table, ...]
     cascades: tuple[Cascade, ...]
-    lookups: tuple[Place, ...]
+    lookups: tuple[ColumnList, ...]
     queries: tuple[Query, ...]
 
 
 def read(text: str) -> Document:
-    """Read the document's text.
+    """Return the content of the document.
 
     Raises:
-        UnreadableError: when a line has an unknown form, or when there is less than there was.
+        UnreadableError: when a line has an unknown form, or something is missing.
     """
     specifications = _section(text, "## Table Specifications")
     _, *parts = re.split(r"^### \d+\. (\w+)$", specifications, flags=re.MULTILINE)
@@ -114,28 +135,29 @@ def read(text: str) -> Document:
         tables=tuple(_table(name, body) for name, body in zip(parts[::2], parts[1::2], strict=True)),
         cascades=tuple(_cascades(_section(text, "### Cascade Deletes"))),
         lookups=tuple(
-            _place(found)
+            _column_list(found)
             for found in re.findall(r"^- `([^`]+)` - ", _section(text, "### Index Strategy"), re.MULTILINE)
         ),
         queries=tuple(
-            Query(title=title, place=_place(place), sql=sql.strip())
-            for title, place, sql in re.findall(
+            Query(title=title, on=_column_list(on), sql=sql.strip())
+            for title, on, sql in re.findall(
                 r"^\d+\. \*\*(.+)\*\*: Use (?:composite )?index on `([^`]+)`\n\s*```sql\n([^`]+)```",
                 _section(text, "### Query Optimization Tips"),
                 re.MULTILINE,
             )
         ),
     )
-    _insist_on_everything(document)
+    _require_everything(document)
     return document
 
 
-def _insist_on_everything(document: Document) -> None:
+def _require_everything(document: Document) -> None:
     tables = document.tables
     found = {
         "tables": len(tables),
         "columns": sum(len(table.columns) for table in tables),
         "indexes": sum(len(table.indexes) for table in tables),
+        "relationships": sum(len(table.relationships) for table in tables),
         "foreign keys": sum(len(table.foreign_keys) for table in tables),
         "cascades": len(document.cascades),
         "lookups": len(document.lookups),
@@ -146,12 +168,12 @@ def _insist_on_everything(document: Document) -> None:
 
 
 def _section(text: str, heading: str) -> str:
-    """Return what stands below a heading, up to the next one of its rank or a higher one."""
-    rank = len(heading.split(" ", maxsplit=1)[0])
+    """Return the text below a heading, up to the next heading of the same or a higher level."""
+    level = len(heading.split(" ", maxsplit=1)[0])
     parts = re.split(rf"^{re.escape(heading)}$", text, flags=re.MULTILINE)
     if len(parts) != 2:
         raise UnreadableError(f"the heading {heading!r} occurs {len(parts) - 1} times")
-    return re.split(rf"^#{{1,{rank}}} ", parts[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return re.split(rf"^#{{1,{level}}} ", parts[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def _table(name: str, body: str) -> Table:
@@ -174,6 +196,7 @@ def _table(name: str, body: str) -> Table:
         columns=tuple(columns),
         indexes=tuple(_indexes(name, body)),
         foreign_keys=foreign_keys,
+        relationships=tuple(_relationships(name, body)),
         noted_primary=tuple(noted["PK"]),
         noted_unique=tuple(noted["UNIQUE"]),
         noted_indexed=tuple(noted["INDEX"]),
@@ -210,7 +233,7 @@ def _indexes(table: str, body: str) -> Iterator[Index]:
         if match is None:
             raise UnreadableError(f"the index {item!r} of {table} has an unknown form")
         name, columns, remark = match.groups()
-        yield Index(name, Place(table, tuple(columns.split(", "))), unique=remark == "UNIQUE")
+        yield Index(name, ColumnList(table, tuple(columns.split(", "))), unique=remark == "UNIQUE")
 
 
 def _foreign_keys(table: str, body: str) -> Iterator[ForeignKey]:
@@ -222,6 +245,19 @@ def _foreign_keys(table: str, body: str) -> Iterator[ForeignKey]:
         yield ForeignKey(table, column, parent, parent_column, _ON_DELETE[behavior])
 
 
+def _relationships(table: str, body: str) -> Iterator[Relationship]:
+    for item in _items(body, "Relationships"):
+        match = re.fullmatch(r"(?:One-to-Many: (\w+)|Many-to-One: (\w+) \((\w+)(, optional)?\))", item)
+        if match is None:
+            raise UnreadableError(f"the relationship {item!r} of {table} has an unknown form")
+        many, one, model, optional = match.groups()
+        if many:
+            # The document names no model here: the attribute has the name of the table.
+            yield Relationship(table, many, many, many=True, optional=False)
+        else:
+            yield Relationship(table, one, _table_of(model), many=False, optional=optional is not None)
+
+
 def _cascades(body: str) -> Iterator[Cascade]:
     for parent, child, behavior in _rows(body, ["Parent", "Child", "Behavior"]):
         yield Cascade(_table_of(parent), _table_of(child), _ON_DELETE[behavior])
@@ -231,13 +267,13 @@ def _table_of(model: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", model).lower() + "s"
 
 
-def _place(words: str) -> Place:
-    """Read `table.column` or `table(column, column)`."""
+def _column_list(words: str) -> ColumnList:
+    """Parse `table.column` or `table(column, column)`."""
     match = re.fullmatch(r"(\w+)(?:\.(\w+)|\(([\w, ]+)\))", words)
     if match is None:
-        raise UnreadableError(f"{words!r} names no columns of a table")
+        raise UnreadableError(f"{words!r} is not a list of columns of a table")
     table, column, columns = match.groups()
-    return Place(table, (column,) if column else tuple(columns.split(", ")))
+    return ColumnList(table, (column,) if column else tuple(columns.split(", ")))
 
 
 def _rows(body: str, header: list[str]) -> list[list[str]]:
@@ -249,6 +285,6 @@ def _rows(body: str, header: list[str]) -> list[list[str]]:
 
 
 def _items(body: str, title: str) -> list[str]:
-    """Return the bullets under a bold title; none when the title is absent."""
+    """Return the items below a bold title; none if there is no such title."""
     match = re.search(rf"^\*\*{title}\*\*:\n((?:- .+\n)+)", body, re.MULTILINE)
     return [] if match is None else [line.removeprefix("- ") for line in match[1].splitlines()]

@@ -10,7 +10,7 @@ depends_on = None
 #: The documented tables that have the column.
 _TABLES = ("profiles", "projects", "crawl_jobs", "validation_jobs", "export_jobs")
 
-# The worker sets the column itself, in the statements that change a row anyway: the trigger leaves those alone.
+# A statement that sets the column itself is left alone: the worker does so, in the UPDATE that it needs anyway.
 _FUNCTION = """
 CREATE FUNCTION pixcrawler.set_updated_at() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -20,7 +20,7 @@ END
 $$
 """
 _TRIGGER = """
-CREATE TRIGGER set_updated_at BEFORE UPDATE ON public.{table} FOR EACH ROW
+CREATE TRIGGER pixcrawler_updated_at BEFORE UPDATE ON public.{table} FOR EACH ROW
 WHEN (NEW.updated_at IS NOT DISTINCT FROM OLD.updated_at) EXECUTE FUNCTION pixcrawler.set_updated_at()
 """
 
@@ -33,5 +33,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in _TABLES:
-        op.execute(f"DROP TRIGGER set_updated_at ON public.{table}")
+        op.execute(f"DROP TRIGGER pixcrawler_updated_at ON public.{table}")
     op.execute("DROP FUNCTION pixcrawler.set_updated_at()")

@@ -12,12 +12,14 @@ import pixcrawler_worker
 from pixcrawler_worker.db import models
 from pixcrawler_worker.errors import PermanentError
 
+_PACKAGE = Path(pixcrawler_worker.__file__).parent
+
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Migrate a database.
 
     Args:
-        url: of the database, as libpq writes it.
+        url: of the database, in the form of libpq.
         revision: to migrate to; the newest by default.
     """
     command.upgrade(_config(url), revision)
@@ -31,19 +33,18 @@ def head() -> str:
 
 
 def current(engine: Engine) -> str | None:
-    """Return the revision that the database is at; None when it was never migrated."""
+    """Return the revision that the database is at; None if it was never migrated."""
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table_schema": models.PRIVATE})
         return context.get_current_revision()
 
 
-def folder() -> Path:
-    """Return where the migrations are: in the package of a wheel, or next to it in a checkout.
+def folder(package: Path = _PACKAGE) -> Path:
+    """Return the folder of the migrations: inside the package of a wheel, or next to the package in a checkout.
 
     Raises:
-        PermanentError: when they are in neither place.
+        PermanentError: when it is in neither place.
     """
-    package = Path(pixcrawler_worker.__file__).parent
     places = (package / "migrations", package.parent / "migrations")
     found = next((place for place in places if (place / "env.py").is_file()), None)
     if found is None:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    FetchedValue,
     ForeignKey,
     Identity,
     Index,
@@ -40,7 +41,7 @@ NAMING = {
 
 
 class Base(DeclarativeBase):
-    """Common metadata: names of constraints, and what Python types are in PostgreSQL."""
+    """Common metadata: the names of constraints, and the PostgreSQL types of Python types."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
@@ -59,12 +60,17 @@ _PROGRESS = "progress BETWEEN 0 AND 100"
 
 
 class _Timestamps:
+    # A trigger of migration 0005 sets `updated_at`: an UPDATE of the ORM returns it, as an INSERT returns the defaults.
+    __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
+
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=100)
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=101)
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), server_onupdate=FetchedValue(), sort_order=101
+    )
 
 
 class JobRow(_Timestamps):
-    """What the tables of all kinds of jobs have, at places of their own."""
+    """The columns that the tables of all kinds of jobs have, for the type checker; each table declares its own."""
 
     if TYPE_CHECKING:
         id: Mapped[int]
@@ -91,7 +97,7 @@ class Profile(_Timestamps, Base):
 
 
 class Project(_Timestamps, Base):
-    """A user's group of crawl jobs."""
+    """A group of crawl jobs of a user."""
 
     __tablename__ = "projects"
     __table_args__ = (Index("ix_project_user_id", "user_id"),)
@@ -107,7 +113,7 @@ class Project(_Timestamps, Base):
 
 
 class CrawlJob(JobRow, Base):
-    """A crawl and its counters."""
+    """A crawl job with its counters."""
 
     __tablename__ = "crawl_jobs"
     __table_args__ = (
@@ -143,7 +149,7 @@ class CrawlJob(JobRow, Base):
 
 
 class Image(Base):
-    """One picture of a crawl job."""
+    """An image of a crawl job."""
 
     __tablename__ = "images"
     __table_args__ = (Index("ix_image_crawl_job_id", "crawl_job_id"),)
@@ -162,7 +168,7 @@ class Image(Base):
 
 
 class ActivityLog(Base):
-    """What happened, for people; never changed, and kept when its user goes."""
+    """An event, for people; never updated, and kept when its user is deleted."""
 
     __tablename__ = "activity_logs"
     __table_args__ = (
@@ -182,7 +188,7 @@ class ActivityLog(Base):
 
 
 class ValidationJob(JobRow, Base):
-    """A judgement over the images of a crawl job."""
+    """A validation of the images of a crawl job."""
 
     __tablename__ = "validation_jobs"
     __table_args__ = (
@@ -209,7 +215,7 @@ class ValidationJob(JobRow, Base):
 
 
 class ExportJob(JobRow, Base):
-    """An archive made of the images of a crawl job."""
+    """An export of the images of a crawl job to an archive."""
 
     __tablename__ = "export_jobs"
     __table_args__ = (
@@ -241,12 +247,12 @@ class ExportJob(JobRow, Base):
     user: Mapped["Profile"] = relationship()
 
 
-#: Every claim takes the next number; a result with an older one is refused.
+#: Fence tokens: every claim takes the next one, and a result with an older one is rejected.
 FENCE = Sequence("fence", schema=PRIVATE, metadata=Base.metadata)
 
 
 class Chunk(Base):
-    """One unit of work of a job of any kind. The row decides; a message only wakes somebody to look at it."""
+    """One unit of work of a job of any kind. The row decides what happens; a message only carries its id."""
 
     __tablename__ = "chunks"
     __table_args__ = (
@@ -265,7 +271,7 @@ class Chunk(Base):
         ),
         Index("ix_chunks_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_chunks_available_at", "available_at", postgresql_where=text("state = 'queued'")),
-        # Half of every row is rewritten several times: room on its page keeps the updates out of the indexes.
+        # Each row is updated several times: free space on its page allows HOT updates, which leave the indexes alone.
         {"schema": PRIVATE, "postgresql_with": {"fillfactor": "70"}},
     )
 
@@ -292,7 +298,7 @@ class Chunk(Base):
 
 
 class CrawlPlan(Base):
-    """What a crawl job was started with, and how far its rounds have come."""
+    """The options that a crawl job was started with, and the number of its rounds."""
 
     __tablename__ = "crawl_plans"
     __table_args__ = ({"schema": PRIVATE},)
@@ -307,7 +313,7 @@ class CrawlPlan(Base):
 
 
 class CrawlUrls(Base):
-    """A page of the URL list that a crawl job was given."""
+    """A part of the URL list of a crawl job."""
 
     __tablename__ = "crawl_urls"
     __table_args__ = ({"schema": PRIVATE},)
@@ -320,7 +326,7 @@ class CrawlUrls(Base):
 
 
 class CrawlCandidate(Base):
-    """An address that a crawl job has judged, good or bad: it is neither counted nor asked a second time."""
+    """A URL that a crawl job has processed, with any outcome: it is neither counted nor downloaded again."""
 
     __tablename__ = "crawl_candidates"
     __table_args__ = ({"schema": PRIVATE},)
@@ -332,7 +338,10 @@ class CrawlCandidate(Base):
 
 
 class ImageFact(Base):
-    """What the documented table has no column for. Its two unique indexes make a result delivered twice harmless."""
+    """Facts about an image that have no column in the documented table.
+
+    The unique indexes make it harmless to write a result twice.
+    """
 
     __tablename__ = "image_facts"
     __table_args__ = (
@@ -365,10 +374,9 @@ class ImageFact(Base):
 
 
 class ValidationPlan(Base):
-    """What a validation job was started with.
+    """The state of a validation job that has no column in the documented table.
 
-    `effective` tells whether something follows from its verdicts once it has completed; `note` is what people should
-    know of it beside its numbers.
+    `effective` is whether its results count once it has completed; `note` is an explanation of its numbers for people.
     """
 
     __tablename__ = "validation_plans"
@@ -383,10 +391,10 @@ class ValidationPlan(Base):
 
 
 class ValidationResultRow(Base):
-    """What a validation job found in an image, and what it measured.
+    """The result of a validation job for one image: findings and measurements.
 
-    There is no foreign key to the image: checking it costs as much as the insert, and a verdict on an image that is
-    gone meets nothing that reads it. `keeper_id` is the image that is kept in place of this one, a duplicate of it.
+    There is no foreign key to the image: checking it costs as much as the insert, and the result for an image that is
+    deleted is not read. `keeper_id` is the image that is kept instead of this one, its duplicate.
     """
 
     __tablename__ = "verdicts"
@@ -409,11 +417,11 @@ class ValidationResultRow(Base):
 
 
 class ExportPlan(Base):
-    """What an export job was started with.
+    """The state of an export job that has no column in the documented table.
 
-    `validation_job_id` is the validation whose verdicts it follows; no foreign key, since one that is deleted takes
-    nothing from an export that is under way. `labels` are the classes of its images, sorted. `signed_until` is when
-    the link in its row stops working.
+    `validation_job_id` is the validation whose results count for it; there is no foreign key, because deleting the
+    validation does not change a running export. `labels` are the classes of its images, sorted. `signed_until` is when
+    the presigned URL in its row expires.
     """
 
     __tablename__ = "export_plans"
@@ -429,10 +437,10 @@ class ExportPlan(Base):
 
 
 class ExportItem(Base):
-    """An image that an export job chose, at its place in the dataset.
+    """An image of the dataset of an export job, with its position there.
 
-    `split` is the position of its split in the options; `digest` is what the file is named by, `copy` counts those
-    with the same one, `cost` is the most bytes that it takes in an archive, and `upto` the sum of them up to here.
+    `split` is the position of its split in the options; `digest` names its file, `copy` numbers the images with the
+    same digest, `cost` is the largest number of its bytes in an archive, and `upto` the running total of costs.
     """
 
     __tablename__ = "export_items"

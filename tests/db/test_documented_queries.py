@@ -79,7 +79,7 @@ def test_without_its_index_a_documented_query_has_another_plan(
 
 
 def _documented_index(query: Query) -> str:
-    (name,) = [index.name for table in DOCUMENT.tables for index in table.indexes if index.place == query.place]
+    (name,) = [index.name for table in DOCUMENT.tables for index in table.indexes if index.on == query.on]
     return name
 
 

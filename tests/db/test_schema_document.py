@@ -1,4 +1,4 @@
-"""`docs/database-schema.md` is binding: the migrated database is what it says, and does what it says."""
+"""`docs/database-schema.md` is binding: the migrated database and the models are as documented."""
 
 import re
 import uuid
@@ -9,7 +9,10 @@ import psycopg
 import pytest
 import schema_document
 from psycopg.rows import scalar_row, tuple_row
-from schema_document import Cascade, Column, ForeignKey, Index, Place, Table
+from schema_document import Cascade, Column, ColumnList, ForeignKey, Index, Relationship, Table
+from sqlalchemy import inspect
+
+from pixcrawler_worker.db.models import Base
 
 TEXT = schema_document.PATH.read_text()
 DOCUMENT = schema_document.read(TEXT)
@@ -19,14 +22,14 @@ each_table = pytest.mark.parametrize("table", DOCUMENT.tables, ids=lambda table:
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[psycopg.Connection]:
-    """A connection whose work is rolled back, and to which a table means one in `public`."""
+    """A connection that is rolled back; unqualified tables are in `public`."""
     with psycopg.connect(database_url) as connection:
         connection.execute("SET search_path = public")
         yield connection
         connection.rollback()
 
 
-# The reader itself
+# The parser
 
 
 @pytest.mark.parametrize(
@@ -41,12 +44,15 @@ def connection(database_url: str) -> Iterator[psycopg.Connection]:
         (r"NOT NULL, DEFAULT=1000", "SOMETIMES, DEFAULT=1000"),
         (r"NOT NULL, DEFAULT=1000", "DEFAULT=1000"),
         (r"- `project_id` → `projects.id` \(CASCADE DELETE\)\n", ""),
+        (r"- One-to-Many: images\n", ""),
+        (r"Many-to-One: crawl_job \(CrawlJob\)", "Many-to-One: crawl_job"),
+        (r"\*\*Relationships\*\*:", "**Relations**:"),
         (r"\| Profile \| ActivityLog \| SET NULL \|\n", ""),
         (r"- `profiles.email` - User authentication\n", ""),
         (r"```sql", "```"),
     ],
 )
-def test_a_document_that_lost_something_is_not_read(pattern: str, replacement: str) -> None:
+def test_an_incomplete_document_is_an_error(pattern: str, replacement: str) -> None:
     damaged, changes = re.subn(pattern, replacement, TEXT, count=1)
     assert changes == 1
     with pytest.raises(schema_document.UnreadableError):
@@ -56,7 +62,7 @@ def test_a_document_that_lost_something_is_not_read(pattern: str, replacement: s
 # Columns, keys, indexes
 
 
-def test_schema_public_holds_the_documented_tables_and_no_other(connection: psycopg.Connection) -> None:
+def test_schema_public_has_exactly_the_documented_tables(connection: psycopg.Connection) -> None:
     tables = _values(connection, "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'")
     assert sorted(tables) == sorted(table.name for table in DOCUMENT.tables)
 
@@ -76,7 +82,7 @@ def test_columns_are_the_documented_ones_in_their_order(connection: psycopg.Conn
 
 @each_table
 def test_the_primary_key_is_the_documented_one(connection: psycopg.Connection, table: Table) -> None:
-    keys = [index.place.columns for index in _indexes(connection, table.name, primary=True)]
+    keys = [index.on.columns for index in _indexes(connection, table.name, primary=True)]
     assert keys == [table.noted_primary]
 
 
@@ -87,20 +93,20 @@ def test_indexes_are_the_documented_ones(connection: psycopg.Connection, table: 
 
 @each_table
 def test_a_column_noted_as_indexed_leads_an_index(connection: psycopg.Connection, table: Table) -> None:
-    leading = {index.place.columns[0] for index in _indexes(connection, table.name, primary=False)}
+    leading = {index.on.columns[0] for index in _indexes(connection, table.name, primary=False)}
     assert set(table.noted_indexed) <= leading
 
 
 @each_table
 def test_a_column_noted_as_unique_has_a_unique_index_of_its_own(connection: psycopg.Connection, table: Table) -> None:
-    unique = {index.place.columns for index in _indexes(connection, table.name, primary=False) if index.unique}
+    unique = {index.on.columns for index in _indexes(connection, table.name, primary=False) if index.unique}
     assert {(column,) for column in table.noted_unique} == unique
 
 
-@pytest.mark.parametrize("place", DOCUMENT.lookups, ids=str)
-def test_the_index_strategy_is_followed(connection: psycopg.Connection, place: Place) -> None:
-    indexed = [index.place.columns for index in _indexes(connection, place.table, primary=False)]
-    assert any(columns[: len(place.columns)] == place.columns for columns in indexed)
+@pytest.mark.parametrize("on", DOCUMENT.lookups, ids=str)
+def test_the_index_strategy_is_followed(connection: psycopg.Connection, on: ColumnList) -> None:
+    indexed = [index.on.columns for index in _indexes(connection, on.table, primary=False)]
+    assert any(columns[: len(on.columns)] == on.columns for columns in indexed)
 
 
 @each_table
@@ -119,7 +125,7 @@ def test_foreign_keys_are_the_documented_ones(connection: psycopg.Connection, ta
     assert sorted(ForeignKey(*row) for row in rows) == sorted(table.foreign_keys)
 
 
-def test_every_foreign_key_leads_an_index_so_that_a_cascade_never_scans(connection: psycopg.Connection) -> None:
+def test_every_foreign_key_has_an_index_so_that_a_cascade_never_scans(connection: psycopg.Connection) -> None:
     without = _values(
         connection,
         """
@@ -132,7 +138,26 @@ def test_every_foreign_key_leads_an_index_so_that_a_cascade_never_scans(connecti
     assert without == []
 
 
-# Deleting
+# Relationships
+
+
+@each_table
+def test_the_relationships_of_a_model_are_the_documented_ones(table: Table) -> None:
+    (mapper,) = [mapper for mapper in Base.registry.mappers if mapper.class_.__tablename__ == table.name]
+    found = [
+        Relationship(
+            table.name,
+            name,
+            relationship.mapper.class_.__tablename__,
+            many=bool(relationship.uselist),
+            optional=all(column.nullable for column in relationship.local_columns),
+        )
+        for name, relationship in inspect(mapper).relationships.items()
+    ]
+    assert sorted(found) == sorted(table.relationships)
+
+
+# Deletes
 
 
 @pytest.mark.parametrize("cascade", DOCUMENT.cascades, ids=str)
@@ -146,23 +171,23 @@ def test_deleting_a_parent_does_to_its_children_what_is_documented(
     assert left == ([] if cascade.on_delete == "CASCADE" else [rows[cascade.child]])
 
 
-def test_an_activity_log_outlives_its_user_and_forgets_who_it_was(connection: psycopg.Connection) -> None:
+def test_an_activity_log_is_kept_without_its_deleted_user(connection: psycopg.Connection) -> None:
     rows = _a_row_everywhere(connection)
     connection.execute("DELETE FROM profiles WHERE id = %s", [rows["profiles"]])
     kept = connection.execute("SELECT user_id, action FROM activity_logs WHERE id = %s", [rows["activity_logs"]])
-    assert kept.fetchall() == [(None, "looked")]
+    assert kept.fetchall() == [(None, "viewed")]
 
 
-def test_an_export_goes_with_the_guest_who_asked_for_it_and_the_job_stays(connection: psycopg.Connection) -> None:
+def test_an_export_is_deleted_with_its_user_and_its_crawl_job_is_not(connection: psycopg.Connection) -> None:
     rows = _a_row_everywhere(connection)
-    guest = _profile(connection)
-    connection.execute("UPDATE export_jobs SET user_id = %s", [guest])
-    connection.execute("DELETE FROM profiles WHERE id = %s", [guest])
+    other = _profile(connection)
+    connection.execute("UPDATE export_jobs SET user_id = %s", [other])
+    connection.execute("DELETE FROM profiles WHERE id = %s", [other])
     assert _values(connection, "SELECT id FROM export_jobs") == []
     assert _values(connection, "SELECT id FROM crawl_jobs") == [rows["crawl_jobs"]]
 
 
-def test_the_ledger_never_stands_in_the_way_of_a_documented_delete(connection: psycopg.Connection) -> None:
+def test_a_documented_delete_also_deletes_the_rows_of_the_ledger(connection: psycopg.Connection) -> None:
     rows = _a_row_everywhere(connection)
     private = _values(
         connection,
@@ -176,17 +201,17 @@ def test_the_ledger_never_stands_in_the_way_of_a_documented_delete(connection: p
         assert _values(connection, f"SELECT count(*) FROM pixcrawler.{table}") == [0]
 
 
-# Refusing
+# Constraints
 
 
-def test_an_email_address_belongs_to_one_profile(connection: psycopg.Connection) -> None:
+def test_an_email_address_is_unique(connection: psycopg.Connection) -> None:
     statement = "INSERT INTO profiles (id, email) VALUES (%s, 'a@example.org')"
     connection.execute(statement, [uuid.uuid4()])
     with pytest.raises(psycopg.errors.UniqueViolation, match="ix_profiles_email"):
         connection.execute(statement, [uuid.uuid4()])
 
 
-def test_a_foreign_key_must_have_its_parent(connection: psycopg.Connection) -> None:
+def test_a_foreign_key_needs_its_parent(connection: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         connection.execute("INSERT INTO projects (name, user_id) VALUES ('x', %s)", [uuid.uuid4()])
 
@@ -200,7 +225,7 @@ COUNTERS = [
 PROGRESS = [(table.name, "progress") for table in DOCUMENT.tables if "progress" in [c.name for c in table.columns]]
 
 
-def test_the_document_has_twelve_counters_and_three_kinds_of_progress() -> None:
+def test_the_document_has_twelve_counters_and_three_columns_of_progress() -> None:
     assert (len(COUNTERS), len(PROGRESS)) == (12, 3)
 
 
@@ -208,7 +233,7 @@ def test_the_document_has_twelve_counters_and_three_kinds_of_progress() -> None:
     ("table", "column", "value"),
     [(*counter, -1) for counter in COUNTERS] + [(*progress, value) for progress in PROGRESS for value in (-1, 101)],
 )
-def test_an_impossible_number_is_refused(connection: psycopg.Connection, table: str, column: str, value: int) -> None:
+def test_a_value_out_of_range_is_rejected(connection: psycopg.Connection, table: str, column: str, value: int) -> None:
     rows = _a_row_everywhere(connection)
     with pytest.raises(psycopg.errors.CheckViolation, match=f"ck_{table}_{column}_"):
         connection.execute(f"UPDATE {table} SET {column} = %s WHERE id = %s".encode(), [value, rows[table]])
@@ -218,7 +243,7 @@ def test_an_impossible_number_is_refused(connection: psycopg.Connection, table: 
     ("table", "column", "value"),
     [(*counter, 0) for counter in COUNTERS] + [(*progress, value) for progress in PROGRESS for value in (0, 100)],
 )
-def test_the_outermost_possible_number_is_taken(
+def test_the_limits_of_a_range_are_accepted(
     connection: psycopg.Connection, table: str, column: str, value: int
 ) -> None:
     rows = _a_row_everywhere(connection)
@@ -226,7 +251,7 @@ def test_the_outermost_possible_number_is_taken(
     assert _values(connection, f"SELECT {column} FROM {table} WHERE id = %s", rows[table]) == [value]
 
 
-def test_a_job_that_asks_for_no_images_is_a_row_and_fails_with_a_reason_later(connection: psycopg.Connection) -> None:
+def test_a_job_with_max_images_0_can_be_inserted(connection: psycopg.Connection) -> None:
     rows = _a_row_everywhere(connection)
     statement = "INSERT INTO crawl_jobs (project_id, name, keywords, max_images) VALUES (%s, 'none', '[]', 0)"
     assert connection.execute(statement, [rows["projects"]]).rowcount == 1
@@ -238,7 +263,7 @@ def _values(connection: psycopg.Connection, statement: str, *arguments: object) 
 
 
 def _indexes(connection: psycopg.Connection, table: str, *, primary: bool) -> list[Index]:
-    """Whole, ordinary indexes only: a partial or an expression index is none that the document could mean."""
+    """Return the plain indexes: the document has no partial indexes and none on expressions."""
     rows = connection.cursor(row_factory=tuple_row).execute(
         """
         SELECT indexrelid::regclass::text, indisunique, ARRAY(
@@ -250,7 +275,7 @@ def _indexes(connection: psycopg.Connection, table: str, *, primary: bool) -> li
         """,
         [table, primary],
     )
-    return [Index(name, Place(table, tuple(columns)), unique) for name, unique, columns in rows]
+    return [Index(name, ColumnList(table, tuple(columns)), unique) for name, unique, columns in rows]
 
 
 def _profile(connection: psycopg.Connection) -> uuid.UUID:
@@ -260,12 +285,12 @@ def _profile(connection: psycopg.Connection) -> uuid.UUID:
 
 
 def _a_row_everywhere(connection: psycopg.Connection) -> dict[str, object]:
-    """A row in every documented table and every private one, below one profile; returns the documented ones' ids."""
+    """Insert a row into every table, all below one profile; return the ids in the documented tables."""
     ids: dict[str, object] = {"profiles": _profile(connection)}
 
     def insert(table: str, **values: object) -> None:
-        names, places = ", ".join(values), ", ".join(["%s"] * len(values))
-        statement = f"INSERT INTO {table} ({names}) VALUES ({places}) RETURNING {table}.*"
+        names, parameters = ", ".join(values), ", ".join(["%s"] * len(values))
+        statement = f"INSERT INTO {table} ({names}) VALUES ({parameters}) RETURNING {table}.*"
         ids[table] = _values(connection, statement, *values.values())[0]
 
     insert("projects", name="p", user_id=ids["profiles"])
@@ -274,7 +299,7 @@ def _a_row_everywhere(connection: psycopg.Connection) -> dict[str, object]:
     insert("images", **job, original_url="https://example.org/1.jpg", filename="1.jpg")
     insert("validation_jobs", **job, name="v")
     insert("export_jobs", **job, name="e", user_id=ids["profiles"])
-    insert("activity_logs", user_id=ids["profiles"], action="looked")
+    insert("activity_logs", user_id=ids["profiles"], action="viewed")
     insert("pixcrawler.crawl_plans", **job)
     insert("pixcrawler.crawl_urls", **job, page=0, urls=["https://example.org/1.jpg"])
     insert("pixcrawler.crawl_candidates", **job, url_hash=b"1")

@@ -1,16 +1,15 @@
-"""The ways people run migrations: `alembic` in a checkout, and the installed package anywhere."""
+"""The ways to run migrations: `alembic` in a checkout, and the installed package anywhere."""
 
 import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import catalog
 import pytest
-
-from pixcrawler_worker.db import migrate
 
 PROJECT = Path(__file__).parents[2]
 ALEMBIC = Path(sysconfig.get_path("scripts")) / "alembic"
@@ -26,7 +25,7 @@ print(migrate.folder())
 def _run(
     *words: str | Path, variables: dict[str, str] | None = None, cwd: Path = PROJECT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program that finds no address of a database in its environment but a given one."""
+    """Run a program without the URL of a database in its environment, except one from `variables`."""
     inherited = {name: value for name, value in os.environ.items() if not name.endswith("DATABASE_URL")}
     return subprocess.run(
         words, cwd=cwd, env=inherited | (variables or {}), capture_output=True, text=True, timeout=60, check=False
@@ -41,7 +40,7 @@ def test_alembic_upgrade_head_in_a_checkout_migrates_the_database_of_the_environ
     assert catalog.describe(database) == catalog.describe(migrated)
 
 
-def test_without_an_address_alembic_says_in_one_line_what_to_set() -> None:
+def test_without_a_url_alembic_says_in_one_line_what_to_set() -> None:
     ran = _run(ALEMBIC, "upgrade", "head")
     assert ran.returncode != 0
     assert ran.stdout == ""
@@ -59,21 +58,53 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "unpacked"
 
 
-def test_the_wheel_has_the_migrations_of_the_checkout_to_the_byte(unpacked_wheel: Path) -> None:
-    def sources(folder: Path) -> dict[Path, bytes]:
-        found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-        return {path.relative_to(folder): path.read_bytes() for path in found}
+@pytest.fixture(scope="module")
+def unpacked_sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sdist")
+    built = _run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", directory)
+    assert built.returncode == 0, built.stderr
+    (sdist,) = directory.glob("pixcrawler_worker-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(directory, filter="data")
+    (unpacked,) = [path for path in directory.iterdir() if path.is_dir()]
+    return unpacked
 
-    packed = sources(unpacked_wheel / "pixcrawler_worker/migrations")
-    assert packed == sources(PROJECT / "migrations")
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {path.relative_to(folder): path.read_bytes() for path in found}
+
+
+def test_the_wheel_has_the_migrations_of_the_checkout_byte_by_byte(unpacked_wheel: Path) -> None:
+    packed = _files(unpacked_wheel / "pixcrawler_worker/migrations")
+    assert packed == _files(PROJECT / "migrations")
     assert {Path("env.py"), Path("script.py.mako"), Path("versions/0001_documented_tables.py")} < packed.keys()
 
 
-def test_a_checkout_uses_its_own_folder() -> None:
-    assert migrate.folder() == PROJECT / "migrations"
+def test_the_wheel_has_the_package_of_the_checkout_and_nothing_else(unpacked_wheel: Path) -> None:
+    packed = _files(unpacked_wheel)
+    expected = {
+        **{
+            Path("pixcrawler_worker") / path: content for path, content in _files(PROJECT / "pixcrawler_worker").items()
+        },
+        **{
+            Path("pixcrawler_worker/migrations") / path: content
+            for path, content in _files(PROJECT / "migrations").items()
+        },
+    }
+    assert {path: content for path, content in packed.items() if not path.parts[0].endswith(".dist-info")} == expected
 
 
-def test_autogenerate_finds_nothing_to_do_in_a_migrated_database(migrated: str) -> None:
+def test_a_wheel_can_be_built_from_the_sdist(unpacked_sdist: Path, unpacked_wheel: Path, tmp_path: Path) -> None:
+    built = _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=unpacked_sdist)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    assert _files(tmp_path / "unpacked/pixcrawler_worker") == _files(unpacked_wheel / "pixcrawler_worker")
+
+
+def test_autogenerate_finds_nothing_in_a_migrated_database(migrated: str) -> None:
     ran = _run(ALEMBIC, "check", variables={"PIXCRAWLER_DATABASE_URL": migrated})
     assert (ran.returncode, ran.stdout.strip()) == (0, "No new upgrade operations detected.")
 
