@@ -1,4 +1,4 @@
-"""How log lines look: for people on a console, or one JSON object a line for machines."""
+"""The form of log lines: text for people on a console, or one JSON object per line for machines."""
 
 import logging
 import sys
@@ -7,12 +7,12 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-#: Loggers whose INFO is about themselves, not about our work.
-_CHATTY = ("alembic.runtime.migration", "celery.bootsteps", "kombu", "amqp")
+#: Loggers of libraries whose INFO entries are about the library itself.
+_NOISY = ("alembic.runtime.migration", "celery.bootsteps", "kombu", "amqp")
 
 
 def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -> None:
-    """Send everything that is logged, by structlog or by the standard library, to stderr in one style."""
+    """Write all entries of structlog and of the standard library to stderr in one style."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -22,7 +22,7 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -
     final: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if style == "json"
-        # The default formatter shows local variables where rich is installed: the database's password among them.
+        # With rich installed, the default formatter shows local variables, among them the password of the database.
         else [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
@@ -47,5 +47,5 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name in _CHATTY:
+    for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

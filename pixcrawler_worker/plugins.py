@@ -1,4 +1,4 @@
-"""Plug-ins: what installed packages name under entry-point groups, found by name and told of when it is not there."""
+"""Plug-ins: the entry points of installed packages, by group and name."""
 
 import functools
 import sys
@@ -14,42 +14,42 @@ class Plugins:
     """All plug-ins of a kind.
 
     Args:
-        what: the kind, as messages call one of them; the group is `pixcrawler.<what>s`.
+        kind: a singular noun, for messages; the group of the entry points is `pixcrawler.<kind>s`.
     """
 
-    def __init__(self, what: str) -> None:
-        self.group = f"pixcrawler.{what}s"
-        self._what = what
+    def __init__(self, kind: str) -> None:
+        self.group = f"pixcrawler.{kind}s"
+        self._kind = kind
 
     def installed(self) -> Mapping[str, EntryPoint]:
-        """Return where each of them is, by name, sorted."""
+        """Return the entry points of all installed plug-ins, sorted by name."""
         return _installed(self.group, tuple(sys.path))
 
     def require(self, name: str) -> EntryPoint:
-        """Return where the one of that name is.
+        """Return the entry point of the plug-in of that name.
 
         Raises:
-            PermanentError: when none of that name is installed; the message has the nearest one.
+            PermanentError: when it is not installed; the message has the nearest name.
         """
         known = self.installed()
         if name not in known:
-            raise PermanentError(f"there is no {self._what} {name!r}; {hint(name, known)}")
+            raise PermanentError(f"there is no {self._kind} {name!r}; {hint(name, known)}")
         return known[name]
 
-    def load(self, name: str) -> Any:  # noqa: ANN401 - what a package puts there
-        """Return the one of that name.
+    def load(self, name: str) -> Any:  # noqa: ANN401 - an object of the other package
+        """Return the plug-in of that name.
 
         Raises:
-            PermanentError: when none of that name is installed, or its package is broken.
+            PermanentError: when it is not installed, or its package is broken.
         """
         point = self.require(name)
         try:
             return point.load()
         except (ImportError, AttributeError) as error:
-            raise PermanentError(f"{self._what} {name!r} cannot be loaded from {point.value}: {error}") from error
+            raise PermanentError(f"{self._kind} {name!r} cannot be loaded from {point.value}: {error}") from error
 
 
-@functools.lru_cache(maxsize=16)  # four milliseconds, asked four times for an export
+@functools.lru_cache(maxsize=16)  # reading them takes 4 ms, and an export does so four times
 def _installed(group: str, paths: tuple[str, ...]) -> Mapping[str, EntryPoint]:
-    del paths  # where packages are looked for: with others there are others
+    del paths  # a part of the cache key: other paths have other packages
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}

@@ -1,4 +1,4 @@
-"""The one place where settings become connections."""
+"""The connections of a process, made from its settings."""
 
 import asyncio
 import contextlib
@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything a use case needs of the outside world. Opened once per process, after its fork.
+    """Connections to everything outside of the process. Open it once per process, after a fork.
 
-    Nothing here connects before it is used, so a process that only sweeps has no decoder and no HTTP client.
+    Nothing connects before its first use: a process that only sweeps has no decoder and no HTTP client.
     """
 
     settings: Settings
@@ -46,23 +46,23 @@ class Runtime:
     sources: dict[str, Source] = field(default_factory=dict)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run asynchronous work on this process's one event loop, whose connections stay for the next."""
+        """Run a coroutine on the event loop of this process, whose connections stay open, and return its result."""
         task = self.loop.create_task(work)
         try:
             return self.loop.run_until_complete(task)
         finally:
-            # A time limit is raised in the loop itself and not in the work, which must not go on in the next run. An
-            # interrupt is raised a second time by the group of tasks that it met.
+            # Celery's time limit is raised in the loop and not in the task, which must not continue in the next run. A
+            # KeyboardInterrupt is raised a second time by the task group that it interrupted.
             if not task.done():
                 task.cancel()
                 with contextlib.suppress(KeyboardInterrupt):
                     self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
             if task.done() and not task.cancelled():
-                # Looked at, so that nobody tells it once more when the task is forgotten.
+                # Retrieved, so that asyncio does not log it again when the task is garbage-collected.
                 task.exception()
 
     def source(self, name: str) -> Source:
-        """Return the source of that name, ready to be asked.
+        """Return the source of that name.
 
         Raises:
             PermanentError: when it is not installed.
@@ -72,7 +72,7 @@ class Runtime:
         return self.sources[name]
 
     def close(self) -> None:
-        """End every connection and the decoder's process."""
+        """Close all connections, and end the process of the decoder. Calling it twice is harmless."""
         if not self.loop.is_closed():
             self.loop.run_until_complete(self.downloader.aclose())
             self.loop.run_until_complete(self.decoder.aclose())
@@ -84,7 +84,7 @@ def connect(settings: Settings) -> Runtime:
     """Return a runtime for this process.
 
     Raises:
-        PermanentError: when a setting is missing or cannot work; the message names it.
+        PermanentError: when a setting is missing or invalid; the message says which.
     """
     downloader = Downloader(_policy(settings))
     return Runtime(
@@ -99,12 +99,12 @@ def connect(settings: Settings) -> Runtime:
 
 
 def owner() -> str:
-    """Return a name for one claim of this process: unique, so that a claim whose COMMIT lost its answer is found."""
+    """Return a unique name for a claim: it identifies the claim if the answer to its COMMIT got lost."""
     return f"{platform.node()}:{os.getpid()}:{uuid.uuid4()}"
 
 
 def local_pid(owner: str) -> int | None:
-    """Return the process that made a claim; None when it did so on another machine."""
+    """Return the id of the process that made a claim; None if that is on another machine."""
     host, _, rest = owner.rpartition(":")[0].rpartition(":")
     return int(rest) if host == platform.node() and rest.isdecimal() else None
 
@@ -113,9 +113,9 @@ _opened: dict[int, Runtime] = {}
 
 
 def current() -> Runtime:
-    """Return this process's runtime, opened from the environment when it is first asked for.
+    """Return the runtime of this process; the first call opens it with the settings of the environment.
 
-    A forked child never sees its parent's: connections do not survive a fork.
+    A forked child opens its own: connections do not survive a fork.
     """
     pid = os.getpid()
     if pid not in _opened:
@@ -124,7 +124,7 @@ def current() -> Runtime:
 
 
 def close_current() -> None:
-    """Close this process's runtime, if it was ever opened."""
+    """Close the runtime of this process, if it is open."""
     if runtime := _opened.pop(os.getpid(), None):
         runtime.close()
 
@@ -135,17 +135,17 @@ def _policy(settings: Settings) -> Policy:
         max_bytes=settings.max_image_bytes,
         deadline=timedelta(seconds=settings.fetch_seconds),
         allowed_networks=settings.allowed_networks,
-        egress_proxy=_revealed(settings.egress_proxy),
+        egress_proxy=_secret_value(settings.egress_proxy),
     )
 
 
 def source_config(settings: Settings, name: str) -> SourceConfig:
-    """Return what is configured for the source of that name: by a setting of ours, or beside them."""
+    """Return the configuration of a source: from its fields of `Settings`, or from the variables named after it."""
     if f"{name}_url" in Settings.model_fields:
         return SourceConfig(base_url=getattr(settings, f"{name}_url"))
     base_url, api_key = configuration.of_source(name)
     return SourceConfig(base_url=base_url, api_key=api_key)
 
 
-def _revealed(secret: SecretStr | None) -> str | None:
+def _secret_value(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()

@@ -12,12 +12,12 @@ from pixcrawler_worker import logs
 from pixcrawler_worker.db import server, session
 from pixcrawler_worker.errors import TransientError
 
-NOWHERE = "postgresql://user:hunter2@127.0.0.1:1/pixcrawler?connect_timeout=2"
+UNREACHABLE = "postgresql://user:hunter2@127.0.0.1:1/pixcrawler?connect_timeout=2"
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Give pytest its handlers back, and forget what was bound."""
+def restored() -> Iterator[None]:
+    """Restore the handlers of pytest, and clear the bound variables."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
@@ -32,25 +32,25 @@ def entries(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in captured.err.splitlines()]
 
 
-def stumble() -> None:
+def fail() -> None:
     password = "hunter2"
     raise LookupError(f"a word of {len(password)} letters\nis not here")
 
 
 def log_a_bug() -> None:
     try:
-        stumble()
+        fail()
     except LookupError:
         structlog.get_logger("ours").exception("sweep failed", job=7)
         logging.getLogger("theirs").exception("task failed")
 
 
-def test_an_entry_for_machines_is_one_json_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_for_machines_is_one_json_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json")
-    structlog.get_logger("ours").info("chunk given back", reason="two\nlines", odd=object, half="\ud800")
+    structlog.get_logger("ours").info("chunk released", reason="two\nlines", odd=object, half="\ud800")
     logging.getLogger("theirs").warning("lost %s\n%d times", "connection", 3)
     ours, theirs = entries(capsys)
-    assert ours["event"] == "chunk given back"
+    assert ours["event"] == "chunk released"
     assert (ours["level"], ours["logger"], ours["reason"]) == ("info", "ours", "two\nlines")
     assert theirs["event"] == "lost connection\n3 times"
     assert (theirs["level"], theirs["logger"]) == ("warning", "theirs")
@@ -60,16 +60,16 @@ def test_an_entry_for_machines_is_one_json_object_a_line(capsys: pytest.CaptureF
 
 def test_an_entry_for_people_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("console")
-    structlog.get_logger("ours").info("chunk given back", reason="two\nlines", job=7)
+    structlog.get_logger("ours").info("chunk released", reason="two\nlines", job=7)
     logging.getLogger("theirs").warning("lost %s", "connection")
     ours, theirs = capsys.readouterr().err.splitlines()
-    assert re.search(r"\[info +\] chunk given back +\[ours\] job=7 reason='two\\nlines'$", ours)
+    assert re.search(r"\[info +\] chunk released +\[ours\] job=7 reason='two\\nlines'$", ours)
     assert re.search(r"\[warning +\] lost connection +\[theirs\]", theirs)
     assert "\x1b" not in ours, "no colors where there is no terminal"
 
 
 @pytest.mark.parametrize("style", ["console", "json"])
-def test_what_is_bound_stands_in_every_entry(
+def test_bound_variables_are_in_every_entry(
     style: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(style)
@@ -102,31 +102,31 @@ def test_a_traceback_shows_no_local_variable(
     logs.configure(style)
     log_a_bug()
     text = capsys.readouterr().err
-    assert "stumble" in text
+    assert "fail" in text
     assert "LookupError: a word of 7 letters" in text
     # The source line of the assignment is not part of a traceback; a formatter that shows locals would print it.
     assert "hunter2" not in text
 
 
 @pytest.mark.parametrize("style", ["console", "json"])
-def test_a_database_that_cannot_be_reached_does_not_betray_its_password(
+def test_the_error_of_an_unreachable_database_has_no_password(
     style: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(style, level=logging.DEBUG)
-    engine = session.connect(NOWHERE)
+    engine = session.connect(UNREACHABLE)
     try:
         server.version(engine)
     except TransientError as error:
-        structlog.get_logger("ours").exception("sweep put off", reason=str(error), engine=engine)
+        structlog.get_logger("ours").exception("sweep postponed", reason=str(error), engine=engine)
     engine.dispose()
     text = capsys.readouterr().err
-    assert "sweep put off" in text
+    assert "sweep postponed" in text
     assert "the database does not answer" in text
     assert "Traceback" in text
     assert "hunter2" not in text
 
 
-def test_only_what_is_wanted_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("json", level=logging.WARNING)
     structlog.get_logger("ours").info("no")
     logging.getLogger("theirs").info("no")
@@ -134,7 +134,7 @@ def test_only_what_is_wanted_is_written(capsys: pytest.CaptureFixture[str]) -> N
     assert [entry["event"] for entry in entries(capsys)] == ["yes"]
 
 
-def test_libraries_that_talk_of_themselves_are_heard_when_something_is_wrong(
+def test_of_noisy_libraries_only_warnings_are_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     logs.configure("json")

@@ -48,7 +48,7 @@ if not child:
         traceback.print_exc()
         os._exit(1)
 assert os.waitpid(child, 0)[1] == 0
-assert session_of(parent) == before, "the child's end ended the parent's connection"
+assert session_of(parent) == before, "the end of the child closed the connection of the parent"
 runtime.close_current()
 assert parent.loop.is_closed()
 print("done")
@@ -78,11 +78,11 @@ def test_a_forked_child_opens_a_runtime_of_its_own(database_url: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc of Linux")
 def test_nothing_is_started_or_connected_before_it_is_used(settings: Settings) -> None:
     before = children()
-    away = settings.model_copy(update={"database_url": SecretStr("postgresql:///?host=/nowhere")})
-    with closing(runtime.connect(away)) as opened:
+    unreachable = settings.model_copy(update={"database_url": SecretStr("postgresql:///?host=/nowhere")})
+    with closing(runtime.connect(unreachable)) as opened:
         assert opened.decoder.pid is None
         assert children() == before
 
@@ -121,12 +121,12 @@ def test_asynchronous_work_shares_one_event_loop(opened: Runtime) -> None:
     assert opened.run(loop()) is opened.run(loop()) is opened.loop
 
 
-def test_work_that_a_time_limit_interrupts_does_not_go_on_in_the_next_run(opened: Runtime) -> None:
-    went_on: list[str] = []
+def test_work_that_a_time_limit_interrupts_does_not_continue_in_the_next_run(opened: Runtime) -> None:
+    continued: list[str] = []
 
     async def work() -> None:
         await asyncio.sleep(0.1)
-        went_on.append("here")
+        continued.append("here")
 
     def limit(*_: object) -> None:
         raise TimeoutError
@@ -139,10 +139,10 @@ def test_work_that_a_time_limit_interrupts_does_not_go_on_in_the_next_run(opened
     finally:
         signal.signal(signal.SIGALRM, before)
     opened.run(asyncio.sleep(0.2))
-    assert not went_on
+    assert not continued
 
 
-def test_work_that_is_interrupted_ends_whole_and_is_told_once(
+def test_all_tasks_of_interrupted_work_end_and_the_interrupt_is_raised_once(
     opened: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended = []
@@ -163,13 +163,13 @@ def test_work_that_is_interrupted_ends_whole_and_is_told_once(
         opened.run(work())
     gc.collect()
     assert sorted(ended) == [0, 1, 2]
-    # What is forgotten without having been looked at would be told with its traceback by asyncio itself.
+    # asyncio logs the exception of a task that is collected before anything has retrieved it.
     assert caplog.records == []
 
 
-def test_a_source_is_made_once_and_with_its_configuration(settings: Settings) -> None:
+def test_a_source_is_created_once_and_with_its_configuration(settings: Settings) -> None:
     assert settings.gallery_url is None
-    with closing(runtime.connect(settings.model_copy(update={"gallery_url": "http://pictures.example"}))) as opened:
+    with closing(runtime.connect(settings.model_copy(update={"gallery_url": "http://images.example"}))) as opened:
         assert opened.source("gallery") is opened.source("gallery")
         assert opened.source("gallery").missing() is None
     with closing(runtime.connect(settings)) as opened:
@@ -178,7 +178,7 @@ def test_a_source_is_made_once_and_with_its_configuration(settings: Settings) ->
         assert "PIXCRAWLER_GALLERY_URL" in missing
 
 
-def test_a_source_of_another_package_gets_what_is_set_for_it(
+def test_a_source_of_another_package_gets_its_configuration_from_the_environment(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIXCRAWLER_NASA_URL", "https://mirror.example/")
@@ -188,12 +188,12 @@ def test_a_source_of_another_package_gets_what_is_set_for_it(
     assert runtime.source_config(settings, "commons").api_key is None
 
 
-def test_a_source_that_is_not_installed_is_named_with_those_that_are(opened: Runtime) -> None:
+def test_the_error_for_a_source_that_is_not_installed_names_the_installed_ones(opened: Runtime) -> None:
     with pytest.raises(PermanentError, match="there is no source 'flicker'; known are commons, gallery, "):
         opened.source("flicker")
 
 
-def test_the_downloader_obeys_the_settings(settings: Settings) -> None:
+def test_the_downloader_follows_the_settings(settings: Settings) -> None:
     narrow = settings.model_copy(update={"max_image_bytes": 1024, "user_agent_contact": "mailto:me@example.org"})
     with hosts.serving() as server, closing(runtime.connect(narrow)) as opened:
         with pytest.raises(RejectedError) as caught:
@@ -203,7 +203,7 @@ def test_the_downloader_obeys_the_settings(settings: Settings) -> None:
         assert "(+mailto:me@example.org)" in server.heads["/good/1.jpg"]
 
 
-def test_nobody_is_fetched_from_in_a_private_network_unless_told(settings: Settings) -> None:
+def test_private_networks_are_not_fetched_from_unless_allowed(settings: Settings) -> None:
     with hosts.serving() as server, closing(runtime.connect(settings.model_copy(update={"allowed_networks": ()}))) as o:
         with pytest.raises(RejectedError) as caught:
             o.run(o.downloader.fetch(server.url("/good/1.jpg")))
@@ -211,23 +211,23 @@ def test_nobody_is_fetched_from_in_a_private_network_unless_told(settings: Setti
         assert not server.hits
 
 
-def test_files_rest_where_the_settings_say(database_url: str, tmp_path: Path) -> None:
-    told = configuration.load(database_url=database_url, data_dir=tmp_path / "with space")
-    with closing(runtime.connect(told)) as opened:
+def test_files_are_stored_in_the_configured_directory(database_url: str, tmp_path: Path) -> None:
+    loaded = configuration.load(database_url=database_url, data_dir=tmp_path / "with space")
+    with closing(runtime.connect(loaded)) as opened:
         opened.run(opened.storage.put("a.jpg", b"x"))
     assert (tmp_path / "with space" / "storage" / "a.jpg").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("invalid", "message"),
     [
         ({"database_url": "mysql://user:hunter2@db/x"}, "invalid database URL: it must begin with postgresql://"),
         ({"database_url": "postgresql://user:hunter2@db:port/x"}, "invalid database URL: expected"),
         ({"storage_url": "ftp://host/x"}, "the storage ftp://host/x cannot be opened"),
     ],
 )
-def test_a_setting_that_cannot_work_is_told_in_one_line(wrong: dict[str, str], said: str, database_url: str) -> None:
-    with pytest.raises(PermanentError, match=said) as caught:
-        runtime.connect(configuration.load(**{"database_url": database_url} | wrong))
+def test_an_invalid_setting_is_an_error_of_one_line(invalid: dict[str, str], message: str, database_url: str) -> None:
+    with pytest.raises(PermanentError, match=message) as caught:
+        runtime.connect(configuration.load(**{"database_url": database_url} | invalid))
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
