@@ -1,10 +1,10 @@
-"""How fast exports are beside `zip -0 -r` over the same files, and whether a worker's memory stays flat.
+"""The throughput of exports, as a ratio to `zip -0 -r` of the same files, and the peak memory of a worker.
 
     python benchmarks/export.py [--images 10000 100000] [--bytes 60000] [--runs 3]
 
 Needs Info-ZIP's `zip`. Both read the same files from, and write to, the same disk, one after the other; the files are
-in the page cache for both. zip writes one archive with one process; the worker has as many processes as elsewhere
-(`stage.PROCESSES`) and checks the digest of every image, writes tables and digests, and hashes the archive besides.
+in the page cache for both. zip writes one archive with one process; the worker has `stage.PROCESSES` processes. It also
+verifies the checksum of every image, writes tables and checksums, and hashes the archive.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stage import PROCESSES, ended, picture, service, worker
+from stage import PROCESSES, ended, jpeg, service, worker
 from validation import make_crawl_job
 
 from pixcrawler_worker import client
@@ -29,19 +29,19 @@ from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.runtime import Runtime
 
-_DIFFERENT, _BATCH = 64, 2_000
+_DISTINCT, _BATCH = 64, 2_000
 
 
 def store(opened: Runtime, count: int, size: int) -> tuple[int, Path]:
-    """Write files and rows as a crawl leaves them; return the crawl job's id and the folder."""
+    """Write files and rows as a crawl does; return the id of the crawl job and the folder."""
     job_id = make_crawl_job(opened)
     folder = Path(str(opened.settings.storage()).removeprefix("file://")) / "crawl_jobs" / str(job_id) / "cat"
     folder.mkdir(parents=True)
-    different = [picture(number, size) for number in range(_DIFFERENT)]
+    distinct = [jpeg(number, size) for number in range(_DISTINCT)]
     for first in range(0, count, _BATCH):
         found = []
         for number in range(first, min(first + _BATCH, count)):
-            body = different[number % _DIFFERENT] + str(number).encode()
+            body = distinct[number % _DISTINCT] + str(number).encode()
             path = folder / f"{number}.jpg"
             path.write_bytes(body)
             found.append(_row(number, body, path))
@@ -72,12 +72,12 @@ def _row(number: int, body: bytes, path: Path) -> NewImage:
         label="cat",
         query="cat",
         source="urls",
-        credit=Credit(author="somebody", license="cc-by-4.0", page_url=url),
+        credit=Credit(author="an author", license="cc-by-4.0", page_url=url),
     )
 
 
 def time_zip(folder: Path) -> float:
-    """Seconds of `zip -0 -r`."""
+    """Return the seconds that `zip -0 -r` takes."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as target:
         begun = time.perf_counter()
         subprocess.run(["zip", "-0", "-q", "-r", f"{target}/out.zip", folder.name], cwd=folder.parent, check=True)
@@ -85,7 +85,7 @@ def time_zip(folder: Path) -> float:
 
 
 def time_export(opened: Runtime, crawl_job_id: int) -> float:
-    """Seconds from the row's start to its end, as the database's clock has them; the files are removed."""
+    """Return the seconds from the start of the job to its end, by the clock of the database. The files are removed."""
     export_id = transact(
         opened.sessions,
         lambda session: job_rows.create_export_job(
@@ -100,7 +100,7 @@ def time_export(opened: Runtime, crawl_job_id: int) -> float:
 
 
 def peak_megabytes(parent: int) -> float:
-    """The most memory that any process of a worker ever had."""
+    """Return the peak memory of the largest process of a worker, in megabytes."""
     peaks = [0.0]
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -116,18 +116,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--bytes", type=int, default=60_000, help="about as many per picture")
+    parser.add_argument("--bytes", type=int, default=60_000, help="approximate size of an image")
     parser.add_argument("--runs", type=int, default=3)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     peaks = {}
-    for count in asked.images:
+    for count in args.images:
         with service() as opened:
-            job_id, folder = store(opened, count, asked.bytes)
+            job_id, folder = store(opened, count, args.bytes)
             size = sum(path.stat().st_size for path in folder.iterdir())
-            print(f"{count:,} pictures, {size / 1e9:.2f} GB, {PROCESSES} processes, {os.cpu_count()} cores", flush=True)
+            print(f"{count:,} images, {size / 1e9:.2f} GB, {PROCESSES} processes, {os.cpu_count()} cores", flush=True)
             ratios = []
             with worker() as process:
-                for _ in range(asked.runs):
+                for _ in range(args.runs):
                     zipped, exported = time_zip(folder), time_export(opened, job_id)
                     ratios.append(zipped / exported)
                     print(

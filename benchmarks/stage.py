@@ -1,4 +1,4 @@
-"""What benchmarks share: pictures, a worker on services of its own, and the time that a job takes."""
+"""Helpers of the benchmarks: images, a worker on its own services, and the duration of a job."""
 
 import io
 import os
@@ -20,12 +20,12 @@ from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.runtime import Runtime
 
-#: Processes of a worker, and of the floor that it is measured against.
+#: Processes of a worker, and of the baseline that it is compared with.
 PROCESSES = 2
 
 
-def picture(number: int, size: int) -> bytes:
-    """A JPEG of about `size` bytes that differs for every number."""
+def jpeg(number: int, size: int) -> bytes:
+    """Return a JPEG of about `size` bytes that differs for every number."""
     noise = random.Random(number)
     side = int((size / 1.07) ** 0.5)
     small = Image.frombytes("RGB", (side // 4, side // 4), noise.randbytes(3 * (side // 4) ** 2))
@@ -36,7 +36,7 @@ def picture(number: int, size: int) -> bytes:
 
 @contextmanager
 def service(**env: str) -> Iterator[Runtime]:
-    """Migrated services in a folder of their own, named in the environment, with a runtime on them."""
+    """Run migrated services in a temporary folder, set the environment for them, and yield a runtime."""
     with tempfile.TemporaryDirectory() as folder, launcher.running(Path(folder)) as services:
         os.environ |= env | {
             "PIXCRAWLER_DATABASE_URL": services.database_url,
@@ -50,7 +50,7 @@ def service(**env: str) -> Iterator[Runtime]:
 
 @contextmanager
 def worker() -> Iterator[int]:
-    """A worker with as many processes as the floor has; its main process."""
+    """Run a worker with `PROCESSES` processes; yield the id of its main process."""
     command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
     command += ["--concurrency", str(PROCESSES), "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -62,7 +62,7 @@ def worker() -> Iterator[int]:
 
 
 def ended(opened: Runtime, view: type[View], job_id: int) -> tuple[View, float]:
-    """Wait for a job's end; return it, and its seconds from start to end as the database's clock has them."""
+    """Wait for the end of a job; return it, and its duration in seconds by the clock of the database."""
     while True:
         job = transact(opened.sessions, lambda session: job_views.job(session, view, job_id))
         assert job is not None

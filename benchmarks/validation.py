@@ -1,12 +1,12 @@
-"""How close validations come to a bare loop over the same files, and how fast near duplicates are found.
+"""The throughput of validations, as a ratio to a minimal loop, and the speed of the search for near duplicates.
 
     python benchmarks/validation.py [--images 3000] [--bytes 120000] [--runs 3] [--rows 200000] [--hashes 1000000]
         [--peers PYTHON]
 
-The floor of `standard` is as many processes as the worker has, each a loop that reads a file, hashes, decodes and
-measures it with the same code, and does nothing else: no database, no broker, no guarded process. `basic` is measured
-on rows alone. Near duplicates are searched among random hashes with planted neighbors. With `--peers`, an interpreter
-that has cleanvision and imagededup, those look at the same files.
+The baseline of `standard` has as many processes as the worker, each a loop that reads, hashes, decodes and measures the
+files with the same code: no database, no broker, no sandboxed decoder. `basic` is measured on rows alone. Near
+duplicates are searched among random hashes with planted neighbors. With `--peers`, an interpreter that has cleanvision
+and imagededup, those process the same files.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from sqlalchemy import text
-from stage import PROCESSES, ended, picture, service, worker
+from stage import PROCESSES, ended, jpeg, service, worker
 
 from pixcrawler_worker import client
 from pixcrawler_worker.db import job_rows
@@ -33,35 +33,35 @@ from pixcrawler_worker.inspection.opening import measure_bytes
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate import duplicates
 
-_DIFFERENT = 64
+_DISTINCT = 64
 _PEERS = """
 import sys, time, json
-folder, told = sys.argv[1], {}
+folder, seconds = sys.argv[1], {}
 from cleanvision import Imagelab
 begun = time.perf_counter()
 lab = Imagelab(data_path=folder)
 lab.find_issues({name: {} for name in ("dark", "light", "low_information", "blurry", "odd_size", "odd_aspect_ratio",
     "grayscale", "exact_duplicates", "near_duplicates")}, n_jobs=2, verbose=False)
-told["cleanvision"] = time.perf_counter() - begun
+seconds["cleanvision"] = time.perf_counter() - begun
 from imagededup.methods import PHash
 begun = time.perf_counter()
 hasher = PHash(verbose=False)
 encodings = hasher.encode_images(image_dir=folder, num_enc_workers=2)
 hasher.find_duplicates(encoding_map=encodings, max_distance_threshold=3, num_dist_workers=2)
-told["imagededup"] = time.perf_counter() - begun
-print("TOLD " + json.dumps(told))
+seconds["imagededup"] = time.perf_counter() - begun
+print("SECONDS " + json.dumps(seconds))
 """
 
 
 def measure_files(paths: list[Path]) -> None:
-    """Read, hash, decode and measure."""
+    """Read, hash, decode and measure files."""
     limits = Limits()
     for path in paths:
         measure_bytes(path.read_bytes(), limits, strict=False)
 
 
-def time_floor(paths: list[Path]) -> float:
-    """Seconds of the bare loops together."""
+def time_baseline(paths: list[Path]) -> float:
+    """Return the seconds that the minimal loops take together."""
     begun = time.perf_counter()
     loops = [multiprocessing.Process(target=measure_files, args=(paths[part::PROCESSES],)) for part in range(PROCESSES)]
     for loop in loops:
@@ -72,16 +72,16 @@ def time_floor(paths: list[Path]) -> float:
 
 
 def store(opened: Runtime, images: int, size: int) -> tuple[int, list[Path]]:
-    """Write files and rows as a crawl leaves them; return the crawl job's id and the files."""
+    """Write files and rows as a crawl does; return the id of the crawl job and the files."""
     job_id = make_crawl_job(opened)
     folder = Path(str(opened.settings.storage()).removeprefix("file://")) / "crawl_jobs" / str(job_id) / "cat"
     folder.mkdir(parents=True)
-    different = [picture(number, size) for number in range(_DIFFERENT)]
+    distinct = [jpeg(number, size) for number in range(_DISTINCT)]
     paths = []
     for number in range(images):
-        # The same few pictures, each time with other bytes behind the end of the JPEG.
+        # Different bytes after the end of the JPEG make distinct files of a few images.
         paths.append(folder / f"{number}.jpg")
-        paths[-1].write_bytes(different[number % _DIFFERENT] + str(number).encode())
+        paths[-1].write_bytes(distinct[number % _DISTINCT] + str(number).encode())
     with opened.sessions.begin() as session:
         session.execute(
             text(
@@ -95,7 +95,7 @@ def store(opened: Runtime, images: int, size: int) -> tuple[int, list[Path]]:
 
 
 def store_rows(opened: Runtime, rows: int) -> int:
-    """Write rows with recorded facts and no files; return the crawl job's id."""
+    """Write rows with recorded facts and no files; return the id of the crawl job."""
     job_id = make_crawl_job(opened)
     with opened.sessions.begin() as session:
         session.execute(text("SET LOCAL statement_timeout = 0"))
@@ -115,7 +115,7 @@ def store_rows(opened: Runtime, rows: int) -> int:
 
 
 def make_crawl_job(opened: Runtime) -> int:
-    """A crawl job that has ended."""
+    """Insert a completed crawl job; return its id."""
     with opened.sessions.begin() as session:
         job_id = job_rows.create_crawl_job(session, name="bench", keywords=["cat"], max_images=10**7, project_id=None)
         assert job_id is not None
@@ -124,7 +124,7 @@ def make_crawl_job(opened: Runtime) -> int:
 
 
 def time_validation(opened: Runtime, crawl_job_id: int, level: str) -> tuple[float, int]:
-    """Seconds from the row's start to its end, as the database's clock has them, and how many images were judged."""
+    """Return the duration of a validation in seconds, by the clock of the database, and the number of its images."""
     validation_id = transact(
         opened.sessions,
         lambda session: job_rows.create_validation_job(
@@ -138,7 +138,7 @@ def time_validation(opened: Runtime, crawl_job_id: int, level: str) -> tuple[flo
 
 
 def search(count: int) -> str:
-    """Find planted neighbors among random hashes; return what it took."""
+    """Find planted neighbors among random hashes; return a line with time and memory."""
     chance = np.random.default_rng(1)
     phash = chance.integers(0, 2**64, count, dtype=np.uint64)
     dhash = chance.integers(0, 2**64, count, dtype=np.uint64)
@@ -153,55 +153,55 @@ def search(count: int) -> str:
     seconds = time.process_time() - begun
     expected = {count - planted + at: at for at in range(planted)}
     missed = sum(found.get(at) != keeper for at, keeper in expected.items())
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return f"{count:,} hashes: {seconds:.2f} s of CPU, {most:.0f} MB in all, {missed} of {planted:,} planted missed"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return f"{count:,} hashes: {seconds:.2f} s of CPU, {peak:.0f} MB in all, {missed} of {planted:,} planted missed"
 
 
-def ask_peers(python: str, paths: list[Path]) -> dict[str, float]:
-    """Seconds that each peer takes for the same files."""
+def time_peers(python: str, paths: list[Path]) -> dict[str, float]:
+    """Return the seconds that each peer takes for the same files."""
     script = subprocess.run(
         [python, "-c", _PEERS, str(paths[0].parent)], capture_output=True, text=True, check=True
     ).stdout
-    (line,) = [line for line in script.splitlines() if line.startswith("TOLD ")]
-    told: dict[str, float] = json.loads(line.removeprefix("TOLD "))
-    return told
+    (line,) = [line for line in script.splitlines() if line.startswith("SECONDS ")]
+    seconds: dict[str, float] = json.loads(line.removeprefix("SECONDS "))
+    return seconds
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=8000)
-    parser.add_argument("--bytes", type=int, default=120_000, help="about as many per picture")
+    parser.add_argument("--bytes", type=int, default=120_000, help="approximate size of an image")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=200_000, help="rows for basic")
     parser.add_argument("--hashes", type=int, default=1_000_000)
     parser.add_argument("--peers", help="a Python with cleanvision and imagededup")
-    asked = parser.parse_args()
+    args = parser.parse_args()
 
-    # First, and in a process of its own: the most memory that a process ever had is what is read.
+    # First, and in a separate process: what is read is the peak memory of a process.
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        print(pool.apply(search, (asked.hashes,)))
+        print(pool.apply(search, (args.hashes,)))
     ratios = []
     with service() as opened:
-        job_id, paths = store(opened, asked.images, asked.bytes)
+        job_id, paths = store(opened, args.images, args.bytes)
         size = statistics.mean(path.stat().st_size for path in paths)
-        print(f"{asked.images} pictures of {size:.0f} bytes, {PROCESSES} processes, {os.cpu_count()} cores")
-        rows_id = store_rows(opened, asked.rows)
+        print(f"{args.images} images of {size:.0f} bytes, {PROCESSES} processes, {os.cpu_count()} cores")
+        rows_id = store_rows(opened, args.rows)
         with worker():
-            time_validation(opened, job_id, "standard")  # processes, connections and decoders are up
-            for _ in range(asked.runs):
-                floor, (seconds, _) = time_floor(paths), time_validation(opened, job_id, "standard")
-                ratios.append(floor / seconds)
+            time_validation(opened, job_id, "standard")  # warms up processes, connections and decoders
+            for _ in range(args.runs):
+                baseline, (seconds, _) = time_baseline(paths), time_validation(opened, job_id, "standard")
+                ratios.append(baseline / seconds)
                 print(
-                    f"floor {asked.images / floor:7.0f} images/s   standard {asked.images / seconds:7.0f} images/s"
+                    f"baseline {args.images / baseline:7.0f} images/s   standard {args.images / seconds:7.0f} images/s"
                     f"   ratio {ratios[-1]:.2f}"
                 )
-            for _ in range(asked.runs):
-                seconds, judged = time_validation(opened, rows_id, "basic")
-                print(f"basic {judged / seconds:,.0f} images/s over {judged:,} rows")
-        if asked.peers:
-            for peer, seconds in ask_peers(asked.peers, paths).items():
-                print(f"{peer} {asked.images / seconds:7.0f} images/s")
+            for _ in range(args.runs):
+                seconds, count = time_validation(opened, rows_id, "basic")
+                print(f"basic {count / seconds:,.0f} images/s over {count:,} rows")
+        if args.peers:
+            for peer, seconds in time_peers(args.peers, paths).items():
+                print(f"{peer} {args.images / seconds:7.0f} images/s")
     print(f"median ratio of standard {statistics.median(ratios):.2f}")
 
 

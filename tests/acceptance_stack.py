@@ -1,4 +1,4 @@
-"""The real parts of a story: a database, a Redis database and a storage, with worker processes on them."""
+"""A database, a Redis database and a storage, with worker processes on them."""
 
 import contextlib
 import os
@@ -23,12 +23,12 @@ from celery import Celery
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.messages import Task
 
-#: The command line of this very environment, whatever PATH says.
+#: The command of this environment, independent of PATH.
 PIXCRAWLER = str(Path(sys.executable).with_name("pixcrawler"))
 
-#: What a running worker is told on top of the defaults: short leases, so that recovery is seen within a test's time.
-_QUICK = {
-    # Nobody is there: a story that means to ask a provider brings one.
+#: Settings of workers: short leases, so that recovery is fast enough for a test.
+_FAST_RECOVERY = {
+    # Nothing listens there: a test that needs a provider sets another URL.
     "PIXCRAWLER_COMMONS_URL": "http://127.0.0.1:1/",
     "PIXCRAWLER_OPENVERSE_URL": "http://127.0.0.1:1/",
     "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8",
@@ -57,7 +57,7 @@ class Stack:
     def env(self) -> dict[str, str]:
         return (
             os.environ
-            | _QUICK
+            | _FAST_RECOVERY
             | {
                 "PIXCRAWLER_DATABASE_URL": self.database_url,
                 "PIXCRAWLER_BROKER_URL": self.broker_url,
@@ -67,7 +67,7 @@ class Stack:
 
     @contextlib.contextmanager
     def worker(self, *, concurrency: int = 2, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker, ended as a whole at the end: its children too, whatever became of it."""
+        """Run a worker; at the end, terminate it with all its child processes."""
         command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
         command += ["--without-gossip", "--without-mingle", "--concurrency", str(concurrency), "--loglevel", "INFO"]
         with (self.data_dir / "worker.log").open("ab") as log:
@@ -109,7 +109,7 @@ class Stack:
         return (self.data_dir / "worker.log").read_text(errors="replace")
 
     def rows(self, job_id: int) -> set[tuple[Any, ...]]:
-        """What the job has, without ids and times."""
+        """The images of the job, without ids and times."""
         return set(
             self.query(
                 "SELECT i.original_url, i.filename, i.storage_url LIKE '%%/crawl_jobs/%%', i.width, i.height,"
@@ -136,7 +136,7 @@ class Stack:
 
     @contextlib.contextmanager
     def watched(self, job_id: int) -> Iterator[None]:
-        """Look at the job's row, its ledger and its images in one snapshot, again and again, until the context ends."""
+        """Check the invariants of row, ledger and images of a job in repeated snapshots, until the context ends."""
         ended = threading.Event()
         failures: list[str] = []
 
@@ -173,7 +173,7 @@ _SNAPSHOT = """
 
 
 def violations(before: dict[str, Any] | None, row: dict[str, Any]) -> Iterator[str]:
-    """What of the ledger's invariants does not hold in a snapshot, given the one before."""
+    """The invariants of the ledger that a snapshot violates, given the previous one."""
     for name, count in (
         ("active_chunks", row["ledger_active"]),
         ("completed_chunks", row["ledger_completed"]),
@@ -194,12 +194,12 @@ def violations(before: dict[str, Any] | None, row: dict[str, Any]) -> Iterator[s
 
 
 def children(pid: int) -> Sequence[int]:
-    """Process ids of a process's children."""
+    """Ids of the child processes of a process."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
 
 
-#: Ten ways to be broken, and the reason that each is counted under.
+#: Ten kinds of faults, with their rejection reasons.
 BROKEN = {
     "404": "not_found",
     "500": "server_error",
@@ -214,8 +214,8 @@ BROKEN = {
 }
 
 
-def addresses(host: str, *, good: int, broken: int) -> tuple[list[str], Counter[str]]:
-    """A shuffled list, and the reasons that its broken ones have to add up to."""
+def url_list(host: str, *, good: int, broken: int) -> tuple[list[str], Counter[str]]:
+    """A shuffled list of URLs, and the counts of the rejection reasons of its broken ones."""
     kinds = [kind for kind, _ in zip(list(BROKEN) * broken, range(broken), strict=False)]
     listed = [f"{host}/good/{n}.jpg" for n in range(good)]
     listed += [f"{host}/fault/{kind}/{n}" for n, kind in enumerate(kinds)]
@@ -223,8 +223,8 @@ def addresses(host: str, *, good: int, broken: int) -> tuple[list[str], Counter[
     return listed, Counter(BROKEN[kind] for kind in kinds)
 
 
-def answers(url: str, *, seconds: float = 30) -> None:
-    """Wait until a web server of this machine answers with success."""
+def wait_for_server(url: str, *, seconds: float = 30) -> None:
+    """Wait until a web server on this machine responds with success."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -237,7 +237,7 @@ def answers(url: str, *, seconds: float = 30) -> None:
 
 
 def send(stack: Stack, task: Task, *args: object, queue: str = "crawl", times: int = 1) -> None:
-    """As an API does that has nothing but Celery."""
+    """Send a message as an API does that has only Celery."""
     with Celery(broker=stack.broker_url) as app:
         for _ in range(times):
             app.send_task(task.value, args=args, queue=queue)

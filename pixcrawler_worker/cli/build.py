@@ -115,7 +115,7 @@ def deliver(
     delivery: Delivery,
     *,
     resume: str,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] | None = None,
 ) -> ExportView | None:
     """Validate and export the images of a job, and download the dataset with reports: all of it or nothing.
 
@@ -184,13 +184,13 @@ def _entries(archive: Path) -> int:
 
 
 @contextlib.contextmanager
-def _services() -> Iterator[tuple[Runtime, Callable[[], None]]]:
-    """Yield a runtime on the configured services, or on local ones, and a function that raises when they fail."""
+def _services() -> Iterator[tuple[Runtime, Callable[[], None] | None]]:
+    """Yield a runtime on the configured services; or on local ones, with a function that raises when they fail."""
     configured = settings.load()
     if configured.database_url is not None:
         configured.require_broker()
         with connection.connect() as runtime:
-            yield runtime, lambda: None
+            yield runtime, None
         return
     if configured.broker_url is not None:
         raise PermanentError("a broker is configured, but no database: set PIXCRAWLER_DATABASE_URL too")

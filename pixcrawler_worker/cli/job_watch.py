@@ -31,7 +31,7 @@ def watch(
     view: type[View],
     job_id: int,
     *,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] | None = None,
     interrupted: str | None = None,
 ) -> View:
     """Show a job until it ends, then its outcome; return it. Ctrl-C leaves the job running and says so.
@@ -40,7 +40,8 @@ def watch(
         sessions: the database.
         view: the columns to read.
         job_id: the id in the table of the view.
-        check: called at every poll; raises when the job cannot make progress any more.
+        check: called at every poll; raises when the job cannot make progress any more. Without it, a warning is printed
+            when the job stays pending and no worker responds.
         interrupted: the message after Ctrl-C; by default, how to resume watching and how to cancel the job.
 
     Raises:
@@ -70,15 +71,16 @@ def _still_running(kind: AnyJobKind, job: JobView) -> str:
 
 
 class _Poll(Generic[View]):
-    """Reads a job, and warns once when it stays pending because no worker runs."""
+    """Reads a job, and warns once when it stays pending and no worker responds."""
 
-    def __init__(self, read: Callable[[], View], check: Callable[[], None]) -> None:
+    def __init__(self, read: Callable[[], View], check: Callable[[], None] | None) -> None:
         self._read = read
         self._check = check
-        self._pending_since: float | None = time.monotonic()
+        self._pending_since = time.monotonic() if check is None else None
 
     def read(self) -> View:
-        self._check()
+        if self._check is not None:
+            self._check()
         job = self._read()
         if job.status != "pending":
             self._pending_since = None

@@ -1,4 +1,4 @@
-"""Stories told with the real parts: worker processes, broker, database and web server, each a process of its own."""
+"""Tests with real worker processes, broker, database and web server, each in its own process."""
 
 import contextlib
 import itertools
@@ -20,14 +20,14 @@ _databases = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def host() -> Iterator[str]:
-    """Base URL of a web server full of strangers, in a process of its own."""
+    """Base URL of a web server with faults, in its own process."""
     with _hosts("--port", "0") as base:
         yield base
 
 
 @pytest.fixture(scope="session")
 def slow_host() -> Iterator[str]:
-    """The same, with 0.2 s for every good picture, so that there is time to do harm in."""
+    """The same, with a delay of 0.2 s for every valid image, so that a test can interrupt a download."""
     with _hosts("--port", "0", "--delay", "0.2") as base:
         yield base
 

@@ -1,25 +1,25 @@
-"""Whatever is wrong: one clear line or a failed job with its reason, nothing hanging, the worker alive."""
+"""Invalid input: one line or a failed job with its reason, nothing hangs, and the worker keeps running."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from acceptance_stack import PIXCRAWLER, Stack, addresses, send
+from acceptance_stack import PIXCRAWLER, Stack, send, url_list
 
 from pixcrawler_worker.domain.messages import Task
 
 
 def reason(stack: Stack, job_id: int) -> str:
-    """Why a job failed, as its activity log says."""
+    """The details of the failure in the activity log."""
     ((details,),) = stack.query(
         "SELECT metadata_ FROM activity_logs WHERE action = 'crawl_job.failed' AND resource_id = %s", str(job_id)
     )
     return str(details)
 
 
-def test_what_is_wrong_with_a_row_or_its_options_fails_the_job_with_a_reason(stack: Stack) -> None:
-    listed, _ = addresses(stack.host, good=5, broken=0)
+def test_an_invalid_row_or_invalid_options_fail_the_job_with_a_reason(stack: Stack) -> None:
+    listed, _ = url_list(stack.host, good=5, broken=0)
     urls: dict[str, object] = {"urls": listed}
     wrong: list[tuple[dict[str, object], dict[str, object], str]] = [
         ({"max_images": 0}, urls, "max_images must be above 0"),
@@ -50,12 +50,12 @@ def test_what_is_wrong_with_a_row_or_its_options_fails_the_job_with_a_reason(sta
     assert stack.job(good)["valid_images"] == 5
 
 
-def test_junk_in_a_list_is_counted_and_costs_nothing_else(stack: Stack) -> None:
-    listed, _ = addresses(stack.host, good=20, broken=0)
+def test_invalid_urls_in_a_list_are_counted_and_do_no_other_harm(stack: Stack) -> None:
+    listed, _ = url_list(stack.host, good=20, broken=0)
     junk = [
         "",
         "   ",
-        "no address",
+        "not a URL",
         "ftp://example.org/a.jpg",
         "http://",
         "http://[::1",
@@ -71,7 +71,7 @@ def test_junk_in_a_list_is_counted_and_costs_nothing_else(stack: Stack) -> None:
 
 
 def test_storage_that_cannot_be_written_fails_the_job_and_says_so(stack: Stack) -> None:
-    listed, _ = addresses(stack.host, good=20, broken=0)
+    listed, _ = url_list(stack.host, good=20, broken=0)
     job_id = stack.make_job(max_images=20)
     folder = stack.data_dir / "store"
     folder.mkdir()
@@ -111,7 +111,7 @@ def test_a_worker_refuses_a_database_without_tables_in_one_line(stack: Stack, em
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("PIXCRAWLER_LEASE_SECONDS", "soon", "PIXCRAWLER_LEASE_SECONDS is invalid"),
         ("PIXCRAWLER_DATABASE_URL", "mysql://root:secret@db/x", "must begin with postgresql://"),
@@ -119,17 +119,17 @@ def test_a_worker_refuses_a_database_without_tables_in_one_line(stack: Stack, em
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
-    stack: Stack, name: str, value: str, said: str
+    stack: Stack, name: str, value: str, message: str
 ) -> None:
     ended = run(stack, *WORKER, **{name: value})
     assert ended.returncode != 0
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "secret" not in ended.stderr
 
 
 def test_a_worker_waits_for_services_that_are_absent_at_its_start(stack: Stack, tmp_path: Path) -> None:
-    listed, _ = addresses(stack.host, good=5, broken=0)
+    listed, _ = url_list(stack.host, good=5, broken=0)
     job_id = stack.make_job(max_images=5)
     database, broker = f"postgresql:///pixcrawler?host={tmp_path}", f"redis+socket://{tmp_path}/redis?virtual_host=0"
     absent = stack.worker(PIXCRAWLER_DATABASE_URL=database, PIXCRAWLER_BROKER_URL=broker)
@@ -142,7 +142,7 @@ def test_a_worker_waits_for_services_that_are_absent_at_its_start(stack: Stack, 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["crawl", "cat", "--urls", "none.txt"], "none.txt"),
         (["crawl", "cat", "--max-images", "0"], "max-images"),
@@ -156,15 +156,15 @@ def test_a_worker_waits_for_services_that_are_absent_at_its_start(stack: Stack, 
         (["build", "cat", "--license", "cc-buy"], "did you mean 'cc-by'?"),
     ],
 )
-def test_a_wrong_call_exits_with_2_and_one_line(stack: Stack, words: list[str], said: str) -> None:
+def test_invalid_arguments_exit_with_2_and_one_line(stack: Stack, words: list[str], message: str) -> None:
     (stack.data_dir / "blank.txt").write_text("\n# nothing\n")
     ended = run(stack, PIXCRAWLER, *words)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
-    assert said in ended.stderr
+    assert message in ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["jobs", "show", "424242"], "there is no crawl job 424242"),
         (["jobs", "cancel", "424242"], "there is no crawl job 424242"),
@@ -172,10 +172,10 @@ def test_a_wrong_call_exits_with_2_and_one_line(stack: Stack, words: list[str], 
         (["crawl", "cat", "--project", "424242"], "there is no project 424242"),
     ],
 )
-def test_what_cannot_be_done_exits_with_1_and_one_line(stack: Stack, words: list[str], said: str) -> None:
+def test_an_impossible_request_exits_with_1_and_one_line(stack: Stack, words: list[str], message: str) -> None:
     ended = run(stack, PIXCRAWLER, *words)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
-    assert said in ended.stderr
+    assert message in ended.stderr
 
 
 def test_commands_without_services_say_what_to_configure(stack: Stack) -> None:

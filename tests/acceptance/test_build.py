@@ -1,4 +1,4 @@
-"""`pixcrawler build`: from keywords to a folder, on services of its own, and interrupted at every stage."""
+"""`pixcrawler build`: from keywords to a dataset, on its own services, and interrupted at every stage."""
 
 import contextlib
 import csv
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from acceptance_stack import PIXCRAWLER, addresses
+from acceptance_stack import PIXCRAWLER, url_list
 from fakes import providers
 from fakes.providers import Catalogue
 
@@ -21,7 +21,7 @@ LOOPBACK = {"PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8"}
 
 @pytest.fixture
 def bare() -> dict[str, str]:
-    """The environment of somebody who has configured nothing."""
+    """An environment without any configuration."""
     foreign = ("PIXCRAWLER_", "DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL")
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | LOOPBACK
 
@@ -31,9 +31,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_two_keywords_become_a_folder_with_half_the_images_each_all_of_them_credited(
-    bare: dict[str, str], tmp_path: Path
-) -> None:
+def test_two_keywords_get_half_of_the_images_each_with_credit(bare: dict[str, str], tmp_path: Path) -> None:
     words = [PIXCRAWLER, "build", PANDA, LEOPARD, "--max-images", "200", "--out", "pandas"]
     with providers.serving(Catalogue.of(PANDA, LEOPARD, count=150, repeated=0.3, dead=0.2)) as server:
         built = subprocess.run(
@@ -51,14 +49,14 @@ def test_two_keywords_become_a_folder_with_half_the_images_each_all_of_them_cred
 
 @contextlib.contextmanager
 def interrupted(words: list[str], env: dict[str, str], folder: Path, when: Callable[[], bool]) -> Iterator[str]:
-    """Run a command, interrupt it as soon as something holds, and give what it said on its way out."""
+    """Run a command, interrupt it as soon as a condition holds, and yield its stderr."""
     with (folder / "out.txt").open("w") as out, (folder / "err.txt").open("w") as err:
         process = subprocess.Popen([PIXCRAWLER, *words], env=env, cwd=folder, stdout=out, stderr=err)
         try:
             deadline = time.monotonic() + 60
             while not when():
                 assert process.poll() is None, (folder / "err.txt").read_text()
-                assert time.monotonic() < deadline, f"never came so far: {words}"
+                assert time.monotonic() < deadline, f"the condition was never reached: {words}"
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 130
@@ -69,7 +67,7 @@ def interrupted(words: list[str], env: dict[str, str], folder: Path, when: Calla
 
 
 def processes(folder: Path) -> list[str]:
-    """Command lines of what still runs and has to do with this folder."""
+    """Command lines of running processes that use this folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -80,33 +78,33 @@ def processes(folder: Path) -> list[str]:
     return found
 
 
-def test_it_may_be_interrupted_at_every_stage_and_goes_on(bare: dict[str, str], slow_host: str, tmp_path: Path) -> None:
-    listed, _ = addresses(slow_host, good=100, broken=0)
+def test_it_can_be_interrupted_at_every_stage_and_resumed(bare: dict[str, str], slow_host: str, tmp_path: Path) -> None:
+    listed, _ = url_list(slow_host, good=100, broken=0)
     (tmp_path / "list.txt").write_text("\n".join(listed))
     env = bare | {"PIXCRAWLER_FETCH_CONCURRENCY": "2", "PIXCRAWLER_CHUNK_SIZE": "10"}
     data, store = tmp_path / ".pixcrawler", tmp_path / ".pixcrawler" / "storage" / "crawl_jobs"
     build = ["build", "cat", "--urls", "list.txt", "--out", "cats"]
-    # While it makes its PostgreSQL: nothing has begun.
-    with interrupted(build, env, tmp_path, (data / "postgres").is_dir) as said:
-        assert "Traceback" not in said
-    # While the worker is on its way: there is a job already.
-    with interrupted(build, env, tmp_path, (data / "worker.log").exists) as said:
-        assert "Traceback" not in said
-    # While images come in.
-    with interrupted(build, env, tmp_path, lambda: any(store.glob("*/*/*.jpg"))) as said:
-        assert "Traceback" not in said
-        (job,) = [line for line in said.splitlines() if line.startswith("job ")]
+    # While it creates PostgreSQL: there is no job yet.
+    with interrupted(build, env, tmp_path, (data / "postgres").is_dir) as message:
+        assert "Traceback" not in message
+    # While the worker starts: there is a job.
+    with interrupted(build, env, tmp_path, (data / "worker.log").exists) as message:
+        assert "Traceback" not in message
+    # While images are downloaded.
+    with interrupted(build, env, tmp_path, lambda: any(store.glob("*/*/*.jpg"))) as message:
+        assert "Traceback" not in message
+        (job,) = [line for line in message.splitlines() if line.startswith("job ")]
         assert f"Resume it: pixcrawler build --job {job.split()[1]}" in job
-    again = ["build", "--job", job.split()[1], "--out", "cats"]
+    resume = ["build", "--job", job.split()[1], "--out", "cats"]
     seen = len(list(store.glob("*/*/*.jpg")))
-    # The same, when going on.
-    with interrupted(again, env, tmp_path, lambda: len(list(store.glob("*/*/*.jpg"))) > seen) as said:
-        assert f"pixcrawler build {again[1]} {again[2]}" in said
+    # The same after resuming.
+    with interrupted(resume, env, tmp_path, lambda: len(list(store.glob("*/*/*.jpg"))) > seen) as message:
+        assert f"pixcrawler build {resume[1]} {resume[2]}" in message
     assert not (tmp_path / "cats").exists()
     assert processes(tmp_path) == []
-    # With hosts that answer quickly by now, it goes on to the end.
+    # With more concurrent downloads it reaches the end.
     done = subprocess.run(
-        [PIXCRAWLER, *again],
+        [PIXCRAWLER, *resume],
         env=env | {"PIXCRAWLER_FETCH_CONCURRENCY": "64"},
         cwd=tmp_path,
         capture_output=True,

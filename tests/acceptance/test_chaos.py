@@ -1,33 +1,33 @@
-"""Jobs that complete by themselves although somebody kills, flushes and cancels in the middle of them."""
+"""Jobs that complete although workers are killed, Redis is flushed, or the job is cancelled meanwhile."""
 
 import os
 import signal
 import time
 
 import redis
-from acceptance_stack import Stack, addresses, children, send
+from acceptance_stack import Stack, children, send, url_list
 
 from pixcrawler_worker.domain.messages import Task
 
 
 def start(stack: Stack, slow_host: str, *, good: int = 400, **options: object) -> tuple[int, set[str]]:
-    """Start a job that takes a while; return its id and the addresses that must become rows."""
-    listed, _ = addresses(slow_host, good=good, broken=20)
+    """Start a long job; return its id and the URLs that must become rows."""
+    listed, _ = url_list(slow_host, good=good, broken=20)
     listed = [url for url in listed if "/slow/" not in url]
     job_id = stack.make_job(max_images=len(listed))
     send(stack, Task.CRAWL_START, job_id, {"urls": listed, "chunk_size": 20, **options})
     return job_id, {url for url in listed if "/good/" in url}
 
 
-def strike(stack: Stack, job_id: int, main_pid: int) -> None:
-    """Kill a child at work on a chunk that no other child died of: the second one would make it poison."""
+def kill_worker(stack: Stack, job_id: int, main_pid: int) -> None:
+    """Kill a child process that runs a chunk without a crash so far: a second crash would make it a poison chunk."""
     held = (
         "SELECT split_part(owner, ':', 2)::int FROM pixcrawler.chunks"
         " WHERE crawl_job_id = %s AND state = 'running' AND crash_count = 0"
     )
     deadline = time.monotonic() + 30
     while not (found := {pid for (pid,) in stack.query(held, job_id)} & set(children(main_pid))):
-        assert time.monotonic() < deadline, "nobody is at work"
+        assert time.monotonic() < deadline, "no worker process is at work"
         time.sleep(0.01)
     os.kill(min(found), signal.SIGKILL)
 
@@ -45,12 +45,12 @@ def test_a_job_survives_children_that_are_killed_and_a_flushed_redis(stack: Stac
         job_id, expected = start(stack, slow_host)
         with stack.watched(job_id):
             stack.wait(job_id, until=lambda row: row["completed_chunks"] > 0)
-            strike(stack, job_id, worker.pid)
+            kill_worker(stack, job_id, worker.pid)
             stack.wait(job_id, until=lambda row: row["completed_chunks"] > 4)
             with redis.Redis.from_url(stack.redis_url) as server:
                 server.flushall()
             stack.wait(job_id, until=lambda row: row["completed_chunks"] > 8)
-            strike(stack, job_id, worker.pid)
+            kill_worker(stack, job_id, worker.pid)
             stack.wait(job_id, seconds=120)
     assert_complete(stack, job_id, expected)
 
@@ -68,7 +68,7 @@ def test_a_job_survives_the_main_process_being_killed(stack: Stack, slow_host: s
     assert_complete(stack, job_id, expected)
 
 
-def test_after_a_cancel_no_image_is_inserted_and_a_retry_brings_the_rest(stack: Stack, slow_host: str) -> None:
+def test_after_a_cancel_no_image_is_inserted_and_a_retry_gets_the_rest(stack: Stack, slow_host: str) -> None:
     with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4"):
         job_id, expected = start(stack, slow_host, good=200)
         stack.wait(job_id, until=lambda row: row["completed_chunks"] > 1)
@@ -90,7 +90,7 @@ def test_after_a_cancel_no_image_is_inserted_and_a_retry_brings_the_rest(stack: 
     assert_complete(stack, job_id, expected)
 
 
-def test_a_cancel_that_an_api_writes_into_the_row_is_honoured(stack: Stack, slow_host: str) -> None:
+def test_a_cancel_that_an_api_writes_into_the_row_takes_effect(stack: Stack, slow_host: str) -> None:
     with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4"):
         job_id, _ = start(stack, slow_host, good=200)
         stack.wait(job_id, until=lambda row: row["active_chunks"] > 0)
@@ -101,7 +101,7 @@ def test_a_cancel_that_an_api_writes_into_the_row_is_honoured(stack: Stack, slow
         )
 
 
-def test_a_job_that_is_deleted_in_the_middle_troubles_nobody(stack: Stack, slow_host: str) -> None:
+def test_deleting_a_running_job_does_not_affect_other_jobs(stack: Stack, slow_host: str) -> None:
     with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4") as worker:
         job_id, _ = start(stack, slow_host, good=200)
         other, expected = start(stack, slow_host, good=60)

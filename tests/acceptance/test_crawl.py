@@ -1,4 +1,4 @@
-"""A crawl as its users see it: exact numbers, whatever the hosts do."""
+"""Crawl jobs with real workers: exact counters, regardless of what the hosts do."""
 
 import itertools
 import json
@@ -6,13 +6,13 @@ import subprocess
 from collections import Counter
 
 import psycopg
-from acceptance_stack import PIXCRAWLER, Stack, addresses, answers, send
+from acceptance_stack import PIXCRAWLER, Stack, send, url_list, wait_for_server
 
 from pixcrawler_worker.domain.messages import Task
 
 
-def test_exactly_the_good_ones_of_2000_addresses_become_rows(stack: Stack) -> None:
-    listed, reasons = addresses(stack.host, good=1900, broken=100)
+def test_exactly_the_valid_ones_of_2000_urls_become_rows(stack: Stack) -> None:
+    listed, reasons = url_list(stack.host, good=1900, broken=100)
     job_id = stack.make_job(max_images=2000)
     with stack.worker(PIXCRAWLER_MAX_IMAGE_BYTES="1000000"), stack.watched(job_id):
         send(stack, Task.CRAWL_START, job_id, {"urls": listed})
@@ -24,11 +24,11 @@ def test_exactly_the_good_ones_of_2000_addresses_become_rows(stack: Stack) -> No
     assert (job["valid_images"], job["total_images"]) == (1900, 2000)
     assert (job["active_chunks"], job["failed_chunks"], job["completed_chunks"]) == (0, 0, job["total_chunks"])
     assert stack.files(job_id) == stack.named_files(job_id)
-    assert len(stack.snapshots) > 50, "the invariants were looked at too seldom to mean anything"
+    assert len(stack.snapshots) > 50, "too few snapshots to be meaningful"
 
 
 def test_a_job_stops_at_max_images_and_fills_up_from_later_pages(stack: Stack) -> None:
-    listed, _ = addresses(stack.host, good=300, broken=0)
+    listed, _ = url_list(stack.host, good=300, broken=0)
     listed = [url.replace("/good/", "/fault/404/") if n < 80 else url for n, url in enumerate(listed)]
     job_id = stack.make_job(max_images=150)
     with stack.worker(), stack.watched(job_id):
@@ -40,7 +40,7 @@ def test_a_job_stops_at_max_images_and_fills_up_from_later_pages(stack: Stack) -
 
 
 def test_messages_that_come_five_times_change_nothing(stack: Stack) -> None:
-    listed, _ = addresses(stack.host, good=120, broken=10)
+    listed, _ = url_list(stack.host, good=120, broken=10)
     options = {"urls": listed, "chunk_size": 10}
     once, often = stack.make_job(max_images=130), stack.make_job(max_images=130)
     with stack.worker(concurrency=3):
@@ -61,7 +61,7 @@ def test_messages_that_come_five_times_change_nothing(stack: Stack) -> None:
 
 
 def test_no_transaction_is_open_while_a_chunk_fetches(stack: Stack, slow_host: str) -> None:
-    listed, _ = addresses(slow_host, good=100, broken=0)
+    listed, _ = url_list(slow_host, good=100, broken=0)
     job_id = stack.make_job(max_images=100)
     oldest = []
     with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="4"):
@@ -80,8 +80,8 @@ def test_no_transaction_is_open_while_a_chunk_fetches(stack: Stack, slow_host: s
 
 
 def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack: Stack) -> None:
-    listed, reasons = addresses(stack.host, good=60, broken=8)
-    (stack.data_dir / "list.txt").write_text("# pictures\n\n" + "\n".join([*listed, "junk"]))
+    listed, reasons = url_list(stack.host, good=60, broken=8)
+    (stack.data_dir / "list.txt").write_text("# images\n\n" + "\n".join([*listed, "junk"]))
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -94,9 +94,9 @@ def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack:
     )
     try:
         assert up.stdout is not None
-        said = list(itertools.takewhile(lambda line: not line.startswith("Stop with Ctrl-C"), up.stdout))
-        (flower,) = (line.split()[1] for line in said if line.startswith("Flower"))
-        answers(f"{flower}healthcheck")
+        message = list(itertools.takewhile(lambda line: not line.startswith("Stop with Ctrl-C"), up.stdout))
+        (flower,) = (line.split()[1] for line in message if line.startswith("Flower"))
+        wait_for_server(f"{flower}healthcheck")
         watched = run("crawl", "cat", "--urls", "list.txt", "--watch")
         assert watched.returncode == 0, watched.stderr
         assert "60 of 69 images" in watched.stdout

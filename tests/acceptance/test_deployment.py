@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from acceptance_stack import Stack, addresses, answers, send
+from acceptance_stack import Stack, send, url_list, wait_for_server
 from browser import look, requires_chromium
 from sqlalchemy import Engine
 
@@ -56,7 +56,7 @@ def honcho(env: dict[str, str], *names: str, log: Path) -> Iterator[subprocess.P
 
 @pytest.fixture
 def empty(stack: Stack, empty_database_url: str) -> Iterator[Stack]:
-    """The same, with a database that nothing has been done to."""
+    """The same, with an empty database."""
     engine: Engine = session.connect(empty_database_url, pool_size=2)
     stack.database_url, stack.sessions = empty_database_url, session.sessions(engine)
     yield stack
@@ -64,7 +64,7 @@ def empty(stack: Stack, empty_database_url: str) -> Iterator[Stack]:
 
 
 @requires_chromium
-def test_the_procfile_migrates_works_and_shows_its_work_in_flower(empty: Stack) -> None:
+def test_the_procfile_migrates_runs_jobs_and_shows_them_in_flower(empty: Stack) -> None:
     port, log = free_port(), empty.data_dir / "honcho.log"
     env = empty.env | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -74,12 +74,12 @@ def test_the_procfile_migrates_works_and_shows_its_work_in_flower(empty: Stack) 
     }
     with honcho(env, "release", log=log) as release:
         assert release.wait(timeout=60) == 0, log.read_text()
-    listed, _ = addresses(empty.host, good=40, broken=5)
+    listed, _ = url_list(empty.host, good=40, broken=5)
     job_id = empty.make_job(max_images=45)
     flower = f"http://127.0.0.1:{port}"
     with honcho(env, "worker", "flower", log=log):
-        answers(f"{flower}/healthcheck")
-        # The container's own check says yes to the worker, with the words that stand in docker-compose.yml.
+        wait_for_server(f"{flower}/healthcheck")
+        # The health check of the container, as written in docker-compose.yml, succeeds.
         service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["worker"]
         _, check = service["healthcheck"]["test"]
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Exports with real workers: the same archives whoever is killed, and one end."""
+"""Exports with real workers: the same archives regardless of killed processes, and one end."""
 
 import hashlib
 import os
@@ -21,19 +21,19 @@ from pixcrawler_worker.db import job_rows
 from pixcrawler_worker.domain.messages import Task
 
 #: Large enough that an archive of ten takes a while to write.
-PICTURES, BYTES, PER_PART = 40, 12_000_000, 10
+IMAGES, BYTES, PER_PART = 40, 12_000_000, 10
 
 
 @pytest.fixture
 def crawled(stack: Stack) -> Iterator[int]:
     """A crawl job with a few large files."""
-    told = settings.load(
+    configured = settings.load(
         database_url=stack.database_url, data_dir=stack.data_dir, storage_url=(stack.data_dir / "storage").as_uri()
     )
-    opened = connections.connect(told)
+    opened = connections.connect(configured)
     try:
-        # What stands behind a JPEG's end is part of the file and of nothing else.
-        bodies = [exporting.picture(number) + bytes([number]) * BYTES for number in range(PICTURES)]
+        # Bytes after the end of a JPEG change only its size and checksum.
+        bodies = [exporting.picture(number) + bytes([number]) * BYTES for number in range(IMAGES)]
         yield exporting.crawl_of(opened, [Stored(body) for body in bodies])
     finally:
         opened.close()
@@ -44,7 +44,7 @@ def make(stack: Stack, job: int) -> int:
         made = job_rows.create_export_job(
             session,
             crawl_job_id=job,
-            name="struck",
+            name="killed",
             format_="zip",
             options={"archive": {"part_max_images": PER_PART}},
         )
@@ -62,13 +62,13 @@ def row(stack: Stack, export: int) -> tuple[Any, ...]:
 
 
 def digests(stack: Stack, export: int) -> dict[str, str]:
-    """What lies in storage for an export, whatever it is."""
+    """Checksums of all files in storage of an export."""
     folder = stack.data_dir / "storage" / "exports" / str(export)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def names(stack: Stack) -> list[str]:
-    """What lies in storage for all exports."""
+    """Names of all files in storage of all exports."""
     folder = stack.data_dir / "storage" / "exports"
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
@@ -80,8 +80,8 @@ def wait(stack: Stack, until: Callable[[], bool], *, seconds: float = 90) -> Non
         time.sleep(0.005)
 
 
-def dawdle(stack: Stack, name: str, event: str, condition: str = "") -> None:
-    """Let a statement take long enough to be met: it is a matter of milliseconds here."""
+def slow_down(stack: Stack, name: str, event: str, condition: str = "") -> None:
+    """Slow down a statement, which takes milliseconds, so that the test can hit it."""
     with psycopg.connect(stack.database_url) as connection:
         connection.execute(
             f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS"
@@ -91,13 +91,13 @@ def dawdle(stack: Stack, name: str, event: str, condition: str = "") -> None:
 
 
 def asleep(stack: Stack, table: str) -> bool:
-    """Whether a statement on that table dawdles."""
+    """Whether a statement on that table is slowed down."""
     return bool(
         stack.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE %s", f"%{table}%")
     )
 
 
-def strike(pids: list[int]) -> None:
+def kill_worker(pids: list[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
 
@@ -106,49 +106,49 @@ def half_written(stack: Stack, export: int) -> list[Path]:
     return list((stack.data_dir / "storage" / "exports" / str(export)).glob("*.unfinished-*"))
 
 
-def test_archives_are_the_same_whoever_is_killed_and_there_is_one_end(stack: Stack, crawled: int) -> None:
+def test_archives_are_the_same_regardless_of_killed_processes_and_there_is_one_end(stack: Stack, crawled: int) -> None:
     undisturbed = make(stack, crawled)
     with stack.worker() as worker:
         send(stack, Task.EXPORT_START, undisturbed, queue="export", times=2)
         wait(stack, lambda: row(stack, undisturbed)[0] == "completed")
 
         # While it is planned.
-        dawdle(stack, "slow_plan", "AFTER INSERT ON pixcrawler.export_items FOR EACH STATEMENT")
-        struck = make(stack, crawled)
-        send(stack, Task.EXPORT_START, struck, queue="export")
+        slow_down(stack, "slow_plan", "AFTER INSERT ON pixcrawler.export_items FOR EACH STATEMENT")
+        killed = make(stack, crawled)
+        send(stack, Task.EXPORT_START, killed, queue="export")
         wait(stack, lambda: asleep(stack, "export_items"))
-        strike(list(children(worker.pid)))
-        # While an archive is written, with every message lost besides.
-        wait(stack, lambda: bool(half_written(stack, struck)))
-        strike(list(children(worker.pid)))
+        kill_worker(list(children(worker.pid)))
+        # While an archive is written, with all messages lost as well.
+        wait(stack, lambda: bool(half_written(stack, killed)))
+        kill_worker(list(children(worker.pid)))
         with redis.Redis.from_url(stack.redis_url) as server:
             server.flushall()
-        # While the manifest is there and the ledger does not know it yet.
-        dawdle(
+        # While the manifest is written and not yet recorded in the ledger.
+        slow_down(
             stack,
             "slow_publish",
             "BEFORE UPDATE ON pixcrawler.chunks FOR EACH ROW",
             "WHEN (NEW.state = 'completed' AND NEW.payload ? 'step' AND NEW.crash_count = 0)",
         )
         wait(stack, lambda: asleep(stack, "UPDATE pixcrawler.chunks"))
-        strike(list(children(worker.pid)))
+        kill_worker(list(children(worker.pid)))
         # While its row is completed.
-        dawdle(stack, "slow_end", "BEFORE UPDATE ON export_jobs FOR EACH ROW", "WHEN (NEW.download_url IS NOT NULL)")
+        slow_down(stack, "slow_end", "BEFORE UPDATE ON export_jobs FOR EACH ROW", "WHEN (NEW.download_url IS NOT NULL)")
         wait(stack, lambda: asleep(stack, "UPDATE export_jobs"))
-        strike(list(children(worker.pid)))
-        wait(stack, lambda: row(stack, struck)[0] not in {"pending", "running"})
-        for (chunk_id,) in stack.query("SELECT id FROM pixcrawler.chunks WHERE export_job_id = %s", struck):
+        kill_worker(list(children(worker.pid)))
+        wait(stack, lambda: row(stack, killed)[0] not in {"pending", "running"})
+        for (chunk_id,) in stack.query("SELECT id FROM pixcrawler.chunks WHERE export_job_id = %s", killed):
             send(stack, Task.EXPORT_PART, chunk_id, queue="export")
-        send(stack, Task.EXPORT_START, struck, queue="export")
+        send(stack, Task.EXPORT_START, killed, queue="export")
         send(stack, Task.SWEEP, queue="maintenance")
-        wait(stack, lambda: not half_written(stack, struck))
+        wait(stack, lambda: not half_written(stack, killed))
         time.sleep(1)
-    assert row(stack, struck)[:4] == ("completed", 100, PICTURES, PICTURES)
-    assert row(stack, struck) == row(stack, undisturbed)
-    one, other = digests(stack, undisturbed), digests(stack, struck)
-    assert len(one) == PICTURES // PER_PART + 4
+    assert row(stack, killed)[:4] == ("completed", 100, IMAGES, IMAGES)
+    assert row(stack, killed) == row(stack, undisturbed)
+    one, other = digests(stack, undisturbed), digests(stack, killed)
+    assert len(one) == IMAGES // PER_PART + 4
     # Its links are those of another export.
     del one["manifest.json"], other["manifest.json"]
     assert other == one
     ends = "SELECT count(*) FROM activity_logs WHERE action = 'export_job.completed' AND resource_id = %s"
-    assert stack.query(ends, str(struck)) == [(1,)]
+    assert stack.query(ends, str(killed)) == [(1,)]

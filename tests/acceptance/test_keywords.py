@@ -1,4 +1,4 @@
-"""From keywords to pictures by providers that repeat themselves, are down, or talk nonsense."""
+"""From keywords to images with providers that repeat candidates, are down, or return garbage."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def page(text: str, kind: str = "text/html", status: int = 200) -> Trouble:
     return lambda _n, _request: web.Response(status=status, text=text, content_type=kind)
 
 
-NONSENSE: dict[str, Trouble] = {
+GARBAGE: dict[str, Trouble] = {
     "html": page(hosts.HTML.decode()),
     "half a JSON": page('{"query": {"pages": [{"pageid"', "application/json"),
     "an error with status 200": page(
@@ -34,18 +34,18 @@ NONSENSE: dict[str, Trouble] = {
 
 
 def run(stack: Stack, server: Providers, *, max_images: int, **options: object) -> int:
-    """Run a job over both keywords to its end, without waiting while chunks rest."""
+    """Run a job over both keywords to its end, without waiting for delayed chunks."""
     job_id = stack.make_job(keywords=[PANDA, LEOPARD], max_images=max_images)
     with (
         stack.worker(PIXCRAWLER_COMMONS_URL=server.commons_url, PIXCRAWLER_OPENVERSE_URL=server.openverse_url),
         stack.watched(job_id),
     ):
         send(stack, Task.CRAWL_START, job_id, options)
-        stack.wait(job_id, until=hurried(stack))
+        stack.wait(job_id, until=skipping_delays(stack))
     return job_id
 
 
-def hurried(stack: Stack) -> Callable[[dict[str, Any]], bool]:
+def skipping_delays(stack: Stack) -> Callable[[dict[str, Any]], bool]:
     def ended(row: dict[str, Any]) -> bool:
         stack.query(
             "UPDATE pixcrawler.chunks SET available_at = now(), dispatched_at = NULL"
@@ -66,7 +66,7 @@ def labels(stack: Stack, job_id: int) -> dict[str, int]:
     )
 
 
-def told(stack: Stack, job_id: int) -> dict[str, Any]:
+def details_of(stack: Stack, job_id: int) -> dict[str, Any]:
     ((details,),) = stack.query(
         "SELECT metadata_ FROM activity_logs WHERE resource_id = %s AND action IN"
         " ('crawl_job.completed', 'crawl_job.failed')",
@@ -76,7 +76,7 @@ def told(stack: Stack, job_id: int) -> dict[str, Any]:
     return found
 
 
-def test_both_keywords_get_their_half_with_credit_though_candidates_repeat_and_are_dead(stack: Stack) -> None:
+def test_both_keywords_get_half_of_the_images_with_credit_despite_repeated_and_dead_candidates(stack: Stack) -> None:
     with providers.serving(Catalogue.of(PANDA, LEOPARD, count=150, repeated=0.3, dead=0.2)) as server:
         job_id = run(stack, server, max_images=200)
     assert stack.job(job_id)["status"] == "completed"
@@ -91,24 +91,24 @@ def test_both_keywords_get_their_half_with_credit_though_candidates_repeat_and_a
     assert set(stack.query(f"{sources} WHERE i.crawl_job_id = %s", job_id)) == {("commons",), ("openverse",)}
 
 
-def test_where_one_source_is_down_from_the_start_the_other_brings_everything(stack: Stack) -> None:
+def test_when_one_source_is_down_the_other_one_provides_all_images(stack: Stack) -> None:
     with providers.serving(Catalogue.of(PANDA, LEOPARD, count=100), commons=down) as server:
         job_id = run(stack, server, max_images=80)
     job = stack.job(job_id)
     assert (job["status"], job["valid_images"]) == ("completed", 80)
     assert labels(stack, job_id) == {PANDA: 40, LEOPARD: 40}
-    assert any("commons" in error and "503" in error for error in told(stack, job_id)["errors"])
+    assert any("commons" in error and "503" in error for error in details_of(stack, job_id)["errors"])
 
 
-def test_with_one_source_down_and_one_failing_half_way_the_job_ends_with_what_there_was(stack: Stack) -> None:
+def test_with_one_source_down_and_one_failing_midway_the_job_ends_with_the_images_found(stack: Stack) -> None:
     trouble = {"commons": down, "openverse": from_request(4)}
     with providers.serving(Catalogue.of(PANDA, LEOPARD, count=200), **trouble) as server:
         job_id = run(stack, server, max_images=200)
     job = stack.job(job_id)
-    # Four pages of twenty were answered before the end, and each was asked for twenty images or ten.
+    # Four result pages of twenty were returned before the failure, each with a quota of twenty images or ten.
     assert job["status"] == "completed"
     assert job["valid_images"] in {60, 70, 80}
-    details = told(stack, job_id)
+    details = details_of(stack, job_id)
     assert (details["images"], details["wanted"]) == (job["valid_images"], 200)
     assert {name for name in ("commons", "openverse") for error in details["errors"] if error.startswith(name)} == {
         "commons",
@@ -116,18 +116,18 @@ def test_with_one_source_down_and_one_failing_half_way_the_job_ends_with_what_th
     }
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE)
-def test_a_provider_that_talks_nonsense_fails_its_part_and_says_which_setting_to_look_at(
-    stack: Stack, nonsense: str
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_provider_that_returns_garbage_fails_its_chunks_and_names_the_setting_to_check(
+    stack: Stack, garbage: str
 ) -> None:
-    with providers.serving(Catalogue.of(PANDA, LEOPARD, count=60), commons=NONSENSE[nonsense]) as server:
+    with providers.serving(Catalogue.of(PANDA, LEOPARD, count=60), commons=GARBAGE[garbage]) as server:
         job_id = run(stack, server, max_images=40)
     assert (stack.job(job_id)["status"], labels(stack, job_id)) == ("completed", {PANDA: 20, LEOPARD: 20})
-    (error,) = told(stack, job_id)["errors"]
+    (error,) = details_of(stack, job_id)["errors"]
     assert "PIXCRAWLER_COMMONS_URL" in error or "badvalue" in error
 
 
-def test_a_provider_that_answers_the_same_page_for_ever_is_asked_a_bounded_number_of_times(stack: Stack) -> None:
+def test_a_provider_that_repeats_one_page_forever_gets_a_limited_number_of_requests(stack: Stack) -> None:
     catalogue = Catalogue.of(PANDA, LEOPARD, count=60)
 
     def stuck(_n: int, request: web.Request) -> web.Response:
@@ -145,4 +145,4 @@ def test_a_provider_that_answers_the_same_page_for_ever_is_asked_a_bounded_numbe
         assert len(server.asked["commons"]) < 150
     job = stack.job(job_id)
     assert (job["status"], job["valid_images"]) == ("completed", 1)
-    assert told(stack, job_id)["reasons"]["duplicate_url"] > 0
+    assert details_of(stack, job_id)["reasons"]["duplicate_url"] > 0

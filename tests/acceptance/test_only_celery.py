@@ -1,4 +1,4 @@
-"""An API that has Celery and nothing of ours: it sends names and ids, and reads rows."""
+"""An API that has only Celery: it sends task names and ids, and reads rows."""
 
 import json
 import subprocess
@@ -7,19 +7,19 @@ from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
-from acceptance_stack import Stack, addresses
+from acceptance_stack import Stack, url_list
 from packaging.requirements import Requirement
 
 from pixcrawler_worker.domain.messages import Task
 
 SEND = """
 import sys
-for stranger in ("pixcrawler_worker", "sqlalchemy", "pydantic", "aiohttp"):
+for module in ("pixcrawler_worker", "sqlalchemy", "pydantic", "aiohttp"):
     try:
-        __import__(stranger)
+        __import__(module)
     except ImportError:
         continue
-    sys.exit(f"{stranger} is there: this process has more than Celery")
+    sys.exit(f"{module} is installed: this process has more than Celery")
 import json
 from celery import Celery
 task, args, queue = json.loads(sys.argv[2])
@@ -27,14 +27,14 @@ Celery(broker=sys.argv[1]).send_task(task, args=args, queue=queue)
 """
 
 
-Wanted = tuple[str, frozenset[str]]
+Extras = tuple[str, frozenset[str]]
 
 
-def collect(wanted: Wanted, seen: dict[Wanted, Distribution]) -> None:
+def collect(needed: Extras, seen: dict[Extras, Distribution]) -> None:
     """Collect a distribution with some of its extras, and what it needs on this machine."""
-    name, extras = wanted
-    seen[wanted] = distribution(name)
-    for line in seen[wanted].requires or ():
+    name, extras = needed
+    seen[needed] = distribution(name)
+    for line in seen[needed].requires or ():
         requirement = Requirement(line)
         here = requirement.marker is None or any(
             requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}
@@ -48,7 +48,7 @@ def collect(wanted: Wanted, seen: dict[Wanted, Distribution]) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds Celery with its Redis client, as `pip install celery[redis]` into an empty one leaves it."""
     folder = tmp_path_factory.mktemp("site")
-    found: dict[Wanted, Distribution] = {}
+    found: dict[Extras, Distribution] = {}
     collect(("celery", frozenset({"redis"})), found)
     for one in found.values():
         for top in {file.parts[0] for file in one.files or () if file.parts[0] not in {"..", "__pycache__"}}:
@@ -64,7 +64,7 @@ def test_a_job_is_started_cancelled_and_retried_by_name(stack: Stack, slow_host:
         sent = subprocess.run(words, capture_output=True, text=True, check=False)
         assert sent.returncode == 0, sent.stderr
 
-    listed, _ = addresses(slow_host, good=200, broken=0)
+    listed, _ = url_list(slow_host, good=200, broken=0)
     job_id = stack.make_job(max_images=200)
     with stack.worker(PIXCRAWLER_FETCH_CONCURRENCY="2"):
         send(Task.CRAWL_START, job_id, {"urls": listed, "chunk_size": 10}, queue="crawl")

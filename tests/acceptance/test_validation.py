@@ -1,4 +1,4 @@
-"""Validations with real workers: the same verdicts whoever is killed, and one end."""
+"""Validations with real workers: the same results regardless of killed processes, and one end."""
 
 import os
 import signal
@@ -24,12 +24,12 @@ COPIES = 20
 
 @pytest.fixture
 def crawled(stack: Stack) -> Iterator[int]:
-    """A crawl job with the corpus many times over, a little different each time."""
-    told = settings.load(
+    """A crawl job with many slightly different copies of the corpus."""
+    configured = settings.load(
         database_url=stack.database_url, data_dir=stack.data_dir, storage_url=(stack.data_dir / "storage").as_uri()
     )
     job = stack.make_job(status="completed", max_images=10_000)
-    opened = connections.connect(told)
+    opened = connections.connect(configured)
     try:
         planted = [*corpus.clean(), *corpus.defective()]
         bodies = {one.name: one.body for one in planted if one.body is not None}
@@ -37,7 +37,7 @@ def crawled(stack: Stack) -> Iterator[int]:
             for copy in range(COPIES):
                 for name, body in bodies.items():
                     key = f"crawl_jobs/{job}/cat/{copy}-{name}"
-                    # Bytes behind a JPEG's end change its digest and nothing else.
+                    # Bytes after the end of a JPEG change only its checksum.
                     opened.run(opened.storage.put(key, body + bytes([copy]) if body[:2] == b"\xff\xd8" else body))
                     session.execute(
                         text(
@@ -58,7 +58,7 @@ def make(stack: Stack, job: int) -> int:
     return made.id
 
 
-def verdicts(stack: Stack, validation: int) -> list[tuple[Any, ...]]:
+def results(stack: Stack, validation: int) -> list[tuple[Any, ...]]:
     return stack.query(
         "SELECT image_id, valid, findings, sha256, phash, metrics, keeper_id FROM pixcrawler.verdicts"
         " WHERE validation_job_id = %s ORDER BY image_id",
@@ -81,8 +81,8 @@ def wait(stack: Stack, validation: int, *, seconds: float = 90) -> None:
         time.sleep(0.05)
 
 
-def holders(stack: Stack, validation: int, *, comparing: bool) -> set[int]:
-    """Processes at work on a chunk that nobody has died of yet."""
+def owners_at_work(stack: Stack, validation: int, *, comparing: bool) -> set[int]:
+    """Processes that run a chunk without a crash so far."""
     return {
         pid
         for (pid,) in stack.query(
@@ -94,58 +94,58 @@ def holders(stack: Stack, validation: int, *, comparing: bool) -> set[int]:
     }
 
 
-def strike(stack: Stack, validation: int, main_pid: int, *, comparing: bool) -> None:
+def kill_worker(stack: Stack, validation: int, main_pid: int, *, comparing: bool) -> None:
     deadline = time.monotonic() + 60
-    while not (found := holders(stack, validation, comparing=comparing) & set(children(main_pid))):
-        assert time.monotonic() < deadline, "nobody is at work"
-        assert row(stack, validation)[0] in {"pending", "running"}, "it ended before anybody was struck"
+    while not (found := owners_at_work(stack, validation, comparing=comparing) & set(children(main_pid))):
+        assert time.monotonic() < deadline, "no worker process is at work"
+        assert row(stack, validation)[0] in {"pending", "running"}, "the validation ended before a process was killed"
         time.sleep(0.002)
     os.kill(min(found), signal.SIGKILL)
 
 
 def slow_down_comparing(stack: Stack) -> None:
-    """Let the end of the comparing step take so long that it can be met: it is a matter of milliseconds here."""
+    """Slow down the end of the comparing chunk, which takes milliseconds, so that the test can hit it."""
     with psycopg.connect(stack.database_url) as connection:
         connection.execute(
-            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+            "CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS"
             " 'BEGIN PERFORM pg_sleep(0.7); RETURN NEW; END'"
         )
         connection.execute(
-            "CREATE TRIGGER dawdle BEFORE UPDATE ON pixcrawler.chunks FOR EACH ROW"
-            " WHEN (NEW.state = 'completed' AND NEW.payload ? 'step') EXECUTE FUNCTION dawdle()"
+            "CREATE TRIGGER slow_down BEFORE UPDATE ON pixcrawler.chunks FOR EACH ROW"
+            " WHEN (NEW.state = 'completed' AND NEW.payload ? 'step') EXECUTE FUNCTION slow_down()"
         )
 
 
-def test_verdicts_are_the_same_whoever_is_killed_and_there_is_one_end(stack: Stack, crawled: int) -> None:
-    undisturbed, struck = make(stack, crawled), make(stack, crawled)
+def test_results_are_the_same_regardless_of_killed_processes_and_there_is_one_end(stack: Stack, crawled: int) -> None:
+    undisturbed, killed = make(stack, crawled), make(stack, crawled)
     slow_down_comparing(stack)
     with stack.worker() as worker:
         send(stack, Task.VALIDATION_START, undisturbed, queue="validation", times=2)
         wait(stack, undisturbed)
-        send(stack, Task.VALIDATION_START, struck, queue="validation")
-        strike(stack, struck, worker.pid, comparing=False)
+        send(stack, Task.VALIDATION_START, killed, queue="validation")
+        kill_worker(stack, killed, worker.pid, comparing=False)
         with redis.Redis.from_url(stack.redis_url) as server:
             server.flushall()
-        strike(stack, struck, worker.pid, comparing=False)
-        strike(stack, struck, worker.pid, comparing=True)
-        wait(stack, struck)
-        for (chunk_id,) in stack.query("SELECT id FROM pixcrawler.chunks WHERE validation_job_id = %s", struck):
+        kill_worker(stack, killed, worker.pid, comparing=False)
+        kill_worker(stack, killed, worker.pid, comparing=True)
+        wait(stack, killed)
+        for (chunk_id,) in stack.query("SELECT id FROM pixcrawler.chunks WHERE validation_job_id = %s", killed):
             send(stack, Task.VALIDATION_CHUNK, chunk_id, queue="validation")
         time.sleep(1)
-    assert row(stack, struck)[0] == "completed"
-    assert verdicts(stack, struck) == verdicts(stack, undisturbed)
-    assert row(stack, struck) == row(stack, undisturbed)
+    assert row(stack, killed)[0] == "completed"
+    assert results(stack, killed) == results(stack, undisturbed)
+    assert row(stack, killed) == row(stack, undisturbed)
     ends = "SELECT count(*) FROM activity_logs WHERE action = 'validation_job.completed' AND resource_id = %s"
-    assert stack.query(ends, str(struck)) == [(1,)]
+    assert stack.query(ends, str(killed)) == [(1,)]
     (counted,) = stack.query("SELECT valid_images FROM crawl_jobs WHERE id = %s", crawled)
-    assert counted[0] == row(stack, struck)[3]
+    assert counted[0] == row(stack, killed)[3]
 
 
 def test_the_main_process_may_be_killed_as_well(stack: Stack, crawled: int) -> None:
     validation = make(stack, crawled)
     with stack.worker() as worker:
         send(stack, Task.VALIDATION_START, validation, queue="validation")
-        while not holders(stack, validation, comparing=False):
+        while not owners_at_work(stack, validation, comparing=False):
             time.sleep(0.01)
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
@@ -153,4 +153,4 @@ def test_the_main_process_may_be_killed_as_well(stack: Stack, crawled: int) -> N
         wait(stack, validation)
     status, progress, total, valid, invalid = row(stack, validation)
     assert (status, progress, total) == ("completed", 100, valid + invalid)
-    assert len(verdicts(stack, validation)) == total
+    assert len(results(stack, validation)) == total
