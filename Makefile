@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo test test-readers test-scale check lock clean
+.PHONY: demo test test-readers test-scale mutations check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
@@ -20,6 +20,10 @@ test-readers: .venv-readers/ready
 # Gigabytes and minutes.
 test-scale: .venv/ready
 	.venv/bin/pytest -q -m scale
+
+# Each known mistake in a copy of the tree: the tests must notice it. A quarter of an hour.
+mutations: .venv/ready
+	.venv/bin/python tests/mutations.py
 
 check:
 	.ci/run

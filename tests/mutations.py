@@ -1,0 +1,384 @@
+"""Mutations of the package that the tests must notice: `make mutations`, or `python tests/mutations.py NAME...`.
+
+Each mutation replaces one piece of text in a copy of the tree and runs the tests that are named with it there. It is
+noticed when a test fails, and survives when all of them pass. Exit code 1 when one survives, or when its text is not
+there any more: rewriting that code includes rewriting the mutation.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+#: What a copy of the tree needs for its tests.
+_COPIED = ("pixcrawler_worker", "migrations", "tests", "pyproject.toml", "alembic.ini", "docs", "README.md")
+#: Seconds that one test may take: a mutation may make it wait for ever.
+_TEST_TIMEOUT = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """One change that must be noticed.
+
+    Attributes:
+        name: what the change does.
+        files: pattern of paths below the package; exactly one of them has the text.
+        old: text that occurs once.
+        new: what it becomes.
+        tests: paths below `tests`; at least one test in them fails.
+    """
+
+    name: str
+    files: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def path(self, root: Path) -> Path:
+        """Return the file below a root that has the text.
+
+        Raises:
+            ValueError: when the text does not occur exactly once.
+        """
+        found = [
+            (path, count)
+            for path in sorted((root / "pixcrawler_worker").glob(self.files))
+            if (count := path.read_text().count(self.old))
+        ]
+        if len(found) != 1 or found[0][1] != 1:
+            raise ValueError(f"{self.name}: its text must occur once in {self.files}, and occurs {dict(found)}")
+        return found[0][0]
+
+
+class Outcome(StrEnum):
+    """What became of a mutation."""
+
+    NOTICED = "noticed"
+    SURVIVED = "SURVIVED"
+    BROKEN = "BROKEN"
+
+
+MUTATIONS = (
+    Mutation(
+        name="a result is accepted whatever its fence token",
+        files="db/ledger/chunks.py",
+        old="if row is None or row.fence != claim.fence:",
+        new="if row is None:",
+        tests=("db/test_chunks.py",),
+    ),
+    Mutation(
+        name="a heartbeat extends the lease of another claim",
+        files="db/ledger/chunks.py",
+        old="Chunk.state == ChunkState.RUNNING, Chunk.fence == claim.fence)",
+        new="Chunk.state == ChunkState.RUNNING)",
+        tests=("db/test_chunks.py",),
+    ),
+    Mutation(
+        name="a claim takes a chunk in any state",
+        files="db/ledger/chunks.py",
+        old="            Chunk.state == ChunkState.QUEUED,\n            Chunk.available_at <= _NOW,\n"
+        "            Chunk.attempt < Chunk.max_attempts,\n",
+        new="            Chunk.available_at <= _NOW,\n            Chunk.attempt < Chunk.max_attempts,\n",
+        tests=("db/test_chunks.py",),
+    ),
+    Mutation(
+        name="the row count of a job's counters is not asserted",
+        files="db/ledger/jobs.py",
+        old="        raise NotRunningError(str(ref))\n    return ChunkOutcome.CONTINUES if left",
+        new="    return ChunkOutcome.CONTINUES if left",
+        tests=("db/test_jobs.py", "db/test_chunks.py"),
+    ),
+    Mutation(
+        name="the row count of a gain below its limit is not asserted",
+        files="db/ledger/jobs.py",
+        old="            raise LimitExceededError(str(ref))\n        raise NotRunningError(str(ref))",
+        new="            return ChunkOutcome.CONTINUES\n        raise NotRunningError(str(ref))",
+        tests=("db/test_jobs.py", "jobs/test_executor.py"),
+    ),
+    Mutation(
+        name="the row count of a retry is not asserted",
+        files="db/ledger/jobs.py",
+        old="if session.scalar(update(model).where(again).values(values).returning(model.id)) is None:",
+        new="if session.scalar(update(model).where(again).values(values).returning(model.id)) == -1:",
+        tests=("db/test_retry.py",),
+    ),
+    Mutation(
+        name="a claim is checked without FOR UPDATE",
+        files="db/ledger/chunks.py",
+        old="where(Chunk.id == claim.chunk_id).with_for_update(key_share=True)",
+        new="where(Chunk.id == claim.chunk_id)",
+        tests=("db/test_chunks.py",),
+    ),
+    Mutation(
+        name="a job is locked without FOR UPDATE",
+        files="db/ledger/jobs.py",
+        old="select(model.status).where(model.id == ref.id).with_for_update(key_share=True)",
+        new="select(model.status).where(model.id == ref.id)",
+        tests=("jobs/test_submission.py", "crawl/test_rounds.py"),
+    ),
+    Mutation(
+        name="the chunks of a retry are read without FOR UPDATE",
+        files="db/ledger/jobs.py",
+        old="        .where(belongs_to(ref), Chunk.state != ChunkState.COMPLETED)\n        .order_by(Chunk.id)\n"
+        "        .with_for_update(key_share=True)\n",
+        new="        .where(belongs_to(ref), Chunk.state != ChunkState.COMPLETED)\n        .order_by(Chunk.id)\n",
+        tests=("db/test_retry.py", "db/test_deletes.py"),
+    ),
+    Mutation(
+        name="a finished chunk is counted in a second transaction",
+        files="db/ledger/chunks.py",
+        old="    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)",
+        new='    session.connection().exec_driver_sql("COMMIT")\n'
+        "    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)",
+        tests=("db/test_faults.py", "db/test_jobs.py"),
+    ),
+    Mutation(
+        name="a claimed chunk is counted in a second transaction",
+        files="db/ledger/chunks.py",
+        old="        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))",
+        new='        session.connection().exec_driver_sql("COMMIT")\n'
+        "        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))",
+        tests=("db/test_faults.py", "db/test_chunks.py"),
+    ),
+    Mutation(
+        name="every worker sends lost messages again at once",
+        files="jobs/sweeper.py",
+        old="        if not sweeps.try_lock(session, sweeps.Step.REDISPATCH):\n            return []\n",
+        new="",
+        tests=("jobs/test_sweeper.py", "test_maintenance.py"),
+    ),
+    Mutation(
+        name="every worker dispatches at once",
+        files="jobs/sweeper.py",
+        old="        if not sweeps.try_lock(session, sweeps.Step.DISPATCH):\n            return []\n",
+        new="",
+        tests=("jobs/test_sweeper.py", "test_maintenance.py"),
+    ),
+    Mutation(
+        name="reaping waits for locked rows",
+        files="db/ledger/chunks.py",
+        old="        .with_for_update(key_share=True, skip_locked=True)\n    ).one_or_none()",
+        new="        .with_for_update(key_share=True)\n    ).one_or_none()",
+        tests=("db/test_chunks.py", "test_maintenance.py", "jobs/test_sweeper.py"),
+    ),
+    Mutation(
+        name="dispatching waits for locked rows",
+        files="db/ledger/chunks.py",
+        old="        .with_for_update(key_share=True, skip_locked=True)\n    )\n    return _dispatch",
+        new="        .with_for_update(key_share=True)\n    )\n    return _dispatch",
+        tests=("db/test_chunks.py", "db/test_messages.py", "db/test_deletes.py"),
+    ),
+    Mutation(
+        name="sending lost messages again waits for locked rows",
+        files="db/ledger/chunks.py",
+        old="        .with_for_update(of=Chunk, key_share=True, skip_locked=True)",
+        new="        .with_for_update(of=Chunk, key_share=True)",
+        tests=("db/test_messages.py", "test_maintenance.py"),
+    ),
+    Mutation(
+        name="a crash does not count",
+        files="db/ledger/chunks.py",
+        old="crashes = row.crash_count + 1",
+        new="crashes = row.crash_count",
+        tests=("db/test_chunks.py",),
+    ),
+    Mutation(
+        name="images are written before the fence token is checked",
+        files="jobs/executor.py",
+        old="        match chunks.lock_claim(session, claim):\n",
+        new="        kind.write(session, work, result)\n        match chunks.lock_claim(session, claim):\n",
+        tests=("crawl/test_claims.py",),
+    ),
+    Mutation(
+        name="the work of a chunk has no deadline",
+        files="jobs/executor.py",
+        old="timeout=deadline, return_when",
+        new="timeout=None, return_when",
+        tests=("jobs/test_executor.py",),
+    ),
+    Mutation(
+        name="work goes on after its claim is lost",
+        files="jobs/executor.py",
+        old="return_when=asyncio.FIRST_COMPLETED",
+        new="return_when=asyncio.ALL_COMPLETED",
+        tests=("jobs/test_executor.py",),
+    ),
+    Mutation(
+        name="the executor has no jitter",
+        files="jobs/executor.py",
+        old="jitter: Callable[[], float] = random.random,",
+        new="jitter: Callable[[], float] = lambda: 0.0,",
+        tests=("jobs/test_executor.py",),
+    ),
+    Mutation(
+        name="a backoff has no jitter",
+        files="domain/retry.py",
+        old="backoff(attempt) * (1 + jitter * _BACKOFF_JITTER)",
+        new="backoff(attempt)",
+        tests=("domain/test_retry.py",),
+    ),
+    Mutation(
+        name="a deferral has no jitter",
+        files="domain/retry.py",
+        old="max(retry_after, _MIN_DEFERRAL) * (1 + jitter)",
+        new="max(retry_after, _MIN_DEFERRAL)",
+        tests=("domain/test_retry.py",),
+    ),
+    Mutation(
+        name="a deferral costs no attempt for ever",
+        files="domain/retry.py",
+        old="min(max_attempts + 1, MAX_ATTEMPTS_WITH_DEFERRALS)",
+        new="max_attempts + 1",
+        tests=("domain/test_retry.py",),
+    ),
+    Mutation(
+        name="the heartbeat interval is 95 % of the lease",
+        files="jobs/limits.py",
+        old="return lease / self.heartbeats_per_lease",
+        new="return lease * 0.95",
+        tests=("jobs/test_limits.py",),
+    ),
+    Mutation(
+        name="the executor's heartbeat comes at 95 % of the lease",
+        files="jobs/executor.py",
+        old="limits.heartbeat_interval(lease).total_seconds()",
+        new="lease.total_seconds() * 0.95",
+        tests=("jobs/test_executor.py",),
+    ),
+    Mutation(
+        name="a heartbeat that meets a busy database ends the work",
+        files="jobs/executor.py",
+        old="        with contextlib.suppress(TransientError):\n            if not await asyncio.to_thread(",
+        new="        with contextlib.nullcontext():\n            if not await asyncio.to_thread(",
+        tests=("jobs/test_executor.py", "crawl/test_claims.py"),
+    ),
+    Mutation(
+        name="the interval of resending is not capped",
+        files="db/ledger/chunks.py",
+        old="_MAX_RESEND_FACTOR = 16",
+        new="_MAX_RESEND_FACTOR = 1_000_000",
+        tests=("db/test_messages.py", "test_maintenance.py", "jobs/test_sweeper.py"),
+    ),
+    Mutation(
+        name="the exponent of resending is not capped",
+        files="db/ledger/chunks.py",
+        old="_MAX_RESEND_EXPONENT = 4",
+        new="_MAX_RESEND_EXPONENT = 100_000",
+        tests=("jobs/test_sweeper.py",),
+    ),
+    Mutation(
+        name="a job is concluded whatever its status",
+        files="jobs/submission.py",
+        old="if jobs.lock(session, ref) is not JobStatus.RUNNING:",
+        new="if jobs.lock(session, ref) is None:",
+        tests=("jobs/test_submission.py", "crawl/test_rounds.py"),
+    ),
+    Mutation(
+        name="a job is concluded while chunks are open",
+        files="jobs/submission.py",
+        old="        if counters.open:\n            return []\n        match kind.conclude(",
+        new="        match kind.conclude(",
+        tests=("jobs/test_submission.py", "crawl/test_rounds.py"),
+    ),
+    Mutation(
+        name="a job is planned whatever its status",
+        files="jobs/submission.py",
+        old="    if jobs.lock(session, ref) is not JobStatus.PENDING:\n        return []\n    kind.record_request",
+        new="    if jobs.lock(session, ref) is None:\n        return []\n    kind.record_request",
+        tests=("jobs/test_submission.py",),
+    ),
+)
+
+
+def main() -> int:
+    """Apply the mutations that are named, or all; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="parts of the names of mutations; all when there is none")
+    parser.add_argument("--list", action="store_true", help="list the names and end")
+    arguments = parser.parse_args()
+    chosen = [one for one in MUTATIONS if not arguments.names or any(part in one.name for part in arguments.names)]
+    if arguments.list:
+        print(*(one.name for one in chosen), sep="\n")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        tree = Path(folder)
+        _copy(tree)
+        return _run_all(tree, chosen)
+
+
+def _copy(tree: Path) -> None:
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tree)
+
+
+def _run_all(tree: Path, chosen: Sequence[Mutation]) -> int:
+    print("without a mutation ... ", end="", flush=True)
+    passed, output = _tests(tree, sorted({name for one in chosen for name in one.tests}))
+    if passed != 0:
+        print(f"the tests fail\n{output}")
+        return 1
+    print("the tests pass")
+    worst = 0
+    for one in chosen:
+        print(f"{one.name} ... ", end="", flush=True)
+        began = time.monotonic()
+        outcome, reason = _run(tree, one)
+        print(f"{outcome} ({time.monotonic() - began:.0f} s) {reason}", flush=True)
+        worst = max(worst, int(outcome is not Outcome.NOTICED))
+    return worst
+
+
+def _run(tree: Path, mutation: Mutation) -> tuple[Outcome, str]:
+    """Return what became of a mutation, and the test that noticed it or what is wrong."""
+    try:
+        path = mutation.path(tree)
+    except ValueError as error:
+        return Outcome.BROKEN, str(error)
+    with _replaced(path, mutation):
+        code, output = _tests(tree, mutation.tests)
+    match code:
+        case 0:
+            return Outcome.SURVIVED, ""
+        case 1:
+            failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            return Outcome.NOTICED, failed[0].split(" - ")[0] if failed else "a test does not end"
+        case _:
+            return Outcome.BROKEN, f"pytest ended with {code}:\n{output[-2000:]}"
+
+
+@contextlib.contextmanager
+def _replaced(path: Path, mutation: Mutation) -> Iterator[None]:
+    text = path.read_text()
+    path.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+def _tests(tree: Path, names: Sequence[str]) -> tuple[int, str]:
+    """Run tests of the copy on the package of the copy; return pytest's exit code and output."""
+    # Bytecode is compared by time and size of the source, which two mutations may share.
+    env = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--timeout={_TEST_TIMEOUT}"]
+    done = subprocess.run(
+        [*command, *(f"tests/{name}" for name in names)], cwd=tree, env=env, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main())
