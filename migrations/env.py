@@ -51,8 +51,8 @@ def _url() -> str:
 def _engine() -> Engine:
     made = create_engine(_url(), poolclass=pool.NullPool)
 
-    # A path begins with the schema of the role's name: the role `pixcrawler` would put the documented tables into the
-    # private schema. Inserted before SQLAlchemy's own first look, which remembers where unqualified names belong.
+    # The default search path starts with the schema that has the name of the role: the role `pixcrawler` would create
+    # the documented tables in the private schema. Inserted before the listener of SQLAlchemy that stores the default.
     @event.listens_for(made, "connect", insert=True)
     def set_search_path(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.cursor().execute("SET search_path = public")

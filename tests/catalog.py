@@ -1,12 +1,14 @@
-"""What a database's own catalog says about the two schemas of ours: everything that a migration could get wrong."""
+"""The objects of the schemas `public` and `pixcrawler` in the catalog of a database, to compare two databases."""
 
 import psycopg
 
-_OURS = "relnamespace IN (to_regnamespace('public'), to_regnamespace('pixcrawler')) AND relname !~ '^alembic_version'"
+_IN_OUR_SCHEMAS = (
+    "relnamespace IN (to_regnamespace('public'), to_regnamespace('pixcrawler')) AND relname !~ '^alembic_version'"
+)
 
 _QUERIES = {
     "relation": f"""
-        SELECT format('%s %s %s', relkind, oid::regclass, reloptions) FROM pg_class WHERE {_OURS}
+        SELECT format('%s %s %s', relkind, oid::regclass, reloptions) FROM pg_class WHERE {_IN_OUR_SCHEMAS}
     """,
     "column": f"""
         SELECT format(
@@ -17,18 +19,18 @@ _QUERIES = {
         )
         FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-        WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped AND {_OURS}
+        WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped AND {_IN_OUR_SCHEMAS}
     """,
     "constraint": f"""
         SELECT format('%s %s %s', conrelid::regclass, conname, pg_get_constraintdef(pg_constraint.oid))
-        FROM pg_class JOIN pg_constraint ON conrelid = pg_class.oid WHERE {_OURS}
+        FROM pg_class JOIN pg_constraint ON conrelid = pg_class.oid WHERE {_IN_OUR_SCHEMAS}
     """,
     "index": f"""
-        SELECT pg_get_indexdef(oid) FROM pg_class WHERE relkind = 'i' AND {_OURS}
+        SELECT pg_get_indexdef(oid) FROM pg_class WHERE relkind = 'i' AND {_IN_OUR_SCHEMAS}
     """,
     "sequence": f"""
         SELECT format('%s %s %s %s', seqrelid::regclass, seqtypid::regtype, seqstart, seqincrement)
-        FROM pg_class JOIN pg_sequence ON seqrelid = pg_class.oid WHERE {_OURS}
+        FROM pg_class JOIN pg_sequence ON seqrelid = pg_class.oid WHERE {_IN_OUR_SCHEMAS}
     """,
     "type": """
         SELECT format('%s %s', typtype, oid::regtype) FROM pg_type
@@ -37,7 +39,7 @@ _QUERIES = {
     """,
     "trigger": f"""
         SELECT pg_get_triggerdef(pg_trigger.oid) FROM pg_class JOIN pg_trigger ON tgrelid = pg_class.oid
-        WHERE NOT tgisinternal AND {_OURS}
+        WHERE NOT tgisinternal AND {_IN_OUR_SCHEMAS}
     """,
     "function": """
         SELECT oid::regprocedure || ' ' || md5(prosrc) FROM pg_proc
@@ -47,9 +49,9 @@ _QUERIES = {
 
 
 def describe(url: str) -> list[str]:
-    """Return one sorted line for everything in `public` and `pixcrawler`, Alembic's own table left out."""
+    """Return a line for every object in `public` and `pixcrawler` but the table of Alembic, sorted."""
     with psycopg.connect(url) as connection:
-        # Nothing of ours is on the path, so every name is printed with its schema.
+        # Neither schema is in the search path, so every name is printed with its schema.
         connection.execute("SET search_path = pg_catalog")
         return sorted(
             f"{kind} {line}" for kind, query in _QUERIES.items() for (line,) in connection.execute(query.encode())

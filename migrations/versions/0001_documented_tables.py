@@ -1,4 +1,4 @@
-"""The seven documented tables, as `docs/database-schema.md` has them."""
+"""The seven tables of `docs/database-schema.md`."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What validations find: their rules as they were started with, and a verdict per image."""
+"""Validations: the rules that each was started with, and a result per image (table `verdicts`)."""
 
 import sqlalchemy as sa
 from alembic import op

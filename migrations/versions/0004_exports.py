@@ -1,4 +1,4 @@
-"""What exports are made of: their plans, and the images that each one chose."""
+"""Exports: their plans, and the images that each selected."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""A database of its own for every test: what one does to a schema must not be there for the next."""
+"""A new database for every test, because these tests change schemas."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,28 +14,28 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def new_database(services: Services) -> Iterator[Callable[..., str]]:
-    """Makes a database, empty or a copy of another, and returns its address."""
-    made: list[str] = []
+    """Create a database, empty or a copy of another one, and return its URL."""
+    created: list[str] = []
     with psycopg.connect(services.database_url, autocommit=True) as connection:
 
         def make(copy_of: str = "template1") -> str:
-            made.append(f"history_{next(_numbers)}")
-            names = [sql.Identifier(name) for name in (made[-1], copy_of)]
+            created.append(f"history_{next(_numbers)}")
+            names = [sql.Identifier(name) for name in (created[-1], copy_of)]
             connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
-            return services.database_url.replace("/pixcrawler?", f"/{made[-1]}?")
+            return services.database_url.replace("/pixcrawler?", f"/{created[-1]}?")
 
         yield make
-        for name in made:
+        for name in created:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
 def database(new_database: Callable[..., str]) -> str:
-    """An empty database's address."""
+    """The URL of an empty database."""
     return new_database()
 
 
 @pytest.fixture
 def migrated(new_database: Callable[..., str], template: str) -> str:
-    """Address of a database at the newest revision."""
+    """The URL of a database at the newest revision."""
     return new_database(copy_of=template)

@@ -1,6 +1,7 @@
 """The ways to run migrations: `alembic` in a checkout, and the installed package anywhere."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -87,6 +88,7 @@ def test_the_wheel_has_the_package_of_the_checkout_and_nothing_else(unpacked_whe
         **{
             Path("pixcrawler_worker") / path: content for path, content in _files(PROJECT / "pixcrawler_worker").items()
         },
+        Path("pixcrawler_worker/alembic.ini"): (PROJECT / "alembic.ini").read_bytes(),
         **{
             Path("pixcrawler_worker/migrations") / path: content
             for path, content in _files(PROJECT / "migrations").items()
@@ -116,3 +118,48 @@ def test_the_unpacked_wheel_migrates_from_any_directory(
     assert (ran.returncode, ran.stderr) == (0, "")
     assert Path(ran.stdout.strip()) == unpacked_wheel / "pixcrawler_worker/migrations"
     assert catalog.describe(database) == catalog.describe(migrated)
+
+
+def test_alembic_with_the_configuration_of_the_unpacked_wheel_migrates_from_any_directory(
+    database: str, migrated: str, unpacked_wheel: Path, tmp_path: Path
+) -> None:
+    """As in the Docker image: by a link to the package whose path has no version of Python."""
+    (tmp_path / "package").symlink_to(unpacked_wheel / "pixcrawler_worker")
+    variables = {
+        "ALEMBIC_CONFIG": str(tmp_path / "package/alembic.ini"),
+        "DATABASE_URL": database,
+        "PYTHONPATH": str(unpacked_wheel),
+    }
+    for words in (["upgrade", "head"], ["check"]):
+        ran = _run(ALEMBIC, *words, variables=variables, cwd=tmp_path)
+        assert (ran.returncode, ran.stderr) == (0, "")
+    assert catalog.describe(database) == catalog.describe(migrated)
+
+
+def test_pixcrawler_db_upgrade_of_the_unpacked_wheel_migrates_from_any_directory(
+    database: str, migrated: str, unpacked_wheel: Path, tmp_path: Path
+) -> None:
+    variables = {"PIXCRAWLER_DATABASE_URL": database, "PYTHONPATH": str(unpacked_wheel)}
+    for _ in range(2):
+        ran = _run(
+            sys.executable, "-m", "pixcrawler_worker.cli.main", "db", "upgrade", variables=variables, cwd=tmp_path
+        )
+        assert (ran.returncode, ran.stdout) == (0, "the database is up to date\n"), ran.stderr
+    assert catalog.describe(database) == catalog.describe(migrated)
+
+
+def test_autogenerate_makes_an_empty_revision_of_a_migrated_database(migrated: str, tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "alembic.ini", tmp_path)
+    shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
+    variables = {"PIXCRAWLER_DATABASE_URL": migrated}
+    ran = _run(ALEMBIC, "revision", "--autogenerate", "-m", "Nothing", variables=variables, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    (written,) = (tmp_path / "migrations/versions").glob("*_nothing.py")
+    _, _, functions = written.read_text().partition("def upgrade")
+    statements = [line.strip() for line in functions.splitlines() if not line.strip().startswith("#")]
+    assert [statement for statement in statements if statement] == [
+        "() -> None:",
+        "pass",
+        "def downgrade() -> None:",
+        "pass",
+    ]

@@ -1,4 +1,4 @@
-"""The history of the schema leads from nothing to the models, and back, step by step."""
+"""The migrations, up and down: each one alone, and all of them."""
 
 import io
 import shutil
@@ -42,21 +42,21 @@ def _version(url: str) -> str | None:
 
 
 def _alembic(url: str | None = None) -> Config:
-    """Return what the `alembic` command reads in a checkout, pointed at a database."""
+    """Return the configuration of the `alembic` command in a checkout, for a database."""
     config = Config(PROJECT / "alembic.ini")
     if url is not None:
         config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     return config
 
 
-# Against the models
+# Compared with the models
 
 
-def test_upgraded_from_empty_alembic_finds_nothing_to_add(migrated: str) -> None:
+def test_alembic_finds_no_difference_in_a_migrated_database(migrated: str) -> None:
     command.check(_alembic(migrated))
 
 
-def test_alembic_finds_what_a_database_lacks_in_both_schemas(migrated: str) -> None:
+def test_alembic_finds_differences_in_both_schemas(migrated: str) -> None:
     _execute(
         migrated,
         """
@@ -73,28 +73,28 @@ def test_alembic_finds_what_a_database_lacks_in_both_schemas(migrated: str) -> N
     assert [name for name in operations if f"('{name}'" not in str(found.value)] == []
 
 
-def test_the_migrations_make_exactly_what_the_models_describe(migrated: str, new_database: Callable[..., str]) -> None:
-    """Down to what Alembic does not compare: checks, predicates, names of keys, the order of columns, storage."""
+def test_the_migrations_create_the_schema_of_the_models(migrated: str, new_database: Callable[..., str]) -> None:
+    """Also what Alembic does not compare: checks, predicates, names of keys, the order of columns, storage."""
     modeled = new_database()
     _execute(modeled, f"CREATE SCHEMA {models.PRIVATE}")
     engine = create_engine(session.sqlalchemy_url(modeled), connect_args={"options": "-csearch_path=public"})
     models.Base.metadata.create_all(engine)
     engine.dispose()
-    # Models know neither functions nor triggers: `test_updated_at.py` has those.
+    # The models have no functions and triggers: see `test_updated_at.py`.
     described = [line for line in catalog.describe(migrated) if not line.startswith(("function ", "trigger "))]
     assert described == catalog.describe(modeled)
     assert len(catalog.describe(migrated)) > 200
 
 
 def test_the_documented_tables_are_public_even_for_a_role_named_like_the_private_schema(database: str) -> None:
-    # Such a role's default path begins with that schema; the address says the same here, whoever connects.
-    own_schema_first = f"{database}&options=-csearch_path%3Dpixcrawler,public"
-    migrate.upgrade(own_schema_first)
+    # The search path of such a role starts with that schema; the URL sets the same path.
+    private_first = f"{database}&options=-csearch_path%3Dpixcrawler,public"
+    migrate.upgrade(private_first)
     assert _count(database, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 7
-    command.check(_alembic(own_schema_first))
+    command.check(_alembic(private_first))
 
 
-def test_a_changed_model_becomes_a_migration_by_the_documented_command(migrated: str, tmp_path: Path) -> None:
+def test_the_documented_command_generates_the_migration_of_a_changed_model(migrated: str, tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "migrations", tmp_path / "migrations")
     config = _alembic(migrated)
     config.set_main_option("script_location", str(tmp_path / "migrations"))
@@ -110,7 +110,7 @@ def test_a_changed_model_becomes_a_migration_by_the_documented_command(migrated:
 # Up and down
 
 
-def test_every_step_can_be_undone_and_done_again(database: str) -> None:
+def test_every_migration_can_be_reverted_and_repeated(database: str) -> None:
     revisions = [script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()][::-1]
     assert len(revisions) >= 2
     before = catalog.describe(database)
@@ -126,14 +126,14 @@ def test_every_step_can_be_undone_and_done_again(database: str) -> None:
     assert _version(database) == migrate.head() == revisions[-1]
 
 
-def test_the_way_back_to_nothing_leaves_nothing_and_the_way_up_is_open_again(migrated: str) -> None:
-    whole = catalog.describe(migrated)
+def test_a_downgrade_to_base_leaves_nothing_and_can_be_upgraded_again(migrated: str) -> None:
+    complete = catalog.describe(migrated)
     _execute(migrated, _PROFILE)
     command.downgrade(_alembic(migrated), "base")
     assert catalog.describe(migrated) == []
     assert _version(migrated) is None
     migrate.upgrade(migrated)
-    assert catalog.describe(migrated) == whole
+    assert catalog.describe(migrated) == complete
 
 
 def test_an_upgrade_of_a_database_that_is_up_to_date_changes_nothing(migrated: str) -> None:
@@ -144,7 +144,7 @@ def test_an_upgrade_of_a_database_that_is_up_to_date_changes_nothing(migrated: s
     assert _count(migrated, "SELECT count(*) FROM profiles") == 1
 
 
-def test_a_database_never_migrated_has_no_revision(database: str) -> None:
+def test_a_database_without_migrations_has_no_revision(database: str) -> None:
     assert _version(database) is None
 
 
@@ -152,14 +152,14 @@ def test_a_database_never_migrated_has_no_revision(database: str) -> None:
 
 
 def _script() -> str:
-    """What `alembic upgrade head --sql` prints; it needs no database."""
+    """Return the output of `alembic upgrade head --sql`, which needs no database."""
     config = _alembic()
     config.output_buffer = io.StringIO()
     command.upgrade(config, "head", sql=True)
     return config.output_buffer.getvalue()
 
 
-def test_the_script_makes_what_the_command_makes(database: str, migrated: str) -> None:
+def test_the_script_creates_the_same_schema_as_the_command(database: str, migrated: str) -> None:
     notices: list[str | None] = []
     with psycopg.connect(database, autocommit=True) as connection:
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
@@ -171,7 +171,7 @@ def test_the_script_makes_what_the_command_makes(database: str, migrated: str) -
     assert notices == []
 
 
-def test_a_script_that_fails_half_way_leaves_nothing(database: str) -> None:
+def test_a_script_that_fails_changes_nothing(database: str) -> None:
     _execute(database, "CREATE TABLE images (id integer)")
     before = catalog.describe(database)
     with pytest.raises(psycopg.errors.DuplicateTable, match="images"):
@@ -179,14 +179,14 @@ def test_a_script_that_fails_half_way_leaves_nothing(database: str) -> None:
     assert catalog.describe(database) == before
 
 
-def test_the_script_bounds_its_waiting_before_it_touches_a_table_and_after_its_turn_has_come() -> None:
+def test_the_script_sets_its_lock_timeout_after_the_advisory_lock_and_before_any_table() -> None:
     script = _script()
     steps = ["BEGIN", "pg_advisory_xact_lock", "SET LOCAL lock_timeout = '3s'", "CREATE TABLE", "COMMIT"]
-    places = [script.index(step) for step in steps]
-    assert places == sorted(places)
+    positions = [script.index(step) for step in steps]
+    assert positions == sorted(positions)
 
 
-# Beside Supabase
+# With Supabase
 
 _AUTH = "CREATE SCHEMA auth; CREATE TABLE auth.users (id uuid PRIMARY KEY, email text)"
 _REFERENCES = """
@@ -195,7 +195,7 @@ _REFERENCES = """
 """
 
 
-def test_beside_supabase_a_profile_extends_a_user_and_goes_with_it(database: str) -> None:
+def test_with_supabase_a_profile_references_a_user_and_is_deleted_with_it(database: str) -> None:
     _execute(database, _AUTH)
     migrate.upgrade(database)
     assert _count(database, _REFERENCES) == 1
@@ -208,7 +208,7 @@ def test_beside_supabase_a_profile_extends_a_user_and_goes_with_it(database: str
     assert _count(database, "SELECT count(*) FROM profiles") == 0
 
 
-def test_beside_supabase_the_way_back_leaves_its_users_alone(database: str) -> None:
+def test_with_supabase_a_downgrade_keeps_its_users(database: str) -> None:
     _execute(database, _AUTH)
     _execute(database, "INSERT INTO auth.users VALUES ('00000000-0000-0000-0000-000000000001')")
     migrate.upgrade(database)
@@ -218,6 +218,6 @@ def test_beside_supabase_the_way_back_leaves_its_users_alone(database: str) -> N
     assert _count(database, "SELECT count(*) FROM auth.users") == 1
 
 
-def test_on_a_plain_cluster_a_profile_needs_no_other_table(migrated: str) -> None:
+def test_without_supabase_a_profile_references_no_other_table(migrated: str) -> None:
     assert _count(migrated, "SELECT count(*) FROM pg_constraint WHERE conname = 'fk_profiles_id_users'") == 0
     _execute(migrated, _PROFILE)
