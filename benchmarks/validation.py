@@ -28,8 +28,8 @@ from pixcrawler_worker.db import job_rows
 from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.db.models import CrawlJob
 from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.inspection.inspector import measure_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import measure_bytes
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate import duplicates
 

@@ -15,7 +15,7 @@ from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 
 #: Largest accepted difference to the database's clock: with more, the logs of both cannot be compared.
 _MAX_CLOCK_SKEW_SECONDS = 5.0

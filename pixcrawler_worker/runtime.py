@@ -16,12 +16,12 @@ from pydantic import SecretStr
 from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.db import session
 from pixcrawler_worker.db.session import Sessions
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Source, SourceConfig
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.web import http
 from pixcrawler_worker.web.downloader import Downloader, Policy
 from pixcrawler_worker.web.http import AsyncClient

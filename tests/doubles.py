@@ -20,12 +20,12 @@ from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import ActivityLog, Chunk
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.lifecycle import JobStatus
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.web.downloader import Downloader, Fetched, Policy
 from pixcrawler_worker.web.http import AsyncClient
 
@@ -84,10 +84,10 @@ class WatchedStorage(Storage):
             self._before_put(key)
         await super().put(key, body)
 
-    async def get(self, key: str, *, most: int | None = None) -> bytes:
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         if self._before_get:
             self._before_get(key)
-        return await super().get(key, most=most)
+        return await super().get(key, max_bytes=max_bytes)
 
     @contextmanager
     def opened(self, key: str) -> Iterator[FileIO | None]:

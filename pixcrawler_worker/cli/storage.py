@@ -2,22 +2,21 @@
 
 import json
 import sys
-from dataclasses import asdict
 
 import click
 
-from pixcrawler_worker import inventory
+from pixcrawler_worker import storage_audit
 from pixcrawler_worker.cli import arguments, connection, console, job_status
 from pixcrawler_worker.db.job_views import CrawlView
-from pixcrawler_worker.inventory import Inventory
+from pixcrawler_worker.storage_audit import StorageAudit
 
-#: Addresses of a kind that are printed.
+#: URLs of each kind that are printed.
 _SHOWN = 20
 
 
 @click.group()
 def storage() -> None:
-    """Look after the storage."""
+    """Check the storage."""
 
 
 @storage.command()
@@ -27,28 +26,28 @@ def storage() -> None:
 def verify(*, job_id: int | None, fix: bool, as_json: bool) -> None:
     """Compare the rows of images with the files in storage, of one crawl JOB or of all; exit code 1 when they differ.
 
-    A job counts as over when it ended twenty minutes ago: until then somebody may still write.
+    A job counts as over when it ended twenty minutes ago: until then a late attempt may still write.
     """
     with connection.connect() as runtime:
         if job_id is not None:
             job_status.require(runtime.sessions, CrawlView, job_id)
-        wanted = inventory.every(runtime) if job_id is None else [job_id]
-        with console.progress_bar("jobs", len(wanted)) as looked:
-            found = inventory.verify(runtime, wanted, fix=fix, looked=looked)
+        job_ids = storage_audit.every(runtime) if job_id is None else [job_id]
+        with console.progress_bar("jobs", len(job_ids)) as progress:
+            found = storage_audit.verify(runtime, job_ids, fix=fix, progress=progress)
     if as_json:
-        click.echo(json.dumps(asdict(found) | {"well": found.well}, indent=2))
+        click.echo(json.dumps(found.to_json(), indent=2))
     else:
-        _tell(found)
-    if not found.well:
+        _print(found)
+    if not found.ok:
         sys.exit(1)
 
 
-def _tell(found: Inventory) -> None:
-    click.echo(f"{found.jobs:,} jobs, {found.images:,} images, {found.files:,} files")
+def _print(audit: StorageAudit) -> None:
+    click.echo(f"{audit.jobs:,} jobs, {audit.images:,} images, {audit.files:,} files")
     for what, urls in (
-        ("rows without a file", found.missing),
-        ("files of another size than their rows say", found.resized),
-        ("files without a row", found.stray),
+        ("rows without a file", audit.missing),
+        ("files of another size than their rows say", audit.resized),
+        ("files without a row", audit.orphaned),
     ):
         if urls:
             click.echo(f"{len(urls):,} {what}:")
@@ -56,11 +55,13 @@ def _tell(found: Inventory) -> None:
                 click.echo(f"  {console.printable(url)}")
             if len(urls) > _SHOWN:
                 click.echo(f"  and {len(urls) - _SHOWN:,} more: --json has them all")
-    if found.elsewhere:
-        click.echo(f"{found.elsewhere:,} images lie in another storage and were not looked at")
-    if found.suspicious:
-        click.echo(f"{found.suspicious:,} jobs have no file here at all and were left alone: is this the storage?")
-    if found.mended:
-        click.echo(f"{found.mended:,} of them removed")
-    if found.well:
+    if audit.elsewhere:
+        click.echo(f"{audit.elsewhere:,} images are in another storage and were not compared")
+    if audit.suspicious:
+        click.echo(
+            f"{audit.suspicious:,} jobs have no file here at all and were not changed: is this the right storage?"
+        )
+    if audit.repaired:
+        click.echo(f"{audit.repaired:,} of them removed")
+    if audit.ok:
         click.echo("rows and files agree")

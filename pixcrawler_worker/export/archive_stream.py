@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from pixcrawler_worker.export.archive_formats import Archive
-from pixcrawler_worker.storage import Sink
+from pixcrawler_worker.storage.uploads import Sink
 
 #: Bytes that are hashed and written at a time.
 _BLOCK = 2 * 1024 * 1024

@@ -20,7 +20,7 @@ from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 from pixcrawler_worker.exporters.spool import Spool
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import Sink
+from pixcrawler_worker.storage.uploads import Sink
 
 _ARCHIVES: Mapping[ExportFormat, type[Archive]] = {
     ExportFormat.ZIP: Zip,

@@ -13,7 +13,7 @@ from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import plan
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import FileMissingError
+from pixcrawler_worker.storage.failures import FileMissingError
 
 _BLOCK = 1 << 20
 _SUMS = "SHA256SUMS"

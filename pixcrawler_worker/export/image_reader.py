@@ -14,7 +14,8 @@ from pixcrawler_worker.export.options import ImageOptions
 from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.inspection.conversion import Conversion
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import FileMissingError, Storage
+from pixcrawler_worker.storage.facade import Storage
+from pixcrawler_worker.storage.failures import FileMissingError
 
 #: Images that are read at a time, and bytes from which on fewer are; batches that are read while others are written.
 _BATCH, _BATCH_BYTES, _PREFETCHED = 32, 8 * 1024 * 1024, 2
@@ -102,7 +103,7 @@ class ImageReader:
         storage = self._runtime.storage
         keys = [_key(storage, entry) for entry in entries]
         known = [key for key in keys if key is not None]
-        read = iter(await storage.get_all(known, _Body.of, most=self._runtime.settings.max_image_bytes))
+        read = iter(await storage.get_all(known, _Body.of, max_bytes=self._runtime.settings.max_image_bytes))
         found = [FileMissingError("its row names no file here") if key is None else next(read) for key in keys]
         checked = [self._checked(entry, one) for entry, one in zip(entries, found, strict=True)]
         left = ((entry, one) for entry, one in zip(entries, checked, strict=True) if isinstance(one, _Body))

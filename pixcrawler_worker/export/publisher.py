@@ -70,7 +70,7 @@ async def link(
     """
     if result.name == MANIFEST:
         await _write_manifest(runtime, job_id, plan, result, ttl)
-    return runtime.storage.link(key(job_id, result.name), lives=ttl)
+    return runtime.storage.link(key(job_id, result.name), ttl=ttl)
 
 
 def _listed(archive: ArchiveResult) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _listed(archive: ArchiveResult) -> dict[str, Any]:
 
 async def _write_manifest(runtime: Runtime, job_id: int, plan: Plan, result: ExportResult, ttl: timedelta) -> None:
     def linked(file: Mapping[str, Any]) -> dict[str, Any]:
-        url, _ = runtime.storage.link(key(job_id, file["name"]), lives=ttl)
+        url, _ = runtime.storage.link(key(job_id, file["name"]), ttl=ttl)
         return {**file, "url": url}
 
     archives = {part["name"] for part in result.parts}

@@ -22,7 +22,7 @@ from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import FileMissingError
+from pixcrawler_worker.storage.failures import FileMissingError
 
 #: Above the last place of any export.
 _LAST = 2**31 - 1

@@ -11,10 +11,10 @@ import socket
 import sys
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import wire
+from pixcrawler_worker.inspection import framing
+from pixcrawler_worker.inspection.framing import Wish
+from pixcrawler_worker.inspection.inspector import convert, inspect_bytes, measure_bytes, thumbnail
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import convert, inspect_bytes, measure_bytes, thumbnail
-from pixcrawler_worker.inspection.wire import Wish
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -31,36 +31,36 @@ def main() -> None:
         inspect_bytes(_FIRST, limits)
         _keep_decoders_quiet()
         gc.freeze()  # what is imported stays: no collection has to look at it again
-        worker.sendall(wire.framed(b""))
+        worker.sendall(framing.framed(b""))
         while (request := _receive(worker)) is not None:
             _grant_seconds(limits.seconds)
-            worker.sendall(wire.framed(_answer(*request, limits)))
+            worker.sendall(framing.framed(_answer(*request, limits)))
 
 
 def _answer(body: bytes | None, wish: int, number: int, limits: Limits) -> bytes:
     if body is None:
-        return wire.refused(RejectedError(Reason.TOO_MANY_BYTES, "the file is larger than allowed"))
+        return framing.refused(RejectedError(Reason.TOO_MANY_BYTES, "the file is larger than allowed"))
     try:
         match Wish(wish):
             case Wish.THUMBNAIL:
                 return thumbnail(body, number, limits)
             case Wish.METRICS:
-                return wire.accepted(*measure_bytes(body, limits, strict=bool(number)))
+                return framing.accepted(*measure_bytes(body, limits, strict=bool(number)))
             case Wish.CONVERT:
-                conversion, picture = wire.asked_to_convert(body)
-                return wire.as_converted(convert(picture, conversion, limits))
+                conversion, picture = framing.asked_to_convert(body)
+                return framing.as_converted(convert(picture, conversion, limits))
             case Wish.FACTS:
-                return wire.accepted(inspect_bytes(body, limits))
+                return framing.accepted(inspect_bytes(body, limits))
     except RejectedError as refusal:
-        return wire.refused(refusal)
+        return framing.refused(refusal)
 
 
 def _receive(worker: socket.socket) -> tuple[bytes | None, int, int] | None:
     """The next picture with what is wanted of it, or None when the worker is gone."""
-    prefix, descriptors, _, _ = socket.recv_fds(worker, wire.REQUEST.size, 1, socket.MSG_WAITALL)
-    if len(prefix) < wire.REQUEST.size:
+    prefix, descriptors, _, _ = socket.recv_fds(worker, framing.REQUEST.size, 1, socket.MSG_WAITALL)
+    if len(prefix) < framing.REQUEST.size:
         return None
-    size, wish, number = wire.REQUEST.unpack(prefix)
+    size, wish, number = framing.REQUEST.unpack(prefix)
     if descriptors:
         return _read(descriptors[0], most=size), wish, number
     body = worker.recv(size, socket.MSG_WAITALL) if size else b""

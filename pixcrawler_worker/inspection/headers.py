@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import strangers
+from pixcrawler_worker.inspection import sniffing
 
 #: A Huffman code has at least one bit, and a block of 8x8 pixels at least one code (T.81, F.1.2): 512 pixels a byte.
 _JPEG_MOST_PIXELS_PER_BYTE = 512
@@ -45,7 +45,7 @@ def read(body: bytes, *, enough_frames: int) -> Header:
     """
     reader = _reader(body)
     if reader is None:
-        raise RejectedError(Reason.NOT_AN_IMAGE, f"it looks like {strangers.looks_like(body)}")
+        raise RejectedError(Reason.NOT_AN_IMAGE, f"it looks like {sniffing.looks_like(body)}")
     try:
         return reader(body, enough_frames)
     except (struct.error, IndexError) as error:
@@ -58,7 +58,7 @@ def _reader(body: bytes) -> Callable[[bytes, int], Header] | None:
             return reader
     if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
         return _webp
-    if body[4:8] == b"ftyp" and {b"avif", b"avis"} & set(strangers.brands(body)):
+    if body[4:8] == b"ftyp" and {b"avif", b"avis"} & set(sniffing.brands(body)):
         return _avif
     return None
 

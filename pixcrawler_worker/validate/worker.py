@@ -21,11 +21,11 @@ from pixcrawler_worker.domain.checks import Check, CheckedImage, Finding, Metric
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.inspection.guard import File
+from pixcrawler_worker.inspection.decoder import File
 from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import FileMissingError
+from pixcrawler_worker.storage.failures import FileMissingError
 from pixcrawler_worker.validate import classifiers, duplicates, planner
 from pixcrawler_worker.validate.classifiers import Classifier
 from pixcrawler_worker.validate.rules import (
@@ -192,7 +192,7 @@ async def _read_image(runtime: Runtime, checker: _Checker, image: Listed) -> _Re
                         stored, strict=checker.strict, seconds=checker.seconds
                     )
                     return _Reading(facts.sha256, facts, metrics)
-        body = await runtime.storage.get(key, most=checker.max_bytes)
+        body = await runtime.storage.get(key, max_bytes=checker.max_bytes)
         if checker.reads_pixels:
             facts, metrics = await runtime.decoder.measure(body, strict=checker.strict, seconds=checker.seconds)
             return _Reading(facts.sha256, facts, metrics, body=body)
@@ -207,7 +207,7 @@ async def _read_image(runtime: Runtime, checker: _Checker, image: Listed) -> _Re
 async def _digest(runtime: Runtime, checker: _Checker, image: Listed) -> bytes | None:
     """Return the SHA-256 of a file that cannot be decoded: its content may still be what the crawl stored."""
     try:
-        return hashlib.sha256(await runtime.storage.get(_key(runtime, image), most=checker.max_bytes)).digest()
+        return hashlib.sha256(await runtime.storage.get(_key(runtime, image), max_bytes=checker.max_bytes)).digest()
     except (FileMissingError, RejectedError):
         return None
 

@@ -23,7 +23,7 @@ from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs import executor, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 
 ZIP = Delivery(ExportFormat.ZIP, {})
 

@@ -35,7 +35,7 @@ from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query

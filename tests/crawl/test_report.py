@@ -21,11 +21,11 @@ from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.errors import PermanentError, TransientError, UnknownJobError
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 
 HOSTILE = '<script>alert("1")</script>"\'&><img src=http://evil.example/x onerror=alert(1)>'
 #: Attributes by which a page loads something.
@@ -198,10 +198,10 @@ def test_no_more_than_a_few_pictures_are_held_at_a_time(runtime: Runtime, host: 
     class Counting(Storage):
         held = most = 0
 
-        async def get(self, key: str, *, most: int | None = None) -> bytes:
+        async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
             self.held += 1
             self.most = max(self.most, self.held)
-            return await super().get(key, most=most)
+            return await super().get(key, max_bytes=max_bytes)
 
     counting = Counting(runtime.settings.storage())
 

@@ -25,8 +25,8 @@ from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.export.kind import EXPORT
+from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 

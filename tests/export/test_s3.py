@@ -17,7 +17,7 @@ from export.exporting import crawl_of, export, files, pictures, told, unzipped
 from pixcrawler_worker.export import cleanup
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import Sink, Storage
+from pixcrawler_worker.storage.facade import Storage
+from pixcrawler_worker.storage.uploads import Sink
 
 pytestmark = pytest.mark.usefixtures("nothing_else")
 

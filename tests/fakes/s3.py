@@ -23,8 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from pixcrawler_worker import uploads
-from pixcrawler_worker.uploads import Keys, Request
+from pixcrawler_worker.storage import multipart
+from pixcrawler_worker.storage.multipart import Keys, Request
 
 KEYS = Keys(name="pixcrawler-key", secret="pixcrawler-hidden")
 _PATIENCE_SECONDS = 30
@@ -146,7 +146,7 @@ def _is_signed(method: str, path: str, query: list[tuple[str, str]], headers: di
         headers={name: headers[name] for name in names.split(";")},
         payload=payload,
     )
-    return found == uploads.signature(request, KEYS, datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC))
+    return found == multipart.signature(request, KEYS, datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC))
 
 
 class _Handler(BaseHTTPRequestHandler):

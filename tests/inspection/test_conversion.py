@@ -13,9 +13,9 @@ from PIL import Image, ImageChops, ImageCms, ImageStat, JpegImagePlugin, PngImag
 from pixcrawler_worker.domain.facts import FORMATS, ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
+from pixcrawler_worker.inspection.inspector import convert
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import convert
 
 LIMITS = Limits()
 SMALL = Limits(max_pixels=1_000_000, max_frame_pixels=4_000_000)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.inspection.guard import Decoder, File
+from pixcrawler_worker.inspection.decoder import Decoder, File
+from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes
 
 LIMITS = Limits()
 PICTURE = pictures.variant("jpg")
@@ -383,7 +383,7 @@ def test_a_stop_meant_for_the_whole_service_lets_the_process_finish() -> None:
 
 WORKER = """
 import asyncio, sys, time
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 
 async def main():

@@ -10,9 +10,9 @@ from inspection import pictures
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import headers
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
+from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes
 
 #: Small enough that a size made up by a mutation costs next to nothing.
 SMALL = Limits(max_pixels=1_000_000, max_frame_pixels=4_000_000)

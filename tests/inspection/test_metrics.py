@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pixcrawler_worker.domain.checks import Metrics
+from pixcrawler_worker.inspection.inspector import inspect_bytes, measure_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes, measure_bytes
 
 RECORDED: dict[str, list[float]] = json.loads(Path(__file__).with_name("cleanvision.json").read_text())["scores"]
 #: Thresholds at which the checks decide, as (which of the four figures, threshold).

@@ -7,8 +7,8 @@ from inspection import pictures
 from PIL import Image
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes
 
 LIMITS = Limits()
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection.guard import Decoder
+from pixcrawler_worker.inspection.decoder import Decoder
+from pixcrawler_worker.inspection.inspector import thumbnail
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import thumbnail
 
 
 def saved(image: Image.Image, kind: str, **how: object) -> bytes:

@@ -17,10 +17,10 @@ from pixcrawler_worker.db import images
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.storage_keys import url_hash
+from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.storage import local_path
+from pixcrawler_worker.storage.local import path_of
 
 pytestmark = pytest.mark.scale
 
@@ -64,7 +64,7 @@ def job(runtime: Runtime) -> int:
 
 
 def storage(runtime: Runtime) -> Path:
-    folder = local_path(runtime.settings.storage())
+    folder = path_of(runtime.settings.storage())
     assert folder
     return folder
 

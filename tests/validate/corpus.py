@@ -19,8 +19,8 @@ from pixcrawler_worker.db.models import Image as ImageRow
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.domain.storage_keys import url_hash
+from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.opening import inspect_bytes
 from pixcrawler_worker.runtime import Runtime
 
 SIZE = (400, 300)

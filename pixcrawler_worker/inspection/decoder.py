@@ -15,10 +15,10 @@ from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.inspection import wire
+from pixcrawler_worker.inspection import framing
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
+from pixcrawler_worker.inspection.framing import Wish
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.inspection.wire import Wish
 
 #: Pictures a process opens before the next one takes over: leaks and fragmentation end with it. A start takes a quarter
 #: of a second of CPU, of which each picture pays its part: one of 500 would pay a fifth of what opening it takes.
@@ -78,7 +78,7 @@ class Decoder:
                 or was killed over this image. The next image finds a new process.
             TransientError: no process could be started, and the image was not looked at.
         """
-        return wire.facts(await self._ask(body, Wish.FACTS))
+        return framing.facts(await self._ask(body, Wish.FACTS))
 
     async def measure(self, body: bytes | File, *, strict: bool, seconds: float) -> tuple[ImageFacts, Metrics]:
         """What `body` is, and what its pixels and tags say.
@@ -91,11 +91,11 @@ class Decoder:
         Raises:
             RejectedError, TransientError: as `inspect`.
         """
-        return wire.measured(await self._ask(body, Wish.METRICS, int(strict), seconds=seconds))
+        return framing.measured(await self._ask(body, Wish.METRICS, int(strict), seconds=seconds))
 
     async def thumbnail(self, body: bytes, *, side: int) -> bytes:
         """A JPEG of `body`, upright, at most `side` pixels long and wide. Raises as `inspect`."""
-        return wire.thumbnail(await self._ask(body, Wish.THUMBNAIL, side))
+        return framing.thumbnail(await self._ask(body, Wish.THUMBNAIL, side))
 
     async def convert(self, body: bytes, conversion: Conversion) -> Converted | None:
         """`body` changed; None when it is already as wanted, whose pixels are not looked at then.
@@ -104,7 +104,7 @@ class Decoder:
             RejectedError: as `inspect`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
             TransientError: as `inspect`.
         """
-        return wire.converted(await self._ask(wire.to_convert(conversion, body), Wish.CONVERT))
+        return framing.converted(await self._ask(framing.to_convert(conversion, body), Wish.CONVERT))
 
     async def aclose(self) -> None:
         """End the processes, once the images that waited before this call are done."""
@@ -252,11 +252,11 @@ class _Process:
         self.opened += 1
         self._enter(turn)
         if isinstance(body, File):
-            request = wire.REQUEST.pack(body.most, wish, number)
+            request = framing.REQUEST.pack(body.most, wish, number)
             # A descriptor of our own: the caller may be gone when its turn to be sent comes.
             self._outgoing.append((memoryview(request), os.dup(body.descriptor)))
         else:
-            self._outgoing.append((memoryview(wire.REQUEST.pack(len(body), wish, number)), None))
+            self._outgoing.append((memoryview(framing.REQUEST.pack(len(body), wish, number)), None))
             self._outgoing.append((memoryview(body), None))
         self._flush()
         try:
@@ -370,8 +370,8 @@ class _Process:
             return
         self._received += received
         before, begun = len(self._line), self._begun
-        while self._line and (message := wire.unframed(self._received)) is not None:
-            del self._received[: wire.LENGTH.size + len(message)]
+        while self._line and (message := framing.unframed(self._received)) is not None:
+            del self._received[: framing.LENGTH.size + len(message)]
             self._answer(message)
         most = self._line[0].most if self._line else 0
         if len(self._received) > most:

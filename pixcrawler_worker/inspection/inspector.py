@@ -5,7 +5,7 @@ import hashlib
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import converting, headers, metrics, pixels
+from pixcrawler_worker.inspection import converter, headers, metrics, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.pixels import Pixels
@@ -46,7 +46,7 @@ def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | 
     Raises:
         RejectedError: as `inspect_bytes`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
     """
-    converted = converting.convert(body, _header(body, limits).format, conversion, limits)
+    converted = converter.convert(body, _header(body, limits).format, conversion, limits)
     if converted and len(converted.body) > limits.max_converted_bytes:
         raise RejectedError(Reason.TOO_MANY_BYTES, f"it becomes {len(converted.body):,} bytes")
     return converted

@@ -8,7 +8,7 @@ from doubles import query
 from export import exporting
 from export.exporting import Stored, picture
 
-from pixcrawler_worker import inventory
+from pixcrawler_worker import storage_audit
 from pixcrawler_worker.runtime import Runtime
 
 AT_ONCE = timedelta(0)
@@ -42,25 +42,25 @@ def spoil(runtime: Runtime, job: int) -> tuple[str, str, str]:
 
 
 def test_a_storage_that_agrees_is_well(runtime: Runtime, job: int) -> None:
-    found = inventory.verify(runtime)
-    assert (found.jobs, found.images, found.files, found.well) == (1, 6, 6, True)
-    assert inventory.verify(runtime, [job], fix=True, quiet=AT_ONCE).mended == 0
+    found = storage_audit.verify(runtime)
+    assert (found.jobs, found.images, found.files, found.ok) == (1, 6, 6, True)
+    assert storage_audit.verify(runtime, [job], fix=True, grace_period=AT_ONCE).repaired == 0
 
 
 def test_what_differs_is_told_and_nothing_is_touched(runtime: Runtime, job: int) -> None:
     lost, other, stray = spoil(runtime, job)
     for _ in range(2):
-        found = inventory.verify(runtime)
-        assert (found.missing, found.resized, found.stray, found.mended) == ([lost], [other], [stray], 0)
-        assert not found.well
+        found = storage_audit.verify(runtime)
+        assert (found.missing, found.resized, found.orphaned, found.repaired) == ([lost], [other], [stray], 0)
+        assert not found.ok
 
 
 def test_what_is_there_without_the_other_is_removed_on_demand(runtime: Runtime, job: int) -> None:
     lost, other, _ = spoil(runtime, job)
-    assert inventory.verify(runtime, fix=True).mended == 0, "somebody may still write"
-    assert inventory.verify(runtime, fix=True, quiet=AT_ONCE).mended == 2
-    found = inventory.verify(runtime)
-    assert (found.missing, found.resized, found.stray) == ([], [other], [])
+    assert storage_audit.verify(runtime, fix=True).repaired == 0, "somebody may still write"
+    assert storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE).repaired == 2
+    found = storage_audit.verify(runtime)
+    assert (found.missing, found.resized, found.orphaned) == ([], [other], [])
     assert lost not in urls(runtime)
     assert query(runtime, "SELECT valid_images FROM crawl_jobs") == [(5,)]
     assert query(runtime, "SELECT action FROM activity_logs") == [("crawl_job.mended",)]
@@ -69,25 +69,25 @@ def test_what_is_there_without_the_other_is_removed_on_demand(runtime: Runtime, 
 def test_a_running_job_is_left_alone(runtime: Runtime, job: int) -> None:
     spoil(runtime, job)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'running', completed_at = NULL")
-    assert inventory.verify(runtime, fix=True, quiet=AT_ONCE).mended == 0
+    assert storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE).repaired == 0
     assert len(urls(runtime)) == 6
 
 
 def test_files_in_another_storage_are_nobodys_business(runtime: Runtime, job: int) -> None:
     ledger.execute(runtime.sessions, "UPDATE images SET storage_url = 's3://other/' || id")
-    found = inventory.verify(runtime, [job])
-    assert (found.elsewhere, found.images, len(found.stray)) == (6, 0, 6)
+    found = storage_audit.verify(runtime, [job])
+    assert (found.elsewhere, found.images, len(found.orphaned)) == (6, 0, 6)
 
 
 def test_a_storage_that_is_not_mounted_costs_no_row(runtime: Runtime, job: int) -> None:
     runtime.run(runtime.storage.delete([runtime.storage.key(url) for url in urls(runtime)]))
-    found = inventory.verify(runtime, fix=True, quiet=AT_ONCE)
-    assert (len(found.missing), found.mended, found.suspicious) == (6, 0, 1)
+    found = storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE)
+    assert (len(found.missing), found.repaired, found.suspicious) == (6, 0, 1)
     assert len(urls(runtime)) == 6
 
 
 def test_a_storage_under_another_address_costs_no_file(runtime: Runtime, job: int) -> None:
     ledger.execute(runtime.sessions, "UPDATE images SET storage_url = 's3://other/' || id")
-    found = inventory.verify(runtime, fix=True, quiet=AT_ONCE)
-    assert (len(found.stray), found.mended, found.suspicious) == (6, 0, 1)
-    assert inventory.verify(runtime).files == 6
+    found = storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE)
+    assert (len(found.orphaned), found.repaired, found.suspicious) == (6, 0, 1)
+    assert storage_audit.verify(runtime).files == 6

@@ -1,8 +1,9 @@
-"""Use case: the rows of images against the files in storage."""
+"""Comparing the rows of images with the files in storage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from pixcrawler_worker.db import activity_log, crawls, images, validations
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
@@ -14,20 +15,20 @@ from pixcrawler_worker.runtime import Runtime
 
 
 @dataclass(slots=True)
-class Inventory:
+class StorageAudit:
     """What a comparison found.
 
     Attributes:
-        jobs: crawl jobs that were looked at.
+        jobs: crawl jobs that were compared.
         images: rows that name a file.
-        files: in storage.
-        missing: addresses that rows name and where nothing is.
-        resized: addresses of files of another size than their rows say.
-        stray: addresses of files that no row names.
-        elsewhere: rows whose file lies in another storage; nothing is said of them.
-        mended: rows and files that were removed because the other was not there.
-        suspicious: jobs that were not mended because all their files are missing or elsewhere, which is more likely a
-            storage that is not mounted or not the one it was.
+        files: in storage, of those jobs.
+        missing: URLs of rows without a file.
+        resized: URLs of files that do not have the size in their rows.
+        orphaned: URLs of files without a row.
+        elsewhere: rows whose file is in another storage; they are not compared.
+        repaired: rows without a file and files without a row that were removed.
+        suspicious: jobs that were not repaired because all their files are missing or elsewhere: probably the storage
+            is not mounted, or another one is configured.
     """
 
     jobs: int = 0
@@ -35,15 +36,30 @@ class Inventory:
     files: int = 0
     missing: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
-    stray: list[str] = field(default_factory=list)
+    orphaned: list[str] = field(default_factory=list)
     elsewhere: int = 0
-    mended: int = 0
+    repaired: int = 0
     suspicious: int = 0
 
     @property
-    def well(self) -> bool:
-        """Whether rows and files agree, or do so by now."""
-        return not self.resized and len(self.missing) + len(self.stray) == self.mended
+    def ok(self) -> bool:
+        """Whether rows and files agree, after the repairs if there were any."""
+        return not self.resized and len(self.missing) + len(self.orphaned) == self.repaired
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the audit as `--json` prints it."""
+        return {
+            "jobs": self.jobs,
+            "images": self.images,
+            "files": self.files,
+            "missing": self.missing,
+            "resized": self.resized,
+            "stray": self.orphaned,
+            "elsewhere": self.elsewhere,
+            "mended": self.repaired,
+            "suspicious": self.suspicious,
+            "well": self.ok,
+        }
 
 
 def verify(
@@ -51,27 +67,27 @@ def verify(
     job_ids: list[int] | None = None,
     *,
     fix: bool = False,
-    quiet: timedelta = LIMITS.grace_period,
-    looked: Callable[[int], None] = lambda _: None,
-) -> Inventory:
+    grace_period: timedelta = LIMITS.grace_period,
+    progress: Callable[[int], None] = lambda _: None,
+) -> StorageAudit:
     """Compare rows with files, job by job.
 
     Args:
-        runtime: what connects to database and storage.
-        job_ids: crawl jobs to look at; all when left out.
+        runtime: connects to database and storage.
+        job_ids: crawl jobs to compare; all by default.
         fix: remove files without a row and rows without a file, of jobs that are over. A file of another size is left
-            to a validation, which tells what it is.
-        quiet: how long a job must have been over, so that nobody still writes.
-        looked: told the number of jobs so far.
+            to a validation, which finds out what it is.
+        grace_period: how long ago a job must have ended, so that no late attempt still writes.
+        progress: called with the number of jobs so far.
 
     Raises:
-        TransientError: when database or storage do not answer.
+        TransientError: when database or storage do not respond.
     """
-    found = Inventory()
+    found = StorageAudit()
     for job_id in every(runtime) if job_ids is None else job_ids:
-        _compare(runtime, job_id, found, fix=fix, quiet=quiet)
+        _compare(runtime, job_id, found, fix=fix, grace_period=grace_period)
         found.jobs += 1
-        looked(found.jobs)
+        progress(found.jobs)
     return found
 
 
@@ -80,29 +96,29 @@ def every(runtime: Runtime) -> list[int]:
     return transact(runtime.sessions, crawls.all_ids)
 
 
-def _compare(runtime: Runtime, job_id: int, found: Inventory, *, fix: bool, quiet: timedelta) -> None:
-    # Files first: one that comes with its row in between has no file here, and is looked for again below.
+def _compare(runtime: Runtime, job_id: int, found: StorageAudit, *, fix: bool, grace_period: timedelta) -> None:
+    # Files first: one that is stored with its row in between is missing here, and is looked for again below.
     files = runtime.run(_files(runtime, job_id))
     located = transact(runtime.sessions, lambda session: images.stored_files(session, job_id))
     named = [one for one in located if one.storage_url.startswith(runtime.storage.url(""))]
     found.elsewhere += len(located) - len(named)
     found.images += len(named)
     found.files += len(files)
-    missing = [one for one in named if one.storage_url not in files and not _is_there(runtime, one)]
+    missing = [one for one in named if one.storage_url not in files and not _exists(runtime, one)]
     found.missing += [one.storage_url for one in missing]
     found.resized += [
         one.storage_url
         for one in named
         if one.storage_url in files and one.file_size is not None and files[one.storage_url] != one.file_size
     ]
-    stray = sorted(set(files) - {one.storage_url for one in named})
-    found.stray += stray
-    if not fix or not (missing or stray):
+    orphaned = sorted(set(files) - {one.storage_url for one in named})
+    found.orphaned += orphaned
+    if not fix or not (missing or orphaned):
         return
     if len(missing) == len(named) and located:
         found.suspicious += 1
     else:
-        found.mended += _mend(runtime, job_id, missing, stray, quiet)
+        found.repaired += _repair(runtime, job_id, missing, orphaned, grace_period)
 
 
 async def _files(runtime: Runtime, job_id: int) -> dict[str, int]:
@@ -110,25 +126,27 @@ async def _files(runtime: Runtime, job_id: int) -> dict[str, int]:
     return {runtime.storage.url(key): size async for key, size in sizes}
 
 
-def _is_there(runtime: Runtime, one: StoredFile) -> bool:
-    """Whether there is a file after all: it may lie outside of the job's folder, or have come a moment ago."""
+def _exists(runtime: Runtime, one: StoredFile) -> bool:
+    """Return whether there is a file after all: outside of the job's folder, or stored a moment ago."""
     return runtime.run(runtime.storage.size(runtime.storage.key(one.storage_url))) is not None
 
 
-def _mend(runtime: Runtime, job_id: int, missing: list[StoredFile], stray: list[str], quiet: timedelta) -> int:
+def _repair(
+    runtime: Runtime, job_id: int, missing: list[StoredFile], orphaned: list[str], grace_period: timedelta
+) -> int:
     ref = CRAWL_JOBS.ref(job_id)
 
     def rows(session: Session) -> tuple[int, list[str]]:
         # While the job is locked and over it can be neither running nor retried: what has no row now will have none.
         jobs.lock(session, ref)
-        if not sweeps.is_past_grace_period(session, ref, grace_period=quiet):
+        if not sweeps.is_past_grace_period(session, ref, grace_period=grace_period):
             return 0, []
         gone = images.delete(session, [one.id for one in missing])
         if gone:
             validations.update_valid_images(session, job_id)
             activity_log.record(session, ref, "mended", {"images_without_file": gone})
         named = images.files(session, job_id)
-        return gone, [url for url in stray if url not in named]
+        return gone, [url for url in orphaned if url not in named]
 
     gone, orphans = transact(runtime.sessions, rows)
     runtime.run(runtime.storage.delete([runtime.storage.key(url) for url in orphans]))

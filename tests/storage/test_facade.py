@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixcrawler_worker import storage
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.storage import FileMissingError, Storage
+from pixcrawler_worker.storage import local
+from pixcrawler_worker.storage.facade import Storage
+from pixcrawler_worker.storage.failures import FileMissingError
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ FOLDERS = ("plain", "with space", "100%", "a%20b", "Grüße", "猫", "a#b", "a?b
 
 WRITER = """
 import asyncio, itertools, sys
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 
 async def write():
     storage = Storage(sys.argv[1])
@@ -50,7 +51,7 @@ asyncio.run(write())
 LIMITED = """
 import asyncio, resource, signal, sys
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 
 async def write():
     storage = Storage(sys.argv[1])
@@ -146,7 +147,7 @@ def test_an_address_leads_to_the_file_whatever_its_folder_is_called(name: str, t
     store = Storage((tmp_path / name).as_uri())
     run(store.put("crawl_jobs/1/cat/a.jpg", b"picture"))
     address = store.url("crawl_jobs/1/cat/a.jpg")
-    path = storage.local_path(address)
+    path = local.path_of(address)
     assert path == tmp_path / name / "crawl_jobs/1/cat/a.jpg"
     assert path.read_bytes() == b"picture"
     assert store.key(address) == "crawl_jobs/1/cat/a.jpg"
@@ -160,14 +161,14 @@ def test_a_slash_at_the_end_of_the_address_makes_no_difference(tmp_path: Path) -
 
 
 def test_only_a_file_has_a_path() -> None:
-    assert storage.local_path("s3://bucket/a.jpg") is None
-    assert storage.local_path("memory:///a.jpg") is None
+    assert local.path_of("s3://bucket/a.jpg") is None
+    assert local.path_of("memory:///a.jpg") is None
 
 
 def test_an_address_of_another_storage_has_no_key(tmp_path: Path) -> None:
     store = Storage((tmp_path / "files").as_uri())
     for other in ((tmp_path / "files2").as_uri() + "/a.jpg", "memory:///a.jpg", (tmp_path / "files").as_uri()):
-        with pytest.raises(PermanentError, match="does not lie in the configured storage"):
+        with pytest.raises(PermanentError, match="is not in the configured storage"):
             store.key(other)
 
 
@@ -346,7 +347,7 @@ def test_many_files_are_read_at_once_and_each_that_cannot_be_says_why(tmp_path: 
     async def story(storage: Storage) -> None:
         await storage.put("a/1", b"one")
         await storage.put("a/2", b"much too large")
-        read = await storage.get_all(["a/1", "a/absent", "a/2", "../etc/passwd"], len, most=5)
+        read = await storage.get_all(["a/1", "a/absent", "a/2", "../etc/passwd"], len, max_bytes=5)
         assert read[0] == 3
         assert [type(one) for one in read[1:]] == [FileMissingError, RejectedError, FileMissingError]
 
@@ -356,4 +357,4 @@ def test_many_files_are_read_at_once_and_each_that_cannot_be_says_why(tmp_path: 
 
 def test_a_local_link_is_the_file_and_lasts_as_long(tmp_path: Path) -> None:
     storage = Storage(tmp_path.as_uri())
-    assert storage.link("a/b.zip", lives=timedelta(days=30)) == (storage.url("a/b.zip"), timedelta(days=30))
+    assert storage.link("a/b.zip", ttl=timedelta(days=30)) == (storage.url("a/b.zip"), timedelta(days=30))

@@ -20,7 +20,8 @@ from fakes.s3 import Server
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.storage import FileMissingError, Storage
+from pixcrawler_worker.storage.facade import Storage
+from pixcrawler_worker.storage.failures import FileMissingError
 
 T = TypeVar("T")
 
@@ -108,8 +109,8 @@ def test_many_files_are_read_at_once_and_each_is_told_of(store: Storage) -> None
         await store.put("a.jpg", b"12345")
         await store.put("b.jpg", b"123456")
         with pytest.raises(RejectedError):
-            await store.get("b.jpg", most=5)
-        return await store.get_all(["a.jpg", "gone.jpg", "b.jpg"], len, most=5)
+            await store.get("b.jpg", max_bytes=5)
+        return await store.get_all(["a.jpg", "gone.jpg", "b.jpg"], len, max_bytes=5)
 
     read, missing, large = run(story())
     assert read == 5
@@ -171,7 +172,7 @@ def test_a_file_has_an_address_and_none_on_this_machine(store: Storage, s3_url: 
 
 def test_a_link_is_for_anybody_until_it_expires(store: Storage) -> None:
     run(store.put("exports/1/a.zip", b"archive"))
-    url, lives = store.link("exports/1/a.zip", lives=timedelta(seconds=2))
+    url, lives = store.link("exports/1/a.zip", ttl=timedelta(seconds=2))
     assert lives == timedelta(seconds=2)
     assert fetched(url) == b"archive"
     late = time.monotonic() + 10
@@ -183,7 +184,7 @@ def test_a_link_is_for_anybody_until_it_expires(store: Storage) -> None:
 def test_a_link_is_for_one_file_and_holds_no_secret(store: Storage) -> None:
     run(store.put("exports/1/a.zip", b"archive"))
     run(store.put("exports/2/a.zip", b"of somebody else"))
-    url, _ = store.link("exports/1/a.zip", lives=timedelta(hours=1))
+    url, _ = store.link("exports/1/a.zip", ttl=timedelta(hours=1))
     assert s3.KEYS.secret not in url
     last = {"0": "1"}.get(url[-1], "0")
     for tampered in (
@@ -199,7 +200,7 @@ def test_a_link_is_for_one_file_and_holds_no_secret(store: Storage) -> None:
 
 def test_a_link_works_for_a_week_at_most(store: Storage) -> None:
     run(store.put("a.zip", b"archive"))
-    url, lives = store.link("a.zip", lives=timedelta(days=90))
+    url, lives = store.link("a.zip", ttl=timedelta(days=90))
     assert lives == timedelta(days=7)
     assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["604800"]
     assert fetched(url) == b"archive"
@@ -211,7 +212,7 @@ def test_a_link_works_for_a_week_at_most(store: Storage) -> None:
 ASKED: dict[str, Callable[[Storage], Awaitable[object]]] = {
     "put": lambda store: store.put("a.jpg", b"x"),
     "get": lambda store: store.get("a.jpg"),
-    "get_all": lambda store: store.get_all(["a.jpg", "b.jpg"], len, most=5),
+    "get_all": lambda store: store.get_all(["a.jpg", "b.jpg"], len, max_bytes=5),
     "size": lambda store: store.size("a.jpg"),
     "keys": lambda store: listed(store, "a/"),
     "delete": lambda store: store.delete(["a.jpg", "b.jpg"]),
@@ -321,7 +322,7 @@ def test_an_endpoint_may_have_a_path(below_a_path: Storage, monkeypatch: pytest.
         assert await listed(store) == ["a/b.jpg"]
 
     run(story())
-    url, _ = store.link("a/b.jpg", lives=timedelta(minutes=1))
+    url, _ = store.link("a/b.jpg", ttl=timedelta(minutes=1))
     assert urlsplit(url).path == "/storage/v1/s3/bucket/some/prefix/a/b.jpg"
     assert fetched(url) == b"picture"
     assert refused(url.replace("/a/b.jpg", "/a/c.jpg"))

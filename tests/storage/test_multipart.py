@@ -15,10 +15,10 @@ import pytest
 from fakes import s3
 from fakes.s3 import Server
 
-from pixcrawler_worker import uploads
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.storage import Storage
-from pixcrawler_worker.uploads import Keys, Request
+from pixcrawler_worker.storage import multipart
+from pixcrawler_worker.storage.facade import Storage
+from pixcrawler_worker.storage.multipart import Keys, Request
 
 # AWS, "Examples: Signature Calculations in AWS Signature Version 4" and "Authenticating Requests: Using Query
 # Parameters": the keys, the requests and what comes out.
@@ -28,7 +28,7 @@ HOST = "examplebucket.s3.amazonaws.com"
 
 KILLED = """
 import asyncio, sys
-from pixcrawler_worker.storage import Storage
+from pixcrawler_worker.storage.facade import Storage
 
 async def write():
     async with Storage(sys.argv[1]).writing(sys.argv[2]) as sink:
@@ -62,7 +62,7 @@ LISTED = """<?xml version="1.0" encoding="UTF-8"?>
     ],
 )
 def test_requests_are_signed_as_in_the_examples_of_aws(query: str, expected: str) -> None:
-    headers = uploads.signed("GET", f"https://{HOST}/?{query}", EXAMPLE, WHEN)
+    headers = multipart.signed("GET", f"https://{HOST}/?{query}", EXAMPLE, WHEN)
     assert headers["host"] == HOST
     assert headers["x-amz-date"] == "20130524T000000Z"
     assert headers["authorization"] == (
@@ -78,12 +78,12 @@ def test_a_link_has_the_signature_of_the_example_of_aws() -> None:
     )
     request = Request(method="GET", path="/test.txt", query=query, headers={"host": HOST}, payload="UNSIGNED-PAYLOAD")
     expected = "aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
-    assert uploads.signature(request, EXAMPLE, WHEN) == expected
+    assert multipart.signature(request, EXAMPLE, WHEN) == expected
 
 
 def test_a_token_is_signed_and_neither_it_nor_the_secret_is_shown() -> None:
     keys = Keys(name="a", secret="hunter2", token="passing")
-    headers = uploads.signed("GET", f"https://{HOST}/?uploads=", keys, WHEN)
+    headers = multipart.signed("GET", f"https://{HOST}/?uploads=", keys, WHEN)
     assert headers["x-amz-security-token"] == "passing"
     assert "SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-security-token," in headers["authorization"]
     assert "hunter2" not in f"{keys}{headers}"
@@ -129,7 +129,7 @@ def test_more_uploads_than_a_list_has_room_for_are_all_aborted(s3: Server, s3_ur
     for number in range(3):
         begin_and_die(s3, s3_url, f"exports/{number}/archive.zip")
     prefix = f"{s3_url.removeprefix('s3://bucket/')}/exports/"
-    assert asyncio.run(uploads.abort("bucket", prefix, older=timedelta(0), page=1)) == 3
+    assert asyncio.run(multipart.abort("bucket", prefix, older=timedelta(0), page=1)) == 3
     assert s3.unfinished() == []
 
 
@@ -193,7 +193,7 @@ def asked(strict: Strict, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, st
     with answering(strict) as endpoint:
         for name, value in {**s3.variables(endpoint), **(more or {})}.items():
             monkeypatch.setenv(name, value)
-        return asyncio.run(uploads.abort("bucket", "exports/", older=timedelta(minutes=20)))
+        return asyncio.run(multipart.abort("bucket", "exports/", older=timedelta(minutes=20)))
 
 
 def test_one_that_has_gone_meanwhile_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,6 +270,6 @@ def test_a_bucket_is_found_where_the_environment_says_it_is(monkeypatch: pytest.
     with answering(strict) as endpoint:
         for name, value in {**s3.variables(nowhere), "AWS_ENDPOINT_URL_S3": endpoint}.items():
             monkeypatch.setenv(name, value)
-        assert asyncio.run(uploads.abort("bucket", "exports/", older=timedelta(0))) == 0
+        assert asyncio.run(multipart.abort("bucket", "exports/", older=timedelta(0))) == 0
     asked(strict, monkeypatch, {"AWS_ENDPOINT_URL_S3": "", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true"})
     assert [line.partition("?")[0] for line in strict.asked] == ["GET /bucket", "GET /"]

@@ -1,0 +1,1 @@
+"""Files by key: `facade` has the one class that everything uses."""

@@ -1,0 +1,260 @@
+"""Files by key in a folder, an object store, or memory, by one URL."""
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from datetime import timedelta
+from io import FileIO
+from typing import TypeVar
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.storage import local, multipart
+from pixcrawler_worker.storage.failures import FileMissingError, translated
+from pixcrawler_worker.storage.local import LocalSink
+from pixcrawler_worker.storage.stores import open_store
+from pixcrawler_worker.storage.uploads import Sink, UploadSink, aborted_on_error
+
+T = TypeVar("T")
+
+#: Bytes of a part of an upload: 10,000 parts, the limit of S3, hold an archive of any size that is written here.
+_UPLOAD_PART = 16 * 1024 * 1024
+#: Parts that are uploaded at once: they share the bandwidth, and each has to arrive before the read timeout.
+_CONCURRENT_PARTS = 2
+#: Bytes of a large file that are read at a time.
+_DOWNLOAD_PART = 4 * 1024 * 1024
+#: Signed links of S3 last no longer (AWS, "Sharing objects with presigned URLs").
+_MAX_LINK_TTL = timedelta(days=7)
+
+#: A key as `Storage` describes it, whose parts neither begin with a dot nor are empty.
+_KEY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
+
+
+class Storage:
+    """Files by key. A key is a relative path of ASCII letters, digits, `-`, `_` and `.`, with `/` between its parts.
+
+    Args:
+        url: `file:///folder` (made when it is missing), `s3://bucket/prefix` and what else obstore understands,
+            or `memory://`. Credentials come from the environment, as the provider's own tools read them.
+            The URL is kept in rows and shown in logs, so it may not hold any.
+
+    Raises:
+        PermanentError: when the URL is invalid, or the folder cannot be made.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._store = open_store(url)
+        base = url.rstrip("/")
+        self._base = f"{base}//" if base.endswith(":") else base
+        self._folder = local.path_of(url)
+
+    def url(self, key: str) -> str:
+        """Return the URL that a row keeps for the key."""
+        return f"{self._base}/{key}"
+
+    def key(self, url: str) -> str:
+        """Return the key in a URL made by `url`.
+
+        Raises:
+            PermanentError: when the URL belongs to another storage.
+        """
+        if not url.startswith(f"{self._base}/") or url == f"{self._base}/":
+            raise PermanentError(f"{url} is not in the configured storage {self._base}")
+        return url[len(self._base) + 1 :]
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Store the bytes under the key, whole or not at all, in place of what was there.
+
+        Raises:
+            TransientError: when the storage is full, busy or away.
+            PermanentError: when it denies access.
+        """
+        with translated(f"{self.url(key)} could not be written"):
+            if path := self._path(key):
+                await asyncio.to_thread(local.write, path, body)
+            else:
+                await obstore.put_async(self._store, key, body)
+
+    @contextlib.asynccontextmanager
+    async def writing(self, key: str) -> AsyncIterator[Sink]:
+        """Write a file of any size from front to back; it is there as a whole once the context has ended well.
+
+        Raises:
+            TransientError, PermanentError: as for `put`, also from the sink.
+        """
+        what = f"{self.url(key)} could not be written"
+        if self._folder is None:
+            upload = obstore.open_writer_async(
+                self._store, key, buffer_size=_UPLOAD_PART, max_concurrency=_CONCURRENT_PARTS
+            )
+            async with contextlib.AsyncExitStack() as stack:
+                with translated(what):
+                    writer = await stack.enter_async_context(aborted_on_error(upload))
+                # What is raised inside is the caller's error, and not one of the storage.
+                yield UploadSink(writer, what)
+                with translated(what):
+                    await stack.pop_all().aclose()
+            return
+        path = self._folder / key
+        unfinished = local.unfinished(path)
+        try:
+            with translated(what):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = unfinished.open("xb", buffering=0)
+            with file:
+                yield LocalSink(file, what)
+            with translated(what):
+                unfinished.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+
+    async def size(self, key: str) -> int | None:
+        """Return how many bytes are stored under the key; None when nothing is. Raises as `put`."""
+        with translated(f"{self.url(key)} could not be requested"):
+            try:
+                return (await obstore.head_async(self._store, key))["size"]
+            except (NotFoundError, FileNotFoundError):
+                return None
+
+    def link(self, key: str, *, ttl: timedelta) -> tuple[str, timedelta]:
+        """Return a URL from which the file can be downloaded without credentials, and how long it works.
+
+        Links to object stores are signed, and work for a week at max_bytes; a file's URL works as long as the file.
+        """
+        if not isinstance(self._store, S3Store | GCSStore | AzureStore):
+            return self.url(key), ttl
+        link_ttl = min(ttl, _MAX_LINK_TTL)
+        with translated(f"no link to {self.url(key)} could be signed"):
+            return obstore.sign(self._store, "GET", key, link_ttl), link_ttl
+
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        """Return what is stored under the key.
+
+        Args:
+            key: of the file.
+            max_bytes: a larger file is rejected; any size by default.
+
+        Raises:
+            FileMissingError: when nothing is.
+            RejectedError: TOO_MANY_BYTES when it has more than `max_bytes`.
+            TransientError, PermanentError: as for `put`.
+        """
+        if path := self._path(key):
+            # A twentieth of the time that the store takes for it.
+            return await asyncio.to_thread(local.read, path, max_bytes)
+        with translated(f"{self.url(key)} could not be read"):
+            response = await obstore.get_async(self._store, key)
+            if max_bytes is not None and response.meta["size"] > max_bytes:
+                raise RejectedError(Reason.TOO_MANY_BYTES, f"{self.url(key)} has more than {max_bytes} bytes")
+            return bytes(await response.bytes_async())
+
+    async def get_all(
+        self, keys: Sequence[str], use: Callable[[bytes], T], *, max_bytes: int
+    ) -> list[T | FileMissingError | RejectedError]:
+        """Return what `use` makes of each file, or why there is none: many small files in one thread.
+
+        Args:
+            keys: of the files.
+            use: called with each file's bytes, in a thread.
+            max_bytes: bytes that a file may have.
+
+        Raises:
+            TransientError, PermanentError: as for `put`.
+        """
+        paths = [self._path(key) for key in keys]
+        if all(paths):
+            return await asyncio.to_thread(lambda: [local.use(use, path, max_bytes) for path in paths if path])
+        # They are downloaded concurrently.
+        bodies = await asyncio.gather(*(self._get_or_error(key, max_bytes) for key in keys))
+        return await asyncio.to_thread(lambda: [use(body) if isinstance(body, bytes) else body for body in bodies])
+
+    async def _get_or_error(self, key: str, max_bytes: int) -> bytes | FileMissingError | RejectedError:
+        try:
+            return await self.get(key, max_bytes=max_bytes)
+        except (FileMissingError, RejectedError) as error:
+            return error
+
+    def _path(self, key: str) -> str | None:
+        """Return the path of a file that this machine has; None for what is left to the store.
+
+        A row may say anything: what is not a key as described above is left to the store, which stays in the folder.
+        """
+        return f"{self._folder}/{key}" if self._folder is not None and _KEY.fullmatch(key) else None
+
+    async def blocks(self, key: str) -> AsyncIterator[bytes]:
+        """Yield what is stored under the key, a piece at a time. Raises as `get`."""
+        with translated(f"{self.url(key)} could not be read"):
+            response = await obstore.get_async(self._store, key)
+            async for block in response.stream(min_chunk_size=_DOWNLOAD_PART):
+                yield bytes(block)
+
+    @contextlib.contextmanager
+    def opened(self, key: str) -> Iterator[FileIO | None]:
+        """Keep the file under the key open for another process; None where files are not on this machine.
+
+        The system is advised that all of it will be read, so that several open files are read from the disk at once.
+
+        Raises:
+            FileMissingError, TransientError, PermanentError: as for `get`.
+        """
+        if (path := self._path(key)) is None:
+            yield None
+            return
+        with translated(f"{self.url(key)} could not be read"):
+            try:
+                file = FileIO(path, opener=local.open_nonblocking)
+            except (IsADirectoryError, NotADirectoryError) as error:
+                raise FileNotFoundError(str(error)) from error
+        with file:
+            if hasattr(os, "posix_fadvise"):  # macOS has none
+                with contextlib.suppress(OSError):  # a pipe takes no advice
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+            yield file
+
+    async def delete(self, keys: Collection[str]) -> None:
+        """Delete what is stored under the keys; a key without a file is not an error."""
+        if keys:
+            with translated("files could not be deleted"):
+                try:
+                    await obstore.delete_async(self._store, sorted(keys))
+                except (NotFoundError, FileNotFoundError):
+                    # A folder stops at the first one that is missing, and leaves the others.
+                    for key in keys:
+                        with contextlib.suppress(NotFoundError, FileNotFoundError):
+                            await obstore.delete_async(self._store, key)
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        """Yield every key below the prefix, which ends at a `/`."""
+        async for key, _ in self.sizes(prefix):
+            yield key
+
+    async def sizes(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        """Yield every key below the prefix, which ends at a `/`, and the bytes that are stored under it."""
+        with translated(f"{self.url(prefix)} could not be listed"):
+            async for batch in obstore.list(self._store, prefix):
+                for found in batch:
+                    yield found["path"], found["size"]
+
+    async def abort_uploads(self, prefix: str, *, older: timedelta) -> int:
+        """Abort uploads to keys below the prefix that dead workers left unfinished, and return how many there were.
+
+        S3 keeps and bills what was uploaded of them, but does not list it. No other storage does that.
+
+        Args:
+            prefix: of the keys; ends at a `/`.
+            older: how long ago they must have begun.
+
+        Raises:
+            TransientError, PermanentError: as for `put`.
+        """
+        if not isinstance(self._store, S3Store):
+            return 0
+        above = f"{self._store.prefix}/" if self._store.prefix else ""
+        return await multipart.abort(self._store.config["bucket"], f"{above}{prefix}", older=older)

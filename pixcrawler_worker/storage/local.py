@@ -1,0 +1,121 @@
+"""Files on this machine: read and written without the store, which takes many times as long for small ones."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.storage.failures import FileMissingError, of_error, translated
+
+T = TypeVar("T")
+#: Part of the name of a file that is not finished.
+UNFINISHED = ".unfinished-"
+#: Blocks that every system writes at a time (IOV_MAX).
+_MAX_BLOCKS = 512
+
+
+class LocalSink:
+    """A file that is being written."""
+
+    def __init__(self, file: FileIO, what: str) -> None:
+        self._file = file
+        self._what = what
+
+    async def write(self, blocks: Sequence[bytes]) -> None:
+        """Append the blocks."""
+        with translated(self._what):
+            await asyncio.to_thread(self._write, blocks)
+
+    def _write(self, blocks: Sequence[bytes]) -> None:
+        for first in range(0, len(blocks), _MAX_BLOCKS):
+            left = [memoryview(block) for block in blocks[first : first + _MAX_BLOCKS]]
+            while left:
+                written = os.writev(self._file.fileno(), left)
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
+
+
+def read(path: str, max_bytes: int | None) -> bytes:
+    """Return what a file holds. Plain system calls: a file object takes half as long again.
+
+    Raises:
+        FileMissingError: when it is not there, or not a regular file.
+        RejectedError: TOO_MANY_BYTES when it has more than `max_bytes`.
+        TransientError, PermanentError: when it cannot be read.
+    """
+    try:
+        descriptor = open_nonblocking(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError("not a regular file")
+            size = status.st_size
+            if max_bytes is not None and size > max_bytes:
+                raise RejectedError(Reason.TOO_MANY_BYTES, f"file://{path} has more than {max_bytes} bytes")
+            body = os.read(descriptor, size + 1)
+            while len(body) < size and (more := os.read(descriptor, size - len(body) + 1)):
+                body += more
+            return body
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Below a file there is nothing.
+        found = FileNotFoundError(str(error)) if isinstance(error, NotADirectoryError) else error
+        raise of_error(f"file://{path} could not be read", found) from error
+
+
+def write(path: str, body: bytes) -> None:
+    """Write a file, whole or not at all, in place of what was there; its folder is made when it is missing.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = unfinished(target)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            left = memoryview(body)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        finally:
+            os.close(descriptor)
+        partial.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def unfinished(path: Path) -> Path:
+    """Return a name next to a file, for its content until that is complete."""
+    return path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(8)}")
+
+
+def use(function: Callable[[bytes], T], path: str, max_bytes: int) -> T | FileMissingError | RejectedError:
+    """Return what a function makes of a file, or why there is none."""
+    try:
+        return function(read(path, max_bytes))
+    except (FileMissingError, RejectedError) as error:
+        return error
+
+
+def open_nonblocking(path: str, flags: int) -> int:
+    """Open a file without waiting: a named pipe in its place would block the worker."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def path_of(url: str) -> Path | None:
+    """Return the path in a `file://` URL; None for any other kind."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
