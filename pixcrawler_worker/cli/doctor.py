@@ -16,7 +16,8 @@ def doctor(*, as_json: bool) -> None:
     """Check database, migrations, broker, storage, clock and sources; exit code 1 when one fails."""
     results = health.run_checks(connection.load_settings())
     if as_json:
-        click.echo(json.dumps([asdict(result) for result in results], indent=2))
+        # `well` is the former name of `ok`.
+        click.echo(json.dumps([asdict(result) | {"well": result.ok} for result in results], indent=2))
     else:
         width = max(len(result.name) for result in results)
         for result in results:

@@ -21,3 +21,4 @@ def test_the_doctor_fails_when_one_check_does(env: Mapping[str, str]) -> None:
     assert "hunter2" not in result.output
     found = json.loads(call({**env, **DEAD}, "doctor", "--json").stdout)
     assert [result["name"] for result in found if not result["ok"]] == ["broker"]
+    assert all(result["well"] is result["ok"] for result in found), "the former name stays"
