@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import catalog
@@ -118,6 +119,27 @@ def test_the_unpacked_wheel_migrates_from_any_directory(
     assert (ran.returncode, ran.stderr) == (0, "")
     assert Path(ran.stdout.strip()) == unpacked_wheel / "pixcrawler_worker/migrations"
     assert catalog.describe(database) == catalog.describe(migrated)
+
+
+def test_the_image_builds_the_same_wheel(unpacked_wheel: Path, tmp_path: Path) -> None:
+    """Build from nothing but what the Dockerfile copies and .dockerignore lets through."""
+    allowed = [line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    build_stage, _, _ = (PROJECT / "Dockerfile").read_text().partition("\nFROM python:${PYTHON}\n")
+    copied = [line.split()[1:] for line in build_stage.splitlines() if line.startswith("COPY ")]
+    for *sources, target in copied:
+        for source in sources:
+            assert any(fnmatch(source, pattern) for pattern in allowed), source
+            if (PROJECT / source).is_dir():
+                shutil.copytree(PROJECT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (tmp_path / target).mkdir(exist_ok=True)
+                shutil.copy(PROJECT / source, tmp_path / target)
+    built = _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    assert _files(tmp_path / "unpacked") == _files(unpacked_wheel)
 
 
 def test_alembic_with_the_configuration_of_the_unpacked_wheel_migrates_from_any_directory(
