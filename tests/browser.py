@@ -1,4 +1,4 @@
-"""Debian's Chromium without a screen: what a page says, and what it looks like."""
+"""Headless Chromium: the document of a web page, and a screenshot."""
 
 import shutil
 import subprocess
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = shutil.which("chromium")
-#: Where pictures of pages are kept for people to look at.
+#: Directory of the screenshots, for people to look at.
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 
 requires_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 
-# The background services of a browser ask hosts of the internet.
-_QUIET = (
+# The background services of a browser would connect to the internet.
+_OPTIONS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -28,17 +28,17 @@ _QUIET = (
 
 
 def look(url: str, name: str, *, width: int = 1280, height: int = 800) -> str:
-    """Open a page, keep its picture as `artifacts/<name>.png`, and return its document as its scripts left it."""
+    """Open a web page, save a screenshot as `artifacts/<name>.png`, and return the document after its scripts ran."""
     assert CHROMIUM is not None
     ARTIFACTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
         done = subprocess.run(
             [
                 CHROMIUM,
-                *_QUIET,
+                *_OPTIONS,
                 f"--user-data-dir={profile}",
                 f"--window-size={width},{height}",
-                # How long the page's own clock goes on for its scripts.
+                # Virtual time for the scripts of the page.
                 "--virtual-time-budget=8000",
                 f"--screenshot={ARTIFACTS / name}.png",
                 "--dump-dom",

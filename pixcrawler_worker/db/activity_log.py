@@ -1,4 +1,4 @@
-"""The append-only log of what happened to jobs, for the people who own them."""
+"""The append-only log of the events of jobs, for their owners."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ from pixcrawler_worker.db.models import ActivityLog, Project
 
 
 def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any] | None = None) -> None:
-    """Add an entry for the owner of a job; nothing when the job is gone.
+    """Add an entry for the owner of a job; do nothing when the job is deleted.
 
     Args:
-        session: the transaction in which the thing happens, so that the entry stands if and only if it did.
+        session: the transaction of the event, so that the entry exists if and only if the event happened.
         ref: the job.
-        event: what happened: `started`, `completed` and the like.
-        details: kept in `metadata_`.
+        event: `started`, `completed`, ...
+        details: for `metadata_`.
     """
     model = ref.table.model
     session.execute(

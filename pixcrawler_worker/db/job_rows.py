@@ -1,4 +1,4 @@
-"""Jobs that the command line creates; an API writes its rows itself."""
+"""Rows of jobs that the command line creates; an API inserts its rows itself."""
 
 import uuid
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db import exports, validations
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Profile, Project, ValidationJob
 
-#: Owner of what the command line creates without being told a project.
+#: Owner of jobs that the command line creates without a project.
 _LOCAL_USER = uuid.UUID("00000000-0000-4000-8000-000000000001")
 _LOCAL_EMAIL = "command-line@pixcrawler.invalid"
 _LOCAL_PROJECT = "Command line"
@@ -21,7 +21,7 @@ def create_crawl_job(
 ) -> int | None:
     """Insert a pending crawl job and return its id; None when there is no such project.
 
-    Without a project it goes into one that belongs to the command line.
+    Without a project, the job belongs to a project of the command line.
     """
     project = _local_project(session) if project_id is None else session.get(Project, project_id)
     if project is None:
@@ -33,9 +33,9 @@ def create_crawl_job(
 
 
 def create_validation_job(session: Session, *, crawl_job_id: int, name: str, rules: dict[str, Any]) -> int | None:
-    """Insert a pending validation job, remembered so that it starts even without a message, and return its id.
+    """Insert a pending validation job and return its id; None when there is no such crawl job.
 
-    None when there is no such crawl job.
+    The job is recorded as requested, so that a sweep starts it when the message is lost.
     """
     if session.get(CrawlJob, crawl_job_id) is None:
         return None
@@ -49,9 +49,9 @@ def create_validation_job(session: Session, *, crawl_job_id: int, name: str, rul
 def create_export_job(
     session: Session, *, crawl_job_id: int, name: str, format_: str, options: dict[str, Any]
 ) -> int | None:
-    """Insert a pending export job for the crawl job's owner, remembered so that it starts even without a message.
+    """Insert a pending export job for the owner of the crawl job and return its id; None when there is no such job.
 
-    Return its id; None when there is no such crawl job.
+    The job is recorded as requested, so that a sweep starts it when the message is lost.
     """
     owner = session.scalar(
         select(Project.user_id).join(CrawlJob, CrawlJob.project_id == Project.id).where(CrawlJob.id == crawl_job_id)

@@ -1,4 +1,4 @@
-"""A command's surroundings: an empty directory, no settings but the test's, and nothing left behind."""
+"""The environment of commands: an empty directory, no settings except those of the test, and a cleanup."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ _FALLBACKS = {"DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"}
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path) -> Iterator[None]:
-    """Commands write to the environment and set up logging: what they did ends with the test."""
+    """Restore the environment and the logging setup, which commands change."""
     environment, root = dict(os.environ), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     for name in environment:
@@ -35,7 +35,7 @@ def bare(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def env(services: Services, database_url: str, tmp_path: Path) -> Mapping[str, str]:
-    """The environment of somebody whose services are configured."""
+    """An environment with configured services."""
     return {
         "PIXCRAWLER_DATABASE_URL": database_url,
         "PIXCRAWLER_BROKER_URL": services.broker_url.replace("virtual_host=0", "virtual_host=9"),

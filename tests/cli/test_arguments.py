@@ -21,7 +21,7 @@ from calls import call
     ],
     ids=" ".join,
 )
-def test_a_number_that_cannot_be_is_a_wrong_call(env: Mapping[str, str], words: list[str]) -> None:
+def test_a_number_out_of_range_is_an_invalid_argument(env: Mapping[str, str], words: list[str]) -> None:
     result = call(env, *words)
     assert result.exit_code == 2
     assert "is not between 1 and 2147483647" in result.stderr

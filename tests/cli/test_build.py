@@ -1,4 +1,4 @@
-"""The last stage of `pixcrawler build`: writing the folder, interrupted and refused."""
+"""The last stage of `pixcrawler build`: writing the dataset, interrupted and failing."""
 
 import os
 import signal
@@ -14,7 +14,6 @@ from doubles import drive, good, start
 from fakes import hosts
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker import runtime as runtime_module
 from pixcrawler_worker.cli import build, job_status
 from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.db.job_views import CrawlView
@@ -22,7 +21,7 @@ from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs import executor, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, connect
 from pixcrawler_worker.storage.facade import Storage
 
 ZIP = Delivery(ExportFormat.ZIP, {})
@@ -45,12 +44,12 @@ def job(runtime: Runtime, host: HostileServer) -> CrawlView:
 
 @pytest.fixture
 def worked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Somebody who does whatever is asked for: sweeps, and runs the chunks that turn up."""
-    # Nobody answers there, so what is asked for is left to the sweep.
+    """Sweep and run all chunks in a thread, in place of a worker."""
+    # No broker responds there, so the sweep starts the jobs.
     monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "redis://127.0.0.1:1/0")
     ended = threading.Event()
     eager = runtime.settings.model_copy(update={"start_pending": True, "lease_seconds": 1.0})
-    opened = runtime_module.connect(eager)
+    opened = connect(eager)
 
     def work() -> None:
         while not ended.is_set():
@@ -68,7 +67,7 @@ def worked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("worked")
 @pytest.mark.parametrize("there", [True, False], ids=["an empty folder", "no folder"])
-def test_interrupted_while_it_writes_it_leaves_what_was_there(
+def test_an_interrupted_download_leaves_no_files(
     runtime: Runtime, job: CrawlView, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, there: bool
 ) -> None:
     folder = tmp_path / "cats"
@@ -88,7 +87,7 @@ def test_interrupted_while_it_writes_it_leaves_what_was_there(
     assert folder.exists() == there
     assert not there or not list(folder.iterdir())
     assert "no files were written" in capsys.readouterr().err
-    # Nothing was lost by it.
+    # The next call succeeds.
     made = build.deliver(runtime, job, folder, ZIP, resume="")
     assert made
     assert made.exported_images == 12
@@ -106,7 +105,7 @@ def test_interrupted_while_it_writes_it_leaves_what_was_there(
 
 
 @pytest.mark.usefixtures("worked")
-def test_a_damaged_archive_is_not_taken_for_the_dataset(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
+def test_a_corrupt_archive_is_rejected(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
     class Damaging(Storage):
         async def blocks(self, key: str) -> AsyncIterator[bytes]:
             async for block in super().blocks(key):
@@ -119,7 +118,7 @@ def test_a_damaged_archive_is_not_taken_for_the_dataset(runtime: Runtime, job: C
 
 
 @pytest.mark.usefixtures("worked")
-def test_shards_are_delivered_as_they_are(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
+def test_tar_shards_are_not_unpacked(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
     shards = Delivery(ExportFormat.TAR, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})
     made = build.deliver(runtime, job, tmp_path / "cats", shards, resume="")
     assert made

@@ -13,7 +13,7 @@ from pixcrawler_worker.cli.main import pixcrawler
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_printed_for_the_usual_shells(shell: str) -> None:
+def test_the_script_is_printed_for_the_common_shells(shell: str) -> None:
     script = call({}, "completion", shell).stdout
     assert f"_PIXCRAWLER_COMPLETE={shell}_complete" in script
 
@@ -32,8 +32,8 @@ def test_names_are_completed(words: list[str], incomplete: str, offered: set[str
     assert {item.value for item in completing.get_completions(words, incomplete)} == offered
 
 
-def test_the_program_completes_when_a_shell_asks_it() -> None:
-    asked = {"_PIXCRAWLER_COMPLETE": "bash_complete", "COMP_WORDS": "pixcrawler bui", "COMP_CWORD": "1"}
+def test_the_program_completes_when_a_shell_calls_it() -> None:
+    environment = {"_PIXCRAWLER_COMPLETE": "bash_complete", "COMP_WORDS": "pixcrawler bui", "COMP_CWORD": "1"}
     program = Path(sys.executable).with_name("pixcrawler")
-    done = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True)
+    done = subprocess.run([program], env=os.environ | environment, capture_output=True, text=True, check=True)
     assert done.stdout == "plain,build\n"

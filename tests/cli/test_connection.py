@@ -25,7 +25,7 @@ def test_embedded_services_are_found_where_none_are_configured(services: Service
     assert os.environ["PIXCRAWLER_BROKER_URL"] == services.broker_url
 
 
-def test_without_any_services_a_command_says_what_to_do() -> None:
+def test_without_services_the_error_says_what_to_do() -> None:
     with pytest.raises(PermanentError, match=r"set PIXCRAWLER_DATABASE_URL.*`pixcrawler up`"), connection.connect():
         pass
 

@@ -62,7 +62,7 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["   "], "keywords[0] is blank"),
         (["x" * 300], "keywords[0] has 300 characters; at most 200 are allowed"),
@@ -75,15 +75,15 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
         (["cat", "--min-width", "wide"], "expected an integer, got 'wide'"),
     ],
 )
-def test_a_call_that_cannot_be_meant_creates_nothing(
-    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, words: list[str], said: str
+def test_invalid_arguments_create_nothing(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, words: list[str], message: str
 ) -> None:
     Path("blank.txt").write_text("\n# nothing\n")
     Path("list.txt").write_text("https://example.org/1.jpg\n")
     for command in ("crawl", "build"):
         result = call(env, command, *words)
         assert result.exit_code == 2
-        assert said in result.stderr
+        assert message in result.stderr
     assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
     assert sent(broker) == []
 
@@ -95,9 +95,7 @@ def test_there_must_be_a_project(env: Mapping[str, str], broker: redis.Redis, ru
     assert sent(broker) == []
 
 
-def test_what_is_asked_of_a_crawl_is_kept_with_it(
-    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime
-) -> None:
+def test_the_options_of_a_crawl_are_recorded(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:
     words = ["--source", "openverse", "--source", "commons", "--license", "CC BY 4.0", "--license", "cc0"]
     call(env, "crawl", "\U0001f43c", "\U0001f43c", *words, "--min-width", "640", "--min-height", "480")
     ((kept,),) = query(runtime, "SELECT options FROM pixcrawler.crawl_plans")
@@ -105,9 +103,7 @@ def test_what_is_asked_of_a_crawl_is_kept_with_it(
     assert (kept["min_width"], kept["min_height"]) == (640, 480)
 
 
-def test_with_a_dead_broker_a_job_is_kept_and_that_is_told_in_one_line(
-    env: Mapping[str, str], runtime: Runtime
-) -> None:
+def test_with_a_dead_broker_a_job_is_stored_and_one_line_says_so(env: Mapping[str, str], runtime: Runtime) -> None:
     result = call({**env, **DEAD}, "crawl", "cat", "--max-images", "3")
     job_id = int(result.stdout)
     assert result.exit_code == 0
@@ -132,7 +128,7 @@ def test_services_in_a_file_are_used_for_messages_too(
     assert sent(broker) == [("pixcrawler.crawl.start", [job_id, {}])]
 
 
-def test_crawl_that_watches_ends_as_its_job_does(
+def test_crawl_with_watch_exits_as_its_job_ends(
     env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, tmp_path: Path
 ) -> None:
     (tmp_path / "list.txt").write_text("https://example.org/1.jpg")
@@ -148,6 +144,6 @@ def test_crawl_that_watches_ends_as_its_job_does(
         result = call(env, "crawl", "cat", "--urls", "list.txt", "--watch")
     finally:
         ledger.execute(runtime.sessions, "DROP FUNCTION end_it CASCADE")
-    job_id, told = result.stdout.splitlines()
-    assert told == f"job {job_id} failed: 0 of 1 images, 0 of 0 chunks"
+    job_id, output = result.stdout.splitlines()
+    assert output == f"job {job_id} failed: 0 of 1 images, 0 of 0 chunks"
     assert result.exit_code == 1

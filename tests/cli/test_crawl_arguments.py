@@ -21,17 +21,17 @@ from pixcrawler_worker.errors import PermanentError
         (b"\x00 https://a.example/1\n\x00# no\n", ("https://a.example/1",)),
         (b"https://a.example/\xff\n", ("https://a.example/\ufffd",)),
         ("https://a.example/ü\u2028\n".encode(), ("https://a.example/ü",)),
-        (b"  not an address \n", ("not an address",)),
+        (b"  not a url \n", ("not a url",)),
     ],
 )
-def test_a_list_has_an_address_a_line(tmp_path: Path, text: bytes, found: tuple[str, ...]) -> None:
+def test_a_list_has_one_url_per_line(tmp_path: Path, text: bytes, found: tuple[str, ...]) -> None:
     (tmp_path / "list.txt").write_bytes(text)
     with (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines:
         assert read_urls(lines) == found
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"# only\r\n", b"\x00", b"\xef\xbb\xbf"])
-def test_a_list_without_addresses_is_refused_by_name(tmp_path: Path, text: bytes) -> None:
+def test_a_list_without_urls_is_rejected_by_name(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "list.txt").write_bytes(text)
     with (
         (tmp_path / "list.txt").open(encoding="utf-8", errors="replace") as lines,

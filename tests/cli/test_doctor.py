@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from calls import DEAD, call
 
 
-def test_the_doctor_tells_a_line_for_each_check(env: Mapping[str, str]) -> None:
+def test_doctor_prints_a_line_per_check(env: Mapping[str, str]) -> None:
     result = call(env, "doctor")
     assert result.exit_code == 0
     assert all(line.startswith("ok    ") for line in result.stdout.splitlines())
     assert {line.split()[1] for line in result.stdout.splitlines()} >= {"database", "migrations", "broker", "storage"}
 
 
-def test_the_doctor_fails_when_one_check_does(env: Mapping[str, str]) -> None:
+def test_doctor_fails_when_one_check_fails(env: Mapping[str, str]) -> None:
     result = call({**env, **DEAD}, "doctor")
     assert result.exit_code == 1
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]

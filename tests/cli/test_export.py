@@ -1,4 +1,4 @@
-"""`pixcrawler export`, and how exports are shown: called in this process with real services behind it."""
+"""`pixcrawler export`, and the display of exports: called in this process with real services."""
 
 import json
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def test_it_writes_the_row_sends_the_message_and_prints_the_id(
     assert query(runtime, "SELECT export_job_id FROM pixcrawler.export_plans") == [(export_id,)]
 
 
-def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
+def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
     env: Mapping[str, str], runtime: Runtime, job: int
 ) -> None:
     result = call({**env, **DEAD}, "export", str(job), "--name", "dogs")
@@ -59,7 +59,7 @@ def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((), "give the id of a crawl JOB, or --layouts, or --schema"),
         (("1", "--layout", "flatt"), "there is no 'flatt'; did you mean 'flat'?"),
@@ -71,18 +71,18 @@ def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
         (("one",), "expected an integer, got 'one'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_is_written(
-    env: Mapping[str, str], runtime: Runtime, words: tuple[str, ...], said: str
+def test_invalid_arguments_create_nothing(
+    env: Mapping[str, str], runtime: Runtime, words: tuple[str, ...], message: str
 ) -> None:
     Path("broken.json").write_text("{")
     Path("list.json").write_text("[]")
     result = call(env, "export", *words)
     assert result.exit_code == 2
-    assert said in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
     assert query(runtime, "SELECT count(*) FROM export_jobs") == [(0,)]
 
 
-def test_a_crawl_that_is_not_there_is_told(env: Mapping[str, str], runtime: Runtime) -> None:
+def test_a_missing_job_is_an_error(env: Mapping[str, str], runtime: Runtime) -> None:
     with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list`"):
         call(env, "export", "424242")
     for command in ("show", "watch"):
@@ -90,7 +90,7 @@ def test_a_crawl_that_is_not_there_is_told(env: Mapping[str, str], runtime: Runt
             call(env, "jobs", command, "export:424242")
 
 
-def test_layouts_are_listed_with_what_opens_them(env: Mapping[str, str]) -> None:
+def test_layouts_are_listed_with_their_readers(env: Mapping[str, str]) -> None:
     lines = call(env, "export", "--layouts").stdout.splitlines()
     names = {line.split()[0] for line in lines}
     assert {
@@ -121,9 +121,9 @@ def test_an_export_is_shown_listed_and_watched(env: Mapping[str, str], runtime: 
     assert "12 of 12" in shown
     assert "part-00002-of-00003.zip 2 images" in shown
     assert lines.splitlines()[-1] == row.download_url, "in one piece, to be copied"
-    told = json.loads(call(env, "jobs", "show", f"export:{ref.id}", "--json").stdout)
-    assert told["export_options"]["result"]["images"] == 12
-    assert told["chunks"] == {"completed": 4}
+    output = json.loads(call(env, "jobs", "show", f"export:{ref.id}", "--json").stdout)
+    assert output["export_options"]["result"]["images"] == 12
+    assert output["chunks"] == {"completed": 4}
     assert f"{ref.id} completed: 12 images as zip" in " ".join(call(env, "jobs", "show", str(job)).stdout.split())
     watched = call(env, "jobs", "watch", f"export:{ref.id}")
     assert watched.exit_code == 0

@@ -18,12 +18,12 @@ def view(sessions: Sessions, job_id: int) -> CrawlView:
     return found
 
 
-def test_a_job_that_does_not_exist_is_told_with_a_way_on(sessions: Sessions) -> None:
+def test_the_error_on_a_missing_job_says_how_to_list_jobs(sessions: Sessions) -> None:
     with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` lists"):
         job_status.require(sessions, CrawlView, 424242)
 
 
-def test_a_job_is_told_in_one_line(sessions: Sessions) -> None:
+def test_the_status_of_a_job_is_one_line(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=4, max_images=7)
     assert job_status.line(view(sessions, ref.id)) == f"job {ref.id} running: 0 of 7 images, 0 of 4 chunks"
     ledger.execute(
@@ -32,5 +32,5 @@ def test_a_job_is_told_in_one_line(sessions: Sessions) -> None:
         " WHERE id = :id",
         id=ref.id,
     )
-    told = job_status.line(view(sessions, ref.id))
-    assert told == f"job {ref.id} failed in 2.2 s: 0 of 7 images, 0 of 4 chunks, 4 failed"
+    output = job_status.line(view(sessions, ref.id))
+    assert output == f"job {ref.id} failed in 2.2 s: 0 of 7 images, 0 of 4 chunks, 4 failed"

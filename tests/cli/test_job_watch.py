@@ -58,7 +58,7 @@ def test_watching_without_a_terminal_writes_plain_lines(sessions: Sessions, caps
     assert written.err == ""
 
 
-def test_a_job_that_is_deleted_while_it_is_watched_is_told_of(sessions: Sessions) -> None:
+def test_deleting_a_watched_job_is_an_error(sessions: Sessions) -> None:
     ref = start_job(sessions)
     ending = end_soon(sessions, ref.id, "DELETE FROM crawl_jobs WHERE id = :id")
     with pytest.raises(PermanentError, match=f"there is no crawl job {ref.id}"):
@@ -73,7 +73,7 @@ def test_a_job_that_has_ended_is_shown_at_once(sessions: Sessions, capsys: pytes
 
 
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
-def test_interrupting_leaves_the_job_running_and_says_how_to_go_on(
+def test_interrupting_leaves_the_job_running_and_prints_how_to_resume(
     sessions: Sessions, env: Mapping[str, str], *, terminal: bool
 ) -> None:
     job_id = start_job(sessions, chunks=2, max_images=7).id
@@ -87,14 +87,14 @@ def test_interrupting_leaves_the_job_running_and_says_how_to_go_on(
         shown = os.read(ours, 65536).decode()
         time.sleep(0.2)
         watching.send_signal(signal.SIGINT)
-        _, told = watching.communicate(timeout=20)
+        _, output = watching.communicate(timeout=20)
     finally:
         watching.kill()
         watching.wait()
         os.close(ours)
     assert ("\x1b[" in shown) == terminal
     assert watching.returncode == 130
-    assert told == (
+    assert output == (
         f"\njob {job_id} keeps running. Resume watching: pixcrawler jobs watch {job_id}. "
         f"Cancel the job: pixcrawler jobs cancel {job_id}\n"
     )

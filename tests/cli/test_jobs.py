@@ -19,7 +19,7 @@ from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 
-#: What a job's name may hold to do something to whoever looks at it.
+#: A name that tries to control the terminal of its reader.
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] \x9b2J\n\r[/]"
 
 
@@ -40,7 +40,7 @@ def test_jobs_are_listed_newest_first(env: Mapping[str, str], sessions: Sessions
     assert len(call(env, "jobs", "list", "--limit", "1").stdout.splitlines()) == 2
 
 
-def test_jobs_are_listed_for_machines(env: Mapping[str, str], sessions: Sessions) -> None:
+def test_jobs_are_listed_as_json(env: Mapping[str, str], sessions: Sessions) -> None:
     job_id = make_job(sessions, name=HOSTILE, keywords=["кот"])
     (found,) = json.loads(call(env, "jobs", "list", "--json").stdout)
     assert (found["id"], found["name"], found["keywords"], found["status"]) == (job_id, HOSTILE, ["кот"], "pending")
@@ -52,8 +52,8 @@ def test_without_jobs_the_list_says_how_to_get_some(env: Mapping[str, str]) -> N
 
 
 @pytest.fixture
-def told(runtime: Runtime) -> JobRef:
-    """A job of which there is something of everything to tell."""
+def job_with_details(runtime: Runtime) -> JobRef:
+    """A job with chunks in several states, rejection reasons and an error."""
     ref = JobRef(CRAWL_JOBS, make_job(runtime.sessions, name="cats", max_images=9))
     messages = submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/"] * 9, "chunk_size": 3})
     first, second = (ledger.claim(runtime.sessions, message.chunk_id) for message in messages[:2])
@@ -63,10 +63,10 @@ def told(runtime: Runtime) -> JobRef:
     return ref
 
 
-def test_a_job_is_shown_with_counts_reasons_chunks_and_log(env: Mapping[str, str], told: JobRef) -> None:
-    lines = [line.rstrip() for line in call(env, "jobs", "show", str(told.id)).stdout.splitlines()]
+def test_a_job_is_shown_with_counts_reasons_chunks_and_log(env: Mapping[str, str], job_with_details: JobRef) -> None:
+    lines = [line.rstrip() for line in call(env, "jobs", "show", str(job_with_details.id)).stdout.splitlines()]
     shown = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if not line.startswith(" ")}
-    assert shown["job"] == f"{told.id}  cats"
+    assert shown["job"] == f"{job_with_details.id}  cats"
     assert shown["status"] == "running, 66 %"
     assert shown["keywords"] == '["cat"]'
     assert shown["images"] == "0 of 9"
@@ -78,23 +78,23 @@ def test_a_job_is_shown_with_counts_reasons_chunks_and_log(env: Mapping[str, str
     assert any(line.split() == ["1", "timeout"] for line in lines)
 
 
-def test_a_job_is_shown_for_machines(env: Mapping[str, str], told: JobRef) -> None:
-    found = json.loads(call(env, "jobs", "show", str(told.id), "--json").stdout)
-    assert (found["id"], found["status"], found["max_images"]) == (told.id, "running", 9)
+def test_a_job_is_shown_as_json(env: Mapping[str, str], job_with_details: JobRef) -> None:
+    found = json.loads(call(env, "jobs", "show", str(job_with_details.id), "--json").stdout)
+    assert (found["id"], found["status"], found["max_images"]) == (job_with_details.id, "running", 9)
     assert found["chunks"] == {"completed": 1, "failed": 1, "queued": 1}
     assert found["reasons"] == {"not_found": 2, "timeout": 1}
     assert found["errors"] == {"the key is wrong [/]": 1}
     assert [entry["action"] for entry in found["activity"]] == ["crawl_job.started"]
 
 
-def test_a_job_that_was_refused_is_shown_with_its_reason(env: Mapping[str, str], runtime: Runtime) -> None:
+def test_a_job_that_failed_to_plan_is_shown_with_its_reason(env: Mapping[str, str], runtime: Runtime) -> None:
     job_id = make_job(runtime.sessions, keywords=[])
     submission.start(runtime, CRAWL, job_id, {})
     shown = " ".join(call(env, "jobs", "show", str(job_id)).stdout.split())
     assert "crawl_job.failed keywords is empty: give at least one keyword" in shown
 
 
-def test_texts_of_others_do_nothing_to_a_terminal(env: Mapping[str, str], runtime: Runtime) -> None:
+def test_untrusted_texts_cannot_control_a_terminal(env: Mapping[str, str], runtime: Runtime) -> None:
     ref = start_job(runtime.sessions, name=HOSTILE, keywords=[HOSTILE])
     held = ledger.claim(runtime.sessions, ledger.ids_of(runtime.sessions, ref)[0])
     with runtime.sessions.begin() as session:
@@ -105,14 +105,14 @@ def test_texts_of_others_do_nothing_to_a_terminal(env: Mapping[str, str], runtim
         assert not [character for character in shown if not character.isprintable() and character != "\n"]
 
 
-def test_a_job_that_does_not_exist_is_told_of(env: Mapping[str, str], broker: redis.Redis) -> None:
+def test_a_missing_job_is_an_error(env: Mapping[str, str], broker: redis.Redis) -> None:
     for command in ("show", "watch", "cancel", "retry"):
         with pytest.raises(PermanentError, match="there is no crawl job 424242"):
             call(env, "jobs", command, "424242")
 
 
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1), ("cancelled", 1)])
-def test_watching_ends_as_the_job_does(env: Mapping[str, str], sessions: Sessions, status: str, code: int) -> None:
+def test_watch_exits_as_the_job_ends(env: Mapping[str, str], sessions: Sessions, status: str, code: int) -> None:
     job_id = make_job(sessions, status=status, progress=100 * (status == "completed"))
     result = call(env, "jobs", "watch", str(job_id))
     assert (result.exit_code, result.stdout) == (code, f"job {job_id} {status}: 0 of 100 images, 0 of 0 chunks\n")
@@ -134,14 +134,14 @@ def test_a_retry_is_sent(env: Mapping[str, str], broker: redis.Redis, sessions: 
     assert sent(broker) == [("pixcrawler.crawl.retry", [job_id])]
 
 
-def test_a_job_that_runs_is_not_retried(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
+def test_a_running_job_is_not_retried(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
     ref = start_job(sessions)
     result = call(env, "jobs", "retry", str(ref.id))
     assert result.stdout == f"job {ref.id} is running: there is nothing to retry\n"
     assert sent(broker) == []
 
 
-def test_a_retry_without_a_broker_is_trouble(env: Mapping[str, str], sessions: Sessions) -> None:
+def test_a_retry_without_a_broker_is_an_error(env: Mapping[str, str], sessions: Sessions) -> None:
     job_id = make_job(sessions, status="failed")
     with pytest.raises(TransientError, match="the broker does not respond"):
         call({**env, **DEAD}, "jobs", "retry", str(job_id))

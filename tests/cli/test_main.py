@@ -24,7 +24,7 @@ def commands(group: click.Command, *above: str) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("words", list(commands(pixcrawler)), ids=" ".join)
-def test_every_command_explains_itself(words: tuple[str, ...]) -> None:
+def test_every_command_has_help(words: tuple[str, ...]) -> None:
     for option in ("--help", "-h"):
         result = call({}, *words, option)
         assert result.exit_code == 0
@@ -32,7 +32,7 @@ def test_every_command_explains_itself(words: tuple[str, ...]) -> None:
         assert len(result.output.splitlines()) > 4
 
 
-def test_the_lines_of_the_help_are_those_of_the_commands() -> None:
+def test_the_help_lists_every_command() -> None:
     result = call({}, "--help")
     for words in commands(pixcrawler):
         if len(words) == 1:
@@ -54,7 +54,7 @@ def test_help_imports_nothing_that_takes_time() -> None:
     assert imported.isdisjoint({"sqlalchemy", "celery", "kombu", "rich", "pydantic", "PIL", "numpy", "aiohttp"})
 
 
-def test_an_unknown_command_is_a_wrong_call() -> None:
+def test_an_unknown_command_is_an_invalid_argument() -> None:
     result = call({}, "fly")
     assert result.exit_code == 2
     assert "there is no command 'fly'; known are demo, build, " in result.stderr
@@ -71,7 +71,7 @@ def run(*words: str, env: Mapping[str, str] | None = None) -> subprocess.Complet
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["biuld"], 2, "pixcrawler: there is no command 'biuld'; did you mean 'build'? (see pixcrawler --help)"),
         (["build"], 2, "pixcrawler: give at least one KEYWORD, or --job ID to resume a job (see pixcrawler build"),
@@ -90,9 +90,9 @@ def run(*words: str, env: Mapping[str, str] | None = None) -> subprocess.Complet
         ),
     ],
 )
-def test_an_error_is_one_line_that_says_what_to_do(words: list[str], code: int, said: str) -> None:
+def test_an_error_is_one_line_that_says_what_to_do(words: list[str], code: int, message: str) -> None:
     Path("something").touch()
     done = run(*words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(message)

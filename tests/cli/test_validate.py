@@ -1,4 +1,4 @@
-"""`pixcrawler validate`, and how validations are shown: called in this process with real services behind it."""
+"""`pixcrawler validate`, and the display of validations: called in this process with real services."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def clean(runtime: Runtime) -> None:
 
 @pytest.fixture
 def job(runtime: Runtime) -> int:
-    """A crawl job with pictures of every kind."""
+    """A crawl job with images of every kind."""
     made = judging.ended_crawl(runtime)
     corpus.store(runtime, made, [*list(corpus.clean())[:6], *corpus.defective()])
     return made
@@ -48,7 +48,7 @@ def test_it_writes_the_row_sends_the_message_and_prints_the_id(
     assert query(runtime, "SELECT validation_job_id FROM pixcrawler.validation_plans") == [(validation_id,)]
 
 
-def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
+def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
     env: Mapping[str, str], runtime: Runtime, job: int
 ) -> None:
     result = call({**env, **DEAD}, "validate", str(job))
@@ -58,26 +58,26 @@ def test_with_a_dead_broker_it_is_kept_and_that_is_told_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "give the id of a crawl JOB, or --schema"),
         (["1", "--rules", "slip.json"], "there is no checks.blury; did you mean 'blurry'?"),
         (["1", "--rules", "half.json"], "half.json is not valid JSON"),
         (["1", "--rules", "list.json"], "list.json: expected a JSON object, got list"),
         (["1", "--rules", "absent.json"], "absent.json"),
-        (["1", "--rules", "asks.json"], "there is no classifier 'nsfw'"),
+        (["1", "--rules", "classifier.json"], "there is no classifier 'nsfw'"),
         (["1", "--level", "hard"], "hard"),
     ],
 )
-def test_a_call_that_cannot_be_meant_creates_nothing(
-    env: Mapping[str, str], runtime: Runtime, words: list[str], said: str
+def test_invalid_arguments_create_nothing(
+    env: Mapping[str, str], runtime: Runtime, words: list[str], message: str
 ) -> None:
     Path("slip.json").write_text('{"checks": {"blury": true}}')
     Path("half.json").write_text('{"checks": ')
     Path("list.json").write_text("[]")
-    Path("asks.json").write_text('{"classifiers": {"nsfw": {}}}')
+    Path("classifier.json").write_text('{"classifiers": {"nsfw": {}}}')
     result = call(env, "validate", *words)
-    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
     assert query(runtime, "SELECT count(*) FROM validation_jobs") == [(0,)]
 
 
@@ -99,13 +99,13 @@ def test_a_validation_is_shown_with_counts_per_check(env: Mapping[str, str], run
     assert "status completed, 100 %" in shown
     assert "9 decode" in shown
     assert "2 exact_duplicate" in shown
-    told = json.loads(call(env, "jobs", "show", f"validation:{ref.id}", "--json").stdout)
-    assert (told["crawl_job_id"], told["counts"]["decode"], told["chunks"]) == (job, 9, {"completed": 2})
+    output = json.loads(call(env, "jobs", "show", f"validation:{ref.id}", "--json").stdout)
+    assert (output["crawl_job_id"], output["counts"]["decode"], output["chunks"]) == (job, 9, {"completed": 2})
     of_the_job = json.loads(call(env, "jobs", "show", str(job), "--json").stdout)["validations"]
     assert [one["id"] for one in of_the_job] == [ref.id]
 
 
-def test_watching_a_validation_ends_as_it_does(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
+def test_watch_exits_as_the_validation_ends(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
     ref = judging.validate(runtime, job)
     result = call(env, "jobs", "watch", f"validation:{ref.id}")
     total = 6 + len(list(corpus.defective()))
@@ -115,13 +115,13 @@ def test_watching_a_validation_ends_as_it_does(env: Mapping[str, str], runtime: 
     assert f"{total} of {total} images validated, 2 of 2 chunks" in first
     assert second == "valid: {1}, invalid: {2}".format(*judging.counted(runtime, ref)[2:])
     assert third.startswith("findings: 9 decode, ")
-    refused = judging.make_validation(runtime, job, {"level": 7})
-    submission.start(runtime, VALIDATION, refused.id)
-    result = call(env, "jobs", "watch", f"validation:{refused.id}")
+    invalid = judging.make_validation(runtime, job, {"level": 7})
+    submission.start(runtime, VALIDATION, invalid.id)
+    result = call(env, "jobs", "watch", f"validation:{invalid.id}")
     assert (result.exit_code, "level: Input should be" in result.stdout) == (1, True)
 
 
-def test_a_validation_that_is_not_there_is_told(env: Mapping[str, str], runtime: Runtime, tmp_path: Path) -> None:
+def test_a_missing_job_is_an_error(env: Mapping[str, str], runtime: Runtime, tmp_path: Path) -> None:
     for command in ("show", "watch"):
         with pytest.raises(PermanentError, match="there is no validation job 424242"):
             call(env, "jobs", command, "validation:424242")
@@ -132,7 +132,7 @@ def test_a_validation_that_is_not_there_is_told(env: Mapping[str, str], runtime:
 
 @requires_chromium
 @pytest.mark.parametrize(("name", "width"), [("desktop", 1180), ("phone", 420)])
-def test_the_report_shows_distributions_the_worst_and_duplicates(
+def test_the_report_shows_histograms_flagged_images_and_duplicates(
     runtime: Runtime, job: int, tmp_path: Path, name: str, width: int
 ) -> None:
     ledger.execute(runtime.sessions, "UPDATE images SET filename = '<b>x</b>.jpg' WHERE filename = 'dark.jpg'")

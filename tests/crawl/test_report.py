@@ -28,13 +28,13 @@ from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.storage.facade import Storage
 
 HOSTILE = '<script>alert("1")</script>"\'&><img src=http://evil.example/x onerror=alert(1)>'
-#: Attributes by which a page loads something.
+#: HTML attributes that load a resource.
 LOADING = {"src", "href", "srcset", "action", "data", "poster", "background", "formaction", "xlink:href"}
 
 
 @dataclass
-class Found(HTMLParser):
-    """What a browser finds in a page."""
+class Document(HTMLParser):
+    """The parts of an HTML document that matter here."""
 
     tags: list[str] = field(default_factory=list)
     loaded: list[str] = field(default_factory=list)
@@ -56,8 +56,8 @@ class Found(HTMLParser):
         self.text += data
 
 
-def read(path: Path) -> Found:
-    found = Found()
+def read(path: Path) -> Document:
+    found = Document()
     found.feed(path.read_text(encoding="utf-8"))
     found.close()
     return found
@@ -71,13 +71,13 @@ def host() -> Iterator[HostileServer]:
 
 def crawled(runtime: Runtime, candidates: Callable[[str], list[Candidate]], *labels: str, **job: object) -> JobRef:
     """A job that has run over what each label has."""
-    there = replace(runtime, sources={"shelf": Shelf(lambda asked: Page(tuple(candidates(asked.label)), more=False))})
+    there = replace(runtime, sources={"shelf": Shelf(lambda query: Page(tuple(candidates(query.label)), more=False))})
     ref, messages = start(there, sources=["shelf"], job={"keywords": list(labels), "max_images": 500, **job})
     drive(there, messages)
     return ref
 
 
-def pictures(host: HostileServer, count: int, **credit: str) -> Callable[[str], list[Candidate]]:
+def good_images(host: HostileServer, count: int, **credit: str) -> Callable[[str], list[Candidate]]:
     def found(label: str) -> list[Candidate]:
         name = base64.b32encode(label.encode()).decode().strip("=")
         urls = [host.url(f"/good/{name}-{number}.jpg") for number in range(count)]
@@ -86,16 +86,16 @@ def pictures(host: HostileServer, count: int, **credit: str) -> Callable[[str], 
     return found
 
 
-def harmless(found: Found) -> None:
-    """Nothing runs, and nothing is loaded but what the page itself holds."""
+def harmless(found: Document) -> None:
+    """No scripts run, and nothing is loaded from outside."""
     assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(found.tags)
     assert found.handlers == []
-    assert all(address.startswith("data:image/jpeg;base64,") for address in found.loaded)
+    assert all(url.startswith("data:image/jpeg;base64,") for url in found.loaded)
 
 
-def test_a_page_tells_what_came_and_what_was_refused(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+def test_a_report_has_images_and_rejection_reasons(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
     def candidates(label: str) -> list[Candidate]:
-        good = pictures(host, 3, license="cc0-1.0")(label)
+        good = good_images(host, 3, license="cc0-1.0")(label)
         return [*good, *(Candidate(url=host.url(f"/fault/404/{label}-{number}")) for number in range(2))]
 
     ref = crawled(runtime, candidates, "cat", "dog", name="Cats & dogs")
@@ -103,28 +103,30 @@ def test_a_page_tells_what_came_and_what_was_refused(runtime: Runtime, host: Hos
     assert path == tmp_path / "deep" / "report.html"
     found = read(path)
     harmless(found)
-    for said in ("Cats & dogs", f"crawl job {ref.id}, completed", "6of 500 images", "2labels", "4rejected"):
-        assert said in found.text
-    for said in ("cat3", "dog3", "jpg6", "up to 0.1 MP6", "cc0-1.06", "image not found (not_found)4"):
-        assert said in found.text
+    for text in ("Cats & dogs", f"crawl job {ref.id}, completed", "6of 500 images", "2labels", "4rejected"):
+        assert text in found.text
+    for text in ("cat3", "dog3", "jpg6", "up to 0.1 MP6", "cc0-1.06", "image not found (not_found)4"):
+        assert text in found.text
     assert "10candidates found" in found.text
     assert len(found.loaded) == 6
 
 
 def test_every_thumbnail_can_be_opened_and_is_small(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
-    ref = crawled(runtime, pictures(host, 4), "owl")
+    ref = crawled(runtime, good_images(host, 4), "owl")
     found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 4
-    for address in found.loaded:
-        with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2], validate=True))) as image:
+    for url in found.loaded:
+        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True))) as image:
             image.load()
             assert image.format == "JPEG"
             assert max(image.size) <= 224
 
 
-def test_texts_of_strangers_stay_texts(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+def test_untrusted_texts_are_escaped(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
     label = HOSTILE[:60]
-    ref = crawled(runtime, pictures(host, 2, title=HOSTILE, author=HOSTILE, license=HOSTILE), label, name=HOSTILE[:100])
+    ref = crawled(
+        runtime, good_images(host, 2, title=HOSTILE, author=HOSTILE, license=HOSTILE), label, name=HOSTILE[:100]
+    )
     found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
     harmless(found)
     assert found.text.count(HOSTILE[:100]) >= 2
@@ -135,41 +137,41 @@ def test_texts_of_strangers_stay_texts(runtime: Runtime, host: HostileServer, tm
 
 
 def test_a_contact_sheet_shows_a_few_of_many_evenly(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
-    ref = crawled(runtime, pictures(host, 30), "many")
+    ref = crawled(runtime, good_images(host, 30), "many")
     found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 10
     assert "many 10 of 30" in found.text
 
 
-def test_a_picture_that_is_gone_or_broken_is_told_of(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
-    ref = crawled(runtime, pictures(host, 3), "gone")
+def test_a_missing_or_corrupt_file_is_reported(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+    ref = crawled(runtime, good_images(host, 3), "gone")
     rows = query(runtime, "SELECT storage_url FROM images WHERE crawl_job_id = :id ORDER BY id", id=ref.id)
     missing, broken, _ = (runtime.storage.key(url) for (url,) in rows)
     runtime.run(runtime.storage.delete([missing]))
-    runtime.run(runtime.storage.put(broken, b"no picture"))
+    runtime.run(runtime.storage.put(broken, b"not an image"))
     found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 1
     assert found.text.count("96x64 jpg: file missing or not readable") == 2
 
 
-def test_a_job_without_images_has_a_page(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+def test_a_job_without_images_has_a_report(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
     empty = crawled(runtime, lambda _: [], "nothing")
     pending = make_job(runtime, name="not yet")
-    for ref, said in ((empty, "completed"), (pending, "pending")):
+    for ref, status in ((empty, "completed"), (pending, "pending")):
         found = read(report.write(runtime, ref.id, tmp_path / f"{ref.id}.html"))
         harmless(found)
-        assert f"crawl job {ref.id}, {said}" in found.text
+        assert f"crawl job {ref.id}, {status}" in found.text
         assert "No candidates were rejected." in found.text
         assert found.loaded == []
 
 
-def test_a_job_that_does_not_exist_has_none(runtime: Runtime, tmp_path: Path) -> None:
+def test_a_missing_job_has_no_report(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(UnknownJobError):
         report.write(runtime, 2**30, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_path_that_cannot_be_written_is_named(runtime: Runtime, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_an_error(runtime: Runtime, tmp_path: Path) -> None:
     ref = make_job(runtime)
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "report.html"):
@@ -177,23 +179,23 @@ def test_a_path_that_cannot_be_written_is_named(runtime: Runtime, tmp_path: Path
             report.write(runtime, ref.id, path)
 
 
-def test_a_storage_in_trouble_is_one_error_and_leaves_nothing_running(
+def test_an_unavailable_storage_is_one_error_and_leaves_nothing_running(
     runtime: Runtime, host: HostileServer, tmp_path: Path
 ) -> None:
-    ref = crawled(runtime, pictures(host, 12), "trouble")
+    ref = crawled(runtime, good_images(host, 12), "trouble")
 
     def away(_key: str) -> None:
-        raise TransientError("the storage is away")
+        raise TransientError("the storage is unavailable")
 
-    with pytest.raises(TransientError, match="the storage is away"):
+    with pytest.raises(TransientError, match="the storage is unavailable"):
         report.write(replace(runtime, storage=WatchedStorage(runtime, get=away)), ref.id, tmp_path / "report.html")
     assert asyncio.all_tasks(runtime.loop) == set()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_more_than_a_few_pictures_are_held_at_a_time(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
-    """Of a job with hundreds of labels, thousands of pictures are shown."""
-    ref = crawled(runtime, pictures(host, 12), *(f"label {number}" for number in range(4)))
+def test_only_a_few_images_are_in_memory_at_a_time(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+    """A job with hundreds of labels has thousands of images on its contact sheet."""
+    ref = crawled(runtime, good_images(host, 12), *(f"label {number}" for number in range(4)))
 
     class Counting(Storage):
         held = most = 0
@@ -220,7 +222,7 @@ def test_no_more_than_a_few_pictures_are_held_at_a_time(runtime: Runtime, host: 
     assert counting.most <= 16
 
 
-def test_times_are_what_the_page_calls_them(runtime: Runtime, database_url: str, tmp_path: Path) -> None:
+def test_times_are_in_utc(runtime: Runtime, database_url: str, tmp_path: Path) -> None:
     ref = make_job(runtime, status="completed", progress=100)
     ledger.execute(
         runtime.sessions, "UPDATE crawl_jobs SET completed_at = '2026-02-03 20:05Z' WHERE id = :id", id=ref.id
@@ -233,7 +235,7 @@ def test_times_are_what_the_page_calls_them(runtime: Runtime, database_url: str,
     assert "completed, 2026-02-03 20:05 UTC" in read(page).text
 
 
-def test_every_reason_has_words_for_people(runtime: Runtime, tmp_path: Path) -> None:
+def test_every_rejection_reason_has_a_description(runtime: Runtime, tmp_path: Path) -> None:
     ref, messages = start(runtime, ["https://example.org/a.jpg"])
     held = ledger.claim(runtime.sessions, first(messages).chunk_id)
     counts = {reason.value: 1000 + number for number, reason in enumerate(Reason)}

@@ -45,12 +45,12 @@ def test_a_job_is_pending_in_the_project_that_was_named(sessions: Sessions) -> N
     assert len(projects(sessions)) == 1
 
 
-def test_a_project_that_does_not_exist_gets_nothing(sessions: Sessions) -> None:
+def test_a_missing_project_gets_no_job(sessions: Sessions) -> None:
     assert create(sessions, 2**30) is None
     assert projects(sessions) == []
 
 
-def test_without_a_project_jobs_share_that_of_the_command_line(sessions: Sessions) -> None:
+def test_without_a_project_jobs_share_the_one_of_the_command_line(sessions: Sessions) -> None:
     first, second = (job(sessions, create(sessions)) for _ in range(2))
     assert first.project_id == second.project_id
     assert projects(sessions) == [("Command line", "command-line@pixcrawler.invalid")]
@@ -62,5 +62,5 @@ def test_the_first_jobs_of_several_command_lines_do_not_disturb_each_other(sessi
     assert {email for _, email in projects(sessions)} == {"command-line@pixcrawler.invalid"}
 
 
-def test_a_name_that_is_too_long_is_cut(sessions: Sessions) -> None:
+def test_a_name_that_is_too_long_is_truncated(sessions: Sessions) -> None:
     assert job(sessions, create(sessions, name="x" * 300)).name == "x" * 100

@@ -12,7 +12,7 @@ from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import JobStatus
 
 
-def test_a_job_is_shown_as_its_row_has_it(sessions: Sessions) -> None:
+def test_a_view_has_the_columns_of_the_row(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=3, name="Kätzchen", keywords=["cat", {"query": "dog"}], max_images=7)
     ledger.finish(sessions, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]))
     with sessions.begin() as session:
@@ -25,7 +25,7 @@ def test_a_job_is_shown_as_its_row_has_it(sessions: Sessions) -> None:
     assert view.completed_at is None
 
 
-def test_a_view_has_all_it_shows_as_json(sessions: Sessions) -> None:
+def test_a_view_can_be_written_as_json(sessions: Sessions) -> None:
     ref = start_job(sessions, max_images=7)
     with sessions.begin() as session:
         view = job_views.job(session, CrawlView, ref.id)
@@ -48,7 +48,7 @@ def test_a_job_has_ended_in_every_status_but_two(sessions: Sessions) -> None:
     assert [status for status in ended if not ended[status]] == [JobStatus.PENDING, JobStatus.RUNNING]
 
 
-def test_a_job_that_does_not_exist_is_none(sessions: Sessions) -> None:
+def test_a_missing_job_is_none(sessions: Sessions) -> None:
     with sessions.begin() as session:
         assert job_views.job(session, CrawlView, 2**30) is None
 
