@@ -43,8 +43,9 @@ def job(runtime: Runtime, host: HostileServer) -> CrawlView:
 
 
 @pytest.fixture
-def worked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sweep and run all chunks in a thread, in place of a worker."""
+def worked(runtime: Runtime, job: CrawlView, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sweep and run all chunks in a thread, in place of a worker, once the crawl job has ended."""
+    assert job.ended, "a sweep would start it without its options"
     # No broker responds there, so the sweep starts the jobs.
     monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "redis://127.0.0.1:1/0")
     ended = threading.Event()
@@ -53,8 +54,10 @@ def worked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def work() -> None:
         while not ended.is_set():
-            for message in sweeper.sweep(opened, JOB_KINDS.values()).messages:
-                executor.run(opened, JOB_KINDS[message.queue], message.chunk_id)
+            messages = list(sweeper.sweep(opened, JOB_KINDS.values()).messages)
+            while messages:
+                message = messages.pop(0)
+                messages += executor.run(opened, JOB_KINDS[message.queue], message.chunk_id)
             time.sleep(0.05)
 
     thread = threading.Thread(target=work)
