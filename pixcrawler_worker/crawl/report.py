@@ -139,7 +139,7 @@ def _sizes(stored: Sequence[ImageRecord]) -> list[tuple[str, int]]:
 
 
 def _licenses(stored: Sequence[ImageRecord]) -> list[tuple[str, int]]:
-    return Counter(image.credit.license or "unknown" for image in stored).most_common()
+    return Counter(image.license or "unknown" for image in stored).most_common()
 
 
 def _rejected(reasons: Mapping[str, int]) -> str:
@@ -158,5 +158,5 @@ def _sheet(label: str, shown: Sequence[ImageRecord], found: _Content) -> str:
 
 def _figure(image: ImageRecord, thumbnail: bytes | None) -> str:
     caption = f"{image.width}x{image.height} {image.format}"
-    hint = " - ".join(filter(None, (image.credit.title, image.credit.author, image.filename)))
-    return html_report.figure(thumbnail, caption, alt=image.credit.title or image.label or "", hint=hint)
+    hint = " - ".join(filter(None, (image.title, image.author, image.filename)))
+    return html_report.figure(thumbnail, caption, alt=image.title or image.label or "", hint=hint)

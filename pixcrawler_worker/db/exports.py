@@ -1,16 +1,17 @@
 """Export jobs: what they are started with, which images they choose, and what they leave in their rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, delete, func, join, literal, select, update
+from sqlalchemy import delete, func, join, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import SQLCoreOperations
 
-from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
+from pixcrawler_worker.db.image_records import ImageRecord, more_of, record_of, select_images
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.models import (
     Chunk,
@@ -29,7 +30,6 @@ from pixcrawler_worker.domain.messages import QUEUES, Task
 
 _NOW = func.clock_timestamp()
 _MAX_INT4 = 2**31 - 1
-_UNSIGNED = 2**64 - 1
 #: How long files outlive their link, for those who are downloading them.
 _GRACE = timedelta(hours=1)
 #: How tables tell a time, in UTC.
@@ -60,23 +60,24 @@ class ExportRequest:
     crawl_ended_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ExportEntry:
     """An image at its place in an export.
 
     Attributes:
-        seq: its place, from 0.
+        image: the image.
+        seq: its position, from 0.
         split: position of its split in the options.
         digest: what its file is named by.
         copy: number among the images with the same digest, from 0.
         sha256: digest of its file, as crawl or validation recorded it; None when neither did.
-        phash: 64-bit perceptual hash, unsigned, likewise.
+        phash: 64-bit perceptual hash as a signed number, likewise.
         orientation: EXIF's, as the validation measured it; None when it did not.
         crawled_at: when the image was stored, as `2026-01-02T03:04:05Z`.
         findings: of the validation, as its results have them.
-        image: the image.
     """
 
+    image: ImageRecord
     seq: int
     split: int
     digest: bytes
@@ -86,7 +87,21 @@ class ExportEntry:
     orientation: int | None
     crawled_at: str | None
     findings: Any
-    image: ImageRecord
+
+
+_ENTRY_COLUMNS: Mapping[str, SQLCoreOperations[Any]] = {
+    "seq": ExportItem.seq,
+    "split": ExportItem.split,
+    "digest": ExportItem.digest,
+    "copy": ExportItem.copy,
+    "sha256": func.coalesce(ImageFact.sha256, ValidationResultRow.sha256),
+    "phash": func.coalesce(ImageFact.phash, ValidationResultRow.phash),
+    "orientation": ValidationResultRow.metrics["orientation"].as_integer(),
+    "crawled_at": func.to_char(func.timezone("UTC", ImageFact.crawled_at), _TIME),
+    "findings": ValidationResultRow.findings,
+}
+# In the order of the fields, as `image_records` selects.
+_ENTRY = [_ENTRY_COLUMNS[field.name] for field in fields(ExportEntry) if field.name != "image"]
 
 
 def load(session: Session, job_id: int) -> ExportRequest | None:
@@ -160,17 +175,7 @@ def entries(session: Session, job_id: int, *, first: int, last: int, sample: int
         count = session.scalar(select(func.count()).where(*places)) or 0
         step = max(1, -(-count // sample))
     query = (
-        select_images(
-            ExportItem.seq,
-            ExportItem.split,
-            ExportItem.digest,
-            ExportItem.copy.label("copy_number"),
-            ValidationResultRow.sha256.label("validated_sha256"),
-            ValidationResultRow.phash.label("validated_phash"),
-            ValidationResultRow.metrics["orientation"].as_integer().label("orientation"),
-            func.to_char(func.timezone("UTC", ImageFact.crawled_at), _TIME).label("crawled_at_text"),
-            ValidationResultRow.findings,
-        )
+        select_images(*_ENTRY)
         .join(ExportItem, ExportItem.image_id == Image.id)
         .join(ExportPlan, ExportPlan.export_job_id == ExportItem.export_job_id)
         .outerjoin(
@@ -181,26 +186,7 @@ def entries(session: Session, job_id: int, *, first: int, last: int, sample: int
         .where(*places, (ExportItem.seq - first) % step == 0)
         .order_by(ExportItem.seq)
     )
-    return [_entry(row) for row in session.execute(query)]
-
-
-def _entry(row: Row[*tuple[Any, ...]]) -> ExportEntry:
-    image = record_of(row)
-    phash = image.phash
-    if phash is None and row.validated_phash is not None:
-        phash = row.validated_phash & _UNSIGNED
-    return ExportEntry(
-        seq=row.seq,
-        split=row.split,
-        digest=row.digest,
-        copy=row.copy_number,
-        sha256=image.sha256 or row.validated_sha256,
-        phash=phash,
-        orientation=row.orientation,
-        crawled_at=row.crawled_at_text,
-        findings=row.findings,
-        image=image,
-    )
+    return [ExportEntry(record_of(row), *more_of(row)) for row in session.execute(query)]
 
 
 def publish(  # noqa: PLR0913 - a row has as many columns

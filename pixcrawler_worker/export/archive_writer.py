@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixcrawler_worker.db.exports import ExportEntry
+from pixcrawler_worker.db.image_records import UNSIGNED
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.export import card, report
@@ -174,7 +175,7 @@ class _ArchiveWriter:
         await self._stream.add(written.path, size=size, crc=crc, blocks=blocks)
 
     def _sample(self, entry: ExportEntry, file: ImageFile) -> Sample:
-        image, credit = entry.image, entry.image.credit
+        image = entry.image
         label = image.label or self._plan.unlabelled
         split = self._plan.splits[entry.split] if self._plan.splits else None
         row: dict[str, Value] = {
@@ -184,15 +185,15 @@ class _ArchiveWriter:
             "height": file.height,
             "bytes": file.size,
             "sha256": file.sha256.hex(),
-            "phash": "" if entry.phash is None else f"{entry.phash:016x}",
+            "phash": "" if entry.phash is None else f"{entry.phash & UNSIGNED:016x}",
             "mime": tables.MIME[file.extension],
             "source_url": image.original_url,
-            "page_url": credit.page_url or "",
-            "title": credit.title or "",
-            "author": credit.author or "",
-            "license": credit.license or "",
-            "license_url": credit.license_url or "",
-            "attribution": credit.attribution or "",
+            "page_url": image.page_url or "",
+            "title": image.title or "",
+            "author": image.author or "",
+            "license": image.license or "",
+            "license_url": image.license_url or "",
+            "attribution": image.attribution or "",
             "engine": image.source or "",
             "query": image.query or "",
             "crawled_at": entry.crawled_at or "",

@@ -63,10 +63,8 @@ def _parts(
     yield f"<h2>Contact sheet <small>{len(shown):,} of {summary.images:,}</small></h2>" + '<div class="sheet">'
     for entry in shown:
         label = entry.image.label or plan.unlabelled
-        hint = " - ".join(
-            filter(None, (entry.image.credit.title, entry.image.credit.author, entry.image.credit.license))
-        )
-        yield html_report.figure(thumbnails.get(entry.seq), label, alt=entry.image.credit.title or label, hint=hint)
+        hint = " - ".join(filter(None, (entry.image.title, entry.image.author, entry.image.license)))
+        yield html_report.figure(thumbnails.get(entry.seq), label, alt=entry.image.title or label, hint=hint)
     yield "</div>"
 
 

@@ -35,7 +35,7 @@ class Summary:
         self.labels[label] += 1
         self.splits[split or ""] += 1
         self.formats[extension] += 1
-        self.licenses[image.credit.license or ""] += 1
+        self.licenses[image.license or ""] += 1
         self.sources[image.source or ""] += 1
 
     def merge(self, other: "Summary") -> None:
