@@ -41,7 +41,7 @@ def record_options(runtime: Runtime, session: Session, job_id: int, options: Cra
     crawls.record_request(
         session,
         job_id,
-        options=crawl_options.kept(options) | {"chunk_size": page_size},
+        options=crawl_options.recorded(options) | {"chunk_size": page_size},
         urls=options.urls,
         page_size=page_size,
     )

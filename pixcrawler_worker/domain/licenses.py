@@ -18,6 +18,10 @@ FAMILIES = (
 )
 _ALIASES = {"cc-zero": "cc0", "pdm": "cc-pdm", "cc-pd": "public-domain", "pd": "public-domain"}
 _VERSIONED = re.compile(r"(?P<family>[a-z0-9-]*?[a-z0])-?(?P<version>[1-9]\.[0-9](-(?!migrated)[a-z]{2,10})?)?")
+#: Characters of a notation that can be known.
+_MAX_LENGTH = 200
+#: Characters of a name that an error quotes.
+_MAX_QUOTE = 60
 _CUSTOM = re.compile(r"licenseref-[a-z0-9.-]{1,60}")
 #: The two kinds of URLs of Creative Commons deeds (https://creativecommons.org/licenses/).
 _DEED = re.compile(
@@ -31,6 +35,8 @@ def normalized(text: str) -> str | None:
 
     Accepts `CC BY-SA 4.0`, `cc-by-sa-4.0`, `by-sa 4.0`, `CC0`, `Public domain`, and the URLs of Creative Commons deeds.
     """
+    if len(text) > _MAX_LENGTH:
+        return None
     lowered = text.strip().lower()
     if deed := _DEED.fullmatch(lowered):
         name = {"zero": "cc0", "mark": "cc-pdm"}.get(deed["name"], deed["name"])
@@ -69,7 +75,7 @@ def parse(text: str) -> str:
     """
     if found := normalized(text):
         return found
-    raise PermanentError(f"there is no license {text!r}; {hint(text, FAMILIES)}")
+    raise PermanentError(f"there is no license {text[:_MAX_QUOTE]!r}; {hint(text, FAMILIES)}")
 
 
 def family(license_id: str) -> str:

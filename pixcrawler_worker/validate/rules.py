@@ -1,176 +1,170 @@
-"""`validation_jobs.validation_rules`: what is checked, against what, and how much it counts.
+"""The rules of a validation, as `validation_jobs.validation_rules` has them: checks, thresholds and severities.
 
-The models here are the vocabulary: their JSON Schema is what documents and APIs show. What each check measures stands
-in `domain/checks.py`.
+The JSON Schema of these models is what documents and APIs show. `domain/checks.py` has what each check measures.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import Field, StrictBool, StrictStr, StringConstraints
 
+from pixcrawler_worker import options
 from pixcrawler_worker.domain import checks
 from pixcrawler_worker.domain.checks import JOB_CHECKS, METADATA_FIELDS, PIXEL_CHECKS, Check, Mode, Severity
 from pixcrawler_worker.domain.facts import FORMATS
-from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.options import (
+    MAX_INT4,
+    Count,
+    Expected,
+    ImageFormat,
+    Integer,
+    Name,
+    Number,
+    Options,
+    Share,
+    Size,
+)
 
 
 class Level(StrEnum):
-    """Which checks are on unless the rules say otherwise."""
+    """Which checks are enabled by default."""
 
-    BASIC = "basic"  # on what the crawl recorded; no file is read but those that nobody measured
-    STANDARD = "standard"  # the stored bytes are read again, compared, decoded and measured
-    STRICT = "strict"  # strict JPEG and near duplicates too, and warnings count as errors
-
-
-def _format(name: str) -> str:
-    plain = name.lower().removeprefix(".").removeprefix("image/")
-    plain = {"jpeg": "jpg", "tif": "tiff"}.get(plain, plain)
-    if plain not in FORMATS:
-        raise ValueError(f"{name!r} is no format; known are {', '.join(FORMATS)}")
-    return plain
+    BASIC = "basic"  # checks of recorded facts; only files without facts are read
+    STANDARD = "standard"  # files are read, compared with their digests, decoded and measured
+    STRICT = "strict"  # strict JPEG and near duplicates too; warnings count as errors
 
 
-_Format = Annotated[StrictStr, AfterValidator(_format)]
-_Count = Annotated[StrictInt, Field(ge=0)]
-_Side = Annotated[StrictInt, Field(ge=1)]
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Positive = Annotated[float, Field(gt=0)]
-_Sha256 = Annotated[StrictStr, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
-_Hash64 = Annotated[StrictStr, StringConstraints(pattern=r"^[0-9a-fA-F]{16}$")]
+Positive = Annotated[float, Number(above=0)]
+Seconds = Annotated[float, Number(above=0, maximum=3600)]
+Sha256 = Annotated[
+    StrictStr, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$"), Expected("a SHA-256 of 64 hexadecimal digits")
+]
+Hash64 = Annotated[
+    StrictStr, StringConstraints(pattern=r"^[0-9a-fA-F]{16}$"), Expected("a hash of 16 hexadecimal digits")
+]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ErrorCheck(_Strict):
-    """A check whose findings make an image invalid, unless told otherwise."""
+class ErrorCheck(Options):
+    """A check whose findings are errors by default: they make an image invalid."""
 
     severity: Severity = Severity.ERROR
 
 
-class WarningCheck(_Strict):
-    """A check whose findings are warnings, unless told otherwise."""
+class WarningCheck(Options):
+    """A check whose findings are warnings by default."""
 
     severity: Severity = Severity.WARN
 
 
-class InfoCheck(_Strict):
-    """A check whose findings are worth knowing, unless told otherwise."""
+class InfoCheck(Options):
+    """A check whose findings are information by default."""
 
     severity: Severity = Severity.INFO
 
 
 class Decode(ErrorCheck):
-    """The file is there, and opens as one of the known formats."""
+    """The file exists and can be decoded as one of the known formats."""
 
-    max_pixels: _Side = Field(default=50_000_000, description="width x height")
-    max_frames: _Side = Field(default=500, description="frames of an animation, pages of a TIFF")
-    timeout_s: _Positive = Field(default=20, description="seconds that opening it may take")
+    max_pixels: Size = Field(
+        default=50_000_000, description="width x height; the setting PIXCRAWLER_MAX_IMAGE_PIXELS is a limit"
+    )
+    max_frames: Size = Field(default=500, description="frames of an animation, pages of a TIFF")
+    timeout_s: Positive = Field(default=20, description="seconds to decode it")
 
 
 class StrictJpeg(WarningCheck):
-    """JPEG data has no error, not even one that decoders mend silently."""
+    """JPEG data has no errors, not even those that decoders usually ignore."""
 
 
 class Formats(ErrorCheck):
-    """The file is of an allowed format, by its bytes."""
+    """The format of the file is allowed, by its content."""
 
-    allow: tuple[_Format, ...] = Field(
+    allow: tuple[ImageFormat, ...] = Field(
         default=FORMATS, min_length=1, description="jpg, png, webp, gif, bmp, tiff, avif"
     )
 
 
 class ExtensionMatch(WarningCheck):
-    """The file's name ends as its format does."""
+    """The extension of the file name matches the format."""
 
 
 class ContentHash(ErrorCheck):
-    """The stored bytes are those that the crawl stored."""
+    """The content of the file is what the crawl stored."""
 
 
 class FileSize(ErrorCheck):
-    """The file is neither tiny nor huge."""
+    """The size of the file is within limits, in bytes."""
 
-    min_bytes: _Count = 1024
-    max_bytes: _Count = 52_428_800
+    min_bytes: Count = 1024
+    max_bytes: Count = 52_428_800
 
 
 class Dimensions(ErrorCheck):
-    """The picture is neither small nor large, in pixels as stored."""
+    """Width and height are within limits, in pixels as stored."""
 
-    min_width: _Side = 64
-    min_height: _Side = 64
-    max_width: _Side | None = None
-    max_height: _Side | None = None
+    min_width: Size = 64
+    min_height: Size = 64
+    max_width: Size | None = None
+    max_height: Size | None = None
 
 
 class AspectRatio(WarningCheck):
-    """The picture is no strip."""
+    """The image is not extremely wide or high."""
 
-    max_ratio: Annotated[float, Field(ge=1)] = Field(default=3.0, description="longer side over shorter side")
+    max_ratio: Annotated[float, Number(minimum=1)] = Field(default=3.0, description="longer side over shorter side")
 
 
 class OddSize(WarningCheck):
-    """The picture's size is like that of the others of the job."""
+    """The size of the image is similar to the sizes of the other images of the job."""
 
-    iqr_factor: _Positive = Field(
+    iqr_factor: Positive = Field(
         default=3.0, description="interquartile ranges beyond the quartiles of sqrt(width x height)"
     )
-    min_images: _Side = Field(default=50, description="with fewer images there is no usual size")
+    min_images: Size = Field(default=50, description="images of the job from which on sizes are compared")
 
 
 class Dark(WarningCheck):
-    """The picture has something that is not dark."""
+    """The image is not dark everywhere."""
 
-    p99_below: _Share = Field(default=0.32, description="99th percentile of brightness, 0 to 1")
+    p99_below: Share = Field(default=0.32, description="99th percentile of brightness, 0 to 1")
 
 
 class Light(WarningCheck):
-    """The picture has something that is not white."""
+    """The image is not white everywhere."""
 
-    p5_above: _Share = Field(default=0.95, description="5th percentile of brightness, 0 to 1")
+    p5_above: Share = Field(default=0.95, description="5th percentile of brightness, 0 to 1")
 
 
 class LowInformation(WarningCheck):
-    """The picture shows something."""
+    """The image has information."""
 
-    entropy_below: Annotated[float, Field(ge=0, le=8)] = Field(default=3.0, description="bits per gray level")
+    entropy_below: Annotated[float, Number(minimum=0, maximum=8)] = Field(
+        default=3.0, description="bits per gray level"
+    )
 
 
 class Uniform(ErrorCheck):
-    """The picture is not of one color."""
+    """The image has more than one color."""
 
-    std_below: _Positive = Field(default=2.0, description="standard deviation of gray levels, 0 to 255")
+    std_below: Positive = Field(default=2.0, description="standard deviation of gray levels, 0 to 255")
 
 
 class Blurry(WarningCheck):
-    """The picture is sharp."""
+    """The image is sharp."""
 
-    score_below: _Share = Field(default=0.29, description="cleanvision's score, 0 to 1")
+    score_below: Share = Field(default=0.29, description="cleanvision's score, 0 to 1")
 
 
 class Grayscale(InfoCheck):
-    """The picture has colors."""
+    """The image has colors."""
 
-    max_channel_delta: Annotated[StrictInt, Field(ge=0, le=255)] = 8
+    max_channel_delta: Annotated[int, Integer(0, 255)] = 8
 
 
 class Animated(WarningCheck):
-    """The picture stands still."""
+    """The image is not animated."""
 
 
 class Transparency(InfoCheck):
@@ -178,56 +172,52 @@ class Transparency(InfoCheck):
 
 
 class ColorMode(InfoCheck):
-    """The picture is stored as RGB or gray."""
+    """The image is stored as RGB or as gray levels."""
 
 
 class ExifOrientation(InfoCheck):
-    """The picture is stored upright."""
+    """The image is stored upright."""
 
 
 class ExifGps(InfoCheck):
-    """The file does not say where it was taken."""
+    """The file has no GPS location."""
 
 
 class ExactDuplicate(ErrorCheck):
-    """No other image of the job has the same bytes; of those that do, one is kept."""
+    """No other image of the job has the same content; one of the duplicates is kept."""
 
     keep: Literal["best"] = "best"
 
 
 class NearDuplicate(WarningCheck):
-    """No other image of the job looks the same; of those that do, one is kept."""
+    """No other image of the job looks almost the same; one of the near duplicates is kept."""
 
-    max_distance: Annotated[StrictInt, Field(ge=0, le=6)] = Field(
-        default=3, description="bits of 64 between two phashes"
-    )
-    confirm_distance: Annotated[StrictInt, Field(ge=0, le=64)] = Field(
-        default=8, description="bits between the dhashes"
-    )
+    max_distance: Annotated[int, Integer(0, 6)] = Field(default=3, description="bits of 64 between two phashes")
+    confirm_distance: Annotated[int, Integer(0, 64)] = Field(default=8, description="bits between the dhashes")
     keep: Literal["best"] = "best"
 
 
 class BlockedHash(ErrorCheck):
-    """The image is none of these."""
+    """The image is not one of these."""
 
-    sha256: tuple[_Sha256, ...] = ()
-    phash: tuple[_Hash64, ...] = ()
+    sha256: tuple[Sha256, ...] = ()
+    phash: tuple[Hash64, ...] = ()
 
 
 class RequiredMetadata(WarningCheck):
-    """These are known of the image."""
+    """The image has these metadata."""
 
     fields: tuple[Literal[METADATA_FIELDS], ...] = ("source_url",)  # type: ignore[valid-type]  # the names are listed once
 
 
-class Classifier(WarningCheck):
-    """A classifier's score is not above a threshold."""
+class ClassifierCheck(WarningCheck):
+    """The score of a classifier is not above a threshold."""
 
-    score_above: float = 0.5
+    score_above: Annotated[float, Number()] = 0.5
 
 
-class Checks(_Strict):
-    """Each is false, true, or an object with what differs from its defaults; left out, the level decides."""
+class Checks(Options):
+    """Each check is false, true, or an object with parameters; by default the level enables it."""
 
     decode: Decode | StrictBool | None = None
     strict_jpeg: StrictJpeg | StrictBool | None = None
@@ -263,16 +253,16 @@ MODELS: Mapping[str, type[ErrorCheck | WarningCheck | InfoCheck]] = {
 _ONLY_STRICT = frozenset({"strict_jpeg", "near_duplicate"})
 
 
-class ValidationRules(_Strict):
+class ValidationRules(Options):
     """The rules of a validation job. `{}` means the level `standard`."""
 
     version: Literal[1] = 1
     level: Level = Level.STANDARD
-    mode: Mode | None = Field(default=None, description="lenient, unless the level is strict")
+    mode: Mode | None = Field(default=None, description="by default lenient, and strict for the level strict")
     checks: Checks = Checks()
-    classifiers: Mapping[str, Classifier] = Field(default={}, description="installed classifiers to ask, by name")
-    sample: _Side | None = Field(
-        default=None, description="images to run_checks, chosen by their ids' hashes; all when left out"
+    classifiers: Mapping[Name, ClassifierCheck] = Field(default={}, description="installed classifiers by name")
+    sample: Size | None = Field(
+        default=None, description="number of images to validate, chosen by the hashes of their ids; by default all"
     )
 
     @property
@@ -281,7 +271,7 @@ class ValidationRules(_Strict):
         return self.mode or (Mode.STRICT if self.level is Level.STRICT else Mode.LENIENT)
 
     def active(self) -> dict[str, ErrorCheck | WarningCheck | InfoCheck]:
-        """Return the checks that are on, with their parameters."""
+        """Return the enabled checks with their parameters."""
         found = {}
         for name, model in MODELS.items():
             given = getattr(self.checks, name)
@@ -298,7 +288,7 @@ class ValidationRules(_Strict):
 
     @property
     def reads_pixels(self) -> bool:
-        """Whether the stored bytes have to be decoded and measured."""
+        """Whether the stored files have to be decoded and measured."""
         return bool(self.classifiers) or not PIXEL_CHECKS.isdisjoint(self.active())
 
     def image_checks(self) -> list[Check]:
@@ -312,7 +302,8 @@ class ValidationRules(_Strict):
 
 _LEVELS = {"fast": "basic", "medium": "standard", "slow": "strict"}
 _MEBIBYTE = 1024 * 1024
-#: Names that others use at the top, and where they belong.
+_MAX_MEBIBYTES = MAX_INT4 // _MEBIBYTE
+#: Top-level keys that stand for a parameter of a check.
 _ALIASES = {
     "min_width": ("dimensions", "min_width"),
     "min_height": ("dimensions", "min_height"),
@@ -324,62 +315,47 @@ _ALIASES = {
     "formats": ("formats", "allow"),
     "supported_extensions": ("formats", "allow"),
 }
+_WHERE = "validation_rules"
 
 
 def parse(raw: object) -> ValidationRules:
     """Return the rules in a row.
 
     Raises:
-        PermanentError: on an unknown key, a wrong value, or an alias beside what it stands for; the message names the
-            key as it was written.
+        PermanentError: when a key is unknown, a value is invalid, or an alias and the parameter that it stands for are
+            both given; the message names the key as it was given.
     """
     if not isinstance(raw, dict):
-        raise PermanentError(f"validation_rules must be an object, not {type(raw).__name__}")
-    plain, written = _without_aliases(raw)
-    _refuse_unknown(plain)
-    try:
-        return ValidationRules.model_validate(plain)
-    except ValidationError as error:
-        # A check is a union: its own problem tells more than that it is no boolean either.
-        problem = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
-        path = [str(part) for part in problem["loc"] if not (isinstance(part, str) and part[:1].isupper())]
-        path = [part for part in path if part != "bool"]
-        where = written.get(".".join(path[:3]), ".".join(path))
-        raise PermanentError(f"validation_rules: {where}: {problem['msg']}") from None
+        return options.parse(ValidationRules, raw, _WHERE)
+    plain, aliases = _without_aliases(raw)
+    return options.parse(ValidationRules, plain, _WHERE, aliases=aliases, known_aliases=_ALIASES)
 
 
-def _without_aliases(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the rules in their own names, and how each aliased path was written."""
-    plain = {str(key): value for key, value in raw.items()}
-    written: dict[str, str] = {}
+def _without_aliases(raw: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[options.Path, str]]:
+    """Return the rules without aliases, and the alias that was given for each path."""
+    plain = dict(raw)
+    aliases: dict[options.Path, str] = {}
     if isinstance(level := plain.get("level"), str):
         plain["level"] = _LEVELS.get(level, level)
     for alias in [name for name in plain if name in _ALIASES]:
         check, parameter = _ALIASES[alias]
         value = plain.pop(alias)
         if alias.endswith("_mb"):
-            value = int(value * _MEBIBYTE) if isinstance(value, int | float) and value is not True else value
-        checks = plain.get("checks", {})
-        given = checks.get(check, {}) if isinstance(checks, dict) else {}
+            value = _bytes(alias, value)
+        given_checks = plain.get("checks", {})
+        if not isinstance(given_checks, dict):
+            break  # an error of its own
+        given = given_checks.get(check, {})
         if not isinstance(given, dict) or parameter in given:
-            raise PermanentError(f"validation_rules: {alias} stands beside checks.{check}: give one of them")
-        plain["checks"] = {**(checks if isinstance(checks, dict) else {}), check: {**given, parameter: value}}
-        written[f"checks.{check}.{parameter}"] = alias
-    return plain, written
+            raise PermanentError(f"{_WHERE}.{alias}: conflicts with checks.{check}: give one of them")
+        plain["checks"] = given_checks | {check: given | {parameter: value}}
+        aliases["checks", check, parameter] = alias
+    return plain, aliases
 
 
-def _refuse_unknown(plain: Mapping[str, Any]) -> None:
-    _known("", plain, [*ValidationRules.model_fields, *_ALIASES])
-    checks = plain.get("checks", {})
-    if isinstance(checks, dict):
-        _known("checks.", checks, MODELS)
-        for name, given in checks.items():
-            if isinstance(given, dict):
-                _known(f"checks.{name}.", given, MODELS[name].model_fields)
-
-
-def _known(where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
-    names = list(known)
-    for key in given:
-        if key not in names:
-            raise PermanentError(f"validation_rules: there is no {where}{key}; {hint(str(key), names)}")
+def _bytes(alias: str, mebibytes: object) -> int:
+    if isinstance(mebibytes, int | float) and not isinstance(mebibytes, bool) and 0 <= mebibytes <= _MAX_MEBIBYTES:
+        return int(mebibytes * _MEBIBYTE)
+    raise PermanentError(
+        f"{_WHERE}.{alias}: expected a number from 0 to {_MAX_MEBIBYTES}, got {options.quoted(mebibytes)}"
+    )

@@ -62,8 +62,8 @@ def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
     ("words", "message"),
     [
         ((), "give the id of a crawl JOB, or --layouts, or --schema"),
-        (("1", "--layout", "flatt"), "there is no 'flatt'; did you mean 'flat'?"),
-        (("1", "--format", "csv", "--layout", "flat"), "layout flat is delivered as tar, zip, not as csv"),
+        (("1", "--layout", "flatt"), "export_options.layout: there is no layout 'flatt'; did you mean 'flat'?"),
+        (("1", "--format", "csv", "--layout", "flat"), "layout: flat is delivered as tar, zip, not as csv"),
         (("1", "--format", "rar"), "'rar' is not one of 'zip', 'tar', 'csv'"),
         (("1", "--options", "absent.json"), "No such file"),
         (("1", "--options", "broken.json"), "broken.json is not valid JSON"),
@@ -132,5 +132,5 @@ def test_an_export_is_shown_listed_and_watched(env: Mapping[str, str], runtime: 
     failed = exporting.make_export(runtime, job, {"layout": "nonsense"})
     submission.start(runtime, EXPORT, failed.id)
     watched = call(env, "jobs", "watch", f"export:{failed.id}")
-    assert (watched.exit_code, "there is no 'nonsense'" in watched.stdout) == (1, True)
+    assert (watched.exit_code, "there is no layout 'nonsense'" in watched.stdout) == (1, True)
     assert job_status.require(runtime.sessions, ExportView, failed.id).status == "failed"

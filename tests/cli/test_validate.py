@@ -61,7 +61,7 @@ def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
     ("words", "message"),
     [
         ([], "give the id of a crawl JOB, or --schema"),
-        (["1", "--rules", "slip.json"], "there is no checks.blury; did you mean 'blurry'?"),
+        (["1", "--rules", "slip.json"], "validation_rules.checks.blury: unknown option, did you mean 'blurry'?"),
         (["1", "--rules", "half.json"], "half.json is not valid JSON"),
         (["1", "--rules", "list.json"], "list.json: expected a JSON object, got list"),
         (["1", "--rules", "absent.json"], "absent.json"),
@@ -118,7 +118,7 @@ def test_watch_exits_as_the_validation_ends(env: Mapping[str, str], runtime: Run
     invalid = judging.make_validation(runtime, job, {"level": 7})
     submission.start(runtime, VALIDATION, invalid.id)
     result = call(env, "jobs", "watch", f"validation:{invalid.id}")
-    assert (result.exit_code, "level: Input should be" in result.stdout) == (1, True)
+    assert (result.exit_code, 'validation_rules.level: expected "basic", ' in result.stdout) == (1, True)
 
 
 def test_a_missing_job_is_an_error(env: Mapping[str, str], runtime: Runtime, tmp_path: Path) -> None:

@@ -26,45 +26,72 @@ def test_what_an_export_wrote_down_about_itself_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
-        ([], "export_options must be an object, not list"),
-        ({"layut": "flat"}, "there is no layut; did you mean 'layout'?"),
-        ({"select": {"only_vaild": True}}, "there is no select.only_vaild; did you mean 'only_valid'?"),
-        ({"image": {"resize": {"sise": 3}}}, "there is no image.resize.sise; did you mean 'size'?"),
-        ({"image": {"resize": {"mode": "crop", "size": 64}}}, "export_options: image.resize.mode: "),
-        ({"layout": "imagefoldr"}, "layout: there is no 'imagefoldr'; did you mean 'imagefolder'?"),
-        ({"select": {"licenses": ["cc-bi"]}}, "select.licenses.0: there is no license 'cc-bi'; did you mean 'cc-by'?"),
-        ({"splits": {"ratios": {"train": 0}}}, "export_options: splits.ratios.train: "),
-        ({"splits": {"ratios": {"../train": 1}}}, "export_options: splits.ratios."),
-        ({"archive": {"part_max_images": 0}}, "export_options: archive.part_max_images: "),
-        ({"archive": {"part_max_images": 70_000}}, "export_options: archive.part_max_images: "),
-        ({"archive": {"part_max_bytes": 2**32}}, "export_options: archive.part_max_bytes: "),
-        ({"image": {"background": "white"}}, "export_options: image.background: "),
-        ({"select": {"limit": "10"}}, "export_options: select.limit: "),
-        ({"url_ttl_s": 0}, "export_options: url_ttl_s: "),
-        ({"version": 2}, "export_options: version: "),
+        ([], "export_options: expected an object, got an array"),
+        ({"layut": "flat"}, "export_options.layut: unknown option, did you mean 'layout'?"),
+        (
+            {"select": {"only_vaild": True}},
+            "export_options.select.only_vaild: unknown option, did you mean 'only_valid'?",
+        ),
+        ({"image": {"resize": {"sise": 3}}}, "export_options.image.resize.sise: unknown option, did you mean 'size'?"),
+        (
+            {"image": {"resize": {"mode": "crop", "size": 64}}},
+            'export_options.image.resize.mode: expected "fit", "cover", "pad" or "shortest", got "crop"',
+        ),
+        (
+            {"layout": "imagefoldr"},
+            "export_options.layout: there is no layout 'imagefoldr'; did you mean 'imagefolder'?",
+        ),
+        (
+            {"select": {"licenses": ["cc-bi"]}},
+            "export_options.select.licenses[0]: there is no license 'cc-bi'; did you mean 'cc-by'?",
+        ),
+        ({"splits": {"ratios": {"train": 0}}}, "export_options.splits.ratios.train: expected a number above 0, got 0"),
+        (
+            {"splits": {"ratios": {"../train": 1}}},
+            "export_options.splits.ratios: expected a name of at most 20 lower-case letters",
+        ),
+        (
+            {"archive": {"part_max_images": 0}},
+            "export_options.archive.part_max_images: expected an integer from 1 to 50000, got ",
+        ),
+        (
+            {"archive": {"part_max_images": 70_000}},
+            "export_options.archive.part_max_images: expected an integer from 1 to 50000, got ",
+        ),
+        (
+            {"archive": {"part_max_bytes": 2**32}},
+            "export_options.archive.part_max_bytes: expected an integer from 1000000 to 4000000000",
+        ),
+        (
+            {"image": {"background": "white"}},
+            'export_options.image.background: expected a color such as #ffffff, got "white"',
+        ),
+        ({"select": {"limit": "10"}}, 'export_options.select.limit: expected an integer of at least 1, got "10"'),
+        ({"url_ttl_s": 0}, "export_options.url_ttl_s: expected an integer from 60 to 31622400, got 0"),
+        ({"version": 2}, "export_options.version: expected 1, got 2"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_its_name(raw: Any, told: str) -> None:
-    with pytest.raises(PermanentError, match=re.escape(told)):
+def test_what_cannot_be_meant_is_refused_by_its_name(raw: Any, message: str) -> None:
+    with pytest.raises(PermanentError, match=re.escape(message)):
         options.parse(raw)
 
 
 @pytest.mark.parametrize(
-    ("layout", "carrier", "told"),
+    ("layout", "format_", "message"),
     [
-        ("webdataset", ExportFormat.ZIP, "layout webdataset is delivered as tar, not as zip"),
-        ("imagefolder", ExportFormat.CSV, "layout imagefolder is delivered as tar, zip, not as csv"),
+        ("webdataset", ExportFormat.ZIP, "export_options.layout: webdataset is delivered as tar, not as zip"),
+        ("imagefolder", ExportFormat.CSV, "export_options.layout: imagefolder is delivered as tar, zip, not as csv"),
     ],
 )
-def test_a_layout_says_what_it_is_delivered_as(layout: str, carrier: ExportFormat, told: str) -> None:
-    with pytest.raises(PermanentError, match=re.escape(told)):
-        options.parse({"layout": layout}).layout_for(carrier)
+def test_a_layout_says_what_it_is_delivered_as(layout: str, format_: ExportFormat, message: str) -> None:
+    with pytest.raises(PermanentError, match=re.escape(message)):
+        options.parse({"layout": layout}).layout_for(format_)
 
 
 def test_a_table_is_not_to_be_had_without_its_table() -> None:
-    with pytest.raises(PermanentError, match="images_csv is false"):
+    with pytest.raises(PermanentError, match=r"export_options\.extras\.images_csv: expected true, .*, got false"):
         options.parse({"extras": {"images_csv": False}}).layout_for(ExportFormat.CSV)
 
 

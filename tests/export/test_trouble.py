@@ -66,11 +66,11 @@ def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Ru
 @pytest.mark.parametrize(
     ("values", "told_of"),
     [
-        ({"options": {"layout": "nonsense"}}, "there is no 'nonsense'"),
+        ({"options": {"layout": "nonsense"}}, "export_options.layout: there is no layout 'nonsense'"),
         ({"options": {"layot": "flat"}}, "did you mean 'layout'"),
-        ({"options": []}, "must be an object"),
+        ({"options": []}, "export_options: expected an object, got an array"),
         ({"format_": "rar"}, "there is no 'rar'"),
-        ({"options": {"layout": "table"}}, "layout table is delivered as csv, not as zip"),
+        ({"options": {"layout": "table"}}, "export_options.layout: table is delivered as csv, not as zip"),
         ({"options": {"select": {"labels": ["x"]}}}, "has no images that the options take"),
     ],
 )

@@ -155,8 +155,8 @@ def test_of_two_duplicates_the_valid_one_is_kept(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
-        ({"checks": {"blury": True}}, "there is no checks.blury; did you mean 'blurry'?"),
-        ([], "validation_rules must be an object, not list"),
+        ({"checks": {"blury": True}}, "validation_rules.checks.blury: unknown option, did you mean 'blurry'?"),
+        ([], "validation_rules: expected an object, got an array"),
         ({"classifiers": {"nsfw": {}}}, "there is no classifier 'nsfw'; known are none"),
     ],
 )

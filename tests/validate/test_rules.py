@@ -95,38 +95,65 @@ def test_levels_have_other_names_too(alias: str, level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
-        ([], "validation_rules must be an object, not list"),
-        ({"levle": "basic"}, "there is no levle; did you mean 'level'?"),
-        ({"level": "hard"}, "level: Input should be 'basic', 'standard' or 'strict'"),
-        ({"mode": "hard"}, "mode: Input should be 'strict', 'lenient' or 'report_only'"),
-        ({"checks": []}, "checks: "),
-        ({"checks": {"blury": True}}, "there is no checks.blury; did you mean 'blurry'?"),
-        ({"checks": {"blurry": {"score_bellow": 1}}}, "checks.blurry.score_bellow; did you mean 'score_below'?"),
-        ({"checks": {"blurry": {"score_below": 7}}}, "checks.blurry.score_below: Input should be less than or equal"),
-        ({"checks": {"blurry": 3}}, "checks.blurry: "),
-        ({"checks": {"dark": {"severity": "bad"}}}, "checks.dark.severity: Input should be 'error', 'warn' or 'info'"),
-        ({"checks": {"formats": {"allow": ["jpgg"]}}}, "checks.formats.allow.0: Value error, 'jpgg' is no format"),
-        ({"checks": {"required_metadata": {"fields": ["x"]}}}, "checks.required_metadata.fields.0: "),
-        ({"checks": {"blocked_hash": {"sha256": ["abc"]}}}, "checks.blocked_hash.sha256.0: "),
-        ({"checks": {"near_duplicate": {"max_distance": 7}}}, "checks.near_duplicate.max_distance: "),
-        ({"min_image_width": "x"}, "min_image_width: Input should be a valid integer"),
-        ({"max_size_mb": "big"}, "max_size_mb: "),
-        ({"formats": "jpg"}, "formats: "),
-        ({"min_width": 3, "checks": {"dimensions": {"min_width": 4}}}, "min_width stands beside checks.dimensions"),
-        ({"min_width": 3, "min_image_width": 4}, "min_image_width stands beside checks.dimensions"),
-        ({"sample": 0}, "sample: Input should be greater than or equal to 1"),
-        ({"classifiers": {"nsfw": {"score": 1}}}, "classifiers.nsfw.score: "),
-        ({"version": 2}, "version: Input should be 1"),
+        ([], "validation_rules: expected an object, got an array"),
+        ({"levle": "basic"}, "validation_rules.levle: unknown option, did you mean 'level'?"),
+        ({"level": "hard"}, 'validation_rules.level: expected "basic", "standard" or "strict", got "hard"'),
+        ({"mode": "hard"}, 'validation_rules.mode: expected "strict", "lenient" or "report_only", got "hard"'),
+        ({"checks": []}, "validation_rules.checks: expected an object, got an array"),
+        ({"checks": {"blury": True}}, "validation_rules.checks.blury: unknown option, did you mean 'blurry'?"),
+        (
+            {"checks": {"blurry": {"score_bellow": 1}}},
+            "validation_rules.checks.blurry.score_bellow: unknown option, did you mean 'score_below'?",
+        ),
+        (
+            {"checks": {"blurry": {"score_below": 7}}},
+            "validation_rules.checks.blurry.score_below: expected a number from 0 to 1, got 7",
+        ),
+        ({"checks": {"blurry": 3}}, "validation_rules.checks.blurry: expected an object, true or false, got 3"),
+        (
+            {"checks": {"dark": {"severity": "bad"}}},
+            'checks.dark.severity: expected "error", "warn" or "info", got "bad"',
+        ),
+        (
+            {"checks": {"formats": {"allow": ["jpgg"]}}},
+            "checks.formats.allow[0]: there is no image format 'jpgg'; did you mean 'jpg'?",
+        ),
+        (
+            {"checks": {"required_metadata": {"fields": ["x"]}}},
+            'checks.required_metadata.fields[0]: expected "source_url", ',
+        ),
+        (
+            {"checks": {"blocked_hash": {"sha256": ["abc"]}}},
+            'checks.blocked_hash.sha256[0]: expected a SHA-256 of 64 hexadecimal digits, got "abc"',
+        ),
+        (
+            {"checks": {"near_duplicate": {"max_distance": 7}}},
+            "checks.near_duplicate.max_distance: expected an integer from 0 to 6, got 7",
+        ),
+        ({"min_image_width": "x"}, 'validation_rules.min_image_width: expected an integer of at least 1, got "x"'),
+        ({"max_size_mb": "big"}, 'validation_rules.max_size_mb: expected a number from 0 to 2047, got "big"'),
+        ({"formats": "jpg"}, 'validation_rules.formats: expected an array, got "jpg"'),
+        (
+            {"min_width": 3, "checks": {"dimensions": {"min_width": 4}}},
+            "validation_rules.min_width: conflicts with checks.dimensions",
+        ),
+        ({"min_width": 3, "min_image_width": 4}, "validation_rules.min_image_width: conflicts with checks.dimensions"),
+        ({"sample": 0}, "validation_rules.sample: expected an integer of at least 1, got 0"),
+        (
+            {"classifiers": {"nsfw": {"score": 1}}},
+            "validation_rules.classifiers.nsfw.score: unknown option, did you mean 'score_above'?",
+        ),
+        ({"version": 2}, "validation_rules.version: expected 1, got 2"),
     ],
     ids=str,
 )
-def test_what_cannot_be_meant_is_told_by_the_key_as_it_was_written(raw: object, said: str) -> None:
+def test_what_cannot_be_meant_is_told_by_the_key_as_it_was_written(raw: object, message: str) -> None:
     with pytest.raises(PermanentError) as caught:
         parse(raw)
     assert str(caught.value).startswith("validation_rules")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
