@@ -52,6 +52,12 @@ class Stack:
     data_dir: Path
     host: str
     snapshots: list[dict[str, Any]] = field(default_factory=list)
+    _connection: psycopg.Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection that `query` and `job` use."""
+        if self._connection:
+            self._connection.close()
 
     @property
     def env(self) -> dict[str, str]:
@@ -88,14 +94,19 @@ class Stack:
         return factories.make_job(self.sessions, **values)
 
     def query(self, statement: str, *args: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.database_url) as connection:
-            return connection.execute(statement.encode(), args).fetchall()
+        return self._connected().execute(statement.encode(), args).fetchall()
 
     def job(self, job_id: int) -> dict[str, Any]:
-        with psycopg.connect(self.database_url, row_factory=psycopg.rows.dict_row) as connection:
-            row = connection.execute("SELECT * FROM crawl_jobs WHERE id = %s", (job_id,)).fetchone()
+        with self._connected().cursor(row_factory=psycopg.rows.dict_row) as cursor:
+            row = cursor.execute("SELECT * FROM crawl_jobs WHERE id = %s", (job_id,)).fetchone()
         assert row is not None
         return row
+
+    def _connected(self) -> psycopg.Connection:
+        """Return one connection for all polls: a new one each time would take the CPU from the workers."""
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(self.database_url, autocommit=True, prepare_threshold=None)
+        return self._connection
 
     def wait(self, job_id: int, *, seconds: float = 60, until: Callable[[dict[str, Any]], bool] | None = None) -> None:
         """Wait until the job has ended, or until something holds of its row."""

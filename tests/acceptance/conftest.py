@@ -49,6 +49,7 @@ def stack(services: Services, database_url: str, sessions: Sessions, host: str, 
     number = next(_databases) % 15 + 1
     broker = services.broker_url.replace("virtual_host=0", f"virtual_host={number}")
     url = services.redis_url.replace("db=0", f"db={number}")
-    yield Stack(sessions, database_url, broker, url, tmp_path, host)
+    with contextlib.closing(Stack(sessions, database_url, broker, url, tmp_path, host)) as stack:
+        yield stack
     with redis.Redis.from_url(url) as server:
         server.flushdb()

@@ -93,7 +93,7 @@ def test_it_can_be_interrupted_at_every_stage_and_resumed(bare: dict[str, str], 
     # While images are downloaded.
     with interrupted(build, env, tmp_path, lambda: any(store.glob("*/*/*.jpg"))) as message:
         assert "Traceback" not in message
-        (job,) = [line for line in message.splitlines() if line.startswith("job ")]
+        (job,) = [line for line in message.splitlines() if "Resume it:" in line]
         assert f"Resume it: pixcrawler build --job {job.split()[1]}" in job
     resume = ["build", "--job", job.split()[1], "--out", "cats"]
     seen = len(list(store.glob("*/*/*.jpg")))
