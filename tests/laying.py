@@ -94,7 +94,7 @@ def archives(
     layout: type[Layout], *, splits: Sequence[str], parts: int, count: int = 42
 ) -> Iterator[tuple[Dataset, list[Sample]]]:
     """The archives of an export of all classes and splits, with the images of each."""
-    extensions = [extension for extension in ("jpg", "png") if extension in layout.formats]
+    extensions = [extension for extension in ("jpg", "png") if extension in layout.image_formats]
     images = [
         sample(
             number,

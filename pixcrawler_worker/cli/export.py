@@ -92,4 +92,4 @@ def _list_layouts() -> None:
         except PermanentError as error:
             click.echo(f"{name:<14}{error}")
             continue
-        click.echo(f"{name:<14}{'/'.join(sorted(layout.carriers)):<9}{layout.summary}")
+        click.echo(f"{name:<14}{'/'.join(sorted(layout.export_formats)):<9}{layout.summary}")

@@ -79,7 +79,7 @@ async def write(runtime: Runtime, sink: Sink, plan: Plan, part: ArchivePart) -> 
         TransientError: when the storage is away.
     """
     reads_files = plan.format is not ExportFormat.CSV
-    reader = ImageReader(runtime, plan.options.image, plan.layout.formats, reads_files=reads_files)
+    reader = ImageReader(runtime, plan.options.image, plan.layout.image_formats, reads_files=reads_files)
     async with ArchiveStream(sink, _ARCHIVES[plan.format]()) as stream:
         writer = _ArchiveWriter(stream, plan, part)
         # The decoder is a process of its own: it makes the thumbnails while this one copies files.

@@ -171,8 +171,8 @@ class ExportOptions(Options):
         """
         name = self.layout_name(format_)
         layout = protocol.load(name)
-        if format_ not in layout.carriers:
-            listed = ", ".join(sorted(layout.carriers))
+        if format_ not in layout.export_formats:
+            listed = ", ".join(sorted(layout.export_formats))
             raise PermanentError(f"export_options.layout: {name} is delivered as {listed}, not as {format_}")
         if format_ is ExportFormat.CSV and not self.extras.images_csv:
             raise PermanentError(

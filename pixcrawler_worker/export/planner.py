@@ -88,7 +88,7 @@ def _selection(
     select, image = options.select, options.image
     known = export_selection.licenses(session, request.crawl_job_id)
     copies = image.format == "keep" and image.resize is None and not image.strip_metadata
-    target = layout.formats[0] if image.format == "keep" else image.format
+    target = layout.image_formats[0] if image.format == "keep" else image.format
     return Selection(
         validation_id=validation_id,
         only_valid=select.only_valid,
@@ -104,7 +104,7 @@ def _selection(
         by_group=options.splits.by == "duplicate_group",
         stratified=options.splits.stratify is not None,
         turns=image.orient,
-        copied=sorted(set(FORMATS).intersection(layout.formats)) if copies else (),
+        copied=sorted(set(FORMATS).intersection(layout.image_formats)) if copies else (),
         max_side=image.resize.size if image.resize and image.resize.mode in {"fit", "cover", "pad"} else None,
         lossy=target in _LOSSY_FORMATS,
         unknown_bytes=unknown,

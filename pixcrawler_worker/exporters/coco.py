@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.exporters.one_folder import ROOT, Images
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 #: What the images of a dataset without splits are filed under.
@@ -16,7 +15,7 @@ _ALL = "all"
 _PER_PART = 1_000_000
 
 
-class Coco:
+class Coco(Layout):
     """`images/<file>` and `annotations/instances_<split>.json`, or `instances_all.json` without splits.
 
     `file_name` is relative to `images/`, the root that torchvision's CocoDetection and pycocotools' users pass. Numbers
@@ -25,13 +24,9 @@ class Coco:
     """
 
     summary: ClassVar[str] = "images with COCO annotations: pycocotools, torchvision, Detectron2, FiftyOne"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
-    formats: ClassVar[tuple[str, ...]] = FORMATS
-    default_splits: ClassVar[Mapping[str, float]] = {}
-    split_per_part: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        super().__init__(dataset)
         self._images = Images(dataset)
         self._categories = {label: number for number, label in enumerate(dataset.labels, start=1)}
         self._licenses: dict[tuple[Value, Value], int] = {}
@@ -69,17 +64,6 @@ class Coco:
         part = f"-part-{self._dataset.part:05d}" if self._dataset.parts > 1 else ""
         for split, file in self._files.items():
             yield Entry(f"annotations/instances_{split}{part}.json", file.finish(self._licenses, self._categories))
-
-    @staticmethod
-    def data_files(split: str | None) -> str | None:
-        """Return nothing: Hugging Face does not read these annotations."""
-        del split
-        return None
-
-    @staticmethod
-    def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: at the top."""
-        return name
 
 
 class _Annotations:

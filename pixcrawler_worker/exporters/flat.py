@@ -1,24 +1,20 @@
 """All images in one folder, and one table that says what each of them is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
-from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.exporters.folders import EVERYTHING, Metadata
 from pixcrawler_worker.exporters.one_folder import Images
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 
 
-class Flat:
+class Flat(Layout):
     """`images/<file>` with `metadata.jsonl`: class and split are columns of it, and nothing else."""
 
     summary: ClassVar[str] = "all images in one folder beside a metadata.jsonl: scripts, people"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
-    formats: ClassVar[tuple[str, ...]] = FORMATS
-    default_splits: ClassVar[Mapping[str, float]] = {}
-    split_per_part: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
         self._images = Images(dataset)
         self._metadata = Metadata(dataset)
 
@@ -36,8 +32,3 @@ class Flat:
     def data_files(split: str | None) -> str | None:
         """Return all files; no pattern tells splits apart."""
         return None if split else EVERYTHING
-
-    @staticmethod
-    def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: at the top."""
-        return name

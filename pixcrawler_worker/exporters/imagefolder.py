@@ -1,23 +1,21 @@
 """A folder per class: what torchvision's ImageFolder, Keras and Hugging Face's imagefolder open."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
 from pixcrawler_worker.exporters.folders import EVERYTHING, Folders, Metadata
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 
 
-class ImageFolder:
+class ImageFolder(Layout):
     """`<split>/<class>/<file>` with `metadata.jsonl`; without splits, `<class>/<file>`."""
 
     summary: ClassVar[str] = "a folder per class: torchvision, Keras, Hugging Face imagefolder"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     # torchvision passes over gif and avif without a word.
-    formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
-    default_splits: ClassVar[Mapping[str, float]] = {}
-    split_per_part: ClassVar[bool] = False
+    image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
         self._folders = Folders(dataset)
         self._metadata = Metadata(dataset)
 
@@ -35,8 +33,3 @@ class ImageFolder:
     def data_files(split: str | None) -> str | None:
         """Return the files of a split's folder, or all."""
         return f"{split}/**" if split else EVERYTHING
-
-    @staticmethod
-    def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: at the top."""
-        return name

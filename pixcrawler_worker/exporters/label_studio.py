@@ -1,21 +1,20 @@
 """Tasks for Label Studio: the images, and the class of each as a suggestion for whoever labels them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.exporters.one_folder import Images
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 #: Names of the tags that a project needs for the suggestions; `label_config.xml` has them.
 _CHOICE, _IMAGE = "choice", "image"
 
 
-class LabelStudio:
+class LabelStudio(Layout):
     """`images/<file>`, `tasks.json` to import, and `label_config.xml` to paste into the project before.
 
     A task shows the image from where it was found, because Label Studio opens addresses and no files of an archive. One
@@ -24,13 +23,9 @@ class LabelStudio:
     """
 
     summary: ClassVar[str] = "tasks with the class as a suggestion: Label Studio"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
-    formats: ClassVar[tuple[str, ...]] = FORMATS
-    default_splits: ClassVar[Mapping[str, float]] = {}
-    split_per_part: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+        super().__init__(dataset)
         self._images = Images(dataset)
         self._tasks = Spool()
 
@@ -59,17 +54,6 @@ class LabelStudio:
         yield Entry(f"tasks{part}.json", self._tasks)
         if self._dataset.part == 0:
             yield Entry("label_config.xml", _config(self._dataset.labels))
-
-    @staticmethod
-    def data_files(split: str | None) -> str | None:
-        """Return nothing: Hugging Face does not read tasks."""
-        del split
-        return None
-
-    @staticmethod
-    def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: at the top."""
-        return name
 
 
 def _config(labels: tuple[str, ...]) -> bytes:

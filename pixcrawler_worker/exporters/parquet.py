@@ -5,9 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS, Value
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 try:
@@ -33,7 +32,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class Parquet:
+class Parquet(Layout):
     """`data/<split>-<part>-of-<parts>-<number>.parquet`, a row per image, the class as text in `label`.
 
     The names are those that `datasets` tells splits by, whatever these are called: its pattern allows for more behind
@@ -41,12 +40,9 @@ class Parquet:
     """
 
     summary: ClassVar[str] = "Parquet files with the images inside: Hugging Face datasets, pandas, DuckDB, Spark"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
-    formats: ClassVar[tuple[str, ...]] = FORMATS
-    default_splits: ClassVar[Mapping[str, float]] = {}
-    split_per_part: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
         self._place = f"{dataset.part:05d}-of-{dataset.parts:05d}"
         self._open: dict[str, _File] = {}
         self._ended: dict[str, int] = {}
@@ -68,11 +64,6 @@ class Parquet:
     def data_files(split: str | None) -> str | None:
         """Return the files of a split."""
         return f"data/{split or 'train'}-*.parquet"
-
-    @staticmethod
-    def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: at the top."""
-        return name
 
     def _end(self, split: str) -> Entry:
         number = self._ended.get(split, 0)

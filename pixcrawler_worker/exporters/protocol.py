@@ -1,17 +1,33 @@
-"""What a layout of a dataset is: the one file to read before writing one.
+"""The base class of layouts: the one file to read before writing a layout.
 
-A layout is a class that an installed package names under the entry-point group `pixcrawler.layouts`. One is made for
-every archive; it is handed the images in the order in which they are written, and answers with files.
+A layout is a subclass of `Layout` that an installed package registers under the entry point group `pixcrawler.layouts`.
+An export makes one object per archive, passes it the images in their order, and writes the files that it returns:
 
-Nothing may be kept per image but a few bytes: what grows with the images goes into a `Spool`.
+    class Numbered(Layout):
+        summary = "files with numbers: scripts"
+
+        def __init__(self, dataset: Dataset) -> None:
+            super().__init__(dataset)
+            self._last = dataset.part * 1_000_000
+
+        def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
+            self._last += 1
+            path = f"{self._last:09d}.{sample.extension}"
+            return path, iter([Entry(path, sample.body)])
+
+A layout may keep a few bytes per image in memory; what grows faster goes into a `Spool`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from types import MappingProxyType
+from typing import ClassVar
 
+from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.tables import Value
+from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.spool import Spool
 from pixcrawler_worker.plugins import Plugins
 
@@ -19,7 +35,7 @@ LAYOUTS = Plugins("layout")
 
 
 class ExportFormat(StrEnum):
-    """What an export is delivered as; the values of `export_jobs.format`."""
+    """The format of an export's files; the values of `export_jobs.format`."""
 
     ZIP = "zip"
     TAR = "tar"
@@ -31,12 +47,12 @@ class Dataset:
     """What the images of an archive have in common.
 
     Attributes:
-        name: for people.
-        labels: every class of the export, sorted; the position is the number of the class, in every part the same.
-        splits: the splits that were asked for, in their order; empty when the dataset is not split.
+        name: display name.
+        labels: all classes of the export, sorted; the position of a class is its number, the same in all archives.
+        splits: the requested splits in their order; empty when the dataset is not split.
         part: number of this archive, from 0.
-        parts: archives of the export.
-        max_files_per_dir: files that one folder may have.
+        parts: number of archives of the export.
+        max_files_per_dir: limit of files in one folder.
     """
 
     name: str
@@ -52,14 +68,14 @@ class Sample:
     """One image, as its file is in the dataset.
 
     Attributes:
-        stem: what its file is named: 64 hexadecimal digits, a hyphen and a number at most; another one for each image.
-        extension: of its format, without a dot: `jpg`, `png`, ...
+        stem: unique name of its file without extension: 64 hexadecimal digits, or these, a hyphen and a number.
+        extension: extension of its format without a dot: `jpg`, `png`, ...
         label: its class.
         split: `train`, ...; None when the dataset is not split.
-        width: pixels of the file.
-        height: pixels, likewise.
+        width: pixels.
+        height: pixels.
         row: the columns of the dataset's tables (`domain/tables.py`) without `file_name`, each of one type, none null.
-        body: the file itself.
+        body: content of the file.
     """
 
     stem: str
@@ -77,57 +93,63 @@ class Entry:
     """A file of an archive.
 
     Attributes:
-        path: ASCII, relative, with `/` between its parts; another one for each file. Every part has 99 characters at
-            most and all of it 200, so that the oldest tar holds it and Windows can unpack it.
-        body: what it holds.
+        path: unique, ASCII, relative, with `/` between its parts. A part has at most 99 characters and the path at most
+            200, so that every tar can store it and Windows can unpack it.
+        body: content of the file.
     """
 
     path: str
     body: bytes | Spool
 
 
-class Layout(Protocol):
-    """One way to lay a dataset out.
+class Layout(ABC):
+    """One way to arrange the images and metadata of a dataset. The defaults suit most layouts.
 
     Attributes:
-        summary: one line for people: what opens it.
-        carriers: what it may be delivered as.
-        formats: formats of images that all its readers open; others are converted to the first of them.
-        default_splits: ratios of splits where none are asked for; empty for none.
-        split_per_part: whether an archive holds images of one split only.
+        summary: one line: which readers open it.
+        export_formats: what it can be exported as.
+        image_formats: image formats that all its readers open; images of others are converted to the first of them.
+        default_splits: ratios of splits where the options have none; empty for a dataset that is not split.
+        split_per_part: whether an archive has images of one split only.
     """
 
     summary: ClassVar[str]
-    carriers: ClassVar[frozenset[ExportFormat]]
-    formats: ClassVar[tuple[str, ...]]
-    default_splits: ClassVar[Mapping[str, float]]
-    split_per_part: ClassVar[bool]
+    export_formats: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
+    image_formats: ClassVar[tuple[str, ...]] = FORMATS
+    default_splits: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    split_per_part: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:
-        """Begin an archive of that dataset."""
-        ...
+        """Begin an archive of the dataset."""
+        self._dataset = dataset
 
+    @abstractmethod
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return what the image's `file_name` is in tables, and the files to write now; maybe none yet."""
-        ...
+        """Return the `file_name` of an image in tables, and the files to write now, if any."""
 
     def close(self) -> Iterator[Entry]:
-        """Return the files that are left to write."""
-        ...
+        """Return the files to write after the last image. The default is none."""
+        return iter(())
 
     @staticmethod
     def data_files(split: str | None) -> str | None:
-        """Return the pattern of a split's files for Hugging Face's dataset card; None when it cannot open the layout.
+        """Return the pattern of a split's files for Hugging Face's dataset card.
+
+        The default is None: Hugging Face does not read the layout.
 
         Args:
             split: its name; None for a dataset that is not split.
         """
-        ...
+        del split
+        return None
 
     @staticmethod
     def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: README.md, images.csv, ...; None to leave it out."""
-        ...
+        """Return the path of a sidecar file (README.md, images.csv, ...), or None to leave it out.
+
+        The default is the top folder.
+        """
+        return name
 
 
 def load(name: str) -> type[Layout]:
@@ -136,5 +158,9 @@ def load(name: str) -> type[Layout]:
     Raises:
         PermanentError: when no such layout is installed, or its package is broken; the message has the nearest name.
     """
-    found: type[Layout] = LAYOUTS.load(name)
+    found = LAYOUTS.load(name)
+    if not (isinstance(found, type) and issubclass(found, Layout)):
+        raise PermanentError(
+            f"layout {name!r} cannot be used: {LAYOUTS.require(name).value} is not a subclass of {__name__}.Layout"
+        )
     return found

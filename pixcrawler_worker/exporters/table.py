@@ -1,31 +1,20 @@
 """A table of the images, without them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
-from pixcrawler_worker.domain.facts import FORMATS
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Entry, ExportFormat, Layout, Sample
 
 
-class TableOnly:
+class TableOnly(Layout):
     """One CSV file: where each image was found, and all that is known of it."""
 
     summary: ClassVar[str] = "one CSV file with addresses and metadata, no images"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.CSV})
-    formats: ClassVar[tuple[str, ...]] = FORMATS
-    default_splits: ClassVar[Mapping[str, float]] = {}
-    split_per_part: ClassVar[bool] = False
-
-    def __init__(self, dataset: Dataset) -> None:
-        del dataset
+    export_formats: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.CSV})
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
         """Return the name that the image's file would have."""
         return f"{sample.stem}.{sample.extension}", iter(())
-
-    def close(self) -> Iterator[Entry]:
-        """Return nothing."""
-        return iter(())
 
     @staticmethod
     def data_files(split: str | None) -> str | None:

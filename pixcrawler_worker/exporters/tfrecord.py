@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 try:
@@ -24,17 +24,15 @@ _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 _DELIMITED = 2
 
 
-class TfRecord:
+class TfRecord(Layout):
     """`<split>-<part>-<number>.tfrecord`, with the feature names of TensorFlow's slim and object detection datasets."""
 
     summary: ClassVar[str] = "TFRecord files of tf.train.Example: TensorFlow, Keras, TPUs"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     # What every tf.io.decode_image opens.
-    formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "gif", "bmp")
-    default_splits: ClassVar[Mapping[str, float]] = {}
-    split_per_part: ClassVar[bool] = False
+    image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "gif", "bmp")
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
         self._part = dataset.part
         self._classes = {label: number for number, label in enumerate(dataset.labels)}
         self._open: dict[str, Spool] = {}
@@ -56,17 +54,6 @@ class TfRecord:
         """Return the last file of each split."""
         for split in list(self._open):
             yield self._end(split)
-
-    @staticmethod
-    def data_files(split: str | None) -> str | None:
-        """Return nothing: Hugging Face does not read records."""
-        del split
-        return None
-
-    @staticmethod
-    def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: at the top."""
-        return name
 
     def _end(self, split: str) -> Entry:
         number = self._ended.get(split, 0)

@@ -1,23 +1,23 @@
 """Tar shards that are read from front to back: webdataset, and Hugging Face's webdataset."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Layout, Sample
 
 
-class WebDataset:
+class WebDataset(Layout):
     """`<stem>.jpg`, `<stem>.cls` and `<stem>.json` side by side, images of all classes in the order of their hashes."""
 
     summary: ClassVar[str] = "tar shards to stream: webdataset, Hugging Face webdataset"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.TAR})
+    export_formats: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.TAR})
     # Readers take the columns of the first images for those of all: there is one extension.
-    formats: ClassVar[tuple[str, ...]] = ("jpg",)
-    default_splits: ClassVar[Mapping[str, float]] = {}
+    image_formats: ClassVar[tuple[str, ...]] = ("jpg",)
     split_per_part: ClassVar[bool] = True
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
         self._classes = {label: str(number).encode() for number, label in enumerate(dataset.labels)}
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
@@ -30,10 +30,6 @@ class WebDataset:
             Entry(f"{sample.stem}.json", row.encode()),
         ]
         return name, iter(entries)
-
-    def close(self) -> Iterator[Entry]:
-        """Return nothing: every file has been written."""
-        return iter(())
 
     @staticmethod
     def data_files(split: str | None) -> str | None:

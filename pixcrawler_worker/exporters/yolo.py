@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 
 #: Names a folder's class as it was asked for, and is what the folder of a class without images is there for.
 _CLASS = "class.txt"
@@ -13,7 +13,7 @@ _CLASS = "class.txt"
 _MOST = 4_000
 
 
-class UltralyticsClassify:
+class UltralyticsClassify(Layout):
     """`<split>/<class>/<file>`, with a folder for every class in every split.
 
     Ultralytics numbers the classes of each split by that split's folders (`ClassificationDataset` is torchvision's
@@ -27,13 +27,12 @@ class UltralyticsClassify:
     """
 
     summary: ClassVar[str] = "train, val and test with a folder per class: Ultralytics YOLO classification"
-    carriers: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
     # What is both in Ultralytics' IMG_FORMATS and in torchvision's IMG_EXTENSIONS: neither has gif or avif.
-    formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
+    image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
     default_splits: ClassVar[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}
-    split_per_part: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
         # Each archive looks after its share of the classes, so that no file is in two of them.
         mine = dataset.labels[dataset.part :: dataset.parts]
         if len(mine) * len(dataset.splits) > _MOST:
@@ -54,17 +53,6 @@ class UltralyticsClassify:
         """Return a file for each folder that no image of this archive makes."""
         for split, label in self._empty:
             yield Entry(f"{_folder(split, label)}/{_CLASS}", f"{label}\n".encode())
-
-    @staticmethod
-    def data_files(split: str | None) -> str | None:
-        """Return nothing: Hugging Face would take the files that stand for empty classes for images."""
-        del split
-        return None
-
-    @staticmethod
-    def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: at the top."""
-        return name
 
 
 def _folder(split: str | None, label: str) -> str:

@@ -56,7 +56,7 @@ def test_every_way_to_resize_is_told() -> None:
 
 def test_every_layout_is_told_with_its_formats() -> None:
     told = {names.strip("`"): set(re.findall(r"zip|tar|csv", formats)) for names, formats, _ in rows("Layouts")}
-    assert told == {name: set(protocol.load(name).carriers) for name in protocol.LAYOUTS.installed()}
+    assert told == {name: set(protocol.load(name).export_formats) for name in protocol.LAYOUTS.installed()}
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -69,10 +69,10 @@ def test_it_tells_what_it_is(name: str) -> None:
     layout = protocol.load(name)
     assert layout.summary
     assert "\n" not in layout.summary
-    assert layout.carriers
-    assert layout.carriers <= set(ExportFormat)
-    assert layout.formats
-    assert set(layout.formats) <= set(FORMATS)
+    assert layout.export_formats
+    assert layout.export_formats <= set(ExportFormat)
+    assert layout.image_formats
+    assert set(layout.image_formats) <= set(FORMATS)
     assert sum(layout.default_splits.values()) == pytest.approx(1 if layout.default_splits else 0)
 
 
@@ -93,7 +93,7 @@ def test_its_archives_can_be_unpacked_everywhere_and_into_one_folder(
 @every_size
 def test_it_has_every_image_as_it_was_given(name: str, splits: tuple[str, ...], parts: int) -> None:
     layout = protocol.load(name)
-    if layout.carriers == {ExportFormat.CSV}:
+    if layout.export_formats == {ExportFormat.CSV}:
         pytest.skip("it has no images")
     for asked, samples in archives(layout, splits=splits, parts=parts):
         files = list(write(layout, asked, samples).files.values())
@@ -161,7 +161,7 @@ def test_its_memory_stays_flat(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("pixcrawler_worker.exporters.spool._IN_MEMORY", 1 << 14)
     layout = protocol.load(name)
     made = layout(dataset(splits=SPLITS))
-    pattern = sample(0, extension=layout.formats[0])
+    pattern = sample(0, extension=layout.image_formats[0])
 
     def add(first: int, last: int) -> None:
         for number in range(first, last):
@@ -193,7 +193,7 @@ def test_its_memory_stays_flat(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_large_images_do_not_stay_in_memory(name: str) -> None:
     layout = protocol.load(name)
     made = layout(dataset(splits=SPLITS))
-    pattern = sample(0, extension=layout.formats[0])
+    pattern = sample(0, extension=layout.image_formats[0])
     tracemalloc.start()
     try:
         for number in range(100):
