@@ -1,6 +1,6 @@
-"""What an API imports to enqueue: `from pixcrawler_worker import client; client.start_crawl(job_id)`.
+"""What an API imports to enqueue jobs: `from pixcrawler_worker import client; client.start_crawl(job_id)`.
 
-The broker's address comes from the environment, as the worker reads it. Write and commit the job's row first.
+The URL of the broker comes from the environment, as for the worker. Write and commit the row of the job first.
 """
 
 import os
@@ -13,56 +13,62 @@ from celery import Celery
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.errors import PermanentError
 
-#: Where the broker's address is looked for, in this order; the same names that the worker's settings accept.
+#: Variables for the URL of the broker, in the order of precedence; the settings of the worker accept the same names.
 BROKER_VARIABLES = ("PIXCRAWLER_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL")
 
 
 def start_crawl(job_id: int, options: Mapping[str, Any] | None = None) -> str:
-    """Ask for a pending crawl job to be run; return the message's id. Sending it twice does no harm.
+    """Request the start of a pending crawl job; return the id of the message. Sending it twice does no harm.
 
     Args:
         job_id: the row in `crawl_jobs`.
-        options: sources, urls, licenses, min_width, ...; unknown ones fail the job with a reason.
+        options: sources, urls, licenses, min_width, ...; `pixcrawler crawl --schema` prints their JSON Schema.
 
     Raises:
-        PermanentError: when no broker is configured.
-        kombu.exceptions.OperationalError: when the broker does not answer.
+        PermanentError: when no broker is configured, or an option is unknown or invalid; the message names it.
+        kombu.exceptions.OperationalError: when the broker does not respond.
     """
-    return _send(Task.CRAWL_START, job_id, dict(options or {}))
+    given = dict(options or {})
+    if given:
+        # Only an API that sends options needs pydantic.
+        from pixcrawler_worker.crawl.options import parse  # noqa: PLC0415
+
+        parse(given)
+    return _send(Task.CRAWL_START, job_id, given)
 
 
 def cancel_crawl(job_id: int) -> str:
-    """Ask for a crawl job to be cancelled; return the message's id. Raises as `start_crawl`."""
+    """Request the cancellation of a crawl job; return the id of the message. Raises as `start_crawl`."""
     return _send(Task.CRAWL_CANCEL, job_id)
 
 
 def retry_crawl(job_id: int) -> str:
-    """Ask for failed and cancelled chunks to be run again; return the message's id. Raises as `start_crawl`."""
+    """Request that failed and cancelled chunks run again; return the id of the message. Raises as `start_crawl`."""
     return _send(Task.CRAWL_RETRY, job_id)
 
 
 def start_validation(job_id: int) -> str:
-    """Ask for a pending validation job to be run; return the message's id. Raises as `start_crawl`.
+    """Request the start of a pending validation job; return the id of the message. Raises as `start_crawl`.
 
     Args:
-        job_id: the row in `validation_jobs`, whose `validation_rules` say what is checked.
+        job_id: the row in `validation_jobs`, with its `validation_rules`.
     """
     return _send(Task.VALIDATION_START, job_id)
 
 
 def start_export(job_id: int) -> str:
-    """Ask for a pending export job to be run; return the message's id. Raises as `start_crawl`.
+    """Request the start of a pending export job; return the id of the message. Raises as `start_crawl`.
 
     Args:
-        job_id: the row in `export_jobs`, whose `format` and `export_options` say what is made.
+        job_id: the row in `export_jobs`, with its `format` and `export_options`.
     """
     return _send(Task.EXPORT_START, job_id)
 
 
 def workers(*, seconds: float = 1.0) -> list[str]:
-    """Return the names of the workers that answer within some seconds. Raises as `start_crawl`."""
-    answers = _app(_broker()).control.ping(timeout=seconds) or []
-    return sorted(name for answer in answers for name in answer)
+    """Return the names of the workers that respond within `seconds`. Raises as `start_crawl`."""
+    replies = _app(_broker()).control.ping(timeout=seconds) or []
+    return sorted(name for reply in replies for name in reply)
 
 
 def _broker() -> str:
@@ -85,7 +91,7 @@ def _app(broker: str) -> Celery:
         result_backend=None,
         task_default_exchange="",
         task_create_missing_queues=True,
-        # Kombu tries again for four seconds: a broker that hangs is told to an API's user within five.
+        # Kombu retries for four seconds, so that an API can report a hanging broker within five.
         broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2},
         task_publish_retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1},
     )

@@ -93,7 +93,13 @@ def connect(settings: Settings) -> Runtime:
         storage=Storage(settings.storage()),
         downloader=downloader,
         http=http.client(downloader),
-        decoder=Decoder(Limits(max_pixels=settings.max_image_pixels)),
+        decoder=Decoder(
+            Limits(
+                max_pixels=settings.max_image_pixels,
+                max_frames=settings.max_image_frames,
+                seconds=settings.decode_seconds,
+            )
+        ),
         loop=asyncio.new_event_loop(),
     )
 

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     fetch_seconds: float = Field(30, ge=1, le=300, description="total time for one download")
     max_image_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="largest response body that is downloaded")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest image that is decoded")
+    max_image_frames: int = Field(500, ge=1, description="largest number of frames of an image that is decoded")
+    decode_seconds: float = Field(20, ge=1, le=120, description="total time for decoding one image")
     start_pending: bool = Field(False, description="start pending rows without a message")
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
 

@@ -120,6 +120,31 @@ def test_a_dead_broker_is_told_soon(kind: str, silent_port: int, monkeypatch: py
     assert "hunter2" not in str(caught.value)
 
 
+def test_invalid_options_are_rejected_before_anything_is_sent(lists: redis.Redis) -> None:
+    with pytest.raises(PermanentError, match=r"^options\.min_widht: unknown option, did you mean 'min_width'\?$"):
+        client.start_crawl(42, {"min_widht": 256})
+    with pytest.raises(PermanentError, match=r"^options\.min_width: expected an integer of at least 1, got \"wide\"$"):
+        client.start_crawl(42, {"min_width": "wide"})
+    assert messages(lists, "crawl") == []
+
+
+def test_checking_options_imports_no_database_driver() -> None:
+    program = "\n".join(
+        (
+            "import sys",
+            "from pixcrawler_worker import client",
+            "try:",
+            "    client.start_crawl(42, {'min_widht': 256})",
+            "except Exception as error:",
+            "    print(type(error).__name__, *sys.modules, sep='\\n')",
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    error, *modules = done.stdout.splitlines()
+    assert error == "PermanentError"
+    assert {name.partition(".")[0] for name in modules}.isdisjoint(set(HEAVY) - {"pydantic"})
+
+
 def test_importing_it_brings_celery_and_nothing_heavier() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys, pixcrawler_worker.client; print(*sys.modules, sep='\\n')"],

@@ -35,6 +35,8 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "FETCH_SECONDS": ("5", 5.0),
     "MAX_IMAGE_BYTES": ("4096", 4096),
     "MAX_IMAGE_PIXELS": ("1000", 1000),
+    "MAX_IMAGE_FRAMES": ("7", 7),
+    "DECODE_SECONDS": ("2.5", 2.5),
     "START_PENDING": ("true", True),
     "LOG_FORMAT": ("json", "json"),
 }

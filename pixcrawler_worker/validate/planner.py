@@ -16,11 +16,18 @@ from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.validate.classifiers import CLASSIFIERS
-from pixcrawler_worker.validate.rules import ValidationRules, parse
+from pixcrawler_worker.validate.rules import Decode, ValidationRules, parse
 
 #: Images of a chunk. Validating what is recorded takes microseconds an image, reading and decoding it milliseconds.
 _RECORDED, _READ = 5000, 500
+#: The parameters of the check `decode` that a setting of the worker limits.
+_DECODE_SETTINGS = {
+    "max_pixels": "max_image_pixels",
+    "max_frames": "max_image_frames",
+    "timeout_s": "decode_seconds",
+}
 #: The step in which images are compared with each other, in the payload of its chunk.
 COMPARE = "compare"
 
@@ -31,8 +38,8 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     Raises:
         PermanentError: when its rules are invalid, or the crawl job has no images.
     """
-    del runtime
     request, rules = rules_of(session, ref.id)
+    _require_limits(runtime.settings, rules)
     for name in rules.classifiers:
         CLASSIFIERS.require(name)
     threshold = None
@@ -80,6 +87,24 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     if compared is not None and compared.state is ChunkState.FAILED:
         return Conclusion.failure(f"the images could not be compared: {compared.error}")
     return _complete(session, ref, request, validated)
+
+
+def _require_limits(settings: Settings, rules: ValidationRules) -> None:
+    """Check that the worker can decode what the rules accept.
+
+    Raises:
+        PermanentError: when a limit in the rules exceeds that of the worker, which would decide in its place.
+    """
+    decode = rules.checks.decode
+    if not isinstance(decode, Decode):
+        return
+    for parameter, setting in _DECODE_SETTINGS.items():
+        value, limit = getattr(decode, parameter), getattr(settings, setting)
+        if parameter in decode.model_fields_set and value > limit:
+            raise PermanentError(
+                f"validation_rules.checks.decode.{parameter}: {value:.15g} exceeds the limit of the worker, {limit:.15g}: "
+                f"lower it, or raise the setting PIXCRAWLER_{setting.upper()}"
+            )
 
 
 def counts(session: Session, job_id: int) -> Counter[str]:

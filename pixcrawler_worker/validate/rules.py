@@ -67,11 +67,9 @@ class InfoCheck(Options):
 class Decode(ErrorCheck):
     """The file exists and can be decoded as one of the known formats."""
 
-    max_pixels: Size = Field(
-        default=50_000_000, description="width x height; the setting PIXCRAWLER_MAX_IMAGE_PIXELS is a limit"
-    )
-    max_frames: Size = Field(default=500, description="frames of an animation, pages of a TIFF")
-    timeout_s: Positive = Field(default=20, description="seconds to decode it")
+    max_pixels: Size = Field(default=50_000_000, description="width x height; at most PIXCRAWLER_MAX_IMAGE_PIXELS")
+    max_frames: Size = Field(default=500, description="frames or pages; at most PIXCRAWLER_MAX_IMAGE_FRAMES")
+    timeout_s: Seconds = Field(default=20, description="seconds for decoding; at most PIXCRAWLER_DECODE_SECONDS")
 
 
 class StrictJpeg(WarningCheck):

@@ -158,6 +158,27 @@ def test_of_two_duplicates_the_valid_one_is_kept(runtime: Runtime) -> None:
         ({"checks": {"blury": True}}, "validation_rules.checks.blury: unknown option, did you mean 'blurry'?"),
         ([], "validation_rules: expected an object, got an array"),
         ({"classifiers": {"nsfw": {}}}, "there is no classifier 'nsfw'; known are none"),
+        (
+            {"checks": {"decode": {"max_pixels": 60_000_000}}},
+            (
+                "validation_rules.checks.decode.max_pixels: 60000000 exceeds the limit of the worker, 50000000: "
+                "lower it, or raise the setting PIXCRAWLER_MAX_IMAGE_PIXELS"
+            ),
+        ),
+        (
+            {"checks": {"decode": {"max_frames": 501}}},
+            (
+                "checks.decode.max_frames: 501 exceeds the limit of the worker, 500: "
+                "lower it, or raise the setting PIXCRAWLER_MAX_IMAGE_FRAMES"
+            ),
+        ),
+        (
+            {"checks": {"decode": {"timeout_s": 20.5}}},
+            (
+                "checks.decode.timeout_s: 20.5 exceeds the limit of the worker, 20: "
+                "lower it, or raise the setting PIXCRAWLER_DECODE_SECONDS"
+            ),
+        ),
     ],
 )
 def test_rules_that_cannot_be_meant_fail_the_job_at_once(runtime: Runtime, rules: object, said: str) -> None:
@@ -169,6 +190,15 @@ def test_rules_that_cannot_be_meant_fail_the_job_at_once(runtime: Runtime, rules
     assert said in (row.error_message or "")
     assert row.completed_at
     assert valid_images(runtime, job) == 1
+
+
+def test_limits_of_the_worker_below_the_defaults_of_the_rules_fail_no_job(runtime: Runtime) -> None:
+    settings = runtime.settings.model_copy(update={"max_image_pixels": 40_000_000, "max_image_frames": 7})
+    limited = replace(runtime, settings=settings)
+    job = crawl_of(runtime, pictures(1))
+    for rules in ({}, {"checks": {"decode": True}}, {"checks": {"decode": {"max_frames": 7}}}):
+        ref = make_validation(runtime, job, rules)
+        assert submission.start(limited, VALIDATION, ref.id)
 
 
 def test_a_crawl_job_without_images_has_nothing_to_judge(runtime: Runtime) -> None:
