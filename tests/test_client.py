@@ -129,16 +129,14 @@ def test_invalid_options_are_rejected_before_anything_is_sent(lists: redis.Redis
 
 
 def test_checking_options_imports_no_database_driver() -> None:
-    program = "\n".join(
-        (
-            "import sys",
-            "from pixcrawler_worker import client",
-            "try:",
-            "    client.start_crawl(42, {'min_widht': 256})",
-            "except Exception as error:",
-            "    print(type(error).__name__, *sys.modules, sep='\\n')",
-        )
-    )
+    program = """
+import sys
+from pixcrawler_worker import client
+try:
+    client.start_crawl(42, {"min_widht": 256})
+except Exception as error:
+    print(type(error).__name__, *sys.modules, sep="\\n")
+"""
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     error, *modules = done.stdout.splitlines()
     assert error == "PermanentError"

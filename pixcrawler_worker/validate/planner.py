@@ -102,8 +102,8 @@ def _require_limits(settings: Settings, rules: ValidationRules) -> None:
         value, limit = getattr(decode, parameter), getattr(settings, setting)
         if parameter in decode.model_fields_set and value > limit:
             raise PermanentError(
-                f"validation_rules.checks.decode.{parameter}: {value:.15g} exceeds the limit of the worker, {limit:.15g}: "
-                f"lower it, or raise the setting PIXCRAWLER_{setting.upper()}"
+                f"validation_rules.checks.decode.{parameter}: {value:.15g} exceeds the limit of the worker, "
+                f"{limit:.15g}: lower it, or raise the setting PIXCRAWLER_{setting.upper()}"
             )
 
 
