@@ -10,30 +10,13 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
 from pixcrawler_worker.db.images import signed
 from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
 from pixcrawler_worker.db.validations import selected
 from pixcrawler_worker.domain.checks import Finding, Metrics, Severity
-from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.storage_keys import url_hash
-
-_UNSIGNED = 2**64 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An image to validate, as its rows have it.
-
-    Attributes:
-        facts: what the crawl recorded; None for a row that another program wrote.
-    """
-
-    id: int
-    filename: str
-    storage_url: str | None
-    original_url: str
-    credit: Credit
-    facts: ImageFacts | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,72 +31,20 @@ class ValidationResult:
     metrics: Metrics | None
 
 
-def listed(session: Session, crawl_job_id: int, *, first: int, last: int, threshold: int | None = None) -> list[Listed]:
-    """Return the images of a range of ids with what is known of them, ordered by id."""
-    query = select(
-        Image.id,
-        Image.filename,
-        Image.storage_url,
-        Image.original_url,
-        Image.width,
-        Image.height,
-        Image.file_size,
-        Image.format,
-        ImageFact.sha256,
-        ImageFact.phash,
-        ImageFact.dhash,
-        ImageFact.mode,
-        ImageFact.frames,
-        ImageFact.page_url,
-        ImageFact.title,
-        ImageFact.author,
-        ImageFact.license,
-        ImageFact.license_url,
-        ImageFact.attribution,
-    ).outerjoin(ImageFact, ImageFact.image_id == Image.id)
-    query = query.where(*selected(crawl_job_id, threshold), Image.id.between(first, last)).order_by(Image.id)
-    return [_listed(*tuple(row)) for row in session.execute(query)]
+def images_to_validate(
+    session: Session, crawl_job_id: int, *, first: int, last: int, threshold: int | None = None
+) -> list[ImageRecord]:
+    """Return the images of a range of ids, ordered by id.
 
-
-def _listed(  # noqa: PLR0913, PLR0917 - a row of the query above, column by column
-    image_id: int,
-    filename: str,
-    storage_url: str | None,
-    original_url: str,
-    width: int | None,
-    height: int | None,
-    file_size: int | None,
-    format_: str | None,
-    sha256: bytes | None,
-    phash: int,
-    dhash: int,
-    mode: str,
-    frames: int,
-    *credit: str | None,
-) -> Listed:
-    facts = None
-    if sha256 is not None and width and height and file_size is not None and format_:
-        facts = ImageFacts(
-            sha256=sha256,
-            format=format_,
-            width=width,
-            height=height,
-            file_size=file_size,
-            mode=mode,
-            frames=frames,
-            phash=phash & _UNSIGNED,
-            dhash=dhash & _UNSIGNED,
-        )
-    page_url, title, author, license_, license_url, attribution = credit
-    known = Credit(
-        page_url=page_url,
-        title=title,
-        author=author,
-        license=license_,
-        license_url=license_url,
-        attribution=attribution,
-    )
-    return Listed(image_id, filename, storage_url, original_url, known, facts)
+    Args:
+        session: of the transaction.
+        crawl_job_id: whose images.
+        first: id of the first image.
+        last: id of the last image.
+        threshold: of the sample, as `validations.sample_threshold` returns it; None for all images.
+    """
+    query = select_images().where(*selected(crawl_job_id, threshold), Image.id.between(first, last))
+    return [record_of(row) for row in session.execute(query.order_by(Image.id))]
 
 
 _COPY = """
@@ -280,7 +211,12 @@ def add_comparisons(session: Session, job_id: int, compared: Sequence[Comparison
 
 
 def record_facts(
-    session: Session, crawl_job_id: int, measured: Sequence[tuple[Listed, ImageFacts]], *, hash_version: int, label: str
+    session: Session,
+    crawl_job_id: int,
+    measured: Sequence[tuple[ImageRecord, ImageFacts]],
+    *,
+    hash_version: int,
+    label: str,
 ) -> None:
     """Record what was measured of images whose rows another program wrote; values that are known already stay."""
     if not measured:

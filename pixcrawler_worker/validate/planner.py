@@ -18,6 +18,7 @@ from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.validate.classifiers import CLASSIFIERS
+from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask, ValidationChunkResult, task_of
 from pixcrawler_worker.validate.rules import Decode, ValidationRules, parse
 
 #: Images of a chunk. Validating what is recorded takes microseconds an image, reading and decoding it milliseconds.
@@ -28,8 +29,6 @@ _DECODE_SETTINGS = {
     "max_frames": "max_image_frames",
     "timeout_s": "decode_seconds",
 }
-#: The step in which images are compared with each other, in the payload of its chunk.
-COMPARE = "compare"
 
 
 def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
@@ -57,10 +56,8 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
         note=_note(request, images),
         images=images,
     )
-    payloads = [
-        {"first": part.first, "last": part.last, "images": part.images, "threshold": threshold} for part in ranges
-    ]
-    return Chunks(payloads, {"images": images, "chunks": len(ranges), "level": rules.level})
+    tasks = [ImagesTask(first=part.first, last=part.last, images=part.images, threshold=threshold) for part in ranges]
+    return Chunks([task.to_json() for task in tasks], {"images": images, "chunks": len(ranges), "level": rules.level})
 
 
 def lock_parents(session: Session, ref: JobRef) -> None:
@@ -77,13 +74,13 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     if request is None:
         raise UnknownJobError(ref.table.name, ref.id)
     ended = chunks.ended(session, ref)
-    validated = [chunk for chunk in ended if "step" not in chunk.payload]
-    compared = next((chunk for chunk in ended if chunk.payload.get("step") == COMPARE), None)
+    validated = [chunk for chunk in ended if isinstance(task_of(chunk.payload), ImagesTask)]
+    compared = next((chunk for chunk in ended if isinstance(task_of(chunk.payload), CompareTask)), None)
     if not any(chunk.state is ChunkState.COMPLETED for chunk in validated):
         error = next((chunk.error for chunk in validated if chunk.error), None)
         return Conclusion.failure(error) if error else Conclusion.never_planned(Task.VALIDATION_START)
     if compared is None and not JOB_CHECKS.isdisjoint(parse(request.rules).active()):
-        return Chunks([{"step": COMPARE}])
+        return Chunks([CompareTask().to_json()])
     if compared is not None and compared.state is ChunkState.FAILED:
         return Conclusion.failure(f"the images could not be compared: {compared.error}")
     return _complete(session, ref, request, validated)
@@ -108,10 +105,10 @@ def _require_limits(settings: Settings, rules: ValidationRules) -> None:
 
 
 def counts(session: Session, job_id: int) -> Counter[str]:
-    """Return how many images each check found something in, the most frequent first."""
+    """Return in how many images each check found something, the most frequent first."""
     total: Counter[str] = Counter()
     for chunk in chunks.ended(session, VALIDATION_JOBS.ref(job_id)):
-        total.update(chunk.result.get("counts", {}))
+        total.update(ValidationChunkResult.from_json(chunk.result).counts)
     return Counter(dict(total.most_common()))
 
 
@@ -128,13 +125,14 @@ def _complete(session: Session, ref: JobRef, request: ValidationRequest, validat
     failed = [chunk for chunk in validated if chunk.state is ChunkState.FAILED]
     notes = [validations.note(session, ref.id)]
     if failed:
-        left = sum(chunk.payload["images"] for chunk in failed)
+        tasks = (task_of(chunk.payload) for chunk in failed)
+        left = sum(task.images for task in tasks if isinstance(task, ImagesTask))
         notes.append(f"{left} images could not be validated: {failed[0].error}")
-    settled = validations.set_counters(session, ref.id)
+    counters = validations.set_counters(session, ref.id)
     # Before the crawl job's images are counted: only a completed validation counts.
     jobs.end(session, ref, JobStatus.COMPLETED)
-    left_valid = validations.update_valid_images(session, request.crawl_job_id)
-    details = {**settled, "counts": dict(counts(session, ref.id)), "valid_images_of_crawl_job": left_valid}
+    valid_images = validations.update_valid_images(session, request.crawl_job_id)
+    details = {**counters, "counts": dict(counts(session, ref.id)), "valid_images_of_crawl_job": valid_images}
     return Conclusion(JobStatus.COMPLETED, "; ".join(filter(None, notes)) or None, details)
 
 

@@ -6,19 +6,20 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pixcrawler_worker.db import images, validation_results
+from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.db.validation_results import ComparisonResult, Listed, ValidationResult
-from pixcrawler_worker.domain import labels
+from pixcrawler_worker.db.validation_results import ComparisonResult, ValidationResult
 from pixcrawler_worker.domain.checks import Check, CheckedImage, Finding, Metrics, Mode, is_valid, run_checks
 from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.labels import default_label
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection.decoder import File
@@ -28,6 +29,7 @@ from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 from pixcrawler_worker.validate import classifiers, duplicates, planner
 from pixcrawler_worker.validate.classifiers import Classifier
+from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask, ValidationChunkResult, task_of
 from pixcrawler_worker.validate.rules import (
     Decode,
     ExactDuplicate,
@@ -49,18 +51,23 @@ _MISSING = "missing"
 
 @dataclass(frozen=True, slots=True)
 class ValidationWork:
-    """A claimed chunk with the rules of its job; `listed` is empty for the chunk that compares."""
+    """A claimed chunk with what it needs of the job.
+
+    Attributes:
+        claim: of the chunk.
+        task: its payload.
+        crawl_job_id: whose images are validated.
+        rules: of the job.
+        label: of images without one.
+        images: the images of the range; none for the chunk that compares.
+    """
 
     claim: Claim
+    task: ImagesTask | CompareTask
     crawl_job_id: int
     rules: ValidationRules
     label: str
-    listed: Sequence[Listed]
-
-    @property
-    def compares(self) -> bool:
-        """Whether the chunk compares all images of the job."""
-        return self.claim.payload.get("step") == planner.COMPARE
+    images: Sequence[ImageRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ class Validated:
     """
 
     results: Sequence[ValidationResult] = ()
-    measured: Sequence[tuple[Listed, ImageFacts]] = ()
+    measured: Sequence[tuple[ImageRecord, ImageFacts]] = ()
     compared: Sequence[ComparisonResult] = ()
     left: int | None = None
 
@@ -95,17 +102,20 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
     """Read the rules, and the images of the chunk as their rows have them."""
     del runtime
     request, rules = planner.rules_of(session, claim.job.id)
-    payload = claim.payload
-    listed: list[Listed] = []
-    if "first" in payload:
-        listed = validation_results.listed(
-            session,
-            request.crawl_job_id,
-            first=payload["first"],
-            last=payload["last"],
-            threshold=payload.get("threshold"),
+    task = task_of(claim.payload)
+    found: list[ImageRecord] = []
+    if isinstance(task, ImagesTask):
+        found = validation_results.images_to_validate(
+            session, request.crawl_job_id, first=task.first, last=task.last, threshold=task.threshold
         )
-    return ValidationWork(claim, request.crawl_job_id, rules, labels.default_label(request.keywords), listed)
+    return ValidationWork(
+        claim=claim,
+        task=task,
+        crawl_job_id=request.crawl_job_id,
+        rules=rules,
+        label=default_label(request.keywords),
+        images=found,
+    )
 
 
 async def work(runtime: Runtime, work: ValidationWork, limits: Limits) -> Validated:
@@ -113,7 +123,7 @@ async def work(runtime: Runtime, work: ValidationWork, limits: Limits) -> Valida
 
     Images for which `limits.chunk_budget` does not last are left to another chunk.
     """
-    if work.compares:
+    if isinstance(work.task, CompareTask):
         return await _compare_all(runtime, work)
     return await _validate_all(runtime, work, limits.chunk_budget.total_seconds())
 
@@ -126,15 +136,15 @@ async def _validate_all(runtime: Runtime, work: ValidationWork, seconds: float) 
     """
     checker = _checker(runtime, work.rules)
     results: dict[int, ValidationResult] = {}
-    measured: list[tuple[Listed, ImageFacts]] = []
-    waiting, taken = iter(work.listed), itertools.count()
+    measured: list[tuple[ImageRecord, ImageFacts]] = []
+    waiting, taken = iter(work.images), itertools.count()
     deadline = time.monotonic() + seconds
 
     async def validate_next() -> None:
         while (next(taken) < _CONCURRENT_READS or time.monotonic() < deadline) and (image := next(waiting, None)):
             reading = await _read_image(runtime, checker, image)
             results[image.id] = _validate(checker, image, reading, await _scores(runtime, checker, reading))
-            if image.facts is None and reading.facts is not None:
+            if reading.facts is not None and image.facts is None:
                 measured.append((image, reading.facts))
 
     try:
@@ -145,7 +155,7 @@ async def _validate_all(runtime: Runtime, work: ValidationWork, seconds: float) 
         # Concurrent reads fail for the same reason: one error is enough.
         raise group_error.exceptions[0] from None
     left = next(waiting, None)
-    done = [results[image.id] for image in work.listed if image.id in results]
+    done = [results[image.id] for image in work.images if image.id in results]
     return Validated(done, measured, left=None if left is None else left.id)
 
 
@@ -178,10 +188,10 @@ def _checker(runtime: Runtime, rules: ValidationRules) -> _Checker:
     )
 
 
-async def _read_image(runtime: Runtime, checker: _Checker, image: Listed) -> _Reading:
+async def _read_image(runtime: Runtime, checker: _Checker, image: ImageRecord) -> _Reading:
     """Read and decode the file of an image, as far as the rules need it."""
-    if image.facts is not None and not checker.reads_pixels:
-        return _Reading(facts=image.facts)
+    if not checker.reads_pixels and (recorded := image.facts) is not None:
+        return _Reading(facts=recorded)
     try:
         key = _key(runtime, image)
         if checker.reads_pixels and not checker.classifiers:
@@ -204,7 +214,7 @@ async def _read_image(runtime: Runtime, checker: _Checker, image: Listed) -> _Re
         return _Reading(await _digest(runtime, checker, image), broken=error.reason)
 
 
-async def _digest(runtime: Runtime, checker: _Checker, image: Listed) -> bytes | None:
+async def _digest(runtime: Runtime, checker: _Checker, image: ImageRecord) -> bytes | None:
     """Return the SHA-256 of a file that cannot be decoded: its content may still be what the crawl stored."""
     try:
         return hashlib.sha256(await runtime.storage.get(_key(runtime, image), max_bytes=checker.max_bytes)).digest()
@@ -212,7 +222,7 @@ async def _digest(runtime: Runtime, checker: _Checker, image: Listed) -> bytes |
         return None
 
 
-def _key(runtime: Runtime, image: Listed) -> str:
+def _key(runtime: Runtime, image: ImageRecord) -> str:
     try:
         return runtime.storage.key(image.storage_url or "")
     except PermanentError as error:
@@ -233,13 +243,14 @@ async def _scores(runtime: Runtime, checker: _Checker, reading: _Reading) -> Map
 
 
 def _validate(
-    checker: _Checker, image: Listed, reading: _Reading, scores: Mapping[str, float | str]
+    checker: _Checker, image: ImageRecord, reading: _Reading, scores: Mapping[str, float | str]
 ) -> ValidationResult:
+    recorded = image.facts
     checked = CheckedImage(
         filename=image.filename,
         source_url=image.original_url,
         credit=image.credit,
-        recorded_sha256=image.facts.sha256 if image.facts else None,
+        recorded_sha256=recorded.sha256 if recorded else None,
         sha256=reading.sha256,
         facts=reading.facts,
         broken=reading.broken,
@@ -334,12 +345,12 @@ def write(session: Session, work: ValidationWork, validated: Validated) -> Repor
     validation_results.record_facts(
         session, work.crawl_job_id, validated.measured, hash_version=version, label=work.label
     )
-    if validated.left is not None:
+    if validated.left is not None and isinstance(work.task, ImagesTask):
+        rest = replace(work.task, first=validated.left, images=len(work.images) - len(validated.results))
         jobs.lock(session, work.claim.job)
-        rest = {"first": validated.left, "images": len(work.listed) - len(validated.results)}
-        jobs.add_chunks(session, work.claim.job, [work.claim.payload | rest])
+        jobs.add_chunks(session, work.claim.job, [rest.to_json()])
     invalidated = validation_results.add_comparisons(session, job_id, validated.compared)
     return Report(
-        result={"counts": dict(found), "images": len(validated.results)},
+        result=ValidationChunkResult(counts=found, images=len(validated.results)).to_json(),
         gains={"validated_images": valid - invalidated, "invalid_images": invalid + invalidated},
     )
