@@ -1,43 +1,42 @@
-"""Selecting the images of an export, in the order in which they will be in it, and dividing them among archives."""
+"""Selecting the images of an export, in their order, and dividing them among archives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, func, text
-from sqlalchemy import select as select_rows
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.models import ExportItem, ImageFact
 
-#: Selecting a million images takes longer than a statement may elsewhere.
+#: Selecting a million images takes longer than the usual timeout of a statement.
 _SELECT_TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which images an export takes, and what is known about them before they are read.
+    """Which images an export selects, how it splits them, and how large their files can be.
 
     Attributes:
-        validation_id: the validation whose verdicts count; None when there is none.
-        only_valid: leave out what it judged invalid.
-        exclude_flags: leave out what these checks found.
-        labels: classes to take; None for all.
-        licenses: identifiers to take, None for all.
+        validation_id: the effective validation; None when there is none.
+        only_valid: leave out images that it found invalid.
+        exclude_flags: leave out images that these checks flagged.
+        labels: selected classes; None for all.
+        licenses: selected licenses, by identifier; None for all.
         min_width: pixels.
         min_height: pixels.
-        limit: most images; None for all.
-        label: of images that nobody labeled.
-        seed: of the splits.
+        limit: maximum number of images; None for all.
+        default_label: class of images without a label.
+        seed: seed of the splits.
         bounds: upper bounds of the splits' positions (`domain/splits.py`); one for a dataset that is not split.
-        by_group: never divide near duplicates.
+        by_group: keep near duplicates in one split.
         stratified: keep the ratios within each class.
-        turns: whether a JPEG may have to be turned, which may make it a little larger.
-        copied: formats that are copied byte for byte.
-        max_side: pixels of the longer side that converted images have at most; None for no bound.
-        lossy: whether what is converted becomes a format with losses, of which noise at quality 90 takes less than
-            three bytes per pixel, and photographs rarely more than twice what they took; others take four.
-        unknown_bytes: what a file takes at most whose size nobody recorded.
+        may_rotate: whether a JPEG with an orientation is rotated, which may make it a little larger.
+        copied: formats whose files are copied unchanged.
+        max_side: limit of the longer side of converted images, in pixels; None for no limit.
+        lossy: whether images are converted to a lossy format. There, noise at quality 90 takes less than three bytes
+            per pixel, and photographs rarely more than twice their former size; lossless formats take four per pixel.
+        unknown_bytes: upper bound of the size of a file whose size is not recorded, in bytes.
     """
 
     validation_id: int | None
@@ -48,12 +47,12 @@ class Selection:
     min_width: int
     min_height: int
     limit: int | None
-    label: str
+    default_label: str
     seed: int
     bounds: Sequence[int]
     by_group: bool
     stratified: bool
-    turns: bool
+    may_rotate: bool
     copied: Sequence[str]
     max_side: int | None
     lossy: bool
@@ -61,18 +60,18 @@ class Selection:
 
 
 def licenses(session: Session, crawl_job_id: int) -> list[str]:
-    """Return the licenses that a crawl job's images are under."""
-    found = select_rows(ImageFact.license).where(ImageFact.crawl_job_id == crawl_job_id, ImageFact.license.is_not(None))
+    """Return the licenses of a crawl job's images."""
+    found = select(ImageFact.license).where(ImageFact.crawl_job_id == crawl_job_id, ImageFact.license.is_not(None))
     return [name for name in session.scalars(found.distinct()) if name is not None]
 
 
-# Every window and order goes by what the images are, never by their ids or the order of their rows, so that the same
-# images make the same dataset. Groups are made of all images of the crawl: what is chosen moves nothing.
-_SELECT = """
+# Windows and orders depend on the content of the images, not on their ids or the order of their rows, so that the same
+# images make the same dataset. Groups have all images of the crawl, so that a different selection moves no image.
+_INSERT = """
 INSERT INTO pixcrawler.export_items (export_job_id, seq, image_id, split, digest, copy, cost, upto)
 WITH known AS (
     SELECT i.id, i.original_url, coalesce(f.sha256, v.sha256, sha256(convert_to(i.original_url, 'UTF8'))) AS digest,
-        coalesce(f.label, :label) AS label, f.license, coalesce(v.keeper_id, i.id) AS family,
+        coalesce(f.label, :default_label) AS label, f.license, coalesce(v.keeper_id, i.id) AS family,
         coalesce(v.valid, true) AS valid, coalesce(v.findings, '[]'::jsonb) AS findings,
         coalesce(v.width, i.width) AS width, coalesce(v.height, i.height) AS height, i.format,
         coalesce(v.file_size, i.file_size, :unknown_bytes)::bigint AS file_size,
@@ -99,7 +98,7 @@ WITH known AS (
         ELSE ('x' || encode(substr(hash, 1, 4), 'hex'))::bit(32)::bigint::numeric * 4294967296
             + ('x' || encode(substr(hash, 5, 4), 'hex'))::bit(32)::bigint END AS position
     FROM ranked
-), chosen AS (
+), selected AS (
     SELECT * FROM placed
     WHERE (valid OR NOT :only_valid)
         AND NOT EXISTS (SELECT FROM jsonb_array_elements(findings) AS one WHERE one->>0 = ANY(:exclude_flags))
@@ -112,10 +111,10 @@ WITH known AS (
         least(width::bigint * height, CAST(:max_side AS bigint) ^ 2, CAST(:unknown_bytes AS bigint) * 8)::bigint
             AS pixels,
         (SELECT count(*) FROM unnest(CAST(:bounds AS numeric[])) AS bound WHERE bound <= position) AS split
-    FROM chosen
+    FROM selected
 ), costed AS (
     SELECT *, 3 * letters + 2000 + CASE
-        WHEN format = ANY(:copied) AND NOT (:turns AND format = 'jpg' AND orientation <> 1) THEN file_size
+        WHEN format = ANY(:copied) AND NOT (:may_rotate AND format = 'jpg' AND orientation <> 1) THEN file_size
         WHEN format = ANY(:copied) THEN file_size + file_size / 8
         WHEN :lossy THEN least(pixels * 3, file_size * 2) + 65536
         ELSE pixels * 4 + 65536 END AS cost
@@ -126,12 +125,12 @@ FROM costed WINDOW place AS (ORDER BY split, digest, copy ROWS UNBOUNDED PRECEDI
 """
 
 
-def select(session: Session, job_id: int, crawl_job_id: int, selection: Selection) -> int:
-    """Write down which images an export has, in the order in which they will lie in it; return how many they are."""
-    session.execute(select_rows(func.set_config("statement_timeout", f"{int(_SELECT_TIMEOUT.total_seconds())}s", True)))
+def insert_entries(session: Session, job_id: int, crawl_job_id: int, selection: Selection) -> int:
+    """Select the images of an export and insert their entries; return their number. Earlier entries are deleted."""
+    session.execute(select(func.set_config("statement_timeout", f"{int(_SELECT_TIMEOUT.total_seconds())}s", True)))
     session.execute(delete(ExportItem).where(ExportItem.export_job_id == job_id))
     session.execute(
-        text(_SELECT),
+        text(_INSERT),
         {
             "export": job_id,
             "job": crawl_job_id,
@@ -143,46 +142,46 @@ def select(session: Session, job_id: int, crawl_job_id: int, selection: Selectio
             "min_width": selection.min_width,
             "min_height": selection.min_height,
             "limit": selection.limit,
-            "label": selection.label,
+            "default_label": selection.default_label,
             "seed": str(selection.seed),
-            # The last split takes what rounding leaves over.
+            # The last split has no upper bound, so that no image is lost by rounding.
             "bounds": [str(bound) for bound in selection.bounds[:-1]],
             "by_group": selection.by_group,
             "stratified": selection.stratified,
-            "turns": selection.turns,
+            "may_rotate": selection.may_rotate,
             "copied": list(selection.copied),
             "max_side": selection.max_side,
             "lossy": selection.lossy,
             "unknown_bytes": selection.unknown_bytes,
         },
     )
-    return session.scalar(select_rows(func.count()).where(ExportItem.export_job_id == job_id)) or 0
+    return session.scalar(select(func.count()).where(ExportItem.export_job_id == job_id)) or 0
 
 
 @dataclass(frozen=True, slots=True)
 class ExportPart:
-    """Images of one archive: their places in the export, and the split of the first."""
+    """Images of one archive: their first and last position in the export, and the split of the first."""
 
     first: int
     last: int
     split: int
 
 
-def next_part(  # noqa: PLR0913 - an archive has as many limits
+def next_part(  # noqa: PLR0913 - one argument per limit of an archive
     session: Session, job_id: int, first: int, *, max_bytes: int, max_images: int, one_split: bool
 ) -> ExportPart | None:
-    """Return the images that follow in an export from one on, as many as an archive may have; None behind the last.
+    """Return the images of the archive that begins at a position; None after the last image.
 
     Args:
         session: any transaction.
         job_id: the export job.
-        first: place of the first of them.
-        max_bytes: that they may take; a single image may take more.
-        max_images: of the archive.
-        one_split: end where another split begins.
+        first: position of its first image.
+        max_bytes: limit of its size; an archive with a single image may exceed it.
+        max_images: limit of its images.
+        one_split: end before an image of another split.
     """
     begin = session.execute(
-        select_rows(ExportItem.split, ExportItem.upto, ExportItem.cost).where(
+        select(ExportItem.split, ExportItem.upto, ExportItem.cost).where(
             ExportItem.export_job_id == job_id, ExportItem.seq == first
         )
     ).one_or_none()
@@ -190,7 +189,7 @@ def next_part(  # noqa: PLR0913 - an archive has as many limits
         return None
     within = ExportItem.upto <= begin.upto - begin.cost + max_bytes
     near = ExportItem.seq.between(first, first + max_images - 1)
-    last = select_rows(func.max(ExportItem.seq)).where(ExportItem.export_job_id == job_id, near, within)
+    last = select(func.max(ExportItem.seq)).where(ExportItem.export_job_id == job_id, near, within)
     if one_split:
         last = last.where(ExportItem.split == begin.split)
     return ExportPart(first, max(session.scalar(last) or first, first), begin.split)

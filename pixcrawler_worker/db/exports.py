@@ -1,4 +1,4 @@
-"""Export jobs: what they are started with, which images they choose, and what they leave in their rows."""
+"""Export jobs: their requests, their plans, their entries, and the URLs and expiry of their files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -30,9 +30,9 @@ from pixcrawler_worker.domain.messages import QUEUES, Task
 
 _NOW = func.clock_timestamp()
 _MAX_INT4 = 2**31 - 1
-#: How long files outlive their link, for those who are downloading them.
+#: How long files are kept after they expire, so that downloads can finish.
 _GRACE = timedelta(hours=1)
-#: How tables tell a time, in UTC.
+#: Format of times in tables, in UTC.
 _TIME = 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
 
 
@@ -50,7 +50,7 @@ EXPORT_JOBS = JobTable(
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """An export job as its row has it, with its crawl job."""
+    """What an export job requests, with facts of its crawl job."""
 
     crawl_job_id: int
     name: str
@@ -62,13 +62,13 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExportEntry:
-    """An image at its place in an export.
+    """An image of an export, with its position there.
 
     Attributes:
         image: the image.
         seq: its position, from 0.
-        split: position of its split in the options.
-        digest: what its file is named by.
+        split: position of its split in the plan.
+        digest: digest that its file is named by.
         copy: number among the images with the same digest, from 0.
         sha256: digest of its file, as crawl or validation recorded it; None when neither did.
         phash: 64-bit perceptual hash as a signed number, likewise.
@@ -131,13 +131,13 @@ def load(session: Session, job_id: int) -> ExportRequest | None:
 
 
 def request(session: Session, job_id: int) -> None:
-    """Note that a job was asked for, so that it starts even when its message gets lost."""
+    """Record that a job was requested, so that it starts even when its message is lost."""
     session.execute(upsert(ExportPlan).values(export_job_id=job_id).on_conflict_do_nothing())
 
 
-def record_plan(session: Session, job_id: int, *, validation_id: int | None, images: int, unlabelled: str) -> None:
-    """Note how a job is started, once its images are chosen. The caller holds its lock."""
-    values = {"validation_job_id": validation_id, "labels": _labels(session, job_id, unlabelled=unlabelled)}
+def record_plan(session: Session, job_id: int, *, validation_id: int | None, images: int, default_label: str) -> None:
+    """Record the plan of a job whose images are selected. The caller holds the job's lock."""
+    values = {"validation_job_id": validation_id, "labels": _labels(session, job_id, default_label=default_label)}
     planned = upsert(ExportPlan).values(export_job_id=job_id, **values)
     session.execute(planned.on_conflict_do_update(index_elements=["export_job_id"], set_=values))
     session.execute(update(ExportJob).where(ExportJob.id == job_id).values(total_images=images))
@@ -148,9 +148,9 @@ def labels(session: Session, job_id: int) -> list[str]:
     return session.scalar(select(ExportPlan.labels).where(ExportPlan.export_job_id == job_id)) or []
 
 
-def _labels(session: Session, job_id: int, *, unlabelled: str) -> list[str]:
+def _labels(session: Session, job_id: int, *, default_label: str) -> list[str]:
     found = session.scalars(
-        select(func.coalesce(ImageFact.label, literal(unlabelled)))
+        select(func.coalesce(ImageFact.label, literal(default_label)))
         .select_from(ExportItem)
         .outerjoin(ImageFact, ImageFact.image_id == ExportItem.image_id)
         .where(ExportItem.export_job_id == job_id)
@@ -160,19 +160,19 @@ def _labels(session: Session, job_id: int, *, unlabelled: str) -> list[str]:
 
 
 def entries(session: Session, job_id: int, *, first: int, last: int, sample: int | None = None) -> list[ExportEntry]:
-    """Return the images at these places of an export, in their order, without those whose rows are gone.
+    """Return the images of an export between two positions, in their order, without those whose rows are deleted.
 
     Args:
         session: any transaction.
         job_id: the export job.
-        first: place of the first image.
-        last: place of the last one.
-        sample: number of images that are taken evenly instead of all.
+        first: position of the first image.
+        last: position of the last image.
+        sample: limit of images, which are sampled evenly; None for all.
     """
-    places = (ExportItem.export_job_id == job_id, ExportItem.seq.between(first, last))
+    positions = (ExportItem.export_job_id == job_id, ExportItem.seq.between(first, last))
     step = 1
     if sample is not None:
-        count = session.scalar(select(func.count()).where(*places)) or 0
+        count = session.scalar(select(func.count()).where(*positions)) or 0
         step = max(1, -(-count // sample))
     query = (
         select_images(*_ENTRY)
@@ -183,13 +183,13 @@ def entries(session: Session, job_id: int, *, first: int, last: int, sample: int
             (ValidationResultRow.validation_job_id == ExportPlan.validation_job_id)
             & (ValidationResultRow.image_id == Image.id),
         )
-        .where(*places, (ExportItem.seq - first) % step == 0)
+        .where(*positions, (ExportItem.seq - first) % step == 0)
         .order_by(ExportItem.seq)
     )
     return [ExportEntry(record_of(row), *more_of(row)) for row in session.execute(query)]
 
 
-def publish(  # noqa: PLR0913 - a row has as many columns
+def publish(  # noqa: PLR0913 - one argument per column
     session: Session,
     job_id: int,
     *,
@@ -198,19 +198,19 @@ def publish(  # noqa: PLR0913 - a row has as many columns
     images: int,
     result: Mapping[str, Any],
     ttl: timedelta,
-    link_ttl: timedelta,
+    url_ttl: timedelta,
 ) -> None:
-    """Write down where an export's files are, and forget which images were chosen. The caller holds the job's lock.
+    """Record the URL and the totals of an export, and delete its entries. The caller holds the job's lock.
 
     Args:
         session: the transaction that completes the job.
         job_id: the export job.
-        url: of the archive, or of the manifest where there are several.
-        size: of all archives, in bytes.
-        images: images in them.
-        result: exact totals and more, for `export_options.result`.
-        ttl: until the files are deleted.
-        link_ttl: until the link stops working.
+        url: URL of the archive, or of the manifest of several.
+        size: bytes of all archives.
+        images: number of exported images.
+        result: the value of `export_options.result`.
+        ttl: how long the files are kept.
+        url_ttl: how long the URL is valid.
     """
     session.execute(
         update(ExportJob)
@@ -223,36 +223,46 @@ def publish(  # noqa: PLR0913 - a row has as many columns
             expires_at=_NOW + ttl,
         )
     )
-    session.execute(update(ExportPlan).where(ExportPlan.export_job_id == job_id).values(signed_until=_NOW + link_ttl))
+    session.execute(update(ExportPlan).where(ExportPlan.export_job_id == job_id).values(signed_until=_NOW + url_ttl))
     session.execute(delete(ExportItem).where(ExportItem.export_job_id == job_id))
 
 
 def expired(session: Session, *, limit: int) -> list[int]:
-    """Return completed exports whose files have outlived their time and are still linked."""
+    """Return completed exports that have expired and still have a URL."""
     query = select(ExportJob.id).where(
         ExportJob.status == JobStatus.COMPLETED, ExportJob.expires_at < _NOW, ExportJob.download_url.is_not(None)
     )
     return list(session.scalars(query.order_by(ExportJob.id).limit(limit)))
 
 
-def remove_link(session: Session, job_id: int) -> None:
-    """Forget where an export's files are, which are about to go. The row stays."""
+def remove_url(session: Session, job_id: int) -> None:
+    """Remove the URL of an expired export, whose files are deleted next. The row stays."""
     session.execute(update(ExportJob).where(ExportJob.id == job_id).values(download_url=None, updated_at=_NOW))
 
 
 @dataclass(frozen=True, slots=True)
-class ExpiringLink:
-    """An export whose link stops working before its files go, what it wrote down, and how long they are still kept."""
+class ExpiringUrl:
+    """An export whose presigned URL expires before its files do.
+
+    Attributes:
+        job_id: the export job.
+        result: the value of `export_options.result`.
+        ttl: how long its files are kept from now on.
+    """
 
     job_id: int
     result: dict[str, Any]
     ttl: timedelta
 
 
-def expiring_links(session: Session, *, within: timedelta, limit: int) -> list[ExpiringLink]:
-    """Return exports whose links stop working soon although their files live on."""
+def expiring_urls(session: Session, *, within: timedelta, limit: int) -> list[ExpiringUrl]:
+    """Return exports whose presigned URLs expire soon although their files are kept longer."""
     query = (
-        select(ExportJob.id, ExportJob.export_options["result"], ExportJob.expires_at - _NOW)
+        select(
+            ExportJob.id,
+            ExportJob.export_options["result"].label("result"),
+            (ExportJob.expires_at - _NOW).label("ttl"),
+        )
         .join(ExportPlan, ExportPlan.export_job_id == ExportJob.id)
         .where(
             ExportJob.status == JobStatus.COMPLETED,
@@ -261,11 +271,12 @@ def expiring_links(session: Session, *, within: timedelta, limit: int) -> list[E
             ExportJob.expires_at > ExportPlan.signed_until,
         )
     )
-    return [ExpiringLink(*tuple(row)) for row in session.execute(query.order_by(ExportJob.id).limit(limit))]
+    rows = session.execute(query.order_by(ExportJob.id).limit(limit))
+    return [ExpiringUrl(job_id=row.id, result=row.result, ttl=row.ttl) for row in rows]
 
 
-def replace_link(session: Session, job_id: int, *, url: str, link_ttl: timedelta) -> None:
-    """Write a fresh link into a row that still has one."""
+def replace_url(session: Session, job_id: int, *, url: str, url_ttl: timedelta) -> None:
+    """Replace the URL of an export that still has one."""
     changed = session.scalar(
         update(ExportJob)
         .where(ExportJob.id == job_id, ExportJob.download_url.is_not(None))
@@ -274,21 +285,21 @@ def replace_link(session: Session, job_id: int, *, url: str, link_ttl: timedelta
     )
     if changed is not None:
         session.execute(
-            update(ExportPlan).where(ExportPlan.export_job_id == job_id).values(signed_until=_NOW + link_ttl)
+            update(ExportPlan).where(ExportPlan.export_job_id == job_id).values(signed_until=_NOW + url_ttl)
         )
 
 
 def files(session: Session, job_ids: Sequence[int]) -> dict[int, frozenset[str] | None]:
-    """Return which files these export jobs may have, by name: None for any, where the job is not over.
+    """Return the names of the files to keep for these export jobs; None for all, where the job has not ended.
 
-    Jobs that are gone, have failed or expired are left out: they may have none. Whoever began to fetch the files of an
-    export before its link went has an hour to end that.
+    Jobs that failed, expired or were deleted are left out, because none of their files are kept. Files of an expired
+    export are kept for another hour, so that downloads can finish.
     """
-    ttl = ExportJob.download_url.is_not(None) | (ExportJob.expires_at > _NOW - _GRACE)
+    kept = ExportJob.download_url.is_not(None) | (ExportJob.expires_at > _NOW - _GRACE)
     query = select(ExportJob.id, ExportJob.status, ExportJob.export_options["result"]["files"]).where(
         ExportJob.id.in_(job_ids),
         ExportJob.status.in_([JobStatus.PENDING, JobStatus.RUNNING])
-        | ((ExportJob.status == JobStatus.COMPLETED) & ttl),
+        | ((ExportJob.status == JobStatus.COMPLETED) & kept),
     )
     return {
         job_id: frozenset(names or ()) if status == JobStatus.COMPLETED else None

@@ -1,4 +1,4 @@
-"""Images and what is known of them: written in bulk, read in order."""
+"""Rows of images and their facts: inserting in bulk, candidates, files, deleting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ _CREATE = sql.SQL("CREATE TEMP TABLE incoming ({columns}) ON COMMIT DROP").forma
 _COPY = sql.SQL("COPY incoming FROM STDIN (FORMAT BINARY)")
 
 # The foreign key of the facts is checked when the whole statement is done, so the unique indexes can decide first
-# which images are new. The order of the inserts is the same for everybody: two chunks that bring the same pictures
+# which images are new. The order of the inserts is always the same: two chunks with the same images
 # wait for each other in one direction only.
 _INSERT = """
 WITH fresh AS (
@@ -138,12 +138,12 @@ def _row(position: int, image: NewImage) -> tuple[object, ...]:
 
 
 def signed(bits: int) -> int:
-    """Return 64 bits as PostgreSQL's int8 has them."""
+    """Return 64 bits as the signed number that PostgreSQL's int8 stores."""
     return bits - (1 << 64) if bits >> 63 else bits
 
 
 def _text(value: str | None) -> str | None:
-    """Return a text without what PostgreSQL cannot store."""
+    """Return a text without characters that PostgreSQL cannot store."""
     return None if value is None else value.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
@@ -174,7 +174,7 @@ def seen(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[by
 
 
 def files(session: Session, job_id: int) -> frozenset[str]:
-    """Return the storage URLs that rows of the job name."""
+    """Return the storage URLs in the rows of the job."""
     named = select(Image.storage_url).where(Image.crawl_job_id == job_id, Image.storage_url.is_not(None))
     return frozenset(url for url in session.scalars(named) if url is not None)
 
@@ -189,7 +189,7 @@ class StoredFile:
 
 
 def stored_files(session: Session, job_id: int) -> list[StoredFile]:
-    """Return the files that rows of the job name."""
+    """Return the files in the rows of the job, ordered by id."""
     query = select(Image.id, Image.storage_url, Image.file_size).where(
         Image.crawl_job_id == job_id, Image.storage_url.is_not(None)
     )
@@ -200,6 +200,6 @@ def stored_files(session: Session, job_id: int) -> list[StoredFile]:
 
 
 def delete(session: Session, image_ids: Sequence[int]) -> int:
-    """Delete rows of images, with what is known of them; return how many there were."""
+    """Delete rows of images with their facts; return how many existed."""
     gone = session.scalars(delete_rows(Image).where(Image.id.in_(image_ids)).returning(Image.id))
     return len(gone.all())

@@ -1,9 +1,9 @@
-"""Archives that are written from front to back, with the size and CRC of each file in front of it.
+"""ZIP and tar written sequentially, with the size and CRC of each file in its local header.
 
-Nothing is compressed, which would save a twentieth of a percent of a JPEG. Nothing in them depends on when, where or by
-whom they were written: the same files in the same order give the same bytes. zipfile writes behind a file what ought to
-stand in front of it when it cannot seek, which some unpackers do not open, so the few records of a stored ZIP are
-written here (PKWARE's APPNOTE 6.3.10); tar headers are tarfile's.
+Files are stored, not compressed: compression saves a twentieth of a percent of a JPEG. The same files in the same order
+give the same bytes. Without seeking, zipfile writes size and CRC in data descriptors after each file, which some
+unpackers do not open, so the few records of a stored ZIP are written here (PKWARE's APPNOTE 6.3.10). Tar headers are
+tarfile's.
 """
 
 import struct
@@ -12,28 +12,28 @@ from typing import Protocol
 
 from pixcrawler_worker.errors import PermanentError
 
-#: 1980-01-01 00:00, the first that a ZIP can tell, as DOS has it and in seconds since 1970.
+#: 1980-01-01 00:00, the earliest time in a ZIP, in DOS format and in seconds since 1970.
 _DOS_DATE, _EPOCH = (1980 - 1980) << 9 | 1 << 5 | 1, 315532800
 _MODE = 0o644
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _END = struct.Struct("<4sHHHHIIH")
-#: Version that is needed to unpack (1.0: stored files), and that made it (3.0 on Unix, so that modes count).
+#: Version needed to extract (1.0: stored files), and version made by (3.0 on Unix, so that modes are used).
 _NEEDED, _MADE = 10, 3 << 8 | 30
-#: What a ZIP without 64-bit extensions can hold.
-MOST_ENTRIES, MOST_BYTES = 65_535, 2**32 - 1
+#: Limits of a ZIP without 64-bit extensions.
+MAX_ENTRIES, MAX_BYTES = 65_535, 2**32 - 1
 
 
 class Archive(Protocol):
-    """Bytes that stand around the files: the caller writes them, and the files between them."""
+    """The bytes around the files of an archive. The caller writes them and the files."""
 
     def header(self, path: str, *, size: int, crc: int) -> bytes:
-        """Return what stands in front of a file's bytes."""
+        """Return the bytes before a file."""
         ...
 
     def padding(self, size: int) -> bytes:
-        """Return what stands behind a file of that size."""
+        """Return the bytes after a file of that size."""
         ...
 
     def trailer(self) -> bytes:
@@ -61,9 +61,9 @@ class Zip:
         self._directory += _CENTRAL.pack(b"PK\1\2", *entry, self._offset) + name
         self._entries += 1
         self._offset += len(written) + size
-        if self._entries > MOST_ENTRIES or self._offset + len(self._directory) > MOST_BYTES:
+        if self._entries > MAX_ENTRIES or self._offset + len(self._directory) > MAX_BYTES:
             raise PermanentError(
-                f"an archive would have more than the {MOST_ENTRIES:,} files or {MOST_BYTES:,} bytes that a ZIP holds: "
+                f"an archive would have more than the {MAX_ENTRIES:,} files or {MAX_BYTES:,} bytes that a ZIP holds: "
                 "lower archive.part_max_images or archive.part_max_bytes"
             )
         return written
@@ -80,7 +80,7 @@ class Zip:
 
 
 class Tar:
-    """A tar of POSIX's first format (ustar), which everything reads."""
+    """A tar in the ustar format, which all readers support."""
 
     def header(self, path: str, *, size: int, crc: int) -> bytes:
         """Return a file's header."""
@@ -90,7 +90,7 @@ class Tar:
         return entry.tobuf(tarfile.USTAR_FORMAT)
 
     def padding(self, size: int) -> bytes:
-        """Return the rest of the last block."""
+        """Return the padding of the last block."""
         return bytes(-size % tarfile.BLOCKSIZE)
 
     def trailer(self) -> bytes:
@@ -99,7 +99,7 @@ class Tar:
 
 
 class Plain:
-    """No archive: the one file that is written, as it is."""
+    """A single file without an archive around it."""
 
     def header(self, path: str, *, size: int, crc: int) -> bytes:
         """Return nothing."""

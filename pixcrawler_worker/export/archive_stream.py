@@ -1,4 +1,4 @@
-"""An archive's bytes on their way into storage."""
+"""Writing an archive into storage: hashing and writing in blocks."""
 
 import asyncio
 import hashlib
@@ -13,11 +13,11 @@ _BLOCK = 2 * 1024 * 1024
 
 
 class ArchiveStream:
-    """An archive's bytes, hashed and written in blocks while the next ones are gathered.
+    """Hashes and writes an archive in blocks while the next block is filled.
 
     Args:
-        sink: where they go; it outlives the context.
-        archive: what stands around the files.
+        sink: receives the bytes; stays open after the context.
+        archive: format of the archive.
     """
 
     def __init__(self, sink: Sink, archive: Archive) -> None:
@@ -27,16 +27,16 @@ class ArchiveStream:
         self._size = 0
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._under_way: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Wait for what is still being written: the sink must not be closed under it."""
-        if self._under_way is not None:
-            # Whoever leaves has something else to tell.
-            await asyncio.gather(self._under_way, return_exceptions=True)
+        """Wait for the block that is being written: the sink must not be closed before."""
+        if self._writing is not None:
+            # The exception that ends the context, if any, matters more than that of a write.
+            await asyncio.gather(self._writing, return_exceptions=True)
 
     async def add(self, path: str, *, size: int, crc: int, blocks: Iterable[bytes]) -> None:
         """Append a file."""
@@ -46,10 +46,10 @@ class ArchiveStream:
         await self._append(self._archive.padding(size))
 
     async def close(self) -> tuple[int, str]:
-        """Write the end; return the size and the SHA-256 of everything."""
+        """Write the end of the archive; return its size in bytes and its SHA-256 in hexadecimal digits."""
         await self._append(self._archive.trailer())
         await self._flush()
-        await self._settle()
+        await self._wait()
         return self._size, self._sha256.hexdigest()
 
     async def _append(self, block: bytes) -> None:
@@ -61,19 +61,19 @@ class ArchiveStream:
             await self._flush()
 
     async def _flush(self) -> None:
-        await self._settle()
+        await self._wait()
         blocks, self._pending = self._pending, []
         self._size += self._pending_bytes
         self._pending_bytes = 0
-        self._under_way = asyncio.create_task(self._write(blocks))
+        self._writing = asyncio.create_task(self._write(blocks))
 
-    async def _settle(self) -> None:
-        if self._under_way is not None:
-            await self._under_way
-            self._under_way = None
+    async def _wait(self) -> None:
+        if self._writing is not None:
+            await self._writing
+            self._writing = None
 
     async def _write(self, blocks: Sequence[bytes]) -> None:
-        # One after the other: Python's threads stand in each other's way, and there are readers already.
+        # Sequentially: more threads would compete for the interpreter lock with those that read (docs/decisions/0012).
         await asyncio.to_thread(self._hash, blocks)
         await self._sink.write(blocks)
 

@@ -33,13 +33,13 @@ _CHECKSUMS = "SHA256SUMS"
 
 @dataclass(frozen=True, slots=True)
 class WrittenArchive:
-    """What an archive became.
+    """The outcome of writing an archive.
 
     Attributes:
         size: bytes.
         sha256: of all of it, in hexadecimal digits.
         table: path of the table of its images in it, and the digest of that table; None when it has none.
-        summary: what is in it.
+        summary: counts of its images.
     """
 
     size: int
@@ -53,10 +53,10 @@ class ArchivePart:
     """An archive to write.
 
     Attributes:
-        number: from 0.
-        total: archives of the export.
-        pages: its images in their order, some at a time: all of them may not fit into memory.
-        shown: some of them, for the contact sheet.
+        number: number of the archive, from 0.
+        total: number of archives of the export.
+        pages: its images in their order, in pages that fit into memory.
+        shown: its images on the contact sheet.
     """
 
     number: int
@@ -70,13 +70,13 @@ async def write(runtime: Runtime, sink: Sink, plan: Plan, part: ArchivePart) -> 
 
     Args:
         runtime: connects to storage and decoder.
-        sink: where the archive goes.
-        plan: what the archives of the export have in common.
-        part: what is in it.
+        sink: receives the archive.
+        plan: plan of the export.
+        part: the archive.
 
     Raises:
         PermanentError: when an image is missing or broken and the options say that this fails the export.
-        TransientError: when the storage is away.
+        TransientError: when the storage does not respond.
     """
     reads_files = plan.format is not ExportFormat.CSV
     reader = ImageReader(runtime, plan.options.image, plan.layout.image_formats, reads_files=reads_files)
@@ -136,7 +136,7 @@ class _ArchiveWriter:
         return WrittenArchive(size, sha256, table, self._summary)
 
     async def _add_sidecar(self, name: str, body: bytes | Spool) -> str | None:
-        """Add a file that every export has, and return its path; None where the layout has no place for it."""
+        """Add a sidecar file and return its path; None when the layout leaves it out."""
         if self._dataset.parts > 1:
             # Parts may be unpacked into one folder.
             stem, dot, extension = name.partition(".")
@@ -160,7 +160,7 @@ class _ArchiveWriter:
             await self._add(one, file if one.body is file.body else None)
 
     async def _add(self, written: Entry, file: ImageFile | None = None) -> None:
-        """Append a file; what was computed for an image when it was read is not computed again."""
+        """Append a file. Checksums of an image that were computed when it was read are used."""
         body = written.body
         if isinstance(body, Spool):
             size, crc, sha256 = body.size, body.crc, body.sha256
@@ -176,7 +176,7 @@ class _ArchiveWriter:
 
     def _sample(self, entry: ExportEntry, file: ImageFile) -> Sample:
         image = entry.image
-        label = image.label or self._plan.unlabelled
+        label = image.label or self._plan.default_label
         split = self._plan.splits[entry.split] if self._plan.splits else None
         row: dict[str, Value] = {
             "label": label,

@@ -1,4 +1,4 @@
-"""README.md of a dataset: a card that people read, and Hugging Face too (huggingface.co/docs/hub/datasets-cards)."""
+"""README.md of a dataset: a dataset card of Hugging Face (huggingface.co/docs/hub/datasets-cards)."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
 
-#: Size classes of Hugging Face's hub, by their upper ends.
+#: Size categories of Hugging Face's hub, with their upper bounds.
 _SIZES = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -14,33 +14,33 @@ _SIZES = (
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
 )
-_LONGEST_TABLE = 50
+_MAX_TABLE_ROWS = 50
 
 
 def write(plan: Plan, summary: Summary, *, part: str = "") -> str:
     """Return the card.
 
     Args:
-        plan: what the dataset is.
-        summary: what is in it.
-        part: which archive the card is about, such as `part 3 of 7`; empty for all of the dataset.
+        plan: plan of the export.
+        summary: counts of its images.
+        part: the archive that the card describes, such as `part 3 of 7`; empty for the whole dataset.
     """
     return "\n".join([*_front(plan, summary), *_body(plan, summary, part)]) + "\n"
 
 
 def _front(plan: Plan, summary: Summary) -> Iterator[str]:
-    """Yield the YAML: strings are written as JSON, which YAML contains."""
+    """Yield the YAML front matter. Strings are written as JSON, which is valid YAML."""
     yield "---"
     yield f"pretty_name: {json.dumps(plan.name, ensure_ascii=False)}"
     yield "task_categories:\n- image-classification"
-    yield f"size_categories:\n- {next((name for most, name in _SIZES if summary.images < most), '10M<n<100M')}"
+    yield f"size_categories:\n- {next((name for bound, name in _SIZES if summary.images < bound), '10M<n<100M')}"
     yield f"license: {_license(summary.licenses)}"
-    # A split without images has no files, and a card that names some anyway opens nothing.
+    # A split without images has no files, and a dataset whose card names missing files does not open.
     paths = {split: plan.layout.data_files(split) for split in plan.splits if summary.splits.get(split)}
     if not paths or None in paths.values():
         paths = {"train": plan.layout.data_files(None)}
     if all(paths.values()):
-        # Named, because a class that is called like a split would be taken for one.
+        # Without them, Hugging Face takes a class with the name of a split for that split.
         yield "configs:\n- config_name: default\n  data_files:"
         for split, path in paths.items():
             yield f"  - split: {split}\n    path: {json.dumps(path)}"
@@ -48,7 +48,7 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
 
 
 def _license(licenses: Mapping[str, int]) -> str:
-    """Return the hub's identifier of the one license of all images, or what it calls everything else."""
+    """Return the hub's identifier of the license if all images have the same, `other` otherwise."""
     known = [name for name in licenses if name]
     return known[0] if len(licenses) == len(known) == 1 and known[0].startswith(("cc0-", "cc-by")) else "other"
 
@@ -59,7 +59,7 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
     yield f"\n# {_plain(plan.name)}\n"
     yield (
         f"{summary.images:,} images of {len(plan.labels):,} {'class' if len(plan.labels) == 1 else 'classes'}, "
-        f"{megabytes:,.1f} MB, collected by PixCrawler until {plan.crawled:%Y-%m-%d}.{this}\n"
+        f"{megabytes:,.1f} MB, collected by PixCrawler until {plan.crawl_ended_at:%Y-%m-%d}.{this}\n"
     )
     yield f"Layout `{plan.layout_name}`: {plan.layout.summary}.\n"
     yield from _table("Classes", "class", summary.labels)
@@ -70,7 +70,7 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
     yield from _table("Licenses", "license", summary.licenses)
     yield (
         "Each image has its own license, author and source, in the columns below. Those without a license are not free "
-        "to use: ask whoever owns them. A license is what the source said when the image was found.\n"
+        "to use without permission of their owners. A license is what the source stated when the image was found.\n"
     )
     yield from _table("Formats", "format", summary.formats)
     yield "## Columns\n"
@@ -83,7 +83,7 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
 _COLUMNS = (
     "`file_name`, `label`, `split`, `width`, `height` (pixels), `bytes`, `sha256` (of the file here), `phash` (64-bit",
     "perceptual hash), `mime`, `source_url` (of the file), `page_url` (of the page that shows it), `title`, `author`,",
-    "`license`, `license_url`, `attribution` (a line to print beside the image), `engine` (which source found it),",
+    "`license`, `license_url`, `attribution` (a line to print next to the image), `engine` (which source found it),",
     "`query`, `crawled_at`, `flags` (what a validation found). An unknown text is empty.",
 )
 
@@ -92,14 +92,14 @@ def _table(title: str, what: str, counts: Mapping[str, int], order: Iterable[str
     names = list(order or sorted(counts, key=lambda name: (-counts[name], name)))
     yield f"## {title}\n"
     yield f"| {what} | images |\n| --- | ---: |"
-    for name in names[:_LONGEST_TABLE]:
+    for name in names[:_MAX_TABLE_ROWS]:
         yield f"| {_plain(name) or 'unknown'} | {counts.get(name, 0):,} |"
-    if len(names) > _LONGEST_TABLE:
-        yield f"| {len(names) - _LONGEST_TABLE:,} more | {sum(counts[name] for name in names[_LONGEST_TABLE:]):,} |"
+    if len(names) > _MAX_TABLE_ROWS:
+        yield f"| {len(names) - _MAX_TABLE_ROWS:,} more | {sum(counts[name] for name in names[_MAX_TABLE_ROWS:]):,} |"
     yield ""
 
 
 def _plain(text: str) -> str:
-    """Return a stranger's text on one line, without what Markdown or HTML would take for theirs."""
+    """Return untrusted text on one line, escaped for Markdown and HTML."""
     line = " ".join(text.split())
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+!|~&" else letter for letter in line)

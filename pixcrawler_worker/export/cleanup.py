@@ -1,4 +1,4 @@
-"""Deleting the files of exports that have expired, failed or gone, and signing links again before they expire."""
+"""Deleting the files of expired, failed and deleted exports, and renewing presigned URLs before they expire."""
 
 import functools
 from datetime import timedelta
@@ -10,50 +10,49 @@ from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.export import plan, publisher
 from pixcrawler_worker.export.payloads import ExportResult
+from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 
 log = structlog.get_logger()
 
-#: Exports that one clean-up deletes or signs again.
+#: Limit of exports that one clean-up expires or signs again.
 _MAX_EXPORTS = 200
-#: Links are link_ttl again when they work for no longer than this.
-_RESIGN_WITHIN = timedelta(days=1)
+#: Remaining time of a presigned URL at which it is renewed.
+_RENEW_WITHIN = timedelta(days=1)
 
 
 def clean_up(runtime: Runtime, limits: Limits) -> int:
-    """Delete the files of exports that have expired, failed or gone, and sign links again that expire soon.
+    """Delete the files of expired, failed and deleted exports, and renew presigned URLs that expire soon.
 
-    Return how many exports lost files.
+    Return the number of exports with deleted files.
     """
     expired = transact(runtime.sessions, functools.partial(exports.expired, limit=_MAX_EXPORTS))
     for job_id in expired:
-        # The link goes first: what it leads to must not be gone while a row still has it.
-        transact(runtime.sessions, functools.partial(exports.remove_link, job_id=job_id))
+        # The URL is removed first: a row must not have the URL of deleted files.
+        transact(runtime.sessions, functools.partial(exports.remove_url, job_id=job_id))
     try:
-        _renew_links(runtime)
+        _renew_urls(runtime)
         return runtime.run(_remove_files(runtime, limits))
     except (TransientError, PermanentError) as error:
-        log.warning("files of exports are left to the next clean-up", reason=str(error))
+        log.warning("cleaning up exports failed; the next sweep tries again", reason=str(error))
         return 0
 
 
-def _renew_links(runtime: Runtime) -> None:
-    expiring_links = functools.partial(exports.expiring_links, within=_RESIGN_WITHIN, limit=_MAX_EXPORTS)
-    for one in transact(runtime.sessions, expiring_links):
+def _renew_urls(runtime: Runtime) -> None:
+    expiring_urls = functools.partial(exports.expiring_urls, within=_RENEW_WITHIN, limit=_MAX_EXPORTS)
+    for one in transact(runtime.sessions, expiring_urls):
         request = transact(runtime.sessions, functools.partial(exports.load, job_id=one.job_id))
         if request is not None:
-            again = publisher.link(
-                runtime, one.job_id, plan.read(request), ExportResult.from_json(one.result), ttl=one.ttl
-            )
-            url, link_ttl = runtime.run(again)
-            transact(
-                runtime.sessions, functools.partial(exports.replace_link, job_id=one.job_id, url=url, link_ttl=link_ttl)
-            )
+            result = ExportResult.from_json(one.result)
+            signing = publisher.sign(runtime, one.job_id, Plan.of(request), result, ttl=one.ttl)
+            url, url_ttl = runtime.run(signing)
+            replace = functools.partial(exports.replace_url, job_id=one.job_id, url=url, url_ttl=url_ttl)
+            transact(runtime.sessions, replace)
 
 
 async def _remove_files(runtime: Runtime, limits: Limits) -> int:
-    """Delete files without an export and unfinished uploads of dead workers; return how many exports lost files."""
+    """Delete files without an export and unfinished uploads; return the number of exports with deleted files."""
     found: dict[int, list[str]] = {}
     async for key in runtime.storage.keys(plan.FOLDER):
         number = key.removeprefix(plan.FOLDER).partition("/")[0]

@@ -1,4 +1,4 @@
-"""croissant.json: what search engines and loaders of datasets read (docs.mlcommons.org/croissant, version 1.1)."""
+"""croissant.json: metadata for search engines and dataset loaders (docs.mlcommons.org/croissant, version 1.1)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.exporters.protocol import ExportFormat
 
-#: Its file.
+#: Name of the file.
 NAME = "croissant.json"
-#: The specification's own, "Example context".
+#: Source: "Example context" of the specification.
 _CONTEXT: Mapping[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -68,9 +68,9 @@ def write(plan: Plan, summary: Summary, archives: Sequence[ArchiveResult]) -> by
     """Return the file.
 
     Args:
-        plan: what the dataset is.
-        summary: what is in it.
-        archives: of the dataset.
+        plan: plan of the export.
+        summary: counts of its images.
+        archives: its archives, in their order.
     """
     described = [(number, archive) for number, archive in enumerate(archives) if archive.table]
     packed = described if plan.format is not ExportFormat.CSV else []
@@ -83,7 +83,7 @@ def write(plan: Plan, summary: Summary, archives: Sequence[ArchiveResult]) -> by
         "license": [_license(name) for name in sorted(summary.licenses)],
         "url": _PROJECT,
         "creator": {"@type": "sc:Organization", "name": "PixCrawler", "url": _PROJECT},
-        "datePublished": f"{plan.crawled:%Y-%m-%d}",
+        "datePublished": f"{plan.crawl_ended_at:%Y-%m-%d}",
         "version": "1.0.0",
         "distribution": [
             *(_archive(plan, archive) for archive in archives),
@@ -143,7 +143,7 @@ def _records(plan: Plan, number: int, archive: ArchiveResult) -> dict[str, Any]:
 
 
 def _license(name: str) -> str:
-    """Return the address of a license's text where there is one."""
+    """Return the URL of the license text, or the name of the license if there is none."""
     return licenses.deed_url(name) or name or "unknown"
 
 

@@ -1,4 +1,4 @@
-"""Use case: the files of an export in a folder of this machine, checked against the digests written with them."""
+"""Downloading the files of an export into a local folder, and verifying their checksums."""
 
 import asyncio
 import contextlib
@@ -16,28 +16,28 @@ from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 
 _BLOCK = 1 << 20
-_SUMS = "SHA256SUMS"
+_CHECKSUMS = "SHA256SUMS"
 
 
 def require_empty(folder: Path) -> None:
-    """Return when a dataset can be written there: the folder is empty, or does not exist yet.
+    """Check that a folder is empty or does not exist yet.
 
     Raises:
-        PermanentError: when it has something in it, or cannot be looked into.
+        PermanentError: when it is not empty, or cannot be read.
     """
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise PermanentError(f"{folder} is not empty: name a folder that is, or does not exist yet")
+            raise PermanentError(f"{folder} is not empty: name an empty folder, or one that does not exist yet")
     except OSError as error:
         raise PermanentError(f"{folder} cannot be written: {error}") from error
 
 
 def fetch(runtime: Runtime, export: ExportView, folder: Path) -> list[Path]:
-    """Copy an export's files from storage into a folder, all of them or none; return their paths.
+    """Download all files of an export into a folder and return their paths. On failure, delete what was downloaded.
 
     Raises:
-        PermanentError: when the folder has something in it, an archive is not the one that was written, or is gone.
-        TransientError: when the storage does not answer.
+        PermanentError: when the folder is not empty, a file is missing, or the checksum of an archive differs.
+        TransientError: when the storage does not respond.
     """
     require_empty(folder)
     digests = {part["name"]: part["sha256"] for part in export.result.get("parts", [])}
@@ -53,12 +53,12 @@ def fetch(runtime: Runtime, export: ExportView, folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def all_or_nothing(folder: Path) -> Iterator[None]:
-    """Make a folder that is written in the context, and unless that ends well, empty it: half a dataset looks whole.
+    """Create a folder, and delete its content if the context ends with an exception: half a dataset looks complete.
 
-    A folder that was not there before goes, too.
+    A folder that did not exist before is deleted as well.
 
     Raises:
-        PermanentError: when it cannot be made.
+        PermanentError: when it cannot be created.
     """
     fresh = not folder.exists()
     try:
@@ -92,19 +92,19 @@ def _take(block: bytes, file: IO[bytes], update: Callable[[bytes], None]) -> Non
 
 
 def unpack(archive: Path, folder: Path, *, wrote: Callable[[int], None] = lambda _: None) -> int:
-    """Unpack a ZIP of an export into a folder, each file checked against its SHA256SUMS; return how many there were.
+    """Unpack a ZIP of an export into a folder and verify its SHA256SUMS; return the number of files.
 
     Args:
         archive: the ZIP.
-        folder: exists; what it has of other parts stays.
-        wrote: told the number of files so far.
+        folder: an existing folder, which may have files of other parts.
+        wrote: called with the number of files so far.
 
     Raises:
-        PermanentError: when a file is damaged, not listed or would lie elsewhere, or the folder cannot be written.
+        PermanentError: when a file is damaged, not listed or outside of the folder, or the folder cannot be written.
     """
     try:
         with zipfile.ZipFile(archive) as packed:
-            listed = dict(_sums(packed))
+            listed = dict(_checksums(packed))
             for number, entry in enumerate(packed.infolist(), 1):
                 _unpack_one(packed, entry, folder, listed)
                 wrote(number)
@@ -115,9 +115,9 @@ def unpack(archive: Path, folder: Path, *, wrote: Callable[[int], None] = lambda
         raise PermanentError(f"{folder} cannot be written: {error}") from error
 
 
-def _sums(packed: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
+def _checksums(packed: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
     for name in packed.namelist():
-        if name.startswith(_SUMS):
+        if name.startswith(_CHECKSUMS):
             for line in packed.read(name).decode().splitlines():
                 digest, _, path = line.partition("  ")
                 yield path, digest
@@ -126,19 +126,21 @@ def _sums(packed: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
 def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, listed: dict[str, str]) -> None:
     parts = PurePosixPath(entry.filename).parts
     if not parts or entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename:
-        raise PermanentError(f"{entry.filename!r} would lie outside of {folder}")
+        raise PermanentError(f"{entry.filename!r} is outside of {folder}")
     target = folder.joinpath(*parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with packed.open(entry) as source, target.open("wb") as file:
         while block := source.read(_BLOCK):
             _take(block, file, digest.update)
-    if listed and not entry.filename.startswith(_SUMS) and listed.get(entry.filename) != digest.hexdigest():
-        raise PermanentError(f"{entry.filename} is not the file that was exported: its SHA-256 differs from {_SUMS}")
+    if listed and not entry.filename.startswith(_CHECKSUMS) and listed.get(entry.filename) != digest.hexdigest():
+        raise PermanentError(
+            f"{entry.filename} is not the file that was exported: its SHA-256 differs from {_CHECKSUMS}"
+        )
 
 
 def _remove(folder: Path, *, itself: bool) -> None:
-    """Delete what is in a folder, and the folder itself if asked to; what cannot be deleted stays."""
+    """Delete the content of a folder, and the folder itself if `itself`. Ignore what cannot be deleted."""
     if itself:
         shutil.rmtree(folder, ignore_errors=True)
         return

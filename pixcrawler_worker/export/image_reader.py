@@ -17,9 +17,9 @@ from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.storage.failures import FileMissingError
 
-#: Images that are read at a time, and bytes from which on fewer are; batches that are read while others are written.
+#: Limits of a batch in images and in bytes; and how many batches are read at a time, while others are written.
 _BATCH, _BATCH_BYTES, _PREFETCHED = 32, 8 * 1024 * 1024, 2
-#: Why an image was left out.
+#: Reasons for leaving out an image.
 _MISSING, _CHANGED = "missing", "changed"
 
 
@@ -28,11 +28,11 @@ class ImageFile:
     """An image's file as it is written.
 
     Attributes:
-        body: the file; empty where none is written.
-        size: its bytes.
+        body: content; empty where no file is written.
+        size: bytes.
         sha256: 32 bytes.
         crc: CRC-32.
-        extension: of its format.
+        extension: extension of its format.
         width: pixels.
         height: pixels.
     """
@@ -67,9 +67,9 @@ class ImageReader:
 
     Args:
         runtime: connects to storage and decoder.
-        options: how they are to be changed.
-        formats: extensions that the layout takes; others become the first of them.
-        reads_files: False where what is recorded is enough, because no file is written.
+        options: how to convert them.
+        formats: formats that the layout supports; images of others are converted to the first of them.
+        reads_files: False when no files are written, and the recorded facts are enough.
     """
 
     def __init__(self, runtime: Runtime, options: ImageOptions, formats: Sequence[str], *, reads_files: bool) -> None:
@@ -81,14 +81,14 @@ class ImageReader:
     async def read(
         self, pages: AsyncIterator[Sequence[ExportEntry]]
     ) -> AsyncGenerator[tuple[ExportEntry, ImageFile | str], None]:
-        """Yield every image in its order, or why it is left out; some are read while others are written.
+        """Yield every image in its order with its file, or with the reason why it is left out.
 
         Args:
-            pages: the images, some at a time.
+            pages: the images.
 
         Raises:
-            PermanentError: when one is to be left out and the export is to fail then.
-            TransientError: when the storage is away.
+            PermanentError: when an image cannot be exported and `on_error` is `fail`.
+            TransientError: when the storage does not respond.
         """
         reads = (self._read(batch) async for batch in _batches(pages))
         async with contextlib.aclosing(prefetch(reads, limit=_PREFETCHED)) as batches:
@@ -98,7 +98,6 @@ class ImageReader:
 
     async def _read(self, entries: Sequence[ExportEntry]) -> list[tuple[ExportEntry, ImageFile | str]]:
         if not self._reads_files and all(entry.sha256 is not None for entry in entries):
-            # A table has no files: what was recorded is enough.
             return [(entry, _recorded(entry)) for entry in entries]
         storage = self._runtime.storage
         keys = [_key(storage, entry) for entry in entries]
@@ -114,20 +113,20 @@ class ImageReader:
     def _checked(
         self, entry: ExportEntry, found: "_Body | FileMissingError | RejectedError"
     ) -> "ImageFile | str | _Body":
-        """Return an image's file, or why it is left out; the file as it was read when the decoder must see it."""
+        """Return an image's file, the reason why it is left out, or its content where the decoder has to read it."""
         if isinstance(found, FileMissingError):
             return self._left_out(entry, _MISSING, found)
         if isinstance(found, RejectedError):
             return self._left_out(entry, found.reason, found)
         if entry.sha256 is not None and found.sha256 != entry.sha256:
-            return self._left_out(entry, _CHANGED, PermanentError("its file is not the one that was stored"))
+            return self._left_out(entry, _CHANGED, PermanentError("its file has changed since it was stored"))
         image = entry.image
         if image.format is None or image.width is None or image.height is None or self._conversion(entry, found.body):
             return found
         return found.file(image.format, image.width, image.height)
 
     async def _decoded(self, entry: ExportEntry, found: _Body) -> ImageFile | str:
-        """Return an image's file, changed as the options ask, or why it is left out."""
+        """Return an image's file, converted as the options say, or the reason why it is left out."""
         try:
             if entry.image.format is None or entry.image.width is None or entry.image.height is None:
                 # Its row was not written by a crawl.
@@ -152,15 +151,15 @@ class ImageReader:
         return str(reason)
 
     def _conversion(self, entry: ExportEntry, body: bytes) -> Conversion | None:
-        """Return how an image is to be changed; None when its file is copied as it is."""
-        options, known = self._options, self._formats
+        """Return how to convert an image; None when its file is copied unchanged."""
+        options, formats = self._options, self._formats
         target = (entry.image.format or "") if options.format == "keep" else str(options.format)
-        if target not in known:
-            target = known[0]
-        turned = options.orient and (entry.orientation or 1) != 1
+        if target not in formats:
+            target = formats[0]
+        rotated = options.orient and (entry.orientation or 1) != 1
         if options.orient and entry.orientation is None:
-            turned = _has_exif(body, entry.image.format)
-        if target == entry.image.format and not (turned or options.resize or options.strip_metadata):
+            rotated = _has_exif(body, entry.image.format)
+        if target == entry.image.format and not (rotated or options.resize or options.strip_metadata):
             return None
         resize = options.resize
         return Conversion(
@@ -176,7 +175,7 @@ class ImageReader:
 
 
 async def _batches(pages: AsyncIterator[Sequence[ExportEntry]]) -> AsyncIterator[Sequence[ExportEntry]]:
-    """Cut the images into batches that are read at a time: a few, or fewer where they are large."""
+    """Group the images into batches, smaller ones where the images are large."""
     batch: list[ExportEntry] = []
     size = 0
     async for page in pages:
@@ -213,12 +212,12 @@ def _key(storage: Storage, entry: ExportEntry) -> str | None:
 
 
 def _has_exif(body: bytes, extension: str | None) -> bool:
-    """Return whether a file may have EXIF, which may say that its pixels are to be turned.
+    """Return whether a file may have EXIF metadata, which may have an orientation.
 
-    Of a JPEG the segments in front of the pixels are looked at, ITU-T T.81 B.1.1.4; of other formats, every byte.
+    Reads the segments of a JPEG before the pixels (ITU-T T.81 B.1.1.4), and searches all bytes of other formats.
     """
     if extension != "jpg":
-        # As AVIF, PNG and WebP call it.
+        # The names in AVIF, PNG and WebP.
         return extension == "tiff" or any(name in body for name in (b"Exif", b"eXIf", b"EXIF"))
     at = 2
     while at + 8 <= len(body) and body[at] == 0xFF and body[at + 1] != 0xDA:  # noqa: PLR2004 - start of the pixels

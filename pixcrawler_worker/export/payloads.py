@@ -1,4 +1,4 @@
-"""What the ledger keeps of exports: payloads and results of their chunks, and what an export leaves in its row."""
+"""Payloads and results of the chunks of exports, and the result in the row of an export."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +13,13 @@ _PUBLISH = "publish"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveTask:
-    """Write one archive.
+    """Writing one archive.
 
     Attributes:
-        part: its number, from 0.
-        parts: archives of the export.
-        first, last: places of its images in the export.
-        name: of its file.
+        part: number of the archive, from 0.
+        parts: number of archives of the export.
+        first, last: positions of its first and last image in the export.
+        name: file name.
     """
 
     part: int
@@ -35,7 +35,7 @@ class ArchiveTask:
 
 @dataclass(frozen=True, slots=True)
 class PublishTask:
-    """Publish the archives, once all are written."""
+    """Publishing the archives, once all are written."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the payload of the chunk."""
@@ -43,7 +43,7 @@ class PublishTask:
 
 
 def task_of(payload: Mapping[str, Any]) -> ArchiveTask | PublishTask:
-    """Return what a chunk of an export does."""
+    """Return the task in the payload of a chunk."""
     if payload.get("step") == _PUBLISH:
         return PublishTask()
     return ArchiveTask(**{name: payload[name] for name in ArchiveTask.__slots__})
@@ -54,11 +54,11 @@ class ArchiveResult:
     """An archive that was written.
 
     Attributes:
-        name: of its file.
+        name: file name.
         size: bytes.
         sha256: in hexadecimal digits.
         table: path of the table of its images in it, and the digest of that table; None when it has none.
-        summary: what is in it.
+        summary: counts of its images.
     """
 
     name: str
@@ -91,21 +91,21 @@ class ArchiveResult:
 
 
 def archives_of(ended: Iterable[EndedChunk]) -> list[ArchiveResult]:
-    """Return the archives with images that these chunks have written, in their order."""
+    """Return the archives that these chunks have written and that have images, in their order."""
     results = [ArchiveResult.from_json(chunk.result) for chunk in ended if "size" in chunk.result]
     return [result for result in results if result.summary.images]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """What an export leaves in its row, under `export_options.result`.
+    """The value of `export_options.result` in the row of an export.
 
     Attributes:
-        name: of the file that the link leads to: the archive, or the manifest of several.
+        name: name of the file at `download_url`: the archive, or the manifest of several.
         files: names of all files of the export.
-        parts: its archives, without what is in them.
+        parts: name, size, checksum and number of images of each archive.
         file_size: bytes of all archives.
-        summary: what is in all of them.
+        summary: counts of all images.
     """
 
     name: str
@@ -115,7 +115,7 @@ class ExportResult:
     summary: Summary
 
     def to_json(self) -> dict[str, Any]:
-        """Return it with JSON's types only."""
+        """Return the value with JSON's types only."""
         return {
             "name": self.name,
             "files": list(self.files),
@@ -141,21 +141,21 @@ class Publication:
     """A published export.
 
     Attributes:
-        url: of its archive or manifest.
-        link_seconds: how long the URL works.
-        result: what it leaves in its row.
+        url: URL of its archive or manifest.
+        url_ttl_s: seconds for which the URL is valid.
+        result: the result for its row.
     """
 
     url: str
-    link_seconds: float
+    url_ttl_s: float
     result: ExportResult
 
     def to_json(self) -> dict[str, Any]:
         """Return the result of the chunk that published."""
-        return {"publish": {"url": self.url, "signed_s": self.link_seconds, "result": self.result.to_json()}}
+        return {"publish": {"url": self.url, "signed_s": self.url_ttl_s, "result": self.result.to_json()}}
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> "Publication":
         """Return what `to_json` wrote."""
         found = result["publish"]
-        return cls(url=found["url"], link_seconds=found["signed_s"], result=ExportResult.from_json(found["result"]))
+        return cls(url=found["url"], url_ttl_s=found["signed_s"], result=ExportResult.from_json(found["result"]))

@@ -1,8 +1,9 @@
-"""What the archives of an export have in common."""
+"""The plan of an export: what its archives have in common."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from pixcrawler_worker.db.exports import ExportRequest
 from pixcrawler_worker.domain.labels import default_label
@@ -10,24 +11,24 @@ from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters.protocol import ExportFormat, Layout
 
-#: Where exports lie in storage, each in a folder named by its id.
+#: Prefix of the keys of all exports; the files of each are in a folder named by its id.
 FOLDER = "exports/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """An export as its row asks for it.
+    """An export as its row requests it.
 
     Attributes:
-        name: of the dataset, for people.
-        format: what it is delivered as.
-        options: the row's.
-        layout: how its images lie.
-        layout_name: what it is called.
-        labels: every class of its images, sorted.
-        splits: in their order; empty when it is not split.
-        unlabelled: class of images that nobody labeled.
-        crawled: when the crawl ended, UTC.
+        name: display name of the dataset.
+        format: format of its files.
+        options: options of the export.
+        layout: arrangement of the images.
+        layout_name: name of the layout.
+        labels: all classes of its images, sorted; empty before its images are selected.
+        splits: names of the splits, in their order; empty when it is not split.
+        default_label: class of images without a label.
+        crawl_ended_at: when the crawl ended, UTC.
     """
 
     name: str
@@ -37,36 +38,36 @@ class Plan:
     layout_name: str
     labels: tuple[str, ...]
     splits: tuple[str, ...]
-    unlabelled: str
-    crawled: datetime
+    default_label: str
+    crawl_ended_at: datetime
 
     @property
     def ttl(self) -> timedelta:
-        """How long the link works."""
+        """How long the files are kept."""
         return timedelta(seconds=self.options.url_ttl_s)
 
+    @classmethod
+    def of(cls, request: ExportRequest, labels: Sequence[str] = ()) -> Self:
+        """Return the plan of a request.
 
-def read(request: ExportRequest, labels: Sequence[str] = ()) -> Plan:
-    """Return the plan of a request.
-
-    Raises:
-        PermanentError: when its format or its options are invalid; the message names the key.
-    """
-    format_, wanted = options.format_of(request.format), options.parse(request.options)
-    layout = wanted.layout_for(format_)
-    return Plan(
-        name=request.name,
-        format=format_,
-        options=wanted,
-        layout=layout,
-        layout_name=wanted.layout_name(format_),
-        labels=tuple(labels),
-        splits=tuple(wanted.ratios(layout)),
-        unlabelled=default_label(request.keywords),
-        crawled=request.crawl_ended_at.astimezone(UTC),
-    )
+        Raises:
+            PermanentError: when its format or its options are invalid; the message names the key.
+        """
+        format_, parsed = options.format_of(request.format), options.parse(request.options)
+        layout = parsed.layout_for(format_)
+        return cls(
+            name=request.name,
+            format=format_,
+            options=parsed,
+            layout=layout,
+            layout_name=parsed.layout_name(format_),
+            labels=tuple(labels),
+            splits=tuple(parsed.ratios(layout)),
+            default_label=default_label(request.keywords),
+            crawl_ended_at=request.crawl_ended_at.astimezone(UTC),
+        )
 
 
 def key(job_id: int, name: str) -> str:
-    """Return where a file of an export lies in storage."""
+    """Return the key of an export's file in storage."""
     return f"{FOLDER}{job_id}/{name}"

@@ -1,4 +1,4 @@
-"""Planning and ending an export job."""
+"""Planning and concluding export jobs."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,6 @@ from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.lifecycle import ChunkState, Counters, JobStatus
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
-from pixcrawler_worker.export import plan as plans
 from pixcrawler_worker.export.payloads import ArchiveResult, ArchiveTask, Publication, PublishTask, archives_of, task_of
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.exporters.protocol import ExportFormat
@@ -30,22 +29,26 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     """Select the images of an export and return a chunk for each of its archives. The caller holds the job's lock.
 
     Raises:
-        PermanentError: when its row or its options are invalid, or no image is left.
+        PermanentError: when the row or its options are invalid, or no images are selected.
     """
     request = exports.load(session, ref.id)
     if request is None:
         raise UnknownJobError(ref.table.name, ref.id)
-    whole = plans.read(request)
+    export_plan = Plan.of(request)
     validation = validations.effective_validation(session, request.crawl_job_id)
-    selection = _selection(session, request, whole, validation_id=validation, unknown=runtime.settings.max_image_bytes)
-    images = export_selection.select(session, ref.id, request.crawl_job_id, selection)
+    selection = _selection(
+        session, request, export_plan, validation_id=validation, unknown=runtime.settings.max_image_bytes
+    )
+    images = export_selection.insert_entries(session, ref.id, request.crawl_job_id, selection)
     if not images:
-        raise PermanentError(f"crawl job {request.crawl_job_id} has no images that the options take")
-    parts = list(_parts(session, ref.id, whole, images))
-    exports.record_plan(session, ref.id, validation_id=validation, images=images, unlabelled=whole.unlabelled)
+        raise PermanentError(f"crawl job {request.crawl_job_id} has no images that the options select")
+    parts = list(_parts(session, ref.id, export_plan, images))
+    exports.record_plan(
+        session, ref.id, validation_id=validation, images=images, default_label=export_plan.default_label
+    )
     tasks = [
         ArchiveTask(part=number, parts=len(parts), first=part.first, last=part.last, name=name)
-        for number, (part, name) in enumerate(zip(parts, _names(whole, parts), strict=True))
+        for number, (part, name) in enumerate(zip(parts, _names(export_plan, parts), strict=True))
     ]
     details = {"images": images, "parts": len(parts), "validation": validation}
     return Chunks([task.to_json() for task in tasks], details)
@@ -58,7 +61,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     published = next((chunk for chunk in ended if isinstance(task_of(chunk.payload), PublishTask)), None)
     failed = next((chunk for chunk in ended if chunk.state is ChunkState.FAILED), None)
     if failed is not None:
-        # A dataset without some of its archives would be another one than the one that was requested.
+        # A dataset without some of its archives would not be the requested one.
         return Conclusion.failure(failed.error or "an archive could not be written")
     if not ended:
         return Conclusion.never_planned(Task.EXPORT_START)
@@ -82,9 +85,9 @@ def _listed(skipped: Mapping[str, int]) -> str:
 
 
 def _selection(
-    session: Session, request: ExportRequest, whole: Plan, *, validation_id: int | None, unknown: int
+    session: Session, request: ExportRequest, export_plan: Plan, *, validation_id: int | None, unknown: int
 ) -> Selection:
-    options, layout = whole.options, whole.layout
+    options, layout = export_plan.options, export_plan.layout
     select, image = options.select, options.image
     known = export_selection.licenses(session, request.crawl_job_id)
     copies = image.format == "keep" and image.resize is None and not image.strip_metadata
@@ -98,12 +101,12 @@ def _selection(
         min_width=select.min_width or 0,
         min_height=select.min_height or 0,
         limit=select.limit,
-        label=whole.unlabelled,
+        default_label=export_plan.default_label,
         seed=options.splits.seed,
         bounds=splits.bounds(options.ratios(layout)) or [splits.WHOLE],
         by_group=options.splits.by == "duplicate_group",
         stratified=options.splits.stratify is not None,
-        turns=image.orient,
+        may_rotate=image.orient,
         copied=sorted(set(FORMATS).intersection(layout.image_formats)) if copies else (),
         max_side=image.resize.size if image.resize and image.resize.mode in {"fit", "cover", "pad"} else None,
         lossy=target in _LOSSY_FORMATS,
@@ -111,36 +114,37 @@ def _selection(
     )
 
 
-def _parts(session: Session, job_id: int, whole: Plan, images: int) -> Iterator[ExportPart]:
-    """Yield the images of each archive, of which none grows beyond a limit."""
-    if whole.format is ExportFormat.CSV:
+def _parts(session: Session, job_id: int, export_plan: Plan, images: int) -> Iterator[ExportPart]:
+    """Yield the images of each archive, within the limits of the options."""
+    if export_plan.format is ExportFormat.CSV:
         yield ExportPart(0, images - 1, 0)
         return
     first = 0
-    while one := export_selection.next_part(
+    while part := export_selection.next_part(
         session,
         job_id,
         first,
-        max_bytes=whole.options.archive.part_max_bytes,
-        max_images=whole.options.archive.part_max_images,
-        one_split=whole.layout.split_per_part,
+        max_bytes=export_plan.options.archive.part_max_bytes,
+        max_images=export_plan.options.archive.part_max_images,
+        one_split=export_plan.layout.split_per_part,
     ):
-        yield one
-        first = one.last + 1
+        yield part
+        first = part.last + 1
 
 
-def _names(whole: Plan, parts: Sequence[ExportPart]) -> Iterator[str]:
-    """Yield the name of each archive's file."""
-    if whole.layout.split_per_part:
+def _names(export_plan: Plan, parts: Sequence[ExportPart]) -> Iterator[str]:
+    """Yield the file name of each archive."""
+    if export_plan.layout.split_per_part:
         numbers: dict[int, int] = {}
-        for one in parts:
-            number = numbers[one.split] = numbers.get(one.split, -1) + 1
-            yield f"{whole.splits[one.split] if whole.splits else 'train'}-{number:05d}.{whole.format}"
+        for part in parts:
+            number = numbers[part.split] = numbers.get(part.split, -1) + 1
+            split = export_plan.splits[part.split] if export_plan.splits else "train"
+            yield f"{split}-{number:05d}.{export_plan.format}"
     elif len(parts) == 1:
-        yield f"{labels.plain_name(whole.name) or 'dataset'}.{whole.format}"
+        yield f"{labels.plain_name(export_plan.name) or 'dataset'}.{export_plan.format}"
     else:
         for number in range(len(parts)):
-            yield f"part-{number:05d}-of-{len(parts):05d}.{whole.format}"
+            yield f"part-{number:05d}-of-{len(parts):05d}.{export_plan.format}"
 
 
 def _complete(session: Session, ref: JobRef, publication: Publication) -> Conclusion:
@@ -155,8 +159,8 @@ def _complete(session: Session, ref: JobRef, publication: Publication) -> Conclu
         size=result.file_size,
         images=result.summary.images,
         result=result.to_json(),
-        ttl=plans.read(request).ttl,
-        link_ttl=timedelta(seconds=publication.link_seconds),
+        ttl=Plan.of(request).ttl,
+        url_ttl=timedelta(seconds=publication.url_ttl_s),
     )
     skipped = result.summary.skipped
     details = {"images": result.summary.images, "parts": len(result.parts), "file_size": result.file_size}

@@ -1,4 +1,4 @@
-"""Starting what is needed next while what came before is used."""
+"""Running the next coroutines while the results of the previous ones are used."""
 
 import asyncio
 from collections import deque

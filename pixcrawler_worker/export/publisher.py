@@ -1,4 +1,4 @@
-"""Publishing an export: a card and a manifest where there are several archives, Croissant metadata, and a link."""
+"""Publishing an export: Croissant metadata, and for several archives a card, a report and a manifest; then the URL."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.runtime import Runtime
 
-#: Lists the archives where there are several; written when all of them are there.
+#: Lists the archives of an export with several; written last.
 MANIFEST = "manifest.json"
 
 
 async def publish(
     runtime: Runtime, job_id: int, plan: Plan, archives: Sequence[ArchiveResult], shown: Sequence[ExportEntry]
 ) -> Publication:
-    """Write the files next to the archives, the manifest last; return the link and the totals.
+    """Write the files next to the archives, the manifest last; return the URL and the totals.
 
     Args:
         runtime: connects to storage and decoder.
         job_id: the export job.
-        plan: of the job.
-        archives: in their order.
+        plan: plan of the export.
+        archives: its archives, in their order.
         shown: images of the contact sheet.
     """
     summary = Summary()
@@ -52,20 +52,20 @@ async def publish(
         file_size=sum(archive.size for archive in archives),
         summary=summary,
     )
-    url, link_ttl = await link(runtime, job_id, plan, result, ttl=plan.ttl)
-    return Publication(url=url, link_seconds=link_ttl.total_seconds(), result=result)
+    url, url_ttl = await sign(runtime, job_id, plan, result, ttl=plan.ttl)
+    return Publication(url=url, url_ttl_s=url_ttl.total_seconds(), result=result)
 
 
-async def link(
+async def sign(
     runtime: Runtime, job_id: int, plan: Plan, result: ExportResult, *, ttl: timedelta
 ) -> tuple[str, timedelta]:
-    """Return a fresh link to an export, and how long it works; the links in a manifest are fresh then, too.
+    """Return a new URL of an export and how long it is valid. The URLs in a manifest are replaced, too.
 
     Args:
         runtime: connects to storage.
         job_id: the export job.
-        plan: of the job.
-        result: of the job.
+        plan: plan of the export.
+        result: result in its row.
         ttl: how long its files are kept.
     """
     if result.name == MANIFEST:
@@ -74,7 +74,7 @@ async def link(
 
 
 def _listed(archive: ArchiveResult) -> dict[str, Any]:
-    """Return an archive as results and manifests list it."""
+    """Return the entry of an archive in results and manifests."""
     return {
         "name": archive.name,
         "size": archive.size,
@@ -84,7 +84,7 @@ def _listed(archive: ArchiveResult) -> dict[str, Any]:
 
 
 async def _write_manifest(runtime: Runtime, job_id: int, plan: Plan, result: ExportResult, ttl: timedelta) -> None:
-    def linked(file: Mapping[str, Any]) -> dict[str, Any]:
+    def with_url(file: Mapping[str, Any]) -> dict[str, Any]:
         url, _ = runtime.storage.link(key(job_id, file["name"]), ttl=ttl)
         return {**file, "url": url}
 
@@ -95,8 +95,8 @@ async def _write_manifest(runtime: Runtime, job_id: int, plan: Plan, result: Exp
         "layout": plan.layout_name,
         "file_size": result.file_size,
         **result.summary.to_json(),
-        "parts": [linked(part) for part in result.parts],
-        "files": [linked({"name": name}) for name in result.files if name not in {*archives, MANIFEST}],
+        "parts": [with_url(part) for part in result.parts],
+        "files": [with_url({"name": name}) for name in result.files if name not in {*archives, MANIFEST}],
     }
     body = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
     await runtime.storage.put(key(job_id, MANIFEST), body)

@@ -1,4 +1,4 @@
-"""A page about an export: what is in it, and how that looks. It holds everything it shows, pictures included."""
+"""HTML report on an export: counts and a contact sheet. Thumbnails are embedded."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,29 +10,29 @@ from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.runtime import Runtime
 
-#: Its file. `report.html` is what a crawl's is called, which people keep beside it.
+#: Name of the file. The report on a crawl, often kept in the same folder, is `report.html`.
 NAME = "dataset.html"
-#: Pictures on the contact sheet, taken evenly: in the order of their hashes, that is a fair choice.
+#: Images on the contact sheet, sampled evenly in the order of their hashes.
 SHEET_SIZE = 60
-#: Lines of a table.
-_LONGEST = 30
+#: Rows of a table.
+_MAX_ROWS = 30
 
 
 async def thumbnails(runtime: Runtime, shown: Sequence[ExportEntry]) -> dict[int, bytes]:
-    """Return the pictures of the contact sheet by their places in the export, as `html_report.thumbnails` does."""
+    """Return the thumbnails of the contact sheet by their positions in the export."""
     return await html_report.thumbnails(
         runtime, ((entry.seq, entry.image.storage_url) for entry in shown if entry.image.storage_url)
     )
 
 
 def write(plan: Plan, summary: Summary, shown: Sequence[ExportEntry], thumbnails: Mapping[int, bytes]) -> bytes:
-    """Return the page.
+    """Return the HTML report.
 
     Args:
-        plan: what the dataset is.
-        summary: what is in it.
+        plan: plan of the export.
+        summary: counts of its images.
         shown: images of the contact sheet.
-        thumbnails: how they look.
+        thumbnails: their thumbnails, by position in the export.
     """
     return html_report.document(plan.name, _parts(plan, summary, shown, thumbnails)).encode()
 
@@ -46,7 +46,7 @@ def _parts(
         (
             (f"{summary.images:,}", "images"),
             (f"{len(summary.labels):,}", "classes"),
-            (f"{summary.image_bytes / 1e6:,.1f} MB", "of pictures"),
+            (f"{summary.image_bytes / 1e6:,.1f} MB", "of images"),
             (f"{licensed / summary.images:.0%}" if summary.images else "none", "with a known license"),
             (f"{sum(summary.skipped.values()):,}", "left out"),
         )
@@ -62,19 +62,19 @@ def _parts(
     yield html_report.bars("Left out", _frequent(summary.skipped), kind="bad")
     yield f"<h2>Contact sheet <small>{len(shown):,} of {summary.images:,}</small></h2>" + '<div class="sheet">'
     for entry in shown:
-        label = entry.image.label or plan.unlabelled
+        label = entry.image.label or plan.default_label
         hint = " - ".join(filter(None, (entry.image.title, entry.image.author, entry.image.license)))
         yield html_report.figure(thumbnails.get(entry.seq), label, alt=entry.image.title or label, hint=hint)
     yield "</div>"
 
 
 def _kind(plan: Plan) -> str:
-    return escape(f"{plan.layout_name} as {plan.format}, crawled until {plan.crawled:%Y-%m-%d}")
+    return escape(f"{plan.layout_name} as {plan.format}, crawled until {plan.crawl_ended_at:%Y-%m-%d}")
 
 
 def _frequent(counts: Counter[str]) -> list[tuple[str, int]]:
-    """Return the most frequent with their counts, the others in one line."""
+    """Return the most frequent values with their counts, and the sum of the others."""
     ordered = sorted(counts.items(), key=lambda counted: (-counted[1], counted[0]))
-    rest = ordered[_LONGEST:]
-    lines = [(name or "unknown", count) for name, count in ordered[:_LONGEST]]
+    rest = ordered[_MAX_ROWS:]
+    lines = [(name or "unknown", count) for name, count in ordered[:_MAX_ROWS]]
     return [*lines, (f"{len(rest):,} more", sum(count for _, count in rest))] if rest else lines

@@ -8,14 +8,14 @@ from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.export.options import Extras
 from pixcrawler_worker.exporters.spool import Spool
 
-_CREDITS_HEADING = "Whose each image is, as its source said when it was found. Keep these lines with the images.\n\n"
+_CREDITS_HEADING = "Credits of the images, as their sources stated them. Keep these lines with the images.\n\n"
 
 
 class Sidecars:
     """The sidecar files that the options ask for.
 
     Attributes:
-        checksums: `SHA256SUMS`; None when it is not wanted.
+        checksums: `SHA256SUMS`; None when the options leave it out.
     """
 
     def __init__(self, options: Extras) -> None:
@@ -44,7 +44,7 @@ class Sidecars:
 
 
 class _Utf8Lines:
-    """What csv writes its lines to: one writer for all of them, encoded into a spool."""
+    """The file of a csv writer: encodes its lines into a spool."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -54,7 +54,7 @@ class _Utf8Lines:
 
 
 def _credit_line(file_name: str, row: Mapping[str, Value]) -> str:
-    """Return a line on whose an image is, put together from what is known where its source gave no attribution.
+    """Return the attribution of an image, built from author, title and license if its source stated none.
 
     Source of the order: Creative Commons, "Recommended practices for attribution" (title, author, source, license).
     """

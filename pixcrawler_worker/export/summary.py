@@ -1,4 +1,4 @@
-"""What is in an export, in numbers: added up while it is written, and over its parts."""
+"""Counts of the images in an export or in one of its archives."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from pixcrawler_worker.db.image_records import ImageRecord
 
 @dataclass(slots=True)
 class Summary:
-    """Counts of images, by what they are.
+    """Counts of images.
 
     Attributes:
-        images: in the archives.
-        image_bytes: of their files.
-        skipped: images that were selected and left out, by the reason.
-        labels, splits, formats, licenses, sources: images by each of them; "" for those without.
+        images: number of images.
+        image_bytes: bytes of their files.
+        skipped: selected images that were left out, by reason.
+        labels, splits, formats, licenses, sources: images by each of them; "" for none.
     """
 
     images: int = 0
@@ -39,7 +39,7 @@ class Summary:
         self.sources[image.source or ""] += 1
 
     def merge(self, other: "Summary") -> None:
-        """Add what is in another one."""
+        """Add the counts of another summary."""
         self.images += other.images
         self.image_bytes += other.image_bytes
         for name in _COUNTERS:

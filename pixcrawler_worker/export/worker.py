@@ -14,7 +14,7 @@ from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.errors import UnknownJobError
-from pixcrawler_worker.export import archive_writer, plan, publisher, report
+from pixcrawler_worker.export import archive_writer, publisher, report
 from pixcrawler_worker.export.archive_writer import ArchivePart
 from pixcrawler_worker.export.payloads import ArchiveResult, ArchiveTask, Publication, PublishTask, archives_of, task_of
 from pixcrawler_worker.export.plan import Plan, key
@@ -24,9 +24,9 @@ from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 
-#: Above the last place of any export.
+#: Above the last position in any export.
 _LAST = 2**31 - 1
-#: Images that are read from the database at a time, and pages that are read while others are written.
+#: Images in a page that is read from the database, and pages that are read at a time, while others are written.
 _PAGE, _PREFETCHED = 2000, 2
 
 ExportChunkResult: TypeAlias = ArchiveResult | Publication
@@ -52,7 +52,7 @@ class ExportWork:
 
 
 def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
-    """Read the plan of the job, some of the chunk's images, and what its ended chunks have brought."""
+    """Read the plan of the job, the images of the contact sheet, and the results of the job's ended chunks."""
     del runtime
     job_id = claim.job.id
     request = exports.load(session, job_id)
@@ -63,7 +63,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
     return ExportWork(
         job_id=job_id,
         task=task,
-        plan=plan.read(request, exports.labels(session, job_id)),
+        plan=Plan.of(request, exports.labels(session, job_id)),
         shown=exports.entries(session, job_id, first=first, last=last, sample=report.SHEET_SIZE),
         ended=chunks.ended(session, claim.job),
     )
@@ -78,14 +78,14 @@ async def work(runtime: Runtime, work: ExportWork, limits: Limits) -> ExportChun
 
 
 def write(session: Session, work: ExportWork, result: ExportChunkResult) -> Report:
-    """Write nothing else: what an archive became is the chunk's result."""
+    """Return the report of the chunk. An export has no rows besides the chunk's result."""
     del session, work
     images = result.summary.images if isinstance(result, ArchiveResult) else 0
     return Report(result.to_json(), {"exported_images": images})
 
 
 async def _write_archive(runtime: Runtime, work: ExportWork, task: ArchiveTask) -> ArchiveResult:
-    """Write an archive, unless an earlier attempt did so and only its answer was lost."""
+    """Write an archive, unless an earlier attempt has written it and only its result was lost."""
     path = key(work.job_id, task.name)
     note = f"{path}.json"
     if (earlier := await _written_before(runtime, path, note)) is not None:
@@ -106,7 +106,7 @@ async def _write_archive(runtime: Runtime, work: ExportWork, task: ArchiveTask) 
 async def _pages(
     runtime: Runtime, job_id: int, task: ArchiveTask
 ) -> AsyncIterator[Coroutine[Any, Any, Sequence[ExportEntry]]]:
-    """Yield the reading of an archive's images, a page at a time, each in a transaction of its own."""
+    """Yield coroutines that read the images of an archive, each a page in a transaction of its own."""
     for first in range(task.first, task.last + 1, _PAGE):
         last = min(first + _PAGE - 1, task.last)
         read = functools.partial(exports.entries, job_id=job_id, first=first, last=last)
@@ -114,7 +114,7 @@ async def _pages(
 
 
 async def _written_before(runtime: Runtime, path: str, note: str) -> ArchiveResult | None:
-    """Return the result in the note that is written after a finished archive, if both are there."""
+    """Return the result of an earlier attempt if its note, which is written last, and its archive exist."""
     try:
         result = ArchiveResult.from_json(json.loads(await runtime.storage.get(note)))
     except FileMissingError:
@@ -124,6 +124,6 @@ async def _written_before(runtime: Runtime, path: str, note: str) -> ArchiveResu
 
 async def _publish(runtime: Runtime, work: ExportWork) -> Publication:
     archives = archives_of(work.ended)
-    # The notes were for attempts that come after a lost answer: the ledger has the answers by now.
+    # The notes are for attempts after a lost result. The ledger has all results by now.
     await runtime.storage.delete([f"{key(work.job_id, archive.name)}.json" for archive in archives])
     return await publisher.publish(runtime, work.job_id, work.plan, archives, work.shown)

@@ -86,7 +86,7 @@ def run(*words: str, env: Mapping[str, str] | None = None) -> subprocess.Complet
         (
             ["build", "cat", "--format", "tar", "--out", "."],
             1,
-            "pixcrawler: . is not empty: name a folder that is, or does not exist yet\n",
+            "pixcrawler: . is not empty: name an empty folder, or one that does not exist yet\n",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export.archive_formats import MOST_ENTRIES, Archive, Plain, Tar, Zip
+from pixcrawler_worker.export.archive_formats import MAX_ENTRIES, Archive, Plain, Tar, Zip
 
 FILES = {
     "a/empty.txt": b"",
@@ -79,9 +79,9 @@ def test_the_same_files_give_the_same_bytes() -> None:
 
 def test_a_zip_takes_as_many_files_as_there_can_be_and_no_more() -> None:
     archive = Zip()
-    written = b"".join(archive.header(f"{number}", size=0, crc=0) for number in range(MOST_ENTRIES))
+    written = b"".join(archive.header(f"{number}", size=0, crc=0) for number in range(MAX_ENTRIES))
     with zipfile.ZipFile(io.BytesIO(written + archive.trailer())) as packed:
-        assert len(packed.infolist()) == MOST_ENTRIES
+        assert len(packed.infolist()) == MAX_ENTRIES
     with pytest.raises(PermanentError, match=r"lower archive\.part_max_images"):
         archive.header("one more", size=0, crc=0)
 

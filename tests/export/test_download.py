@@ -80,7 +80,7 @@ def test_a_folder_with_something_in_it_is_refused(runtime: Runtime, tmp_path: Pa
 def test_nothing_is_unpacked_outside_of_the_folder(tmp_path: Path, name: str) -> None:
     archive = zipped(tmp_path / "x.zip", {name: b"x"})
     (tmp_path / "in").mkdir()
-    with pytest.raises(PermanentError, match="would lie outside of"):
+    with pytest.raises(PermanentError, match="is outside of"):
         download.unpack(archive, tmp_path / "in")
     assert not list(tmp_path.rglob("evil*"))
 

@@ -71,7 +71,7 @@ def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Ru
         ({"options": []}, "export_options: expected an object, got an array"),
         ({"format_": "rar"}, "there is no 'rar'"),
         ({"options": {"layout": "table"}}, "export_options.layout: table is delivered as csv, not as zip"),
-        ({"options": {"select": {"labels": ["x"]}}}, "has no images that the options take"),
+        ({"options": {"select": {"labels": ["x"]}}}, "has no images that the options select"),
     ],
 )
 def test_what_cannot_be_done_ends_with_a_reason(runtime: Runtime, values: dict[str, Any], told_of: str) -> None:
