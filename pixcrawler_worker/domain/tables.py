@@ -1,11 +1,12 @@
-"""What a dataset's tables say of each image, and how a cell is written."""
+"""Columns of the tables of a dataset, and escaping of their cells."""
 
 from collections.abc import Mapping
 from operator import itemgetter
 
-#: The table of an archive.
+#: File name of the table in an archive.
 NAME = "images.csv"
-#: Columns of every table, in their order. None of them is ever null: an unknown text is empty, and keeps its type.
+#: Columns of every table, in their order. None of them is null: unknown texts are empty, so that all values of a column
+#: have one type.
 COLUMNS = (
     "file_name",
     "label",
@@ -28,10 +29,10 @@ COLUMNS = (
     "crawled_at",
     "flags",
 )
-#: Those of them that are whole numbers.
+#: The columns with integers.
 NUMBERS = frozenset({"width", "height", "bytes"})
 Value = str | int
-_IN_ORDER = itemgetter(*COLUMNS[1:])
+_get_values = itemgetter(*COLUMNS[1:])
 
 MIME = {
     "jpg": "image/jpeg",
@@ -43,18 +44,18 @@ MIME = {
     "avif": "image/avif",
 }
 
-#: A spreadsheet takes a cell that begins like this for a formula, the full-width forms too.
+#: Spreadsheets evaluate cells with these first characters as formulas, including the full-width forms.
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _SUSPICIOUS = frozenset({" ", *_FORMULAS})
 
 
 def cells(row: Mapping[str, Value]) -> list[object]:
     """Return the cells of an image's row, in the order of the columns, without its `file_name`."""
-    return [cell(value) for value in _IN_ORDER(row)]
+    return [cell(value) for value in _get_values(row)]
 
 
 def cell(value: object) -> object:
-    """Return a value as a cell that no spreadsheet takes for a formula; None becomes the empty text.
+    """Return a cell that spreadsheets do not evaluate as a formula; None becomes an empty text.
 
     Source: OWASP, CSV Injection.
     """

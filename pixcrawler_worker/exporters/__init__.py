@@ -1,1 +1,1 @@
-"""Layouts of datasets: how the images of an export lie in its archives."""
+"""Layouts: how the images and metadata of a dataset are arranged in archives."""

@@ -1,4 +1,4 @@
-"""COCO's JSON beside the images: one annotation for each, of its class, around all of it."""
+"""Images with COCO annotations: one per image, with its class and a box around the whole image."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,18 +9,18 @@ from pixcrawler_worker.exporters.one_folder import ROOT, Images
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
-#: What the images of a dataset without splits are filed under.
+#: The name in place of a split in a dataset that is not split.
 _ALL = "all"
-#: Numbers that each archive has for its images: more than it may have images.
-_PER_PART = 1_000_000
+#: Range of image ids of each archive; larger than the limit of images in an archive.
+_IDS_PER_PART = 1_000_000
 
 
 class Coco(Layout):
     """`images/<file>` and `annotations/instances_<split>.json`, or `instances_all.json` without splits.
 
-    `file_name` is relative to `images/`, the root that torchvision's CocoDetection and pycocotools' users pass. Numbers
-    of images and categories are the same in all archives of an export, so that their files can be joined; they begin
-    with 1, because pycocotools takes an annotation with the number 0 for none.
+    `file_name` is relative to `images/`, which is the root to pass to torchvision's CocoDetection. Ids of images and
+    categories are unique across the archives of an export, so that their annotations can be merged. They begin with 1,
+    because pycocotools treats the annotation id 0 as no match.
     """
 
     summary: ClassVar[str] = "images with COCO annotations: pycocotools, torchvision, Detectron2, FiftyOne"
@@ -30,11 +30,11 @@ class Coco(Layout):
         self._images = Images(dataset)
         self._categories = {label: number for number, label in enumerate(dataset.labels, start=1)}
         self._licenses: dict[tuple[Value, Value], int] = {}
-        self._last = dataset.part * _PER_PART
+        self._last = dataset.part * _IDS_PER_PART
         self._files = {split: _Annotations(dataset.name) for split in dataset.splits or (_ALL,)}
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the image's path, and the image."""
+        """Return the path of the image, and the image."""
         path = self._images.path(sample)
         self._last += 1
         row = sample.row
@@ -60,14 +60,14 @@ class Coco(Layout):
         return path, iter([Entry(path, sample.body)])
 
     def close(self) -> Iterator[Entry]:
-        """Return the annotations, one file for each split."""
+        """Return the annotations, one file per split."""
         part = f"-part-{self._dataset.part:05d}" if self._dataset.parts > 1 else ""
         for split, file in self._files.items():
             yield Entry(f"annotations/instances_{split}{part}.json", file.finish(self._licenses, self._categories))
 
 
 class _Annotations:
-    """One JSON file: its images are written at once, and the annotations behind them when there are no more."""
+    """One JSON file: the images are written immediately, the annotations after the last image."""
 
     def __init__(self, name: str) -> None:
         self._written, self._annotations = Spool(), Spool()

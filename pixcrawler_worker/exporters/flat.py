@@ -1,4 +1,4 @@
-"""All images in one folder, and one table that says what each of them is."""
+"""All images in one folder, with a metadata file."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -9,9 +9,9 @@ from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 
 
 class Flat(Layout):
-    """`images/<file>` with `metadata.jsonl`: class and split are columns of it, and nothing else."""
+    """`images/<file>` with `metadata.jsonl`: class and split are columns of it."""
 
-    summary: ClassVar[str] = "all images in one folder beside a metadata.jsonl: scripts, people"
+    summary: ClassVar[str] = "all images in one folder with a metadata.jsonl: scripts"
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
@@ -19,7 +19,7 @@ class Flat(Layout):
         self._metadata = Metadata(dataset)
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the image's path, and the image."""
+        """Return the path of the image, and the image."""
         path = self._images.path(sample)
         self._metadata.add(path, sample)
         return path, iter([Entry(path, sample.body)])
@@ -30,5 +30,5 @@ class Flat(Layout):
 
     @staticmethod
     def data_files(split: str | None) -> str | None:
-        """Return all files; no pattern tells splits apart."""
+        """Return the pattern of all files; None for a split, because no pattern selects its files."""
         return None if split else EVERYTHING

@@ -1,4 +1,4 @@
-"""Where an image lies in a folder per class, and the metadata that Hugging Face reads beside it."""
+"""Paths of images in a folder per class, and the metadata files that Hugging Face reads."""
 
 import json
 import re
@@ -11,10 +11,10 @@ from pixcrawler_worker.exporters.spool import Spool
 
 METADATA = "metadata.jsonl"
 _JSON = json.JSONEncoder(ensure_ascii=False)
-#: All images and their metadata, by the last letters of their names, and neither images.csv nor ATTRIBUTION.txt:
-#: Hugging Face takes a dataset for what most of its files are, and one with a single image for a table.
+#: Matches all images and their metadata by the last letter of their names, but not images.csv or ATTRIBUTION.txt:
+#: Hugging Face infers the kind of a dataset from the majority of its files, and takes one with one image for a table.
 EVERYTHING = "**/*[fglp]"
-#: What pyarrow takes for a time in JSON. Source: `ParseTimestampISO8601` in arrow/util/value_parsing.h.
+#: Strings that pyarrow parses as a timestamp in JSON. Source: `ParseTimestampISO8601` in arrow/util/value_parsing.h.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d(?::?\d\d){0,2}(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
 _SECONDS = re.compile(r"\d\d:\d\d:\d\d")
 
@@ -22,8 +22,8 @@ _SECONDS = re.compile(r"\d\d:\d\d:\d\d")
 class Folders:
     """Paths `<split>/<class>/<file>`, with subfolders where a folder would have too many files.
 
-    Parts are made to be unpacked into one folder: nothing of one may lie where another one has something. So each part
-    of several has subfolders of its own, named by its number.
+    Parts can be unpacked into one folder, so their paths must not collide: if there are several, each part has its own
+    subfolders, named by its number.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -43,9 +43,9 @@ class Folders:
 
 
 class Metadata:
-    """`metadata.jsonl`: one for all images, or one per split, or one per folder where the export has several parts.
+    """`metadata.jsonl`: one per split or one for all images; one per folder where the export has several parts.
 
-    Hugging Face reads the file that is nearest above an image, among those of the image's split.
+    Hugging Face reads the nearest one in the folders above an image, among those of the image's split.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -53,7 +53,7 @@ class Metadata:
         self._spools: dict[str, Spool] = {}
 
     def add(self, path: str, sample: Sample) -> None:
-        """Note an image that lies at the path."""
+        """Add the image at the path."""
         top = ""
         if self._apart:
             top = path[: path.rindex("/") + 1]
@@ -61,26 +61,26 @@ class Metadata:
             top = f"{sample.split}/"
         row = {"file_name": path.removeprefix(top), **sample.row}
         for name, value in sample.row.items():
-            # A look at one letter of each, because all of them would be looked through for every image.
+            # One character is checked first: matching the pattern against every value of every image takes too long.
             if isinstance(value, str) and value[4:5] == "-":
-                row[name] = _text(value)
-        where = f"{top}{METADATA}"
-        if where not in self._spools:
-            self._spools[where] = Spool()
-        self._spools[where].write(f"{_JSON.encode(row)}\n".encode())
+                row[name] = _never_timestamp(value)
+        name = f"{top}{METADATA}"
+        if name not in self._spools:
+            self._spools[name] = Spool()
+        self._spools[name].write(f"{_JSON.encode(row)}\n".encode())
 
     def entries(self) -> Iterator[Entry]:
-        """Return the files."""
+        """Return the metadata files."""
         for path, spool in sorted(self._spools.items()):
             yield Entry(path, spool)
 
 
-def _text(value: str) -> str:
-    """Return a text that stays one.
+def _never_timestamp(value: str) -> str:
+    """Return a string that pyarrow reads as a string.
 
-    Hugging Face reads with pyarrow, where a column whose texts all look like times becomes one of times: a title that
-    is a date would change, and files of which only some have other titles would not fit together. Fractions of seconds
-    and a space at the end are what it takes for text.
+    Hugging Face reads with pyarrow, which converts a column to timestamps if all its strings look like timestamps: a
+    title that is a date would change, and files with and without other titles would have different schemas. Strings
+    with fractions of seconds or with a space at the end are not converted.
     """
     if not _TIME.fullmatch(value):
         return value

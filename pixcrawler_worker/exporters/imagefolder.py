@@ -1,4 +1,4 @@
-"""A folder per class: what torchvision's ImageFolder, Keras and Hugging Face's imagefolder open."""
+"""A folder per class, for torchvision's ImageFolder, Keras and Hugging Face's imagefolder."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -11,7 +11,7 @@ class ImageFolder(Layout):
     """`<split>/<class>/<file>` with `metadata.jsonl`; without splits, `<class>/<file>`."""
 
     summary: ClassVar[str] = "a folder per class: torchvision, Keras, Hugging Face imagefolder"
-    # torchvision passes over gif and avif without a word.
+    # torchvision ignores gif and avif without a warning.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
 
     def __init__(self, dataset: Dataset) -> None:
@@ -20,7 +20,7 @@ class ImageFolder(Layout):
         self._metadata = Metadata(dataset)
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the image's path, and the image."""
+        """Return the path of the image, and the image."""
         path = self._folders.path(sample)
         self._metadata.add(path, sample)
         return path, iter([Entry(path, sample.body)])
@@ -31,5 +31,5 @@ class ImageFolder(Layout):
 
     @staticmethod
     def data_files(split: str | None) -> str | None:
-        """Return the files of a split's folder, or all."""
+        """Return the pattern of the split's folder, or of all files."""
         return f"{split}/**" if split else EVERYTHING

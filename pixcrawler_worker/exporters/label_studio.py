@@ -1,4 +1,4 @@
-"""Tasks for Label Studio: the images, and the class of each as a suggestion for whoever labels them."""
+"""Tasks for Label Studio: images with their class as a prediction."""
 
 import json
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from pixcrawler_worker.exporters.one_folder import Images
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
-#: Names of the tags that a project needs for the suggestions; `label_config.xml` has them.
+#: Names of the tags in the labeling configuration, to which predictions refer.
 _CHOICE, _IMAGE = "choice", "image"
 
 
 class LabelStudio(Layout):
-    """`images/<file>`, `tasks.json` to import, and `label_config.xml` to paste into the project before.
+    """`images/<file>`, `tasks.json` to import, and `label_config.xml`, the labeling configuration of the project.
 
-    A task shows the image from where it was found, because Label Studio opens addresses and no files of an archive. One
-    without an address has that of Label Studio's local storage, which serves `images/` where the archive was unpacked
-    in LOCAL_FILES_DOCUMENT_ROOT. `file_name` is the image's path in the archive.
+    A task shows the image from its source URL, because Label Studio opens URLs, not files of an archive. An image
+    without a source URL gets a URL of Label Studio's local storage, which serves the image if the archive is unpacked
+    in LOCAL_FILES_DOCUMENT_ROOT. `file_name` is the path of the image in the archive.
     """
 
-    summary: ClassVar[str] = "tasks with the class as a suggestion: Label Studio"
+    summary: ClassVar[str] = "tasks with the class as a prediction: Label Studio"
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
@@ -30,9 +30,9 @@ class LabelStudio(Layout):
         self._tasks = Spool()
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the image's path, and the image."""
+        """Return the path of the image, and the image."""
         path = self._images.path(sample)
-        shown = sample.row["source_url"] or f"/data/local-files/?d={quote(path)}"
+        url = sample.row["source_url"] or f"/data/local-files/?d={quote(path)}"
         result = {
             "from_name": _CHOICE,
             "to_name": _IMAGE,
@@ -40,7 +40,7 @@ class LabelStudio(Layout):
             "value": {"choices": [sample.label]},
         }
         task = {
-            "data": {_IMAGE: shown, "file_name": path, **sample.row},
+            "data": {_IMAGE: url, "file_name": path, **sample.row},
             "predictions": [{"model_version": "pixcrawler", "result": [result]}],
         }
         start = ",\n" if self._tasks.size else "[\n"
@@ -48,7 +48,7 @@ class LabelStudio(Layout):
         return path, iter([Entry(path, sample.body)])
 
     def close(self) -> Iterator[Entry]:
-        """Return the tasks; in the first archive also what to set the project up with."""
+        """Return the tasks; in the first archive also the labeling configuration."""
         self._tasks.write(b"\n]\n" if self._tasks.size else b"[]\n")
         part = f"-part-{self._dataset.part:05d}" if self._dataset.parts > 1 else ""
         yield Entry(f"tasks{part}.json", self._tasks)

@@ -1,4 +1,4 @@
-"""Where an image lies in a layout whose folders say nothing about it."""
+"""Paths of images in one folder for all classes."""
 
 from dataclasses import replace
 
@@ -9,12 +9,12 @@ ROOT = "images"
 
 
 class Images:
-    """Paths `images/<file>`, with subfolders where `Folders` has them, and for the same reasons."""
+    """Paths `images/<file>`, with subfolders like those of `Folders`."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._folders = Folders(dataset)
 
     def path(self, sample: Sample) -> str:
         """Return the path of the next image."""
-        # As if all of them were of one class of that name.
+        # All images are treated as one class with the name of the folder.
         return self._folders.path(replace(sample, split=None, label=ROOT))

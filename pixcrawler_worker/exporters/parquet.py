@@ -1,4 +1,4 @@
-"""Parquet files with the images in them, as Hugging Face's hub keeps datasets."""
+"""Parquet files with embedded images, as on Hugging Face's hub."""
 
 import io
 import json
@@ -15,13 +15,13 @@ try:
 except ImportError as error:
     raise ImportError("layout parquet needs pyarrow: pip install 'pixcrawler-worker[parquet]'") from error
 
-#: Bytes at which a file is ended.
-_FILE = 64 * 1024 * 1024
-#: Rows of a group, which readers load as a whole, and bytes of images at which one is ended before.
-_ROWS, _GROUP = 100, 8 * 1024 * 1024
+#: Size in bytes at which a file is finished.
+_MAX_FILE_BYTES = 64 * 1024 * 1024
+#: Limits of a row group, which readers load as a whole, in rows and in bytes of images.
+_GROUP_ROWS, _GROUP_BYTES = 100, 8 * 1024 * 1024
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-#: Says that the column holds images, so that `datasets` decodes them. Source: `ArrowWriter._build_metadata` there.
+#: Declares the column of images, so that `datasets` decodes them. Source: its `ArrowWriter._build_metadata`.
 _FEATURES = {
     "image": {"_type": "Image"},
     **{name: {"dtype": "int64" if name in NUMBERS else "string", "_type": "Value"} for name in COLUMNS},
@@ -35,8 +35,8 @@ _SCHEMA = pa.schema(
 class Parquet(Layout):
     """`data/<split>-<part>-of-<parts>-<number>.parquet`, a row per image, the class as text in `label`.
 
-    The names are those that `datasets` tells splits by, whatever these are called: its pattern allows for more behind
-    the number of files, and here an archive counts as one.
+    `datasets` infers the splits from these names, whatever the splits are called. Its pattern allows a suffix after the
+    number of files, so each archive counts as one file.
     """
 
     summary: ClassVar[str] = "Parquet files with the images inside: Hugging Face datasets, pandas, DuckDB, Spark"
@@ -44,16 +44,16 @@ class Parquet(Layout):
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
         self._place = f"{dataset.part:05d}-of-{dataset.parts:05d}"
-        self._open: dict[str, _File] = {}
+        self._open: dict[str, _ParquetFile] = {}
         self._ended: dict[str, int] = {}
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the name in the image's row, and the file if this image fills it."""
+        """Return the name in the row of the image, and the Parquet file if it is full."""
         name, split = f"{sample.stem}.{sample.extension}", sample.split or "train"
         if split not in self._open:
-            self._open[split] = _File()
+            self._open[split] = _ParquetFile()
         self._open[split].add(sample.body, {"file_name": name, **sample.row})
-        return name, iter([self._end(split)] if self._open[split].size >= _FILE else [])
+        return name, iter([self._end(split)] if self._open[split].size >= _MAX_FILE_BYTES else [])
 
     def close(self) -> Iterator[Entry]:
         """Return the last file of each split."""
@@ -62,7 +62,7 @@ class Parquet(Layout):
 
     @staticmethod
     def data_files(split: str | None) -> str | None:
-        """Return the files of a split."""
+        """Return the pattern of the files of a split."""
         return f"data/{split or 'train'}-*.parquet"
 
     def _end(self, split: str) -> Entry:
@@ -71,19 +71,19 @@ class Parquet(Layout):
         return Entry(f"data/{split}-{self._place}-{number:05d}.parquet", self._open.pop(split).finish())
 
 
-class _File:
-    """A Parquet file under construction, whose last group is in memory."""
+class _ParquetFile:
+    """A Parquet file that is being written. Its last row group is in memory."""
 
     def __init__(self) -> None:
-        self._sink = _Sink()
+        self._sink = _SpoolFile()
         self._writer = parquet.ParquetWriter(
             self._sink,
             _SCHEMA,
-            # Images are compressed already, and neither repeat nor have an order.
+            # Images are already compressed, and neither repeat nor have an order.
             compression={"image.bytes": "NONE", **dict.fromkeys(("image.path", *COLUMNS), "SNAPPY")},
             use_dictionary=[name for name in COLUMNS if name not in NUMBERS],
             write_statistics=list(COLUMNS),
-            # How many values go by before a page is looked at: a page of images ends soon after its usual size.
+            # Values between two checks of the size of a page: with 1, a page of images has about the usual size.
             write_batch_size=1,
         )
         self._rows: list[dict[str, object]] = []
@@ -91,13 +91,13 @@ class _File:
 
     @property
     def size(self) -> int:
-        """Bytes so far, those in memory included."""
+        """Bytes so far, including those in memory."""
         return self._sink.spool.size + self._waiting
 
     def add(self, body: bytes, row: Mapping[str, Value]) -> None:
         self._rows.append({"image": {"bytes": body, "path": row["file_name"]}, **row})
         self._waiting += len(body)
-        if len(self._rows) >= _ROWS or self._waiting >= _GROUP:
+        if len(self._rows) >= _GROUP_ROWS or self._waiting >= _GROUP_BYTES:
             self._write()
 
     def finish(self) -> Spool:
@@ -107,13 +107,13 @@ class _File:
         return self._sink.spool
 
     def _write(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), row_group_size=_ROWS)
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), row_group_size=_GROUP_ROWS)
         self._rows.clear()
         self._waiting = 0
 
 
-class _Sink(io.RawIOBase):
-    """A spool as a file to write to."""
+class _SpoolFile(io.RawIOBase):
+    """A spool as a writable file."""
 
     def __init__(self) -> None:
         self.spool = Spool()
@@ -122,7 +122,7 @@ class _Sink(io.RawIOBase):
         return True
 
     def write(self, data: object, /) -> int:
-        # Large pieces come as bytes already, and need no copy.
+        # Large buffers are bytes already and need no copy.
         written = data if isinstance(data, bytes) else bytes(memoryview(data))  # type: ignore[arg-type]  # a buffer
         self.spool.write(written)
         return len(written)

@@ -1,21 +1,21 @@
-"""Bytes that are written little by little and read once, on disk as soon as they are many."""
+"""A temporary file that is written in small pieces and read once; in memory until it grows."""
 
 import hashlib
 import tempfile
 import zlib
 from collections.abc import Iterator
 
-#: Bytes up to which they stay in memory, and bytes of one read.
+#: Limit of the bytes that stay in memory, and bytes of one read.
 _IN_MEMORY, _BLOCK = 1 << 20, 1 << 20
-#: Bytes of many lines that are passed on at a time.
-_LINES = 1 << 16
+#: Bytes that are hashed and written at a time.
+_BUFFER = 1 << 16
 
 
 class Spool:
-    """A file under construction, whose size, CRC-32 and SHA-256 are known when it is done."""
+    """A temporary file whose size, CRC-32 and SHA-256 are known before it is read."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as the object
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - closed with the object
         self._digest = hashlib.sha256()
         self._crc = 0
         self._pending: list[bytes] = []
@@ -26,15 +26,15 @@ class Spool:
         self._file.close()
 
     def write(self, data: bytes) -> None:
-        """Append."""
+        """Append bytes."""
         self._pending.append(data)
         self._pending_bytes += len(data)
         self.size += len(data)
-        if self._pending_bytes >= _LINES:
+        if self._pending_bytes >= _BUFFER:
             self._flush()
 
     def _flush(self) -> None:
-        """Pass on what was written: hashing many lines at once costs a tenth."""
+        """Hash and write the buffer: hashing line by line takes ten times as long."""
         data = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
@@ -44,18 +44,18 @@ class Spool:
 
     @property
     def crc(self) -> int:
-        """The CRC-32 of what was written so far."""
+        """CRC-32 of the bytes so far."""
         self._flush()
         return self._crc
 
     @property
     def sha256(self) -> str:
-        """The digest of what was written so far, in hexadecimal digits."""
+        """SHA-256 of the bytes so far, in hexadecimal digits."""
         self._flush()
         return self._digest.hexdigest()
 
     def blocks(self) -> Iterator[bytes]:
-        """Return everything from the beginning, and forget it."""
+        """Yield all bytes from the beginning. The file is deleted afterwards."""
         self._flush()
         self._file.seek(0)
         with self._file as file:

@@ -1,4 +1,4 @@
-"""A table of the images, without them."""
+"""A table of the images, without the images."""
 
 from collections.abc import Iterator
 from typing import ClassVar
@@ -7,21 +7,21 @@ from pixcrawler_worker.exporters.protocol import Entry, ExportFormat, Layout, Sa
 
 
 class TableOnly(Layout):
-    """One CSV file: where each image was found, and all that is known of it."""
+    """One CSV file with the source URL and all metadata of each image."""
 
-    summary: ClassVar[str] = "one CSV file with addresses and metadata, no images"
+    summary: ClassVar[str] = "one CSV file with URLs and metadata, no images"
     export_formats: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.CSV})
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the name that the image's file would have."""
+        """Return the name that the file of the image would have."""
         return f"{sample.stem}.{sample.extension}", iter(())
 
     @staticmethod
     def data_files(split: str | None) -> str | None:
-        """Return the table."""
+        """Return the pattern of the table."""
         return None if split else "*.csv"
 
     @staticmethod
     def extra_path(name: str) -> str | None:
-        """Return that the table is all there is."""
+        """Return the name of the table, and None for all other files."""
         return name if name == "images.csv" else None

@@ -1,4 +1,4 @@
-"""TFRecord files of tf.train.Example, written byte by byte: TensorFlow itself is not needed for that."""
+"""TFRecord files of tf.train.Example, encoded here: TensorFlow is not needed."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -12,15 +12,15 @@ try:
 except ImportError as error:
     raise ImportError("layout tfrecord needs google-crc32c: pip install 'pixcrawler-worker[tfrecord]'") from error
 
-#: Bytes that a file has at most, but for one image that has more.
-_FILE = 128 * 1024 * 1024
-#: What TensorFlow's own datasets write in `image/format`.
+#: Limit of a file in bytes, except for a single larger image.
+_MAX_FILE_BYTES = 128 * 1024 * 1024
+#: Values of `image/format` in TensorFlow's own datasets.
 _FORMATS = {"jpg": b"jpeg", "png": b"png", "gif": b"gif", "bmp": b"bmp"}
-#: Texts that images are kept with because they must not be parted from them.
-_KEPT = ("source_url", "license", "attribution")
+#: Columns that are stored with each image for its attribution.
+_ATTRIBUTION = ("source_url", "license", "attribution")
 
 _LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
-#: Wire type of fields with a length in front: everything here but numbers.
+#: Wire type of length-delimited fields: all fields here but numbers.
 _DELIMITED = 2
 
 
@@ -28,7 +28,7 @@ class TfRecord(Layout):
     """`<split>-<part>-<number>.tfrecord`, with the feature names of TensorFlow's slim and object detection datasets."""
 
     summary: ClassVar[str] = "TFRecord files of tf.train.Example: TensorFlow, Keras, TPUs"
-    # What every tf.io.decode_image opens.
+    # The formats that every tf.io.decode_image supports.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "gif", "bmp")
 
     def __init__(self, dataset: Dataset) -> None:
@@ -39,11 +39,11 @@ class TfRecord(Layout):
         self._ended: dict[str, int] = {}
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the name in the image's record, and the file before if this image begins another one."""
+        """Return the name in the record of the image, and the previous file if the image begins another one."""
         name, split = f"{sample.stem}.{sample.extension}", sample.split or "train"
         record = _record(self._example(name, sample))
         full = []
-        if split in self._open and self._open[split].size + len(record) > _FILE:
+        if split in self._open and self._open[split].size + len(record) > _MAX_FILE_BYTES:
             full.append(self._end(split))
         if split not in self._open:
             self._open[split] = Spool()
@@ -70,7 +70,7 @@ class TfRecord(Layout):
             "image/class/text": sample.label.encode(),
             "image/filename": name.encode(),
             "image/source_id": sample.stem.encode(),
-            **{column: str(sample.row[column]).encode() for column in _KEPT},
+            **{column: str(sample.row[column]).encode() for column in _ATTRIBUTION},
         }
         return _example(features)
 
@@ -85,13 +85,13 @@ def _record(data: bytes) -> bytes:
 
 
 def _masked(data: bytes) -> bytes:
-    # Rotated, because the checksum of data that holds its own checksum would be no good.
+    # Masked, as TensorFlow does: computing the CRC of data that contains its own CRC is problematic.
     crc: int = google_crc32c.value(data)
     return _CHECKSUM.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _example(features: Mapping[str, bytes | int]) -> bytes:
-    """Return a tf.train.Example, features in the order of their names: the same ones give the same bytes.
+    """Return a tf.train.Example with its features sorted by name: equal features give equal bytes.
 
     Source: tensorflow/core/example/feature.proto. An Example has its Features in field 1, these a map in field 1, whose
     entries have the name in 1 and a Feature in 2: a list of bytes in 1, or of numbers in 3, itself in field 1.
@@ -102,7 +102,7 @@ def _example(features: Mapping[str, bytes | int]) -> bytes:
 
 def _feature(value: bytes | int) -> bytes:
     if isinstance(value, int):
-        # Numbers of a list stand side by side, without a tag each.
+        # Numbers of a list are packed: they have no tags.
         return _field(3, _field(1, _varint(value)))
     return _field(1, _field(1, value))
 
@@ -112,7 +112,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Return a whole number that is not negative, seven bits at a time, the lowest first."""
+    """Return a nonnegative integer as a varint: seven bits per byte, the lowest first."""
     written = bytearray()
     while value > 0x7F:  # noqa: PLR2004 - seven bits
         written.append(value & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""Tar shards that are read from front to back: webdataset, and Hugging Face's webdataset."""
+"""Tar shards that are read sequentially, for webdataset and Hugging Face's webdataset."""
 
 import json
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, L
 
 
 class WebDataset(Layout):
-    """`<stem>.jpg`, `<stem>.cls` and `<stem>.json` side by side, images of all classes in the order of their hashes."""
+    """`<stem>.jpg`, `<stem>.cls` and `<stem>.json` per image, all classes mixed in the order of their hashes."""
 
     summary: ClassVar[str] = "tar shards to stream: webdataset, Hugging Face webdataset"
     export_formats: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.TAR})
-    # Readers take the columns of the first images for those of all: there is one extension.
+    # Readers infer the columns from the first samples, so all images need the same extension.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg",)
     split_per_part: ClassVar[bool] = True
 
@@ -21,7 +21,7 @@ class WebDataset(Layout):
         self._classes = {label: str(number).encode() for number, label in enumerate(dataset.labels)}
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the image's name, and its three files."""
+        """Return the name of the image, and its three files."""
         name = f"{sample.stem}.{sample.extension}"
         row = json.dumps({"file_name": name, **sample.row}, ensure_ascii=False)
         entries = [
@@ -33,10 +33,10 @@ class WebDataset(Layout):
 
     @staticmethod
     def data_files(split: str | None) -> str | None:
-        """Return the shards of a split."""
+        """Return the pattern of the shards of a split."""
         return f"{split or 'train'}-*.tar"
 
     @staticmethod
     def extra_path(name: str) -> str | None:
-        """Return where a file that every export has lies: where readers pass over it, which names without a dot are."""
+        """Return a path without a dot in the file name, which readers ignore."""
         return f"__meta__/{name.replace('.', '-')}"

@@ -1,4 +1,4 @@
-"""A folder per split and class, as Ultralytics trains classifiers on."""
+"""A folder per split and class, for training classifiers with Ultralytics YOLO."""
 
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
@@ -7,52 +7,52 @@ from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 
-#: Names a folder's class as it was asked for, and is what the folder of a class without images is there for.
-_CLASS = "class.txt"
-#: Such files that one archive may have: a ZIP has not many more places than an archive may have images.
-_MOST = 4_000
+#: The file in the folder of a class without images; contains the name of the class.
+_CLASS_FILE = "class.txt"
+#: Limit of these files in an archive: the limit of files in a ZIP is not much above the limit of images.
+_MAX_EMPTY_FOLDERS = 4_000
 
 
 class UltralyticsClassify(Layout):
     """`<split>/<class>/<file>`, with a folder for every class in every split.
 
-    Ultralytics numbers the classes of each split by that split's folders (`ClassificationDataset` is torchvision's
-    ImageFolder). A class that has no folder in `val` would shift the numbers of all that come after it, and the
-    validation would judge them by wrong labels. So a class without images in a split has its folder there too, with
-    `class.txt` in it; torchvision allows that from 0.18 on, and older ones stop with an error rather than count wrong.
-    `check_cls_dataset` still tells in the log that images of some classes are missing, which is true.
+    Ultralytics numbers the classes of each split by the folders of the split (`ClassificationDataset` is torchvision's
+    ImageFolder). A class without a folder in `val` would shift the numbers of all classes after it, and the model would
+    be evaluated with wrong labels. So a class without images in a split has a folder there, too, with `class.txt` in
+    it. torchvision allows this since 0.18; older versions stop with an error. `check_cls_dataset` still logs a warning
+    that images of some classes are missing, which is correct.
 
-    The same check takes every folder with images for a class, at any depth: there are no subfolders, however many files
-    a class has and however many archives there are. Files never share a name.
+    `check_cls_dataset` takes every folder with images for a class, at any depth. So there are no subfolders, however
+    many files a class has, and all parts write into the same folders. File names are unique.
     """
 
     summary: ClassVar[str] = "train, val and test with a folder per class: Ultralytics YOLO classification"
-    # What is both in Ultralytics' IMG_FORMATS and in torchvision's IMG_EXTENSIONS: neither has gif or avif.
+    # The formats in both Ultralytics' IMG_FORMATS and torchvision's IMG_EXTENSIONS: neither has gif or avif.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
     default_splits: ClassVar[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
-        # Each archive looks after its share of the classes, so that no file is in two of them.
-        mine = dataset.labels[dataset.part :: dataset.parts]
-        if len(mine) * len(dataset.splits) > _MOST:
+        # Each archive has the files of a share of the classes, so that no file is in two archives.
+        share = dataset.labels[dataset.part :: dataset.parts]
+        if len(share) * len(dataset.splits) > _MAX_EMPTY_FOLDERS:
             raise PermanentError(
-                f"layout yolo has a folder per class in each split, which {len(dataset.labels):,} classes in "
-                f"{dataset.parts:,} archives are too many for: choose fewer classes, or smaller archives"
+                f"layout yolo has a folder per class in each split, and {len(dataset.labels):,} classes are too many "
+                f"for {dataset.parts:,} archives: select fewer classes, or make archives smaller"
             )
-        self._empty = {(split, label): None for split in dataset.splits for label in mine}
+        self._empty = {(split, label): None for split in dataset.splits for label in share}
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
-        """Return the image's path, and the image."""
+        """Return the path of the image, and the image."""
         if sample.split:
             self._empty.pop((sample.split, sample.label), None)
         path = f"{_folder(sample.split, sample.label)}/{sample.stem}.{sample.extension}"
         return path, iter([Entry(path, sample.body)])
 
     def close(self) -> Iterator[Entry]:
-        """Return a file for each folder that no image of this archive makes."""
+        """Return a file for each folder without images in this archive."""
         for split, label in self._empty:
-            yield Entry(f"{_folder(split, label)}/{_CLASS}", f"{label}\n".encode())
+            yield Entry(f"{_folder(split, label)}/{_CLASS_FILE}", f"{label}\n".encode())
 
 
 def _folder(split: str | None, label: str) -> str:
