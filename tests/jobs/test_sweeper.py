@@ -3,9 +3,12 @@
 from functools import partial
 
 import ledger
+import pytest
 from ledger import at_once
 from toy.kind import TOY_JOBS, make_toy, open_chunks, toy, toy_kind
 
+from pixcrawler_worker.db.ledger import sweeps
+from pixcrawler_worker.db.ledger.sweeps import Step
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.jobs import executor, submission, sweeper
@@ -52,6 +55,21 @@ def test_lost_messages_are_sent_again_by_one_worker_of_many(runtime: Runtime, se
     ledger.execute(sessions, "UPDATE pixcrawler.chunks SET dispatched_at = now() - interval '1 hour'")
     found = at_once(*[partial(sweep, runtime)] * 4)
     assert sum(swept.redispatched for swept in found) == 3
+
+
+@pytest.mark.parametrize(
+    ("step", "dispatched_at"), [(Step.DISPATCH, "NULL"), (Step.REDISPATCH, "now() - interval '1 hour'")], ids=str
+)
+def test_while_one_worker_sends_messages_the_others_send_none(
+    runtime: Runtime, sessions: Sessions, step: Step, dispatched_at: str
+) -> None:
+    ref = make_toy(sessions, numbers=2)
+    submission.start(runtime, toy_kind(), ref.id)
+    ledger.execute(sessions, f"UPDATE pixcrawler.chunks SET dispatched_at = {dispatched_at}")
+    with sessions.begin() as other:
+        assert sweeps.try_lock(other, step)
+        assert sweep(runtime).messages == []
+    assert len(sweep(runtime).messages) == 2
 
 
 def test_the_interval_of_resending_has_an_upper_bound_whatever_was_counted(
