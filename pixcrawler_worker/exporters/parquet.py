@@ -15,10 +15,8 @@ try:
 except ImportError as error:
     raise ImportError("layout parquet needs pyarrow: pip install 'pixcrawler-worker[parquet]'") from error
 
-#: Size in bytes at which a file is finished.
-_MAX_FILE_BYTES = 64 * 1024 * 1024
-#: Limits of a row group, which readers load as a whole, in rows and in bytes of images.
-_GROUP_ROWS, _GROUP_BYTES = 100, 8 * 1024 * 1024
+#: Limit of the rows in a row group.
+_GROUP_ROWS = 100
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 #: Declares the column of images, so that `datasets` decodes them. Source: its `ArrowWriter._build_metadata`.
@@ -37,9 +35,16 @@ class Parquet(Layout):
 
     `datasets` infers the splits from these names, whatever the splits are called. Its pattern allows a suffix after the
     number of files, so each archive counts as one file.
+
+    Attributes:
+        full_file_bytes: size at which a file is finished.
+        full_group_bytes: bytes of images at which a row group, which readers load as a whole, is finished.
     """
 
     summary: ClassVar[str] = "Parquet files with the images inside: Hugging Face datasets, pandas, DuckDB, Spark"
+
+    full_file_bytes: ClassVar[int] = 64 * 1024 * 1024
+    full_group_bytes: ClassVar[int] = 8 * 1024 * 1024
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
@@ -51,9 +56,9 @@ class Parquet(Layout):
         """Return the name in the row of the image, and the Parquet file if it is full."""
         name, split = f"{sample.stem}.{sample.extension}", sample.split or "train"
         if split not in self._open:
-            self._open[split] = _ParquetFile()
+            self._open[split] = _ParquetFile(self.full_group_bytes)
         self._open[split].add(sample.body, {"file_name": name, **sample.row})
-        return name, iter([self._end(split)] if self._open[split].size >= _MAX_FILE_BYTES else [])
+        return name, iter([self._end(split)] if self._open[split].size >= self.full_file_bytes else [])
 
     def close(self) -> Iterator[Entry]:
         """Return the last file of each split."""
@@ -74,7 +79,8 @@ class Parquet(Layout):
 class _ParquetFile:
     """A Parquet file that is being written. Its last row group is in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, full_group_bytes: int) -> None:
+        self._full_group_bytes = full_group_bytes
         self._sink = _SpoolFile()
         self._writer = parquet.ParquetWriter(
             self._sink,
@@ -97,7 +103,7 @@ class _ParquetFile:
     def add(self, body: bytes, row: Mapping[str, Value]) -> None:
         self._rows.append({"image": {"bytes": body, "path": row["file_name"]}, **row})
         self._waiting += len(body)
-        if len(self._rows) >= _GROUP_ROWS or self._waiting >= _GROUP_BYTES:
+        if len(self._rows) >= _GROUP_ROWS or self._waiting >= self._full_group_bytes:
             self._write()
 
     def finish(self) -> Spool:

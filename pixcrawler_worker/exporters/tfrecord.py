@@ -12,8 +12,6 @@ try:
 except ImportError as error:
     raise ImportError("layout tfrecord needs google-crc32c: pip install 'pixcrawler-worker[tfrecord]'") from error
 
-#: Limit of a file in bytes, except for a single larger image.
-_MAX_FILE_BYTES = 128 * 1024 * 1024
 #: Values of `image/format` in TensorFlow's own datasets.
 _FORMATS = {"jpg": b"jpeg", "png": b"png", "gif": b"gif", "bmp": b"bmp"}
 #: Columns that are stored with each image for its attribution.
@@ -25,11 +23,17 @@ _DELIMITED = 2
 
 
 class TfRecord(Layout):
-    """`<split>-<part>-<number>.tfrecord`, with the feature names of TensorFlow's slim and object detection datasets."""
+    """`<split>-<part>-<number>.tfrecord`, with the feature names of TensorFlow's slim and object detection datasets.
+
+    Attributes:
+        max_file_bytes: limit of a file, except for a single larger image.
+    """
 
     summary: ClassVar[str] = "TFRecord files of tf.train.Example: TensorFlow, Keras, TPUs"
     # The formats that every tf.io.decode_image supports.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "gif", "bmp")
+
+    max_file_bytes: ClassVar[int] = 128 * 1024 * 1024
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
@@ -43,7 +47,7 @@ class TfRecord(Layout):
         name, split = f"{sample.stem}.{sample.extension}", sample.split or "train"
         record = _record(self._example(name, sample))
         full = []
-        if split in self._open and self._open[split].size + len(record) > _MAX_FILE_BYTES:
+        if split in self._open and self._open[split].size + len(record) > self.max_file_bytes:
             full.append(self._end(split))
         if split not in self._open:
             self._open[split] = Spool()

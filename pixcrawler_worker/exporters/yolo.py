@@ -37,8 +37,8 @@ class UltralyticsClassify(Layout):
         share = dataset.labels[dataset.part :: dataset.parts]
         if len(share) * len(dataset.splits) > _MAX_EMPTY_FOLDERS:
             raise PermanentError(
-                f"layout yolo has a folder per class in each split, and {len(dataset.labels):,} classes are too many "
-                f"for {dataset.parts:,} archives: select fewer classes, or make archives smaller"
+                f"layout yolo needs a folder per class in each split; {len(dataset.labels):,} classes in "
+                f"{dataset.parts:,} archives are too many: select fewer classes, or make archives smaller"
             )
         self._empty = {(split, label): None for split in dataset.splits for label in share}
 

@@ -12,7 +12,6 @@ from pyarrow import parquet
 
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.exporters import parquet as layout
 from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.parquet import Parquet
 
@@ -59,14 +58,17 @@ def test_names_are_those_that_datasets_tells_splits_by() -> None:
     assert list(write(Parquet, dataset(), [sample(0)]).files) == ["data/train-00000-of-00001-00000.parquet"]
 
 
-def test_groups_have_a_hundred_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_group_has_at_most_a_hundred_rows() -> None:
     samples = [sample(number, body=b"x" * 1000) for number in range(250)]
     (body,) = write(Parquet, dataset(), samples).files.values()
     assert groups(body) == [100, 100, 50]
-    # Images that are large make smaller ones: a group is in memory.
-    monkeypatch.setattr(layout, "_GROUP", 10_000)
-    (body,) = write(Parquet, dataset(), samples).files.values()
+    # Row groups of large images have fewer rows, because they are in memory.
+    (body,) = write(SmallGroups, dataset(), samples).files.values()
     assert groups(body) == [10] * 25
+
+
+class SmallGroups(Parquet):
+    full_group_bytes = 10_000
 
 
 def groups(body: bytes) -> list[int]:
@@ -83,9 +85,11 @@ def test_images_are_not_compressed_again() -> None:
     assert columns["label"].compression == "SNAPPY"
 
 
-def test_a_full_file_is_written_while_images_still_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "_FILE", 50_000)
-    made = Parquet(dataset(splits=SPLITS))
+def test_a_full_file_is_written_before_the_last_image() -> None:
+    class SmallFiles(Parquet):
+        full_file_bytes = 50_000
+
+    made = SmallFiles(dataset(splits=SPLITS))
     early = [
         entry
         for number in range(300)

@@ -8,7 +8,7 @@ import pytest
 from laying import EMOJI, LABELS, SPLITS, archives, dataset, sample, write
 
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.exporters import protocol, tfrecord
+from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.tfrecord import TfRecord
 
 #: CRC-32C a bit at a time, from its polynomial: slow, and independent of what writes the files.
@@ -131,10 +131,12 @@ def test_every_image_of_every_split_is_a_record() -> None:
             assert {one["image/format"] for one in found} == {b"jpeg", b"png"}
 
 
-def test_a_file_is_ended_before_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tfrecord, "_FILE", 5_000)
+def test_a_file_ends_before_it_is_too_large() -> None:
+    class SmallFiles(TfRecord):
+        max_file_bytes = 5_000
+
     samples = [sample(number, body=bytes(1_000)) for number in range(10)] + [sample(10, body=bytes(9_000))]
-    files = write(TfRecord, dataset(part=4, parts=5), samples).files
+    files = write(SmallFiles, dataset(part=4, parts=5), samples).files
     assert list(files) == [f"train-00004-0000{number}.tfrecord" for number in range(len(files))]
     assert [len(body) <= 5_000 for body in files.values()] == [True] * (len(files) - 1) + [False]
     assert sum(len(list(records(body))) for body in files.values()) == 11
