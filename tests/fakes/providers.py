@@ -323,7 +323,7 @@ def application(handle: Callable[[web.Request], web.StreamResponse | Awaitable[w
 @contextmanager
 def _running(app: web.Application) -> Iterator[str]:
     loop = asyncio.new_event_loop()
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
 
     async def start() -> str:
         await runner.setup()
@@ -339,7 +339,16 @@ def _running(app: web.Application) -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.run_until_complete(runner.cleanup())
+        loop.run_until_complete(_cancel_others())
         loop.close()
+
+
+async def _cancel_others() -> None:
+    """End responses that nothing waits for any more."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _base(runner: web.AppRunner) -> str:

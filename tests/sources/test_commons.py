@@ -4,12 +4,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import asking
 import pytest
+import source_client
 from aiohttp import web
-from asking import LOOPBACK
 from fakes import providers
 from fakes.providers import Catalogue, Trouble, Work
+from source_client import LOOPBACK
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page
@@ -17,7 +17,7 @@ from pixcrawler_worker.web.downloader import Policy
 
 
 def search(base_url: str, **asked: Any) -> Page:
-    return asking.search("commons", base_url, **asked)
+    return source_client.search("commons", base_url, **asked)
 
 
 def catalogue(count: int) -> Catalogue:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from asking import with_client
 from fakes import hosts, providers
 from fakes.providers import Catalogue, Work
+from source_client import with_client
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources import protocol

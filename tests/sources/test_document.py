@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import search_with
 from fakes import hosts
+from source_client import search_with
 
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources import protocol

@@ -2,12 +2,12 @@ import json
 import unicodedata
 from urllib.parse import unquote
 
-import asking
 import pytest
-from asking import LOOPBACK
+import source_client
 from fakes import hosts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_client import LOOPBACK
 
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.keywords import parse_keywords
@@ -25,7 +25,7 @@ def ask(
     base_url: str, text: str = "cat", *, networks: tuple[Network, ...] = LOOPBACK, max_bytes: int = 1 << 20
 ) -> Page:
     policy = Policy(user_agent="test", allowed_networks=networks, max_bytes=max_bytes)
-    return asking.search("gallery", base_url, policy=policy, text=text, page_size=100)
+    return source_client.search("gallery", base_url, policy=policy, text=text, page_size=100)
 
 
 def offered(index: object, text: str = "cat") -> tuple[Candidate, ...]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import asking
 import pytest
+import source_client
 from aiohttp import web
 from fakes import providers
 from fakes.providers import Catalogue, Trouble, Work
@@ -13,7 +13,7 @@ from pixcrawler_worker.sources.protocol import Page
 
 
 def search(base_url: str, **asked: Any) -> Page:
-    return asking.search("openverse", base_url, **{"page_size": 20} | asked)
+    return source_client.search("openverse", base_url, **{"page_size": 20} | asked)
 
 
 def catalogue(count: int) -> Catalogue:

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
-from asking import AGENT, LOOPBACK, POLICY, search_with
 from fakes import providers
+from source_client import AGENT, LOOPBACK, POLICY, search_with
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources import protocol

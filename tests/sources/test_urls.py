@@ -1,5 +1,5 @@
 import pytest
-from asking import search_with
+from source_client import search_with
 
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Candidate, Page, SourceConfig
