@@ -7,8 +7,9 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-#: Loggers of libraries whose INFO entries are about the library itself.
-_NOISY = ("alembic.runtime.migration", "celery.bootsteps", "kombu", "amqp")
+#: Loggers of libraries whose INFO entries are about the library itself; those of httpx hold URLs with their queries, in
+#: which some providers want their key.
+_NOISY = ("httpx", "alembic.runtime.migration", "celery.bootsteps", "kombu", "amqp")
 
 
 def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -> None:

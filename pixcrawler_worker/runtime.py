@@ -22,9 +22,7 @@ from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Source, SourceConfig
 from pixcrawler_worker.storage.facade import Storage
-from pixcrawler_worker.web import http
 from pixcrawler_worker.web.downloader import Downloader, Policy
-from pixcrawler_worker.web.http import AsyncClient
 
 T = TypeVar("T")
 
@@ -40,7 +38,6 @@ class Runtime:
     sessions: Sessions
     storage: Storage
     downloader: Downloader
-    http: AsyncClient
     decoder: Decoder
     loop: asyncio.AbstractEventLoop
     sources: dict[str, Source] = field(default_factory=dict)
@@ -86,13 +83,11 @@ def connect(settings: Settings) -> Runtime:
     Raises:
         PermanentError: when a setting is missing or invalid; the message says which.
     """
-    downloader = Downloader(_policy(settings))
     return Runtime(
         settings=settings,
         sessions=session.sessions(session.connect(settings.require_database())),
         storage=Storage(settings.storage()),
-        downloader=downloader,
-        http=http.client(downloader),
+        downloader=Downloader(_policy(settings)),
         decoder=Decoder(
             Limits(
                 max_pixels=settings.max_image_pixels,

@@ -23,7 +23,7 @@ from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
-from pixcrawler_worker.web.http import translated
+from pixcrawler_worker.web import http
 
 log = structlog.get_logger()
 
@@ -197,8 +197,8 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         safe_search=options.safe_search,
     )
     try:
-        with translated(chunk.source):
-            return await runtime.source(chunk.source).search(query, runtime.http)
+        with http.translated(chunk.source):
+            return await runtime.source(chunk.source).search(query, http.client(runtime.downloader))
     except TransientError as error:
         if work.only_source or error.retry_after is not None or work.claim.attempt < _MAX_SEARCH_ATTEMPTS:
             raise

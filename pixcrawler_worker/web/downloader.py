@@ -93,13 +93,13 @@ class Answer:
     Attributes:
         url: the URL that answered, after all redirects.
         status: of the response.
-        headers: of the response, in their order.
+        headers: of the response, in their order, as bytes: hosts send more than ASCII.
         body: exactly as sent.
     """
 
     url: str
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
 
@@ -180,7 +180,7 @@ class Downloader:
             any_status=True,
         )
         target, response, body = await self._send(outgoing)
-        return Answer(str(target), response.status, tuple(response.headers.items()), body)
+        return Answer(str(target), response.status, response.raw_headers, body)
 
     async def aclose(self) -> None:
         """Close every connection. A later request opens new ones."""

@@ -75,12 +75,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: trouble on the way that may pass.
             RequestRejectedError: trouble that will not.
+            TransientError: the operator's own proxy cannot be reached.
         """
         content = await request.aread()
         if request.method not in _SAFE_METHODS:
             return await self._send(request, content)
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(_is_hiccup),
+            retry=retry_if_exception_type((httpx.TransportError, TransientError)) | retry_if_result(_is_hiccup),
             stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_exponential_jitter(multiplier=_FIRST_DELAY, max=_MAX_DELAY, jitter=_FIRST_DELAY),
             retry_error_callback=_last_outcome,
@@ -91,24 +92,23 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     async def _send(self, request: httpx.Request, content: bytes) -> httpx.Response:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
         try:
-            answer = await self._downloader.request(request.method, str(request.url), headers=headers, content=content)
+            sent = await self._downloader.request(request.method, str(request.url), headers=headers, content=content)
         except RejectedError as error:
             kind = _ERRORS.get(error.reason, RequestRejectedError)
             raise kind(str(error), request=request) from error
-        return httpx.Response(
-            answer.status,
-            headers=list(answer.headers),
-            content=answer.body,
-            request=httpx.Request(request.method, answer.url),
-        )
+        return httpx.Response(sent.status, headers=list(sent.headers), content=sent.body, request=request)
 
 
 def client(downloader: Downloader) -> httpx.AsyncClient:
-    """Return the client that sources get. It needs no closing: the connections are the downloader's."""
+    """Return a client for one search of a source.
+
+    Each search gets its own, so that headers or credentials that a source sets on it, or closing it, concern no other
+    source. It costs little and needs no closing: the connections are the downloader's.
+    """
     return httpx.AsyncClient(
         transport=GuardedTransport(downloader),
         headers={"Accept": "application/json"},
-        # A jar that keeps nothing: sources share the client.
+        # A jar that keeps nothing: pages of a search are independent of each other.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         timeout=None,  # noqa: S113 - the downloader's deadline holds
         trust_env=False,
@@ -157,7 +157,8 @@ def translated(name: str) -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
-        raise _of_status(name, error.response) from error
+        # Its text holds the URL with its query, which may hold a key: it is not kept as the cause.
+        raise _of_status(name, error.response) from None
     except httpx.TransportError as error:
         raise TransientError(f"{name} could not be reached: {error}") from error
     except RejectedError as error:
