@@ -1,1 +1,1 @@
-"""Use case: plan a crawl job, run one chunk of it, top it up, conclude it."""
+"""Crawl jobs: search sources for candidates, and store images."""

@@ -1,4 +1,4 @@
-"""How crawl jobs are shown on the command line."""
+"""The display of crawl jobs on the command line."""
 
 import json
 from collections.abc import Mapping

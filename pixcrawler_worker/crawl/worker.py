@@ -15,7 +15,7 @@ from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import licenses, storage_keys
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk
+from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -166,15 +166,17 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     rejected = progress.rejected + Counter(
         {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
     )
+    result = CrawlChunkResult(
+        chunk=work.chunk,
+        offered=stored + rejected.total(),
+        stored=stored,
+        left=progress.left,
+        more=progress.more,
+        downloaded=progress.downloaded,
+        reasons={str(reason): count for reason, count in rejected.items()},
+    )
     return Report(
-        result={
-            "offered": stored + rejected.total(),
-            "stored": stored,
-            "downloaded": progress.downloaded,
-            "reasons": dict(rejected),
-            "left": progress.left,
-            "more": progress.more,
-        },
+        result=result.to_json(),
         gains={
             "total_images": images.add_candidates(session, job_id, sorted(progress.processed)),
             "downloaded_images": progress.downloaded,

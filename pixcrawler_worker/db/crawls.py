@@ -53,9 +53,9 @@ def record_request(
 
     The options have everything but the URLs, which are stored in pages so that a chunk reads no more than its own.
     """
-    kept = upsert(CrawlPlan).values(crawl_job_id=job_id, options=dict(options))
+    recorded = upsert(CrawlPlan).values(crawl_job_id=job_id, options=dict(options))
     session.execute(
-        kept.on_conflict_do_update(index_elements=["crawl_job_id"], set_={"options": kept.excluded.options})
+        recorded.on_conflict_do_update(index_elements=["crawl_job_id"], set_={"options": recorded.excluded.options})
     )
     session.execute(delete(CrawlUrls).where(CrawlUrls.crawl_job_id == job_id))
     if urls:
@@ -119,7 +119,12 @@ def chunk_results(session: Session, job_id: int) -> list[CrawlChunkResult]:
         .where(Chunk.crawl_job_id == job_id, Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
         .order_by(Chunk.seq)
     )
-    return [_chunk_result(CrawlChunk.from_json(row.payload), row.state, row.result or {}) for row in rows]
+    return [
+        CrawlChunkResult(chunk=CrawlChunk.from_json(row.payload), failed=True)
+        if row.state == ChunkState.FAILED
+        else CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result)
+        for row in rows
+    ]
 
 
 def past_grace_period(session: Session, *, grace_period: timedelta) -> list[int]:
@@ -142,15 +147,3 @@ def cleaned_up(session: Session, job_id: int) -> None:
 def all_ids(session: Session) -> list[int]:
     """Return all crawl jobs, by their ids."""
     return list(session.scalars(select(CrawlJob.id).order_by(CrawlJob.id)))
-
-
-def _chunk_result(chunk: CrawlChunk, state: str, result: Mapping[str, Any]) -> CrawlChunkResult:
-    if state == ChunkState.FAILED:
-        return CrawlChunkResult(chunk=chunk, failed=True)
-    return CrawlChunkResult(
-        chunk=chunk,
-        offered=result["offered"],
-        stored=result["stored"],
-        left=tuple(result["left"]),
-        more=result["more"],
-    )

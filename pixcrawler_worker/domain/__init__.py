@@ -1,1 +1,1 @@
-"""RULE: no I/O, no clock, no third-party import. Facts come in, decisions go out."""
+"""RULE: pure functions and types, without I/O, clock or third-party imports."""

@@ -77,6 +77,8 @@ class CrawlChunkResult:
         stored: candidates that became images.
         left: positions of leftovers: the quota was met before they were needed.
         more: whether the source may have further result pages.
+        downloaded: complete downloads.
+        reasons: rejection reasons with counts.
         failed: whether the chunk failed, so that nothing is known of its page.
     """
 
@@ -85,7 +87,33 @@ class CrawlChunkResult:
     stored: int = 0
     left: tuple[int, ...] = ()
     more: bool = True
+    downloaded: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
     failed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result of a completed chunk."""
+        return {
+            "offered": self.offered,
+            "stored": self.stored,
+            "downloaded": self.downloaded,
+            "reasons": dict(self.reasons),
+            "left": self.left,
+            "more": self.more,
+        }
+
+    @classmethod
+    def from_json(cls, chunk: CrawlChunk, result: Mapping[str, Any]) -> "CrawlChunkResult":
+        """Return the result of a completed chunk."""
+        return cls(
+            chunk=chunk,
+            offered=result["offered"],
+            stored=result["stored"],
+            left=tuple(result["left"]),
+            more=result["more"],
+            downloaded=result.get("downloaded", 0),
+            reasons=result.get("reasons", {}),
+        )
 
 
 def balance(total: int, have: Sequence[int], caps: Sequence[int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Why a candidate did not become an image: one word each, so that reasons can be counted."""
+"""Rejection reasons: why a candidate did not become an image, in one word each, so that they can be counted."""
 
 from enum import StrEnum
 
@@ -6,12 +6,12 @@ from pixcrawler_worker.errors import WorkerError
 
 
 class Reason(StrEnum):
-    """One word per way in which a candidate fails. The words are shown to users and kept in the ledger."""
+    """The reasons. Their values are shown to users and stored in the ledger."""
 
-    # The address itself.
+    # Of the URL.
     BAD_URL = "bad_url"
     FORBIDDEN_ADDRESS = "forbidden_address"
-    # The way there and back.
+    # Of the connection.
     UNRESOLVED = "unresolved"
     CONNECT_FAILED = "connect_failed"
     TLS_FAILED = "tls_failed"
@@ -20,7 +20,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     BAD_RESPONSE = "bad_response"
-    # What the host answered.
+    # Of the response.
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
     RATE_LIMITED = "rate_limited"
@@ -28,22 +28,22 @@ class Reason(StrEnum):
     HTTP_STATUS = "http_status"
     TOO_MANY_BYTES = "too_many_bytes"
     EMPTY = "empty"
-    # What the bytes turned out to be.
+    # Of the content.
     NOT_AN_IMAGE = "not_an_image"
     FORMAT_NOT_WANTED = "format_not_wanted"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_SMALL = "too_small"
     CORRUPT = "corrupt"
     DECODER_DIED = "decoder_died"
-    # What its source says of it.
+    # Of what the source states.
     LICENSE_NOT_WANTED = "license_not_wanted"
-    # What the job has already.
+    # Of the images that the job has already.
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     SURPLUS = "surplus"
 
 
-#: Reasons that may vanish when the same address is asked again a moment later.
+#: Reasons that may not occur again when the same URL is requested a moment later.
 PASSING = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.SERVER_ERROR, Reason.TRUNCATED})
 
 

@@ -5,7 +5,7 @@ import hashlib
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.labels import slug
 
-#: Hexadecimal digits of the SHA-256 in a file's name: 128 bits, so that nobody can make two images with one name.
+#: Hexadecimal digits of the SHA-256 in a file name: 128 bits, so that two images with one name cannot be made.
 _NAME_DIGITS = 32
 
 

@@ -1,1 +1,1 @@
-"""Use case: judge the images of a crawl job, and say why."""
+"""Validation jobs: check the images of a crawl job by rules."""

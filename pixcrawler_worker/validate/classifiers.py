@@ -1,7 +1,7 @@
-"""Classifiers that others bring: the one file to read before writing one.
+"""Classifiers as plug-ins: the one file to read before writing one.
 
-A classifier is a function that an installed package names under the entry-point group `pixcrawler.classifiers`. It
-takes a picture and returns a score; rules say above which score something is found:
+A classifier is a function that an installed package names in the entry-point group `pixcrawler.classifiers`. It takes
+an image and returns a score; the rules have the threshold above which the score is a finding:
 
     {"classifiers": {"watermark": {"severity": "error", "score_above": 0.8}}}
 """
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from pixcrawler_worker.plugins import Plugins
 
 CLASSIFIERS = Plugins("classifier")
-#: Longer side of the pictures that classifiers get.
+#: Longer side in pixels of the images that classifiers get.
 SIDE = 256
 
-#: Takes a JPEG of at most 256 pixels a side, upright, written by the worker's own decoder: it is safe to open. Returns
-#: a score, the higher the surer. Called in a thread, one picture after the other.
+#: Takes a JPEG of at most 256 pixels a side, upright, which the decoder of the worker wrote: it is safe to decode.
+#: Returns a score. Runs in a thread, for one image after the other.
 Classifier = Callable[[bytes], float]
 
 
@@ -28,9 +28,9 @@ def load(names: Iterable[str]) -> dict[str, Classifier]:
     return {name: CLASSIFIERS.load(name) for name in names}
 
 
-def score(classifier: Classifier, picture: bytes) -> float | str:
-    """Return a classifier's score, or in a few words why it has none: its bugs cost no image its verdict."""
+def score(classifier: Classifier, jpeg: bytes) -> float | str:
+    """Return the score of a classifier, or an error message: its bugs do not prevent a validation result."""
     try:
-        return float(classifier(picture))
-    except Exception as error:  # noqa: BLE001 - what a stranger's code raises is for the one who reads the verdict
+        return float(classifier(jpeg))
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the finding shows it
         return f"failed: {type(error).__name__}: {error}"[:200]

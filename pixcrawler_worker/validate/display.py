@@ -1,4 +1,4 @@
-"""How validation jobs are shown on the command line."""
+"""The display of validation jobs on the command line."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Images that are the same, and images that look the same, over a whole job.
+"""Exact duplicates and near duplicates among the images of a job.
 
 Near neighbors are found exactly by multi-index hashing (M. Norouzi, A. Punjani, D. J. Fleet: Fast Exact Search in
 Hamming Space with Multi-Index Hashing, 2014): of two 64-bit hashes that differ in at most d bits, cut into four bands
@@ -17,24 +17,30 @@ Positions = NDArray[np.int64]
 _BANDS = 4
 _BAND_BITS = 16
 _BAND = np.uint64(0xFFFF)
-#: Pairs that are compared at a time: 64 MB of what is kept of them for a moment.
+#: Pairs that are compared at a time, in 64 MB of temporary arrays.
 _BATCH = 2_000_000
 
 
 def best_first(
     valid: NDArray[np.int8], pixels: NDArray[np.int64], file_size: NDArray[np.int64], image_id: NDArray[np.int64]
 ) -> Positions:
-    """Return positions in the order in which images are kept.
+    """Return the positions of images, the best first: of duplicates the best one is kept.
 
-    Valid ones first, so that none goes for the sake of one that goes itself; then more pixels, more bytes for each, the
-    older one. Never the sharper one: sharpening is what spoils copies.
+    Valid images come first, so that no image is flagged as a duplicate of an invalid one; then those with more pixels,
+    with more bytes per pixel, and the older ones. Sharpness does not count, because spoiled copies are sharpened.
+
+    Args:
+        valid: 1 for valid images, by position.
+        pixels: width x height.
+        file_size: bytes.
+        image_id: ids, ascending with age.
     """
     density = file_size / np.maximum(pixels, 1)
     return np.lexsort((image_id, -density, -pixels, -valid))
 
 
 def exact(digests: NDArray[np.void], order: Positions) -> dict[int, int]:
-    """Return, for every image whose bytes another one has that is kept, the position of that one.
+    """Return the positions of exact duplicates, each with the position of the image that is kept.
 
     Args:
         digests: SHA-256 of each image, as 32 raw bytes.
@@ -50,22 +56,22 @@ def exact(digests: NDArray[np.void], order: Positions) -> dict[int, int]:
 
 
 def near(phash: Hashes, dhash: Hashes, order: Positions, *, max_distance: int, confirm_distance: int) -> dict[int, int]:
-    """Return, for every image that looks like one that is kept, the position of that one.
+    """Return the positions of near duplicates, each with the position of the image that is kept.
 
-    An image belongs to the best one that it is near to and that is kept itself: likeness to something that is not kept
-    counts nothing, so chains of small differences do not grow.
+    An image is a near duplicate of the best similar image that is kept itself. Similarity to an image that is not kept
+    does not count, so that chains of small differences do not grow.
 
     Args:
-        phash: hashes that decide, by position.
-        dhash: hashes that have to agree.
-        order: positions of the images to compare, best first; others are left out.
+        phash: perceptual hashes by position.
+        dhash: difference hashes, which have to be similar too.
+        order: positions of the images to compare, best first.
         max_distance: bits that two phashes may differ in, 0 to 6.
         confirm_distance: bits that two dhashes may differ in.
     """
     ranked_phash, ranked_dhash = phash[order], dhash[order]
     kept_by = np.full(len(order), -1, dtype=np.int64)
     better, worse = _close_pairs(ranked_phash, ranked_dhash, max_distance, confirm_distance)
-    # Best first, so that whether the better one of a pair is kept is known by the time that the worse one is asked.
+    # Best first: whether the better one of a pair is kept is known before the worse one is compared.
     for one, other in zip(better.tolist(), worse.tolist(), strict=True):
         if kept_by[other] < 0 and kept_by[one] < 0:
             kept_by[other] = one
@@ -96,7 +102,7 @@ def _neighbors(hashes: Hashes, max_distance: int) -> Iterator[tuple[Positions, P
 
 
 def _flips(bits: int) -> list[np.uint64]:
-    """Return what a band may be changed by: nothing, or up to so many of its bits."""
+    """Return the masks that flip at most `bits` bits of a band."""
     return [
         np.uint64(sum(1 << at for at in places))
         for count in range(bits + 1)
@@ -105,22 +111,22 @@ def _flips(bits: int) -> list[np.uint64]:
 
 
 def _sharing(keys: Hashes, flip: np.uint64) -> Iterator[tuple[Positions, Positions]]:
-    """Yield pairs of positions of which one's key is the other's with the flipped bits, in batches."""
+    """Yield pairs of positions whose keys differ in exactly the bits of `flip`, in batches."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    wanted = ordered ^ flip
-    begin = np.searchsorted(ordered, wanted, side="left")
+    flipped = ordered ^ flip
+    begin = np.searchsorted(ordered, flipped, side="left")
     if flip == 0:
-        # Every pair once: with those behind it only.
+        # Every pair once: only with later positions.
         begin = np.arange(1, len(keys) + 1)
-    end = np.searchsorted(ordered, wanted, side="right")
+    end = np.searchsorted(ordered, flipped, side="right")
     counts = np.maximum(end - begin, 0)
     if flip != 0:
-        counts[ordered > wanted] = 0  # once from the smaller key's side
+        counts[ordered > flipped] = 0  # every pair once: from the smaller key
     upto = np.cumsum(counts)
     start = 0
     while start < len(keys):
-        # As many positions as fill a batch; one that fills several is cut by nothing but its own bucket's size.
+        # As many positions as fill a batch, at least one: a large bucket can exceed the batch.
         done = upto[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(upto, done + _BATCH, side="right")))
         part = counts[start:stop]

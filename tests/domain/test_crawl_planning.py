@@ -1,3 +1,4 @@
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -220,3 +221,36 @@ def test_the_worse_the_yield_the_more_pages_are_asked_for(stored: int, pages: in
     assert len(slices) == pages
     assert sum(part.quota for part in slices) == 100
     assert max(part.quota for part in slices) - min(part.quota for part in slices) <= 1
+
+
+# JSON
+
+
+def test_a_chunk_is_its_payload() -> None:
+    chunk = replace(asked(page=3), only=(1, 2))
+    assert chunk.to_json() == {
+        "source": "a",
+        "query": "cat",
+        "label": "cat",
+        "page": 3,
+        "page_size": 10,
+        "quota": 10,
+        "only": (1, 2),
+    }
+    for one in (chunk, asked()):
+        assert CrawlChunk.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_a_result_has_everything_but_the_chunk() -> None:
+    result = CrawlChunkResult(
+        chunk=asked(), offered=5, stored=3, left=(6, 7), more=False, downloaded=4, reasons={"too_small": 2}
+    )
+    assert result.to_json() == {
+        "offered": 5,
+        "stored": 3,
+        "downloaded": 4,
+        "reasons": {"too_small": 2},
+        "left": (6, 7),
+        "more": False,
+    }
+    assert CrawlChunkResult.from_json(asked(), json.loads(json.dumps(result.to_json()))) == result
