@@ -22,7 +22,8 @@ from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Source, SourceConfig
 from pixcrawler_worker.storage.facade import Storage
-from pixcrawler_worker.web.downloader import Downloader, Policy
+from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.policy import Policy
 
 T = TypeVar("T")
 

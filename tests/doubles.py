@@ -26,8 +26,9 @@ from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
 from pixcrawler_worker.storage.facade import Storage
-from pixcrawler_worker.web.downloader import Downloader, Fetched, Policy
+from pixcrawler_worker.web.downloader import Downloader, Fetched
 from pixcrawler_worker.web.http import AsyncClient
+from pixcrawler_worker.web.policy import Policy
 
 #: What is done at a seam before the real thing is.
 Before = Callable[[str], None]

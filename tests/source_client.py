@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Page, Query, Source, SourceConfig
 from pixcrawler_worker.web import http
-from pixcrawler_worker.web.downloader import Downloader, Policy
+from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.http import AsyncClient
+from pixcrawler_worker.web.policy import Policy
 
 T = TypeVar("T")
 AGENT = "PixCrawlerTest/1 (+mailto:tests@example.org)"

@@ -1,1 +1,4 @@
-"""RULE: the only package that speaks HTTP. `downloader` sends requests, `addresses` and `connect` check where to."""
+"""RULE: the only package that speaks HTTP.
+
+`downloader` sends requests, `addresses` and `connect` check where to, `http` is the client that sources get.
+"""

@@ -73,7 +73,7 @@ _UNASSIGNED = IPv4Address("240.0.0.1")
 
 
 class DeniedError(PermissionError):
-    """No connection may be made to this address. An `OSError`, since it stands where a failed connect would."""
+    """No connection may be made to this address. An `OSError`, since it is raised where a failed connect would be."""
 
 
 def is_public(address: Address) -> bool:
@@ -125,18 +125,18 @@ class Guard:
         parts, port = _split(url)
         host = _host(parts)
         literal = _literal(host)
-        wanted = _DEFAULT_PORTS[parts.scheme] if port is None else port
+        requested_port = _DEFAULT_PORTS[parts.scheme] if port is None else port
         try:
             if literal:
-                self.check(literal, wanted)
+                self.check(literal, requested_port)
             elif not self.allowed_networks:
                 _check_name(host)
-                self._check_port(wanted)
+                self._check_port(requested_port)
         except DeniedError as error:
             raise RejectedError(Reason.FORBIDDEN_ADDRESS, str(error)) from error
         authority = f"[{host}]" if isinstance(literal, IPv6Address) else host
-        if wanted != _DEFAULT_PORTS[parts.scheme]:
-            authority += f":{wanted}"
+        if requested_port != _DEFAULT_PORTS[parts.scheme]:
+            authority += f":{requested_port}"
         try:
             path = quote(parts.path, safe=_SAFE_IN_PATH, errors="surrogateescape") or "/"
             query = quote(parts.query, safe=_SAFE_IN_QUERY, errors="surrogateescape")
@@ -213,10 +213,10 @@ def _host(parts: SplitResult) -> str:
         try:
             host = URL.build(scheme="http", host=host).raw_host or ""
         except ValueError:
-            raise RejectedError(Reason.BAD_URL, "has a host that is no internationalized name") from None
+            raise RejectedError(Reason.BAD_URL, "has a host that is not an internationalized name") from None
     host = host.removesuffix(".").lower()
     if not _HOSTNAME.fullmatch(host):
-        raise RejectedError(Reason.BAD_URL, "has a host that is no name")
+        raise RejectedError(Reason.BAD_URL, "has a host that is not a name")
     return host
 
 

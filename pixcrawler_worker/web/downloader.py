@@ -4,10 +4,8 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from urllib.parse import urljoin
-from weakref import WeakValueDictionary
 
 import aiohttp
 from multidict import CIMultiDict
@@ -16,20 +14,11 @@ from yarl import URL
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.web import failures
-from pixcrawler_worker.web.addresses import Guard, Network
-from pixcrawler_worker.web.connect import (
-    MAX_CONNECTIONS,
-    MAX_CONNECTIONS_PER_HOST,
-    Lookup,
-    connections_to,
-    guarded_connector,
-    system_lookup,
-)
+from pixcrawler_worker.web.addresses import Guard
+from pixcrawler_worker.web.connect import Lookup, system_lookup
 from pixcrawler_worker.web.failures import without_query
-
-# Bytes of the status line and of any single header, and number of headers. All common servers stay far below.
-_MAX_HEADER_BYTES = 8190
-_MAX_HEADERS = 128
+from pixcrawler_worker.web.policy import Policy
+from pixcrawler_worker.web.pool import Pool
 
 _SEE_OTHER = 303
 _REDIRECTS = frozenset({301, 302, _SEE_OTHER, 307, 308})
@@ -37,36 +26,6 @@ _REDIRECTS = frozenset({301, 302, _SEE_OTHER, 307, 308})
 _POST_BECOMES_GET = frozenset({301, 302, _SEE_OTHER})
 #: Headers of a request that must not follow a redirect to another origin.
 _CREDENTIALS = ("Authorization", "Cookie")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What an operator may allow.
-
-    Attributes:
-        user_agent: the User-Agent that is sent; honest, with a way to reach the operator.
-        max_bytes: largest body that is accepted.
-        deadline: for one request in all: name, connect, TLS, headers, body and every redirect.
-        connect_timeout: for one TCP connection with its TLS handshake.
-        idle_timeout: the longest wait for the next bytes of a host, or for a name server.
-        max_redirects: redirects that are followed.
-        ports: ports that may be connected to.
-        allowed_networks: for development: networks that are allowed although they are not public, and every port
-            there; names like `localhost` may then be resolved, and what they resolve to is checked.
-        egress_proxy: URL of a proxy through which everything goes. The proxy then resolves the names, so it has to
-            keep them out of private networks itself; literal addresses are still checked here, and
-            `allowed_networks` has no effect.
-    """
-
-    user_agent: str
-    max_bytes: int = 20 * 1024 * 1024
-    deadline: timedelta = timedelta(seconds=30)
-    connect_timeout: timedelta = timedelta(seconds=5)
-    idle_timeout: timedelta = timedelta(seconds=10)
-    max_redirects: int = 5
-    ports: frozenset[int] = frozenset({80, 443})
-    allowed_networks: tuple[Network, ...] = ()
-    egress_proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +46,7 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiResponse:
     """A response of an API, whatever its status.
 
     Attributes:
@@ -130,7 +89,7 @@ class Downloader:
         self._tls = tls
         networks = () if policy.egress_proxy else policy.allowed_networks
         self._guard = Guard(ports=policy.ports, allowed_networks=networks)
-        self._pool: _Pool | None = None
+        self._pool: Pool | None = None
 
     async def fetch(self, url: str, *, max_bytes: int | None = None) -> Fetched:
         """Download one file, following redirects. Many may run at once; time in a queue does not count.
@@ -162,7 +121,7 @@ class Downloader:
 
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, content: bytes = b""
-    ) -> Answer:
+    ) -> ApiResponse:
         """Send a request to an API, whose errors say more than their status. Otherwise as `fetch`.
 
         Args:
@@ -180,17 +139,19 @@ class Downloader:
             any_status=True,
         )
         target, response, body = await self._send(outgoing)
-        return Answer(str(target), response.status, response.raw_headers, body)
+        return ApiResponse(str(target), response.status, response.raw_headers, body)
 
     async def aclose(self) -> None:
         """Close every connection. A later request opens new ones."""
         pool, self._pool = self._pool, None
         if pool:
-            await pool.session.close()
+            await pool.aclose()
 
     async def _send(self, outgoing: _Outgoing) -> tuple[URL, aiohttp.ClientResponse, bytes]:
         target = outgoing.target
-        pool = self._pool = self._pool or self._open()
+        if self._pool is None:
+            self._pool = Pool.open(self._policy, self._guard, lookup=self._lookup, tls=self._tls)
+        pool = self._pool
         async with pool.slot(target.host or ""):
             try:
                 async with asyncio.timeout(self._policy.deadline.total_seconds()):
@@ -250,53 +211,6 @@ class Downloader:
         if response.status == _SEE_OTHER or (outgoing.method == "POST" and response.status in _POST_BECOMES_GET):
             changed = replace(changed, method="HEAD" if outgoing.method == "HEAD" else "GET", content=b"")
         return changed
-
-    def _open(self) -> "_Pool":
-        policy = self._policy
-        # With a proxy there is one address to connect to, and the operator chose it.
-        connector = (
-            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, limit_per_host=MAX_CONNECTIONS_PER_HOST, ssl=self._tls or True)
-            if policy.egress_proxy
-            else guarded_connector(self._guard, lookup=self._lookup, lookup_timeout=policy.idle_timeout, tls=self._tls)
-        )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            proxy=policy.egress_proxy,
-            headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
-            # The one deadline over everything is `_send`'s; a timeout per hop would start again with each.
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=policy.connect_timeout.total_seconds(),
-                sock_read=policy.idle_timeout.total_seconds(),
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=_MAX_HEADER_BYTES,
-            max_field_size=_MAX_HEADER_BYTES,
-            max_headers=_MAX_HEADERS,
-        )
-        return _Pool(session)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """What belongs to one event loop: the connections, and the queues in front of them.
-
-    The connector has the same limits, but waiting in its queue counts against the deadline; here forty images of a
-    busy host wait without becoming forty timeouts.
-    """
-
-    session: aiohttp.ClientSession
-    connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
-    hosts: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
-
-    @asynccontextmanager
-    async def slot(self, host: str) -> AsyncIterator[None]:
-        """Wait for the host first, so that a busy host never holds connections that it cannot use."""
-        of_host = self.hosts.setdefault(host, asyncio.Semaphore(connections_to(host)))
-        async with of_host, self.connections:
-            yield
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from source_client import LOOPBACK
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page
-from pixcrawler_worker.web.downloader import Policy
+from pixcrawler_worker.web.policy import Policy
 
 
 def search(base_url: str, **asked: Any) -> Page:

@@ -14,7 +14,7 @@ from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.web.addresses import Network
-from pixcrawler_worker.web.downloader import Policy
+from pixcrawler_worker.web.policy import Policy
 
 
 def answer(body: bytes) -> bytes:

@@ -18,7 +18,7 @@ from source_client import AGENT, LOOPBACK, POLICY, search_with
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Page, Query, SourceConfig
-from pixcrawler_worker.web.downloader import Policy
+from pixcrawler_worker.web.policy import Policy
 
 PACKAGE = Path(__file__).parent / "example_package"
 PHOTOS = {"photos": [{"url": "https://aquarium.example/1.jpg", "by": "Ada"}], "total": 21}

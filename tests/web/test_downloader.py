@@ -24,7 +24,8 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.web.addresses import DeniedError, Guard
 from pixcrawler_worker.web.connect import guarded_connector, system_lookup
-from pixcrawler_worker.web.downloader import Answer, Downloader, Fetched, Policy
+from pixcrawler_worker.web.downloader import ApiResponse, Downloader, Fetched
+from pixcrawler_worker.web.policy import Policy
 
 CERTIFICATE = Path(hosts.__file__).with_name("pictures_example.pem")
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -432,14 +433,14 @@ def test_a_proxy_that_is_away_is_nobodys_fault_and_keeps_its_password() -> None:
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
-def request(head: str) -> Answer:
+def request(head: str) -> ApiResponse:
     """The answer of an API with this status line and these headers."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(f"HTTP/1.1 {head}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
 
-    async def run() -> Answer:
+    async def run() -> ApiResponse:
         downloader = Downloader(policy())
         async with hosts.listening(converse) as port:
             try:

@@ -15,8 +15,9 @@ from source_client import AGENT, LOOPBACK, POLICY, with_client
 from pixcrawler_worker import logs
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.web import http
-from pixcrawler_worker.web.downloader import Downloader, Policy
+from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.http import AsyncClient, RequestRejectedError, Response
+from pixcrawler_worker.web.policy import Policy
 
 YEAR = 365 * 86_400
 
