@@ -9,10 +9,13 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.errors import PermanentError
 
+#: Raised when the broker does not respond: `kombu.exceptions.OperationalError`.
+BrokerError = OperationalError
 #: Variables for the URL of the broker, in the order of precedence; the settings of the worker accept the same names.
 BROKER_VARIABLES = ("PIXCRAWLER_BROKER_URL", "CELERY_BROKER_URL", "REDIS_URL")
 
@@ -26,7 +29,7 @@ def start_crawl(job_id: int, options: Mapping[str, Any] | None = None) -> str:
 
     Raises:
         PermanentError: when no broker is configured, or an option is unknown or invalid; the message names it.
-        kombu.exceptions.OperationalError: when the broker does not respond.
+        BrokerError: when the broker does not respond.
     """
     given = dict(options or {})
     if given:

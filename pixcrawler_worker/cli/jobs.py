@@ -4,7 +4,6 @@ import json
 import sys
 
 import click
-from kombu.exceptions import OperationalError
 from rich.table import Table
 
 from pixcrawler_worker import client, registry
@@ -95,6 +94,6 @@ def retry(*, job_id: int) -> None:
             return
         try:
             client.retry_crawl(job_id)
-        except OperationalError as error:
+        except client.BrokerError as error:
             raise TransientError(f"the broker does not respond: {error}") from error
     console.out.print(f"job {job_id} is queued for a retry. Watch it: pixcrawler jobs watch {job_id}")

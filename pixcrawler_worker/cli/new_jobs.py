@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from kombu.exceptions import OperationalError
 
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
+from pixcrawler_worker.client import BrokerError
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import job_rows
 from pixcrawler_worker.db.session import Session, transact
@@ -80,7 +80,7 @@ def start(send: Callable[[int], object], job_id: int, *, title: str) -> None:
     """
     try:
         send(job_id)
-    except OperationalError as error:
+    except BrokerError as error:
         click.echo(
             f"pixcrawler: the broker does not respond ({error}). {title} is stored, and the next sweep of a worker "
             "starts it",
