@@ -6,7 +6,7 @@ import ledger
 import pytest
 from doubles import query
 from export import exporting
-from export.exporting import Stored, picture
+from export.exporting import StoredImage, image_bytes
 
 from pixcrawler_worker import storage_audit
 from pixcrawler_worker.runtime import Runtime
@@ -21,7 +21,7 @@ def clean(runtime: Runtime) -> None:
 
 @pytest.fixture
 def job(runtime: Runtime) -> int:
-    made = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(6)])
+    made = exporting.crawl_of(runtime, [StoredImage(image_bytes(number)) for number in range(6)])
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET completed_at = now() - interval '1 minute'")
     return made
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 from acceptance_stack import Stack, children, send
 from export import exporting
-from export.exporting import Stored
+from export.exporting import StoredImage
 
 from pixcrawler_worker import runtime as connections
 from pixcrawler_worker import settings
@@ -33,8 +33,8 @@ def crawled(stack: Stack) -> Iterator[int]:
     opened = connections.connect(configured)
     try:
         # Bytes after the end of a JPEG change only its size and checksum.
-        bodies = [exporting.picture(number) + bytes([number]) * BYTES for number in range(IMAGES)]
-        yield exporting.crawl_of(opened, [Stored(body) for body in bodies])
+        bodies = [exporting.image_bytes(number) + bytes([number]) * BYTES for number in range(IMAGES)]
+        yield exporting.crawl_of(opened, [StoredImage(body) for body in bodies])
     finally:
         opened.close()
 

@@ -10,7 +10,7 @@ import redis
 from calls import DEAD, call, sent
 from doubles import query
 from export import exporting
-from export.exporting import Stored, picture
+from export.exporting import StoredImage, image_bytes
 
 from pixcrawler_worker.cli import job_status
 from pixcrawler_worker.db.job_views import ExportView
@@ -27,7 +27,7 @@ def clean(runtime: Runtime) -> None:
 
 @pytest.fixture
 def job(runtime: Runtime) -> int:
-    return exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)], name="my cats")
+    return exporting.crawl_of(runtime, [StoredImage(image_bytes(number)) for number in range(12)], name="my cats")
 
 
 def test_it_writes_the_row_sends_the_message_and_prints_the_id(
@@ -117,7 +117,7 @@ def test_an_export_is_shown_listed_and_watched(env: Mapping[str, str], runtime: 
     row = exporting.row(runtime, ref)
     lines = call(env, "jobs", "show", f"export:{ref.id}").stdout
     shown = " ".join(lines.split())
-    assert f"export {ref.id} My pictures, of job {job}" in shown
+    assert f"export {ref.id} My images, of job {job}" in shown
     assert "12 of 12" in shown
     assert "part-00002-of-00003.zip 2 images" in shown
     assert lines.splitlines()[-1] == row.download_url, "in one piece, to be copied"

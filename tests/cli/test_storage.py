@@ -8,7 +8,7 @@ import pytest
 from calls import call
 from doubles import query
 from export import exporting
-from export.exporting import Stored, picture
+from export.exporting import StoredImage, image_bytes
 
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
@@ -22,7 +22,7 @@ def here(env: Mapping[str, str], runtime: Runtime) -> Mapping[str, str]:
 
 
 def test_it_tells_what_differs_and_ends_with_it(here: Mapping[str, str], runtime: Runtime) -> None:
-    job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(6)])
+    job = exporting.crawl_of(runtime, [StoredImage(image_bytes(number)) for number in range(6)])
     good = call(here, "storage", "verify")
     assert (good.exit_code, good.stdout) == (0, "1 jobs, 6 images, 6 files\nrows and files agree\n")
     ((lost,),) = query(runtime, "SELECT min(storage_url) FROM images")

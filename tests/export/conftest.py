@@ -8,6 +8,6 @@ from pixcrawler_worker.runtime import Runtime
 
 @pytest.fixture
 def nothing_else(runtime: Runtime) -> None:
-    """Leave no job and no file of an earlier test."""
+    """Delete the jobs and files of earlier tests."""
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
     cleanup.clean_up(runtime, LIMITS)

@@ -1,4 +1,4 @@
-"""Export jobs, run to their end in this process, and what they made."""
+"""Running export jobs in this process, and reading what they wrote."""
 
 import hashlib
 import io
@@ -31,8 +31,8 @@ from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 
 
-def picture(number: int, kind: str = "JPEG", size: tuple[int, int] = (96, 72), **options: Any) -> bytes:
-    """A picture that differs for every number, and looks like no other."""
+def image_bytes(number: int, kind: str = "JPEG", size: tuple[int, int] = (96, 72), **options: Any) -> bytes:
+    """Return an image file; images of different numbers do not look alike."""
     chance = np.random.default_rng(number)
     small = Image.fromarray(chance.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     written = io.BytesIO()
@@ -41,8 +41,8 @@ def picture(number: int, kind: str = "JPEG", size: tuple[int, int] = (96, 72), *
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A picture as a crawl stored it."""
+class StoredImage:
+    """An image as a crawl stores it."""
 
     body: bytes
     label: str = "cat"
@@ -50,16 +50,16 @@ class Stored:
     credit: Credit = field(default_factory=Credit)
 
 
-def crawl_of(runtime: Runtime, stored: Sequence[Stored], *, status: str = "completed", **values: Any) -> int:
-    """A crawl job that has ended, with these pictures, in this order."""
+def crawl_of(runtime: Runtime, stored: Sequence[StoredImage], *, status: str = "completed", **values: Any) -> int:
+    """Create a crawl job that has ended, with these images in this order."""
     values = {"max_images": 10_000, "valid_images": len(stored)} | values
     job_id = factories.make_job(runtime.sessions, status=status, **values)
     add(runtime, job_id, stored)
     return job_id
 
 
-def add(runtime: Runtime, job_id: int, stored: Sequence[Stored]) -> None:
-    """Store pictures as a crawl does."""
+def add(runtime: Runtime, job_id: int, stored: Sequence[StoredImage]) -> None:
+    """Store images as a crawl does."""
     found = []
     for one in stored:
         facts = inspect_bytes(one.body, Limits())
@@ -82,18 +82,18 @@ def add(runtime: Runtime, job_id: int, stored: Sequence[Stored]) -> None:
         )
     with runtime.sessions.begin() as session:
         assert len(images.insert_new(session, job_id, found)) == len(stored)
-    # When each was found is no part of what it is.
+    # A constant time, so that the same images give the same bytes.
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.image_facts SET crawled_at = '2026-01-02T03:04:05Z'")
 
 
 def make_export(runtime: Runtime, crawl_job_id: int, options: object = None, *, format_: str = "zip") -> JobRef:
-    """A pending export job."""
+    """Create a pending export job."""
     with runtime.sessions.begin() as session:
         owner = session.get_one(Project, session.get_one(CrawlJob, crawl_job_id).project_id).user_id
         job = ExportJob(
             crawl_job_id=crawl_job_id,
             user_id=owner,
-            name="My pictures",
+            name="My images",
             format=format_,
             export_options={} if options is None else options,
         )
@@ -102,14 +102,14 @@ def make_export(runtime: Runtime, crawl_job_id: int, options: object = None, *, 
 
 
 def drive(runtime: Runtime, messages: Iterable[ChunkMessage]) -> None:
-    """Run chunks one after the other, as long as running them asks for more."""
+    """Run chunks one after the other, with the chunks that follow from them."""
     waiting = deque(messages)
     while waiting:
         waiting.extend(executor.run(runtime, EXPORT, waiting.popleft().chunk_id))
 
 
 def export(runtime: Runtime, crawl_job_id: int, options: object = None, *, format_: str = "zip") -> JobRef:
-    """An export job, run to its end."""
+    """Create an export job and run it to its end."""
     ref = make_export(runtime, crawl_job_id, options, format_=format_)
     drive(runtime, submission.start(runtime, EXPORT, ref.id))
     return ref
@@ -120,35 +120,35 @@ def row(runtime: Runtime, ref: JobRef) -> ExportJob:
         return session.get_one(ExportJob, ref.id)
 
 
-def pictures(count: int, *, first: int = 0, **values: Any) -> list[Stored]:
-    """So many pictures, each of them another one, as a crawl stored them."""
-    return [Stored(picture(number), **values) for number in range(first, first + count)]
+def stored_images(count: int, *, first: int = 0, **values: Any) -> list[StoredImage]:
+    """Return different images as a crawl stores them."""
+    return [StoredImage(image_bytes(number), **values) for number in range(first, first + count)]
 
 
 #: The files of an export that fits into one archive.
-ALONE = {"my-pictures.zip", "croissant.json"}
+ALONE = {"my-images.zip", "croissant.json"}
 
 
 def position(sha256: str, *, seed: int = 0) -> int:
-    """Where a picture without near duplicates lies, by the formula of `domain/splits.py`."""
+    """Return the position of an image without near duplicates, by the formula of `domain/splits.py`."""
     return int(hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest()[:16], 16)
 
 
 def split_of(sha256: str, ratios: Mapping[str, float], *, seed: int = 0) -> str:
-    """The split that it belongs to."""
+    """Return the split of an image without near duplicates."""
     place = position(sha256, seed=seed)
     return list(ratios)[sum(place >= bound for bound in splits.bounds(ratios)[:-1])]
 
 
 def expire(runtime: Runtime, ref: JobRef, *, ago: str = "1 s") -> None:
-    """Have an export's time ended so long ago."""
+    """Make an export expired since that time."""
     ledger.execute(
         runtime.sessions, f"UPDATE export_jobs SET expires_at = now() - interval '{ago}' WHERE id = :id", id=ref.id
     )
 
 
 def files(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
-    """What lies in storage for an export, by name."""
+    """Return the files of an export in storage, by name."""
 
     async def read() -> dict[str, bytes]:
         prefix = f"exports/{ref.id}/"
@@ -158,7 +158,7 @@ def files(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
 
 
 def unzipped(archive: bytes) -> dict[str, bytes]:
-    """The files of a ZIP, none of which occurs twice, all of which are whole."""
+    """Return the files of a ZIP. Assert that names are unique and files undamaged."""
     with zipfile.ZipFile(io.BytesIO(archive)) as packed:
         assert packed.testzip() is None
         names = packed.namelist()
@@ -167,7 +167,7 @@ def unzipped(archive: bytes) -> dict[str, bytes]:
 
 
 def untarred(archive: bytes) -> dict[str, bytes]:
-    """The files of a tar, none of which occurs twice."""
+    """Return the files of a tar. Assert that names are unique."""
     found = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         for entry in packed:
@@ -179,13 +179,13 @@ def untarred(archive: bytes) -> dict[str, bytes]:
 
 
 def made(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
-    """The files of the only archive of an export."""
+    """Return the files of the only archive of an export."""
     (archive,) = (body for name, body in files(runtime, ref).items() if name.endswith(".zip"))
     return unzipped(archive)
 
 
-def told(archive: dict[str, bytes]) -> list[dict[str, Any]]:
-    """The rows of all metadata files, with the paths that they mean."""
+def metadata_rows(archive: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Return the rows of all metadata files, with the paths of their images in the archive."""
     rows = []
     for path, body in archive.items():
         folder, _, name = path.rpartition("/")

@@ -1,4 +1,4 @@
-"""Archives, opened by programs and libraries of others."""
+"""Archives, opened by other programs and libraries."""
 
 import io
 import shutil
@@ -28,7 +28,7 @@ def archived(archive: Archive, files: dict[str, bytes]) -> bytes:
     return written + archive.trailer()
 
 
-def test_a_zip_holds_what_was_put_in_stored_and_dated_to_nothing() -> None:
+def test_a_zip_has_its_files_stored_with_a_constant_date() -> None:
     with zipfile.ZipFile(io.BytesIO(archived(Zip(), FILES))) as packed:
         assert packed.testzip() is None
         assert {entry.filename: packed.read(entry) for entry in packed.infolist()} == FILES
@@ -36,11 +36,11 @@ def test_a_zip_holds_what_was_put_in_stored_and_dated_to_nothing() -> None:
             assert entry.compress_type == zipfile.ZIP_STORED
             assert entry.date_time == (1980, 1, 1, 0, 0, 0)
             assert entry.external_attr >> 16 == 0o100644
-            # No data descriptor: size and CRC stand in front of the file.
+            # No data descriptor: size and CRC are before the file.
             assert entry.flag_bits == 0
 
 
-def test_a_tar_holds_what_was_put_in_in_the_oldest_format() -> None:
+def test_a_tar_has_its_files_in_the_ustar_format() -> None:
     body = archived(Tar(), FILES)
     assert body[257:265] == b"ustar\x0000"
     with tarfile.open(fileobj=io.BytesIO(body)) as packed:
@@ -77,7 +77,7 @@ def test_the_same_files_give_the_same_bytes() -> None:
     assert archived(Tar(), FILES) == archived(Tar(), FILES)
 
 
-def test_a_zip_takes_as_many_files_as_there_can_be_and_no_more() -> None:
+def test_a_zip_has_at_most_the_limit_of_files() -> None:
     archive = Zip()
     written = b"".join(archive.header(f"{number}", size=0, crc=0) for number in range(MAX_ENTRIES))
     with zipfile.ZipFile(io.BytesIO(written + archive.trailer())) as packed:
@@ -86,12 +86,12 @@ def test_a_zip_takes_as_many_files_as_there_can_be_and_no_more() -> None:
         archive.header("one more", size=0, crc=0)
 
 
-def test_a_zip_takes_no_more_bytes_than_it_can_tell() -> None:
+def test_a_zip_has_at_most_the_limit_of_bytes() -> None:
     archive = Zip()
     archive.header("large", size=2**32 - 200, crc=0)
     with pytest.raises(PermanentError, match=r"archive\.part_max_bytes"):
         archive.header("larger", size=100, crc=0)
 
 
-def test_a_plain_file_is_itself() -> None:
+def test_a_plain_file_is_unchanged() -> None:
     assert archived(Plain(), {"images.csv": b"a,b\n"}) == b"a,b\n"

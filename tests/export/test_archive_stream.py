@@ -12,13 +12,13 @@ MEGABYTES = 1024 * 1024
 
 
 class _Sink:
-    """Takes its time, and may refuse."""
+    """A slow sink, which may fail."""
 
-    def __init__(self, *, refuses: bool = False) -> None:
-        self.taken = b""
+    def __init__(self, *, fails: bool = False) -> None:
+        self.received = b""
         self.busy = False
         self.began = asyncio.Event()
-        self._refuses = refuses
+        self._fails = fails
 
     async def write(self, blocks: Sequence[bytes]) -> None:
         assert not self.busy, "one block after the other"
@@ -26,9 +26,9 @@ class _Sink:
         self.began.set()
         await asyncio.sleep(0.05)
         self.busy = False
-        if self._refuses:
+        if self._fails:
             raise OSError("full")
-        self.taken += b"".join(blocks)
+        self.received += b"".join(blocks)
 
 
 async def _failing(sink: _Sink) -> None:
@@ -45,28 +45,28 @@ async def _written(sink: _Sink, bodies: Sequence[bytes]) -> tuple[int, str]:
         return await stream.close()
 
 
-def test_what_is_gathered_comes_out_in_its_order_with_its_size_and_digest() -> None:
+def test_files_are_written_in_their_order_with_size_and_checksum() -> None:
     bodies = [random.Random(number).randbytes(700_000) for number in range(20)]
     sink = _Sink()
     size, sha256 = asyncio.run(_written(sink, bodies))
-    assert sink.taken == b"".join(bodies)
-    assert (size, sha256) == (len(sink.taken), hashlib.sha256(sink.taken).hexdigest())
+    assert sink.received == b"".join(bodies)
+    assert (size, sha256) == (len(sink.received), hashlib.sha256(sink.received).hexdigest())
 
 
-def test_what_is_being_written_is_waited_for_when_something_else_fails() -> None:
+def test_a_write_in_progress_is_awaited_when_something_else_fails() -> None:
     async def run() -> None:
         sink = _Sink()
         with pytest.raises(ValueError, match="a bug"):
             await _failing(sink)
         assert not sink.busy
-        assert len(sink.taken) == 4 * MEGABYTES
-        refusing = _Sink(refuses=True)
+        assert len(sink.received) == 4 * MEGABYTES
+        failing = _Sink(fails=True)
         with pytest.raises(ValueError, match="a bug"):
-            await _failing(refusing)
+            await _failing(failing)
 
     asyncio.run(run())
 
 
-def test_a_sink_that_refuses_is_told_of() -> None:
+def test_a_failing_sink_is_reported() -> None:
     with pytest.raises(OSError, match="full"):
-        asyncio.run(_written(_Sink(refuses=True), [bytes(4 * MEGABYTES)]))
+        asyncio.run(_written(_Sink(fails=True), [bytes(4 * MEGABYTES)]))

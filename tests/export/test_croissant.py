@@ -6,7 +6,7 @@ import json
 import ledger
 import pytest
 from export import exporting
-from export.exporting import Stored, picture
+from export.exporting import StoredImage, image_bytes
 
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.tables import COLUMNS
@@ -25,15 +25,15 @@ def clean(runtime: Runtime) -> None:
 def test_it_has_the_digest_of_every_archive_and_table(
     runtime: Runtime, format_: str, options: dict[str, object], archives: int
 ) -> None:
-    stored = [Stored(picture(number), credit=Credit(license="cc-by-4.0")) for number in range(12)]
+    stored = [StoredImage(image_bytes(number), credit=Credit(license="cc-by-4.0")) for number in range(12)]
     ref = exporting.export(runtime, exporting.crawl_of(runtime, stored), options, format_=format_)
     files = exporting.files(runtime, ref)
-    told = json.loads(files["croissant.json"])
-    assert told["conformsTo"] == "http://mlcommons.org/croissant/1.1"
-    assert told["license"] == ["https://creativecommons.org/licenses/by/4.0/"]
-    assert {"name", "description", "url", "creator", "datePublished"} <= told.keys()
+    croissant = json.loads(files["croissant.json"])
+    assert croissant["conformsTo"] == "http://mlcommons.org/croissant/1.1"
+    assert croissant["license"] == ["https://creativecommons.org/licenses/by/4.0/"]
+    assert {"name", "description", "url", "creator", "datePublished"} <= croissant.keys()
     packed = 0
-    for entry in told["distribution"]:
+    for entry in croissant["distribution"]:
         body = files.get(entry["contentUrl"])
         if body is None:
             whole = files[entry["containedIn"]["@id"]]
@@ -41,8 +41,8 @@ def test_it_has_the_digest_of_every_archive_and_table(
             packed += 1
         assert entry["sha256"] == hashlib.sha256(body).hexdigest()
     assert packed == (0 if format_ == "csv" else archives)
-    assert len(told["recordSet"]) == archives
-    ids = {entry["@id"] for entry in told["distribution"]}
-    for records in told["recordSet"]:
+    assert len(croissant["recordSet"]) == archives
+    ids = {entry["@id"] for entry in croissant["distribution"]}
+    for records in croissant["recordSet"]:
         assert [field["name"] for field in records["field"]] == list(COLUMNS)
         assert {field["source"]["fileObject"]["@id"] for field in records["field"]} <= ids

@@ -34,31 +34,31 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]
             yield prefix + name, default
 
 
-def test_every_option_is_told_with_its_default() -> None:
-    told: dict[str, str] = {}
+def test_every_option_is_documented_with_its_default() -> None:
+    documented: dict[str, str] = {}
     for names, default, _ in rows("Options"):
         for name in re.findall(r"`([^`]+)`", names):
-            told[name] = default
+            documented[name] = default
     known = dict(fields(ExportOptions))
-    assert set(told) == set(known)
-    for name, default in told.items():
+    assert set(documented) == set(known)
+    for name, default in documented.items():
         if default in WORDS:
             assert known[name] is None
         else:
             assert json.loads(default.strip("`")) == json.loads(json.dumps(known[name]))
 
 
-def test_every_way_to_resize_is_told() -> None:
+def test_every_resize_mode_is_documented() -> None:
     (row,) = [row for row in rows("Options") if row[0] == "`image.resize`"]
     for mode in Resize.model_json_schema()["properties"]["mode"]["enum"]:
         assert f"`{mode}`" in row[2]
 
 
-def test_every_layout_is_told_with_its_formats() -> None:
-    told = {names.strip("`"): set(re.findall(r"zip|tar|csv", formats)) for names, formats, _ in rows("Layouts")}
-    assert told == {name: set(protocol.load(name).export_formats) for name in protocol.LAYOUTS.installed()}
+def test_every_layout_is_documented_with_its_formats() -> None:
+    documented = {names.strip("`"): set(re.findall(r"zip|tar|csv", formats)) for names, formats, _ in rows("Layouts")}
+    assert documented == {name: set(protocol.load(name).export_formats) for name in protocol.LAYOUTS.installed()}
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_every_column_is_told(column: str) -> None:
+def test_every_column_is_documented(column: str) -> None:
     assert f"`{column}`" in DOCUMENT.split("\n## Columns\n")[1].split("\n## ")[0]

@@ -1,4 +1,4 @@
-"""The files of an export on this machine, and what becomes of damaged ones."""
+"""Downloading and unpacking exports, with damaged files among them."""
 
 import hashlib
 import zipfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from export import exporting
-from export.exporting import Stored, picture
+from export.exporting import StoredImage, image_bytes
 
 from pixcrawler_worker.cli import job_status
 from pixcrawler_worker.db.job_views import ExportView
@@ -23,26 +23,26 @@ def zipped(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def summed(files: dict[str, bytes]) -> dict[str, bytes]:
+def with_checksums(files: dict[str, bytes]) -> dict[str, bytes]:
     lines = [f"{hashlib.sha256(body).hexdigest()}  {name}\n" for name, body in files.items()]
     return files | {"SHA256SUMS": "".join(lines).encode()}
 
 
-def test_every_file_of_an_export_is_fetched_and_unpacked_into_one_folder(runtime: Runtime, tmp_path: Path) -> None:
-    job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)])
+def test_all_files_of_an_export_are_downloaded_and_unpacked_into_one_folder(runtime: Runtime, tmp_path: Path) -> None:
+    job = exporting.crawl_of(runtime, [StoredImage(image_bytes(number)) for number in range(12)])
     ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
     fetched = download.fetch(runtime, job_status.require(runtime.sessions, ExportView, ref.id), tmp_path / "all")
     assert {path.name: path.read_bytes() for path in fetched} == exporting.files(runtime, ref)
-    told: list[int] = []
+    progress: list[int] = []
     for path in sorted(fetched):
         if path.suffix == ".zip":
-            download.unpack(path, tmp_path, wrote=told.append)
+            download.unpack(path, tmp_path, wrote=progress.append)
     assert len(list(tmp_path.glob("cat/*/*.jpg"))) == 12
-    assert told[:3] == [1, 2, 3]
+    assert progress[:3] == [1, 2, 3]
 
 
-def test_an_export_that_expires_is_fetched_for_an_hour_more_and_then_says_so(runtime: Runtime, tmp_path: Path) -> None:
-    job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(3)])
+def test_an_expired_export_can_be_downloaded_for_another_hour(runtime: Runtime, tmp_path: Path) -> None:
+    job = exporting.crawl_of(runtime, [StoredImage(image_bytes(number)) for number in range(3)])
     ref = exporting.export(runtime, job)
     known = job_status.require(runtime.sessions, ExportView, ref.id)
     exporting.expire(runtime, ref)
@@ -55,8 +55,8 @@ def test_an_export_that_expires_is_fetched_for_an_hour_more_and_then_says_so(run
     assert not (tmp_path / "late").exists()
 
 
-def test_a_fetch_that_fails_leaves_nothing_half_done(runtime: Runtime, tmp_path: Path) -> None:
-    job = exporting.crawl_of(runtime, [Stored(picture(number)) for number in range(12)])
+def test_a_failed_download_leaves_no_partial_files(runtime: Runtime, tmp_path: Path) -> None:
+    job = exporting.crawl_of(runtime, [StoredImage(image_bytes(number)) for number in range(12)])
     ref = exporting.export(runtime, job, {"archive": {"part_max_images": 5}})
     known = job_status.require(runtime.sessions, ExportView, ref.id)
     runtime.run(runtime.storage.put(f"exports/{ref.id}/{known.result['files'][2]}", b"damaged"))
@@ -68,7 +68,7 @@ def test_a_fetch_that_fails_leaves_nothing_half_done(runtime: Runtime, tmp_path:
         assert list(tmp_path.rglob("*.zip")) == []
 
 
-def test_a_folder_with_something_in_it_is_refused(runtime: Runtime, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_rejected(runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     for folder in (tmp_path, tmp_path / "precious"):
         with pytest.raises(PermanentError, match=r"is not empty|cannot be written"):
@@ -85,15 +85,15 @@ def test_nothing_is_unpacked_outside_of_the_folder(tmp_path: Path, name: str) ->
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_a_file_that_differs_from_its_digest_or_has_none_is_refused(tmp_path: Path) -> None:
-    good = summed({"a.jpg": b"a", "b.jpg": b"b"})
+def test_a_file_with_a_wrong_or_missing_checksum_is_rejected(tmp_path: Path) -> None:
+    good = with_checksums({"a.jpg": b"a", "b.jpg": b"b"})
     assert download.unpack(zipped(tmp_path / "good.zip", good), tmp_path / "good") == 3
     for bad in (good | {"b.jpg": b"c"}, good | {"more.jpg": b"x"}):
         with pytest.raises(PermanentError, match="its SHA-256 differs from SHA256SUMS"):
             download.unpack(zipped(tmp_path / "bad.zip", bad), tmp_path / "bad")
 
 
-def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK\x03\x04 and nothing else")
     with pytest.raises(PermanentError, match=r"x\.zip is damaged"):
         download.unpack(tmp_path / "x.zip", tmp_path)

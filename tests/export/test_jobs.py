@@ -1,4 +1,4 @@
-"""Export jobs as a whole: which images they take, and what they write."""
+"""Whole export jobs: which images they select, and what they write."""
 
 import csv
 import hashlib
@@ -14,14 +14,14 @@ from doubles import query
 from export import exporting
 from export.exporting import (
     ALONE,
-    Stored,
+    StoredImage,
     crawl_of,
     export,
     files,
+    image_bytes,
     made,
-    picture,
-    pictures,
-    told,
+    metadata_rows,
+    stored_images,
     untarred,
     unzipped,
 )
@@ -41,31 +41,31 @@ LABELS = ("cat", "train", "CON", "../x", "Cat", "\N{CAT FACE}" * 200, "con")
 pytestmark = pytest.mark.usefixtures("nothing_else")
 
 
-def labeled(count: int) -> list[Stored]:
-    return [replace(one, label=LABELS[at % len(LABELS)]) for at, one in enumerate(pictures(count))]
+def labeled(count: int) -> list[StoredImage]:
+    return [replace(one, label=LABELS[at % len(LABELS)]) for at, one in enumerate(stored_images(count))]
 
 
-# What is in it
+# Content
 
 
-def test_an_archive_has_every_image_by_label_and_says_what_is_known_of_it(runtime: Runtime) -> None:
+def test_an_archive_has_every_image_by_label_with_its_metadata(runtime: Runtime) -> None:
     credit = Credit(title="=HYPERLINK(1)", author="Ann", license="cc-by-4.0", page_url="https://example.org/a, b")
-    job = crawl_of(runtime, [Stored(picture(1), credit=credit), *labeled(21)[2:]])
+    job = crawl_of(runtime, [StoredImage(image_bytes(1), credit=credit), *labeled(21)[2:]])
     ref = export(runtime, job)
     row = exporting.row(runtime, ref)
     assert (row.status, row.progress, row.total_images, row.exported_images) == ("completed", 100, 20, 20)
     assert row.error_message is None
     found = files(runtime, ref)
     assert set(found) == ALONE
-    name, archive = "my-pictures.zip", found["my-pictures.zip"]
-    assert row.download_url == runtime.storage.url(f"exports/{ref.id}/my-pictures.zip")
-    assert name == "my-pictures.zip"
+    name, archive = "my-images.zip", found["my-images.zip"]
+    assert row.download_url == runtime.storage.url(f"exports/{ref.id}/my-images.zip")
+    assert name == "my-images.zip"
     assert row.file_size == len(archive)
     assert row.completed_at
     assert row.expires_at
     assert 604_790 < (row.expires_at - row.completed_at).total_seconds() < 604_810
     entries = unzipped(archive)
-    rows = told(entries)
+    rows = metadata_rows(entries)
     assert len(rows) == 20
     for one in rows:
         body = entries[one["path"]]
@@ -88,52 +88,52 @@ def test_an_archive_has_every_image_by_label_and_says_what_is_known_of_it(runtim
     with runtime.sessions.begin() as session:
         events = [entry.action for entry in activity_log.latest(session, ref)]
     assert events == ["export_job.completed", "export_job.started"]
-    assert query(runtime, "SELECT count(*) FROM pixcrawler.export_items") == [(0,)], "they were for the parts"
+    assert query(runtime, "SELECT count(*) FROM pixcrawler.export_items") == [(0,)], "the entries are deleted"
 
 
-def test_only_what_is_valid_and_wanted_is_taken(runtime: Runtime) -> None:
-    small = Stored(picture(50, size=(40, 40)))
-    free = replace(pictures(1, first=60)[0], credit=Credit(license="cc0-1.0"), label="dog")
-    job = crawl_of(runtime, [*pictures(6, credit=Credit(license="cc-by-sa-4.0")), small, free])
+def test_only_valid_images_that_the_options_select_are_exported(runtime: Runtime) -> None:
+    small = StoredImage(image_bytes(50, size=(40, 40)))
+    free = replace(stored_images(1, first=60)[0], credit=Credit(license="cc0-1.0"), label="dog")
+    job = crawl_of(runtime, [*stored_images(6, credit=Credit(license="cc-by-sa-4.0")), small, free])
 
-    def taken(**select: Any) -> int:
+    def exported(**select: Any) -> int:
         row = exporting.row(runtime, export(runtime, job, {"select": select}))
         return row.exported_images if row.status == "completed" else -1
 
-    assert taken() == 8, "nobody has judged them"
+    assert exported() == 8, "there is no validation"
     judging.validate(runtime, job)
-    assert taken() == 7, "the small one is invalid"
-    assert taken(only_valid=False) == 8
-    assert taken(only_valid=False, exclude_flags=["dimensions"]) == 7
-    assert taken(labels=["dog"]) == 1
-    assert taken(labels=["horse"]) == -1
-    assert taken(licenses=["cc0"]) == 1
-    assert taken(licenses=["cc-by-sa", "cc0"]) == 7
-    assert taken(licenses=["cc-by-nc"]) == -1
-    assert taken(only_valid=False, min_width=41) == 7
-    assert taken(min_width=97) == -1
-    assert taken(limit=3) == 3
+    assert exported() == 7, "the small one is invalid"
+    assert exported(only_valid=False) == 8
+    assert exported(only_valid=False, exclude_flags=["dimensions"]) == 7
+    assert exported(labels=["dog"]) == 1
+    assert exported(labels=["horse"]) == -1
+    assert exported(licenses=["cc0"]) == 1
+    assert exported(licenses=["cc-by-sa", "cc0"]) == 7
+    assert exported(licenses=["cc-by-nc"]) == -1
+    assert exported(only_valid=False, min_width=41) == 7
+    assert exported(min_width=97) == -1
+    assert exported(limit=3) == 3
     second = judging.make_validation(runtime, job, {"mode": "report_only", "checks": {"dimensions": False}})
     judging.drive(runtime, submission.start(runtime, VALIDATION, second.id))
-    assert taken() == 7, "a report changes nothing"
+    assert exported() == 7, "a report changes nothing"
     judging.validate(runtime, job, {"checks": {"dimensions": False}})
-    assert taken() == 8, "the newest completed validation counts"
+    assert exported() == 8, "the newest completed validation counts"
 
 
-def test_a_limit_takes_an_even_sample_and_a_larger_one_takes_more_of_it(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(30))
+def test_a_limit_selects_a_sample_and_a_larger_limit_a_superset(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(30))
     few, many = (
-        {one["sha256"] for one in told(made(runtime, export(runtime, job, {"select": {"limit": limit}})))}
+        {one["sha256"] for one in metadata_rows(made(runtime, export(runtime, job, {"select": {"limit": limit}})))}
         for limit in (10, 20)
     )
     assert few < many
 
 
-def test_what_a_validation_found_stands_beside_each_image(runtime: Runtime) -> None:
-    strip = Stored(picture(7, size=(400, 80)))
-    job = crawl_of(runtime, [*pictures(2), strip])
+def test_flags_of_a_validation_are_a_column_of_the_metadata(runtime: Runtime) -> None:
+    strip = StoredImage(image_bytes(7, size=(400, 80)))
+    job = crawl_of(runtime, [*stored_images(2), strip])
     judging.validate(runtime, job)
-    flags = {one["width"]: one["flags"] for one in told(made(runtime, export(runtime, job)))}
+    flags = {one["width"]: one["flags"] for one in metadata_rows(made(runtime, export(runtime, job)))}
     assert "aspect_ratio" in flags[400].split(",")
     assert "aspect_ratio" not in flags[96]
 
@@ -141,30 +141,30 @@ def test_what_a_validation_found_stands_beside_each_image(runtime: Runtime) -> N
 # Splits
 
 
-def test_splits_follow_the_hash_and_adding_images_moves_none(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(40))
+def test_splits_depend_on_the_hash_and_added_images_move_no_others(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(40))
 
-    def placed() -> dict[str, str]:
-        rows = told(made(runtime, export(runtime, job, {"splits": {"ratios": SPLITS, "seed": 5}})))
+    def splits_by_sha256() -> dict[str, str]:
+        rows = metadata_rows(made(runtime, export(runtime, job, {"splits": {"ratios": SPLITS, "seed": 5}})))
         assert all(one["path"].startswith(f"{one['split']}/cat/") for one in rows)
         return {one["sha256"]: one["split"] for one in rows}
 
-    before = placed()
+    before = splits_by_sha256()
     assert before == {sha256: exporting.split_of(sha256, SPLITS, seed=5) for sha256 in before}
     assert set(before.values()) == set(SPLITS)
-    exporting.add(runtime, job, pictures(20, first=100))
-    after = placed()
+    exporting.add(runtime, job, stored_images(20, first=100))
+    after = splits_by_sha256()
     assert len(after) == 60
     assert {sha256: after[sha256] for sha256 in before} == before
 
 
-def test_near_duplicates_are_never_divided(runtime: Runtime) -> None:
-    def similar(number: int, quality: int) -> Stored:
-        return Stored(picture(number, size=(320, 240), quality=quality))
+def test_near_duplicates_are_in_one_split(runtime: Runtime) -> None:
+    def similar(number: int, quality: int) -> StoredImage:
+        return StoredImage(image_bytes(number, size=(320, 240), quality=quality))
 
     job = crawl_of(runtime, [similar(number, quality) for number in range(25) for quality in (95, 80, 70)])
     judging.validate(runtime, job, {"checks": {"near_duplicate": True}})
-    rows = told(made(runtime, export(runtime, job, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})))
+    rows = metadata_rows(made(runtime, export(runtime, job, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})))
     assert len(rows) == 75
     groups = dict(
         query(runtime, "SELECT encode(sha256, 'hex'), coalesce(keeper_id, image_id) FROM pixcrawler.verdicts")
@@ -175,27 +175,29 @@ def test_near_duplicates_are_never_divided(runtime: Runtime) -> None:
         by_group.setdefault(groups[one["sha256"]], set()).add(one["split"])
     assert all(len(found) == 1 for found in by_group.values())
     assert {split for found in by_group.values() for split in found} == {"train", "test"}
-    # One may ask for leaks.
+    # The options can allow leaks.
     leaky = {"splits": {"ratios": {"train": 0.5, "test": 0.5}, "by": "image"}}
     by_group.clear()
     divided = made(runtime, export(runtime, job, leaky))
-    assert b"near duplicates" not in divided["README.md"], "the card promises nothing that is not so"
-    for one in told(divided):
+    assert b"near duplicates" not in divided["README.md"], "the card must not promise it"
+    for one in metadata_rows(divided):
         by_group.setdefault(groups[one["sha256"]], set()).add(one["split"])
     assert any(len(found) == 2 for found in by_group.values())
 
 
-def test_stratified_splits_have_their_ratios_in_each_class(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(20), *pictures(10, first=50, label="dog")])
-    asked = {"splits": {"ratios": {"train": 0.8, "test": 0.2}, "stratify": "label"}}
-    counts = Counter((one["label"], one["split"]) for one in told(made(runtime, export(runtime, job, asked))))
+def test_stratified_splits_keep_their_ratios_in_each_class(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*stored_images(20), *stored_images(10, first=50, label="dog")])
+    options = {"splits": {"ratios": {"train": 0.8, "test": 0.2}, "stratify": "label"}}
+    counts = Counter(
+        (one["label"], one["split"]) for one in metadata_rows(made(runtime, export(runtime, job, options)))
+    )
     assert counts == {("cat", "train"): 16, ("cat", "test"): 4, ("dog", "train"): 8, ("dog", "test"): 2}
 
 
 # Parts
 
 
-def test_parts_are_archives_of_their_own_that_may_be_unpacked_into_one_folder(runtime: Runtime) -> None:
+def test_parts_are_independent_archives_that_can_be_unpacked_into_one_folder(runtime: Runtime) -> None:
     job = crawl_of(runtime, labeled(40))
     ref = export(runtime, job, {"archive": {"part_max_images": 15}})
     row = exporting.row(runtime, ref)
@@ -215,15 +217,15 @@ def test_parts_are_archives_of_their_own_that_may_be_unpacked_into_one_folder(ru
     for name in names:
         entries = unzipped(found[name])
         assert together.keys().isdisjoint(entries)
-        rows = told(entries)
+        rows = metadata_rows(entries)
         assert len(rows) == len([path for path in entries if path.endswith(".jpg")])
         together |= entries
-    assert len(told(together)) == 40
-    assert all(one["path"] in together for one in told(together))
+    assert len(metadata_rows(together)) == 40
+    assert all(one["path"] in together for one in metadata_rows(together))
 
 
-def test_no_part_is_larger_than_it_may_be(runtime: Runtime) -> None:
-    rows = [Stored(picture(number, size=(900, 700), quality=95)) for number in range(30)]
+def test_no_part_exceeds_its_limit(runtime: Runtime) -> None:
+    rows = [StoredImage(image_bytes(number, size=(900, 700), quality=95)) for number in range(30)]
     job = crawl_of(runtime, rows)
     ref = export(runtime, job, {"archive": {"part_max_bytes": 1_000_000}})
     sizes = [len(body) for name, body in files(runtime, ref).items() if name.endswith(".zip")]
@@ -232,8 +234,8 @@ def test_no_part_is_larger_than_it_may_be(runtime: Runtime) -> None:
     assert sum(sizes) / len(sizes) > 500_000, "nor much smaller"
 
 
-def test_shards_hold_one_split_each(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(40))
+def test_a_shard_has_images_of_one_split(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(40))
     ref = export(runtime, job, {"splits": {"ratios": SPLITS}, "archive": {"part_max_images": 15}}, format_="tar")
     shards = {name: untarred(body) for name, body in files(runtime, ref).items() if name.endswith(".tar")}
     assert {"train-00000.tar", "train-00001.tar", "val-00000.tar", "test-00000.tar"} <= set(shards)
@@ -265,43 +267,47 @@ def test_the_same_images_give_the_same_bytes_whatever_their_order(
     assert one == other
 
 
-# Pictures that are changed
+# Conversion
 
 
-def test_what_a_layout_cannot_hold_is_converted(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [Stored(picture(1, "GIF")), Stored(picture(2, "PNG")), Stored(picture(3))])
-    rows = told(made(runtime, export(runtime, job)))
+def test_formats_that_a_layout_does_not_support_are_converted(runtime: Runtime) -> None:
+    job = crawl_of(
+        runtime, [StoredImage(image_bytes(1, "GIF")), StoredImage(image_bytes(2, "PNG")), StoredImage(image_bytes(3))]
+    )
+    rows = metadata_rows(made(runtime, export(runtime, job)))
     assert sorted(one["mime"] for one in rows) == ["image/jpeg", "image/jpeg", "image/png"]
     ref = export(runtime, job, format_="tar")
     archive = files(runtime, ref)["train-00000.tar"]
     assert {path.split(".")[-1] for path in untarred(archive) if "__meta__" not in path} == {"jpg", "cls", "json"}
 
 
-def test_pictures_are_resized_turned_and_converted_as_asked(runtime: Runtime) -> None:
-    turned = Image.Exif()
-    turned[0x0112] = 6
+def test_images_are_resized_rotated_and_converted_as_the_options_say(runtime: Runtime) -> None:
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
     kinds = ("JPEG", "PNG", "WEBP", "TIFF")
-    stored = [Stored(picture(number, kind, exif=turned)) for number, kind in enumerate(kinds)]
-    job = crawl_of(runtime, [*stored, Stored(picture(9, size=(300, 200)))])
-    upright = {(one["width"], one["height"]) for one in told(made(runtime, export(runtime, job)))}
+    stored = [StoredImage(image_bytes(number, kind, exif=rotated)) for number, kind in enumerate(kinds)]
+    job = crawl_of(runtime, [*stored, StoredImage(image_bytes(9, size=(300, 200)))])
+    upright = {(one["width"], one["height"]) for one in metadata_rows(made(runtime, export(runtime, job)))}
     assert upright == {(72, 96), (300, 200)}
-    asked = {"image": {"format": "png", "resize": {"mode": "cover", "size": 64}}}
-    entries = made(runtime, export(runtime, job, asked))
-    for one in told(entries):
+    options = {"image": {"format": "png", "resize": {"mode": "cover", "size": 64}}}
+    entries = made(runtime, export(runtime, job, options))
+    for one in metadata_rows(entries):
         body = entries[one["path"]]
         assert (one["width"], one["height"], one["mime"]) == (64, 64, "image/png")
         assert Image.open(io.BytesIO(body)).size == (64, 64)
         assert one["sha256"] == hashlib.sha256(body).hexdigest()
     as_stored = {"image": {"orient": False}}
-    assert (96, 72) in {(one["width"], one["height"]) for one in told(made(runtime, export(runtime, job, as_stored)))}
+    assert (96, 72) in {
+        (one["width"], one["height"]) for one in metadata_rows(made(runtime, export(runtime, job, as_stored)))
+    }
 
 
-def test_images_that_nobody_measured_are_exported_like_others(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(2))
+def test_images_without_facts_are_exported_like_others(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(2))
     ledger.execute(runtime.sessions, "DELETE FROM pixcrawler.image_facts")
     ledger.execute(runtime.sessions, "UPDATE images SET width = NULL, height = NULL, file_size = NULL, format = NULL")
     entries = made(runtime, export(runtime, job))
-    for one in told(entries):
+    for one in metadata_rows(entries):
         assert (one["width"], one["height"], one["mime"], one["label"]) == (96, 72, "image/jpeg", "cat")
         assert one["sha256"] == hashlib.sha256(entries[one["path"]]).hexdigest()
-    assert len(told(entries)) == 2
+    assert len(metadata_rows(entries)) == 2

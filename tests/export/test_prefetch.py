@@ -8,7 +8,7 @@ from pixcrawler_worker.export.prefetch import prefetch
 
 
 class _Line:
-    """Works that wait for their gates, and what became of them."""
+    """Coroutines that wait for their gates; records which were started and cancelled."""
 
     def __init__(self, count: int, *, opened: int) -> None:
         self.started: list[int] = []
@@ -31,18 +31,18 @@ class _Line:
         return number
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 10])
-def test_results_come_in_their_order_however_they_end(most: int) -> None:
+@pytest.mark.parametrize("limit", [1, 2, 3, 10])
+def test_results_come_in_their_order_whichever_ends_first(limit: int) -> None:
     async def run() -> list[int]:
         line = _Line(5, opened=0)
         for delay, gate in enumerate(reversed(line.gates)):
             asyncio.get_running_loop().call_later(delay / 100, gate.set)
-        return [number async for number in prefetch(line.works(), limit=most)]
+        return [number async for number in prefetch(line.works(), limit=limit)]
 
     assert asyncio.run(run()) == [0, 1, 2, 3, 4]
 
 
-def test_what_follows_is_under_way_while_one_is_used_and_no_more_than_that() -> None:
+def test_the_next_coroutines_up_to_the_limit_run_while_a_result_is_used() -> None:
     async def run() -> None:
         line = _Line(5, opened=1)
         results = prefetch(line.works(), limit=2)
@@ -54,7 +54,7 @@ def test_what_follows_is_under_way_while_one_is_used_and_no_more_than_that() -> 
     asyncio.run(run())
 
 
-def test_what_is_under_way_is_cancelled_when_nobody_wants_it() -> None:
+def test_running_coroutines_are_cancelled_when_the_generator_is_closed() -> None:
     async def run() -> None:
         line = _Line(5, opened=1)
         results = prefetch(line.works(), limit=3)
@@ -65,7 +65,7 @@ def test_what_is_under_way_is_cancelled_when_nobody_wants_it() -> None:
     asyncio.run(run())
 
 
-def test_trouble_comes_where_its_result_would_and_ends_the_others() -> None:
+def test_an_exception_is_raised_in_place_of_its_result_and_cancels_the_others() -> None:
     async def broken() -> int:
         raise OSError("broken")
 

@@ -1,4 +1,4 @@
-"""The page about an export, as people see it."""
+"""The HTML report on an export."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import ledger
 import pytest
 from browser import look, requires_chromium
 from export import exporting
-from export.exporting import Stored, picture
+from export.exporting import StoredImage, image_bytes
 
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.runtime import Runtime
@@ -24,29 +24,31 @@ def crawl(runtime: Runtime) -> int:
     labels = ("red panda", "snow leopard", "<script>alert(1)</script>")
     credit = Credit(title='"><b>', author="Ann", license="cc-by-4.0")
     stored = [
-        Stored(picture(number, size=(480, 360)), label=labels[number % 3], credit=credit if number % 2 else Credit())
+        StoredImage(
+            image_bytes(number, size=(480, 360)), label=labels[number % 3], credit=credit if number % 2 else Credit()
+        )
         for number in range(90)
     ]
     return exporting.crawl_of(runtime, stored)
 
 
-def page(archive: dict[str, bytes]) -> str:
+def report(archive: dict[str, bytes]) -> str:
     return archive["dataset.html"].decode()
 
 
-def test_it_tells_what_is_in_the_archive_and_shows_some_of_it(runtime: Runtime) -> None:
+def test_it_has_counts_of_the_archive_and_a_contact_sheet(runtime: Runtime) -> None:
     job = crawl(runtime)
-    html = page(exporting.made(runtime, exporting.export(runtime, job, SPLITS)))
+    html = report(exporting.made(runtime, exporting.export(runtime, job, SPLITS)))
     assert "<b>90</b>images" in html
     assert "<b>50%</b>with a known license" in html
     assert html.count("data:image/jpeg;base64,") == 45, "every second one: at most sixty, evenly"
     assert "red panda" in html
     assert "<script" not in html
     assert "&lt;script&gt;" in html
-    assert not re.search(r'(src|href)="(?!data:)', html), "it holds everything it shows"
+    assert not re.search(r'(src|href)="(?!data:)', html), "it has no external references"
 
 
-def test_several_archives_have_a_page_each_and_one_of_all(runtime: Runtime) -> None:
+def test_each_of_several_archives_has_a_report_and_there_is_one_on_all(runtime: Runtime) -> None:
     job = crawl(runtime)
     ref = exporting.export(runtime, job, {"archive": {"part_max_images": 40}})
     found = exporting.files(runtime, ref)
@@ -55,7 +57,7 @@ def test_several_archives_have_a_page_each_and_one_of_all(runtime: Runtime) -> N
     assert "<b>10</b>images" in part["dataset-part-00002.html"].decode()
 
 
-def test_it_is_left_out_when_it_is_not_wanted(runtime: Runtime) -> None:
+def test_the_options_can_leave_it_out(runtime: Runtime) -> None:
     job = crawl(runtime)
     entries = exporting.made(runtime, exporting.export(runtime, job, {"extras": {"html_report": False}}))
     assert "dataset.html" not in entries
@@ -63,7 +65,7 @@ def test_it_is_left_out_when_it_is_not_wanted(runtime: Runtime) -> None:
 
 @requires_chromium
 @pytest.mark.parametrize(("name", "width"), [("desktop", 1180), ("phone", 420)])
-def test_it_can_be_looked_at(runtime: Runtime, tmp_path: Path, name: str, width: int) -> None:
+def test_it_renders_in_a_browser(runtime: Runtime, tmp_path: Path, name: str, width: int) -> None:
     path = tmp_path / "dataset.html"
     path.write_bytes(exporting.made(runtime, exporting.export(runtime, crawl(runtime), SPLITS))["dataset.html"])
     seen = look(path.as_uri(), f"export-{name}", width=width, height=1600)

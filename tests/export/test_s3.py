@@ -1,4 +1,4 @@
-"""Export jobs whose storage is S3: archives and links for anybody who holds them."""
+"""Export jobs with S3 as storage: archives and presigned URLs."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import ledger
 import pytest
 from doubles import query
 from export import exporting
-from export.exporting import crawl_of, export, files, pictures, told, unzipped
+from export.exporting import crawl_of, export, files, metadata_rows, stored_images, unzipped
 
 from pixcrawler_worker.export import cleanup
 from pixcrawler_worker.jobs.limits import LIMITS
@@ -27,17 +27,18 @@ def in_s3(runtime: Runtime, s3_url: str) -> Iterator[Runtime]:
 
 
 def fetched(url: object) -> bytes:
-    """What anybody gets who knows the link and nothing else."""
+    """Download a URL without credentials."""
     with urllib.request.urlopen(str(url), timeout=10) as answer:
         body: bytes = answer.read()
     return body
 
 
-def fade(runtime: Runtime) -> None:
-    """Let the links of all exports end within the hour, although their files are kept for long."""
+def let_urls_expire_soon(runtime: Runtime) -> None:
+    """Make the presigned URLs of all exports expire within the hour, and their files much later."""
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.export_plans SET signed_until = now() + interval '1 hour'")
     ledger.execute(
-        runtime.sessions, "UPDATE export_jobs SET download_url = 'faded', expires_at = now() + interval '30 days'"
+        runtime.sessions,
+        "UPDATE export_jobs SET download_url = 'expires soon', expires_at = now() + interval '30 days'",
     )
 
 
@@ -47,18 +48,18 @@ def signed_for(runtime: Runtime) -> timedelta:
     return left
 
 
-def test_an_archive_is_downloaded_by_its_link(in_s3: Runtime) -> None:
-    ref = export(in_s3, crawl_of(in_s3, pictures(10)))
+def test_an_archive_is_downloaded_by_its_url(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, stored_images(10)))
     row = exporting.row(in_s3, ref)
     assert (row.status, row.exported_images) == ("completed", 10)
     assert parse_qs(urlsplit(str(row.download_url)).query)["X-Amz-Expires"] == ["604800"]
     archive = fetched(row.download_url)
     assert len(archive) == row.file_size
-    assert len(told(unzipped(archive))) == 10
+    assert len(metadata_rows(unzipped(archive))) == 10
 
 
-def test_several_archives_are_downloaded_by_the_links_of_a_manifest(in_s3: Runtime) -> None:
-    ref = export(in_s3, crawl_of(in_s3, pictures(12)), {"archive": {"part_max_images": 5}})
+def test_several_archives_are_downloaded_by_the_urls_of_a_manifest(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, stored_images(12)), {"archive": {"part_max_images": 5}})
     manifest = json.loads(fetched(exporting.row(in_s3, ref).download_url))
     assert [one["images"] for one in manifest["parts"]] == [5, 5, 2]
     for one in manifest["parts"]:
@@ -67,8 +68,8 @@ def test_several_archives_are_downloaded_by_the_links_of_a_manifest(in_s3: Runti
     assert {one["name"]: fetched(one["url"]) for one in manifest["files"]}.keys() >= {"README.md"}
 
 
-def test_an_export_that_has_expired_loses_its_files(in_s3: Runtime) -> None:
-    job = crawl_of(in_s3, pictures(6))
+def test_an_expired_export_loses_its_files(in_s3: Runtime) -> None:
+    job = crawl_of(in_s3, stored_images(6))
     kept, gone = export(in_s3, job), export(in_s3, job, {"archive": {"part_max_images": 3}})
     exporting.expire(in_s3, gone, ago="61 min")
     assert cleanup.clean_up(in_s3, LIMITS) == 1
@@ -78,8 +79,8 @@ def test_an_export_that_has_expired_loses_its_files(in_s3: Runtime) -> None:
     assert cleanup.clean_up(in_s3, LIMITS) == 0
 
 
-def test_a_download_that_began_before_the_link_went_comes_to_its_end(in_s3: Runtime) -> None:
-    ref = export(in_s3, crawl_of(in_s3, pictures(12)), {"archive": {"part_max_images": 5}})
+def test_a_download_that_began_before_the_expiry_is_completed(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, stored_images(12)), {"archive": {"part_max_images": 5}})
     manifest = json.loads(fetched(exporting.row(in_s3, ref).download_url))
     first, *others = manifest["parts"]
     with urllib.request.urlopen(first["url"], timeout=10) as response:
@@ -92,19 +93,19 @@ def test_a_download_that_began_before_the_link_went_comes_to_its_end(in_s3: Runt
         assert hashlib.sha256(fetched(one["url"])).hexdigest() == one["sha256"]
 
 
-def test_a_link_that_fades_is_signed_again(in_s3: Runtime) -> None:
-    ref = export(in_s3, crawl_of(in_s3, pictures(3)))
-    fade(in_s3)
+def test_a_url_that_expires_soon_is_renewed(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, stored_images(3)))
+    let_urls_expire_soon(in_s3)
     assert cleanup.clean_up(in_s3, LIMITS) == 0
-    assert len(told(unzipped(fetched(exporting.row(in_s3, ref).download_url)))) == 3
+    assert len(metadata_rows(unzipped(fetched(exporting.row(in_s3, ref).download_url)))) == 3
     assert timedelta(days=6, hours=23) < signed_for(in_s3) <= timedelta(days=7)
 
 
-def test_a_manifest_whose_links_fade_is_written_again(in_s3: Runtime) -> None:
-    ref = export(in_s3, crawl_of(in_s3, pictures(6)), {"archive": {"part_max_images": 3}})
+def test_a_manifest_whose_urls_expire_soon_is_written_again(in_s3: Runtime) -> None:
+    ref = export(in_s3, crawl_of(in_s3, stored_images(6)), {"archive": {"part_max_images": 3}})
     before = json.loads(fetched(exporting.row(in_s3, ref).download_url))
     in_s3.run(in_s3.storage.put(f"exports/{ref.id}/manifest.json", b"faded"))
-    fade(in_s3)
+    let_urls_expire_soon(in_s3)
     assert cleanup.clean_up(in_s3, LIMITS) == 0
     manifest = json.loads(fetched(exporting.row(in_s3, ref).download_url))
     assert [one["sha256"] for one in manifest["parts"]] == [one["sha256"] for one in before["parts"]]
@@ -113,19 +114,19 @@ def test_a_manifest_whose_links_fade_is_written_again(in_s3: Runtime) -> None:
         assert parse_qs(urlsplit(one["url"]).query)["X-Amz-Expires"] == ["604800"]
 
 
-class Asked(Storage):
-    """A storage that remembers which uploads were to be aborted."""
+class RecordingStorage(Storage):
+    """A storage that records which uploads it was called to abort."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.asked: list[tuple[str, timedelta]] = []
+        self.aborted: list[tuple[str, timedelta]] = []
 
     async def abort_uploads(self, prefix: str, *, older: timedelta) -> int:
-        self.asked.append((prefix, older))
+        self.aborted.append((prefix, older))
         return await super().abort_uploads(prefix, older=older)
 
 
-def test_the_sweep_aborts_uploads_that_no_task_can_be_at_any_more(runtime: Runtime, s3_url: str) -> None:
-    storage = Asked(s3_url)
+def test_a_clean_up_aborts_uploads_older_than_the_grace_period(runtime: Runtime, s3_url: str) -> None:
+    storage = RecordingStorage(s3_url)
     cleanup.clean_up(replace(runtime, storage=storage), LIMITS)
-    assert storage.asked == [("exports/", LIMITS.grace_period)]
+    assert storage.aborted == [("exports/", LIMITS.grace_period)]

@@ -1,4 +1,4 @@
-"""Export jobs in trouble, twice, late and at once, and what becomes of their files."""
+"""Export jobs with failures, duplicate messages, concurrent changes, and expiry."""
 
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -14,11 +14,11 @@ from export.exporting import (
     crawl_of,
     export,
     files,
+    image_bytes,
     made,
     make_export,
-    picture,
-    pictures,
-    told,
+    metadata_rows,
+    stored_images,
 )
 
 from pixcrawler_worker.db.ledger import chunks
@@ -35,7 +35,7 @@ from pixcrawler_worker.storage.uploads import Sink
 pytestmark = pytest.mark.usefixtures("nothing_else")
 
 
-# Trouble
+# Failures
 
 
 def lose(runtime: Runtime, job: int, *, count: int = 1) -> None:
@@ -43,11 +43,11 @@ def lose(runtime: Runtime, job: int, *, count: int = 1) -> None:
     runtime.run(runtime.storage.delete([runtime.storage.key(url) for (url,) in urls[:count]]))
 
 
-def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(5))
+def test_missing_and_changed_images_are_left_out_and_reported(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(5))
     lose(runtime, job)
     ((url,),) = query(runtime, "SELECT storage_url FROM images ORDER BY id OFFSET 1 LIMIT 1")
-    runtime.run(runtime.storage.put(runtime.storage.key(url), picture(99)))
+    runtime.run(runtime.storage.put(runtime.storage.key(url), image_bytes(99)))
     ledger.execute(
         runtime.sessions, "UPDATE images SET storage_url = 's3://elsewhere/x' WHERE id = (SELECT max(id) FROM images)"
     )
@@ -56,7 +56,7 @@ def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Ru
     assert (row.status, row.total_images, row.exported_images) == ("completed", 5, 2)
     assert row.error_message == "left out: 2 missing, 1 changed"
     assert row.export_options["result"]["skipped"] == {"missing": 2, "changed": 1}
-    assert len(told(made(runtime, ref))) == 2
+    assert len(metadata_rows(made(runtime, ref))) == 2
     failed = exporting.row(runtime, export(runtime, job, {"image": {"on_error": "fail"}}))
     assert failed.status == "failed"
     assert failed.download_url is None
@@ -64,7 +64,7 @@ def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Ru
 
 
 @pytest.mark.parametrize(
-    ("values", "told_of"),
+    ("values", "message"),
     [
         ({"options": {"layout": "nonsense"}}, "export_options.layout: there is no layout 'nonsense'"),
         ({"options": {"layot": "flat"}}, "did you mean 'layout'"),
@@ -74,15 +74,15 @@ def test_images_that_are_missing_or_changed_are_left_out_and_told_of(runtime: Ru
         ({"options": {"select": {"labels": ["x"]}}}, "has no images that the options select"),
     ],
 )
-def test_what_cannot_be_done_ends_with_a_reason(runtime: Runtime, values: dict[str, Any], told_of: str) -> None:
-    job = crawl_of(runtime, pictures(1))
+def test_invalid_requests_fail_with_a_message(runtime: Runtime, values: dict[str, Any], message: str) -> None:
+    job = crawl_of(runtime, stored_images(1))
     row = exporting.row(runtime, export(runtime, job, **values))
     assert (row.status, row.download_url, row.exported_images) == ("failed", None, 0)
-    assert told_of in str(row.error_message)
+    assert message in str(row.error_message)
 
 
-def test_a_job_none_of_whose_files_are_there_fails_and_leaves_nothing(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(3))
+def test_a_job_without_any_image_files_fails_and_leaves_no_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(3))
     lose(runtime, job, count=3)
     ref = export(runtime, job)
     row = exporting.row(runtime, ref)
@@ -91,8 +91,8 @@ def test_a_job_none_of_whose_files_are_there_fails_and_leaves_nothing(runtime: R
     assert files(runtime, ref) == {}
 
 
-class Failing(Storage):
-    """The runtime's storage, whose writers raise after so many writes."""
+class HookedStorage(Storage):
+    """The runtime's storage, which calls a function before each write."""
 
     def __init__(self, runtime: Runtime, before: Callable[[], None]) -> None:
         super().__init__(runtime.settings.storage())
@@ -101,10 +101,10 @@ class Failing(Storage):
     @asynccontextmanager
     async def writing(self, key: str) -> Any:
         async with super().writing(key) as sink:
-            yield _FailingSink(sink, self._before)
+            yield _HookedSink(sink, self._before)
 
 
-class _FailingSink:
+class _HookedSink:
     def __init__(self, sink: Sink, before: Callable[[], None]) -> None:
         self._sink, self._before = sink, before
 
@@ -113,14 +113,14 @@ class _FailingSink:
         await self._sink.write(blocks)
 
 
-def test_a_storage_that_is_full_gives_the_part_back_and_leaves_nothing_half_done(runtime: Runtime) -> None:
+def test_a_full_storage_releases_the_chunk_and_leaves_no_partial_files(runtime: Runtime) -> None:
     def full() -> None:
         raise TransientError("no space left on device")
 
-    job = crawl_of(runtime, pictures(5))
+    job = crawl_of(runtime, stored_images(5))
     ref = make_export(runtime, job)
     (message,) = submission.start(runtime, EXPORT, ref.id)
-    assert executor.run(replace(runtime, storage=Failing(runtime, full)), EXPORT, message.chunk_id) == []
+    assert executor.run(replace(runtime, storage=HookedStorage(runtime, full)), EXPORT, message.chunk_id) == []
     assert files(runtime, ref) == {}
     assert query(runtime, "SELECT state, error FROM pixcrawler.chunks") == [("queued", "no space left on device")]
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
@@ -128,11 +128,11 @@ def test_a_storage_that_is_full_gives_the_part_back_and_leaves_nothing_half_done
     assert exporting.row(runtime, ref).status == "completed"
 
 
-# Twice, late, and at once
+# Duplicate messages and concurrent changes
 
 
-def test_starting_twice_is_once(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(4))
+def test_starting_twice_has_the_effect_of_once(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(4))
     ref = make_export(runtime, job)
     messages = submission.start(runtime, EXPORT, ref.id)
     assert submission.start(runtime, EXPORT, ref.id) == []
@@ -144,8 +144,8 @@ def test_starting_twice_is_once(runtime: Runtime) -> None:
     assert exporting.row(runtime, ref).exported_images == 4
 
 
-def test_a_part_whose_answer_was_lost_is_not_written_again(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(4))
+def test_an_archive_whose_result_was_lost_is_not_written_again(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(4))
     ref = make_export(runtime, job)
     (message,) = submission.start(runtime, EXPORT, ref.id)
     claim = ledger.claim(runtime.sessions, message.chunk_id)
@@ -158,27 +158,27 @@ def test_a_part_whose_answer_was_lost_is_not_written_again(runtime: Runtime) -> 
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
 
     def never() -> None:
-        raise AssertionError("the part is there already")
+        raise AssertionError("the archive exists already")
 
-    again = replace(runtime, storage=Failing(runtime, never))
+    again = replace(runtime, storage=HookedStorage(runtime, never))
     exporting.drive(again, [message])
     assert exporting.row(runtime, ref).status == "completed"
     assert set(files(runtime, ref)) == ALONE
 
 
-def test_images_that_come_or_go_meanwhile_change_nothing_that_was_planned(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(10))
+def test_images_that_are_added_or_deleted_meanwhile_do_not_change_the_plan(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(10))
     ref = make_export(runtime, job)
     messages = submission.start(runtime, EXPORT, ref.id)
-    exporting.add(runtime, job, pictures(5, first=50))
+    exporting.add(runtime, job, stored_images(5, first=50))
     ledger.execute(runtime.sessions, "DELETE FROM images WHERE id = (SELECT min(id) FROM images)")
     exporting.drive(runtime, messages)
     row = exporting.row(runtime, ref)
     assert (row.status, row.total_images, row.exported_images) == ("completed", 10, 9)
 
 
-def test_a_job_that_is_deleted_half_way_leaves_no_files(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(10))
+def test_a_job_that_is_deleted_while_it_runs_leaves_no_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(10))
     ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
     first, second = submission.start(runtime, EXPORT, ref.id)
     executor.run(runtime, EXPORT, first.chunk_id)
@@ -190,8 +190,8 @@ def test_a_job_that_is_deleted_half_way_leaves_no_files(runtime: Runtime) -> Non
     assert cleanup.clean_up(runtime, LIMITS) == 0
 
 
-def test_a_job_that_somebody_stopped_by_hand_stays_stopped_and_leaves_no_files(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(10))
+def test_a_job_that_was_cancelled_in_its_row_stays_cancelled_and_leaves_no_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(10))
     ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
     first, second = submission.start(runtime, EXPORT, ref.id)
     executor.run(runtime, EXPORT, first.chunk_id)
@@ -204,14 +204,14 @@ def test_a_job_that_somebody_stopped_by_hand_stays_stopped_and_leaves_no_files(r
     assert (row.status, row.download_url, row.exported_images) == ("cancelled", None, 5)
 
 
-def test_a_failed_part_fails_the_export_and_its_files_go(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(10))
+def test_a_failed_archive_fails_the_export_and_its_files_are_deleted(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(10))
     ref = make_export(runtime, job, {"archive": {"part_max_images": 5}})
     first, second = submission.start(runtime, EXPORT, ref.id)
     executor.run(runtime, EXPORT, first.chunk_id)
-    held = ledger.claim(runtime.sessions, second.chunk_id)
+    claim = ledger.claim(runtime.sessions, second.chunk_id)
     with runtime.sessions.begin() as session:
-        chunks.fail(session, held, error="the disk is on fire")
+        chunks.fail(session, claim, error="the disk is on fire")
     sweeper.sweep(runtime, JOB_KINDS.values())
     row = exporting.row(runtime, ref)
     assert (row.status, row.error_message, row.download_url) == ("failed", "the disk is on fire", None)
@@ -219,42 +219,42 @@ def test_a_failed_part_fails_the_export_and_its_files_go(runtime: Runtime) -> No
     assert files(runtime, ref) == {}
 
 
-# How long it lives
+# Expiry
 
 
-def test_an_export_that_has_expired_loses_its_files_and_link_and_keeps_its_row(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(3))
-    kept, gone = export(runtime, job), export(runtime, job)
+def test_an_expired_export_loses_its_files_and_url_and_keeps_its_row(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(3))
+    kept, expired = export(runtime, job), export(runtime, job)
     assert cleanup.clean_up(runtime, LIMITS) == 0
-    exporting.expire(runtime, gone)
+    exporting.expire(runtime, expired)
     assert cleanup.clean_up(runtime, LIMITS) == 0
-    row = exporting.row(runtime, gone)
+    row = exporting.row(runtime, expired)
     assert (row.status, row.download_url, row.exported_images) == ("completed", None, 3)
-    assert set(files(runtime, gone)) == ALONE, "somebody may be downloading them"
-    exporting.expire(runtime, gone, ago="61 min")
+    assert set(files(runtime, expired)) == ALONE, "downloads may be in progress"
+    exporting.expire(runtime, expired, ago="61 min")
     assert cleanup.clean_up(runtime, LIMITS) == 1
-    assert files(runtime, gone) == {}
+    assert files(runtime, expired) == {}
     assert exporting.row(runtime, kept).download_url
     assert set(files(runtime, kept)) == ALONE
 
 
-def test_what_dead_workers_left_unfinished_is_removed_once_the_export_is_done(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(3))
+def test_unfinished_files_of_dead_workers_are_deleted_after_the_export_ends(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(3))
     ref = make_export(runtime, job)
     messages = submission.start(runtime, EXPORT, ref.id)
-    stray = f"exports/{ref.id}/my-pictures.zip.unfinished-0123"
-    runtime.run(runtime.storage.put(stray, b"half"))
+    unfinished = f"exports/{ref.id}/my-images.zip.unfinished-0123"
+    runtime.run(runtime.storage.put(unfinished, b"half"))
     cleanup.clean_up(runtime, LIMITS)
-    assert stray.rpartition("/")[2] in files(runtime, ref), "somebody may be at it"
+    assert unfinished.rpartition("/")[2] in files(runtime, ref), "a worker may still write it"
     exporting.drive(runtime, messages)
     assert cleanup.clean_up(runtime, LIMITS) == 1
     assert set(files(runtime, ref)) == ALONE
 
 
-def test_an_export_that_was_asked_for_starts_without_its_message(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(3))
+def test_a_requested_export_starts_without_its_message(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(3))
     ref = make_export(runtime, job)
-    assert sweeper.sweep(runtime, JOB_KINDS.values()).messages == [], "nobody asked for it"
+    assert sweeper.sweep(runtime, JOB_KINDS.values()).messages == [], "it was not requested"
     ledger.execute(
         runtime.sessions,
         "INSERT INTO pixcrawler.export_plans (export_job_id, requested_at) VALUES (:id, now() - interval '1 hour')",
@@ -266,7 +266,7 @@ def test_an_export_that_was_asked_for_starts_without_its_message(runtime: Runtim
     assert exporting.row(runtime, ref).status == "completed"
 
 
-def test_an_unknown_job_is_no_job(runtime: Runtime) -> None:
+def test_an_unknown_job_is_reported(runtime: Runtime) -> None:
     with pytest.raises(UnknownJobError, match="there is no export job 424242"):
         submission.start(runtime, EXPORT, 424242)
     assert submission.conclude(runtime, EXPORT, 424242) == []

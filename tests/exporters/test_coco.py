@@ -1,7 +1,7 @@
 import json
 from typing import Any
 
-from laying import EMOJI, LABELS, SPLITS, archives, dataset, sample, write
+from layout_samples import EMOJI, LABELS, SPLITS, archives, dataset, sample, write
 
 from pixcrawler_worker.exporters.coco import Coco
 
@@ -34,7 +34,7 @@ def test_an_image_has_one_annotation_around_all_of_it() -> None:
                 "width": 12,
                 "height": 8,
                 "license": 1,
-                "coco_url": "https://pictures.example/4.jpg",
+                "coco_url": "https://images.example/4.jpg",
                 "date_captured": "2026-01-02T03:04:05Z",
             }
         ],

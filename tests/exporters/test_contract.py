@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from itertools import accumulate, chain
 
 import pytest
-from laying import EXTRAS, LABELS, SPLITS, Written, archives, content, dataset, sample, write
+from layout_samples import EXTRAS, LABELS, SPLITS, Written, archives, content, dataset, sample, write
 
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.errors import PermanentError

@@ -1,7 +1,7 @@
 import json
 from dataclasses import replace
 
-from laying import dataset, sample, write
+from layout_samples import dataset, sample, write
 
 from pixcrawler_worker.exporters.flat import Flat
 

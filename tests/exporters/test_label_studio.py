@@ -1,7 +1,7 @@
 import json
 from xml.etree import ElementTree as ET
 
-from laying import EMOJI, LABELS, archives, dataset, sample, write
+from layout_samples import EMOJI, LABELS, archives, dataset, sample, write
 
 from pixcrawler_worker.exporters.label_studio import LabelStudio
 
@@ -10,7 +10,7 @@ def test_a_task_shows_the_image_where_it_was_found_and_suggests_its_class() -> N
     image = sample(3, label=EMOJI)
     written = write(LabelStudio, dataset(), [image])
     (task,) = json.loads(written.files["tasks.json"])
-    assert task["data"]["image"] == "https://pictures.example/3.jpg"
+    assert task["data"]["image"] == "https://images.example/3.jpg"
     assert task["data"]["file_name"] == written.names[0] == f"images/{image.stem}.jpg"
     assert {name: task["data"][name] for name in image.row} == image.row
     (prediction,) = task["predictions"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from laying import LABELS, SPLITS, archives, dataset, sample, write
+from layout_samples import LABELS, SPLITS, archives, dataset, sample, write
 from pyarrow import parquet
 
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from laying import archives, write
+from layout_samples import archives, write
 
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from laying import EMOJI, LABELS, SPLITS, archives, dataset, sample, write
+from layout_samples import EMOJI, LABELS, SPLITS, archives, dataset, sample, write
 
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
@@ -106,7 +106,7 @@ def test_a_record_is_an_example_with_the_features_that_tensorflow_datasets_have(
         "image/class/text": EMOJI.encode(),
         "image/filename": f"{image.stem}.png".encode(),
         "image/source_id": image.stem.encode(),
-        "source_url": b"https://pictures.example/300.png",
+        "source_url": b"https://images.example/300.png",
         "license": b"cc-by-4.0",
         "attribution": b"300 by Ada",
     }

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from laying import EXTRAS, LABELS, SPLITS, archives, dataset, sample, write
+from layout_samples import EXTRAS, LABELS, SPLITS, archives, dataset, sample, write
 
 from pixcrawler_worker.export.archive_formats import Tar
 from pixcrawler_worker.exporters.webdataset import WebDataset

@@ -1,7 +1,7 @@
 from pathlib import PurePosixPath
 
 import pytest
-from laying import LABELS, SPLITS, archives, dataset, sample, write
+from layout_samples import LABELS, SPLITS, archives, dataset, sample, write
 
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.errors import PermanentError

@@ -15,7 +15,7 @@ _NUMBERS = ("image/width", "image/height", "image/class/label")
 
 def main(paths: Sequence[str]) -> None:
     """Print the records of all files; files and pixels are in base 64."""
-    import tensorflow as tf  # noqa: PLC0415 - a test asks for this file's name without it
+    import tensorflow as tf  # noqa: PLC0415 - a test reads the name of this file without it
 
     schema = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image/encoded", *_TEXTS)}
     schema |= {name: tf.io.FixedLenFeature([], tf.int64) for name in _NUMBERS}
@@ -23,7 +23,7 @@ def main(paths: Sequence[str]) -> None:
         for record in tf.data.TFRecordDataset(path):
             read = {name: value.numpy() for name, value in tf.io.parse_single_example(record, schema).items()}
             seen = tf.io.decode_image(read["image/encoded"], channels=3).numpy()
-            told: dict[str, Any] = {
+            row: dict[str, Any] = {
                 "path": path,
                 **{name: read[name].decode() for name in _TEXTS},
                 **{name: int(read[name]) for name in _NUMBERS},
@@ -31,7 +31,7 @@ def main(paths: Sequence[str]) -> None:
                 "shape": seen.shape,
                 "pixels": base64.b64encode(seen.tobytes()).decode(),
             }
-            sys.stdout.write(json.dumps(told) + "\n")
+            sys.stdout.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exports of one crawl in every layout, unpacked as people do, and what a reader must have found in them."""
+"""Exports of one crawl in every layout, unpacked, and what a reader has to find in them."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from export import exporting
-from export.exporting import Stored, picture
+from export.exporting import StoredImage, image_bytes
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -39,13 +39,13 @@ _DECODED, _ENCODED = 1.5, 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An export on somebody's disk.
+    """An unpacked export.
 
     Attributes:
-        packed: has the files of the export as they lie in storage.
-        folder: has the files of all archives, and what lies beside these.
+        packed: folder with the files of the export.
+        folder: folder with the files of all archives and with the sidecar files.
         archives: in their order.
-        splits: that were asked for.
+        splits: the requested splits.
     """
 
     packed: Path
@@ -76,12 +76,12 @@ class Found:
 
 
 class Shelf:
-    """The exports, each of which is made when it is asked for first."""
+    """The exports, each created on first use."""
 
-    def __init__(self, runtime: Runtime, folder: Path, *, pictures: int = 64) -> None:
+    def __init__(self, runtime: Runtime, folder: Path, *, images: int = 64) -> None:
         self._runtime, self._folder = runtime, folder
         self._made: dict[tuple[str, bool, bool, str], Exported] = {}
-        self.stored = {hashlib.sha256(one.body).hexdigest(): one for one in map(_stored, range(pictures))}
+        self.stored = {hashlib.sha256(one.body).hexdigest(): one for one in map(_stored, range(images))}
         self._job = exporting.crawl_of(runtime, list(self.stored.values()))
 
     def export(self, layout: str, *, split: bool = False, parts: bool = False, format_: str = "zip") -> Exported:
@@ -118,9 +118,9 @@ class Shelf:
             if one.row is not None:
                 credit = stored.credit
                 # A title that is a date has a space behind it where a reader would make a time of it.
-                told = (one.row["title"].rstrip(), one.row["author"], one.row["license"], one.row["source_url"])
+                stated = (one.row["title"].rstrip(), one.row["author"], one.row["license"], one.row["source_url"])
                 known = (credit.title or "", credit.author or "", credit.license or "")
-                assert told == (*known, f"https://example.org/{one.stem}")
+                assert stated == (*known, f"https://example.org/{one.stem}")
                 assert (one.row["label"], one.row["width"], one.row["height"]) == (stored.label, 96, 72)
 
     def _export(self, layout: str, split: bool, parts: bool, format_: str) -> Exported:  # noqa: FBT001 - a key
@@ -170,14 +170,14 @@ def pixels(image: bytes | Path | Image.Image) -> NDArray[np.uint8]:
         return np.asarray(opened.convert("RGB"))
 
 
-def assert_alike(one: NDArray[np.uint8], other: NDArray[np.uint8], most: float) -> None:
-    """Assert that two pictures differ by no more than that on average."""
+def assert_alike(one: NDArray[np.uint8], other: NDArray[np.uint8], limit: float) -> None:
+    """Assert that two images differ by no more than that on average."""
     assert one.shape == other.shape
-    assert np.abs(one.astype(int) - other.astype(int)).mean() <= most
+    assert np.abs(one.astype(int) - other.astype(int)).mean() <= limit
 
 
-def _stored(number: int) -> Stored:
-    """Return a picture: of each class eight, one of four a PNG, one of three with an owner."""
+def _stored(number: int) -> StoredImage:
+    """Return an image: eight of each class, one in four a PNG, one in three with a credit."""
     at, label = number // len(LABELS), LABELS[number % len(LABELS)]
     title = DATE if label == "Cat" else TITLES[at % len(TITLES)]
     credit = Credit(title=title)
@@ -190,4 +190,4 @@ def _stored(number: int) -> Stored:
             page_url=f"https://example.org/page/{number}",
         )
     kind = "PNG" if at % 4 == 1 else "JPEG"
-    return Stored(picture(number, kind), label=label, credit=credit)
+    return StoredImage(image_bytes(number, kind), label=label, credit=credit)

@@ -1,4 +1,4 @@
-"""Hugging Face's `datasets` opens what it is told to, by its own rules and with a card beside the files."""
+"""Hugging Face's `datasets` opens exports by its own rules, and with the dataset card."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,8 +26,8 @@ def hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def assert_typed(datasets: Any, features: Any, *, but: Iterable[str] = (), text: str = "string") -> None:
     """Every column is there, and of its type whatever the images of this dataset are."""
-    told = {name: datasets.Value("int64" if name in NUMBERS else text) for name in COLUMNS if name not in but}
-    assert {name: feature for name, feature in features.items() if name in COLUMNS} == told
+    expected = {name: datasets.Value("int64" if name in NUMBERS else text) for name in COLUMNS if name not in but}
+    assert {name: feature for name, feature in features.items() if name in COLUMNS} == expected
 
 
 def opened(datasets: Any, found: Any, *, split: bool) -> Iterator[Found]:
@@ -62,18 +62,18 @@ def test_hugging_face_opens_the_folder_of_images(
 
 
 @pytest.mark.parametrize("layout", ["imagefolder", "flat", "parquet"])
-@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
 @every_split
 def test_hugging_face_opens_a_few_images(  # noqa: PLR0913 - fixtures and parameters
     runtime: Runtime,
     hugging_face: Any,
     tmp_path: Path,
     layout: str,
-    pictures: int,
+    count: int,
     *,
     split: bool,
 ) -> None:
-    few = Shelf(runtime, tmp_path / "few", pictures=pictures)
+    few = Shelf(runtime, tmp_path / "few", images=count)
     found = hugging_face.load_dataset(str(few.export(layout, split=split).folder))
     split = split and layout != "flat"
     assert set(found) == ({few.split(stem) for stem in few.stored} if split else {"train"})

@@ -49,9 +49,9 @@ def lines(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 def test_unzip_finds_no_fault(shelf: Shelf, layout: str, *, parts: bool) -> None:
     program = shutil.which("unzip") or pytest.skip("there is no unzip")
     for path in shelf.export(layout, split=True, parts=parts).archives:
-        told = subprocess.run([program, "-t", path], capture_output=True, text=True, check=False)
-        assert told.returncode == 0, told.stdout
-        assert "No errors detected" in told.stdout
+        completed = subprocess.run([program, "-t", path], capture_output=True, text=True, check=False)
+        assert completed.returncode == 0, completed.stdout
+        assert "No errors detected" in completed.stdout
         with zipfile.ZipFile(path) as opened:
             assert opened.testzip() is None
 
@@ -61,10 +61,10 @@ def test_unzip_finds_no_fault(shelf: Shelf, layout: str, *, parts: bool) -> None
 def test_tar_and_bsdtar_list_what_tarfile_does(shelf: Shelf, layout: str, program: str) -> None:
     command = shutil.which(program) or pytest.skip(f"there is no {program}")
     for path in shelf.export(layout, split=True, format_="tar").archives:
-        told = subprocess.run([command, "-tf", path], capture_output=True, text=True, check=True)
-        assert told.stderr == ""
+        completed = subprocess.run([command, "-tf", path], capture_output=True, text=True, check=True)
+        assert completed.stderr == ""
         with tarfile.open(path) as opened:
-            assert told.stdout.splitlines() == opened.getnames()
+            assert completed.stdout.splitlines() == opened.getnames()
 
 
 @pytest.mark.parametrize("layout", ["imagefolder", "flat"])
@@ -199,20 +199,20 @@ def test_ultralytics_opens_folders(
     cfg = pytest.importorskip("ultralytics.cfg")
     dataset = pytest.importorskip("ultralytics.data.dataset")
     utils = pytest.importorskip("ultralytics.data.utils")
-    # It leaves notes beside what it reads.
+    # It writes cache files next to the files that it reads.
     folder = tmp_path / "copy"
     shutil.copytree(shelf.export("yolo", split=True, parts=parts).folder, folder)
-    told = utils.check_cls_dataset(folder)
-    assert told["names"] == dict(enumerate(sorted(SLUGS)))
+    found = utils.check_cls_dataset(folder)
+    assert found["names"] == dict(enumerate(sorted(SLUGS)))
     images = []
     for split in SPLITS:
-        assert told[split] == folder.resolve() / split
-        data = dataset.ClassificationDataset(told[split], cfg.get_cfg(overrides={"task": "classify", "imgsz": 32}))
+        assert found[split] == folder.resolve() / split
+        data = dataset.ClassificationDataset(found[split], cfg.get_cfg(overrides={"task": "classify", "imgsz": 32}))
         assert data.base.classes == sorted(SLUGS), "numbers mean the same classes in each split"
         for at, (path, number, *_) in enumerate(data.samples):
             assert data[at]["cls"] == number
             assert tuple(data[at]["img"].shape) == (3, 32, 32)
-            images.append(Found(stem=Path(path).stem, label=SLUGS[told["names"][number]], split=split))
+            images.append(Found(stem=Path(path).stem, label=SLUGS[found["names"][number]], split=split))
     shelf.assert_all(images)
 
 
@@ -232,14 +232,14 @@ def test_pycocotools_reads_annotations(shelf: Shelf, *, split: bool, parts: bool
     one = shelf.export("coco", split=split, parts=parts)
     images, numbers = [], []
     for name, path in annotations(one):
-        told = coco.COCO(str(path))
-        assert [category["name"] for category in told.loadCats(told.getCatIds())] == sorted(LABELS)
-        licenses = {license_["id"]: license_["name"] for license_ in told.dataset["licenses"]}
-        for image in told.loadImgs(told.getImgIds()):
+        dataset = coco.COCO(str(path))
+        assert [category["name"] for category in dataset.loadCats(dataset.getCatIds())] == sorted(LABELS)
+        licenses = {license_["id"]: license_["name"] for license_ in dataset.dataset["licenses"]}
+        for image in dataset.loadImgs(dataset.getImgIds()):
             numbers.append(image["id"])
-            (annotation,) = told.loadAnns(told.getAnnIds(imgIds=[image["id"]]))
+            (annotation,) = dataset.loadAnns(dataset.getAnnIds(imgIds=[image["id"]]))
             assert (annotation["bbox"], annotation["area"]) == ([0, 0, 96, 72], 96 * 72)
-            (category,) = told.loadCats([annotation["category_id"]])
+            (category,) = dataset.loadCats([annotation["category_id"]])
             file = one.folder / "images" / image["file_name"]
             stored = shelf.stored[file.stem]
             assert licenses[image["license"]] == (stored.credit.license or "")
@@ -280,10 +280,10 @@ def test_tensorflow_reads_records(shelf: Shelf) -> None:
         pytest.skip("there is no TensorFlow")
     exports = [shelf.export("tfrecord", split=split, parts=parts) for split, parts in product([False, True], repeat=2)]
     paths = [path for one in exports for path in sorted(one.folder.glob("*.tfrecord"))]
-    told = subprocess.run([sys.executable, records.__file__, *paths], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
+    completed = subprocess.run([sys.executable, records.__file__, *paths], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
     found: dict[Path, list[Found]] = {one.folder: [] for one in exports}
-    for row in map(json.loads, told.stdout.splitlines()):
+    for row in map(json.loads, completed.stdout.splitlines()):
         path, stem = Path(row["path"]), row["image/source_id"]
         assert row["image/class/label"] == sorted(LABELS).index(row["image/class/text"])
         assert row["image/format"] in {"jpeg", "png"}
@@ -340,15 +340,15 @@ def test_tasks_have_the_shape_that_label_studio_imports(shelf: Shelf, *, parts: 
 
 @every_split
 @pytest.mark.parametrize(
-    "asked", [{"layout": "imagefolder"}, {"layout": "flat", "parts": True}, {"layout": "table", "format_": "csv"}]
+    "options", [{"layout": "imagefolder"}, {"layout": "flat", "parts": True}, {"layout": "table", "format_": "csv"}]
 )
 def test_mlcroissant_reads_the_tables(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, split: bool, asked: dict[str, Any]
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, split: bool, options: dict[str, Any]
 ) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
     # It takes archives of one name for the same, and keeps what it unpacks.
     monkeypatch.setattr("mlcroissant._src.operation_graph.operations.extract.EXTRACT_PATH", tmp_path)
-    one = shelf.export(**asked, split=split)
+    one = shelf.export(**options, split=split)
     dataset = mlcroissant.Dataset(jsonld=str(one.packed / "croissant.json"))
     assert not dataset.metadata.issues.errors
     images = []

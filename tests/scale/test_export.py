@@ -11,7 +11,7 @@ from pathlib import Path
 import ledger
 import pytest
 from export import exporting
-from export.exporting import picture
+from export.exporting import image_bytes
 
 from pixcrawler_worker.db import images
 from pixcrawler_worker.db.images import NewImage
@@ -37,7 +37,7 @@ def job(runtime: Runtime) -> int:
     folder.mkdir(parents=True)
     found = []
     for number in range(PICTURES):
-        body = picture(number)
+        body = image_bytes(number)
         path = folder / f"{number}.jpg"
         path.write_bytes(body)
         with path.open("r+b") as file:

@@ -64,7 +64,7 @@ def sample(
         "bytes": len(body),
         "sha256": hashlib.sha256(body).hexdigest(),
         "mime": MIME[extension],
-        "source_url": f"https://pictures.example/{number}.{extension}",
+        "source_url": f"https://images.example/{number}.{extension}",
         "title": "\N{GREEK SMALL LETTER OMEGA} \N{LINE SEPARATOR} \u202e",
         "license": "cc-by-4.0",
         "license_url": "https://creativecommons.org/licenses/by/4.0/",
