@@ -1,4 +1,4 @@
-"""A small dataset, and layouts that are driven through it as an export does it."""
+"""A small dataset, and running layouts over it as an export does."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 EMOJI = "\N{CAT FACE}" * 300
-#: Classes that are trouble as names of files, sorted as an export has them.
+#: Classes that are difficult as file names, sorted as in an export.
 LABELS = tuple(sorted(("train", "CON", "../x", EMOJI, "Cat", "cat", 'a "b" & <c>')))
 SPLITS = ("train", "val", "test")
 EXTRAS = ("README.md", "images.csv", "ATTRIBUTION.txt", "SHA256SUMS")
@@ -24,9 +24,9 @@ class Written:
     """One archive.
 
     Attributes:
-        names: what each image is called in tables, in their order.
-        files: what was written, by path, in its order.
-        images: paths of files that are an image as it was given.
+        names: `file_name` of each image, in their order.
+        files: contents of the files by path, in their order.
+        images: paths of the files that are unchanged images.
     """
 
     names: Sequence[str]
@@ -35,8 +35,8 @@ class Written:
 
 
 @cache
-def picture(number: int, extension: str) -> bytes:
-    """A file of its own for each number, 8 + number pixels wide and 8 high."""
+def image_file(number: int, extension: str) -> bytes:
+    """Return a file that differs for each number, 8 + number pixels wide and 8 high."""
     file = io.BytesIO()
     image = Image.effect_noise((8 + number, 8), 50).convert("RGB")
     image.save(file, {"jpg": "JPEG"}.get(extension, extension.upper()))
@@ -52,8 +52,8 @@ def sample(
     body: bytes | None = None,
     **columns: Value,
 ) -> Sample:
-    """An image with every column."""
-    body = picture(number, extension) if body is None else body
+    """Return an image with values in all columns."""
+    body = image_file(number, extension) if body is None else body
     stem = hashlib.sha256(str(number).encode()).hexdigest()
     row: dict[str, Value] = {
         **dict.fromkeys(COLUMNS, ""),
@@ -86,14 +86,14 @@ def sample(
 
 
 def dataset(*, splits: Sequence[str] = (), labels: Sequence[str] = LABELS, part: int = 0, parts: int = 1) -> Dataset:
-    """What an archive of these images is told."""
+    """Return the dataset of an archive of these images."""
     return Dataset(name="Ada's cats", labels=tuple(labels), splits=tuple(splits), part=part, parts=parts)
 
 
 def archives(
     layout: type[Layout], *, splits: Sequence[str], parts: int, count: int = 42
 ) -> Iterator[tuple[Dataset, list[Sample]]]:
-    """The archives of an export of all classes and splits, with the images of each."""
+    """Yield the archives of an export of all classes and splits, with the images of each."""
     extensions = [extension for extension in ("jpg", "png") if extension in layout.image_formats]
     images = [
         sample(
@@ -113,9 +113,9 @@ def archives(
         yield dataset(splits=splits, part=part, parts=len(cut)), some
 
 
-def write(layout: type[Layout], asked: Dataset, samples: Iterable[Sample]) -> Written:
-    """Everything that the layout answers."""
-    made = layout(asked)
+def write(layout: type[Layout], described: Dataset, samples: Iterable[Sample]) -> Written:
+    """Run a layout over the images of an archive."""
+    made = layout(described)
     names: list[str] = []
     files: dict[str, bytes] = {}
     images: list[str] = []
@@ -137,7 +137,7 @@ def write(layout: type[Layout], asked: Dataset, samples: Iterable[Sample]) -> Wr
 
 
 def content(entry: Entry) -> bytes:
-    """What a file holds; a spool has told size and sums of it before it was read."""
+    """Return the content of a file. Assert that size and checksum of a spool are right."""
     if isinstance(entry.body, bytes):
         return entry.body
     spool: Spool = entry.body

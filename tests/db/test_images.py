@@ -1,4 +1,4 @@
-"""Images in bulk: each picture of a job once, whole, and in few statements."""
+"""Inserting images in bulk: each image of a job once, with all its facts, in few statements."""
 
 import hashlib
 from collections.abc import Iterator
@@ -33,10 +33,10 @@ def count(sessions: Sessions, job_id: int) -> int:
     return rows
 
 
-# What is written
+# Values
 
 
-def test_everything_that_is_known_of_an_image_is_kept(sessions: Sessions) -> None:
+def test_all_facts_and_the_credit_of_an_image_are_stored(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     credit = Credit(
         page_url="https://example.org/page",
@@ -79,7 +79,7 @@ def test_a_hash_keeps_all_of_its_64_bits(sessions: Sessions, bits: int) -> None:
     assert far == 64 - bits.bit_count()
 
 
-def test_what_nobody_knows_stays_unknown(sessions: Sessions) -> None:
+def test_unknown_values_stay_unknown(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     insert(sessions, job_id, make_image("a"))
     with sessions.begin() as session:
@@ -87,14 +87,14 @@ def test_what_nobody_knows_stays_unknown(sessions: Sessions) -> None:
     assert stored.credit == Credit()
 
 
-def test_texts_of_strangers_lose_what_cannot_be_stored_and_nothing_else(sessions: Sessions) -> None:
+def test_untrusted_texts_lose_only_characters_that_cannot_be_stored(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    strange = make_image(
+    untrusted = make_image(
         "a",
         url="https://example.org/a\0b\ud800c",
         credit=Credit(title="a\0b", author="\ud83d", page_url="\0", attribution="\u202e\ufffe\x7f"),
     )
-    assert insert(sessions, job_id, strange) == [0]
+    assert insert(sessions, job_id, untrusted) == [0]
     with sessions.begin() as session:
         (stored,) = image_records.of_crawl(session, job_id)
     assert stored.original_url == "https://example.org/ab?c"
@@ -102,7 +102,7 @@ def test_texts_of_strangers_lose_what_cannot_be_stored_and_nothing_else(sessions
     assert stored.credit.attribution == "\u202e\ufffe\x7f"
 
 
-def test_images_are_read_by_label_in_the_order_in_which_they_came(sessions: Sessions) -> None:
+def test_images_are_read_by_label_and_id(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     insert(sessions, job_id, make_image("b1", label="b"), make_image("a1", label="a"))
     insert(sessions, job_id, make_image("a2", label="a"))
@@ -114,21 +114,21 @@ def test_images_are_read_by_label_in_the_order_in_which_they_came(sessions: Sess
     assert files == {image.storage_url for image in stored}
 
 
-# What is new
+# Duplicates
 
 
-def test_an_image_is_new_once_by_its_address_and_by_its_bytes(sessions: Sessions) -> None:
+def test_an_image_is_inserted_once_per_url_and_per_content(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     a, b, c = make_image("a"), make_image("b"), make_image("c")
     assert insert(sessions, job_id, a) == [0]
-    same_address, same_bytes = make_image("d", url=a.url), make_image("e", facts=a.facts)
-    assert insert(sessions, job_id, same_address, b, same_bytes, a, c) == [1, 4]
+    same_url, same_bytes = make_image("d", url=a.url), make_image("e", facts=a.facts)
+    assert insert(sessions, job_id, same_url, b, same_bytes, a, c) == [1, 4]
     assert insert(sessions, job_id, a, b, c) == []
     assert insert(sessions, job_id) == []
     assert count(sessions, job_id) == 3
 
 
-def test_an_address_that_comes_twice_at_once_is_taken_once(sessions: Sessions) -> None:
+def test_a_url_that_occurs_twice_in_one_insert_is_inserted_once(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     twice = [make_image(name, url=f"https://example.org/a#{name}") for name in ("a", "b")]
     assert len(insert(sessions, job_id, *twice)) == 1
@@ -141,34 +141,34 @@ def test_another_job_may_have_the_same_images(sessions: Sessions) -> None:
     assert insert(sessions, second, make_image("a")) == [0]
 
 
-def test_images_of_a_deleted_job_are_gone_with_their_facts(sessions: Sessions) -> None:
+def test_images_of_a_deleted_job_are_deleted_with_their_facts(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     insert(sessions, job_id, make_image("a"))
     ledger.execute(sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=job_id)
     assert count(sessions, job_id) == 0
 
 
-def test_two_who_bring_the_same_images_in_opposite_orders_insert_each_once(sessions: Sessions) -> None:
+def test_concurrent_inserts_of_the_same_images_in_opposite_orders_insert_each_once(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     found = [make_image(str(position)) for position in range(2500)]
 
-    def bring(found: list[NewImage]) -> int:
-        # In one transaction without a second try: a deadlock would be raised.
+    def insert_all(found: list[NewImage]) -> int:
+        # In one transaction without a retry: a deadlock would be raised.
         with sessions.begin() as session:
             return len(insert_new(session, job_id, found))
 
-    brought = at_once(*(partial(bring, part) for part in (found[:2000], found[:500:-1])))
-    assert sum(brought) == count(sessions, job_id) == 2500
+    inserted = at_once(*(partial(insert_all, part) for part in (found[:2000], found[:500:-1])))
+    assert sum(inserted) == count(sessions, job_id) == 2500
 
 
-def test_the_same_addresses_with_other_bytes_in_opposite_orders_end_with_each_once(sessions: Sessions) -> None:
+def test_concurrent_inserts_of_the_same_urls_with_different_bytes_insert_each_once(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     found = [[make_image(f"{who} {n}", url=f"https://example.org/{n}") for n in range(20)] for who in "ab"]
-    brought = at_once(*(partial(insert, sessions, job_id, *part) for part in found))
-    assert sum(map(len, brought)) == count(sessions, job_id) == 20
+    inserted = at_once(*(partial(insert, sessions, job_id, *part) for part in found))
+    assert sum(map(len, inserted)) == count(sessions, job_id) == 20
 
 
-def test_an_insert_that_meets_passing_trouble_is_tried_again(sessions: Sessions) -> None:
+def test_an_insert_with_a_transient_error_is_retried(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     tries = []
 
@@ -189,32 +189,32 @@ def test_an_insert_that_meets_passing_trouble_is_tried_again(sessions: Sessions)
 # Candidates
 
 
-def test_an_address_is_counted_when_it_is_judged_first(sessions: Sessions) -> None:
+def test_a_url_is_counted_when_it_is_processed_for_the_first_time(sessions: Sessions) -> None:
     job_id, other = make_job(sessions), make_job(sessions)
     a, b, c = (url_hash(name) for name in "abc")
 
-    def judge(job_id: int, *hashes: bytes) -> int:
+    def add(job_id: int, *hashes: bytes) -> int:
         return transact(sessions, lambda session: images.add_candidates(session, job_id, hashes))
 
-    assert judge(job_id, a, b, a) == 2
-    assert judge(job_id, b, c) == 1
-    assert judge(job_id) == 0
-    assert judge(other, a) == 1
+    assert add(job_id, a, b, a) == 2
+    assert add(job_id, b, c) == 1
+    assert add(job_id) == 0
+    assert add(other, a) == 1
     with sessions.begin() as session:
         assert images.seen(session, job_id, [a, c, url_hash("d")]) == {a, c}
         assert images.seen(session, other, [a, c]) == {a}
         assert images.seen(session, job_id, []) == frozenset()
 
 
-def test_two_who_judge_the_same_addresses_count_each_once(sessions: Sessions) -> None:
+def test_concurrent_chunks_with_the_same_urls_count_each_once(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     hashes = [url_hash(str(number)) for number in range(20_000)]
 
-    def judge(part: list[bytes]) -> int:
+    def add(part: list[bytes]) -> int:
         with sessions.begin() as session:
             return images.add_candidates(session, job_id, part)
 
-    assert sum(at_once(partial(judge, hashes[:15_000]), partial(judge, hashes[:5_000:-1]))) == 20_000
+    assert sum(at_once(partial(add, hashes[:15_000]), partial(add, hashes[:5_000:-1]))) == 20_000
     with sessions.begin() as session:
         kept = session.scalar(select(func.count()).where(CrawlCandidate.crawl_job_id == job_id))
     assert kept == 20_000
@@ -236,7 +236,7 @@ def counted(wire: Cable) -> Iterator[Sessions]:
     engine.dispose()
 
 
-def test_a_chunk_is_finished_in_as_many_statements_for_500_images_as_for_5(
+def test_finishing_a_chunk_takes_as_many_statements_for_500_images_as_for_5(
     sessions: Sessions, wire: Cable, counted: Sessions
 ) -> None:
     def finishing(number: int) -> list[str]:

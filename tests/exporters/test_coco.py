@@ -9,20 +9,20 @@ from pixcrawler_worker.exporters.coco import Coco
 def documents(splits: tuple[str, ...], parts: int) -> dict[str, Any]:
     return {
         path: json.loads(body)
-        for asked, samples in archives(Coco, splits=splits, parts=parts)
-        for path, body in write(Coco, asked, samples).files.items()
+        for described, samples in archives(Coco, splits=splits, parts=parts)
+        for path, body in write(Coco, described, samples).files.items()
         if path.startswith("annotations/")
     }
 
 
-def test_it_has_a_file_per_split_and_archive() -> None:
+def test_there_is_a_file_per_split_and_archive() -> None:
     assert list(documents((), 1)) == ["annotations/instances_all.json"]
     assert list(documents(SPLITS, 1)) == [f"annotations/instances_{split}.json" for split in SPLITS]
     several = documents(SPLITS, 2)
     assert list(several) == [f"annotations/instances_{s}-part-0000{part}.json" for part in (0, 1) for s in SPLITS]
 
 
-def test_an_image_has_one_annotation_around_all_of_it() -> None:
+def test_an_image_has_one_annotation_around_the_whole_image() -> None:
     image = sample(4, label="dog", license="cc0-1.0", license_url="https://x/0")
     written = write(Coco, dataset(labels=["cat", "dog"]), [image])
     assert json.loads(written.files["annotations/instances_all.json"]) == {
@@ -57,7 +57,7 @@ def test_an_image_has_one_annotation_around_all_of_it() -> None:
     }
 
 
-def test_numbers_mean_the_same_in_all_files_and_lead_to_the_images() -> None:
+def test_ids_are_the_same_in_all_files_and_refer_to_the_images() -> None:
     found = documents(SPLITS, 3)
     categories = [(number, label) for number, label in enumerate(LABELS, start=1)]
     images = [image for document in found.values() for image in document["images"]]
@@ -74,14 +74,14 @@ def test_numbers_mean_the_same_in_all_files_and_lead_to_the_images() -> None:
 
 
 def test_file_names_are_relative_to_the_folder_of_images() -> None:
-    ((asked, samples), *_) = archives(Coco, splits=(), parts=2)
-    written = write(Coco, asked, samples)
+    ((described, samples), *_) = archives(Coco, splits=(), parts=2)
+    written = write(Coco, described, samples)
     document = json.loads(written.files["annotations/instances_all-part-00000.json"])
     assert [f"images/{image['file_name']}" for image in document["images"]] == list(written.names)
     assert list(written.images) == list(written.names)
 
 
-def test_every_class_is_a_category_as_it_was_written() -> None:
+def test_every_class_is_a_category_with_its_unchanged_name() -> None:
     (document,) = documents((), 1).values()
     names = {category["id"]: category["name"] for category in document["categories"]}
     assert EMOJI in names.values()
@@ -89,14 +89,14 @@ def test_every_class_is_a_category_as_it_was_written() -> None:
     assert [names[note["category_id"]] for note in document["annotations"]] == [LABELS[n % 7] for n in range(42)]
 
 
-def test_images_of_one_licence_share_it_and_those_without_have_an_empty_one() -> None:
+def test_images_share_their_license_and_those_without_have_an_empty_one() -> None:
     images = [sample(0), sample(1, license="", license_url=""), sample(2)]
     document = json.loads(write(Coco, dataset(), images).files["annotations/instances_all.json"])
     assert [image["license"] for image in document["images"]] == [1, 2, 1]
     assert [license_["name"] for license_ in document["licenses"]] == ["cc-by-4.0", ""]
 
 
-def test_a_split_without_images_is_a_file_without_them() -> None:
+def test_a_split_without_images_has_a_file_without_images() -> None:
     files = write(Coco, dataset(splits=["train", "val"]), [sample(0, split="train")]).files
     document = json.loads(files["annotations/instances_val.json"])
     assert (document["images"], document["annotations"], len(document["categories"])) == ([], [], len(LABELS))

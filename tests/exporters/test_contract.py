@@ -1,4 +1,4 @@
-"""One suite for every installed layout."""
+"""The conformance suite of layouts: runs for every installed layout."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ every_size = pytest.mark.parametrize("parts", [1, 3])
 
 def exported(name: str, splits: tuple[str, ...], parts: int) -> list[Written]:
     layout = protocol.load(name)
-    return [write(layout, asked, samples) for asked, samples in archives(layout, splits=splits, parts=parts)]
+    return [write(layout, described, samples) for described, samples in archives(layout, splits=splits, parts=parts)]
 
 
 def folders(path: str) -> Iterator[str]:
-    """The path, and every folder above."""
+    """Return the path and all its parent folders."""
     return accumulate(path.split("/"), lambda above, name: f"{above}/{name}")
 
 
@@ -46,26 +46,26 @@ def assert_portable(path: str) -> None:
         assert part.partition(".")[0].lower() not in DEVICES
 
 
-def assert_apart(paths: list[str]) -> None:
-    """No path is another one's, nor its folder, not even where capital letters do not count."""
+def assert_distinct(paths: list[str]) -> None:
+    """Assert that paths and folders are unique, also on file systems that ignore case."""
     assert len({path.lower() for path in paths}) == len(paths)
     above = {folder for path in paths for folder in folders(path) if folder != path}
     assert len({folder.lower() for folder in above}) == len(above)
     assert not {path.lower() for path in paths} & {folder.lower() for folder in above}
 
 
-def test_no_layout_is_missing() -> None:
+def test_all_layouts_of_the_package_are_installed() -> None:
     ours = {"imagefolder", "webdataset", "table", "flat", "yolo", "coco", "label_studio", "parquet", "tfrecord"}
     assert ours <= set(LAYOUTS)
 
 
-def test_an_unknown_layout_has_a_nearest_one() -> None:
+def test_an_unknown_layout_is_reported_with_the_nearest_name() -> None:
     with pytest.raises(PermanentError, match="webdataset"):
         protocol.load("webdatset")
 
 
 @every_layout
-def test_it_tells_what_it_is(name: str) -> None:
+def test_it_describes_itself(name: str) -> None:
     layout = protocol.load(name)
     assert layout.summary
     assert "\n" not in layout.summary
@@ -79,24 +79,24 @@ def test_it_tells_what_it_is(name: str) -> None:
 @every_layout
 @every_dataset
 @every_size
-def test_its_archives_can_be_unpacked_everywhere_and_into_one_folder(
+def test_its_archives_can_be_unpacked_on_all_systems_and_into_one_folder(
     name: str, splits: tuple[str, ...], parts: int
 ) -> None:
     paths = [path for archive in exported(name, splits, parts) for path in archive.files]
     for path in paths:
         assert_portable(path)
-    assert_apart(paths)
+    assert_distinct(paths)
 
 
 @every_layout
 @every_dataset
 @every_size
-def test_it_has_every_image_as_it_was_given(name: str, splits: tuple[str, ...], parts: int) -> None:
+def test_it_has_every_image_unchanged(name: str, splits: tuple[str, ...], parts: int) -> None:
     layout = protocol.load(name)
     if layout.export_formats == {ExportFormat.CSV}:
         pytest.skip("it has no images")
-    for asked, samples in archives(layout, splits=splits, parts=parts):
-        files = list(write(layout, asked, samples).files.values())
+    for described, samples in archives(layout, splits=splits, parts=parts):
+        files = list(write(layout, described, samples).files.values())
         for one in samples:
             assert sum(body.count(one.body) for body in files) == 1
 
@@ -104,12 +104,12 @@ def test_it_has_every_image_as_it_was_given(name: str, splits: tuple[str, ...], 
 @every_layout
 @every_dataset
 @every_size
-def test_its_names_of_images_are_those_of_their_files(name: str, splits: tuple[str, ...], parts: int) -> None:
+def test_its_file_names_are_those_of_the_files(name: str, splits: tuple[str, ...], parts: int) -> None:
     whole = exported(name, splits, parts)
     names = list(chain.from_iterable(archive.names for archive in whole))
     assert len({one.lower() for one in names}) == len(names) == 42
     for archive in whole:
-        # Without files of their own, images lie in others, which have the names in them.
+        # Layouts without a file per image have the names inside their files.
         assert list(archive.images) in ([], list(archive.names))
 
 
@@ -123,10 +123,10 @@ def test_the_same_images_give_the_same_bytes_in_the_same_order(name: str, splits
 
 @every_layout
 @every_dataset
-def test_files_that_every_export_has_find_a_place(name: str, splits: tuple[str, ...]) -> None:
+def test_sidecar_files_have_paths_of_their_own(name: str, splits: tuple[str, ...]) -> None:
     layout = protocol.load(name)
-    asked, samples = next(archives(layout, splits=splits, parts=1))
-    made = layout(asked)
+    described, samples = next(archives(layout, splits=splits, parts=1))
+    made = layout(described)
     entries = [entry for one in samples for entry in made.add(one)[1]]
     extras = [path for extra in EXTRAS if (path := made.extra_path(extra)) is not None]
     entries += made.close()
@@ -134,11 +134,11 @@ def test_files_that_every_export_has_find_a_place(name: str, splits: tuple[str, 
         content(entry)
     for path in extras:
         assert_portable(path)
-    assert_apart([*(entry.path for entry in entries), *extras])
+    assert_distinct([*(entry.path for entry in entries), *extras])
 
 
 @every_layout
-def test_what_hugging_face_is_told_of_a_split_is_that_split(name: str) -> None:
+def test_the_pattern_of_a_split_for_hugging_face_matches_the_files_of_the_split(name: str) -> None:
     layout = protocol.load(name)
     patterns = [layout.data_files(split) for split in SPLITS]
     if None in patterns:
@@ -147,7 +147,7 @@ def test_what_hugging_face_is_told_of_a_split_is_that_split(name: str) -> None:
     whole = exported(name, SPLITS, 3)
     paths = [path for archive in whole for path in archive.files]
     if layout.split_per_part:
-        # It is the archives that are told apart, which are named by their split.
+        # The pattern matches archives, which are named by their split.
         paths = [f"{split}-00000.tar" for split in SPLITS]
     found = [{path for path in paths if fnmatchcase(path, str(pattern))} for pattern in patterns]
     assert all(found)
@@ -157,7 +157,7 @@ def test_what_hugging_face_is_told_of_a_split_is_that_split(name: str) -> None:
 
 @every_layout
 def test_its_memory_stays_flat(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Spools go to disk early, so that filling them is no growth.
+    # Spools go to disk early, so that filling them does not count as growth.
     monkeypatch.setattr("pixcrawler_worker.exporters.spool._IN_MEMORY", 1 << 14)
     layout = protocol.load(name)
     made = layout(dataset(splits=SPLITS))
@@ -185,12 +185,12 @@ def test_its_memory_stays_flat(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         tracemalloc.stop()
         for entry in made.close():
             content(entry)
-    # Kept, their rows would be 6 MB, and their names alone more than half a megabyte.
+    # Their rows would take 6 MB, and their names alone more than half a megabyte.
     assert grown < 400_000
 
 
 @every_layout
-def test_large_images_do_not_stay_in_memory(name: str) -> None:
+def test_large_images_are_not_kept_in_memory(name: str) -> None:
     layout = protocol.load(name)
     made = layout(dataset(splits=SPLITS))
     pattern = sample(0, extension=layout.image_formats[0])
@@ -200,13 +200,13 @@ def test_large_images_do_not_stay_in_memory(name: str) -> None:
             one = replace(pattern, stem=f"{number:064x}", split=SPLITS[number % len(SPLITS)], body=bytes(1 << 20))
             for entry in made.add(one)[1]:
                 drain(entry)
-        _, most = tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
         for entry in made.close():
             drain(entry)
-    # Half of the images at most, whatever is copied on the way.
-    assert most < 50 << 20
+    # At most half of the images, including copies.
+    assert peak < 50 << 20
 
 
 def drain(entry: Entry) -> None:

@@ -6,7 +6,7 @@ from layout_samples import dataset, sample, write
 from pixcrawler_worker.exporters.flat import Flat
 
 
-def test_a_folder_has_as_many_files_as_it_may_have_and_the_metadata_knows_where_they_went() -> None:
+def test_a_folder_has_at_most_the_limit_of_files_and_the_metadata_has_their_paths() -> None:
     written = write(Flat, replace(dataset(), max_files_per_dir=2), [sample(number) for number in range(5)])
     folders = [name.rpartition("/")[0] for name in written.names]
     assert folders == ["images", "images", "images/0001", "images/0001", "images/0002"]

@@ -6,7 +6,7 @@ from layout_samples import EMOJI, LABELS, archives, dataset, sample, write
 from pixcrawler_worker.exporters.label_studio import LabelStudio
 
 
-def test_a_task_shows_the_image_where_it_was_found_and_suggests_its_class() -> None:
+def test_a_task_shows_the_image_from_its_source_url_and_predicts_its_class() -> None:
     image = sample(3, label=EMOJI)
     written = write(LabelStudio, dataset(), [image])
     (task,) = json.loads(written.files["tasks.json"])
@@ -19,7 +19,7 @@ def test_a_task_shows_the_image_where_it_was_found_and_suggests_its_class() -> N
     ]
 
 
-def test_an_image_without_an_address_is_served_by_label_studio() -> None:
+def test_an_image_without_a_source_url_is_served_by_label_studio() -> None:
     written = write(LabelStudio, dataset(), [sample(3, source_url="")])
     (task,) = json.loads(written.files["tasks.json"])
     assert task["data"]["image"] == f"/data/local-files/?d={written.names[0]}"
@@ -35,8 +35,8 @@ def test_the_configuration_has_the_names_and_choices_that_tasks_use() -> None:
 
 def test_several_archives_have_tasks_each_and_one_configuration() -> None:
     files: dict[str, bytes] = {}
-    for asked, samples in archives(LabelStudio, splits=(), parts=3):
-        files |= write(LabelStudio, asked, samples).files
+    for described, samples in archives(LabelStudio, splits=(), parts=3):
+        files |= write(LabelStudio, described, samples).files
     names = [f"tasks-part-0000{part}.json" for part in range(3)]
     assert sorted(path for path in files if "/" not in path) == ["label_config.xml", *names]
     tasks = [task for name in names for task in json.loads(files[name])]

@@ -20,9 +20,9 @@ def opened(body: bytes) -> Any:
     return parquet.ParquetFile(io.BytesIO(body))
 
 
-def test_a_row_is_an_image_with_all_that_is_known_of_it() -> None:
-    for asked, samples in archives(Parquet, splits=(), parts=1):
-        written = write(Parquet, asked, samples)
+def test_a_row_is_an_image_with_all_its_metadata() -> None:
+    for described, samples in archives(Parquet, splits=(), parts=1):
+        written = write(Parquet, described, samples)
         (body,) = written.files.values()
         rows = opened(body).read().to_pylist()
         assert [row.pop("image") for row in rows] == [
@@ -33,7 +33,7 @@ def test_a_row_is_an_image_with_all_that_is_known_of_it() -> None:
         assert {row["label"] for row in rows} == set(LABELS)
 
 
-def test_the_schema_says_which_column_is_an_image() -> None:
+def test_the_schema_declares_the_column_of_images() -> None:
     (body,) = write(Parquet, dataset(), [sample(0)]).files.values()
     schema = opened(body).schema_arrow
     assert schema.names == ["image", *COLUMNS]
@@ -46,12 +46,12 @@ def test_the_schema_says_which_column_is_an_image() -> None:
         assert schema.field(name).type == (pa.int64() if name in NUMBERS else pa.string())
 
 
-def test_names_are_those_that_datasets_tells_splits_by() -> None:
+def test_datasets_infers_the_splits_from_the_file_names() -> None:
     # Its SPLIT_PATTERN_SHARDED, tried before all other patterns.
     digits = "[0-9]" * 5
     paths = {split: f"data/{split}-{digits}-of-{digits}*.*" for split in (*SPLITS, "my_split")}
-    asked = dataset(splits=list(paths), part=2, parts=7)
-    written = write(Parquet, asked, [sample(number, split=split) for number, split in enumerate(paths)])
+    described = dataset(splits=list(paths), part=2, parts=7)
+    written = write(Parquet, described, [sample(number, split=split) for number, split in enumerate(paths)])
     assert list(written.files) == [f"data/{split}-00002-of-00007-00000.parquet" for split in paths]
     for path, pattern in zip(written.files, paths.values(), strict=True):
         assert fnmatchcase(path, pattern)
@@ -105,7 +105,7 @@ def test_a_full_file_is_written_before_the_last_image() -> None:
     assert len({entry.path for entry in entries}) == len(entries)
 
 
-def test_without_pyarrow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "pixcrawler_worker.exporters.parquet")
     with pytest.raises(PermanentError, match=re.escape("pip install 'pixcrawler-worker[parquet]'")):

@@ -47,7 +47,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return installed
 
 
-def test_a_layout_needs_no_more_than_a_summary_and_how_an_image_is_added(install: Install) -> None:
+def test_a_layout_needs_only_a_summary_and_a_method(install: Install) -> None:
     install(SMALL)
     layout = protocol.load("numbered")
     assert layout.export_formats == {ExportFormat.ZIP, ExportFormat.TAR}
@@ -58,7 +58,7 @@ def test_a_layout_needs_no_more_than_a_summary_and_how_an_image_is_added(install
     assert list(write(layout, *second).images)[:1] == ["001000001.png"]
 
 
-def test_what_is_not_a_layout_is_reported_with_its_module(install: Install) -> None:
+def test_a_class_that_is_not_a_layout_is_reported_with_its_module(install: Install) -> None:
     install(SMALL.replace("Numbered(Layout)", "Numbered"))
     with pytest.raises(PermanentError, match=r"layout 'numbered' cannot be used: numbered_\w+:Numbered is not"):
         protocol.load("numbered")

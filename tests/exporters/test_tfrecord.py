@@ -112,7 +112,7 @@ def test_a_record_is_an_example_with_the_features_that_tensorflow_datasets_have(
     }
 
 
-def test_features_stand_in_the_order_of_their_names() -> None:
+def test_features_are_sorted_by_name() -> None:
     (body,) = write(TfRecord, dataset(), [sample(0)]).files.values()
     (record,) = records(body)
     names = list(example(record))
@@ -120,8 +120,8 @@ def test_features_stand_in_the_order_of_their_names() -> None:
 
 
 def test_every_image_of_every_split_is_a_record() -> None:
-    for asked, samples in archives(TfRecord, splits=SPLITS, parts=1):
-        files = write(TfRecord, asked, samples).files
+    for described, samples in archives(TfRecord, splits=SPLITS, parts=1):
+        files = write(TfRecord, described, samples).files
         assert list(files) == [f"{split}-00000-00000.tfrecord" for split in SPLITS]
         for split, body in zip(SPLITS, files.values(), strict=True):
             found = [example(record) for record in records(body)]
@@ -142,7 +142,7 @@ def test_a_file_ends_before_it_is_too_large() -> None:
     assert sum(len(list(records(body))) for body in files.values()) == 11
 
 
-def test_without_the_checksum_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_google_crc32c_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google_crc32c", None)
     monkeypatch.delitem(sys.modules, "pixcrawler_worker.exporters.tfrecord")
     with pytest.raises(PermanentError, match=re.escape("pip install 'pixcrawler-worker[tfrecord]'")):

@@ -19,7 +19,7 @@ def packed(files: Mapping[str, bytes]) -> bytes:
 
 
 def unpacked(body: bytes) -> list[tuple[str, bytes]]:
-    """The files in their order, read from front to back as readers of shards do."""
+    """Return the files in their order, read sequentially as readers of shards do."""
     found = []
     with tarfile.open(fileobj=io.BytesIO(body), mode="r|") as archive:
         for member in archive:
@@ -29,9 +29,9 @@ def unpacked(body: bytes) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_an_image_has_its_class_and_its_row_beside_it() -> None:
-    for asked, samples in archives(WebDataset, splits=SPLITS, parts=1):
-        files = unpacked(packed(write(WebDataset, asked, samples).files))
+def test_an_image_is_followed_by_its_class_and_its_row() -> None:
+    for described, samples in archives(WebDataset, splits=SPLITS, parts=1):
+        files = unpacked(packed(write(WebDataset, described, samples).files))
         assert len(files) == 3 * len(samples)
         for number, one in enumerate(samples):
             (image, body), (cls, label), (row, columns) = files[3 * number : 3 * number + 3]
@@ -50,10 +50,10 @@ def test_columns_are_the_same_for_every_image_without_nulls_or_dots() -> None:
     assert not any("." in name for name in shapes[0])
 
 
-def test_files_that_every_export_has_are_none_of_an_image() -> None:
+def test_sidecar_files_do_not_belong_to_a_sample() -> None:
     made = WebDataset(dataset())
     for name in EXTRAS:
         path = made.extra_path(name)
-        # Readers group files by what stands before the first dot, and pass over those without one.
+        # Readers group files by the part before the first dot, and ignore those without one.
         assert path is not None
         assert "." not in PurePosixPath(path).name

@@ -16,17 +16,17 @@ def classes(paths: set[str], split: str) -> set[str]:
 def test_every_split_has_the_folders_of_all_classes_once_all_archives_are_unpacked(parts: int) -> None:
     paths: set[str] = set()
     # Too few images for every class to be in every split.
-    for asked, samples in archives(UltralyticsClassify, splits=SPLITS, parts=parts, count=5):
-        paths |= set(write(UltralyticsClassify, asked, samples).files)
+    for described, samples in archives(UltralyticsClassify, splits=SPLITS, parts=parts, count=5):
+        paths |= set(write(UltralyticsClassify, described, samples).files)
     expected = {slug(label) for label in LABELS}
     assert [classes(paths, split) for split in SPLITS] == [expected] * 3
 
 
 def test_a_class_without_images_has_a_file_that_names_it_and_others_have_none() -> None:
-    asked = dataset(splits=["train", "val"], labels=["Cat", "dog"])
+    described = dataset(splits=["train", "val"], labels=["Cat", "dog"])
     written = write(
         UltralyticsClassify,
-        asked,
+        described,
         [
             sample(0, label="Cat", split="train"),
             sample(1, label="dog", split="train"),
@@ -38,19 +38,19 @@ def test_a_class_without_images_has_a_file_that_names_it_and_others_have_none() 
     }
 
 
-def test_folders_with_images_are_classes_however_many_images_there_are() -> None:
+def test_a_class_has_one_folder_however_many_images_it_has() -> None:
     samples = [sample(number, split="train", body=b"%d" % number) for number in range(7_000)]
     for part, parts in ((0, 1), (2, 3)):
         written = write(UltralyticsClassify, dataset(splits=["train"], labels=["cat"], part=part, parts=parts), samples)
         assert {PurePosixPath(path).parent.as_posix() for path in written.images} == {"train/cat"}
 
 
-def test_without_splits_it_is_a_folder_per_class() -> None:
+def test_without_splits_there_is_a_folder_per_class() -> None:
     written = write(UltralyticsClassify, dataset(labels=["cat", "dog"]), [sample(0)])
     assert [path.count("/") for path in written.files] == [1]
 
 
-def test_more_folders_than_an_archive_has_places_for_are_refused_before_anything_is_written() -> None:
+def test_too_many_folders_for_an_archive_are_rejected_before_anything_is_written() -> None:
     labels = [str(number) for number in range(3_000)]
     with pytest.raises(PermanentError, match="3,000 classes in 1 archives"):
         UltralyticsClassify(dataset(splits=SPLITS, labels=labels))
