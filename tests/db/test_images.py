@@ -68,6 +68,8 @@ def test_a_hash_keeps_all_of_its_64_bits(sessions: Sessions, bits: int) -> None:
     insert(sessions, job_id, make_image("a", facts=make_facts("a", phash=bits, dhash=bits)))
     with sessions.begin() as session:
         kept = session.execute(select(ImageFact.phash, ImageFact.dhash).where(ImageFact.crawl_job_id == job_id)).one()
+        (record,) = image_records.of_crawl(session, job_id)
+        facts = record.facts
         far = session.scalar(
             text(
                 "SELECT bit_count((phash # (:other)::int8)::bit(64)) FROM pixcrawler.image_facts"
@@ -76,6 +78,8 @@ def test_a_hash_keeps_all_of_its_64_bits(sessions: Sessions, bits: int) -> None:
             {"other": -1, "job": job_id},
         )
     assert [value % 2**64 for value in kept] == [bits, bits]
+    assert facts is not None
+    assert (facts.phash, facts.dhash) == (bits, bits)
     assert far == 64 - bits.bit_count()
 
 

@@ -30,6 +30,8 @@ from validate import judging
 
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.inspection.inspector import inspect_bytes
+from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.kind import VALIDATION
@@ -71,6 +73,7 @@ def test_an_archive_has_every_image_by_label_with_its_metadata(runtime: Runtime)
         body = entries[one["path"]]
         assert (one["sha256"], one["bytes"]) == (hashlib.sha256(body).hexdigest(), len(body))
         assert (one["width"], one["height"], one["mime"], one["engine"]) == (96, 72, "image/jpeg", "shelf")
+        assert one["phash"] == f"{inspect_bytes(body, Limits()).phash:016x}"
     assert Counter(one["label"] for one in rows) == Counter(["cat", *(one.label for one in labeled(21)[2:])])
     folders = {one["label"]: one["path"].split("/")[0] for one in rows}
     assert len({folder.casefold() for folder in folders.values()}) == len(LABELS), "no two labels share a folder"

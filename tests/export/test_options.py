@@ -11,14 +11,14 @@ from pixcrawler_worker.exporters.protocol import ExportFormat
 
 
 def test_nothing_means_every_valid_image_as_it_is_stored() -> None:
-    asked = options.parse({})
-    assert asked.select.only_valid
-    assert asked.select.exclude_flags == ("exact_duplicate",)
-    assert asked.image.format == "keep"
-    assert asked.layout_for(ExportFormat.ZIP).__name__ == "ImageFolder"
-    assert asked.layout_for(ExportFormat.TAR).__name__ == "WebDataset"
-    assert asked.layout_for(ExportFormat.CSV).__name__ == "TableOnly"
-    assert asked.ratios(asked.layout_for(ExportFormat.ZIP)) == {}
+    parsed = options.parse({})
+    assert parsed.select.only_valid
+    assert parsed.select.exclude_flags == ("exact_duplicate",)
+    assert parsed.image.format == "keep"
+    assert parsed.layout_for(ExportFormat.ZIP).__name__ == "ImageFolder"
+    assert parsed.layout_for(ExportFormat.TAR).__name__ == "WebDataset"
+    assert parsed.layout_for(ExportFormat.CSV).__name__ == "TableOnly"
+    assert parsed.ratios(parsed.layout_for(ExportFormat.ZIP)) == {}
 
 
 def test_what_an_export_wrote_down_about_itself_is_passed_over() -> None:
