@@ -19,7 +19,7 @@ POLICY = Policy(user_agent=AGENT, allowed_networks=LOOPBACK)
 
 
 def with_client(work: Callable[[AsyncClient], Awaitable[T]], *, name: str = "test", policy: Policy = POLICY) -> T:
-    """Do something with a client as a source of that name gets it, errors translated."""
+    """Run a function with a client as a source of that name gets it, and translate its errors."""
 
     async def run() -> T:
         downloader = Downloader(policy)
@@ -33,13 +33,13 @@ def with_client(work: Callable[[AsyncClient], Awaitable[T]], *, name: str = "tes
 
 
 def search_with(source: Source, *, name: str = "test", policy: Policy = POLICY, **values: Any) -> Page:
-    """One page of what a source has for "cat"."""
+    """Return one page of a source for "cat"."""
     defaults: dict[str, Any] = {"text": "cat", "label": "cat", "page": 0, "page_size": 50}
     query = Query(**defaults | values)
     return with_client(lambda client: source.search(query, client), name=name, policy=policy)
 
 
 def search(source: str, base_url: str, *, policy: Policy = POLICY, **values: Any) -> Page:
-    """One page of what a source of that name, with that base URL, has for "cat"."""
+    """Return one page of the source of that name, with that base URL, for "cat"."""
     loaded = protocol.load(source, SourceConfig(base_url=base_url))
     return search_with(loaded, name=source, policy=policy, **values)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from acceptance_stack import PIXCRAWLER, url_list
 from fakes import providers
-from fakes.providers import Catalogue
+from fakes.providers import Catalog
 
 PANDA, LEOPARD = "red panda", "snow leopard"
 LOOPBACK = {"PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8"}
@@ -33,7 +33,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_two_keywords_get_half_of_the_images_each_with_credit(bare: dict[str, str], tmp_path: Path) -> None:
     words = [PIXCRAWLER, "build", PANDA, LEOPARD, "--max-images", "200", "--out", "pandas"]
-    with providers.serving(Catalogue.of(PANDA, LEOPARD, count=150, repeated=0.3, dead=0.2)) as server:
+    with providers.serving(Catalog.of(PANDA, LEOPARD, count=150, repeated=0.3, dead=0.2)) as server:
         built = subprocess.run(
             words, env=bare | server.settings, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
         )

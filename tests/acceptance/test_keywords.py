@@ -8,7 +8,7 @@ import pytest
 from acceptance_stack import Stack, send
 from aiohttp import web
 from fakes import hosts, providers
-from fakes.providers import Catalogue, Providers, Trouble, down
+from fakes.providers import Catalog, Providers, Trouble, down
 
 from pixcrawler_worker.domain.messages import Task
 
@@ -77,7 +77,7 @@ def details_of(stack: Stack, job_id: int) -> dict[str, Any]:
 
 
 def test_both_keywords_get_half_of_the_images_with_credit_despite_repeated_and_dead_candidates(stack: Stack) -> None:
-    with providers.serving(Catalogue.of(PANDA, LEOPARD, count=150, repeated=0.3, dead=0.2)) as server:
+    with providers.serving(Catalog.of(PANDA, LEOPARD, count=150, repeated=0.3, dead=0.2)) as server:
         job_id = run(stack, server, max_images=200)
     assert stack.job(job_id)["status"] == "completed"
     assert labels(stack, job_id) == {PANDA: 100, LEOPARD: 100}
@@ -92,7 +92,7 @@ def test_both_keywords_get_half_of_the_images_with_credit_despite_repeated_and_d
 
 
 def test_when_one_source_is_down_the_other_one_provides_all_images(stack: Stack) -> None:
-    with providers.serving(Catalogue.of(PANDA, LEOPARD, count=100), commons=down) as server:
+    with providers.serving(Catalog.of(PANDA, LEOPARD, count=100), commons=down) as server:
         job_id = run(stack, server, max_images=80)
     job = stack.job(job_id)
     assert (job["status"], job["valid_images"]) == ("completed", 80)
@@ -102,7 +102,7 @@ def test_when_one_source_is_down_the_other_one_provides_all_images(stack: Stack)
 
 def test_with_one_source_down_and_one_failing_midway_the_job_ends_with_the_images_found(stack: Stack) -> None:
     trouble = {"commons": down, "openverse": from_request(4)}
-    with providers.serving(Catalogue.of(PANDA, LEOPARD, count=200), **trouble) as server:
+    with providers.serving(Catalog.of(PANDA, LEOPARD, count=200), **trouble) as server:
         job_id = run(stack, server, max_images=200)
     job = stack.job(job_id)
     # Four result pages of twenty were returned before the failure, each with a quota of twenty images or ten.
@@ -120,7 +120,7 @@ def test_with_one_source_down_and_one_failing_midway_the_job_ends_with_the_image
 def test_a_provider_that_returns_garbage_fails_its_chunks_and_names_the_setting_to_check(
     stack: Stack, garbage: str
 ) -> None:
-    with providers.serving(Catalogue.of(PANDA, LEOPARD, count=60), commons=GARBAGE[garbage]) as server:
+    with providers.serving(Catalog.of(PANDA, LEOPARD, count=60), commons=GARBAGE[garbage]) as server:
         job_id = run(stack, server, max_images=40)
     assert (stack.job(job_id)["status"], labels(stack, job_id)) == ("completed", {PANDA: 20, LEOPARD: 20})
     (error,) = details_of(stack, job_id)["errors"]
@@ -128,7 +128,7 @@ def test_a_provider_that_returns_garbage_fails_its_chunks_and_names_the_setting_
 
 
 def test_a_provider_that_repeats_one_page_forever_gets_a_limited_number_of_requests(stack: Stack) -> None:
-    catalogue = Catalogue.of(PANDA, LEOPARD, count=60)
+    catalog = Catalog.of(PANDA, LEOPARD, count=60)
 
     def stuck(_n: int, request: web.Request) -> web.Response:
         first = {"title": f"File:{PANDA}.jpg", "pageid": 1, "index": 1}
@@ -140,9 +140,9 @@ def test_a_provider_that_repeats_one_page_forever_gets_a_limited_number_of_reque
         }
         return web.Response(text=json.dumps(answer), content_type="application/json")
 
-    with providers.serving(catalogue, commons=stuck) as server:
+    with providers.serving(catalog, commons=stuck) as server:
         job_id = run(stack, server, max_images=100, sources=["commons"])
-        assert len(server.asked["commons"]) < 150
+        assert len(server.requests["commons"]) < 150
     job = stack.job(job_id)
     assert (job["status"], job["valid_images"]) == ("completed", 1)
     assert details_of(stack, job_id)["reasons"]["duplicate_url"] > 0

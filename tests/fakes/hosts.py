@@ -1,12 +1,12 @@
-"""A web server full of strangers: good pictures, and every way in which a host can go wrong.
+"""A web server of untrusted hosts: good images, and every way in which a host can go wrong.
 
     with serving() as server:
         server.url("/good/7.jpg")       # a small JPEG, a different one for every number
         server.url("/fault/reset/7")    # see FAULTS
-        server.hits["/good/7.jpg"]      # how often it was asked for
+        server.hits["/good/7.jpg"]      # number of requests for it
 
-As a process of its own it prints its base URL: `python tests/fakes/hosts.py --port 0`; `GET /hits` answers the
-counts as JSON. It speaks HTTP by hand, since most faults are things that no HTTP library would agree to send.
+As a process of its own it prints its base URL: `python tests/fakes/hosts.py --port 0`; `GET /hits` returns the
+counts as JSON. It writes HTTP by hand, since most faults are things that no HTTP library would send.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from weakref import WeakSet
 
 from PIL import Image
 
-HTML = b"<!doctype html><title>Not here</title><p>The picture you are looking for has moved."
+HTML = b"<!doctype html><title>Not here</title><p>The image that you are looking for has moved."
 
 
 @cache
 def jpeg(number: str) -> bytes:
-    """A picture of 96x64 soft color patches that differ for every number, in bytes and to the eye."""
+    """Return an image of 96x64 soft color patches that differ for every number, in bytes and to the eye."""
     patches = Image.frombytes("RGB", (12, 8), random.Random(number).randbytes(12 * 8 * 3))
     return _saved(patches.resize((96, 64), Image.Resampling.BICUBIC), "JPEG")
 
@@ -46,7 +46,7 @@ def png(number: str) -> bytes:
 
 @cache
 def bomb() -> bytes:
-    """A PNG of 177 bytes that announces 50,000 x 50,000 pixels."""
+    """Return a PNG of 177 bytes that announces 50,000 x 50,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -57,19 +57,19 @@ def bomb() -> bytes:
 
 
 class HostileServer:
-    """Answers on one port of the loopback interface.
+    """Listens on one port of the loopback interface.
 
     Args:
-        delay: seconds that every good picture takes.
-        answers: raw answers for further paths; the connection closes after each.
+        delay: seconds that every good image takes.
+        responses: raw responses for further paths; the connection closes after each.
     """
 
-    def __init__(self, *, delay: float = 0, answers: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, *, delay: float = 0, responses: Mapping[str, bytes] | None = None) -> None:
         self.hits: Counter[str] = Counter()
         self.heads: dict[str, str] = {}
         self.base = ""
         self._delay = delay
-        self._answers = answers or {}
+        self._responses = responses or {}
 
     def url(self, path: str) -> str:
         return self.base + path
@@ -86,12 +86,12 @@ class HostileServer:
             path = urlsplit(head.split(" ", 2)[1]).path
             self.hits[path] += 1
             self.heads[path] = head
-            await self._answer(path, writer)
+            await self._respond(path, writer)
             await writer.drain()
 
-    async def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
-        if path in self._answers:
-            writer.write(self._answers[path])
+    async def _respond(self, path: str, writer: asyncio.StreamWriter) -> None:
+        if path in self._responses:
+            writer.write(self._responses[path])
             writer.close()
             return
         match path.removesuffix(".jpg").split("/")[1:]:
@@ -119,11 +119,11 @@ async def listening(
     port: int = 0,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
-    """Let `converse` meet whoever connects to a port of the loopback interface; leave nothing open at the end."""
-    talks: set[asyncio.Task[None]] = set()
+    """Handle each connection to a port of the loopback interface with `converse`; leave nothing open at the end."""
+    conversations: set[asyncio.Task[None]] = set()
     transports: WeakSet[asyncio.WriteTransport] = WeakSet()
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await converse(reader, writer)
         writer.close()
@@ -131,30 +131,30 @@ async def listening(
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transports.add(writer.transport)
         if not server.is_serving():
-            writer.transport.abort()  # came in while the door was being closed
+            writer.transport.abort()  # accepted while the server was closing
             return
-        task = asyncio.create_task(talk(reader, writer))
-        talks.add(task)
-        task.add_done_callback(talks.discard)
+        task = asyncio.create_task(run(reader, writer))
+        conversations.add(task)
+        task.add_done_callback(conversations.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", port, ssl=tls, backlog=1024)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in talks:
+        for task in conversations:
             task.cancel()
         for transport in transports:
             transport.abort()
-        await asyncio.gather(*talks, return_exceptions=True)
+        await asyncio.gather(*conversations, return_exceptions=True)
 
 
 @contextmanager
 def serving(
-    *, delay: float = 0, answers: Mapping[str, bytes] | None = None, tls: ssl.SSLContext | None = None
+    *, delay: float = 0, responses: Mapping[str, bytes] | None = None, tls: ssl.SSLContext | None = None
 ) -> Iterator[HostileServer]:
     """Run a server in a thread of this process."""
-    server = HostileServer(delay=delay, answers=answers)
+    server = HostileServer(delay=delay, responses=responses)
     loop = asyncio.new_event_loop()
     ready = threading.Event()
     done = asyncio.Event()
@@ -185,7 +185,7 @@ def _response(body: bytes, *, status: int = 200, kind: str = "image/jpeg", **hea
     return f"HTTP/1.1 {status} Whatever\r\n{lines}\r\n".encode("latin-1") + body
 
 
-def _refusal(status: int, _number: str) -> bytes:
+def _rejection(status: int, _number: str) -> bytes:
     return _response(HTML, status=status, kind="text/html")
 
 
@@ -202,7 +202,7 @@ def _saved(image: Image.Image, kind: str) -> bytes:
 async def _reset(writer: asyncio.StreamWriter) -> None:
     writer.write(_response(jpeg("reset"))[:-1000])
     await writer.drain()
-    await asyncio.sleep(0.02)  # a reset overtakes what the other side has not read yet
+    await asyncio.sleep(0.02)  # a reset discards what the other side has not read yet
     connection = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -244,9 +244,9 @@ async def _not_http(writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
-#: Faults that are answers. wrong-type and duplicate are good pictures, redirect-ok leads to one.
+#: Faults that are responses. wrong-type and duplicate are good images, redirect-ok leads to one.
 WRITTEN: dict[str, Callable[[str], bytes]] = {
-    **{str(status): partial(_refusal, status) for status in (403, 404, 410, 429, 500)},
+    **{str(status): partial(_rejection, status) for status in (403, 404, 410, 429, 500)},
     "html": lambda _: _response(HTML, kind="text/html; charset=utf-8"),
     "html-as-jpeg": lambda _: _response(HTML),
     "wrong-type": lambda number: _response(png(number), kind="text/plain"),
@@ -277,12 +277,12 @@ FAULTS = ("flaky", *WRITTEN, *ACTED)
 
 
 async def _main() -> None:
-    parser = argparse.ArgumentParser(description="Serve good and bad pictures on the loopback interface.")
+    parser = argparse.ArgumentParser(description="Serve good and bad images on the loopback interface.")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--delay", type=float, default=0, help="seconds that every good picture takes")
-    asked = parser.parse_args()
-    server = HostileServer(delay=asked.delay)
-    async with server.listening(port=asked.port):
+    parser.add_argument("--delay", type=float, default=0, help="seconds that every good image takes")
+    options = parser.parse_args()
+    server = HostileServer(delay=options.delay)
+    async with server.listening(port=options.port):
         print(server.base, flush=True)  # noqa: T201  the caller reads where to find it
         await asyncio.Event().wait()
 

@@ -1,11 +1,11 @@
 """Wikimedia Commons and Openverse on loopback, faithful in what a client trips over.
 
-    with serving(Catalogue.of("red panda", 300)) as providers:
+    with serving(Catalog.of("red panda", 300)) as providers:
         providers.base                  # PIXCRAWLER_COMMONS_URL is commons_url, PIXCRAWLER_OPENVERSE_URL openverse_url
-        providers.asked["commons"]      # queries that came, as dicts
+        providers.requests["commons"]      # query parameters of its requests, as dicts
 
-Commons: pages that are not in order, batches that come in parts (`iicontinue`), errors in answers with status 200, a
-search window, 403 for a User-Agent that says nothing, thumbnails of the widths that Wikimedia keeps. Openverse: 20 a
+Commons: pages that are not in order, batches that come in parts (`iicontinue`), errors in responses with status 200, a
+search window, 403 for a User-Agent that names no client, thumbnails of the widths that Wikimedia keeps. Openverse: 20 a
 page and 240 a query, 401 beyond, totals clamped to that, sizes that are null, rate headers. Some files are dead.
 
 As a process of its own it prints the settings that lead to it: `python -m fakes.providers "red panda" --images 300`.
@@ -27,14 +27,14 @@ from aiohttp import web
 from fakes.hosts import jpeg
 
 Json = dict[str, Any]
-#: Answers in the place of a provider, to the n-th request from 0 that it gets; None lets it answer itself.
+#: Returns a response in the place of a provider's, to its n-th request from 0; None leaves it to the provider.
 Trouble = Callable[[int, web.Request], web.Response | None]
 
 _WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 _WINDOW = 10_000
 _DEPTH, _PAGE_SIZE = 240, 20
 _BATCH = 20
-#: (license as Commons' `License` has it, short name, address of its deed, Openverse's name, its version)
+#: (license as Commons' `License` has it, short name, URL of its deed, Openverse's name, its version)
 _LICENSES = (
     ("cc-by-sa-4.0", "CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0", "by-sa", "4.0"),
     ("cc0", "CC0", "http://creativecommons.org/publicdomain/zero/1.0/deed.en", "cc0", "1.0"),
@@ -45,10 +45,10 @@ _LICENSES = (
 
 @dataclass(frozen=True)
 class Work:
-    """A picture of the catalogue.
+    """An image of the catalog.
 
     Attributes:
-        number: tells works apart.
+        number: identifies the work.
         keyword: what it is found under.
         file: number of its file, which several works may share.
         dead: whether its file is gone.
@@ -69,14 +69,14 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """What each provider has for a keyword, in the order in which it finds it."""
 
     commons: Mapping[str, list[Work]]
     openverse: Mapping[str, list[Work]]
 
     @classmethod
-    def of(cls, *keywords: str, count: int, repeated: float = 0, dead: float = 0) -> "Catalogue":
+    def of(cls, *keywords: str, count: int, repeated: float = 0, dead: float = 0) -> "Catalog":
         """`count` works per keyword at each provider; a share repeats the file of an earlier one, a share is dead."""
         chance = random.Random(count)
         numbers = iter(range(10**9))
@@ -95,12 +95,12 @@ class Catalogue:
 
 @dataclass
 class Providers:
-    """The servers, what they were asked, and what goes wrong with them."""
+    """The servers, the requests that they received, and what goes wrong with them."""
 
-    catalogue: Catalogue
+    catalog: Catalog
     trouble: dict[str, Trouble] = field(default_factory=dict)
     base: str = ""
-    asked: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    requests: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def commons_url(self) -> str:
@@ -112,7 +112,7 @@ class Providers:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The environment in which a worker takes these for the real ones."""
+        """The environment in which a worker uses these instead of the real ones."""
         return {"PIXCRAWLER_COMMONS_URL": self.commons_url, "PIXCRAWLER_OPENVERSE_URL": self.openverse_url}
 
     def app(self) -> web.Application:
@@ -128,14 +128,14 @@ class Providers:
         return app
 
     def _behind(
-        self, name: str, answer: Callable[[web.Request], web.Response]
+        self, name: str, respond: Callable[[web.Request], web.Response]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            number = len(self.asked[name])
-            self.asked[name].append(dict(request.query))
+            number = len(self.requests[name])
+            self.requests[name].append(dict(request.query))
             trouble = self.trouble.get(name)
-            spoilt = trouble(number, request) if trouble else None
-            return spoilt or answer(request)
+            trouble_response = trouble(number, request) if trouble else None
+            return trouble_response or respond(request)
 
         return handle
 
@@ -143,25 +143,25 @@ class Providers:
         number, _, state = request.match_info["file"].removesuffix(".jpg").partition("-")
         if state == "dead":
             return web.Response(status=404, text="<h1>File not found</h1>", content_type="text/html")
-        if _is_nobody(request):
+        if _is_anonymous(request):
             return web.Response(status=403, text="Please set a user-agent and respect our robot policy")
         return web.Response(body=jpeg(f"file {number}"), content_type="image/jpeg")
 
     # Commons
 
     def _commons(self, request: web.Request) -> web.Response:
-        asked = request.query
-        if _is_nobody(request):
+        query = request.query
+        if _is_anonymous(request):
             return web.Response(status=403, text="Please set a user-agent and respect our robot policy")
-        if asked.get("format") != "json" or asked.get("formatversion") != "2" or asked.get("generator") != "search":
+        if query.get("format") != "json" or query.get("formatversion") != "2" or query.get("generator") != "search":
             return _error("badvalue", "Unrecognized value for parameter.")
-        offset, limit = int(asked.get("gsroffset", 0)), int(asked.get("gsrlimit", 10))
+        offset, limit = int(query.get("gsroffset", 0)), int(query.get("gsrlimit", 10))
         if not 1 <= limit <= 500 or offset + limit > _WINDOW:
             return _error("badvalue", "The value is out of range.")
-        found = self.catalogue.commons.get(asked["gsrsearch"].removeprefix("filetype:bitmap "), [])
+        found = self.catalog.commons.get(query["gsrsearch"].removeprefix("filetype:bitmap "), [])
         batch = found[offset : offset + limit]
         answer: Json = {"query": {"pages": self._commons_pages(batch, offset, request)}} if batch else {}
-        part = int(asked.get("iicontinue", "0|0").split("|")[1])
+        part = int(query.get("iicontinue", "0|0").split("|")[1])
         if (part + 1) * _BATCH < len(batch):
             answer["continue"] = {"iicontinue": f"x|{part + 1}", "gsroffset": offset, "continue": "gsroffset||"}
         else:
@@ -172,7 +172,7 @@ class Providers:
 
     def _commons_pages(self, batch: list[Work], offset: int, request: web.Request) -> list[Json]:
         part = int(request.query.get("iicontinue", "0|0").split("|")[1])
-        told = range(part * _BATCH, (part + 1) * _BATCH)
+        described = range(part * _BATCH, (part + 1) * _BATCH)
         width = int(request.query.get("iiurlwidth", 0))
         pages = [
             {
@@ -181,7 +181,7 @@ class Providers:
                 "title": f"File:{work.name}.jpg",
                 "index": offset + position + 1,
                 "imagerepository": "local",
-                **({"imageinfo": [self._imageinfo(work, width)]} if position in told else {}),
+                **({"imageinfo": [self._imageinfo(work, width)]} if position in described else {}),
             }
             for position, work in enumerate(batch)
         ]
@@ -216,18 +216,18 @@ class Providers:
     # Openverse
 
     def _openverse(self, request: web.Request) -> web.Response:
-        asked = request.query
-        page, size = int(asked.get("page", 1)), int(asked.get("page_size", _PAGE_SIZE))
+        query = request.query
+        page, size = int(query.get("page", 1)), int(query.get("page_size", _PAGE_SIZE))
         if size > _PAGE_SIZE:
             return _unauthorized(f"page_size may not exceed {_PAGE_SIZE} for anonymous requests")
         if page * size > _DEPTH:
             return _unauthorized(f"pagination depth may not exceed {_DEPTH} for anonymous requests")
-        wanted = set(asked["license"].split(",")) if "license" in asked else None
-        if wanted and (unknown := wanted - {"by", "by-nc", "by-nc-nd", "by-nc-sa", "by-nd", "by-sa", "cc0", "pdm"}):
+        licenses = set(query["license"].split(",")) if "license" in query else None
+        if licenses and (unknown := licenses - {"by", "by-nc", "by-nc-nd", "by-nc-sa", "by-nd", "by-sa", "cc0", "pdm"}):
             detail = f"Invalid input given for fields. 'license' -> License '{unknown.pop()}' does not exist."
             return web.json_response({"error": "InputError", "detail": detail, "fields": ["license"]}, status=400)
         found = [
-            work for work in self.catalogue.openverse.get(asked["q"], []) if not wanted or work.license[3] in wanted
+            work for work in self.catalog.openverse.get(query["q"], []) if not licenses or work.license[3] in licenses
         ][:_DEPTH]
         pages = -(-len(found) // size)
         if page > max(pages, 1):
@@ -250,7 +250,7 @@ class Providers:
             "id": f"{work.number:032x}",
             "title": work.name,
             "indexed_on": "2022-08-27T17:39:48Z",
-            "foreign_landing_url": f"https://pictures.example/{work.number}",
+            "foreign_landing_url": f"https://images.example/{work.number}",
             "url": f"{self.base}/wikipedia/commons/{work.file}{'-dead' if work.dead else ''}.jpg",
             "creator": "Ada & co.",
             "license": license_,
@@ -266,7 +266,7 @@ class Providers:
         }
 
 
-def _is_nobody(request: web.Request) -> bool:
+def _is_anonymous(request: web.Request) -> bool:
     agent = request.headers.get("User-Agent", "")
     return not agent or agent.lower().startswith(("python", "aiohttp", "mozilla"))
 
@@ -281,34 +281,34 @@ def _unauthorized(detail: str) -> web.Response:
 
 
 def lagging(seconds: int = 5) -> web.Response:
-    """Commons' answer while its replicas lag: status 200."""
+    """Return Commons' response while its replicas lag: status 200."""
     body = {"error": {"code": "maxlag", "info": f"Waiting for a database server: {seconds} seconds lagged."}}
     return web.json_response(body, headers={"Retry-After": str(seconds), "MediaWiki-API-Error": "maxlag"})
 
 
 def throttled(seconds: int = 1) -> web.Response:
-    """Either's answer to too many requests."""
+    """Return the response of either to too many requests."""
     return web.Response(
         status=429, text="<h1>Too Many Requests</h1>", content_type="text/html", headers={"Retry-After": str(seconds)}
     )
 
 
 def down(_number: int = 0, _request: web.Request | None = None) -> web.Response:
-    """Trouble that stays."""
+    """Return the response of a provider that is down."""
     return web.Response(status=503, text="<h1>Service Unavailable</h1>", content_type="text/html")
 
 
 @contextmanager
-def serving(catalogue: Catalogue, **trouble: Trouble) -> Iterator[Providers]:
+def serving(catalog: Catalog, **trouble: Trouble) -> Iterator[Providers]:
     """Serve both on a free port of loopback, in a thread, while the context is open."""
-    providers = Providers(catalogue, trouble)
+    providers = Providers(catalog, trouble)
     with _running(providers.app()) as providers.base:
         yield providers
 
 
 @contextmanager
 def application(handle: Callable[[web.Request], web.StreamResponse | Awaitable[web.StreamResponse]]) -> Iterator[str]:
-    """Answer every request as a function says, and give the base URL."""
+    """Serve what a function returns for each request, and yield the base URL."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         found = handle(request)
@@ -362,9 +362,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--repeated", type=float, default=0.3)
     parser.add_argument("--dead", type=float, default=0.2)
-    given = parser.parse_args()
-    catalogue = Catalogue.of(*given.keywords, count=given.images, repeated=given.repeated, dead=given.dead)
-    with serving(catalogue) as providers:
+    options = parser.parse_args()
+    catalog = Catalog.of(*options.keywords, count=options.images, repeated=options.repeated, dead=options.dead)
+    with serving(catalog) as providers:
         sys.stdout.write(json.dumps(providers.settings) + "\n")
         sys.stdout.flush()
         threading.Event().wait()

@@ -8,7 +8,7 @@ import pytest
 import source_client
 from aiohttp import web
 from fakes import providers
-from fakes.providers import Catalogue, Trouble, Work
+from fakes.providers import Catalog, Trouble, Work
 from source_client import LOOPBACK
 
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -16,15 +16,15 @@ from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.web.policy import Policy
 
 
-def search(base_url: str, **asked: Any) -> Page:
-    return source_client.search("commons", base_url, **asked)
+def search(base_url: str, **options: Any) -> Page:
+    return source_client.search("commons", base_url, **options)
 
 
-def catalogue(count: int) -> Catalogue:
-    return Catalogue({"cat": [Work(number, "cat", number) for number in range(count)]}, {})
+def catalog(count: int) -> Catalog:
+    return Catalog({"cat": [Work(number, "cat", number) for number in range(count)]}, {})
 
 
-def answering(data: object) -> Trouble:
+def responding(data: object) -> Trouble:
     return lambda _number, _request: web.json_response(data)
 
 
@@ -33,27 +33,27 @@ def first_of(found: Page) -> Candidate:
 
 
 def described(*pages: dict[str, Any], **file: Any) -> tuple[Candidate, ...]:
-    """What is found when a search finds these pages, and one with a file of which this is told."""
+    """Return the candidates of a search that finds these pages, and one whose file has these fields."""
     info = {"url": "https://x/1", "mediatype": "BITMAP"} | file
     found = [*pages, {"pageid": 1, "index": 9, "title": "File:A.b.jpg", "imageinfo": [info]}]
     with providers.serving(
-        catalogue(1), commons=answering({"batchcomplete": True, "query": {"pages": found}})
+        catalog(1), commons=responding({"batchcomplete": True, "query": {"pages": found}})
     ) as server:
         return search(server.commons_url).candidates
 
 
 def test_parts_of_a_batch_become_one_page_in_the_order_of_relevance() -> None:
-    with providers.serving(catalogue(120)) as server:
+    with providers.serving(catalog(120)) as server:
         page = search(server.commons_url)
         assert [c.credit.title for c in page.candidates] == [f"cat {number}" for number in range(50)]
         assert page.more
-        assert [asked.get("iicontinue") for asked in server.asked["commons"]] == [None, "x|1", "x|2"]
+        assert [request.get("iicontinue") for request in server.requests["commons"]] == [None, "x|1", "x|2"]
         last = search(server.commons_url, page=2)
         assert (len(last.candidates), last.more) == (20, False)
 
 
-def test_licence_author_and_where_it_comes_from_are_known_of_every_picture() -> None:
-    with providers.serving(catalogue(4)) as server:
+def test_every_image_has_its_license_author_and_page() -> None:
+    with providers.serving(catalog(4)) as server:
         found = search(server.commons_url).candidates
     assert [c.credit.license for c in found] == ["cc-by-sa-4.0", "cc0-1.0", "public-domain", "cc-by-2.0"]
     assert [c.credit.author for c in found] == ["Ada & co."] * 4
@@ -64,7 +64,7 @@ def test_licence_author_and_where_it_comes_from_are_known_of_every_picture() -> 
 
 
 @pytest.mark.parametrize(
-    ("asked", "file"),
+    ("options", "file"),
     [
         ({}, "1280px-0.jpg"),
         ({"min_width": 1281}, "1920px-0.jpg"),
@@ -74,13 +74,13 @@ def test_licence_author_and_where_it_comes_from_are_known_of_every_picture() -> 
     ],
 )
 def test_the_smallest_thumbnail_that_suffices_is_taken_and_the_original_when_none_does(
-    asked: dict[str, int], file: str
+    options: dict[str, int], file: str
 ) -> None:
-    with providers.serving(catalogue(1)) as server:
-        found = first_of(search(server.commons_url, **asked))
+    with providers.serving(catalog(1)) as server:
+        found = first_of(search(server.commons_url, **options))
     assert found.url.rpartition("/")[2] == file
-    assert (found.width or 0) >= asked.get("min_width", 1)
-    assert (found.height or 0) >= asked.get("min_height", 1)
+    assert (found.width or 0) >= options.get("min_width", 1)
+    assert (found.height or 0) >= options.get("min_height", 1)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,16 @@ def test_the_smallest_thumbnail_that_suffices_is_taken_and_the_original_when_non
     ],
 )
 def test_errors_with_status_200_are_errors(code: str, *, passes: bool) -> None:
-    trouble = answering({"error": {"code": code, "info": "so it is"}})
+    trouble = responding({"error": {"code": code, "info": "so it is"}})
     with (
-        providers.serving(catalogue(1), commons=trouble) as server,
+        providers.serving(catalog(1), commons=trouble) as server,
         pytest.raises(TransientError if passes else PermanentError, match=f"commons answered the error {code}: so it"),
     ):
         search(server.commons_url)
 
 
 @pytest.mark.parametrize(
-    ("answer", "wish"),
+    ("respond", "seconds"),
     [
         (lambda: providers.lagging(7), 7),
         (lambda: providers.throttled(11), 11),
@@ -112,50 +112,50 @@ def test_errors_with_status_200_are_errors(code: str, *, passes: bool) -> None:
         (lambda: web.json_response({"error": {"code": "maxlag", "info": "lag"}}), 5),
     ],
 )
-def test_a_wish_to_be_left_alone_is_passed_on_at_once(answer: Callable[[], web.Response], wish: int) -> None:
-    with providers.serving(catalogue(1), commons=lambda _number, _request: answer()) as server:
+def test_a_retry_after_is_passed_on_at_once(respond: Callable[[], web.Response], seconds: int) -> None:
+    with providers.serving(catalog(1), commons=lambda _number, _request: respond()) as server:
         with pytest.raises(TransientError) as caught:
             search(server.commons_url)
-        assert caught.value.retry_after == timedelta(seconds=wish)
-        assert len(server.asked["commons"]) == 1
+        assert caught.value.retry_after == timedelta(seconds=seconds)
+        assert len(server.requests["commons"]) == 1
 
 
-def test_a_hiccup_is_tried_again() -> None:
+def test_a_request_is_repeated_after_a_hiccup() -> None:
     def stumble(number: int, _request: web.Request) -> web.Response | None:
         return providers.down() if number < 2 else None
 
-    with providers.serving(catalogue(3), commons=stumble) as server:
+    with providers.serving(catalog(3), commons=stumble) as server:
         assert len(search(server.commons_url).candidates) == 3
-        assert len(server.asked["commons"]) == 3
+        assert len(server.requests["commons"]) == 3
 
 
-def test_a_provider_that_is_down_is_told_after_a_few_tries() -> None:
-    with providers.serving(catalogue(1), commons=providers.down) as server:
+def test_a_provider_that_is_down_is_an_error_after_three_requests() -> None:
+    with providers.serving(catalog(1), commons=providers.down) as server:
         with pytest.raises(TransientError, match="commons answered 503: '<h1>Service Unavailable</h1>'") as caught:
             search(server.commons_url)
         assert caught.value.retry_after is None
-        assert len(server.asked["commons"]) == 3
+        assert len(server.requests["commons"]) == 3
 
 
-def test_a_user_agent_that_says_nothing_is_refused_for_good() -> None:
+def test_a_user_agent_that_names_no_client_is_a_permanent_error() -> None:
     with (
-        providers.serving(catalogue(1)) as server,
+        providers.serving(catalog(1)) as server,
         pytest.raises(PermanentError, match="answered 403 with something that is not JSON: 'Please set a user-agent"),
     ):
         search(server.commons_url, policy=Policy(user_agent="python-requests/2", allowed_networks=LOOPBACK))
 
 
-def test_an_answer_that_goes_on_for_ever_comes_to_an_end() -> None:
+def test_a_continuation_without_end_is_not_followed_for_ever() -> None:
     def again(_number: int, _request: web.Request) -> web.Response:
         return web.json_response({"continue": {"iicontinue": "x", "continue": "||"}, "query": {"pages": []}})
 
     def further(number: int, _request: web.Request) -> web.Response:
         return web.json_response({"continue": {"iicontinue": str(number), "continue": "||"}})
 
-    for trouble, most in ((again, 2), (further, 100)):
-        with providers.serving(catalogue(1), commons=trouble) as server:
+    for trouble, requests in ((again, 2), (further, 100)):
+        with providers.serving(catalog(1), commons=trouble) as server:
             assert search(server.commons_url) == Page((), more=False)
-            assert len(server.asked["commons"]) == most
+            assert len(server.requests["commons"]) == requests
 
 
 ODD: dict[str, dict[str, Any]] = {
@@ -171,7 +171,7 @@ ODD: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_an_odd_file_costs_its_neighbours_nothing(odd: str) -> None:
+def test_an_odd_file_does_not_cost_the_others(odd: str) -> None:
     (found,) = described({"pageid": 2, "index": 1} | ODD[odd])
     assert (found.url, found.credit.title, found.credit.license) == ("https://x/1", "A.b", None)
     assert found.credit.attribution == "A.b, via Wikimedia Commons"
@@ -191,7 +191,7 @@ def test_an_odd_file_costs_its_neighbours_nothing(odd: str) -> None:
         ({"License": {"value": 7}}, "licenseref-7"),
     ],
 )
-def test_a_licence_is_looked_for_wherever_it_may_stand(metadata: object, license_id: str | None) -> None:
+def test_a_license_is_found_in_any_of_its_fields(metadata: object, license_id: str | None) -> None:
     (found,) = described(extmetadata=metadata)
     assert found.credit.license == license_id
 

@@ -1,4 +1,4 @@
-"""One suite for every installed source. A new one adds an adapter here: how it is asked, and what its provider says."""
+"""One suite for every installed source. A new one adds an adapter here: its queries, and its provider."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 from fakes import hosts, providers
-from fakes.providers import Catalogue, Work
+from fakes.providers import Catalog, Work
 from source_client import with_client
 
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -26,10 +26,10 @@ class Adapter:
     """How one source is tested.
 
     Attributes:
-        query: asks for a page of a catalogue of picture names.
-        serving: serves that catalogue as its provider does, and gives the base URL; nothing when it has no provider.
+        query: makes the query for a page of a catalog of image names.
+        serving: serves that catalog as its provider does, and yields the base URL; None without a provider.
         base: path of the provider's base URL.
-        first: path that is asked first; its answer is spoilt by the tests of trouble.
+        first: path that is requested first; tests of trouble replace its response.
     """
 
     query: Callable[[Sequence[str], int, int], Query]
@@ -39,7 +39,7 @@ class Adapter:
 
 
 def list_query(names: Sequence[str], page: int, size: int) -> Query:
-    urls = tuple(f"https://pictures.example/{name}" for name in names[page * size : (page + 1) * size])
+    urls = tuple(f"https://images.example/{name}" for name in names[page * size : (page + 1) * size])
     return Query(text="cat", label="cat", page=page, page_size=size, urls=urls)
 
 
@@ -51,15 +51,15 @@ def text_query(names: Sequence[str], page: int, size: int) -> Query:
 @contextmanager
 def index(names: Sequence[str]) -> Iterator[str]:
     body = json.dumps({"dog": ["dog/0.jpg"], "cat": list(names)}).encode()
-    with hosts.serving(answers={"/index.json": answer(body)}) as server:
+    with hosts.serving(responses={"/index.json": response(body)}) as server:
         yield server.base
 
 
 @contextmanager
 def provider(names: Sequence[str], *, base: str) -> Iterator[str]:
     works = [Work(number, "cat", number) for number in range(len(names))]
-    catalogue = Catalogue({"cat": works}, {"cat": works})
-    with providers.serving(catalogue) as server:
+    catalog = Catalog({"cat": works}, {"cat": works})
+    with providers.serving(catalog) as server:
         yield server.base + base
 
 
@@ -72,24 +72,24 @@ ADAPTERS = {
     "openverse": Adapter(query=text_query, serving=partial(provider, base="/v1"), base="/v1", first="/v1/images/"),
 }
 SOURCES = list(protocol.SOURCES.installed())
-ASKING = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].serving]
+WITH_PROVIDER = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].serving]
 
 
-def answer(body: bytes, *, status: int = 200, kind: str = "application/json") -> bytes:
+def response(body: bytes, *, status: int = 200, kind: str = "application/json") -> bytes:
     head = f"HTTP/1.1 {status} Whatever\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-class Stand:
-    """A source before a provider of its own on loopback."""
+class Setup:
+    """A source with a provider of its own on loopback."""
 
-    def __init__(self, name: str, stack: ExitStack, names: Sequence[str], spoilt: bytes | None = None) -> None:
+    def __init__(self, name: str, stack: ExitStack, names: Sequence[str], first_response: bytes | None = None) -> None:
         self.name = name
         self.adapter = ADAPTERS[name]
         self.names = names
         base: str | None = None
-        if spoilt is not None:
-            server = stack.enter_context(hosts.serving(answers={self.adapter.first: spoilt}))
+        if first_response is not None:
+            server = stack.enter_context(hosts.serving(responses={self.adapter.first: first_response}))
             base = server.base + self.adapter.base
         elif self.adapter.serving:
             base = stack.enter_context(self.adapter.serving(names))
@@ -99,7 +99,7 @@ class Stand:
         return with_client(work, name=self.name)
 
     def pages(self, size: int, numbers: Sequence[int]) -> list[Page]:
-        """The pages of these numbers, in that order."""
+        """Return the pages of these numbers, in that order."""
 
         async def search(http: AsyncClient) -> list[Page]:
             return [await self.source.search(self.adapter.query(self.names, number, size), http) for number in numbers]
@@ -113,7 +113,7 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def catalogue(count: int) -> list[str]:
+def catalog(count: int) -> list[str]:
     return [f"{number}.jpg" for number in range(count)]
 
 
@@ -123,7 +123,7 @@ def name_of(candidate: Candidate) -> str:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_it_is_tested_here_and_tells_people_what_it_is(name: str) -> None:
+def test_it_is_tested_here_and_describes_itself(name: str) -> None:
     assert name in ADAPTERS, "give it an adapter"
     source = protocol.load(name, SourceConfig())
     assert source.summary
@@ -139,91 +139,91 @@ def test_it_is_tested_here_and_tells_people_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("count", [0, 1, 6, 7])
 def test_its_pages_bring_every_candidate_once_and_in_order(name: str, count: int, stack: ExitStack) -> None:
-    stand = Stand(name, stack, catalogue(count))
+    setup = Setup(name, stack, catalog(count))
     for size in (1, 3, 10):
         last = -(-count // size)
-        pages = stand.pages(size, range(last + 1))
-        assert [name_of(candidate) for page in pages for candidate in page.candidates] == catalogue(count)
+        pages = setup.pages(size, range(last + 1))
+        assert [name_of(candidate) for page in pages for candidate in page.candidates] == catalog(count)
         assert all(len(page.candidates) <= size for page in pages)
-        # Whoever follows `more` misses nothing, and comes to an end.
+        # Following `more` misses nothing, and ends.
         assert all(page.more for page in pages[: last - 1])
         assert pages[-1] == Page((), more=False)
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_page_is_the_same_whenever_it_is_asked_for_and_in_whatever_order(name: str, stack: ExitStack) -> None:
-    stand = Stand(name, stack, catalogue(7))
-    first = stand.pages(3, [0, 1, 2])
-    assert stand.pages(3, [2, 0, 1, 0]) == [first[2], first[0], first[1], first[0]]
+def test_a_page_is_the_same_whenever_and_in_whatever_order_it_is_requested(name: str, stack: ExitStack) -> None:
+    setup = Setup(name, stack, catalog(7))
+    first = setup.pages(3, [0, 1, 2])
+    assert setup.pages(3, [2, 0, 1, 0]) == [first[2], first[0], first[1], first[0]]
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_far_beyond_the_end_there_is_nothing(name: str, stack: ExitStack) -> None:
-    assert Stand(name, stack, catalogue(4)).pages(3, [1000]) == [Page((), more=False)]
+    assert Setup(name, stack, catalog(4)).pages(3, [1000]) == [Page((), more=False)]
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_several_pages_may_be_asked_for_at_once(name: str, stack: ExitStack) -> None:
-    stand = Stand(name, stack, catalogue(20))
+def test_several_pages_may_be_requested_at_once(name: str, stack: ExitStack) -> None:
+    setup = Setup(name, stack, catalog(20))
 
     async def all_at_once(http: AsyncClient) -> list[Page]:
-        queries = [stand.adapter.query(stand.names, number, 5) for number in range(4)]
-        return await asyncio.gather(*(stand.source.search(query, http) for query in queries))
+        queries = [setup.adapter.query(setup.names, number, 5) for number in range(4)]
+        return await asyncio.gather(*(setup.source.search(query, http) for query in queries))
 
-    assert [name_of(found) for page in stand.run(all_at_once) for found in page.candidates] == catalogue(20)
+    assert [name_of(found) for page in setup.run(all_at_once) for found in page.candidates] == catalog(20)
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_candidate_is_an_address_and_texts_or_none(name: str, stack: ExitStack) -> None:
-    for page in Stand(name, stack, catalogue(5)).pages(2, [0, 1]):
+def test_a_candidate_is_a_url_and_texts_or_none(name: str, stack: ExitStack) -> None:
+    for page in Setup(name, stack, catalog(5)).pages(2, [0, 1]):
         for candidate in page.candidates:
             assert candidate.url.startswith(("http://", "https://"))
             assert all(value is None or isinstance(value, str) for value in astuple(candidate.credit))
 
 
 TROUBLE = {
-    "busy": answer(b"", status=429),
-    "broken": answer(b"oh", status=500, kind="text/plain"),
+    "busy": response(b"", status=429),
+    "broken": response(b"oh", status=500, kind="text/plain"),
     "hangs up": b"",
-    "half an answer": answer(b'{"cat": ["0.jpg"]}')[:-5],
-    "gone": answer(b"<p>not here", status=404, kind="text/html"),
-    "HTML": answer(hosts.HTML, kind="text/html"),
-    "half a JSON": answer(b'{"cat": ["0.jpg", '),
-    "no text": answer(b"\xff\xfe\x00\xd8"),
-    "endlessly deep": answer(b"[" * 100_000),
-    "a list": answer(b"[]"),
-    "null": answer(b"null"),
-    "a number": answer(b"1e999"),
-    "other values": answer(b'{"cat": {"0.jpg": 1}, "results": 5, "query": "x", "photos": [7]}'),
-    "odd entries": answer(b'{"cat": [[], null, {"file": 3}], "results": [null], "query": {"pages": [1]}}'),
+    "half a response": response(b'{"cat": ["0.jpg"]}')[:-5],
+    "gone": response(b"<p>not here", status=404, kind="text/html"),
+    "HTML": response(hosts.HTML, kind="text/html"),
+    "half a JSON": response(b'{"cat": ["0.jpg", '),
+    "no text": response(b"\xff\xfe\x00\xd8"),
+    "endlessly deep": response(b"[" * 100_000),
+    "a list": response(b"[]"),
+    "null": response(b"null"),
+    "a number": response(b"1e999"),
+    "other values": response(b'{"cat": {"0.jpg": 1}, "results": 5, "query": "x", "photos": [7]}'),
+    "odd entries": response(b'{"cat": [[], null, {"file": 3}], "results": [null], "query": {"pages": [1]}}'),
 }
-#: Trouble that passes when it is waited for; the rest has to be looked at by somebody.
-PASSING = {"busy", "broken", "hangs up", "half an answer"}
+#: Trouble that may pass; the rest needs an operator.
+TRANSIENT = {"busy", "broken", "hangs up", "half a response"}
 
 
-@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("name", WITH_PROVIDER)
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_trouble_with_its_provider_is_one_of_the_two_errors(name: str, trouble: str, stack: ExitStack) -> None:
-    stand = Stand(name, stack, catalogue(3), spoilt=TROUBLE[trouble])
-    expected = TransientError if trouble in PASSING else PermanentError
+    setup = Setup(name, stack, catalog(3), first_response=TROUBLE[trouble])
+    expected = TransientError if trouble in TRANSIENT else PermanentError
     with pytest.raises((TransientError, PermanentError)) as caught:
-        stand.pages(3, [0])
+        setup.pages(3, [0])
     assert type(caught.value) is expected
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("name", WITH_PROVIDER)
 def test_a_provider_that_is_away_may_come_back(name: str, stack: ExitStack) -> None:
     with ExitStack() as short:
-        stand = Stand(name, short, catalogue(3))
+        setup = Setup(name, short, catalog(3))
     with pytest.raises(TransientError):
-        stand.pages(3, [0])
+        setup.pages(3, [0])
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if protocol.load(name, SourceConfig()).missing()])
 def test_without_its_configuration_it_says_what_to_set(name: str, stack: ExitStack) -> None:
-    stand = Stand(name, stack, catalogue(3))
-    stand.source = protocol.load(name, SourceConfig())
+    setup = Setup(name, stack, catalog(3))
+    setup.source = protocol.load(name, SourceConfig())
     with pytest.raises(PermanentError, match=f"PIXCRAWLER_{name.upper()}_"):
-        stand.pages(3, [0])
+        setup.pages(3, [0])

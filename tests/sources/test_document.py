@@ -1,4 +1,4 @@
-"""The source that docs/sources.md shows to those who write one."""
+"""The example and the table of docs/sources.md."""
 
 import json
 import re
@@ -16,15 +16,15 @@ from pixcrawler_worker.sources.protocol import Page, Source, SourceConfig
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
 
 
-def search(answer: object) -> Page:
-    """What the document's source makes of an answer."""
+def search(response: object) -> Page:
+    """Return the page that the document's source makes of a response."""
     block, _ = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     defined: dict[str, Any] = {}
     exec(block, defined)
-    body = json.dumps(answer).encode()
+    body = json.dumps(response).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
-    with hosts.serving(answers={"/search": head + body}) as server:
+    with hosts.serving(responses={"/search": head + body}) as server:
         source: Source = defined["Museum"](SourceConfig(base_url=f"{server.base}/search"))
         assert source.missing() is None
         return search_with(source, name="museum", page_size=2)
@@ -40,10 +40,10 @@ def test_it_works_as_it_is_printed() -> None:
 
 def test_the_document_has_every_source_with_its_limits() -> None:
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| ([\w,]+) \| ([\w,]+) \|$", DOCUMENT, re.MULTILINE)
-    told = {name: (page_size, depth) for name, page_size, depth in rows}
+    documented = {name: (page_size, depth) for name, page_size, depth in rows}
 
     def written(number: int | None) -> str:
         return "any" if number is None else f"{number:,}"
 
     sources = {name: protocol.load(name, SourceConfig()) for name in protocol.SOURCES.installed()}
-    assert told == {name: (written(source.page_size), written(source.depth)) for name, source in sources.items()}
+    assert documented == {name: (written(source.page_size), written(source.depth)) for name, source in sources.items()}

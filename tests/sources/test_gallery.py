@@ -17,11 +17,11 @@ from pixcrawler_worker.web.addresses import Network
 from pixcrawler_worker.web.policy import Policy
 
 
-def answer(body: bytes) -> bytes:
+def response(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-def ask(
+def search(
     base_url: str, text: str = "cat", *, networks: tuple[Network, ...] = LOOPBACK, max_bytes: int = 1 << 20
 ) -> Page:
     policy = Policy(user_agent="test", allowed_networks=networks, max_bytes=max_bytes)
@@ -29,15 +29,15 @@ def ask(
 
 
 def offered(index: object, text: str = "cat") -> tuple[Candidate, ...]:
-    """What a gallery with this index offers, with `BASE` for where it is served."""
-    with hosts.serving(answers={"/pets/index.json": answer(json.dumps(index).encode())}) as server:
-        page = ask(f"{server.base}/pets", text)
+    """Return the candidates of a gallery with this index, with `BASE` for where it is served."""
+    with hosts.serving(responses={"/pets/index.json": response(json.dumps(index).encode())}) as server:
+        page = search(f"{server.base}/pets", text)
         return tuple(
             Candidate(url=found.url.replace(server.base, "BASE"), credit=found.credit) for found in page.candidates
         )
 
 
-def address(file: str) -> str:
+def url_of(file: str) -> str:
     (found,) = offered({"cat": [file]})
     return found.url
 
@@ -86,8 +86,8 @@ def test_a_label_that_the_index_does_not_have_is_an_empty_page(text: str) -> Non
         ("file:///etc/passwd", "BASE/pets/file%3A/etc/passwd"),
     ],
 )
-def test_a_file_has_an_address_whatever_it_is_called(file: str, url: str) -> None:
-    assert address(file) == url
+def test_a_file_has_a_url_whatever_its_name(file: str, url: str) -> None:
+    assert url_of(file) == url
 
 
 @settings(max_examples=30, deadline=None)
@@ -99,26 +99,26 @@ def test_a_file_has_an_address_whatever_it_is_called(file: str, url: str) -> Non
         unique=True,
     )
 )
-def test_every_name_of_a_file_comes_back_from_its_address(names: list[str]) -> None:
+def test_the_name_of_every_file_can_be_read_from_its_url(names: list[str]) -> None:
     found = offered({"cat": [f"cat/{name}" for name in names]})
     assert [unquote(candidate.url) for candidate in found] == [f"BASE/pets/cat/{name}" for name in names]
 
 
-def test_an_entry_tells_whose_picture_it_is() -> None:
+def test_an_entry_has_the_credit_of_its_image() -> None:
     described = {
         "file": "1.jpg",
         "title": "A cat",
         "author": "Jo",
         "license": "cc0-1.0",
         "license_url": "https://creativecommons.org/publicdomain/zero/1.0/",
-        "page_url": "https://pictures.example/1",
+        "page_url": "https://images.example/1",
         "attribution": "A cat, by Jo",
     }
     (found,) = offered({"cat": [described]})
     assert found.credit == Credit(**{name: value for name, value in described.items() if name != "file"})
 
 
-def test_what_an_entry_says_in_another_way_is_unknown() -> None:
+def test_fields_of_another_type_are_unknown() -> None:
     odd = {"file": "1.jpg", "title": 7, "author": None, "license": ["cc0-1.0"], "page_url": {}, "color": "red"}
     assert offered({"cat": [odd, {"file": "2.jpg"}, "3.jpg"]}) == (
         Candidate(url="BASE/pets/1.jpg"),
@@ -128,35 +128,35 @@ def test_what_an_entry_says_in_another_way_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("entry", [None, 1, [], {}, {"file": None}, {"name": "1.jpg"}])
-def test_an_entry_without_a_file_is_told(entry: object) -> None:
+def test_an_entry_without_a_file_is_an_error(entry: object) -> None:
     with pytest.raises(PermanentError, match="has no file"):
         offered({"cat": [entry]})
 
 
 def test_the_base_may_end_with_a_slash() -> None:
-    with hosts.serving(answers={"/pets/index.json": answer(b'{"cat": ["1.jpg"]}')}) as server:
-        assert ask(f"{server.base}/pets/") == ask(f"{server.base}/pets")
+    with hosts.serving(responses={"/pets/index.json": response(b'{"cat": ["1.jpg"]}')}) as server:
+        assert search(f"{server.base}/pets/") == search(f"{server.base}/pets")
 
 
-def test_a_gallery_where_nothing_may_be_fetched_from_waits_for_an_operator() -> None:
+def test_a_gallery_at_a_forbidden_address_is_a_permanent_error() -> None:
     with (
-        hosts.serving(answers={"/index.json": answer(b'{"cat": ["1.jpg"]}')}) as server,
+        hosts.serving(responses={"/index.json": response(b'{"cat": ["1.jpg"]}')}) as server,
         pytest.raises(PermanentError, match="forbidden_address"),
     ):
-        ask(server.base, networks=())
+        search(server.base, networks=())
 
 
-def test_an_index_that_is_too_large_waits_for_an_operator() -> None:
+def test_an_index_that_is_too_large_is_a_permanent_error() -> None:
     with (
-        hosts.serving(answers={"/index.json": answer(b'{"cat": ["1.jpg"]}')}) as server,
+        hosts.serving(responses={"/index.json": response(b'{"cat": ["1.jpg"]}')}) as server,
         pytest.raises(PermanentError, match="too_many_bytes"),
     ):
-        ask(server.base, max_bytes=10)
+        search(server.base, max_bytes=10)
 
 
-def test_a_server_that_hangs_up_may_answer_later() -> None:
+def test_a_server_that_closes_the_connection_is_a_transient_error() -> None:
     with (
-        hosts.serving(answers={"/index.json": b""}) as server,
+        hosts.serving(responses={"/index.json": b""}) as server,
         pytest.raises(TransientError, match="gallery could not be reached: reset"),
     ):
-        ask(server.base)
+        search(server.base)

@@ -6,44 +6,44 @@ import pytest
 import source_client
 from aiohttp import web
 from fakes import providers
-from fakes.providers import Catalogue, Trouble, Work
+from fakes.providers import Catalog, Trouble, Work
 
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources.protocol import Page
 
 
-def search(base_url: str, **asked: Any) -> Page:
-    return source_client.search("openverse", base_url, **{"page_size": 20} | asked)
+def search(base_url: str, **options: Any) -> Page:
+    return source_client.search("openverse", base_url, **{"page_size": 20} | options)
 
 
-def catalogue(count: int) -> Catalogue:
-    return Catalogue({}, {"cat": [Work(number, "cat", number) for number in range(count)]})
+def catalog(count: int) -> Catalog:
+    return Catalog({}, {"cat": [Work(number, "cat", number) for number in range(count)]})
 
 
-def answering(data: object, *, status: int = 200) -> Trouble:
+def responding(data: object, *, status: int = 200) -> Trouble:
     return lambda _number, _request: web.json_response(data, status=status)
 
 
-def test_the_end_of_what_can_be_reached_is_an_end_and_no_refusal() -> None:
-    with providers.serving(catalogue(500)) as server:
+def test_the_end_of_what_can_be_reached_is_not_an_error() -> None:
+    with providers.serving(catalog(500)) as server:
         last = search(server.openverse_url, page=11)
         assert (len(last.candidates), last.more) == (20, False)
         assert search(server.openverse_url, page=12) == Page((), more=False)
         assert search(server.openverse_url, page=3, page_size=7).more
 
 
-def test_licence_author_and_where_it_comes_from_are_known_of_every_picture() -> None:
-    with providers.serving(catalogue(4)) as server:
+def test_every_image_has_its_license_author_and_page() -> None:
+    with providers.serving(catalog(4)) as server:
         found = search(server.openverse_url).candidates
     assert [c.credit.license for c in found] == ["cc-by-sa-4.0", "cc0-1.0", "cc-pdm-1.0", "cc-by-2.0"]
     assert [c.credit.author for c in found] == ["Ada & co."] * 4
     assert found[0].credit.attribution == '"cat 0" by Ada & co. is licensed under CC BY-SA 4.0.'
-    assert found[0].credit.page_url == "https://pictures.example/0"
+    assert found[0].credit.page_url == "https://images.example/0"
     assert [(c.width, c.height) for c in found[:2]] == [(None, None), (96, 64)]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "asked", "found"),
+    ("licenses", "requested", "found"),
     [
         (None, None, 8),
         (("cc-by", "cc-by-sa-4.0"), "by,by-sa", 4),
@@ -52,19 +52,19 @@ def test_licence_author_and_where_it_comes_from_are_known_of_every_picture() -> 
         (("licenseref-unsplash",), None, 0),
     ],
 )
-def test_only_licences_that_are_wanted_are_asked_for(
-    wanted: tuple[str, ...] | None, asked: str | None, found: int
+def test_only_licenses_of_the_query_are_requested(
+    licenses: tuple[str, ...] | None, requested: str | None, found: int
 ) -> None:
-    with providers.serving(catalogue(8)) as server:
-        assert len(search(server.openverse_url, licenses=wanted).candidates) == found
-        assert [sent.get("license") for sent in server.asked["openverse"]] == ([asked] if found else [])
+    with providers.serving(catalog(8)) as server:
+        assert len(search(server.openverse_url, licenses=licenses).candidates) == found
+        assert [sent.get("license") for sent in server.requests["openverse"]] == ([requested] if found else [])
 
 
-def test_adult_content_is_asked_for_only_by_those_who_want_it() -> None:
-    with providers.serving(catalogue(1)) as server:
+def test_adult_content_is_requested_only_without_safe_search() -> None:
+    with providers.serving(catalog(1)) as server:
         search(server.openverse_url)
         search(server.openverse_url, safe_search=False)
-        assert [asked.get("mature") for asked in server.asked["openverse"]] == [None, "true"]
+        assert [sent.get("mature") for sent in server.requests["openverse"]] == [None, "true"]
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_adult_content_is_asked_for_only_by_those_who_want_it() -> None:
         (418, [], "answered 418: without a detail"),
     ],
 )
-def test_a_refusal_is_told_in_the_providers_words(status: int, body: object, said: str) -> None:
+def test_a_rejection_quotes_the_provider(status: int, body: object, said: str) -> None:
     with (
-        providers.serving(catalogue(1), openverse=answering(body, status=status)) as server,
+        providers.serving(catalog(1), openverse=responding(body, status=status)) as server,
         pytest.raises(PermanentError, match=said),
     ):
         search(server.openverse_url)
 
 
-def test_an_odd_result_costs_its_neighbours_nothing() -> None:
+def test_an_odd_result_does_not_cost_the_others() -> None:
     odd: list[dict[str, object]] = [
         {},
         {"url": None},
@@ -94,11 +94,11 @@ def test_an_odd_result_costs_its_neighbours_nothing() -> None:
     ]
     results = [*odd, {"url": "https://x/2", "license": "by"}]
     data = {"results": results, "page_count": 1}
-    with providers.serving(catalogue(1), openverse=answering(data)) as server:
+    with providers.serving(catalog(1), openverse=responding(data)) as server:
         (found,) = search(server.openverse_url).candidates
     assert (found.url, found.credit.license) == ("https://x/2", "cc-by")
 
 
 def test_a_page_without_results_is_the_last_whatever_the_count_says() -> None:
-    with providers.serving(catalogue(1), openverse=answering({"results": [], "page_count": 12})) as server:
+    with providers.serving(catalog(1), openverse=responding({"results": [], "page_count": 12})) as server:
         assert search(server.openverse_url) == Page((), more=False)

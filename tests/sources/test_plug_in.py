@@ -22,7 +22,7 @@ from pixcrawler_worker.web.policy import Policy
 
 PACKAGE = Path(__file__).parent / "example_package"
 PHOTOS = {"photos": [{"url": "https://aquarium.example/1.jpg", "by": "Ada"}], "total": 21}
-Answers = Callable[[web.Request], web.StreamResponse | Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], web.StreamResponse | Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +40,9 @@ def aquarium(base_url: str | None = None) -> protocol.Source:
     return protocol.load("aquarium", SourceConfig(base_url=base_url, api_key="hunter2"))
 
 
-def search(answers: Answers, *, policy: Policy = POLICY, **values: Any) -> Page:
-    """A page of the source, with a server on loopback in its provider's place."""
-    with providers.application(answers) as base:
+def search(handle: Handler, *, policy: Policy = POLICY, **values: Any) -> Page:
+    """Return a page of the source, with a server on loopback in its provider's place."""
+    with providers.application(handle) as base:
         return search_with(aquarium(base), name="aquarium", policy=policy, page_size=20, **values)
 
 
@@ -76,12 +76,12 @@ def test_it_says_what_it_needs() -> None:
     assert protocol.load("aquarium", SourceConfig()).missing() == "set PIXCRAWLER_AQUARIUM_API_KEY"
 
 
-def test_it_reaches_no_private_address() -> None:
+def test_a_private_address_is_rejected() -> None:
     with pytest.raises(PermanentError, match="aquarium could not be requested: forbidden_address"):
         search(lambda _: web.json_response(PHOTOS), policy=Policy(user_agent=AGENT))
 
 
-def test_it_is_not_led_into_a_private_network_by_a_redirect() -> None:
+def test_a_redirect_to_a_private_address_is_rejected() -> None:
     def away(_: web.Request) -> web.Response:
         return web.Response(status=302, headers={"Location": "http://169.254.169.254/latest/meta-data/"})
 
@@ -114,18 +114,18 @@ def test_a_response_over_the_cap_is_cut_off() -> None:
         search(lambda _: web.Response(text=json.dumps(PHOTOS) + " " * 2000), policy=small)
 
 
-def test_a_provider_that_is_slow_is_given_up_in_time_and_tried_again_later() -> None:
-    hasty = Policy(user_agent=AGENT, allowed_networks=LOOPBACK, deadline=timedelta(seconds=0.2))
+def test_a_provider_that_is_too_slow_is_a_transient_error_at_the_deadline() -> None:
+    short = Policy(user_agent=AGENT, allowed_networks=LOOPBACK, deadline=timedelta(seconds=0.2))
 
     async def sleep(_: web.Request) -> web.Response:
         await asyncio.sleep(5)
         return web.json_response(PHOTOS)
 
     with pytest.raises(TransientError, match="aquarium could not be reached: timeout"):
-        search(sleep, policy=hasty)
+        search(sleep, policy=short)
 
 
-def test_a_hiccup_is_tried_again_at_once() -> None:
+def test_a_request_is_repeated_at_once_after_a_hiccup() -> None:
     tries: list[int] = []
 
     def stumble(_: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ LISTED = (
     "https://a.example/1.jpg",
     "HTTPS://a.example/ü b.jpg?size=large#top",
     "file:///etc/passwd",
-    "not an address",
+    "not a URL",
     "",
 )
 
@@ -24,7 +24,7 @@ def test_it_needs_no_configuration() -> None:
     assert protocol.load("urls", SourceConfig()).missing() is None
 
 
-def test_it_offers_the_list_as_it_was_given() -> None:
+def test_it_offers_the_list_unchanged() -> None:
     assert search(LISTED).candidates == tuple(Candidate(url=url) for url in LISTED)
 
 

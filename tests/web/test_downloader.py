@@ -27,11 +27,11 @@ from pixcrawler_worker.web.connect import guarded_connector, system_lookup
 from pixcrawler_worker.web.downloader import ApiResponse, Downloader, Fetched
 from pixcrawler_worker.web.policy import Policy
 
-CERTIFICATE = Path(hosts.__file__).with_name("pictures_example.pem")
+CERTIFICATE = Path(hosts.__file__).with_name("images_example.pem")
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 SOON = timedelta(seconds=0.3)
 
-ANSWERS = {
+RESPONSES = {
     "/no-length": b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
     "/http-1.0": b"HTTP/1.0 200 OK\r\nContent-Type: IMAGE/JPEG; q=1\r\n\r\nold",
     "/chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n",
@@ -61,7 +61,7 @@ ANSWERS = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[hosts.HostileServer]:
-    with hosts.serving(answers=ANSWERS) as server:
+    with hosts.serving(responses=RESPONSES) as server:
         yield server
 
 
@@ -85,7 +85,7 @@ def fetch(url: str, *, max_bytes: int | None = None, allowed: Policy | None = No
     return asyncio.run(run())
 
 
-def refusal(url: str, **options: Any) -> Reason:
+def rejection(url: str, **options: Any) -> Reason:
     with pytest.raises(RejectedError) as caught:
         fetch(url, **options)
     return caught.value.reason
@@ -110,7 +110,7 @@ def fetch_from(
     return asyncio.run(run())
 
 
-def test_a_good_picture_arrives_as_it_was_sent(server: hosts.HostileServer) -> None:
+def test_a_good_image_arrives_as_it_was_sent(server: hosts.HostileServer) -> None:
     url = server.url("/good/1.jpg?size=large")
     assert fetch(url) == Fetched(url, 200, "image/jpeg", hosts.jpeg("1"))
 
@@ -131,7 +131,7 @@ def test_a_good_picture_arrives_as_it_was_sent(server: hosts.HostileServer) -> N
         ("/fault/duplicate/1", "image/jpeg", hosts.jpeg("0")),
     ],
 )
-def test_a_complete_answer_is_taken_whatever_it_holds(
+def test_a_complete_response_is_accepted_whatever_its_body_is(
     server: hosts.HostileServer, path: str, content_type: str | None, body: bytes
 ) -> None:
     fetched = fetch(server.url(path))
@@ -177,43 +177,42 @@ def test_a_complete_answer_is_taken_whatever_it_holds(
         ("/to-inside", Reason.FORBIDDEN_ADDRESS),
     ],
 )
-def test_every_fault_has_its_reason_and_tells_no_secret(server: hosts.HostileServer, path: str, reason: Reason) -> None:
+def test_every_fault_has_its_reason_and_shows_no_secret(server: hosts.HostileServer, path: str, reason: Reason) -> None:
     url = server.url(f"{path}?signature=hunter2")
     with pytest.raises(RejectedError) as caught:
         fetch(url, max_bytes=50_000, allowed=policy(deadline=SOON) if reason is Reason.TIMEOUT else policy())
     assert caught.value.reason is reason
-    told = "".join(traceback.format_exception(caught.value))
-    assert "hunter2" not in told
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
     assert "\n" not in str(caught.value)
     assert server.base in str(caught.value)
 
 
-def test_a_flaky_host_can_be_asked_again(server: hosts.HostileServer) -> None:
+def test_a_flaky_host_can_be_requested_again(server: hosts.HostileServer) -> None:
     url = server.url("/fault/flaky/again.jpg")
-    assert refusal(url) is Reason.SERVER_ERROR
+    assert rejection(url) is Reason.SERVER_ERROR
     assert fetch(url).body == hosts.jpeg("/fault/flaky/again.jpg")
     assert server.hits["/fault/flaky/again.jpg"] == 2
 
 
-def test_a_redirect_is_followed_and_the_final_url_is_told(server: hosts.HostileServer) -> None:
+def test_a_redirect_is_followed_and_the_final_url_is_returned(server: hosts.HostileServer) -> None:
     fetched = fetch(server.url("/fault/redirect-ok/5"))
     assert fetched.url == server.url("/good/redirected-5.jpg")
     assert fetched.body == hosts.jpeg("redirected-5")
 
 
 def test_redirects_are_followed_as_often_as_allowed(server: hosts.HostileServer) -> None:
-    assert refusal(server.url("/fault/redirect-loop/six")) is Reason.TOO_MANY_REDIRECTS
+    assert rejection(server.url("/fault/redirect-loop/six")) is Reason.TOO_MANY_REDIRECTS
     assert server.hits["/fault/redirect-loop/six"] == 6
     none = policy(max_redirects=0)
-    assert refusal(server.url("/fault/redirect-ok/none"), allowed=none) is Reason.TOO_MANY_REDIRECTS
+    assert rejection(server.url("/fault/redirect-ok/none"), allowed=none) is Reason.TOO_MANY_REDIRECTS
 
 
-def test_a_location_in_no_particular_encoding_is_followed_to_the_letter(server: hosts.HostileServer) -> None:
+def test_a_location_in_no_particular_encoding_is_followed_byte_by_byte(server: hosts.HostileServer) -> None:
     assert fetch(server.url("/to-umlaut")).url == server.url("/good/gr%F6%C3%9Fe%20%E7.jpg")
 
 
-def test_a_stranger_learns_who_asks_and_nothing_else(server: hosts.HostileServer) -> None:
-    host = server.base.replace("http://127.0.0.1", "pictures.example")
+def test_a_host_gets_the_user_agent_and_no_other_information(server: hosts.HostileServer) -> None:
+    host = server.base.replace("http://127.0.0.1", "images.example")
     fetch(f"http://{host}/cookie", lookup=lambda _: ["127.0.0.1"])
     line, *fields = server.heads["/good/cookie.jpg"].strip().split("\r\n")
     assert line == "GET /good/cookie.jpg?x=1 HTTP/1.1"
@@ -241,18 +240,18 @@ def test_the_body_of_a_redirect_is_not_read(server: hosts.HostileServer) -> None
     assert sent < 16 * 1024 * 1024, "more than socket buffers hold"
 
 
-def test_a_body_is_taken_up_to_the_cap_and_not_beyond(server: hosts.HostileServer) -> None:
+def test_a_body_is_accepted_up_to_the_cap_and_not_beyond(server: hosts.HostileServer) -> None:
     size = len(hosts.jpeg("3"))
     assert len(fetch(server.url("/good/3.jpg"), max_bytes=size).body) == size
-    assert refusal(server.url("/good/3.jpg"), max_bytes=size - 1) is Reason.TOO_MANY_BYTES
-    assert refusal(server.url("/good/3.jpg"), allowed=policy(max_bytes=size - 1)) is Reason.TOO_MANY_BYTES
-    assert refusal(server.url("/chunked"), max_bytes=6) is Reason.TOO_MANY_BYTES
+    assert rejection(server.url("/good/3.jpg"), max_bytes=size - 1) is Reason.TOO_MANY_BYTES
+    assert rejection(server.url("/good/3.jpg"), allowed=policy(max_bytes=size - 1)) is Reason.TOO_MANY_BYTES
+    assert rejection(server.url("/chunked"), max_bytes=6) is Reason.TOO_MANY_BYTES
     stricter = policy(max_bytes=6)
-    assert refusal(server.url("/chunked"), max_bytes=1000, allowed=stricter) is Reason.TOO_MANY_BYTES
+    assert rejection(server.url("/chunked"), max_bytes=1000, allowed=stricter) is Reason.TOO_MANY_BYTES
 
 
-def test_the_deadline_covers_redirects_and_interim_answers() -> None:
-    async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def test_the_deadline_covers_redirects_and_interim_responses() -> None:
+    async def redirect_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(4):
             await asyncio.sleep(0.1)
             writer.write(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n")
@@ -262,7 +261,7 @@ def test_the_deadline_covers_redirects_and_interim_answers() -> None:
             writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
             await asyncio.sleep(0.01)
 
-    for converse in (dawdle, hint):
+    for converse in (redirect_slowly, hint):
         started = time.monotonic()
         with pytest.raises(RejectedError) as caught:
             fetch_from(converse, deadline=SOON)
@@ -270,36 +269,36 @@ def test_the_deadline_covers_redirects_and_interim_answers() -> None:
         assert time.monotonic() - started < 1
 
 
-def test_silence_ends_before_the_deadline(server: hosts.HostileServer) -> None:
+def test_an_idle_connection_ends_before_the_deadline(server: hosts.HostileServer) -> None:
     started = time.monotonic()
-    assert refusal(server.url("/fault/slow/1"), allowed=policy(idle_timeout=SOON)) is Reason.TIMEOUT
+    assert rejection(server.url("/fault/slow/1"), allowed=policy(idle_timeout=SOON)) is Reason.TIMEOUT
     assert time.monotonic() - started < 1
 
 
-def test_a_port_where_nobody_listens_is_a_failed_connect() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    assert refusal(f"http://127.0.0.1:{port}/") is Reason.CONNECT_FAILED
+def test_a_port_where_nothing_listens_is_a_failed_connect() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert rejection(f"http://127.0.0.1:{port}/") is Reason.CONNECT_FAILED
 
 
 def test_a_name_that_does_not_resolve_is_unresolved() -> None:
     def unknown(host: str) -> list[str]:
         raise OSError(f"{host} is unknown")
 
-    assert refusal("http://pictures.example/", lookup=unknown) is Reason.UNRESOLVED
-    assert refusal("http://pictures.example/", lookup=lambda _: []) is Reason.UNRESOLVED
+    assert rejection("http://images.example/", lookup=unknown) is Reason.UNRESOLVED
+    assert rejection("http://images.example/", lookup=lambda _: []) is Reason.UNRESOLVED
 
 
-def test_a_name_server_that_stays_silent_is_a_timeout_and_does_not_hold_up_the_end() -> None:
-    def silent(_host: str) -> list[str]:
+def test_a_name_server_that_does_not_answer_is_a_timeout_and_does_not_delay_closing() -> None:
+    def hang(_host: str) -> list[str]:
         time.sleep(1.5)
         return []
 
     async def run() -> float:
         started = time.monotonic()
-        downloader = Downloader(policy(idle_timeout=SOON), lookup=silent)
+        downloader = Downloader(policy(idle_timeout=SOON), lookup=hang)
         with pytest.raises(RejectedError, match="timeout"):
-            await downloader.fetch("http://pictures.example/")
+            await downloader.fetch("http://images.example/")
         await downloader.aclose()
         return time.monotonic() - started
 
@@ -310,29 +309,29 @@ def test_the_loopback_is_forbidden_unless_allowed(server: hosts.HostileServer) -
     before = server.hits.total()
     port = int(server.base.rpartition(":")[2])
     strict = policy(allowed_networks=(), ports=frozenset({port}))
-    assert refusal(server.url("/good/1.jpg"), allowed=strict) is Reason.FORBIDDEN_ADDRESS
+    assert rejection(server.url("/good/1.jpg"), allowed=strict) is Reason.FORBIDDEN_ADDRESS
     for answers in (["127.0.0.1"], ["93.184.215.14", "127.0.0.1"], ["::ffff:127.0.0.1"]):
-        reason = refusal(f"http://pictures.example:{port}/", allowed=strict, lookup=lambda _, found=answers: found)
+        reason = rejection(f"http://images.example:{port}/", allowed=strict, lookup=lambda _, found=answers: found)
         assert reason is Reason.FORBIDDEN_ADDRESS
     assert server.hits.total() == before
 
 
-def test_a_name_is_judged_anew_for_every_connection(server: hosts.HostileServer) -> None:
+def test_a_name_is_checked_again_for_every_connection(server: hosts.HostileServer) -> None:
     answers = iter((["127.0.0.1"], ["10.0.0.1"]))
     port = server.base.rpartition(":")[2]
 
     async def run() -> None:
         downloader = Downloader(policy(), lookup=lambda _: next(answers))
-        await downloader.fetch(f"http://pictures.example:{port}/good/1.jpg")
+        await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
         await downloader.aclose()
         with pytest.raises(RejectedError, match="forbidden_address"):
-            await downloader.fetch(f"http://pictures.example:{port}/good/1.jpg")
+            await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
         await downloader.aclose()
 
     asyncio.run(run())
 
 
-def test_a_connection_is_refused_even_to_a_url_that_nobody_judged(server: hosts.HostileServer) -> None:
+def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: hosts.HostileServer) -> None:
     port = int(server.base.rpartition(":")[2])
 
     async def run() -> None:
@@ -360,30 +359,30 @@ def test_a_certificate_is_checked_against_the_name() -> None:
     def lookup(_host: str) -> list[str]:
         return ["127.0.0.1"]
 
-    down = b"HTTP/1.1 302 Found\r\nLocation: http://pictures.example/\r\n\r\n"
-    with hosts.serving(tls=listening, answers={"/down": down}) as server:
+    down = b"HTTP/1.1 302 Found\r\nLocation: http://images.example/\r\n\r\n"
+    with hosts.serving(tls=listening, responses={"/down": down}) as server:
         port = server.base.rpartition(":")[2]
-        base = f"https://pictures.example:{port}"
+        base = f"https://images.example:{port}"
         assert fetch(f"{base}/good/1.jpg", lookup=lookup, tls=trusting).body == hosts.jpeg("1")
-        assert refusal(f"{base}/good/1.jpg", lookup=lookup) is Reason.TLS_FAILED
+        assert rejection(f"{base}/good/1.jpg", lookup=lookup) is Reason.TLS_FAILED
         other = f"https://other.example:{port}/good/1.jpg"
-        assert refusal(other, lookup=lookup, tls=trusting) is Reason.TLS_FAILED
-        assert refusal(f"{base}/down", lookup=lookup, tls=trusting) is Reason.FORBIDDEN_ADDRESS
+        assert rejection(other, lookup=lookup, tls=trusting) is Reason.TLS_FAILED
+        assert rejection(f"{base}/down", lookup=lookup, tls=trusting) is Reason.FORBIDDEN_ADDRESS
 
 
-def test_an_unread_answer_is_hung_up_on_at_once_over_tls_too() -> None:
+def test_a_connection_with_an_unread_response_is_aborted_at_once_over_tls_too() -> None:
     listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     listening.load_cert_chain(CERTIFICATE)
     trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
 
-    def answer_and_wait(door: socket.socket) -> bool:
-        """Tell whether the other side left within 2 s. A polite close would wait for an answer that is not given."""
-        with listening.wrap_socket(door.accept()[0], server_side=True) as talk:
-            talk.recv(1000)
-            talk.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 99999\r\n\r\nOnce upon a time")
-            talk.settimeout(2)
+    def respond_and_wait(listener: socket.socket) -> bool:
+        """Return whether the client left within 2 s. A TLS close would wait for an answer that is not given."""
+        with listening.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            connection.recv(1000)
+            connection.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 99999\r\n\r\nOnce upon a time")
+            connection.settimeout(2)
             try:
-                while socket.socket.recv(talk, 1000):  # below TLS, which would answer
+                while socket.socket.recv(connection, 1000):  # below TLS, which would answer
                     pass
             except ConnectionResetError:
                 return True
@@ -394,47 +393,47 @@ def test_an_unread_answer_is_hung_up_on_at_once_over_tls_too() -> None:
     async def run(port: int, left: Future[bool]) -> bool:
         downloader = Downloader(policy(), lookup=lambda _: ["127.0.0.1"], tls=trusting)
         with pytest.raises(RejectedError, match="not_found"):
-            await downloader.fetch(f"https://pictures.example:{port}/")
+            await downloader.fetch(f"https://images.example:{port}/")
         try:
             return await asyncio.wrap_future(left)
         finally:
             await downloader.aclose()
 
-    with socket.create_server(("127.0.0.1", 0)) as door, ThreadPoolExecutor(1) as thread:
-        assert asyncio.run(run(door.getsockname()[1], thread.submit(answer_and_wait, door)))
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        assert asyncio.run(run(listener.getsockname()[1], thread.submit(respond_and_wait, listener)))
 
 
 def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond_in_plain_text(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
     with pytest.raises(RejectedError) as caught:
-        fetch_from(refuse, scheme="https")
+        fetch_from(respond_in_plain_text, scheme="https")
     assert caught.value.reason is Reason.TLS_FAILED
 
 
 def test_with_an_egress_proxy_everything_goes_through_it(server: hosts.HostileServer) -> None:
-    def nobody(host: str) -> list[str]:
-        raise AssertionError(f"{host} is the proxy's to resolve")
+    def unused(host: str) -> list[str]:
+        raise AssertionError(f"{host} must be resolved by the proxy")
 
     proxied = policy(egress_proxy=server.base)
-    assert fetch("http://pictures.example/good/8.jpg", allowed=proxied, lookup=nobody).body == hosts.jpeg("8")
-    assert server.heads["/good/8.jpg"].startswith("GET http://pictures.example/good/8.jpg HTTP/1.1")
-    for url in ("http://127.0.0.1/", "http://localhost/", "http://pictures.example:8080/"):
-        assert refusal(url, allowed=proxied) is Reason.FORBIDDEN_ADDRESS
-    assert refusal("https://pictures.example/", allowed=proxied) is Reason.CONNECT_FAILED
+    assert fetch("http://images.example/good/8.jpg", allowed=proxied, lookup=unused).body == hosts.jpeg("8")
+    assert server.heads["/good/8.jpg"].startswith("GET http://images.example/good/8.jpg HTTP/1.1")
+    for url in ("http://127.0.0.1/", "http://localhost/", "http://images.example:8080/"):
+        assert rejection(url, allowed=proxied) is Reason.FORBIDDEN_ADDRESS
+    assert rejection("https://images.example/", allowed=proxied) is Reason.CONNECT_FAILED
 
 
-def test_a_proxy_that_is_away_is_nobodys_fault_and_keeps_its_password() -> None:
+def test_a_proxy_that_is_away_is_transient_and_keeps_its_password() -> None:
     away = policy(egress_proxy="http://user:hunter2@127.0.0.1:1")
     with pytest.raises(TransientError) as caught:
-        fetch("http://pictures.example/", allowed=away)
+        fetch("http://images.example/", allowed=away)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def request(head: str) -> ApiResponse:
-    """The answer of an API with this status line and these headers."""
+    """Return the response of an API with this status line and these headers."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -452,10 +451,10 @@ def request(head: str) -> ApiResponse:
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 429, 500, 503])
-def test_every_status_of_an_api_is_an_answer_with_its_headers(status: int) -> None:
-    answer = request(f"{status} Whatever\r\nX-Pages: 7")
-    assert (answer.status, answer.body) == (status, b"{}")
-    assert (b"X-Pages", b"7") in answer.headers
+def test_every_status_of_an_api_is_a_response_with_its_headers(status: int) -> None:
+    response = request(f"{status} Whatever\r\nX-Pages: 7")
+    assert (response.status, response.body) == (status, b"{}")
+    assert (b"X-Pages", b"7") in response.headers
 
 
 def test_environment_proxies_are_ignored(server: hosts.HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,14 +462,14 @@ def test_environment_proxies_are_ignored(server: hosts.HostileServer, monkeypatc
     assert fetch(server.url("/good/1.jpg")).status == 200
 
 
-@pytest.mark.parametrize(("host", "allowed"), [("pictures.example", 8), ("upload.wikimedia.org", 2)])
-def test_connections_are_reused_and_never_more_than_a_host_is_given(host: str, allowed: int) -> None:
-    opened = open_now = most = 0
+@pytest.mark.parametrize(("host", "allowed"), [("images.example", 8), ("upload.wikimedia.org", 2)])
+def test_connections_are_reused_and_never_more_than_the_limit_of_a_host(host: str, allowed: int) -> None:
+    opened = open_now = peak = 0
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal opened, open_now, most
+        nonlocal opened, open_now, peak
         opened, open_now = opened + 1, open_now + 1
-        most = max(most, open_now)
+        peak = max(peak, open_now)
         while await reader.readline():
             await reader.readuntil(b"\r\n\r\n")
             await asyncio.sleep(0.02)
@@ -480,12 +479,12 @@ def test_connections_are_reused_and_never_more_than_a_host_is_given(host: str, a
     async def run() -> None:
         downloader = Downloader(policy(deadline=timedelta(seconds=0.3)), lookup=lambda _host: ["127.0.0.1"])
         async with hosts.listening(converse) as port:
-            # Twenty-five rounds of all connections take 0.5 s; whoever waits for its turn does so off the clock.
+            # Twenty-five rounds of all connections take 0.5 s; time in the queue does not count against the deadline.
             await asyncio.gather(*(downloader.fetch(f"http://{host}:{port}/") for _ in range(25 * allowed)))
             await downloader.aclose()
 
     asyncio.run(run())
-    assert opened == most == allowed
+    assert opened == peak == allowed
 
 
 def test_a_closed_downloader_opens_again_in_another_loop(server: hosts.HostileServer) -> None:
@@ -517,15 +516,15 @@ def test_a_closed_downloader_opens_again_in_another_loop(server: hosts.HostileSe
         st.binary(max_size=80).map(lambda junk: b"HTTP/1.1 302 Found\r\nLocation: " + junk + b"\r\n\r\n"),
     )
 )
-def test_whatever_is_answered_becomes_a_body_or_a_reason(answer: bytes) -> None:
+def test_any_response_becomes_a_body_or_a_reason(response: bytes) -> None:
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
+        writer.write(response)
 
     try:
         assert fetch_from(converse, max_redirects=0).body
-    except RejectedError as refused:
-        assert str(refused).isprintable()  # noqa: PT017  either outcome is right
+    except RejectedError as rejected:
+        assert str(rejected).isprintable()  # noqa: PT017  either outcome is right
 
 
 def test_the_hostile_server_runs_as_a_process_and_counts() -> None:
@@ -536,7 +535,7 @@ def test_the_hostile_server_runs_as_a_process_and_counts() -> None:
             assert process.stdout is not None
             base = process.stdout.readline().strip()
             assert fetch(f"{base}/good/1.jpg").body == hosts.jpeg("1")
-            with urlopen(f"{base}/hits", timeout=5) as answer:
-                assert json.load(answer)["/good/1.jpg"] == 1
+            with urlopen(f"{base}/hits", timeout=5) as response:
+                assert json.load(response)["/good/1.jpg"] == 1
         finally:
             process.terminate()

@@ -57,7 +57,7 @@ def get(url: str, *, policy: Policy = POLICY, **options: Any) -> Response:
 
 def get_raw(response: bytes) -> Response:
     """The response of a host that sends these bytes."""
-    with hosts.serving(answers={"/": response}) as server:
+    with hosts.serving(responses={"/": response}) as server:
         return get(server.base)
 
 
