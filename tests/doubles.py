@@ -36,28 +36,28 @@ Before = Callable[[str], None]
 
 @dataclass
 class Shelf(Source):
-    """A source that answers as a function does, and remembers what it was asked for."""
+    """A source that returns what a function returns, and records its searches."""
 
-    summary: ClassVar[str] = "pictures of a test"
+    summary: ClassVar[str] = "images of a test"
     terms: ClassVar[str] = "free to test with"
     page_size: ClassVar[int | None] = None
     depth: ClassVar[int | None] = None
 
     answer: Callable[[Query], Page]
     lacks: str | None = None
-    asked: list[Query] = field(default_factory=list)
+    searches: list[Query] = field(default_factory=list)
 
     def missing(self) -> str | None:
         return self.lacks
 
     async def search(self, query: Query, http: AsyncClient) -> Page:
         del http
-        self.asked.append(query)
+        self.searches.append(query)
         return self.answer(query)
 
 
 def shelf(*urls: str, **credit: str) -> Shelf:
-    """A source that has these addresses for every keyword, in pages."""
+    """A source that has these URLs for every keyword, in pages."""
     return Shelf(lambda query: page_of(urls, query, Credit(**credit)))
 
 
@@ -168,7 +168,7 @@ def the_chunk(runtime: Runtime, ref: JobRef) -> Chunk:
     return first(ledger.chunks_of(runtime.sessions, ref))
 
 
-def slices(runtime: Runtime, ref: JobRef) -> list[tuple[str, str, int, int]]:
+def planned_chunks(runtime: Runtime, ref: JobRef) -> list[tuple[str, str, int, int]]:
     """Source, label, page and quota of every chunk, in order."""
     parts = [found.payload for found in ledger.chunks_of(runtime.sessions, ref)]
     return [(part["source"], part["label"], part["page"], part["quota"]) for part in parts]

@@ -16,7 +16,7 @@ from pixcrawler_worker import client
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError
 
-#: What must not be imported into an API for the sake of three messages.
+#: What must not be imported into an API that sends a few messages.
 HEAVY = ("sqlalchemy", "psycopg", "alembic", "PIL", "numpy", "aiohttp", "httpx", "obstore", "pydantic", "structlog")
 
 
@@ -91,28 +91,30 @@ def test_the_broker_is_found_by_any_of_its_names(lists: redis.Redis, monkeypatch
 
 
 @pytest.mark.parametrize("send", [client.start_crawl, client.cancel_crawl, client.retry_crawl])
-def test_without_a_broker_it_says_what_to_set(send: Callable[[int], str]) -> None:
+def test_without_a_broker_the_error_names_the_setting(send: Callable[[int], str]) -> None:
     with pytest.raises(PermanentError, match="no broker is configured: set PIXCRAWLER_BROKER_URL"):
         send(42)
 
 
 @pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A server that takes connections and never says a word, as a broker that is stopped does."""
+def hanging_port() -> Iterator[int]:
+    """A server that takes connections and never responds, like a broker that is stopped."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         yield server.getsockname()[1]
 
 
-@pytest.mark.parametrize("kind", ["refuses", "is silent", "has no socket"])
-def test_a_dead_broker_is_told_soon(kind: str, silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    address = {
-        "refuses": "redis://:hunter2@127.0.0.1:1/0",
-        "is silent": f"redis://:hunter2@127.0.0.1:{silent_port}/0",
+@pytest.mark.parametrize("kind", ["denies", "does not respond", "has no socket"])
+def test_a_dead_broker_is_an_error_within_seconds(
+    kind: str, hanging_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = {
+        "denies": "redis://:hunter2@127.0.0.1:1/0",
+        "does not respond": f"redis://:hunter2@127.0.0.1:{hanging_port}/0",
         "has no socket": "redis+socket:///nowhere/redis",
     }[kind]
-    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", address)
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", url)
     begun = time.monotonic()
     with pytest.raises(OperationalError) as caught:
         client.start_crawl(42)

@@ -10,7 +10,7 @@ import redis
 from browser import look, requires_chromium
 from calls import DEAD, call, sent
 from doubles import query
-from validate import corpus, judging
+from validate import corpus, validation_jobs
 
 from pixcrawler_worker.cli import job_status
 from pixcrawler_worker.db.job_views import ValidationView
@@ -29,7 +29,7 @@ def clean(runtime: Runtime) -> None:
 @pytest.fixture
 def job(runtime: Runtime) -> int:
     """A crawl job with images of every kind."""
-    made = judging.ended_crawl(runtime)
+    made = validation_jobs.ended_crawl(runtime)
     corpus.store(runtime, made, [*list(corpus.clean())[:6], *corpus.defective()])
     return made
 
@@ -93,7 +93,7 @@ def test_the_schema_is_printed_without_any_service() -> None:
 
 
 def test_a_validation_is_shown_with_counts_per_check(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
-    ref = judging.validate(runtime, job, {"level": "strict"})
+    ref = validation_jobs.validate(runtime, job, {"level": "strict"})
     shown = " ".join(call(env, "jobs", "show", f"validation:{ref.id}").stdout.split())
     assert f"validation {ref.id} check, of job {job}" in shown
     assert "status completed, 100 %" in shown
@@ -106,16 +106,16 @@ def test_a_validation_is_shown_with_counts_per_check(env: Mapping[str, str], run
 
 
 def test_watch_exits_as_the_validation_ends(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
-    ref = judging.validate(runtime, job)
+    ref = validation_jobs.validate(runtime, job)
     result = call(env, "jobs", "watch", f"validation:{ref.id}")
     total = 6 + len(list(corpus.defective()))
     first, second, third = result.stdout.splitlines()
     assert result.exit_code == 0
     assert first.startswith(f"validation {ref.id} completed in ")
     assert f"{total} of {total} images validated, 2 of 2 chunks" in first
-    assert second == "valid: {1}, invalid: {2}".format(*judging.counted(runtime, ref)[2:])
+    assert second == "valid: {1}, invalid: {2}".format(*validation_jobs.counted(runtime, ref)[2:])
     assert third.startswith("findings: 9 decode, ")
-    invalid = judging.make_validation(runtime, job, {"level": 7})
+    invalid = validation_jobs.make_validation(runtime, job, {"level": 7})
     submission.start(runtime, VALIDATION, invalid.id)
     result = call(env, "jobs", "watch", f"validation:{invalid.id}")
     assert (result.exit_code, 'validation_rules.level: expected "basic", ' in result.stdout) == (1, True)
@@ -136,7 +136,7 @@ def test_the_report_shows_histograms_flagged_images_and_duplicates(
     runtime: Runtime, job: int, tmp_path: Path, name: str, width: int
 ) -> None:
     ledger.execute(runtime.sessions, "UPDATE images SET filename = '<b>x</b>.jpg' WHERE filename = 'dark.jpg'")
-    ref = judging.validate(runtime, job, {"level": "strict", "checks": {"odd_size": {"min_images": 20}}})
+    ref = validation_jobs.validate(runtime, job, {"level": "strict", "checks": {"odd_size": {"min_images": 20}}})
     path = report.write(runtime, ref.id, tmp_path / "page.html")
     page = path.read_text()
     assert "http://" not in page

@@ -1,4 +1,4 @@
-"""A web server full of strangers, and what must hold after every test that runs chunks."""
+"""A web server with valid and broken images, and what must hold after every test that runs chunks."""
 
 from collections.abc import Iterator
 

@@ -53,27 +53,25 @@ def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
         return dict(planner.reasons(opened, ref.id))
 
 
-# What a chunk brings
+# Results
 
 
 def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, host: HostileServer) -> None:
-    wanted = good(host, "mixed", 5)
+    valid = good(host, "mixed", 5)
     faults = ["404", "500", "html", "truncated-image", "bomb", "redirect-private", "close", "empty"]
-    ref, messages = start(runtime, [*wanted, *(host.url(f"/fault/{fault}/mixed") for fault in faults), "junk"])
+    ref, messages = start(runtime, [*valid, *(host.url(f"/fault/{fault}/mixed") for fault in faults), "junk"])
     assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
     result = first(results(runtime, ref))
-    refused = "not_found server_error not_an_image corrupt too_many_pixels forbidden_address reset empty bad_url"
-    assert result["reasons"] == dict.fromkeys(refused.split(), 1)
+    rejected = "not_found server_error not_an_image corrupt too_many_pixels forbidden_address reset empty bad_url"
+    assert result["reasons"] == dict.fromkeys(rejected.split(), 1)
     assert result["offered"] == result["stored"] + sum(result["reasons"].values()) == 14
     assert (result["stored"], result["left"], result["more"]) == (5, [], False)
-    assert urls_of(runtime, ref) == set(wanted)
-    # Whole bodies came of the good ones, of the web page, of the broken picture and of the bomb.
+    assert urls_of(runtime, ref) == set(valid)
+    # The valid images, the web page, the corrupt image and the decompression bomb were downloaded completely.
     assert counted(runtime, ref) == (14, 8, 5)
 
 
-def test_a_quota_is_met_exactly_and_the_next_round_asks_for_what_was_left(
-    runtime: Runtime, host: HostileServer
-) -> None:
+def test_a_quota_is_met_exactly_and_the_next_round_uses_the_leftovers(runtime: Runtime, host: HostileServer) -> None:
     listed = good(host, "quota", 60)
     ref, messages = start(runtime, listed, job={"max_images": 10}, chunk_size=60)
     drive(runtime, messages)
@@ -85,7 +83,7 @@ def test_a_quota_is_met_exactly_and_the_next_round_asks_for_what_was_left(
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
 
 
-def test_the_next_round_asks_exactly_those_that_were_left(runtime: Runtime, host: HostileServer) -> None:
+def test_the_next_round_requests_exactly_the_leftovers(runtime: Runtime, host: HostileServer) -> None:
     # Two pages of which the first one disappoints: its shortfall is made up from the leftovers of the second.
     bad = [host.url(f"/fault/404/left-{number}") for number in range(10)]
     listed = [*bad, *good(host, "left", 10)]
@@ -103,7 +101,7 @@ def test_the_next_round_asks_exactly_those_that_were_left(runtime: Runtime, host
     assert counted(runtime, ref) == (20, 10, 10)
 
 
-def test_a_job_whose_limit_is_lowered_while_it_runs_keeps_to_it(runtime: Runtime, host: HostileServer) -> None:
+def test_a_limit_that_is_lowered_while_the_job_runs_is_kept(runtime: Runtime, host: HostileServer) -> None:
     ref, messages = start(runtime, good(host, "lowered", 20), job={"max_images": 20}, chunk_size=10)
     messages = run(runtime, messages)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 13 WHERE id = :id", id=ref.id)
@@ -128,7 +126,7 @@ def test_a_job_whose_limit_is_lowered_in_the_middle_of_a_chunk_counts_the_surplu
 # Duplicates
 
 
-def test_an_address_that_a_page_names_twice_is_asked_once(runtime: Runtime, host: HostileServer) -> None:
+def test_a_url_that_a_page_has_twice_is_requested_once(runtime: Runtime, host: HostileServer) -> None:
     (url,) = good(host, "twice", 1)
     ref, messages = start(runtime, [url, url, f"{url}#part"])
     drive(runtime, messages)
@@ -137,20 +135,18 @@ def test_an_address_that_a_page_names_twice_is_asked_once(runtime: Runtime, host
     assert counted(runtime, ref) == (1, 1, 1)
 
 
-def test_an_address_that_another_chunk_judged_is_not_asked_again(runtime: Runtime, host: HostileServer) -> None:
-    (taken,) = good(host, "judged", 1)
-    refused = host.url("/fault/404/judged")
-    ref, messages = start(runtime, [taken, refused, taken, refused], chunk_size=2)
+def test_a_url_that_another_chunk_processed_is_not_requested_again(runtime: Runtime, host: HostileServer) -> None:
+    (taken,) = good(host, "processed", 1)
+    missing = host.url("/fault/404/processed")
+    ref, messages = start(runtime, [taken, missing, taken, missing], chunk_size=2)
     drive(runtime, messages)
     assert [result["reasons"] for result in results(runtime, ref)] == [{"not_found": 1}, {"duplicate_url": 2}]
-    assert (host.hits["/good/judged-0.jpg"], host.hits["/fault/404/judged"]) == (1, 1)
+    assert (host.hits["/good/processed-0.jpg"], host.hits["/fault/404/processed"]) == (1, 1)
     assert counted(runtime, ref) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("chunk_size", [10, 1], ids=["in one chunk", "across chunks"])
-def test_the_same_bytes_from_another_address_are_one_image(
-    runtime: Runtime, host: HostileServer, chunk_size: int
-) -> None:
+def test_the_same_bytes_from_another_url_are_one_image(runtime: Runtime, host: HostileServer, chunk_size: int) -> None:
     listed = [host.url(f"/fault/duplicate/bytes-{number}") for number in range(4)]
     ref, messages = start(runtime, listed, chunk_size=chunk_size)
     drive(runtime, messages)
@@ -159,7 +155,7 @@ def test_the_same_bytes_from_another_address_are_one_image(
     assert len(files_of(runtime, ref)) == 1
 
 
-def test_another_job_may_have_the_same_pictures(runtime: Runtime, host: HostileServer) -> None:
+def test_another_job_may_have_the_same_images(runtime: Runtime, host: HostileServer) -> None:
     listed = good(host, "shared", 3)
     for _ in range(2):
         ref, messages = start(runtime, listed)
@@ -167,14 +163,14 @@ def test_another_job_may_have_the_same_pictures(runtime: Runtime, host: HostileS
         assert urls_of(runtime, ref) == set(listed)
 
 
-# What was asked for
+# Options
 
 
-def test_only_licences_that_were_asked_for_are_fetched(runtime: Runtime, host: HostileServer) -> None:
-    free, kept, unknown = good(host, "license", 3)
+def test_only_accepted_licenses_are_downloaded(runtime: Runtime, host: HostileServer) -> None:
+    free, restricted, unknown = good(host, "license", 3)
     sources = {
         "free": shelf(free, license="cc0-1.0", author="Ada", page_url="https://example.org/a"),
-        "kept": shelf(kept, license="cc-by-nd-4.0"),
+        "restricted": shelf(restricted, license="cc-by-nd-4.0"),
         "unknown": shelf(unknown),
     }
     runtime = replace(runtime, sources=dict(sources))
@@ -189,31 +185,31 @@ def test_only_licences_that_were_asked_for_are_fetched(runtime: Runtime, host: H
 
 
 @pytest.mark.parametrize(
-    ("said", "asked"),
+    ("stated", "downloaded"),
     [
         ({"width": 90, "height": 64}, False),
         ({"width": 96, "height": 50}, False),
         ({"width": 90}, False),
         ({"width": 96, "height": 64}, True),
         ({}, True),
-        # What a source says may be wrong; the picture itself decides then.
+        # What a source states may be wrong; then the file decides.
         ({"width": 4000, "height": 4000}, True),
     ],
 )
-def test_what_is_too_small_by_its_sources_own_words_is_not_downloaded(
-    runtime: Runtime, host: HostileServer, said: dict[str, Any], *, asked: bool
+def test_an_image_that_is_too_small_according_to_its_source_is_not_downloaded(
+    runtime: Runtime, host: HostileServer, stated: dict[str, Any], *, downloaded: bool
 ) -> None:
-    (url,) = good(host, f"said-{len(said)}-{sum(said.values())}", 1)
-    offer = Shelf(lambda query: Page((Candidate(url=url, **said),) if query.page == 0 else (), more=False))
+    (url,) = good(host, f"stated-{len(stated)}-{sum(stated.values())}", 1)
+    offer = Shelf(lambda query: Page((Candidate(url=url, **stated),) if query.page == 0 else (), more=False))
     there = offering(runtime, offer=offer)
     ref, messages = start(there, sources=["offer"], min_width=96, min_height=60, max_rounds=1)
     drive(there, messages)
-    assert sum(host.hits[path] for path in host.hits if path.rpartition("/")[2] in url) == asked
-    assert reasons(runtime, ref) == ({} if asked else {"too_small": 1})
+    assert sum(host.hits[path] for path in host.hits if path.rpartition("/")[2] in url) == downloaded
+    assert reasons(runtime, ref) == ({} if downloaded else {"too_small": 1})
 
 
 @pytest.mark.parametrize(
-    ("options", "refused"),
+    ("options", "rejected"),
     [
         ({"formats": ["jpg"]}, {"format_not_wanted": 1}),
         ({"formats": ["png"]}, {"format_not_wanted": 2}),
@@ -223,18 +219,18 @@ def test_what_is_too_small_by_its_sources_own_words_is_not_downloaded(
         ({"min_width": 97, "formats": ["jpg"]}, {"format_not_wanted": 1, "too_small": 2}),
     ],
 )
-def test_formats_and_sizes_are_judged_by_the_picture_itself(
-    runtime: Runtime, host: HostileServer, options: dict[str, Any], refused: dict[str, int]
+def test_formats_and_sizes_are_checked_in_the_file(
+    runtime: Runtime, host: HostileServer, options: dict[str, Any], rejected: dict[str, int]
 ) -> None:
     # The third one is a PNG that its host calls text.
     listed = [*good(host, "size", 2), host.url("/fault/wrong-type/size")]
     ref, messages = start(runtime, listed, **options)
     drive(runtime, messages)
-    assert reasons(runtime, ref) == refused
-    assert counted(runtime, ref) == (3, 3, 3 - sum(refused.values()))
+    assert reasons(runtime, ref) == rejected
+    assert counted(runtime, ref) == (3, 3, 3 - sum(rejected.values()))
 
 
-def test_trouble_that_may_pass_is_met_with_one_more_try(runtime: Runtime, host: HostileServer) -> None:
+def test_a_failure_that_may_pass_is_retried_once(runtime: Runtime, host: HostileServer) -> None:
     flaky, broken, gone = (host.url(f"/fault/{kind}/try") for kind in ("flaky", "500", "404"))
     ref, messages = start(runtime, [flaky, broken, gone])
     drive(runtime, messages)
@@ -256,10 +252,10 @@ def test_files_are_named_by_job_label_and_content(runtime: Runtime, host: Hostil
         " FROM images JOIN pixcrawler.image_facts ON image_id = images.id",
     )
     assert len(rows) == 2
-    for address, filename, kind, digest, kept in rows:
+    for url, filename, kind, digest, stored_label in rows:
         assert filename == f"{digest[:32]}.{kind}"
-        assert runtime.storage.key(address) == f"crawl_jobs/{ref.id}/{slug(label)}/{filename}"
-        assert kept == label
+        assert runtime.storage.key(url) == f"crawl_jobs/{ref.id}/{slug(label)}/{filename}"
+        assert stored_label == label
     assert files_of(runtime, ref) == {runtime.storage.key(row[0]) for row in rows}
 
 
@@ -272,7 +268,7 @@ def test_a_file_is_in_storage_before_its_row_is_written(runtime: Runtime, host: 
     assert counted(runtime, ref)[2] == 3
 
 
-def test_no_transaction_is_open_while_a_chunk_searches_fetches_opens_and_stores(
+def test_no_transaction_is_open_while_a_chunk_searches_downloads_decodes_and_stores(
     runtime: Runtime, host: HostileServer, database_url: str
 ) -> None:
     seen: dict[str, list[int]] = {"search": [], "fetch": [], "inspect": [], "store": []}
@@ -285,9 +281,9 @@ def test_no_transaction_is_open_while_a_chunk_searches_fetches_opens_and_stores(
             ).fetchone()
         seen[step].append(found[0] if found else -1)
 
-    def answer(asked: Query) -> Page:
+    def answer(search: Query) -> Page:
         look("search")
-        return page_of(good(host, "open", 3), asked)
+        return page_of(good(host, "open", 3), search)
 
     watched = replace(
         runtime,
@@ -309,9 +305,7 @@ def test_no_transaction_is_open_while_a_chunk_searches_fetches_opens_and_stores(
 # The decoder's process
 
 
-def test_meeting_a_quota_with_downloads_under_way_leaves_the_decoder_alive(
-    runtime: Runtime, host: HostileServer
-) -> None:
+def test_meeting_a_quota_during_downloads_leaves_the_decoder_alive(runtime: Runtime, host: HostileServer) -> None:
     def meet(name: str) -> None:
         ref, messages = start(runtime, good(host, name, 40), job={"max_images": 3}, chunk_size=40)
         drive(runtime, messages)
@@ -325,15 +319,15 @@ def test_meeting_a_quota_with_downloads_under_way_leaves_the_decoder_alive(
     assert runtime.decoder.pid == before
 
 
-def test_a_decoder_that_is_killed_costs_one_picture_at_most(runtime: Runtime, host: HostileServer) -> None:
+def test_a_decoder_that_is_killed_costs_one_image_at_most(runtime: Runtime, host: HostileServer) -> None:
     killed: list[int] = []
-    asked: list[int] = []
+    inspected: list[int] = []
 
     def kill_in_the_middle(decoder: Decoder, _body: bytes) -> None:
-        asked.append(len(asked))
-        if len(asked) > 6 and not killed and decoder.pid is not None:
+        inspected.append(len(inspected))
+        if len(inspected) > 6 and not killed and decoder.pid is not None:
             killed.append(decoder.pid)
-            # Stopped first, so that it is at a picture when the end comes.
+            # Stopped first, so that it is decoding an image when it is killed.
             os.kill(decoder.pid, signal.SIGSTOP)
             runtime.loop.call_later(0.1, os.kill, decoder.pid, signal.SIGKILL)
 
@@ -352,7 +346,7 @@ def test_a_decoder_that_is_killed_costs_one_picture_at_most(runtime: Runtime, ho
     assert reasons(runtime, ref) == {"decoder_died": 1}
 
 
-# Messages that mean nothing
+# Messages without effect
 
 
 def test_a_second_message_about_a_chunk_changes_nothing(runtime: Runtime, host: HostileServer) -> None:

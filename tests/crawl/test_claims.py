@@ -48,7 +48,7 @@ from pixcrawler_worker.sources.protocol import Page, Query
 pytestmark = pytest.mark.usefixtures("sound")
 
 
-# Trouble
+# Failures
 
 
 def failing(error: Exception) -> Shelf:
@@ -58,8 +58,8 @@ def failing(error: Exception) -> Shelf:
     return Shelf(answer)
 
 
-def rest(runtime: Runtime, ref: JobRef) -> float:
-    """Seconds until the job's chunk may be tried again."""
+def delay(runtime: Runtime, ref: JobRef) -> float:
+    """Return the seconds until the chunk of the job is available again."""
     ((seconds,),) = query(
         runtime,
         "SELECT extract(epoch FROM available_at - clock_timestamp()) FROM pixcrawler.chunks WHERE crawl_job_id = :id",
@@ -69,28 +69,28 @@ def rest(runtime: Runtime, ref: JobRef) -> float:
 
 
 @pytest.mark.parametrize(
-    ("asked", "shortest", "longest"),
+    ("requested", "minimum", "maximum"),
     [(None, 5, 5 * 1.25), (timedelta(seconds=20), 20, 40), (timedelta(minutes=7), 420, 840)],
 )
-def test_a_source_in_trouble_gets_the_rest_that_it_asks_for(
-    runtime: Runtime, asked: timedelta | None, shortest: float, longest: float
+def test_a_failing_source_is_retried_after_the_requested_delay(
+    runtime: Runtime, requested: timedelta | None, minimum: float, maximum: float
 ) -> None:
-    busy = replace(runtime, sources={"shelf": failing(TransientError("busy", retry_after=asked))})
+    busy = replace(runtime, sources={"shelf": failing(TransientError("busy", retry_after=requested))})
     ref, messages = start(busy, sources=["shelf"])
     assert executor.run(busy, CRAWL, first(messages).chunk_id) == []
     found = the_chunk(runtime, ref)
     assert (found.state, found.attempt, found.error) == (ChunkState.QUEUED, 1, "busy")
-    assert shortest - 3 < rest(runtime, ref) <= longest
+    assert minimum - 3 < delay(runtime, ref) <= maximum
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.RUNNING
 
 
 def test_a_source_that_recovers_loses_nothing(runtime: Runtime, host: HostileServer) -> None:
-    troubles = [TransientError("busy"), TransientError("still busy")]
+    errors = [TransientError("busy"), TransientError("still busy")]
 
-    def answer(asked: Query) -> Page:
-        if troubles:
-            raise troubles.pop(0)
-        return page_of(good(host, "recovers", 3), asked)
+    def answer(search: Query) -> Page:
+        if errors:
+            raise errors.pop(0)
+        return page_of(good(host, "recovers", 3), search)
 
     shaky = replace(runtime, sources={"shelf": Shelf(answer)})
     ref, messages = start(shaky, sources=["shelf"])
@@ -103,10 +103,10 @@ def test_a_source_that_recovers_loses_nothing(runtime: Runtime, host: HostileSer
     assert the_chunk(runtime, ref).error is None
 
 
-def test_a_source_that_will_never_answer_fails_the_chunk(runtime: Runtime) -> None:
-    refused = replace(runtime, sources={"shelf": failing(PermanentError("no such\x00key"))})
-    ref, messages = start(refused, sources=["shelf"])
-    assert executor.run(refused, CRAWL, first(messages).chunk_id) == []
+def test_a_permanent_error_of_a_source_fails_the_chunk(runtime: Runtime) -> None:
+    failing_source = replace(runtime, sources={"shelf": failing(PermanentError("no such\x00key"))})
+    ref, messages = start(failing_source, sources=["shelf"])
+    assert executor.run(failing_source, CRAWL, first(messages).chunk_id) == []
     assert (the_chunk(runtime, ref).state, the_chunk(runtime, ref).error) == (ChunkState.FAILED, "no suchkey")
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.FAILED
 
@@ -129,7 +129,7 @@ def test_a_source_that_was_uninstalled_fails_the_chunk(runtime: Runtime) -> None
     )
 
 
-def test_options_that_another_version_kept_fail_the_chunk_and_end_the_job(
+def test_options_that_another_version_recorded_fail_the_chunk_and_end_the_job(
     runtime: Runtime, host: HostileServer
 ) -> None:
     ref, messages = start(runtime, good(host, "version", 1))
@@ -143,7 +143,7 @@ def test_options_that_another_version_kept_fail_the_chunk_and_end_the_job(
 @pytest.mark.parametrize(
     ("error", "state"), [(TransientError("full"), ChunkState.QUEUED), (PermanentError("no"), ChunkState.FAILED)]
 )
-def test_a_storage_in_trouble_in_the_middle_of_a_chunk_leaves_no_rows(
+def test_a_storage_that_fails_in_the_middle_of_a_chunk_leaves_no_rows(
     runtime: Runtime, host: HostileServer, error: Exception, state: ChunkState
 ) -> None:
     stored: list[str] = []
@@ -181,10 +181,10 @@ def test_the_last_attempt_ends_the_job(runtime: Runtime) -> None:
 def test_a_bug_surfaces_and_the_sweep_brings_the_chunk_back(runtime: Runtime, host: HostileServer) -> None:
     bugs = [ZeroDivisionError("a bug")]
 
-    def answer(asked: Query) -> Page:
+    def answer(search: Query) -> Page:
         if bugs:
             raise bugs.pop()
-        return page_of(good(host, "bug", 2), asked)
+        return page_of(good(host, "bug", 2), search)
 
     buggy = replace(runtime, sources={"shelf": Shelf(answer)})
     ref, messages = start(buggy, sources=["shelf"])
@@ -206,7 +206,7 @@ def test_a_bug_surfaces_and_the_sweep_brings_the_chunk_back(runtime: Runtime, ho
 
 @contextmanager
 def meanwhile(server: HostileServer, path: str, do: Callable[[], object]) -> Iterator[None]:
-    """Do something in another thread as soon as a picture is asked for."""
+    """Call `do` in another thread as soon as an image is requested."""
 
     def wait() -> None:
         deadline = time.monotonic() + 10
@@ -229,16 +229,16 @@ def steal(runtime: Runtime, message: ChunkMessage) -> None:
     ledger.claim(runtime.sessions, message.chunk_id, owner="another")
 
 
-def cancel(runtime: Runtime, _wake: ChunkMessage) -> None:
+def cancel(runtime: Runtime, _message: ChunkMessage) -> None:
     ((job_id,),) = query(runtime, "SELECT id FROM crawl_jobs")
     submission.cancel(runtime, CRAWL, job_id)
 
 
-def cancel_by_hand(runtime: Runtime, _wake: ChunkMessage) -> None:
+def cancel_by_hand(runtime: Runtime, _message: ChunkMessage) -> None:
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled', completed_at = now()")
 
 
-def delete(runtime: Runtime, _wake: ChunkMessage) -> None:
+def delete(runtime: Runtime, _message: ChunkMessage) -> None:
     ledger.execute(runtime.sessions, "DELETE FROM crawl_jobs")
 
 
@@ -273,7 +273,7 @@ def test_a_result_that_comes_after_the_claim_was_lost_is_dropped(
     assert states == expected.get(lose.__name__, [ChunkState.RUNNING])
 
 
-def test_trouble_of_a_zombie_does_not_touch_the_live_attempt(runtime: Runtime, host: HostileServer) -> None:
+def test_a_failure_of_a_lost_claim_does_not_affect_the_valid_one(runtime: Runtime, host: HostileServer) -> None:
     ref, messages = start(runtime, good(host, "zombie", 1))
 
     def steal_and_fail(_key: str) -> None:
@@ -312,7 +312,7 @@ def test_a_long_chunk_keeps_its_claim_by_its_heartbeat(runtime: Runtime) -> None
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["answer lost", "request lost"])
-def test_a_commit_without_an_answer_counts_once(
+def test_a_commit_without_a_response_counts_once(
     runtime: Runtime, host: HostileServer, database_url: str, *, done: bool
 ) -> None:
     with cable(database_url) as between:
@@ -332,7 +332,7 @@ def test_a_commit_without_an_answer_counts_once(
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["answer lost", "request lost"])
-def test_a_claim_without_an_answer_is_found_again(
+def test_a_claim_without_a_response_is_found_again(
     runtime: Runtime, host: HostileServer, database_url: str, *, done: bool
 ) -> None:
     ref, messages = start(runtime, good(host, f"claim-{done}", 1))
@@ -390,9 +390,9 @@ def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: R
     mine, other = messages
     rival = ledger.claim(runtime.sessions, other.chunk_id)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 10")
-    address = runtime.storage.url("rival.jpg")
+    url = runtime.storage.url("rival.jpg")
     runtime.run(runtime.storage.put("rival.jpg", b"rival"))
-    theirs = [make_image(f"rival {number}", storage_url=address) for number in range(6)]
+    theirs = [make_image(f"rival {number}", storage_url=url) for number in range(6)]
 
     with runtime.sessions() as finishing:
         commit = threading.Timer(0.3, finishing.commit)
@@ -401,7 +401,7 @@ def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: R
         def finish(key: str) -> None:
             stored.append(key)
             if len(stored) == 10:
-                # The rival has written its images, but nobody sees them before it commits.
+                # The rival has written its images, but they are visible only after its commit.
                 images.insert_new(finishing, ref.id, theirs)
                 result = {"offered": 6, "stored": 6, "left": [], "more": True}
                 chunks.finish(finishing, rival, result=result, gains={"valid_images": 6})

@@ -61,12 +61,12 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
         ("Formats", "formats"),
     ],
 )
-def test_an_unknown_option_is_refused_with_the_nearest_one(name: str, meant: str) -> None:
+def test_an_unknown_option_is_rejected_with_the_nearest_one(name: str, meant: str) -> None:
     assert message_of({name: 1}) == f"options.{name}: unknown option, did you mean {meant!r}?"
 
 
 @pytest.mark.parametrize("name", ["color", "", 1, None])
-def test_an_option_like_no_other_is_refused_with_all_that_are_known(name: object) -> None:
+def test_an_option_without_a_similar_one_is_rejected_with_all_known_ones(name: object) -> None:
     message = message_of({name: "red"})
     shown = name if name != "" else '""'
     assert message.startswith(f"options.{shown}: unknown option, known are ")
@@ -87,7 +87,7 @@ def test_an_option_like_no_other_is_refused_with_all_that_are_known(name: object
         *(("safe_search", value) for value in (1, "true", None)),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_refused_by_name(name: str, value: object) -> None:
+def test_an_invalid_value_is_rejected_with_the_name_of_the_option(name: str, value: object) -> None:
     assert message_of({name: value}).startswith(f"options.{name}")
 
 
@@ -102,34 +102,34 @@ def test_options_do_not_change() -> None:
 
 
 @given(raw=RAW)
-def test_the_ledger_keeps_everything_but_the_urls(raw: dict[str, Any]) -> None:
-    asked = options.parse(raw)
-    kept = options.recorded(asked)
-    assert "urls" not in kept
-    assert options.parse(json.loads(json.dumps(kept))) == asked.model_copy(update={"urls": ()})
+def test_the_ledger_records_everything_but_the_urls(raw: dict[str, Any]) -> None:
+    parsed = options.parse(raw)
+    recorded = options.recorded(parsed)
+    assert "urls" not in recorded
+    assert options.parse(json.loads(json.dumps(recorded))) == parsed.model_copy(update={"urls": ()})
 
 
-def test_the_ledger_keeps_nothing_that_is_as_usual() -> None:
+def test_the_ledger_records_no_defaults() -> None:
     assert options.recorded(options.parse({"min_width": 32, "sources": None, "urls": ["http://a.example/"]})) == {}
 
 
-def test_what_the_database_cannot_hold_does_not_reach_it() -> None:
-    asked = options.parse({"urls": ["http://a.example/\x00b", "http://a.example/\ud800"], "sources": ["\x00urls"]})
-    assert asked.urls == ("http://a.example/b", "http://a.example/?")
-    assert asked.sources == ("urls",)
+def test_characters_that_the_database_cannot_store_do_not_reach_it() -> None:
+    parsed = options.parse({"urls": ["http://a.example/\x00b", "http://a.example/\ud800"], "sources": ["\x00urls"]})
+    assert parsed.urls == ("http://a.example/b", "http://a.example/?")
+    assert parsed.sources == ("urls",)
 
 
-def test_a_licence_may_be_written_as_people_do_and_is_refused_with_the_nearest_name() -> None:
+def test_a_license_has_many_notations_and_is_rejected_with_the_nearest_name() -> None:
     assert options.parse({"licenses": ["CC BY-SA 4.0", "cc0"]}).licenses == ("cc-by-sa-4.0", "cc0")
     assert "there is no license 'cc-bye'; did you mean 'cc-by'?" in message_of({"licenses": ["cc-bye"]})
 
 
 @pytest.mark.parametrize("written", ["jpg", "JPG", "jpeg", ".jpeg", "image/jpeg"])
-def test_a_format_may_be_written_as_people_do(written: str) -> None:
+def test_a_format_has_many_notations(written: str) -> None:
     assert options.parse({"formats": [written]}).formats == ("jpg",)
 
 
-def test_a_format_that_does_not_exist_is_refused_by_name() -> None:
+def test_an_unknown_format_is_rejected_by_name() -> None:
     assert (
         message_of({"formats": ["jpgg"]}) == "options.formats[0]: there is no image format 'jpgg'; did you mean 'jpg'?"
     )

@@ -17,10 +17,10 @@ from doubles import (
     make_job,
     offering,
     page_of,
+    planned_chunks,
     query,
     run,
     shelf,
-    slices,
     start,
     status,
     urls_of,
@@ -39,7 +39,7 @@ from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Page, Query
 
-NOBODY = JobRef(CRAWL_JOBS, 2**30)
+MISSING = JobRef(CRAWL_JOBS, 2**30)
 
 
 pytestmark = pytest.mark.usefixtures("sound")
@@ -52,7 +52,7 @@ def test_a_pending_job_is_planned_with_the_options_of_its_message(runtime: Runti
     ref = make_job(runtime, max_images=7)
     listed = [f"https://example.org/{number}.jpg" for number in range(25)]
     messages = submission.start(runtime, CRAWL, ref.id, {"urls": listed, "chunk_size": 5})
-    assert slices(runtime, ref) == [("urls", "cat", 0, 5), ("urls", "cat", 1, 2)]
+    assert planned_chunks(runtime, ref) == [("urls", "cat", 0, 5), ("urls", "cat", 1, 2)]
     found = ledger.chunks_of(runtime.sessions, ref)
     assert [(message.chunk_id, message.task_id) for message in messages] == [
         (each.id, str(each.task_id)) for each in found
@@ -65,7 +65,7 @@ def test_a_pending_job_is_planned_with_the_options_of_its_message(runtime: Runti
     assert last_details(runtime, ref) == {"chunks": 2, "max_images": 7, "sources": ["urls"]}
 
 
-def test_only_as_many_chunks_are_announced_as_the_window_allows(runtime: Runtime) -> None:
+def test_only_as_many_chunks_are_dispatched_as_the_window_allows(runtime: Runtime) -> None:
     narrow = replace(runtime, settings=runtime.settings.model_copy(update={"dispatch_window": 3}))
     listed = [f"https://example.org/{number}.jpg" for number in range(10)]
     ref, messages = start(narrow, listed, chunk_size=1)
@@ -99,46 +99,46 @@ def test_a_job_that_is_not_pending_is_left_as_it_is(runtime: Runtime, ended: Job
     over = None if ended is JobStatus.RUNNING else "now"
     ledger.execute(runtime.sessions, statement, s=ended, p=100 * (ended == "completed"), e=over, id=ref.id)
     before = query(runtime, "SELECT * FROM crawl_jobs")
-    for asked in ({"urls": ["https://example.org/a.jpg"]}, {}, {"color": "red"}):
-        assert submission.start(runtime, CRAWL, ref.id, asked) == []
+    for given in ({"urls": ["https://example.org/a.jpg"]}, {}, {"color": "red"}):
+        assert submission.start(runtime, CRAWL, ref.id, given) == []
     assert query(runtime, "SELECT * FROM crawl_jobs") == before
     assert query(runtime, "SELECT * FROM pixcrawler.crawl_plans") == []
     assert actions(runtime, ref) == []
 
 
-def test_a_job_that_is_unknown_is_told_so(runtime: Runtime) -> None:
-    with pytest.raises(UnknownJobError, match=f"there is no crawl job {NOBODY.id}"):
-        submission.start(runtime, CRAWL, NOBODY.id, {})
+def test_an_unknown_job_is_an_error(runtime: Runtime) -> None:
+    with pytest.raises(UnknownJobError, match=f"there is no crawl job {MISSING.id}"):
+        submission.start(runtime, CRAWL, MISSING.id, {})
     with pytest.raises(UnknownJobError):
-        submission.retry(runtime, CRAWL, NOBODY.id)
+        submission.retry(runtime, CRAWL, MISSING.id)
     with pytest.raises(UnknownJobError):
-        submission.cancel(runtime, CRAWL, NOBODY.id)
-    assert submission.conclude(runtime, CRAWL, NOBODY.id) == []
+        submission.cancel(runtime, CRAWL, MISSING.id)
+    assert submission.conclude(runtime, CRAWL, MISSING.id) == []
 
 
-def test_options_in_the_message_replace_those_that_were_kept_until_the_job_is_planned(runtime: Runtime) -> None:
+def test_options_in_the_message_replace_recorded_ones_until_the_job_is_planned(runtime: Runtime) -> None:
     ref = make_job(runtime, max_images=4)
-    kept = options.parse({"urls": [f"https://example.org/kept-{n}.jpg" for n in range(9)], "chunk_size": 3})
+    recorded = options.parse({"urls": [f"https://example.org/recorded-{n}.jpg" for n in range(9)], "chunk_size": 3})
     with runtime.sessions.begin() as session:
-        planner.record_options(runtime, session, ref.id, kept)
+        planner.record_options(runtime, session, ref.id, recorded)
     submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/new.jpg"], "chunk_size": 2})
-    assert slices(runtime, ref) == [("urls", "cat", 0, 2)]
+    assert planned_chunks(runtime, ref) == [("urls", "cat", 0, 2)]
     assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(["https://example.org/new.jpg"],)]
     submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/late.jpg"]})
     assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(["https://example.org/new.jpg"],)]
 
 
-def test_a_message_without_options_starts_with_those_that_were_kept(runtime: Runtime) -> None:
+def test_a_message_without_options_starts_with_the_recorded_ones(runtime: Runtime) -> None:
     ref = make_job(runtime, max_images=4)
-    kept = options.parse({"urls": [f"https://example.org/kept-{n}.jpg" for n in range(9)], "chunk_size": 3})
+    recorded = options.parse({"urls": [f"https://example.org/recorded-{n}.jpg" for n in range(9)], "chunk_size": 3})
     with runtime.sessions.begin() as session:
-        planner.record_options(runtime, session, ref.id, kept)
+        planner.record_options(runtime, session, ref.id, recorded)
     submission.start(runtime, CRAWL, ref.id, {})
-    assert slices(runtime, ref) == [("urls", "cat", 0, 3), ("urls", "cat", 1, 1)]
+    assert planned_chunks(runtime, ref) == [("urls", "cat", 0, 3), ("urls", "cat", 1, 1)]
 
 
 @pytest.mark.parametrize(
-    ("values", "asked", "said"),
+    ("values", "given", "message"),
     [
         ({"max_images": 0}, {"urls": ["u"]}, "max_images must be above 0, not 0"),
         ({"keywords": []}, {"urls": ["u"]}, "keywords is empty"),
@@ -154,23 +154,23 @@ def test_a_message_without_options_starts_with_those_that_were_kept(runtime: Run
         ({}, {}, "no source is configured"),
     ],
 )
-def test_what_cannot_be_planned_fails_with_its_reason_in_the_owners_log(
-    runtime: Runtime, values: dict[str, Any], asked: object, said: str
+def test_a_job_that_cannot_be_planned_fails_with_the_reason_in_its_activity_log(
+    runtime: Runtime, values: dict[str, Any], given: object, message: str
 ) -> None:
     closed = Shelf(lambda _: Page((), more=False), lacks="set a key")
     ref = make_job(runtime, **values)
     there = offering(runtime, commons=closed, gallery=closed, openverse=closed, closed=closed)
-    assert submission.start(there, CRAWL, ref.id, asked) == []
+    assert submission.start(there, CRAWL, ref.id, given) == []
     assert status(runtime, ref) is JobStatus.FAILED
     entry = first(log_of(runtime, ref))
     assert (entry.action, entry.resource_type, entry.resource_id) == ("crawl_job.failed", "crawl_job", str(ref.id))
-    assert said in str((entry.metadata_ or {})["reason"])
+    assert message in str((entry.metadata_ or {})["reason"])
     owner = "SELECT user_id FROM projects JOIN crawl_jobs ON project_id = projects.id WHERE crawl_jobs.id = :id"
     assert query(runtime, owner, id=ref.id) == [(entry.user_id,)]
     assert ledger.ids_of(runtime.sessions, ref) == []
 
 
-def test_without_options_every_usable_source_but_the_list_is_asked(runtime: Runtime, host: HostileServer) -> None:
+def test_without_options_every_usable_source_but_the_list_is_searched(runtime: Runtime, host: HostileServer) -> None:
     closed = shelf()
     closed.lacks = "set its key"
     there = offering(
@@ -181,16 +181,18 @@ def test_without_options_every_usable_source_but_the_list_is_asked(runtime: Runt
     )
     ref, messages = start(there)
     drive(there, messages)
-    assert {part[0] for part in slices(runtime, ref)} == {"commons", "gallery"}
+    assert {part[0] for part in planned_chunks(runtime, ref)} == {"commons", "gallery"}
     assert len(urls_of(runtime, ref)) == 4
 
 
 # Ending
 
 
-def test_the_end_of_a_job_is_told_with_counts_and_reasons(runtime: Runtime, host: HostileServer) -> None:
-    broken = [host.url(f"/fault/{kind}/told-{n}") for kind, count in (("404", 3), ("html", 2)) for n in range(count)]
-    ref, messages = start(runtime, [*good(host, "told", 4), *broken], job={"max_images": 50}, chunk_size=5)
+def test_the_end_of_a_job_is_recorded_with_counts_and_reasons(runtime: Runtime, host: HostileServer) -> None:
+    broken = [
+        host.url(f"/fault/{kind}/recorded-{n}") for kind, count in (("404", 3), ("html", 2)) for n in range(count)
+    ]
+    ref, messages = start(runtime, [*good(host, "recorded", 4), *broken], job={"max_images": 50}, chunk_size=5)
     drive(runtime, messages)
     assert actions(runtime, ref) == ["started", "completed"]
     assert last_details(runtime, ref) == {
@@ -206,10 +208,10 @@ def test_the_end_of_a_job_is_told_with_counts_and_reasons(runtime: Runtime, host
 
 
 def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> None:
-    def refused(_: Query) -> Page:
+    def failing(_: Query) -> Page:
         raise PermanentError("the key is wrong")
 
-    there = offering(runtime, shelf=Shelf(refused))
+    there = offering(runtime, shelf=Shelf(failing))
     ref, messages = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 10})
     drive(there, messages)
     job = ledger.crawl_job(runtime.sessions, ref)
@@ -221,7 +223,7 @@ def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> Non
 # Cancelling
 
 
-def test_cancelling_twice_at_once_and_late_is_told_once(runtime: Runtime, host: HostileServer) -> None:
+def test_cancelling_twice_at_once_and_late_is_recorded_once(runtime: Runtime, host: HostileServer) -> None:
     ref, messages = start(runtime, good(host, "cancel", 6), chunk_size=2)
     messages = run(runtime, messages)
     ledger.claim(runtime.sessions, messages[0].chunk_id)
@@ -301,10 +303,10 @@ def test_retrying_from_many_workers_at_once_queues_once(runtime: Runtime, host: 
 def test_a_failed_job_that_is_retried_runs_its_failed_chunks_only(runtime: Runtime, host: HostileServer) -> None:
     found = {"cat": good(host, "failed-cat", 2)}
 
-    def answer(asked: Query) -> Page:
-        if asked.text not in found:
+    def answer(search: Query) -> Page:
+        if search.text not in found:
             raise PermanentError("not yet")
-        return page_of(found[asked.text], asked)
+        return page_of(found[search.text], search)
 
     source = Shelf(answer)
     there = offering(runtime, shelf=source)
@@ -312,9 +314,9 @@ def test_a_failed_job_that_is_retried_runs_its_failed_chunks_only(runtime: Runti
     drive(there, messages)
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 2)
     found["dog"] = good(host, "failed-dog", 2)
-    del source.asked[:]
+    del source.searches[:]
     drive(there, submission.retry(there, CRAWL, ref.id))
-    assert [asked.text for asked in source.asked] == ["dog"]
+    assert [search.text for search in source.searches] == ["dog"]
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 4)
 
 
@@ -325,27 +327,27 @@ def test_where_there_is_nothing_to_retry_nothing_happens(runtime: Runtime, host:
         drive(runtime, messages)
     elif state == "pending":
         ref = make_job(runtime)
-    before = (status(runtime, ref), actions(runtime, ref), slices(runtime, ref))
+    before = (status(runtime, ref), actions(runtime, ref), planned_chunks(runtime, ref))
     assert submission.retry(runtime, CRAWL, ref.id) == []
-    assert (status(runtime, ref), actions(runtime, ref), slices(runtime, ref)) == before
+    assert (status(runtime, ref), actions(runtime, ref), planned_chunks(runtime, ref)) == before
 
 
-@pytest.mark.parametrize("kept", ["by the command line", "by the message"])
-def test_a_job_that_failed_before_it_was_planned_is_planned_anew_with_its_corrected_row(
-    runtime: Runtime, host: HostileServer, kept: str
+@pytest.mark.parametrize("recorded", ["by the command line", "by the message"])
+def test_a_job_that_failed_before_it_was_planned_is_planned_again_with_its_corrected_row(
+    runtime: Runtime, host: HostileServer, recorded: str
 ) -> None:
-    listed = good(host, kept.replace(" ", "-"), 3)
+    listed = good(host, recorded.replace(" ", "-"), 3)
     ref = make_job(runtime, keywords=[])
-    asked = {"urls": listed, "min_width": 40}
-    if kept == "by the command line":
+    given = {"urls": listed, "min_width": 40}
+    if recorded == "by the command line":
         with runtime.sessions.begin() as session:
-            planner.record_options(runtime, session, ref.id, options.parse(asked))
-        asked = {}
-    submission.start(runtime, CRAWL, ref.id, asked)
+            planner.record_options(runtime, session, ref.id, options.parse(given))
+        given = {}
+    submission.start(runtime, CRAWL, ref.id, given)
     assert status(runtime, ref) is JobStatus.FAILED
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET keywords = '[\"owl\"]' WHERE id = :id", id=ref.id)
     drive(runtime, submission.retry(runtime, CRAWL, ref.id))
     assert (status(runtime, ref), urls_of(runtime, ref)) == (JobStatus.COMPLETED, set(listed))
-    assert slices(runtime, ref) == [("urls", "owl", 0, 100)]
+    assert planned_chunks(runtime, ref) == [("urls", "owl", 0, 100)]
     assert actions(runtime, ref) == ["failed", "started", "completed"]
     assert query(runtime, "SELECT options->>'min_width' FROM pixcrawler.crawl_plans") == [("40",)]

@@ -16,10 +16,10 @@ from doubles import (
     last_details,
     offering,
     page_of,
+    planned_chunks,
     query,
     run,
     shelf,
-    slices,
     start,
     status,
     urls_of,
@@ -56,7 +56,7 @@ def test_concluding_at_once_from_two_workers_plans_one_round(runtime: Runtime, h
     found = at_once(*[partial(submission.conclude, runtime, CRAWL, ref.id)] * 6)
     assert sum(map(bool, found)) == 1
     assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(2,)]
-    assert sorted(part[2] for part in slices(runtime, ref)) == list(range(len(slices(runtime, ref))))
+    assert sorted(part[2] for part in planned_chunks(runtime, ref)) == list(range(len(planned_chunks(runtime, ref))))
 
 
 @pytest.mark.parametrize(("broken", "rounds"), [(0, 1), (4, 2), (30, 3)])
@@ -77,27 +77,27 @@ def test_rounds_end_when_every_source_is_exhausted(runtime: Runtime, host: Hosti
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 7)
 
 
-@pytest.mark.parametrize("most", [1, 3])
-def test_rounds_end_when_they_are_used_up(runtime: Runtime, host: HostileServer, most: int) -> None:
-    def nothing_new(asked: Query) -> Page:
-        return replace(page_of(good(host, "used-up", asked.page_size), replace(asked, page=0)), more=True)
+@pytest.mark.parametrize("limit", [1, 3])
+def test_rounds_end_when_they_are_used_up(runtime: Runtime, host: HostileServer, limit: int) -> None:
+    def nothing_new(search: Query) -> Page:
+        return replace(page_of(good(host, "used-up", search.page_size), replace(search, page=0)), more=True)
 
     endless = Shelf(nothing_new)
     ref, messages = start(
-        offering(runtime, endless=endless), sources=["endless"], job={"max_images": 9}, chunk_size=3, max_rounds=most
+        offering(runtime, endless=endless), sources=["endless"], job={"max_images": 9}, chunk_size=3, max_rounds=limit
     )
     drive(offering(runtime, endless=endless), messages)
-    assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(most,)]
+    assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(limit,)]
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 3)
 
 
-def test_several_sources_take_turns_and_equal_parts(runtime: Runtime, host: HostileServer) -> None:
+def test_several_sources_alternate_with_equal_shares(runtime: Runtime, host: HostileServer) -> None:
     both = {name: shelf(*good(host, f"turns-{name}", 20)) for name in ("one", "two")}
     there = offering(runtime, **both)
     ref, messages = start(
         there, sources=["one", "two"], job={"keywords": ["cat", "dog"], "max_images": 24}, chunk_size=3
     )
-    planned = slices(runtime, ref)
+    planned = planned_chunks(runtime, ref)
     assert Counter((source, label) for source, label, _, _ in planned) == {
         (source, label): 2 for source in ("one", "two") for label in ("cat", "dog")
     }
@@ -106,7 +106,7 @@ def test_several_sources_take_turns_and_equal_parts(runtime: Runtime, host: Host
     assert sum(quota for *_, quota in planned) == 24
     drive(there, messages)
     assert status(runtime, ref) is JobStatus.COMPLETED
-    # Both keywords get the same pictures of a source, and a job keeps each address once: later pages fill up.
+    # A source has the same images for both keywords, and a job stores each URL once: later pages fill up.
     counts = query(runtime, "SELECT label, count(*) FROM pixcrawler.image_facts GROUP BY 1 ORDER BY 1")
     assert sum(count for _, count in counts) == 24
 
@@ -117,7 +117,7 @@ def test_where_one_source_is_down_the_other_fills_up(runtime: Runtime, host: Hos
 
     there = offering(runtime, down=Shelf(busy), well=shelf(*good(host, "fills-up", 40)))
     ref, messages = start(there, sources=["down", "well"], job={"max_images": 10}, chunk_size=10)
-    assert slices(runtime, ref) == [("down", "cat", 0, 5), ("well", "cat", 0, 5)]
+    assert planned_chunks(runtime, ref) == [("down", "cat", 0, 5), ("well", "cat", 0, 5)]
     for _ in range(3):
         assert status(runtime, ref) is JobStatus.RUNNING
         drive(there, messages)
@@ -127,7 +127,7 @@ def test_where_one_source_is_down_the_other_fills_up(runtime: Runtime, host: Hos
     assert last_details(runtime, ref)["errors"] == {"busy; its part is left to the other sources": 1}
 
 
-def test_a_source_without_others_beside_it_is_waited_for_longer(runtime: Runtime) -> None:
+def test_an_only_source_is_retried_longer(runtime: Runtime) -> None:
     def busy(_: Query) -> Page:
         raise TransientError("busy")
 
@@ -141,19 +141,19 @@ def test_a_source_without_others_beside_it_is_waited_for_longer(runtime: Runtime
     assert last_details(runtime, ref)["errors"] == {"busy": 1}
 
 
-def test_a_source_that_wishes_to_be_left_alone_is_waited_for_whoever_is_beside_it(
+def test_a_requested_delay_is_respected_whether_or_not_there_are_other_sources(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    wishes = [timedelta(seconds=9)] * 7
+    delays = [timedelta(seconds=9)] * 7
 
-    def throttled(asked: Query) -> Page:
-        if wishes:
-            raise TransientError("too many requests", retry_after=wishes.pop())
-        return page_of(good(host, "throttled", 5), asked)
+    def throttled(search: Query) -> Page:
+        if delays:
+            raise TransientError("too many requests", retry_after=delays.pop())
+        return page_of(good(host, "throttled", 5), search)
 
-    there = offering(runtime, one=Shelf(throttled), other=shelf(*good(host, "beside-throttled", 5)))
+    there = offering(runtime, one=Shelf(throttled), other=shelf(*good(host, "not-throttled", 5)))
     ref, messages = start(there, sources=["one", "other"], job={"max_images": 10}, chunk_size=10)
-    while wishes:
+    while delays:
         drive(there, messages)
         ((rest,),) = query(runtime, "SELECT max(available_at) - clock_timestamp() FROM pixcrawler.chunks")
         assert timedelta(seconds=7) < rest < timedelta(seconds=18)
@@ -165,7 +165,7 @@ def test_a_source_that_wishes_to_be_left_alone_is_waited_for_whoever_is_beside_i
 
 def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: HostileServer) -> None:
     found = {"cat": good(host, "cap-cat", 20), "dog": good(host, "cap-dog", 20)}
-    there = offering(runtime, shelf=Shelf(lambda asked: page_of(found[asked.text], asked)))
+    there = offering(runtime, shelf=Shelf(lambda search: page_of(found[search.text], search)))
     keywords: list[object] = [{"query": "cat", "label": "feline", "max_images": 3}, "dog"]
     ref, messages = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 12}, chunk_size=4)
     drive(there, messages)
@@ -176,9 +176,9 @@ def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: Host
 
 def test_five_images_over_seven_keywords_are_one_for_each_of_five(runtime: Runtime, host: HostileServer) -> None:
     keywords = [f"k{number}" for number in range(7)]
-    there = offering(runtime, shelf=Shelf(lambda asked: page_of(good(host, f"five-{asked.text}", 5), asked)))
+    there = offering(runtime, shelf=Shelf(lambda search: page_of(good(host, f"five-{search.text}", 5), search)))
     ref, messages = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 5})
-    assert slices(runtime, ref) == [("shelf", keyword, 0, 1) for keyword in keywords[:5]]
+    assert planned_chunks(runtime, ref) == [("shelf", keyword, 0, 1) for keyword in keywords[:5]]
     drive(there, messages)
     assert query(runtime, "SELECT label FROM pixcrawler.image_facts ORDER BY 1") == [(k,) for k in keywords[:5]]
 
@@ -213,10 +213,10 @@ def test_a_source_that_loses_its_configuration_ends_the_job_with_what_it_has(
 
 @dataclass(frozen=True)
 class Shape:
-    """A list of addresses, and how it is asked for."""
+    """A list of addresses, and how it is search for."""
 
     kinds: Sequence[str]
-    wanted: int
+    max_images: int
     chunk_size: int
 
 
@@ -225,7 +225,7 @@ SHAPES = st.builds(
     kinds=st.lists(
         st.sampled_from(["good", "good", "good", "404", "html", "duplicate", "same"]), min_size=1, max_size=40
     ),
-    wanted=st.integers(1, 30),
+    max_images=st.integers(1, 30),
     chunk_size=st.integers(1, 12),
 )
 
@@ -236,21 +236,21 @@ def test_a_job_of_any_shape_ends_with_exact_counters(runtime: Runtime, host: Hos
     paths = {"good": "/good/shape-{}.jpg", "same": "/good/shape-same.jpg"}
     listed = [host.url(paths.get(kind, f"/fault/{kind}/shape-{{}}").format(n)) for n, kind in enumerate(shape.kinds)]
     ref, messages = start(
-        runtime, listed, job={"max_images": shape.wanted}, chunk_size=shape.chunk_size, max_rounds=100
+        runtime, listed, job={"max_images": shape.max_images}, chunk_size=shape.chunk_size, max_rounds=100
     )
     drive(runtime, messages)
     ledger.check(runtime.sessions, ref)
     job = ledger.crawl_job(runtime.sessions, ref)
     kinds = Counter(shape.kinds)
-    pictures = kinds["good"] + min(1, kinds["same"]) + min(1, kinds["duplicate"])
+    distinct = kinds["good"] + min(1, kinds["same"]) + min(1, kinds["duplicate"])
     assert (job.status, job.progress, job.active_chunks) == (JobStatus.COMPLETED, 100, 0)
-    assert job.valid_images == len(urls_of(runtime, ref)) == min(shape.wanted, pictures)
+    assert job.valid_images == len(urls_of(runtime, ref)) == min(shape.max_images, distinct)
     assert job.completed_chunks == job.total_chunks
     results = [found.result or {} for found in ledger.chunks_of(runtime.sessions, ref)]
     assert all(result["offered"] == result["stored"] + sum(result["reasons"].values()) for result in results)
     assert sum(result["stored"] for result in results) == job.valid_images
     assert sum(result["downloaded"] for result in results) == job.downloaded_images
-    if shape.wanted > pictures:
+    if shape.max_images > distinct:
         # A job that lacks images looks at everything: nothing is left, and every entry of the list is counted once.
         assert sum(result["offered"] for result in results) == len(listed)
         assert job.total_images == len(set(listed))

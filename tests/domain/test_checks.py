@@ -170,7 +170,7 @@ BOUNDARIES: list[tuple[str, dict[str, Any], CheckedImage, CheckedImage, object, 
     [(*boundary[:4], boundary[4:]) for boundary in BOUNDARIES],
     ids=[f"{number}-{boundary[0]}" for number, boundary in enumerate(BOUNDARIES)],
 )
-def test_a_check_finds_what_is_beyond_its_threshold_and_nothing_at_it(
+def test_a_value_beyond_the_threshold_is_a_finding_and_one_at_it_is_not(
     name: str, parameters: dict[str, Any], passes: CheckedImage, fails: CheckedImage, hit: tuple[Any, Any]
 ) -> None:
     check = checks.image_check(name, parameters | {"severity": "warn"})
@@ -178,12 +178,12 @@ def test_a_check_finds_what_is_beyond_its_threshold_and_nothing_at_it(
     assert run_checks(fails, [check]) == [Finding(name, Severity.WARN, *hit)]
 
 
-def test_every_check_on_one_image_has_a_boundary_here() -> None:
+def test_every_check_of_single_images_has_a_threshold_here() -> None:
     assert {boundary[0] for boundary in BOUNDARIES} == set(checks._TESTS)  # noqa: SLF001 - the table itself
 
 
 @pytest.mark.parametrize("name", sorted({boundary[0] for boundary in BOUNDARIES} - {"decode"}))
-def test_what_is_not_known_is_no_finding(name: str) -> None:
+def test_unknown_values_are_no_findings(name: str) -> None:
     parameters = next(boundary[1] for boundary in BOUNDARIES if boundary[0] == name)
     unknown = CheckedImage(filename="a.jpg", source_url="https://example.org/a.jpg", broken="missing")
     if name == "required_metadata":

@@ -26,12 +26,12 @@ CAT, DOG = Keyword("cat", "cat"), Keyword("dog", "dog")
         (["cat", {"query": "cat", "label": "feline"}], (CAT, Keyword("cat", "feline"))),
     ],
 )
-def test_keywords_are_read_in_every_form_that_is_allowed(raw: object, found: tuple[Keyword, ...]) -> None:
+def test_keywords_are_parsed_in_every_valid_form(raw: object, found: tuple[Keyword, ...]) -> None:
     assert parse_keywords(raw) == found
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
         ("cat", "keywords must be an array of strings, or of objects such as"),
         (None, "keywords must be .*, not None"),
@@ -59,8 +59,8 @@ def test_keywords_are_read_in_every_form_that_is_allowed(raw: object, found: tup
         ),
     ],
 )
-def test_other_keywords_are_refused_with_what_was_expected(raw: object, said: str) -> None:
-    with pytest.raises(PermanentError, match=said):
+def test_invalid_keywords_are_rejected_with_what_was_expected(raw: object, message: str) -> None:
+    with pytest.raises(PermanentError, match=message):
         parse_keywords(raw)
 
 
@@ -69,10 +69,10 @@ def test_one_class_cannot_have_two_limits() -> None:
         parse_keywords([{"query": "cat", "max_images": 5}, "cat"])
 
 
-def test_a_refusal_of_keywords_shows_no_more_than_a_line_of_them() -> None:
-    with pytest.raises(PermanentError) as refusal:
+def test_an_error_about_keywords_quotes_at_most_a_line() -> None:
+    with pytest.raises(PermanentError) as caught:
         parse_keywords("x" * 5000)
-    assert len(str(refusal.value)) < 250
+    assert len(str(caught.value)) < 250
 
 
 JSON = st.recursive(
@@ -83,7 +83,7 @@ JSON = st.recursive(
 
 
 @given(JSON | st.lists(JSON))
-def test_any_json_is_either_read_or_refused(raw: object) -> None:
+def test_any_json_is_either_parsed_or_rejected(raw: object) -> None:
     found: tuple[Keyword, ...] | None = None
     with contextlib.suppress(PermanentError):
         found = parse_keywords(raw)

@@ -34,14 +34,14 @@ from pixcrawler_worker.errors import PermanentError
         ("cc-by-0.0", None),
     ],
 )
-def test_a_licence_has_one_name_however_it_is_written(written: str, known: str | None) -> None:
+def test_a_license_has_one_identifier_in_every_notation(written: str, known: str | None) -> None:
     assert licenses.normalized(written) == known
     if known:
         assert licenses.normalized(known) == known
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"),
+    ("written", "expected"),
     [
         ("CC0", "cc0-1.0"),
         ("pdm", "cc-pdm-1.0"),
@@ -53,14 +53,14 @@ def test_a_licence_has_one_name_however_it_is_written(written: str, known: str |
         ("\u732b", None),
     ],
 )
-def test_whatever_a_provider_says_is_kept_under_one_name(written: str, kept: str | None) -> None:
-    assert licenses.identifier(written) == kept
-    if kept:
-        assert licenses.identifier(kept) == kept
+def test_the_license_of_a_provider_is_stored_under_one_identifier(written: str, expected: str | None) -> None:
+    assert licenses.identifier(written) == expected
+    if expected:
+        assert licenses.identifier(expected) == expected
 
 
 @pytest.mark.parametrize(
-    ("license_id", "wanted", "taken"),
+    ("license_id", "allowed", "expected"),
     [
         ("cc-by-4.0", ("cc-by",), True),
         ("cc-by-4.0", ("cc-by-4.0",), True),
@@ -76,13 +76,13 @@ def test_whatever_a_provider_says_is_kept_under_one_name(written: str, kept: str
         ("cc0-1.0", (), False),
     ],
 )
-def test_a_family_stands_for_all_its_versions(
-    license_id: str | None, wanted: tuple[str, ...] | None, *, taken: bool
+def test_a_family_includes_all_its_versions(
+    license_id: str | None, allowed: tuple[str, ...] | None, *, expected: bool
 ) -> None:
-    assert licenses.is_allowed(license_id, wanted) is taken
+    assert licenses.is_allowed(license_id, allowed) is expected
 
 
-def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
+def test_an_unknown_license_is_rejected_with_the_nearest_one() -> None:
     with pytest.raises(PermanentError, match=r"there is no license 'cc-by-sad'; did you mean 'cc-by-sa'\?"):
         licenses.parse("cc-by-sad")
     with pytest.raises(PermanentError, match="known are cc0, cc-pdm, public-domain, cc-by"):
@@ -90,7 +90,7 @@ def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("license_id", "address"),
+    ("license_id", "url"),
     [
         ("cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/"),
         ("cc-by-nc-nd-2.0-de", "https://creativecommons.org/licenses/by-nc-nd/2.0/de/"),
@@ -102,7 +102,7 @@ def test_an_unknown_licence_is_refused_with_the_nearest_one() -> None:
         ("", None),
     ],
 )
-def test_a_licence_s_text_is_found(license_id: str, address: str | None) -> None:
-    assert licenses.deed_url(license_id) == address
-    if address:
-        assert licenses.normalized(address) == license_id
+def test_a_license_of_creative_commons_has_a_deed(license_id: str, url: str | None) -> None:
+    assert licenses.deed_url(license_id) == url
+    if url:
+        assert licenses.normalized(url) == license_id

@@ -22,5 +22,5 @@ def test_a_reason_is_one_plain_word(reason: Reason) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", reason)
 
 
-def test_what_the_bytes_are_does_not_change_by_asking_again() -> None:
+def test_a_rejection_of_the_content_does_not_pass() -> None:
     assert PASSING.isdisjoint({Reason.CORRUPT, Reason.NOT_AN_IMAGE, Reason.TOO_SMALL, Reason.DUPLICATE_BYTES})

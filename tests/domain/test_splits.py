@@ -27,7 +27,7 @@ def test_bounds_cut_the_whole_by_the_ratios() -> None:
     assert splits.bounds(RATIOS) == [splits.WHOLE * 8 // 10, splits.WHOLE * 9 // 10, splits.WHOLE]
 
 
-def test_ratios_are_taken_as_they_are_written() -> None:
+def test_ratios_are_exact_decimals() -> None:
     assert splits.bounds({"train": 0.1, "val": 0.2, "test": 0.7})[-1] == splits.WHOLE
     assert splits.bounds({"train": 8, "val": 1, "test": 1}) == splits.bounds(RATIOS)
     assert splits.bounds({}) == []

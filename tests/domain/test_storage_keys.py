@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 from pixcrawler_worker.domain.storage_keys import crawl_job_prefix, image_filename, image_key, url_hash
 
 
-def test_urls_are_told_apart_by_all_but_their_fragment() -> None:
+def test_urls_differ_in_everything_but_their_fragment() -> None:
     assert url_hash("https://x/a#top") == url_hash("https://x/a") == url_hash("https://x/a#")
     assert len({url_hash(url) for url in ("https://x/a", "https://x/A", "https://x/a?", "http://x/a")}) == 4
 
 
 @given(st.text(alphabet=st.characters(codec=None)))
-def test_any_text_that_poses_as_a_url_has_a_hash(url: str) -> None:
+def test_any_text_in_place_of_a_url_has_a_hash(url: str) -> None:
     assert len(url_hash(url)) == 16
 
 

@@ -26,7 +26,7 @@ from export.exporting import (
     unzipped,
 )
 from PIL import Image
-from validate import judging
+from validate import validation_jobs
 
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.domain.facts import Credit
@@ -104,7 +104,7 @@ def test_only_valid_images_that_the_options_select_are_exported(runtime: Runtime
         return row.exported_images if row.status == "completed" else -1
 
     assert exported() == 8, "there is no validation"
-    judging.validate(runtime, job)
+    validation_jobs.validate(runtime, job)
     assert exported() == 7, "the small one is invalid"
     assert exported(only_valid=False) == 8
     assert exported(only_valid=False, exclude_flags=["dimensions"]) == 7
@@ -116,10 +116,10 @@ def test_only_valid_images_that_the_options_select_are_exported(runtime: Runtime
     assert exported(only_valid=False, min_width=41) == 7
     assert exported(min_width=97) == -1
     assert exported(limit=3) == 3
-    second = judging.make_validation(runtime, job, {"mode": "report_only", "checks": {"dimensions": False}})
-    judging.drive(runtime, submission.start(runtime, VALIDATION, second.id))
+    second = validation_jobs.make_validation(runtime, job, {"mode": "report_only", "checks": {"dimensions": False}})
+    validation_jobs.drive(runtime, submission.start(runtime, VALIDATION, second.id))
     assert exported() == 7, "a report changes nothing"
-    judging.validate(runtime, job, {"checks": {"dimensions": False}})
+    validation_jobs.validate(runtime, job, {"checks": {"dimensions": False}})
     assert exported() == 8, "the newest completed validation counts"
 
 
@@ -135,7 +135,7 @@ def test_a_limit_selects_a_sample_and_a_larger_limit_a_superset(runtime: Runtime
 def test_flags_of_a_validation_are_a_column_of_the_metadata(runtime: Runtime) -> None:
     strip = StoredImage(image_bytes(7, size=(400, 80)))
     job = crawl_of(runtime, [*stored_images(2), strip])
-    judging.validate(runtime, job)
+    validation_jobs.validate(runtime, job)
     flags = {one["width"]: one["flags"] for one in metadata_rows(made(runtime, export(runtime, job)))}
     assert "aspect_ratio" in flags[400].split(",")
     assert "aspect_ratio" not in flags[96]
@@ -166,7 +166,7 @@ def test_near_duplicates_are_in_one_split(runtime: Runtime) -> None:
         return StoredImage(image_bytes(number, size=(320, 240), quality=quality))
 
     job = crawl_of(runtime, [similar(number, quality) for number in range(25) for quality in (95, 80, 70)])
-    judging.validate(runtime, job, {"checks": {"near_duplicate": True}})
+    validation_jobs.validate(runtime, job, {"checks": {"near_duplicate": True}})
     rows = metadata_rows(made(runtime, export(runtime, job, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})))
     assert len(rows) == 75
     groups = dict(

@@ -10,7 +10,7 @@ from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters.protocol import ExportFormat
 
 
-def test_nothing_means_every_valid_image_as_it_is_stored() -> None:
+def test_the_defaults_export_every_valid_image_as_it_is_stored() -> None:
     parsed = options.parse({})
     assert parsed.select.only_valid
     assert parsed.select.exclude_flags == ("exact_duplicate",)
@@ -21,7 +21,7 @@ def test_nothing_means_every_valid_image_as_it_is_stored() -> None:
     assert parsed.ratios(parsed.layout_for(ExportFormat.ZIP)) == {}
 
 
-def test_what_an_export_wrote_down_about_itself_is_passed_over() -> None:
+def test_the_result_of_an_export_is_ignored() -> None:
     assert options.parse({"result": {"anything": 1}}) == ExportOptions()
 
 
@@ -73,7 +73,7 @@ def test_what_an_export_wrote_down_about_itself_is_passed_over() -> None:
         ({"version": 2}, "export_options.version: expected 1, got 2"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_its_name(raw: Any, message: str) -> None:
+def test_an_invalid_key_or_value_is_named(raw: Any, message: str) -> None:
     with pytest.raises(PermanentError, match=re.escape(message)):
         options.parse(raw)
 
@@ -85,12 +85,12 @@ def test_what_cannot_be_meant_is_refused_by_its_name(raw: Any, message: str) -> 
         ("imagefolder", ExportFormat.CSV, "export_options.layout: imagefolder is delivered as tar, zip, not as csv"),
     ],
 )
-def test_a_layout_says_what_it_is_delivered_as(layout: str, format_: ExportFormat, message: str) -> None:
+def test_an_unsupported_format_of_a_layout_is_an_error(layout: str, format_: ExportFormat, message: str) -> None:
     with pytest.raises(PermanentError, match=re.escape(message)):
         options.parse({"layout": layout}).layout_for(format_)
 
 
-def test_a_table_is_not_to_be_had_without_its_table() -> None:
+def test_a_csv_export_has_its_table() -> None:
     with pytest.raises(PermanentError, match=r"export_options\.extras\.images_csv: expected true, .*, got false"):
         options.parse({"extras": {"images_csv": False}}).layout_for(ExportFormat.CSV)
 
@@ -98,11 +98,11 @@ def test_a_table_is_not_to_be_had_without_its_table() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"), [("zip", ExportFormat.ZIP), ("TAR", ExportFormat.TAR), ("csv", ExportFormat.CSV)]
 )
-def test_a_format_is_read_in_any_case(name: str, expected: ExportFormat) -> None:
+def test_a_format_is_parsed_in_any_case(name: str, expected: ExportFormat) -> None:
     assert options.format_of(name) is expected
 
 
-def test_an_unknown_format_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_format_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(PermanentError, match="there is no 'zpi'; did you mean 'zip'"):
         options.format_of("zpi")
 

@@ -1,4 +1,4 @@
-"""Pictures with known defects, and what a validation must find in each."""
+"""Images with known defects, and what a validation must find in each."""
 
 import hashlib
 import io
@@ -24,13 +24,13 @@ from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 
 SIZE = (400, 300)
-#: Pictures of scikit-image's wheel that have room for several different views.
+#: Images in the wheel of scikit-image that are large enough for several different views.
 _PHOTOGRAPHS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "ihc.png", "hubble_deep_field.jpg")
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A file and what is wrong with it.
+    """A file and its defects.
 
     Attributes:
         name: of the file, with its extension.
@@ -71,9 +71,9 @@ def views() -> list[Image.Image]:
     return found
 
 
-def saved(picture: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+def saved(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     out = io.BytesIO()
-    picture.save(out, kind, **({"quality": 90} if kind == "JPEG" else {}) | options)
+    image.save(out, kind, **({"quality": 90} if kind == "JPEG" else {}) | options)
     return out.getvalue()
 
 
@@ -87,7 +87,7 @@ def exif(**tags: object) -> bytes:
 
 
 def clean() -> Iterator[Planted]:
-    """Photographs with nothing wrong, in several formats."""
+    """Photographs without defects, in several formats."""
     for number, view in enumerate(views()):
         kind, extension = (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"))[number % 3]
         yield Planted(f"clean-{number}.{extension}", saved(view, kind))
@@ -129,11 +129,11 @@ def defective() -> Iterator[Planted]:
     yield Planted("holed.png", saved(holed, "PNG"), frozenset({"transparency", "color_mode"}))
     yield Planted("turned.jpg", saved(turned[19], exif=exif(orientation=6)), frozenset({"exif_orientation"}))
     yield Planted("placed.jpg", saved(turned[20], exif=exif(gps=True)), frozenset({"exif_gps"}))
-    # The same bytes three times, under names that others gave them: the oldest row stays.
+    # The same bytes three times, under names that another program gave them: the oldest row is kept.
     yield Planted("same-1.jpg", bodies[21], recorded=False)
     yield Planted("same-2.jpg", bodies[21], frozenset({"exact_duplicate"}), recorded=False)
     yield Planted("same-3.jpg", bodies[21], frozenset({"exact_duplicate"}), recorded=False)
-    # Of what looks the same, the largest stays.
+    # The largest near duplicate is kept.
     for number in (22, 23):
         yield Planted(f"alike-{number}.jpg", saved(turned[number]))
         yield Planted(f"alike-{number}-again.jpg", saved(turned[number], quality=60), frozenset({"near_duplicate"}))

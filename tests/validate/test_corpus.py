@@ -1,18 +1,18 @@
-"""Every check over pictures whose defects are known: what is found, and what is not."""
+"""Every check on images with known defects: what is found, and what is not."""
 
 from collections import Counter
 
 import ledger
 import pytest
 from browser import ARTIFACTS
-from validate import corpus, judging
+from validate import corpus, validation_jobs
 
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.rules import MODELS
 
-#: Checks of fact: every one of theirs is found, and nothing else.
+#: Checks of facts: all planted defects are found, and nothing else.
 FACTS = frozenset(MODELS) - {"blurry", "low_information", "grayscale", "strict_jpeg"}
-#: Rules that turn every check on.
+#: Rules that enable every check.
 EVERYTHING = {"level": "strict", "mode": "lenient", "checks": {"odd_size": {"min_images": 20}}}
 
 
@@ -21,12 +21,12 @@ def clean(runtime: Runtime) -> None:
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
 
 
-def test_what_is_wrong_with_a_picture_is_found_and_nothing_else(runtime: Runtime) -> None:
-    job = judging.ended_crawl(runtime)
+def test_the_defects_of_an_image_are_found_and_nothing_else(runtime: Runtime) -> None:
+    job = validation_jobs.ended_crawl(runtime)
     planted = [*corpus.clean(), *corpus.defective()]
     corpus.store(runtime, job, planted)
-    ref = judging.validate(runtime, job, EVERYTHING)
-    found = judging.findings(runtime, ref)
+    ref = validation_jobs.validate(runtime, job, EVERYTHING)
+    found = validation_jobs.findings(runtime, ref)
     assert set(found) == {one.name for one in planted}
     hits, misses, alarms = Counter[str](), Counter[str](), Counter[str]()
     wrong = []
@@ -45,6 +45,6 @@ def test_what_is_wrong_with_a_picture_is_found_and_nothing_else(runtime: Runtime
     ARTIFACTS.mkdir(exist_ok=True)
     (ARTIFACTS / "validation-corpus.txt").write_text("\n".join(lines) + "\n")
     assert wrong == []
-    # Judgements of taste: all that is planted is found, and few of the others are called that.
+    # Checks of quality: all planted defects are found, and few of the other images are flagged.
     assert not any(misses.values()), misses
     assert alarms["blurry"] <= 3

@@ -23,7 +23,7 @@ def test_every_check_is_there_with_its_severity_and_its_parameters() -> None:
                 assert re.search(rf"`{parameter}` {default:g}\b|`{parameter}` {default}\b", parameters), parameter
 
 
-def test_its_examples_are_understood() -> None:
+def test_its_examples_are_valid() -> None:
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)]
     assert len(examples) == 2
     assert all(parse(example) for example in examples)

@@ -24,7 +24,7 @@ def near(phash: Hashes, dhash: Hashes | None = None, *, distance: int = 3, confi
 
 
 def by_all_pairs(phash: Hashes, distance: int) -> dict[int, int]:
-    """The same, as slowly as it is defined."""
+    """The same, by definition."""
     kept_by: dict[int, int] = {}
     for other in range(len(phash)):
         for one in range(other):
@@ -34,7 +34,7 @@ def by_all_pairs(phash: Hashes, distance: int) -> dict[int, int]:
     return kept_by
 
 
-#: Hashes that are often close to each other: a few bits away from a few centres, in any band.
+#: Hashes that are often close to each other: a few bits away from a few centers, in any band.
 crowded = st.lists(
     st.tuples(st.integers(0, 2), st.lists(st.integers(0, 63), max_size=5)).map(
         lambda drawn: [0, 2**64 - 1, 0x0123_4567_89AB_CDEF][drawn[0]] ^ sum(1 << bit for bit in set(drawn[1]))
@@ -45,13 +45,13 @@ crowded = st.lists(
 
 @settings(max_examples=300)
 @given(crowded, st.integers(0, 6))
-def test_neighbours_are_those_of_a_comparison_of_all_pairs(values: list[int], distance: int) -> None:
+def test_neighbors_are_those_of_a_comparison_of_all_pairs(values: list[int], distance: int) -> None:
     phash = hashes(*values)
     assert near(phash, distance=distance) == by_all_pairs(phash, distance)
 
 
 @pytest.mark.parametrize("distance", [0, 1, 2, 3, 4, 5, 6])
-def test_no_neighbour_is_missed_wherever_its_bits_differ(distance: int) -> None:
+def test_no_neighbor_is_missed_wherever_its_bits_differ(distance: int) -> None:
     chance = np.random.default_rng(distance)
     center = int(chance.integers(0, 2**64, dtype=np.uint64))
     places = list(combinations(range(64), min(distance, 2)))
@@ -61,13 +61,13 @@ def test_no_neighbour_is_missed_wherever_its_bits_differ(distance: int) -> None:
         assert near(hashes(center, other), distance=distance) == {1: 0}
 
 
-def test_a_phash_alone_decides_nothing_without_the_dhash() -> None:
+def test_a_near_duplicate_has_a_similar_dhash_too() -> None:
     phash = hashes(5, 5, 5)
-    # The third agrees with the second alone, which is not kept.
+    # The third is similar only to the second, which is not kept.
     assert near(phash, hashes(0, 0xFF, 0x1FF), confirm=8) == {1: 0}
 
 
-def test_likeness_to_something_that_is_not_kept_counts_nothing() -> None:
+def test_similarity_to_an_image_that_is_not_kept_does_not_count() -> None:
     # Each is three bits from the one before, and six from the one before that.
     chain = hashes(0b0, 0b111, 0b111111, 0b111111111)
     assert near(chain) == {1: 0, 3: 2}
@@ -81,19 +81,19 @@ def test_the_best_is_kept_by_size_then_bytes_then_age_and_never_an_invalid_one()
     assert duplicates.best_first(valid, pixels, size, ids).tolist() == [3, 2, 1, 0, 4]
 
 
-def test_of_the_same_bytes_the_best_is_kept() -> None:
+def test_the_best_of_exact_duplicates_is_kept() -> None:
     digests = np.array([b"a" * 32, b"b" * 32, b"a" * 32, b"c" * 32, b"a" * 32], dtype="V32")
     order = np.array([4, 3, 2, 1, 0])
     assert duplicates.exact(digests, order) == {0: 4, 2: 4}
     assert duplicates.exact(digests[:0], order[:0]) == {}
 
 
-def test_nothing_and_one_have_no_neighbours() -> None:
+def test_no_image_and_one_image_have_no_neighbors() -> None:
     assert near(hashes()) == {}
     assert near(hashes(7)) == {}
 
 
-def test_planted_neighbours_among_many_are_all_found() -> None:
+def test_planted_neighbors_among_many_are_all_found() -> None:
     chance = np.random.default_rng(3)
     phash = chance.integers(0, 2**64, 50_000, dtype=np.uint64)
     for at in range(1000):

@@ -1,4 +1,4 @@
-"""Validation jobs on a real database and storage: what becomes of rows, counters and verdicts, whatever happens."""
+"""Validation jobs on a real database and storage: rows, counters and results."""
 
 import random
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import ledger
 import pytest
 from doubles import WatchedStorage, query
 from PIL import Image
-from validate import corpus, judging
+from validate import corpus, validation_jobs
 from validate.corpus import Planted
-from validate.judging import counted, findings, make_validation, valid_images, validate, verdicts
+from validate.validation_jobs import counted, findings, make_validation, results, valid_images, validate
 
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.ledger import chunks, jobs
@@ -34,14 +34,14 @@ def clean(runtime: Runtime) -> None:
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
 
 
-def pictures(count: int, *, prefix: str = "good") -> list[Planted]:
-    """Photographs with nothing wrong."""
+def good_images(count: int, *, prefix: str = "good") -> list[Planted]:
+    """Return photographs without defects."""
     return [Planted(f"{prefix}-{at}.jpg", corpus.saved(view)) for at, view in enumerate(corpus.views()[:count])]
 
 
 def crawl_of(runtime: Runtime, planted: list[Planted], **values: Any) -> int:
     """A crawl job that has ended with these images, and counts them."""
-    job = judging.ended_crawl(runtime, **values)
+    job = validation_jobs.ended_crawl(runtime, **values)
     corpus.store(runtime, job, planted)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET valid_images = :n WHERE id = :id", n=len(planted), id=job)
     return job
@@ -51,14 +51,14 @@ BROKEN = Planted("broken.jpg", corpus.saved(corpus.views()[20])[:3000], recorded
 STRIP = Planted("strip.jpg", corpus.saved(corpus.views()[21].resize((900, 200))))
 
 
-# What becomes of the rows
+# Rows
 
 
 def test_counters_status_and_log_say_what_was_found(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(4), BROKEN, STRIP])
+    job = crawl_of(runtime, [*good_images(4), BROKEN, STRIP])
     ref = validate(runtime, job)
     assert counted(runtime, ref) == ("completed", 100, 6, 5, 1)
-    row = judging.row(runtime, ref)
+    row = validation_jobs.row(runtime, ref)
     assert row.started_at
     assert row.completed_at
     assert row.error_message is None
@@ -72,30 +72,30 @@ def test_counters_status_and_log_say_what_was_found(runtime: Runtime) -> None:
 
 
 def test_valid_images_of_the_crawl_job_follow_the_newest_completed_validation(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(4), BROKEN, STRIP])
+    job = crawl_of(runtime, [*good_images(4), BROKEN, STRIP])
     validate(runtime, job)
     assert valid_images(runtime, job) == 5
     second = make_validation(runtime, job, {"level": "strict"})
     messages = submission.start(runtime, VALIDATION, second.id)
     assert valid_images(runtime, job) == 5, "nothing is replaced until it completes"
-    judging.drive(runtime, messages)
+    validation_jobs.drive(runtime, messages)
     assert valid_images(runtime, job) == 4, "warnings count now"
     validate(runtime, job, {"checks": {"decode": False}})
     assert valid_images(runtime, job) == 6
-    assert counted(runtime, second)[0] == "completed", "its verdicts are still there"
-    assert len(verdicts(runtime, second)) == 6
+    assert counted(runtime, second)[0] == "completed", "its results still exist"
+    assert len(results(runtime, second)) == 6
     assert query(runtime, "SELECT count(*) FROM images") == [(6,)], "a validation deletes nothing"
 
 
-def test_a_mere_report_changes_nothing(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(2), BROKEN])
+def test_the_mode_report_only_changes_nothing(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*good_images(2), BROKEN])
     ref = validate(runtime, job, {"mode": "report_only"})
     assert counted(runtime, ref) == ("completed", 100, 3, 2, 1)
     assert valid_images(runtime, job) == 3
 
 
 def test_a_repair_of_counters_keeps_what_validations_found(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(2), BROKEN])
+    job = crawl_of(runtime, [*good_images(2), BROKEN])
     validate(runtime, job)
     ledger.execute(
         runtime.sessions, "UPDATE crawl_jobs SET status = 'running', total_chunks = 7 WHERE id = :id", id=job
@@ -104,8 +104,8 @@ def test_a_repair_of_counters_keeps_what_validations_found(runtime: Runtime) -> 
     assert query(runtime, "SELECT total_chunks, valid_images FROM crawl_jobs") == [(0, 2)]
 
 
-def test_images_that_nobody_measured_are_measured_and_recorded(runtime: Runtime) -> None:
-    planted = [replace(one, recorded=False) for one in pictures(3)]
+def test_images_without_facts_are_measured_and_recorded(runtime: Runtime) -> None:
+    planted = [replace(one, recorded=False) for one in good_images(3)]
     job = crawl_of(runtime, planted, keywords=["cat"])
     ref = validate(runtime, job, {"level": "basic"})
     assert counted(runtime, ref) == ("completed", 100, 3, 3, 0)
@@ -116,29 +116,29 @@ def test_images_that_nobody_measured_are_measured_and_recorded(runtime: Runtime)
     assert counted(runtime, again) == ("completed", 100, 3, 3, 0)
 
 
-def test_what_is_recorded_is_judged_without_a_look_at_any_file(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(3), replace(STRIP, name="gone.jpg", body=STRIP.body)])
+def test_recorded_facts_are_validated_without_reading_files(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*good_images(3), replace(STRIP, name="gone.jpg", body=STRIP.body)])
 
     def never(key: str) -> None:
         raise AssertionError(f"{key} was read")
 
     blind = replace(runtime, storage=WatchedStorage(runtime, get=never))
     ref = make_validation(runtime, job, {"level": "basic"})
-    judging.drive(blind, submission.start(blind, VALIDATION, ref.id))
+    validation_jobs.drive(blind, submission.start(blind, VALIDATION, ref.id))
     assert counted(runtime, ref) == ("completed", 100, 4, 4, 0)
     assert findings(runtime, ref)["gone.jpg"] == {"aspect_ratio": ["warn", 4.5, 3.0]}
 
 
-def test_a_sample_is_as_large_as_it_is_asked_and_always_the_same(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(12))
+def test_a_sample_has_the_requested_size_and_always_the_same_images(runtime: Runtime) -> None:
+    job = crawl_of(runtime, good_images(12))
     first, second = (validate(runtime, job, {"level": "basic", "sample": 5}) for _ in range(2))
     assert counted(runtime, first) == ("completed", 100, 5, 5, 0)
-    assert [row[0] for row in verdicts(runtime, first)] == [row[0] for row in verdicts(runtime, second)]
+    assert [row[0] for row in results(runtime, first)] == [row[0] for row in results(runtime, second)]
     assert counted(runtime, validate(runtime, job, {"level": "basic", "sample": 99}))[2] == 12
-    assert valid_images(runtime, job) == 12, "what was not judged is held against nobody"
+    assert valid_images(runtime, job) == 12, "images that were not validated count as valid"
 
 
-def test_of_two_duplicates_the_valid_one_is_kept(runtime: Runtime) -> None:
+def test_the_valid_one_of_two_duplicates_is_kept(runtime: Runtime) -> None:
     body = corpus.saved(corpus.views()[0])
     job = crawl_of(runtime, [Planted("older.png", body, recorded=False), Planted("younger.jpg", body, recorded=False)])
     rules = {"checks": {"extension_match": {"severity": "error"}}}
@@ -149,11 +149,11 @@ def test_of_two_duplicates_the_valid_one_is_kept(runtime: Runtime) -> None:
     assert counted(runtime, ref) == ("completed", 100, 2, 1, 1)
 
 
-# Whatever is wrong
+# Failures
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "message"),
     [
         ({"checks": {"blury": True}}, "validation_rules.checks.blury: unknown option, did you mean 'blurry'?"),
         ([], "validation_rules: expected an object, got an array"),
@@ -181,13 +181,13 @@ def test_of_two_duplicates_the_valid_one_is_kept(runtime: Runtime) -> None:
         ),
     ],
 )
-def test_rules_that_cannot_be_meant_fail_the_job_at_once(runtime: Runtime, rules: object, said: str) -> None:
-    job = crawl_of(runtime, pictures(1))
+def test_invalid_rules_fail_the_job_at_once(runtime: Runtime, rules: object, message: str) -> None:
+    job = crawl_of(runtime, good_images(1))
     ref = make_validation(runtime, job, rules)
     assert submission.start(runtime, VALIDATION, ref.id) == []
-    row = judging.row(runtime, ref)
+    row = validation_jobs.row(runtime, ref)
     assert row.status == "failed"
-    assert said in (row.error_message or "")
+    assert message in (row.error_message or "")
     assert row.completed_at
     assert valid_images(runtime, job) == 1
 
@@ -195,37 +195,37 @@ def test_rules_that_cannot_be_meant_fail_the_job_at_once(runtime: Runtime, rules
 def test_limits_of_the_worker_below_the_defaults_of_the_rules_fail_no_job(runtime: Runtime) -> None:
     settings = runtime.settings.model_copy(update={"max_image_pixels": 40_000_000, "max_image_frames": 7})
     limited = replace(runtime, settings=settings)
-    job = crawl_of(runtime, pictures(1))
+    job = crawl_of(runtime, good_images(1))
     for rules in ({}, {"checks": {"decode": True}}, {"checks": {"decode": {"max_frames": 7}}}):
         ref = make_validation(runtime, job, rules)
         assert submission.start(limited, VALIDATION, ref.id)
 
 
-def test_a_crawl_job_without_images_has_nothing_to_judge(runtime: Runtime) -> None:
-    job = judging.ended_crawl(runtime)
+def test_a_crawl_job_without_images_has_nothing_to_validate(runtime: Runtime) -> None:
+    job = validation_jobs.ended_crawl(runtime)
     ref = validate(runtime, job)
-    assert judging.row(runtime, ref).error_message == f"crawl job {job} has no images to validate"
+    assert validation_jobs.row(runtime, ref).error_message == f"crawl job {job} has no images to validate"
     assert counted(runtime, ref) == ("failed", 0, 0, 0, 0)
 
 
-def test_of_a_crawl_that_still_runs_what_is_there_is_judged_and_that_is_said(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(2), status="running")
+def test_the_images_of_a_running_crawl_are_validated_with_a_note(runtime: Runtime) -> None:
+    job = crawl_of(runtime, good_images(2), status="running")
     ref = validate(runtime, job)
     assert counted(runtime, ref) == ("completed", 100, 2, 2, 0)
-    assert judging.row(runtime, ref).error_message == (
+    assert validation_jobs.row(runtime, ref).error_message == (
         f"crawl job {job} was still running: the 2 images that it had were validated"
     )
 
 
 def test_rules_that_exclude_everything_leave_nothing_valid(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(3))
+    job = crawl_of(runtime, good_images(3))
     ref = validate(runtime, job, {"min_width": 100_000})
     assert counted(runtime, ref) == ("completed", 100, 3, 0, 3)
     assert valid_images(runtime, job) == 0
 
 
-def test_a_file_that_is_gone_changed_or_elsewhere_costs_its_neighbours_nothing(runtime: Runtime) -> None:
-    good = pictures(2)
+def test_a_missing_changed_or_foreign_file_does_not_affect_other_images(runtime: Runtime) -> None:
+    good = good_images(2)
     gone = Planted("gone.jpg", None, was=corpus.saved(corpus.views()[5]))
     changed = Planted("changed.jpg", corpus.saved(corpus.views()[6]), was=corpus.saved(corpus.views()[7]))
     elsewhere = Planted("elsewhere.jpg", corpus.saved(corpus.views()[8]))
@@ -242,8 +242,8 @@ def test_a_file_that_is_gone_changed_or_elsewhere_costs_its_neighbours_nothing(r
 
 
 @pytest.mark.parametrize("path", ["../../outside.jpg", "crawl_jobs", "crawl_jobs/x.jpg/y.jpg", "a b.jpg", "", "."])
-def test_a_row_that_leads_to_no_file_of_the_storage_costs_its_neighbours_nothing(runtime: Runtime, path: str) -> None:
-    job = crawl_of(runtime, pictures(2))
+def test_a_row_without_a_file_in_the_storage_does_not_affect_other_images(runtime: Runtime, path: str) -> None:
+    job = crawl_of(runtime, good_images(2))
     outside = Path(str(runtime.settings.storage()).removeprefix("file://")).parents[1] / "outside.jpg"
     outside.write_bytes(corpus.saved(corpus.views()[5]))
     ledger.execute(
@@ -256,39 +256,39 @@ def test_a_row_that_leads_to_no_file_of_the_storage_costs_its_neighbours_nothing
     assert counted(runtime, ref) == ("completed", 100, 2, 1, 1)
 
 
-def test_a_storage_that_fails_half_way_is_waited_for(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(10))
-    trouble = iter(range(10))
+def test_a_storage_that_fails_half_way_is_retried(runtime: Runtime) -> None:
+    job = crawl_of(runtime, good_images(10))
+    numbers = iter(range(10))
 
     def fail(key: str) -> None:
-        if next(trouble, 99) == 5:
+        if next(numbers, 99) == 5:
             raise TransientError(f"{key}: the storage is away")
 
     ref = make_validation(runtime, job)
-    limping = replace(runtime, storage=WatchedStorage(runtime, get=fail))
-    judging.drive(limping, submission.start(limping, VALIDATION, ref.id))
+    failing = replace(runtime, storage=WatchedStorage(runtime, get=fail))
+    validation_jobs.drive(failing, submission.start(failing, VALIDATION, ref.id))
     assert counted(runtime, ref) == ("running", 0, 10, 0, 0)
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
-    judging.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
+    validation_jobs.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
     assert counted(runtime, ref) == ("completed", 100, 10, 10, 0)
 
 
-def test_a_storage_that_refuses_us_fails_the_job_and_says_so(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(2))
+def test_a_storage_that_denies_access_fails_the_job_with_the_reason(runtime: Runtime) -> None:
+    job = crawl_of(runtime, good_images(2))
 
-    def refuse(key: str) -> None:
+    def deny(key: str) -> None:
         raise PermanentError(f"{key} could not be read: access denied")
 
     ref = make_validation(runtime, job)
-    barred = replace(runtime, storage=WatchedStorage(runtime, get=refuse))
-    judging.drive(barred, submission.start(barred, VALIDATION, ref.id))
+    barred = replace(runtime, storage=WatchedStorage(runtime, get=deny))
+    validation_jobs.drive(barred, submission.start(barred, VALIDATION, ref.id))
     assert counted(runtime, ref)[0] == "failed"
-    assert "access denied" in (judging.row(runtime, ref).error_message or "")
+    assert "access denied" in (validation_jobs.row(runtime, ref).error_message or "")
     assert valid_images(runtime, job) == 2
 
 
-def test_chunks_that_failed_leave_their_images_unjudged_and_that_is_said(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(8))
+def test_images_of_failed_chunks_are_counted_in_a_note(runtime: Runtime) -> None:
+    job = crawl_of(runtime, good_images(8))
     ref = make_validation(runtime, job)
     with runtime.sessions.begin() as session:
         jobs.lock(session, ref)
@@ -308,13 +308,13 @@ def test_chunks_that_failed_leave_their_images_unjudged_and_that_is_said(runtime
     held = ledger.claim(runtime.sessions, messages[0].chunk_id)
     with runtime.sessions.begin() as session:
         chunks.fail(session, held, error="the disk is on fire")
-    judging.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
+    validation_jobs.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
     assert counted(runtime, ref) == ("completed", 100, 4, 4, 0)
-    assert judging.row(runtime, ref).error_message == "4 images could not be validated: the disk is on fire"
+    assert validation_jobs.row(runtime, ref).error_message == "4 images could not be validated: the disk is on fire"
 
 
-def test_images_that_there_is_no_time_for_are_left_to_another_chunk(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(20), BROKEN])
+def test_images_beyond_the_time_budget_are_left_to_another_chunk(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [*good_images(20), BROKEN])
     ref = make_validation(runtime, job)
     messages = submission.start(runtime, VALIDATION, ref.id)
     runs = 0
@@ -324,35 +324,33 @@ def test_images_that_there_is_no_time_for_are_left_to_another_chunk(runtime: Run
         runs += 1
     assert runs == 3, "sixteen at a time, and the comparison"
     assert counted(runtime, ref) == ("completed", 100, 21, 20, 1)
-    assert [row[1:3] for row in verdicts(runtime, ref)] == [
-        row[1:3] for row in verdicts(runtime, validate(runtime, job))
-    ]
+    assert [row[1:3] for row in results(runtime, ref)] == [row[1:3] for row in results(runtime, validate(runtime, job))]
 
 
 # Twice, late, and at once
 
 
 def test_starting_twice_and_every_message_twice_changes_nothing(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(6), BROKEN])
+    job = crawl_of(runtime, [*good_images(6), BROKEN])
     once = validate(runtime, job)
     twice = make_validation(runtime, job)
     messages = submission.start(runtime, VALIDATION, twice.id)
     assert submission.start(runtime, VALIDATION, twice.id) == []
-    judging.drive(runtime, [*messages, *messages])
-    judging.drive(runtime, messages)
+    validation_jobs.drive(runtime, [*messages, *messages])
+    validation_jobs.drive(runtime, messages)
     assert submission.conclude(runtime, VALIDATION, twice.id) == []
-    assert [row[1:3] for row in verdicts(runtime, twice)] == [row[1:3] for row in verdicts(runtime, once)]
+    assert [row[1:3] for row in results(runtime, twice)] == [row[1:3] for row in results(runtime, once)]
     assert counted(runtime, twice) == counted(runtime, once)
 
 
-def test_a_job_that_is_not_there_is_told(runtime: Runtime) -> None:
+def test_a_missing_job_is_an_error(runtime: Runtime) -> None:
     with pytest.raises(UnknownJobError, match="there is no validation job 424242"):
         submission.start(runtime, VALIDATION, 424242)
     assert submission.conclude(runtime, VALIDATION, 424242) == []
     assert executor.run(runtime, VALIDATION, 424242) == []
 
 
-def test_a_crawls_chunk_is_left_alone_by_who_judges(runtime: Runtime) -> None:
+def test_a_chunk_of_a_crawl_is_not_run_as_one_of_a_validation(runtime: Runtime) -> None:
     ref = factories.start_job(runtime.sessions)
     (chunk_id,) = ledger.ids_of(runtime.sessions, ref)
     assert executor.run(runtime, VALIDATION, chunk_id) == []
@@ -375,7 +373,7 @@ def delete_validation(runtime: Runtime, ref: JobRef) -> None:
 def test_a_job_that_is_deleted_while_it_runs_leaves_nothing(
     runtime: Runtime, delete: Callable[[Runtime, JobRef], None]
 ) -> None:
-    job = crawl_of(runtime, pictures(4))
+    job = crawl_of(runtime, good_images(4))
     ref = make_validation(runtime, job)
     reads = iter(range(100))
 
@@ -384,24 +382,24 @@ def test_a_job_that_is_deleted_while_it_runs_leaves_nothing(
             delete(runtime, ref)
 
     struck = replace(runtime, storage=WatchedStorage(runtime, get=strike))
-    judging.drive(struck, submission.start(struck, VALIDATION, ref.id))
+    validation_jobs.drive(struck, submission.start(struck, VALIDATION, ref.id))
     assert query(runtime, "SELECT count(*) FROM pixcrawler.verdicts") == [(0,)]
     assert query(runtime, "SELECT count(*) FROM pixcrawler.chunks") == [(0,)]
     assert sweeper.sweep(runtime, JOB_KINDS.values()).idle
 
 
 def test_an_image_that_is_deleted_meanwhile_is_not_counted(runtime: Runtime) -> None:
-    job = crawl_of(runtime, [*pictures(4), BROKEN])
+    job = crawl_of(runtime, [*good_images(4), BROKEN])
     ref = make_validation(runtime, job)
     messages = submission.start(runtime, VALIDATION, ref.id)
     ledger.execute(runtime.sessions, "DELETE FROM images WHERE filename IN ('good-1.jpg', 'broken.jpg')")
-    judging.drive(runtime, messages)
+    validation_jobs.drive(runtime, messages)
     assert counted(runtime, ref) == ("completed", 100, 3, 3, 0)
     assert valid_images(runtime, job) == 3
 
 
-def test_a_job_whose_message_was_lost_is_started_by_the_sweep_when_it_was_asked_for(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(2))
+def test_a_requested_job_whose_message_was_lost_is_started_by_the_sweep(runtime: Runtime) -> None:
+    job = crawl_of(runtime, good_images(2))
     ref, unasked = make_validation(runtime, job), make_validation(runtime, job)
     ledger.execute(
         runtime.sessions,
@@ -411,13 +409,13 @@ def test_a_job_whose_message_was_lost_is_started_by_the_sweep_when_it_was_asked_
     )
     swept = sweeper.sweep(runtime, JOB_KINDS.values())
     assert [message.queue for message in swept.messages] == ["validation"]
-    judging.drive(runtime, swept.messages)
+    validation_jobs.drive(runtime, swept.messages)
     assert counted(runtime, ref)[0] == "completed"
     assert counted(runtime, unasked)[0] == "pending"
 
 
 def test_a_conclusion_that_was_lost_is_made_by_the_sweep(runtime: Runtime) -> None:
-    job = crawl_of(runtime, pictures(2))
+    job = crawl_of(runtime, good_images(2))
     ref = make_validation(runtime, job)
     (message,) = submission.start(runtime, VALIDATION, ref.id)
     held = ledger.claim(runtime.sessions, message.chunk_id)
@@ -425,14 +423,14 @@ def test_a_conclusion_that_was_lost_is_made_by_the_sweep(runtime: Runtime) -> No
         assert chunks.lock_claim(session, held) is ClaimState.VALID
         chunks.finish(session, held, result={"counts": {}, "images": 0}, gains={})
     for _ in range(3):
-        judging.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
+        validation_jobs.drive(runtime, sweeper.sweep(runtime, JOB_KINDS.values()).messages)
     assert counted(runtime, ref)[0] == "completed"
 
 
-# Strangers' bytes
+# Untrusted bytes
 
 
-def test_thousands_of_mutated_pictures_each_get_a_verdict(runtime: Runtime) -> None:
+def test_thousands_of_mutated_images_each_get_a_result(runtime: Runtime) -> None:
     chance = random.Random(4)
     kinds = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"]
     small = [view.resize((120, 90)) for view in corpus.views()[:6]]
@@ -456,7 +454,7 @@ def test_thousands_of_mutated_pictures_each_get_a_verdict(runtime: Runtime) -> N
             body = body or bytearray(b"x")
         return bytes(body)
 
-    job = judging.ended_crawl(runtime)
+    job = validation_jobs.ended_crawl(runtime)
     bodies = [mutated() for _ in range(3000)]
     keys = [f"crawl_jobs/{job}/cat/{at}.jpg" for at in range(len(bodies))]
 
@@ -499,17 +497,17 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (tmp_path / "scorers.py").write_text(
         "import io\nfrom PIL import Image, ImageStat\n"
-        "def redness(picture):\n"
-        "    image = Image.open(io.BytesIO(picture))\n"
+        "def redness(jpeg):\n"
+        "    image = Image.open(io.BytesIO(jpeg))\n"
         "    assert image.format == 'JPEG' and max(image.size) <= 256\n"
         "    red, green, blue = ImageStat.Stat(image).mean\n"
         "    return red - (green + blue) / 2\n"
-        "def broken(picture):\n    raise TypeError('no model\\x00')\n"
+        "def broken(jpeg):\n    raise TypeError('no model\\x00')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def test_classifiers_are_asked_and_their_bugs_cost_nobody_a_verdict(runtime: Runtime, installed: None) -> None:
+def test_classifiers_run_and_their_bugs_prevent_no_result(runtime: Runtime, installed: None) -> None:
     red, blue = (Planted(f"{name}.jpg", corpus.saved(Image.new("RGB", (400, 300), name))) for name in ("red", "blue"))
     job = crawl_of(runtime, [red, blue, BROKEN])
     rules = {
@@ -525,5 +523,5 @@ def test_classifiers_are_asked_and_their_bugs_cost_nobody_a_verdict(runtime: Run
     assert counted(runtime, ref) == ("completed", 100, 3, 2, 1)
     unloadable = validate(runtime, job, {"classifiers": {"absent": {}}})
     assert counted(runtime, unloadable)[0] == "failed"
-    told_of = judging.row(runtime, unloadable).error_message or ""
-    assert "classifier 'absent' cannot be loaded from scorers:absent" in told_of
+    message = validation_jobs.row(runtime, unloadable).error_message or ""
+    assert "classifier 'absent' cannot be loaded from scorers:absent" in message

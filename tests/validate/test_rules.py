@@ -1,4 +1,4 @@
-"""`validation_rules`: what is understood, and what is said of everything else."""
+"""The rules of a validation: what is valid, and the errors for everything else."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from pixcrawler_worker.domain.checks import JOB_CHECKS, PIXEL_CHECKS, Mode, Seve
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.validate.rules import MODELS, Level, ValidationRules, parse
 
-#: The vocabulary as it is documented: every check with its defaults.
+#: The checks as they are documented: every check with its defaults.
 DOCUMENTED: dict[str, dict[str, Any]] = {
     "decode": {"severity": "error", "max_pixels": 50000000, "max_frames": 500, "timeout_s": 20},
     "strict_jpeg": {"severity": "warn"},
@@ -47,7 +47,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert set(MODELS) == set(DOCUMENTED)
 
 
-def test_levels_turn_checks_on() -> None:
+def test_levels_enable_checks() -> None:
     standard = set(DOCUMENTED) - {"strict_jpeg", "near_duplicate"}
     assert set(active({})) == set(active({"level": "standard"})) == standard
     assert set(active({"level": "basic"})) == standard - PIXEL_CHECKS
@@ -85,12 +85,12 @@ def test_a_check_is_false_true_or_an_object_with_what_differs() -> None:
     ],
     ids=str,
 )
-def test_names_that_others_use_are_understood(alias: dict[str, Any], check: str, parameter: str, value: object) -> None:
+def test_aliases_stand_for_parameters(alias: dict[str, Any], check: str, parameter: str, value: object) -> None:
     assert active(alias)[check] == DOCUMENTED[check] | {parameter: value}
 
 
 @pytest.mark.parametrize(("alias", "level"), [("fast", "basic"), ("medium", "standard"), ("slow", "strict")])
-def test_levels_have_other_names_too(alias: str, level: str) -> None:
+def test_levels_have_aliases(alias: str, level: str) -> None:
     assert parse({"level": alias}).level is Level(level)
 
 
@@ -149,7 +149,7 @@ def test_levels_have_other_names_too(alias: str, level: str) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_meant_is_told_by_the_key_as_it_was_written(raw: object, message: str) -> None:
+def test_an_invalid_key_or_value_is_named_as_it_was_given(raw: object, message: str) -> None:
     with pytest.raises(PermanentError) as caught:
         parse(raw)
     assert str(caught.value).startswith("validation_rules")
@@ -157,7 +157,7 @@ def test_what_cannot_be_meant_is_told_by_the_key_as_it_was_written(raw: object, 
     assert "\n" not in str(caught.value)
 
 
-def test_the_schema_tells_every_check() -> None:
+def test_the_schema_has_every_check() -> None:
     schema = ValidationRules.model_json_schema()
     assert set(schema["$defs"]["Checks"]["properties"]) == set(DOCUMENTED)
     assert {Severity(one) for one in schema["$defs"]["Severity"]["enum"]} == set(Severity)

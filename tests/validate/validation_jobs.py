@@ -1,4 +1,4 @@
-"""Validation jobs, run to their end in this process."""
+"""Validation jobs that run to their end in this process."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def ended_crawl(runtime: Runtime, *, status: str = "completed", **values: Any) -
 
 
 def drive(runtime: Runtime, messages: Iterable[ChunkMessage]) -> None:
-    """Run chunks one after the other, as long as running them asks for more."""
+    """Run the chunks of messages, and of the messages that follow from them."""
     waiting = deque(messages)
     while waiting:
         waiting.extend(executor.run(runtime, VALIDATION, waiting.popleft().chunk_id))
@@ -64,8 +64,8 @@ def findings(runtime: Runtime, ref: JobRef) -> dict[str, dict[str, list[Any]]]:
     return {name: {found[0]: found[1:] for found in listed} for name, listed in rows}
 
 
-def verdicts(runtime: Runtime, ref: JobRef) -> list[tuple[Any, ...]]:
-    """Everything that a job says, by image."""
+def results(runtime: Runtime, ref: JobRef) -> list[tuple[Any, ...]]:
+    """Return all results of a job, ordered by image."""
     return query(
         runtime,
         "SELECT image_id, valid, findings, sha256, phash, metrics, keeper_id FROM pixcrawler.verdicts"
