@@ -157,6 +157,31 @@ def test_heartbeats_keep_the_lease_of_long_work(runtime: Runtime, sessions: Sess
     assert toy(sessions, ref).status == "completed"
 
 
+def test_work_goes_on_while_the_database_rejects_heartbeats(runtime: Runtime, sessions: Sessions) -> None:
+    """Longer than a heartbeat is tried again: the work is worth more than the lease."""
+    ref, message = one_chunk(runtime, sessions)
+    ledger.execute(
+        sessions,
+        "CREATE FUNCTION busy() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'lock_not_available', MESSAGE = 'busy'; END $$",
+    )
+    ledger.execute(
+        sessions,
+        "CREATE TRIGGER busy BEFORE UPDATE ON pixcrawler.chunks FOR EACH ROW"
+        " WHEN (OLD.state = 'running' AND NEW.state = 'running') EXECUTE FUNCTION busy()",
+    )
+
+    async def work(number: int) -> int:
+        await asyncio.sleep(5)
+        return number
+
+    try:
+        executor.run(runtime, toy_kind(work), message.chunk_id)
+    finally:
+        ledger.execute(sessions, "DROP FUNCTION busy CASCADE")
+    assert (toy(sessions, ref).status, the_chunk(sessions, ref).attempt) == ("completed", 1)
+
+
 def test_work_stops_when_its_claim_is_lost(runtime: Runtime, sessions: Sessions) -> None:
     ref, message = one_chunk(runtime, sessions)
 

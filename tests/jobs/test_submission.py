@@ -87,6 +87,16 @@ def test_cancelling_ends_the_job_and_its_chunks_and_is_harmless_twice(runtime: R
     assert actions(sessions, ref) == ["toy_job.started", "toy_job.cancelled"]
 
 
+def test_a_conclusion_that_comes_after_the_end_changes_nothing(runtime: Runtime, sessions: Sessions) -> None:
+    ref = make_toy(sessions, numbers=2)
+    submission.start(runtime, toy_kind(), ref.id)
+    submission.cancel(runtime, toy_kind(), ref.id)
+    before = toy(sessions, ref)
+    assert submission.conclude(runtime, toy_kind(), ref.id) == []
+    after = toy(sessions, ref)
+    assert (after.status, after.error_message, after.completed_at) == ("failed", "cancelled", before.completed_at)
+
+
 def test_retrying_runs_what_was_cancelled_again(runtime: Runtime, sessions: Sessions) -> None:
     ref = make_toy(sessions, numbers=3)
     first, *_ = submission.start(runtime, toy_kind(), ref.id)

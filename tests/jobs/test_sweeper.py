@@ -86,6 +86,20 @@ def test_the_interval_of_resending_has_an_upper_bound_whatever_was_counted(
     assert open_chunks(sessions, ref) == 1
 
 
+@pytest.mark.parametrize(("leases", "redispatched"), [(15, 0), (17, 1)])
+def test_the_interval_of_resending_grows_to_16_times_the_lease(
+    runtime: Runtime, sessions: Sessions, leases: int, redispatched: int
+) -> None:
+    ref = make_toy(sessions, numbers=1)
+    submission.start(runtime, toy_kind(), ref.id)
+    ledger.execute(
+        sessions,
+        "UPDATE pixcrawler.chunks SET dispatched_at = clock_timestamp() - :age * interval '1 s', dispatch_count = 9",
+        age=leases * runtime.settings.lease_seconds,
+    )
+    assert sweep(runtime).redispatched == redispatched
+
+
 def test_chunks_of_a_job_that_was_ended_by_hand_are_dropped_and_not_sent_again(
     runtime: Runtime, sessions: Sessions
 ) -> None:

@@ -21,10 +21,8 @@ from pixcrawler_worker.domain.retry import GiveUp, after_transient_error
 
 #: Characters of an error that are kept.
 _MAX_ERROR_LENGTH = 2000
-#: A lost message is looked for after up to so many times the first interval.
-_MAX_RESEND_FACTOR = 16
-#: Exponents of two beyond this are above `_MAX_RESEND_FACTOR` anyway, and a power has an upper bound.
-_MAX_RESEND_EXPONENT = 4
+#: The interval until a message counts as lost doubles so many times at most: it becomes 16 times the first one.
+_MAX_DOUBLINGS = 4
 
 _NOW = func.clock_timestamp()
 
@@ -267,10 +265,10 @@ def dispatch_next(session: Session, ref: JobRef, *, limit: int) -> list[ChunkMes
 def redispatch_lost(session: Session, table: JobTable, *, after: timedelta, limit: int) -> list[ChunkMessage]:
     """Choose due chunks of running jobs whose message must be lost, and note that it is sent again.
 
-    A message is taken for lost after the given time, twice that after a second one, and so on up to 16 times: a queue
-    that is merely long is not flooded.
+    A message counts as lost after the given time, a second one after twice that time, up to 16 times that time: a queue
+    that is only long is not flooded.
     """
-    factor = func.power(2, func.least(Chunk.dispatch_count - 1, _MAX_RESEND_EXPONENT))
+    factor = func.power(2, func.least(Chunk.dispatch_count - 1, _MAX_DOUBLINGS))
     ids = session.scalars(
         select(Chunk.id)
         .join(table.model, table.chunk_key == table.model.id)
@@ -278,7 +276,7 @@ def redispatch_lost(session: Session, table: JobTable, *, after: timedelta, limi
             Chunk.state == ChunkState.QUEUED,
             Chunk.available_at <= _NOW,
             Chunk.dispatched_at.is_not(None),
-            Chunk.dispatched_at + after * func.least(_MAX_RESEND_FACTOR, factor) < _NOW,
+            Chunk.dispatched_at + after * factor < _NOW,
             table.model.status == JobStatus.RUNNING,
         )
         .order_by(Chunk.id)
