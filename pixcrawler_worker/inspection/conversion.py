@@ -1,4 +1,4 @@
-"""How a picture is to be changed, and what it became. A worker imports this: no Pillow here."""
+"""How an image is to be converted, and the result. The worker imports this: no Pillow here."""
 
 import re
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from typing import Literal
 
 from pixcrawler_worker.domain.facts import FORMATS
 
-_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _BEST_QUALITY = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """How a picture is to be changed.
+    """How an image is to be converted.
 
-    Whatever is changed is written anew: of an animation its first frame, CMYK as RGB, without comments, XMP, MakerNote
+    What is converted is encoded again: of an animation its first frame, CMYK as RGB, without comments, XMP, MakerNote
     and thumbnails. The ICC profile stays, even with `strip`, because it says what the colors mean: colors are not
     converted to sRGB. It is left out where the format holds none (gif, bmp), and where it is that of another kind of
     colors than the ones that are written (CMYK).
 
     Attributes:
         format: extension of the format to write, one of `domain.facts.FORMATS`.
-        mode: None keeps the size. `fit`: the longer side has `size` pixels. `cover`: `size` x `size`, what stands out
-            cut off on both sides. `pad`: as `fit`, then centred on `size` x `size` of the background. `shortest`: the
+        mode: None keeps the size. `fit`: the longer side has `size` pixels. `cover`: `size` x `size`, the rest is
+            cut off on both sides. `pad`: as `fit`, then centered on `size` x `size` of the background. `shortest`: the
             shorter side has `size` pixels.
-        size: pixels; without meaning when there is no mode.
-        only_shrink: never enlarge. A smaller picture is kept by `fit` and `shortest`, cut to at most `size` a side by
-            `cover`, so that it may be smaller than that, and still centred on `size` x `size` by `pad`.
+        size: pixels; not used without a mode.
+        only_shrink: never enlarge. A smaller image is kept by `fit` and `shortest`, cut to at most `size` a side by
+            `cover`, so that it may be smaller than that, and still centered on `size` x `size` by `pad`.
         quality: 1 to 100, of JPEG, WebP and AVIF. A JPEG that is written as one of its own size keeps its own.
         background: `#rrggbb`, behind transparency where the format has none (jpg, bmp), and around what is padded.
         orient: turn the pixels as EXIF says, and drop what it said. Otherwise they stay as they are stored, beside
@@ -35,7 +35,7 @@ class Conversion:
             camera and exposure, author, copyright, dates and place. Broken EXIF is left out.
 
     Raises:
-        ValueError: on a value that cannot be meant.
+        ValueError: on an invalid value.
     """
 
     format: str
@@ -49,18 +49,18 @@ class Conversion:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise ValueError(f"{self.format!r} is none of {', '.join(FORMATS)}")
+            raise ValueError(f"{self.format!r} is not one of {', '.join(FORMATS)}")
         if self.mode is not None and self.size < 1:
             raise ValueError(f"{self.mode} needs a size above 0, not {self.size}")
         if not 1 <= self.quality <= _BEST_QUALITY:
             raise ValueError(f"quality is 1 to {_BEST_QUALITY}, not {self.quality}")
-        if not _COLOUR.fullmatch(self.background):
-            raise ValueError(f"{self.background!r} is no #rrggbb")
+        if not _COLOR.fullmatch(self.background):
+            raise ValueError(f"{self.background!r} is not #rrggbb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """A picture that was written anew.
+    """A converted image.
 
     Attributes:
         body: the whole file.

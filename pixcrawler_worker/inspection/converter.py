@@ -1,7 +1,7 @@
-"""One picture into another: format, size, upright. Imported by the guarded process alone.
+"""Converting an image: format, size, orientation. Imported by the decode process only.
 
-The order is that of least memory and time: a JPEG is scaled down while it is decoded, everything is resized before it
-is turned or laid on a background, and the picture as it was goes before the new one is encoded.
+The order takes the least memory and time: a JPEG is scaled down while it is decoded, everything is resized before it
+is turned or composed with a background, and the original is released before the result is encoded.
 """
 
 import math
@@ -22,11 +22,11 @@ _RESAMPLING, _GAP = Image.Resampling.BICUBIC, 2.0
 #: Level 1 is no faster here (zlib-ng), 6 takes twice as long to save a sixth.
 _PNG_LEVEL = 3
 #: 4 takes twice as long for a tenth of a decibel: 50 Mpx would come close to the deadline.
-_WEBP_METHOD, _WEBP_MOST_SIDE = 2, 16_383
+_WEBP_METHOD, _WEBP_MAX_SIDE = 2, 16_383
 #: A seventh of 6's time at a tenth to a quarter more bytes: at 6, 50 Mpx would take twice the deadline.
 _AVIF_SPEED = 9
 #: From here on, JPEG keeps colors at full resolution (4:4:4); below, at half of it (4:2:0).
-_JPEG_FULL_COLOURS_FROM = 95
+_JPEG_FULL_COLOR_FROM = 95
 
 _WITH_ALPHA = {"png", "webp", "gif", "tiff", "avif"}
 _WITH_EXIF = _WITH_PROFILE = {"jpg", "png", "webp", "tiff", "avif"}
@@ -36,16 +36,16 @@ _WIDE = {"png": {"I;16"}, "tiff": {"I;16", "I", "F"}}
 _INDEXED = {"png", "gif"}
 
 _EXIF_ORIENTATION, _EXIF_IFD, _EXIF_GPS = 0x0112, 0x8769, 0x8825
-#: Description, make, model, software, date, artist, copyright. What else stands beside them tells how the old file is
+#: Description, make, model, software, date, artist, copyright. The others describe how the old file is
 #: built (a TIFF's strips, a thumbnail).
 _EXIF_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 #: MakerNote and interoperability point into the old file; the other two are its size.
 _EXIF_STALE = {0x927C, 0xA005, 0xA002, 0xA003}
 #: A JPEG segment's content.
-_MOST_EXIF_BYTES = 65_533
-_MOST_PROFILE_BYTES = 1_048_576
+_MAX_EXIF_BYTES = 65_533
+_MAX_PROFILE_BYTES = 1_048_576
 
-#: Segments of a JPEG that tell nothing but how to decode it, by what they begin with.
+#: Segments of a JPEG that say only how to decode it, by what they begin with.
 _JPEG_HARMLESS = {"APP0": b"JFIF\0", "APP2": b"ICC_PROFILE\0", "APP14": b"Adobe"}
 _JPEG_END = b"\xff\xd9"
 
@@ -66,11 +66,11 @@ _Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What becomes of a size, before it is turned.
+class _Geometry:
+    """How the size changes, before the image is turned.
 
     Attributes:
-        box: the part of the picture that is kept: left, top, right, bottom.
+        box: the part of the image that is kept: left, top, right, bottom.
         size: what that part is resized to.
         canvas: what it is centred on then.
     """
@@ -80,64 +80,64 @@ class _Plan:
     canvas: tuple[int, int]
 
     def keeps(self, size: tuple[int, int]) -> bool:
-        """Whether a picture of this size stays as it is."""
+        """Whether an image of this size stays as it is."""
         return self.box == _all_of(size) and self.size == self.canvas == size
 
 
 def convert(body: bytes, extension: str, conversion: Conversion, limits: Limits) -> Converted | None:
-    """Write the first frame of `body` as `conversion` says; None when its file is like that, which decodes nothing.
+    """Return the first frame of `body` converted; None when its file is like that already, and nothing was decoded.
 
     The same file gives the same bytes.
 
     Raises:
-        RejectedError: as `pixels.decode`; TOO_MANY_PIXELS also when it would become too large.
+        RejectedError: as `pixels.decode`; TOO_MANY_PIXELS also when the result would be too large.
     """
     with pixels.opened(body, extension, limits) as image:
         orientation = _orientation(image)
         turned = conversion.orient and orientation in _TURNS
         plan = _plan(image.size, conversion)
-        as_wanted = extension == conversion.format and plan.keeps(image.size) and not turned
-        if as_wanted and not (conversion.strip and _tells(image, body, extension)):
+        is_unchanged = extension == conversion.format and plan.keeps(image.size) and not turned
+        if is_unchanged and not (conversion.strip and _has_metadata(image, body, extension)):
             return None
         _check_size(plan.canvas, conversion, limits)
-        # A TIFF can be asked for its tags only before it is decoded, and Pillow turns it then.
+        # The tags of a TIFF can be read only before it is decoded, and Pillow turns it then.
         kept = 1 if conversion.orient or extension == "tiff" else orientation
         exif = b"" if conversion.strip else _exif(image, kept)
         own = _tables(image) if conversion.format == "jpg" and plan.keeps(image.size) else {}
-        picture = _decoded(image, plan, conversion, scale=extension == "jpg")
+        output = _decoded(image, plan, conversion, scale=extension == "jpg")
         profile = image.info.get("icc_profile")
         image.close()
         canvas = plan.canvas
         if turned and extension != "tiff":
-            picture = picture.transpose(_TURNS[orientation])
+            output = output.transpose(_TURNS[orientation])
             canvas = canvas[::-1] if orientation in _ACROSS else canvas
-        picture = _laid(picture, canvas, conversion)
-        written = _written(picture, conversion, exif, profile, own)
-        return Converted(body=written, format=conversion.format, width=picture.width, height=picture.height)
+        output = _composed(output, canvas, conversion)
+        written = _encoded(output, conversion, exif, profile, own)
+        return Converted(body=written, format=conversion.format, width=output.width, height=output.height)
 
 
 def _orientation(image: Image.Image) -> int:
     """Return what EXIF says, 1 when it is broken."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - over hostile tags Pillow raises nearly everything, and the pixels are good
+    except Exception:  # noqa: BLE001 - for hostile tags Pillow raises nearly everything, and the pixels are good
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def _tables(image: Image.Image) -> dict[str, Any]:
-    """Return how strongly a JPEG was compressed: one that keeps its size is written like that again.
+    """Return the compression of a JPEG: one that keeps its size is encoded with it again.
 
-    At any other quality it would grow, or lose once more what it lost before.
+    At any other quality it would grow, or lose more.
     """
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.mode not in ("L", "RGB"):
         return {}
-    # What Pillow cannot name it could not write either: colors at full resolution lose nothing.
+    # Pillow cannot write what it cannot name: colors at full resolution lose nothing.
     sampling = JpegImagePlugin.get_sampling(image) if image.mode == "RGB" else 0
     return {"qtables": image.quantization, "subsampling": max(sampling, 0)}
 
 
-def _plan(size: tuple[int, int], conversion: Conversion) -> _Plan:
+def _plan(size: tuple[int, int], conversion: Conversion) -> _Geometry:
     side = conversion.size
     match conversion.mode:
         case None:
@@ -150,12 +150,12 @@ def _plan(size: tuple[int, int], conversion: Conversion) -> _Plan:
         factor = min(1.0, factor)
     scaled = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
     if conversion.mode != "cover" or max(scaled) <= side:
-        return _Plan(_all_of(size), scaled, (side, side) if conversion.mode == "pad" else scaled)
+        return _Geometry(_all_of(size), scaled, (side, side) if conversion.mode == "pad" else scaled)
     # Cut off before it is resized: enlarging all of a strip would take all there is.
     covered = (min(side, scaled[0]), min(side, scaled[1]))
     left, right = _middle(size[0], covered[0] / factor, whole=factor == 1)
     top, bottom = _middle(size[1], covered[1] / factor, whole=factor == 1)
-    return _Plan((left, top, right, bottom), covered, covered)
+    return _Geometry((left, top, right, bottom), covered, covered)
 
 
 def _all_of(size: tuple[int, int]) -> _Box:
@@ -173,14 +173,14 @@ def _middle(length: int, kept: float, *, whole: bool) -> tuple[float, float]:
 
 def _check_size(canvas: tuple[int, int], conversion: Conversion, limits: Limits) -> None:
     limits.check_size(*canvas)
-    if conversion.format == "webp" and max(canvas) > _WEBP_MOST_SIDE:
-        raise RejectedError(Reason.TOO_MANY_PIXELS, f"a WebP has at most {_WEBP_MOST_SIDE:,} pixels a side")
+    if conversion.format == "webp" and max(canvas) > _WEBP_MAX_SIDE:
+        raise RejectedError(Reason.TOO_MANY_PIXELS, f"a WebP has at most {_WEBP_MAX_SIDE:,} pixels a side")
 
 
-def _tells(image: Image.Image, body: bytes, extension: str) -> bool:
-    """Whether a file may tell more than its picture.
+def _has_metadata(image: Image.Image, body: bytes, extension: str) -> bool:
+    """Return whether a file may have metadata besides its pixels.
 
-    PNG, GIF and TIFF are not looked through: they have many places for it, and being written anew they lose nothing.
+    PNG, GIF and TIFF are not searched: they have many places for it, and lose nothing when they are encoded again.
     """
     match extension:
         case "bmp":
@@ -192,14 +192,14 @@ def _tells(image: Image.Image, body: bytes, extension: str) -> bool:
             harmless = (
                 name in _JPEG_HARMLESS and content.startswith(_JPEG_HARMLESS[name]) for name, content in image.applist
             )
-            # Behind its end lie other pictures with tags of their own, and what phones put there.
+            # After its end there are other images with metadata of their own, and what phones put there.
             return not (body.endswith(_JPEG_END) and all(harmless))
         case _:
             return True
 
 
 def _exif(image: Image.Image, orientation: int) -> bytes:
-    """Return the tags that are true of the new file, too; none when they are broken or too many."""
+    """Return the tags that hold for the new file, too; none when they are broken or too many."""
     try:
         found, kept = image.getexif(), Image.Exif()
         for tag in _EXIF_KEPT:
@@ -211,29 +211,29 @@ def _exif(image: Image.Image, orientation: int) -> bytes:
         if orientation != 1:
             kept[_EXIF_ORIENTATION] = orientation
         written = kept.tobytes() if kept else b""
-    except Exception:  # noqa: BLE001 - over hostile tags Pillow raises nearly everything, and the pixels are good
+    except Exception:  # noqa: BLE001 - for hostile tags Pillow raises nearly everything, and the pixels are good
         return b""
-    return written if len(written) <= _MOST_EXIF_BYTES else b""
+    return written if len(written) <= _MAX_EXIF_BYTES else b""
 
 
-def _decoded(image: Image.Image, plan: _Plan, conversion: Conversion, *, scale: bool) -> Image.Image:
+def _decoded(image: Image.Image, plan: _Geometry, conversion: Conversion, *, scale: bool) -> Image.Image:
     """Return the part that is kept, in its size and in a mode that can be written, apart from its file."""
     size, (left, top, right, bottom) = image.size, plan.box
     factor = 1
     if scale:
-        # At least twice the size that is wanted, or it would be softer than a reduction of all pixels.
+        # At least twice the target size, or it would be softer than a reduction of all pixels.
         across, down = (_GAP * plan.size[0] / (right - left), _GAP * plan.size[1] / (bottom - top))
         drafted = image.draft(None, (math.ceil(size[0] * across), math.ceil(size[1] * down)))
         factor = round(size[0] / drafted[1][2]) if drafted else 1
     image.load()
-    picture = _in_a_mode_to_write(image, conversion, resized=not plan.keeps(size))
+    output = _in_a_mode_to_write(image, conversion, resized=not plan.keeps(size))
     if plan.size[0] != right - left or plan.size[1] != bottom - top:
         box = (left / factor, top / factor, right / factor, bottom / factor)
         # Pillow resizes 16 bits, and averages none.
-        return picture.resize(plan.size, _RESAMPLING, box, None if picture.mode == "I;16" else _GAP)
+        return output.resize(plan.size, _RESAMPLING, box, None if output.mode == "I;16" else _GAP)
     if plan.box != _all_of(size):
-        return picture.crop((int(left), int(top), int(right), int(bottom)))
-    return picture.copy() if picture is image else picture
+        return output.crop((int(left), int(top), int(right), int(bottom)))
+    return output.copy() if output is image else output
 
 
 def _in_a_mode_to_write(image: Image.Image, conversion: Conversion, *, resized: bool) -> Image.Image:
@@ -258,32 +258,32 @@ def _has_a_palette_of_grays(image: Image.Image) -> bool:
     return palette is not None and palette[::3] == palette[1::3] == palette[2::3]
 
 
-def _laid(picture: Image.Image, canvas: tuple[int, int], conversion: Conversion) -> Image.Image:
-    """Return the picture in the middle of its background, and opaque where the format has to be."""
-    alpha = picture.mode in ("LA", "RGBA")
+def _composed(output: Image.Image, canvas: tuple[int, int], conversion: Conversion) -> Image.Image:
+    """Return the image in the middle of its background, and opaque where the format has to be."""
+    alpha = output.mode in ("LA", "RGBA")
     opaque = alpha and conversion.format not in _WITH_ALPHA
-    if picture.size == canvas and not opaque:
-        return picture
-    if len(set(ImageColor.getrgb(conversion.background))) > 1 and picture.mode in ("L", "LA"):
-        picture = picture.convert("RGBA" if alpha else "RGB")
-    ground = Image.new(picture.mode.removesuffix("A") if opaque else picture.mode, canvas, conversion.background)
-    corner = ((canvas[0] - picture.width) // 2, (canvas[1] - picture.height) // 2)
-    ground.paste(picture, corner, mask=picture.getchannel("A") if opaque else None)
+    if output.size == canvas and not opaque:
+        return output
+    if len(set(ImageColor.getrgb(conversion.background))) > 1 and output.mode in ("L", "LA"):
+        output = output.convert("RGBA" if alpha else "RGB")
+    ground = Image.new(output.mode.removesuffix("A") if opaque else output.mode, canvas, conversion.background)
+    corner = ((canvas[0] - output.width) // 2, (canvas[1] - output.height) // 2)
+    ground.paste(output, corner, mask=output.getchannel("A") if opaque else None)
     return ground
 
 
-def _written(
-    picture: Image.Image, conversion: Conversion, exif: bytes, profile: object, tables: dict[str, Any]
+def _encoded(
+    output: Image.Image, conversion: Conversion, exif: bytes, profile: object, tables: dict[str, Any]
 ) -> bytes:
     if conversion.format == "gif":
-        picture = _in_256_colors(picture)
-    # Encoders help themselves to what was read: comments, profiles, a TIFF's tags.
-    told = {"transparency"} if picture.mode == "P" else set()
-    picture.info = {name: value for name, value in picture.info.items() if name in told}
+        output = _in_256_colors(output)
+    # Encoders write what was read on their own: comments, profiles, a TIFF's tags.
+    kept = {"transparency"} if output.mode == "P" else set()
+    output.info = {name: value for name, value in output.info.items() if name in kept}
     options: dict[str, Any] = {}
     match conversion.format:
         case "jpg":
-            full = conversion.quality >= _JPEG_FULL_COLOURS_FROM
+            full = conversion.quality >= _JPEG_FULL_COLOR_FROM
             options = tables or {"quality": conversion.quality, "subsampling": "4:4:4" if full else "4:2:0"}
         case "png":
             options = {"compress_level": _PNG_LEVEL}
@@ -293,27 +293,27 @@ def _written(
             options = {"quality": conversion.quality, "speed": _AVIF_SPEED}
     if exif and conversion.format in _WITH_EXIF:
         options["exif"] = exif
-    if conversion.format in _WITH_PROFILE and _describes(profile, picture.mode, conversion.format):
+    if conversion.format in _WITH_PROFILE and _describes(profile, output.mode, conversion.format):
         options["icc_profile"] = profile
     written = BytesIO()
     try:
-        picture.save(written, pixels.PILLOW[conversion.format], **options)
+        output.save(written, pixels.PILLOW[conversion.format], **options)
     except (RuntimeError, ValueError) as error:
-        # So libavif and libwebp say that they lack memory: the picture is good, it was decoded.
-        raise RejectedError(Reason.TOO_MANY_PIXELS, f"no {conversion.format} can be made of it: {error}") from error
+        # This is how libavif and libwebp report a lack of memory: the image is good, since it was decoded.
+        raise RejectedError(Reason.TOO_MANY_PIXELS, f"it cannot be encoded as {conversion.format}: {error}") from error
     return written.getvalue()
 
 
-def _in_256_colors(picture: Image.Image) -> Image.Image:
-    """Return the picture as a GIF can hold it: by Pillow's fast octree, since median cut would take two minutes."""
-    if picture.mode == "LA":
-        picture = picture.convert("RGBA")  # of which Pillow keeps what is transparent
-    return picture.quantize(method=Image.Quantize.FASTOCTREE) if picture.mode == "RGB" else picture
+def _in_256_colors(output: Image.Image) -> Image.Image:
+    """Return the image as a GIF can hold it: by Pillow's fast octree, since median cut would take two minutes."""
+    if output.mode == "LA":
+        output = output.convert("RGBA")  # of which Pillow keeps what is transparent
+    return output.quantize(method=Image.Quantize.FASTOCTREE) if output.mode == "RGB" else output
 
 
 def _describes(profile: object, mode: str, format_: str) -> bool:
-    """Whether an ICC profile is that of such colors (ICC.1, 7.2.6), and no burden."""
-    if not isinstance(profile, bytes) or len(profile) > _MOST_PROFILE_BYTES:
+    """Return whether an ICC profile describes such colors (ICC.1, 7.2.6), and is not too large."""
+    if not isinstance(profile, bytes) or len(profile) > _MAX_PROFILE_BYTES:
         return False
     colored = mode.startswith(("RGB", "P")) or format_ == "webp"
     return profile[16:20] == (b"RGB " if colored else b"GRAY")

@@ -1,8 +1,8 @@
-"""What the worker and its guarded process say to each other.
+"""Messages between the worker and its decode process.
 
-One way go pictures, each behind its length and what is wanted of it; the other way answers, each behind its length:
-JSON, a thumbnail, or a picture behind a line of JSON. JSON, because whoever takes over the process must not gain the
-worker by its answers, as a pickle would let them.
+Requests are images, each preceded by its length and the operation; responses are preceded by their length: JSON, a
+thumbnail, or an image preceded by a line of JSON. JSON, because a process that was taken over must not take over the
+worker by its responses, as it could with pickles.
 """
 
 import json
@@ -16,49 +16,48 @@ from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 
-#: In front of every picture: how many bytes follow, what is wanted of them, and a number that goes with that. With a
-#: descriptor of an open file beside it, the picture is what that file holds, and the number of bytes the most it may
-#: be.
+#: Before every image: the number of bytes that follow, the operation, and its parameter. When the descriptor of an open
+#: file comes with it, the image is the content of that file, and the number is the maximum of its bytes.
 REQUEST = struct.Struct(">QBH")
-#: In front of every answer: how many bytes follow.
+#: Before every response: the number of bytes that follow.
 LENGTH = struct.Struct(">Q")
 
 
-class Wish(IntEnum):
-    """What is wanted of a picture."""
+class Operation(IntEnum):
+    """What is done with an image."""
 
     FACTS = 0
-    THUMBNAIL = 1  # with its longer side
-    METRICS = 2  # beside the facts; with 1 for a strict decoder, too
-    CONVERT = 3  # as a line in front of it says
+    THUMBNAIL = 1  # the parameter is its longer side
+    METRICS = 2  # with the facts; the parameter is 1 to use a strict decoder, too
+    CONVERT = 3  # the conversion is a line before the image
 
 
-def framed(message: bytes) -> bytes:
-    """`message` behind its length."""
+def frame(message: bytes) -> bytes:
+    """Return the message with its length before it."""
     return LENGTH.pack(len(message)) + message
 
 
-def unframed(received: bytes | bytearray) -> bytes | None:
-    """The message that `received` begins with, or None while some of it is missing."""
+def unframe(received: bytes | bytearray) -> bytes | None:
+    """Return the message at the beginning of `received`; None while some of it is missing."""
     if len(received) < LENGTH.size:
         return None
     end = LENGTH.size + LENGTH.unpack_from(received)[0]
     return bytes(received[LENGTH.size : end]) if len(received) >= end else None
 
 
-def to_convert(conversion: Conversion, body: bytes) -> bytes:
-    """A picture behind what is to become of it."""
+def join_conversion(conversion: Conversion, body: bytes) -> bytes:
+    """Return an image with its conversion before it."""
     return json.dumps(asdict(conversion)).encode() + b"\n" + body
 
 
-def asked_to_convert(request: bytes) -> tuple[Conversion, bytes]:
-    """What is to become of a picture, and the picture."""
+def split_conversion(request: bytes) -> tuple[Conversion, bytes]:
+    """Return the conversion and the image of a request."""
     line, _, body = request.partition(b"\n")
     return Conversion(**json.loads(line)), body
 
 
-def accepted(facts: ImageFacts, metrics: Metrics | None = None) -> bytes:
-    """The answer to a good picture."""
+def facts_response(facts: ImageFacts, metrics: Metrics | None = None) -> bytes:
+    """Return the response to an image that was inspected or measured."""
     fields: dict[str, Any] = {name: getattr(facts, name) for name in ImageFacts.__slots__}
     fields["sha256"] = facts.sha256.hex()
     if metrics is not None:
@@ -66,61 +65,61 @@ def accepted(facts: ImageFacts, metrics: Metrics | None = None) -> bytes:
     return json.dumps(fields).encode()
 
 
-def as_converted(picture: Converted | None) -> bytes:
-    """The answer to a picture that was changed, and an empty one when there was nothing to change."""
-    if picture is None:
+def conversion_response(converted: Converted | None) -> bytes:
+    """Return the response to an image that was converted; it is empty when there was nothing to change."""
+    if converted is None:
         return b""
-    fields = {"format": picture.format, "width": picture.width, "height": picture.height}
-    return json.dumps(fields).encode() + b"\n" + picture.body
+    fields = {"format": converted.format, "width": converted.width, "height": converted.height}
+    return json.dumps(fields).encode() + b"\n" + converted.body
 
 
-def refused(refusal: RejectedError) -> bytes:
-    """The answer to any other."""
-    return json.dumps({"refused": refusal.reason, "detail": refusal.detail}).encode()
+def rejection_response(rejection: RejectedError) -> bytes:
+    """Return the response to an image that was rejected."""
+    return json.dumps({"rejected": rejection.reason, "detail": rejection.detail}).encode()
 
 
-def facts(answer: bytes) -> ImageFacts:
-    """What an answer says.
+def read_facts(response: bytes) -> ImageFacts:
+    """Return the facts in a response.
 
     Raises:
-        RejectedError: the picture was refused.
+        RejectedError: the image was rejected.
     """
-    fields = _unless_refused(answer)
+    fields = _fields(response)
     return ImageFacts(**fields | {"sha256": bytes.fromhex(fields["sha256"])})
 
 
-def measured(answer: bytes) -> tuple[ImageFacts, Metrics]:
-    """What an answer says, and what was measured. Raises as `facts`."""
-    fields = _unless_refused(answer)
+def read_metrics(response: bytes) -> tuple[ImageFacts, Metrics]:
+    """Return the facts and the metrics in a response. Raises as `read_facts`."""
+    fields = _fields(response)
     metrics = Metrics(**fields.pop("metrics"))
     return ImageFacts(**fields | {"sha256": bytes.fromhex(fields["sha256"])}), metrics
 
 
-def thumbnail(answer: bytes) -> bytes:
-    """The JPEG that an answer is.
+def read_thumbnail(response: bytes) -> bytes:
+    """Return the JPEG in a response.
 
     Raises:
-        RejectedError: the picture was refused.
+        RejectedError: the image was rejected.
     """
-    if answer.startswith(b"{"):
-        _unless_refused(answer)
-    return answer
+    if response.startswith(b"{"):
+        _fields(response)
+    return response
 
 
-def converted(answer: bytes) -> Converted | None:
-    """What a picture became; None when there was nothing to change.
+def read_converted(response: bytes) -> Converted | None:
+    """Return the converted image in a response; None when there was nothing to change.
 
     Raises:
-        RejectedError: the picture was refused.
+        RejectedError: the image was rejected.
     """
-    if not answer:
+    if not response:
         return None
-    line, _, body = answer.partition(b"\n")
-    return Converted(body=body, **_unless_refused(line))
+    line, _, body = response.partition(b"\n")
+    return Converted(body=body, **_fields(line))
 
 
-def _unless_refused(answer: bytes) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(answer)
-    if "refused" in fields:
-        raise RejectedError(Reason(fields["refused"]), fields["detail"])
+def _fields(response: bytes) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(response)
+    if "rejected" in fields:
+        raise RejectedError(Reason(fields["rejected"]), fields["detail"])
     return fields

@@ -1,4 +1,4 @@
-"""What a picture says of itself, read from its bytes alone: format, size, frames, and whether its end is there.
+"""What an image declares, read from its bytes alone: format, size, frames, and whether it is complete.
 
 No decoder has run yet, so nothing here costs more than a walk over the container's blocks. The sources are the
 formats' own specifications: T.81 (JPEG), PNG 3rd edition, GIF89a, RFC 9649 (WebP), BITMAPINFOHEADER, TIFF 6.0,
@@ -13,18 +13,18 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import sniffing
 
 #: A Huffman code has at least one bit, and a block of 8x8 pixels at least one code (T.81, F.1.2): 512 pixels a byte.
-_JPEG_MOST_PIXELS_PER_BYTE = 512
+_JPEG_MAX_PIXELS_PER_BYTE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """A container's own claims; the decoder may still find them false.
+    """What a container declares; the decoder may still find that it is not true.
 
     Attributes:
         format: extension in lower case, as in `ImageFacts`.
-        width: pixels of the canvas as stored; the largest picture of an AVIF.
+        width: pixels of the canvas as stored; the largest image of an AVIF.
         height: pixels, likewise.
-        frames: frames or pages; counting stops where `read` was told that it is enough.
+        frames: frames or pages; `read` stops counting at `enough_frames`.
     """
 
     format: str
@@ -34,18 +34,18 @@ class Header:
 
 
 def read(body: bytes, *, enough_frames: int) -> Header:
-    """The header of a picture in one of the seven formats.
+    """Return the header of an image in one of the seven formats.
 
     Args:
         body: the whole file.
-        enough_frames: where to stop counting, so that a chain of frames cannot cost more than its limit.
+        enough_frames: where to stop counting, so that a long chain of frames costs no more than the limit.
 
     Raises:
-        RejectedError: NOT_AN_IMAGE when it is something else, CORRUPT when the container is broken or cut off.
+        RejectedError: NOT_AN_IMAGE when it is something else, CORRUPT when the container is broken or truncated.
     """
     reader = _reader(body)
     if reader is None:
-        raise RejectedError(Reason.NOT_AN_IMAGE, f"it looks like {sniffing.looks_like(body)}")
+        raise RejectedError(Reason.NOT_AN_IMAGE, f"it looks like {sniffing.describe(body)}")
     try:
         return reader(body, enough_frames)
     except (struct.error, IndexError) as error:
@@ -63,7 +63,7 @@ def _reader(body: bytes) -> Callable[[bytes, int], Header] | None:
     return None
 
 
-def _cut_off(where: str) -> RejectedError:
+def _truncated(where: str) -> RejectedError:
     return RejectedError(Reason.CORRUPT, f"the file ends {where}")
 
 
@@ -74,11 +74,11 @@ def _jpeg(body: bytes, _: int) -> Header:
         # Decoders skip stray bytes and fill bytes (0xFF) before a marker, so this does.
         position = body.find(b"\xff", position)
         if position < 0:
-            raise _cut_off("before its frame header")
+            raise _truncated("before its frame header")
         marker = body[position + 1]
         if marker in _JPEG_START_OF_FRAME:
             height, width = struct.unpack_from(">HH", body, position + 5)
-            if width * height > _JPEG_MOST_PIXELS_PER_BYTE * len(body):
+            if width * height > _JPEG_MAX_PIXELS_PER_BYTE * len(body):
                 raise RejectedError(Reason.CORRUPT, f"{len(body)} bytes cannot hold a JPEG of {width}x{height}")
             return Header(format="jpg", width=width, height=height)
         if marker in _JPEG_AFTER_HEADER:
@@ -104,13 +104,13 @@ def _png(body: bytes, _: int) -> Header:
     position = 8
     while kind != b"IEND":
         if position >= len(body):
-            raise _cut_off("before its IEND chunk")
+            raise _truncated("before its IEND chunk")
         size, kind = struct.unpack_from(">I4s", body, position)
         if kind == b"acTL":
             frames = max(1, struct.unpack_from(">I", body, position + 8)[0])
         position += size + 12
     if position > len(body):
-        raise _cut_off("inside its IEND chunk")
+        raise _truncated("inside its IEND chunk")
     return Header(format="png", width=width, height=height, frames=frames)
 
 
@@ -122,7 +122,7 @@ def _gif(body: bytes, enough: int) -> Header:
     while frames < enough:
         block = body[position : position + 1]
         if not block:
-            raise _cut_off("before its trailer")
+            raise _truncated("before its trailer")
         if block == b";":
             break
         position += 1
@@ -141,12 +141,12 @@ def _gif(body: bytes, enough: int) -> Header:
 
 
 def _gif_colors(flags: int) -> int:
-    """Bytes of the color table that `flags` announce."""
+    """Return the bytes of the color table that `flags` declare."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _gif_after_data(body: bytes, position: int) -> int:
-    """Where the chain of sub-blocks at `position` ends."""
+    """Return where the chain of sub-blocks at `position` ends."""
     while size := body[position]:
         position += size + 1
     return position + 1
@@ -157,7 +157,7 @@ def _webp(body: bytes, _: int) -> Header:
     (riff_size,) = struct.unpack_from("<I", body, 4)
     end = riff_size + 8
     if end > len(body):
-        raise _cut_off(f"{end - len(body)} bytes early")
+        raise _truncated(f"{end - len(body)} bytes early")
     width, height = _webp_size(body)
     frames = 0
     position = 12
@@ -169,7 +169,7 @@ def _webp(body: bytes, _: int) -> Header:
 
 
 def _webp_size(body: bytes) -> tuple[int, int]:
-    """Width and height out of the first chunk, whose content begins at byte 20."""
+    """Return width and height from the first chunk, whose content begins at byte 20."""
     match body[12:16]:
         case b"VP8 " if body[23:26] == b"\x9d\x01\x2a":
             width, height = struct.unpack_from("<HH", body, 26)
@@ -179,7 +179,7 @@ def _webp_size(body: bytes) -> tuple[int, int]:
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         case b"VP8X" if len(body) >= 30:  # noqa: PLR2004 - where the canvas size ends
             return int.from_bytes(body[24:27], "little") + 1, int.from_bytes(body[27:30], "little") + 1
-    raise RejectedError(Reason.CORRUPT, "its first chunk holds no picture")
+    raise RejectedError(Reason.CORRUPT, "its first chunk has no image")
 
 
 def _bmp(body: bytes, _: int) -> Header:
@@ -217,10 +217,10 @@ def _tiff_directory(body: bytes, order: str, offset: int) -> dict[int, int]:
 
 
 def _avif(body: bytes, _: int) -> Header:
-    """Take the largest picture and the longest track that the boxes declare.
+    """Take the largest image and the longest track that the boxes declare.
 
-    Which of them is decoded is the decoder's choice, so the largest is what the limits have to judge. A coded frame
-    that is larger than all of them is decoded and scaled down (libavif does); the guarded process bounds that.
+    Which of them is decoded is the decoder's choice, so the limits are applied to the largest. A coded frame
+    that is larger than all of them is decoded and scaled down (libavif does); the decode process limits that.
     """
     widths, heights, frames = [0], [0], [1]
     for kind, start, end in _boxes(body, 0, len(body)):
@@ -252,7 +252,7 @@ _AVIF_CONTAINERS = {
 
 
 def _boxes(body: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start of the content and end of every box between two positions, containers unfolded."""
+    """Yield kind, start of the content and end of every box between two positions, containers unfolded."""
     while position < end:
         size, kind = struct.unpack_from(">I4s", body, position)
         start = position + 8
@@ -261,7 +261,7 @@ def _boxes(body: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, i
             start += 8
         box_end = position + size if size else end
         if box_end > end:
-            raise _cut_off(f"inside its {kind.decode('latin-1')} box")
+            raise _truncated(f"inside its {kind.decode('latin-1')} box")
         if box_end < start:
             raise RejectedError(Reason.CORRUPT, "a box is smaller than its own header")
         yield kind, start, box_end

@@ -1,4 +1,4 @@
-"""From bytes to facts: header, limits, pixels, hashes, in the order of their cost."""
+"""From bytes to facts: header, limits, pixels, hashes, the cheapest first."""
 
 import hashlib
 
@@ -12,10 +12,10 @@ from pixcrawler_worker.inspection.pixels import Pixels
 
 
 def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
-    """What `body` is, in this very process: without deadline and without a bound on memory (`Decoder` has both).
+    """Return what `body` is, in this process: without a deadline or a limit on memory (`Decoder` has both).
 
-    A file that was cut off is refused wherever the cut is, except behind the first page of a TIFF. What decoders mend
-    silently passes: a JPEG with damaged pixels, a PNG whose data ends properly but before its last row.
+    A truncated file is rejected, except when only later pages of a TIFF are missing. What decoders repair silently is
+    accepted: a JPEG with damaged pixels, a PNG whose data ends properly but before its last row.
 
     Raises:
         RejectedError: EMPTY, NOT_AN_IMAGE, TOO_MANY_PIXELS or CORRUPT.
@@ -25,10 +25,10 @@ def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
 
 
 def measure_bytes(body: bytes, limits: Limits, *, strict: bool) -> tuple[ImageFacts, Metrics]:
-    """What `body` is, and what its pixels and tags say, by decoding it once. Otherwise as `inspect_bytes`.
+    """Return what `body` is, and what its pixels and tags say, by decoding it once. Otherwise as `inspect_bytes`.
 
-    The hashes are taken from another reduction than those of `inspect_bytes`: they differ by a bit now and then, and
-    are not to be compared with them.
+    The hashes are taken from another reduction than those of `inspect_bytes`: some differ by a bit, so the two must not
+    be compared with each other.
     """
     header = _header(body, limits)
     decoded, measured = metrics.measure(body, header.format, limits, strict=strict)
@@ -36,24 +36,24 @@ def measure_bytes(body: bytes, limits: Limits, *, strict: bool) -> tuple[ImageFa
 
 
 def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
-    """A JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
+    """Return a JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
     return pixels.thumbnail(body, _header(body, limits).format, side, limits)
 
 
 def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | None:
-    """`body` changed; None when it is already as wanted, whose pixels are not looked at then.
+    """Return `body` converted; None when it is like that already, and its pixels were not decoded.
 
     Raises:
-        RejectedError: as `inspect_bytes`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for what it would become.
+        RejectedError: as `inspect_bytes`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for the result.
     """
     converted = converter.convert(body, _header(body, limits).format, conversion, limits)
     if converted and len(converted.body) > limits.max_converted_bytes:
-        raise RejectedError(Reason.TOO_MANY_BYTES, f"it becomes {len(converted.body):,} bytes")
+        raise RejectedError(Reason.TOO_MANY_BYTES, f"the converted image has {len(converted.body):,} bytes")
     return converted
 
 
 def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:
-    # An AVIF's header gives bounds only; of a TIFF, Pillow gives the size after turning it.
+    # An AVIF's header gives bounds only; for a TIFF, Pillow gives the size after turning it.
     size = decoded if header.format == "avif" else header
     return ImageFacts(
         sha256=hashlib.sha256(body).digest(),
@@ -69,9 +69,9 @@ def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:
 
 
 def _header(body: bytes, limits: Limits) -> headers.Header:
-    """What `body` declares, once it is known to be within the limits."""
+    """Return what `body` declares, when it is within the limits."""
     if not body:
-        raise RejectedError(Reason.EMPTY, "a body without a byte")
+        raise RejectedError(Reason.EMPTY, "an empty body")
     header = headers.read(body, enough_frames=limits.max_frames + 1)
     limits.check_size(header.width, header.height)
     limits.check_frames(header.width, header.height, header.frames)

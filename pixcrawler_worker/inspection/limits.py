@@ -1,30 +1,30 @@
-"""How much a stranger's picture may cost: decided on what its header declares, before anything is decoded."""
+"""How much an untrusted image may cost: decided by what its header declares, before anything is decoded."""
 
 from dataclasses import dataclass
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 
-#: Pictures up to this many pixels decode into a few megabytes whatever they are: their density is not judged.
+#: Images up to this many pixels decode into a few megabytes whatever they are: their density is not checked.
 _HARMLESS_PIXELS = 1_000_000
-#: More than a file that is written here has beside its pixels: a profile of up to a megabyte, EXIF, and headers.
-_MOST_TAGS_BYTES = 2_097_152
+#: More than a file that is written here has besides its pixels: a profile of up to a megabyte, EXIF, and headers.
+_MAX_METADATA_BYTES = 2_097_152
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a picture may declare, and what its decoding may take.
+    """What an image may declare, and what its decoding may take.
 
     Attributes:
         max_pixels: width x height. 50 Mpx is above every camera phone's default and decodes into 200 MB at most.
-        max_side: pixels along either side; beyond it lie strips, which no training pipeline can use.
+        max_side: pixels along either side; larger images are strips, which no training pipeline can use.
         max_frames: frames of an animation, or pages of a TIFF.
-        max_frame_pixels: frames x width x height, which bounds the work of whoever plays the animation: 240
-            frames of 1080p.
+        max_frame_pixels: frames x width x height, which limits the work of playing the animation: 240 frames of
+            1080p.
         max_pixels_per_byte: above a megapixel, the density at which a file is one color and nothing else. Flat
             artwork of 12 Mpx reaches 2,900 (lossless WebP) and blank paper 10,000 (AVIF); a bomb, a million.
-        seconds: deadline of one picture, in wall time. The largest honest ones take four.
-        memory_bytes: address space of the guarded process. It stands at 125 MB before the first picture and at 1.1 GB
-            over 50 Mpx of WebP with alpha, the hungriest there is; AVIF takes 0.9 GB, PNG and TIFF 0.8 GB at most.
+        seconds: deadline of one image, in wall time. The largest honest ones take four.
+        memory_bytes: address space of the decode process. It is at 125 MB before the first image and at 1.1 GB for
+            50 Mpx of WebP with alpha, the maximum of all formats; AVIF takes 0.9 GB, PNG and TIFF 0.8 GB at most.
     """
 
     max_pixels: int = 50_000_000
@@ -37,20 +37,20 @@ class Limits:
 
     @property
     def max_converted_bytes(self) -> int:
-        """The largest file that a picture becomes: four bytes a pixel, and what stands in front of them."""
-        return 4 * self.max_pixels + _MOST_TAGS_BYTES
+        """The largest file that a conversion may write: four bytes a pixel, and metadata."""
+        return 4 * self.max_pixels + _MAX_METADATA_BYTES
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise RejectedError when a picture of `width` x `height` pixels is empty or too large to decode."""
+        """Raise RejectedError when an image of `width` x `height` pixels is empty or too large to decode."""
         if width < 1 or height < 1:
-            raise RejectedError(Reason.CORRUPT, f"{width}x{height} pixels are no picture")
+            raise RejectedError(Reason.CORRUPT, f"{width}x{height} pixels are not an image")
         if max(width, height) > self.max_side:
             raise RejectedError(Reason.TOO_MANY_PIXELS, f"{width}x{height}: a side above {self.max_side:,} pixels")
         if width * height > self.max_pixels:
             raise RejectedError(Reason.TOO_MANY_PIXELS, f"{width}x{height} is above {self.max_pixels:,} pixels")
 
     def check_frames(self, width: int, height: int, frames: int) -> None:
-        """Raise RejectedError when an animation of so many frames is too much for whoever opens it."""
+        """Raise RejectedError when an animation has too many frames or pixels."""
         if frames > self.max_frames:
             raise RejectedError(Reason.TOO_MANY_PIXELS, f"more than {self.max_frames:,} frames")
         if width * height * frames > self.max_frame_pixels:
@@ -60,7 +60,7 @@ class Limits:
             )
 
     def check_density(self, width: int, height: int, file_size: int) -> None:
-        """Raise RejectedError when `file_size` bytes are too few to hold such a picture."""
+        """Raise RejectedError when `file_size` bytes are too few to hold such an image."""
         pixels = width * height
         if pixels > _HARMLESS_PIXELS and pixels > self.max_pixels_per_byte * file_size:
             raise RejectedError(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels out of {file_size} bytes")

@@ -1,8 +1,8 @@
-"""What pixels and tags of one picture say, for the checks of a validation.
+"""What pixels and tags of one image say, for the checks of a validation.
 
 Brightness, entropy and sharpness are cleanvision's (github.com/cleanlab/cleanvision, `image_property.py`), taken from
-the picture reduced to 256 pixels a side, where it takes them from all of it. Differences that this makes, and those of
-picture kinds that it misreads (palettes, transparency), are in `tests/inspection/test_metrics.py`.
+the image reduced to 256 pixels a side, where it takes them from all of it. Differences that this makes, and those of
+image kinds that it misreads (palettes, transparency), are in `tests/inspection/test_metrics.py`.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from pixcrawler_worker.inspection.pixels import Pixels
 
 #: Pixels a side that everything is measured on.
 _SIDE = 256
-#: Longer side of the picture whose edges tell how sharp it is.
+#: Longer side of the image on whose edges sharpness is measured.
 _EDGES_SIDE = 64
 #: cleanvision's `normalizing_factor` and `color_threshold` for blurry images.
 _BLUR_FACTOR, _BLUR_HISTOGRAM_FROM = 0.01, 0.18
 #: Parts of red, green and blue in the square of perceived brightness (http://alienryderflex.com/hsp.html), by value.
 _RED, _GREEN, _BLUE = (np.round(weight * np.arange(256) ** 2).astype(np.uint16) for weight in (0.241, 0.691, 0.068))
 _ORIENTATION, _GPS = 0x0112, 0x8825
-_LONGEST_COMPLAINT = 200
+_MAX_ERROR_LENGTH = 200
 
 
 def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tuple[Pixels, Metrics]:
@@ -36,7 +36,7 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         body: the whole file.
         extension: the one format that it is opened as.
         limits: what it may take.
-        strict: whether JPEG data is also given to a decoder that mends nothing.
+        strict: whether JPEG data is also given to a decoder that repairs nothing.
 
     Raises:
         RejectedError: as `pixels.decode`.
@@ -62,28 +62,28 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         transparent=transparent,
         orientation=orientation,
         gps=gps,
-        strict_error=_complaint(body) if strict and extension == "jpg" else None,
+        strict_error=_strict_error(body) if strict and extension == "jpg" else None,
     )
     return Pixels(width=width, height=height, mode=mode, gray=gray), metrics
 
 
 def _in_color(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Return the picture reduced and in RGB, transparency on white, and whether it has any."""
+    """Return the image reduced and in RGB, transparency on white, and whether it has any."""
     if not image.has_transparency_data:
         # Pillow converts LAB to nothing; its first band is lightness.
         plain = image.getchannel(0) if image.mode == "LAB" else pixels.byte_per_band(image)
         # Converting what is RGB already would copy all of it.
         return _reduced(plain if plain.mode == "RGB" else plain.convert("RGB")), False
-    # Reduced before it is laid on white: what color an invisible pixel has must not count.
-    picture = _reduced(image.convert("RGBA"))
-    lowest, _ = picture.getchannel("A").getextrema()
+    # Reduced before it is composed with white: what color an invisible pixel has must not count.
+    reduced = _reduced(image.convert("RGBA"))
+    lowest, _ = reduced.getchannel("A").getextrema()
     assert isinstance(lowest, int | float)
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB"), lowest < 255  # noqa: PLR2004 - opaque
+    white = Image.new("RGBA", reduced.size, "white")
+    return Image.alpha_composite(white, reduced).convert("RGB"), lowest < 255  # noqa: PLR2004 - opaque
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """Return the picture with at most 256 pixels a side, each an average of those that it stands for.
+    """Return the image with at most 256 pixels a side, each an average of those that it stands for.
 
     By a whole factor, so there are 129 of them at least unless there were fewer: any other costs four times as much.
     """
@@ -96,8 +96,8 @@ def _brightness(small: Image.Image) -> tuple[float, float]:
     rgb: NDArray[np.uint8] = np.asarray(small)
     squared = _RED[rgb[:, :, 0]] + _GREEN[rgb[:, :, 1]] + _BLUE[rgb[:, :, 2]]
     # The root is monotonous: it is taken of two numbers instead of all.
-    upto = np.cumsum(np.bincount(squared.ravel()))
-    low, high = np.sqrt(np.searchsorted(upto, (0.05 * upto[-1], 0.99 * upto[-1]))) / 255
+    cumulated = np.cumsum(np.bincount(squared.ravel()))
+    low, high = np.sqrt(np.searchsorted(cumulated, (0.05 * cumulated[-1], 0.99 * cumulated[-1]))) / 255
     return round(float(low), 4), round(float(high), 4)
 
 
@@ -105,9 +105,9 @@ def _channel_delta(small: Image.Image) -> int:
     red, green, blue = small.split()
     highest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     lowest = ImageChops.darker(ImageChops.darker(red, green), blue)
-    _, most = ImageChops.subtract(highest, lowest).getextrema()
-    assert isinstance(most, int | float)
-    return int(most)
+    _, largest = ImageChops.subtract(highest, lowest).getextrema()
+    assert isinstance(largest, int | float)
+    return int(largest)
 
 
 def _sharpness(small: Image.Image) -> float:
@@ -133,14 +133,14 @@ def _tags(image: Image.Image) -> tuple[int, bool]:
         exif = image.getexif()
         orientation = exif.get(_ORIENTATION, 1)
         return (orientation if orientation in range(1, 9) else 1), bool(exif.get_ifd(_GPS))
-    except Exception:  # noqa: BLE001 - over hostile tags Pillow raises nearly everything, and the pixels are good
+    except Exception:  # noqa: BLE001 - for hostile tags Pillow raises nearly everything, and the pixels are good
         return 1, False
 
 
-def _complaint(body: bytes) -> str | None:
-    """Return what libjpeg mends silently, or warns of, when it decodes at an eighth; None when there is nothing."""
+def _strict_error(body: bytes) -> str | None:
+    """Return what libjpeg repairs silently, or warns of, when it decodes at an eighth; None when there is nothing."""
     try:
         simplejpeg.decode_jpeg(body, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except (ValueError, MemoryError) as error:
-        return str(error)[:_LONGEST_COMPLAINT] or type(error).__name__
+        return str(error)[:_MAX_ERROR_LENGTH] or type(error).__name__
     return None

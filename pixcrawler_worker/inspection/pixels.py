@@ -1,4 +1,4 @@
-"""Pillow and NumPy: pixels out of bytes, and hashes out of pixels. Imported by the guarded process alone."""
+"""Pillow and NumPy: pixels from bytes, and hashes from pixels. Imported by the decode process only."""
 
 import warnings
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from PIL import (
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.limits import Limits
 
-#: Both hashes are taken from a picture reduced to about this many pixels a side: half of it moves one more bit of 64,
+#: Both hashes are taken from an image reduced to about this many pixels a side: half of it moves one more bit of 64,
 #: and twice of it costs a quarter more time.
 _REDUCED_SIDE = 128
 #: Characters of a decoder's message that a log line keeps: some quote the file.
-_DETAIL = 200
+_MAX_DETAIL = 200
 _THUMBNAIL_QUALITY = 80
 
 #: Pillow's names. Importing a plug-in registers it; without these, the first AVIF or WebP would import all forty.
@@ -40,13 +40,13 @@ PILLOW = {
     "tiff": TiffImagePlugin.TiffImageFile.format,
     "avif": AvifImagePlugin.AvifImageFile.format,
 }
-# As many threads as cores would each want a stack and a frame out of the guarded process's address space.
+# As many threads as cores would each take a stack and a frame of the decode process's address space.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """What decoding told.
+    """A decoded image.
 
     Attributes:
         width: pixels, as Pillow understands the file (it swaps the sides of a TIFF that is to be turned).
@@ -96,13 +96,13 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
 
 @contextmanager
 def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]:
-    """Open a picture without decoding it yet; whatever goes wrong with it inside the context is a refusal.
+    """Open an image without decoding it yet; whatever goes wrong with it inside the context is a rejection.
 
     Raises:
         RejectedError: as `decode`.
     """
     try:
-        # Warnings are for those who own the file.
+        # Warnings are for the authors of the file.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[PILLOW[extension]]) as image:
             limits.check_size(*image.size)
             yield image
@@ -111,8 +111,8 @@ def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]
     except (MemoryError, Image.DecompressionBombError) as error:
         raise RejectedError(Reason.TOO_MANY_PIXELS, "it needs more memory than the decoder may have") from error
     except Exception as error:
-        # Over hostile files Pillow raises nearly everything: OSError, SyntaxError, TypeError, KeyError, struct.error...
-        raise RejectedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_DETAIL]}") from error
+        # For hostile files Pillow raises nearly everything: OSError, SyntaxError, TypeError, KeyError, struct.error...
+        raise RejectedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_MAX_DETAIL]}") from error
 
 
 def byte_per_band(image: Image.Image) -> Image.Image:
@@ -127,45 +127,45 @@ def byte_per_band(image: Image.Image) -> Image.Image:
 
 
 def phash(gray: Image.Image) -> int:
-    """64-bit DCT hash of imagehash's construction: the lowest 8x8 frequencies of 32x32 pixels against their median."""
+    """Return the 64-bit DCT hash as imagehash builds it: the lowest 8x8 frequencies of 32x32 over their median."""
     low = _DCT @ _shrunk(gray, 32, 32) @ _DCT.T
     return _bits(low > np.median(low))
 
 
 def dhash(gray: Image.Image) -> int:
-    """64-bit difference hash of imagehash's construction: whether a pixel is brighter than its left neighbor."""
+    """Return the 64-bit difference hash as imagehash builds it: is a pixel brighter than its left neighbor?"""
     pixels = _shrunk(gray, 9, 8)
     return _bits(pixels[:, 1:] > pixels[:, :-1])
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """`image` in gray and reduced: transparency on white, 16 bits and more as floats."""
+    """Return `image` in gray and reduced: transparency on white, 16 bits and more as floats."""
     if image.mode.startswith(("I", "F")):
         return _reduced(image.convert("F"))
     if image.mode == "LAB":  # Pillow converts it to nothing; its first band is lightness.
         return _reduced(image.getchannel(0))
     if not image.has_transparency_data:
         return _reduced(image.convert("L"))
-    # Reduced before it is laid on white: what color an invisible pixel has must not count.
-    picture = _reduced(image.convert("RGBA"))
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("L")
+    # Reduced before it is composed with white: what color an invisible pixel has must not count.
+    reduced = _reduced(image.convert("RGBA"))
+    white = Image.new("RGBA", reduced.size, "white")
+    return Image.alpha_composite(white, reduced).convert("L")
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """`image` by whole factors, averaged, so that each side has 128 to 255 pixels unless it had fewer."""
+    """Return `image` averaged by whole factors, so that each side has 128 to 255 pixels unless it had fewer."""
     return image.reduce((max(1, image.width // _REDUCED_SIDE), max(1, image.height // _REDUCED_SIDE)))
 
 
 def _shrunk(gray: Image.Image, width: int, height: int) -> NDArray[np.float64]:
     pixels = np.array(gray.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float64)
-    if gray.mode == "F":  # A TIFF's floats may be infinite, or no numbers at all.
+    if gray.mode == "F":  # A TIFF's floats may be infinite, or not a number.
         pixels[~np.isfinite(pixels)] = 0
     return pixels
 
 
 def _bits(flags: NDArray[np.bool_]) -> int:
-    """64 flags as one number, the first flag its highest bit."""
+    """Return 64 flags as one number, the first flag its highest bit."""
     return int.from_bytes(np.packbits(flags).tobytes())
 
 

@@ -1,4 +1,4 @@
-"""What bytes that are no picture of ours look like, in words for a log."""
+"""Naming what bytes are that are not one of the known image formats, for a log."""
 
 import struct
 
@@ -7,16 +7,16 @@ _PREFIXES = (
     (b"8BPS", "a Photoshop file"),
     (b"\0\0\1\0", "an icon (ICO)"),
     (b"\0\0\2\0", "a cursor (CUR)"),
-    (b"\xff\x0a", "a JPEG XL picture"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
-    (b"II+\0", "a BigTIFF picture"),
-    (b"MM\0+", "a BigTIFF picture"),
-    (b"qoif", "a QOI picture"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (b"II+\0", "a BigTIFF image"),
+    (b"MM\0+", "a BigTIFF image"),
+    (b"qoif", "a QOI image"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "gzip data"),
-    (b"RIFF", "a RIFF file, but no WebP"),
+    (b"RIFF", "a RIFF file, but not WebP"),
     (b"{", "JSON"),
     (b"[", "JSON"),
 )
@@ -30,21 +30,21 @@ _MARKUP = (
 _SNIFFED = 1_024
 
 
-def looks_like(body: bytes) -> str:
-    """A guess at what `body` is, to be put behind "it looks like"."""
+def describe(body: bytes) -> str:
+    """Return what `body` probably is, to follow "it looks like"."""
     head = body[:_SNIFFED].removeprefix(b"\xef\xbb\xbf").lstrip()
     for prefix, name in _PREFIXES:
         if body.startswith(prefix) or head.startswith(prefix):
             return name
     if body[4:8] == b"ftyp":
-        return f"an ISO media file of brand {body[8:12].decode('latin-1')!r}, but no AVIF"
+        return f"an ISO media file of brand {body[8:12].decode('latin-1')!r}, but not AVIF"
     if head.startswith(b"<"):
         lowered = head.lower()
         return next((name for mark, name in _MARKUP if mark in lowered), "markup")
-    return "text" if head.isascii() and b"\0" not in head else "nothing known"
+    return "text" if head.isascii() and b"\0" not in head else "a file of no known format"
 
 
 def brands(body: bytes) -> list[bytes]:
-    """The brands of an ISO media file's `ftyp` box: the major one, then those it is compatible with."""
+    """Return the brands of an ISO media file's `ftyp` box: the major one, then those it is compatible with."""
     size = min(struct.unpack_from(">I", body.ljust(4))[0], len(body), _SNIFFED)
     return [body[8:12], *(body[at : at + 4] for at in range(16, size - 3, 4))]

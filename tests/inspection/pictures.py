@@ -1,4 +1,4 @@
-"""Pictures made for the occasion, honest and otherwise."""
+"""Images made for the occasion, honest and otherwise."""
 
 import struct
 import zlib
@@ -30,7 +30,7 @@ AVIF_MAGIC = b"\0\0\0\x10ftypavif\0\0\0\0"
 
 
 def scene(width: int = 160, height: int = 120, *, seed: int = 0) -> Image.Image:
-    """A picture with large shapes and fine texture, another one for every seed."""
+    """An image with large shapes and fine texture, another one for every seed."""
     picture = Image.merge(
         "RGB",
         [
@@ -136,7 +136,7 @@ def icon_holding(content: bytes) -> bytes:
 
 
 def hostile() -> dict[str, tuple[bytes, Reason]]:
-    """Bodies that cost much when they are opened naively, and the reason each is refused for."""
+    """Bodies that cost much when they are opened naively, and the reason each is rejected for."""
     too_much, corrupt, no_image = Reason.TOO_MANY_PIXELS, Reason.CORRUPT, Reason.NOT_AN_IMAGE
     return {
         "webp 16383x5400 of one color": (webp_of_one_color(16383, 5400), too_much),

@@ -22,7 +22,7 @@ SMALL = Limits(max_pixels=1_000_000, max_frame_pixels=4_000_000)
 JPEG = pictures.variant("jpg")
 PILLOW = {"jpg": "JPEG"}
 DESCRIPTION, MAKE, ORIENTATION, EXPOSURE, EXIF, GPS = 0x010E, 0x010F, 0x0112, 0x829A, 0x8769, 0x8825
-#: How a picture is stored that EXIF's orientations turn upright: the other way round.
+#: How an image is stored that EXIF's orientations turn upright: the other way round.
 STORED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,14 +37,14 @@ Result = TypeVar("Result")
 
 
 def changed(body: bytes, format_: str = "png", **how: Any) -> Converted:
-    """What a picture becomes, which has to be something."""
+    """What an image becomes, which has to be something."""
     converted = convert(body, Conversion(format=format_, **how), LIMITS)
     assert converted
     return converted
 
 
 def opened(converted: Converted) -> Image.Image:
-    """A picture as anybody opens it, which has to be what was said of it."""
+    """An image as anybody opens it, which has to be what was said of it."""
     image = Image.open(BytesIO(converted.body), formats=[PILLOW.get(converted.format, converted.format)])
     image.load()
     assert image.size == (converted.width, converted.height)
@@ -64,7 +64,7 @@ def with_tags(orientation: int | None = None, *, description: str | None = None)
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """How far apart two pictures are, 0 to 255, apart from what encoders do to fine lines."""
+    """How far apart two images are, 0 to 255, apart from what encoders do to fine lines."""
     coarse, other_coarse = (
         image.convert("RGB").resize((16, 12), Image.Resampling.BOX) if min(image.size) > 30 else image.convert("RGB")
         for image in (one, other)
@@ -127,14 +127,14 @@ def test_every_mode_has_its_size(
     if whatever:
         assert opened(changed(body, mode=mode, size=100, only_shrink=False)).size == whatever
     else:
-        with pytest.raises(RejectedError) as refused:
+        with pytest.raises(RejectedError) as rejected:
             changed(body, mode=mode, size=100, only_shrink=False)
-        assert refused.value.reason is Reason.TOO_MANY_PIXELS
+        assert rejected.value.reason is Reason.TOO_MANY_PIXELS
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("name", ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"])
-def test_every_format_becomes_every_other_and_stays_the_same_picture(name: str, format_: str) -> None:
+def test_every_format_becomes_every_other_and_stays_the_same_image(name: str, format_: str) -> None:
     converted = opened(changed(pictures.variant(name), format_, mode="fit", size=80))
     # A GIF has 256 colors here, which are those of a fast octree.
     limit = 16 if "gif" in (name, format_) else 8
@@ -143,7 +143,7 @@ def test_every_format_becomes_every_other_and_stays_the_same_picture(name: str, 
 
 @pytest.mark.parametrize("size", [(1600, 1200), (1601, 1203), (1999, 811)])
 @pytest.mark.parametrize("mode", ["fit", "cover", "shortest"])
-def test_a_jpeg_that_is_scaled_by_its_decoder_is_the_picture_that_it_would_be_otherwise(
+def test_a_jpeg_that_is_scaled_by_its_decoder_is_the_image_that_it_would_be_otherwise(
     mode: Any, size: tuple[int, int]
 ) -> None:
     scene = pictures.scene(*size)
@@ -153,7 +153,7 @@ def test_a_jpeg_that_is_scaled_by_its_decoder_is_the_picture_that_it_would_be_ot
     assert max(ImageStat.Stat(ImageChops.difference(one, other)).mean) < 0.9
 
 
-def test_cover_keeps_the_middle_and_pad_puts_the_picture_there() -> None:
+def test_cover_keeps_the_middle_and_pad_puts_the_image_there() -> None:
     image = Image.new("RGB", (300, 100), "red")
     image.paste("blue", (100, 0, 200, 100))
     body = pictures.encoded(image, "PNG")
@@ -182,7 +182,7 @@ def test_every_orientation_ends_upright_and_loses_its_tag(orientation: int, form
         assert turned.getexif()[MAKE] == "Camera"
 
 
-def test_a_picture_that_is_cut_or_padded_is_turned_as_well() -> None:
+def test_an_image_that_is_cut_or_padded_is_turned_as_well() -> None:
     upright = Image.new("RGB", (90, 301), "red")
     upright.paste("blue", (0, 0, 90, 150))
     body = pictures.encoded(upright.transpose(STORED[6]), "PNG", exif=with_tags(6))
@@ -390,7 +390,7 @@ def test_comments_of_other_formats_go_too(format_: str) -> None:
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0nothing", b"\xff" * 50])
-def test_broken_metadata_costs_nobody_a_picture(exif: bytes) -> None:
+def test_broken_metadata_costs_no_image(exif: bytes) -> None:
     body = pictures.encoded(pictures.scene(), "WEBP", exif=exif)
     assert opened(changed(body, "jpg")).size == (160, 120)
     assert convert(body, Conversion(format="webp"), LIMITS) is None
@@ -402,7 +402,7 @@ def test_metadata_that_a_jpeg_cannot_hold_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_the_same_picture_becomes_the_same_bytes(format_: str) -> None:
+def test_the_same_image_becomes_the_same_bytes(format_: str) -> None:
     body = pictures.encoded(pictures.scene(400, 300), "PNG", exif=with_tags(6))
     conversion = Conversion(format=format_, mode="cover", size=150)
 
@@ -429,33 +429,33 @@ def test_quality_counts() -> None:
 )
 def test_a_conversion_that_cannot_be_meant_is_a_bug(wrong: dict[str, Any]) -> None:
     mode = {"mode": "cover"} if "size" in wrong else {}
-    with pytest.raises(ValueError, match=r"is none of|needs a size|quality is|is no #"):
+    with pytest.raises(ValueError, match=r"is not one of|needs a size|quality is|is no #"):
         Conversion(**{"format": "jpg"} | mode | wrong)
 
 
-def test_a_picture_that_would_become_too_large_is_refused() -> None:
+def test_an_image_that_would_become_too_large_is_rejected() -> None:
     for conversion, limits, reason in (
         (Conversion(format="png", mode="pad", size=8192), LIMITS, Reason.TOO_MANY_PIXELS),
         (Conversion(format="png", mode="fit", size=1200, only_shrink=False), SMALL, Reason.TOO_MANY_PIXELS),
         (Conversion(format="webp", mode="fit", size=16_384, only_shrink=False), LIMITS, Reason.TOO_MANY_PIXELS),
     ):
-        with pytest.raises(RejectedError) as refused:
+        with pytest.raises(RejectedError) as rejected:
             convert(
                 pictures.encoded(pictures.scene(160, 12 if conversion.format == "webp" else 120), "PNG"),
                 conversion,
                 limits,
             )
-        assert refused.value.reason is reason
+        assert rejected.value.reason is reason
 
 
 async def settled(decoder: Decoder, body: bytes, conversion: Conversion) -> Converted | Reason | None:
     try:
         return await decoder.convert(body, conversion)
-    except RejectedError as refused:
-        return refused.reason
+    except RejectedError as rejected:
+        return rejected.reason
 
 
-def test_hostile_files_are_refused_for_what_they_are_and_not_the_process_s_life() -> None:
+def test_hostile_files_are_rejected_for_what_they_are_and_not_the_process_s_life() -> None:
     conversion = Conversion(format="jpg", mode="fit", size=64)
     large = pictures.encoded(pictures.scene(1600, 1200), "JPEG", quality=93)
 
@@ -474,7 +474,7 @@ def test_hostile_files_are_refused_for_what_they_are_and_not_the_process_s_life(
     told(story)
 
 
-def test_a_picture_that_needs_more_memory_than_there_is_is_refused_by_a_process_that_lives_on() -> None:
+def test_an_image_that_needs_more_memory_than_there_is_is_rejected_by_a_process_that_lives_on() -> None:
     body = pictures.encoded(Image.new("L", (7000, 7000), 128), "JPEG")
 
     async def story(decoder: Decoder) -> None:
@@ -484,7 +484,7 @@ def test_a_picture_that_needs_more_memory_than_there_is_is_refused_by_a_process_
         # Scaled down inside the decoder, it takes next to none.
         small = await settled(decoder, body, Conversion(format="png", mode="fit", size=500))
         assert isinstance(small, Converted)
-        # What a lack of memory is called by encoders says nothing against the picture.
+        # What a lack of memory is called by encoders says nothing against the image.
         scene = pictures.encoded(pictures.scene(2400, 1800), "JPEG")
         assert await settled(decoder, scene, Conversion(format="webp")) is Reason.TOO_MANY_PIXELS
         assert decoder.pid == pid
@@ -528,11 +528,11 @@ def test_conversions_and_inspections_are_served_in_their_order() -> None:
         try:
             if number % 2:
                 return (await decoder.inspect(body)).width
-            # Some leave the socket behind them full, some are nothing, and one is refused.
+            # Some leave the socket behind them full, some are nothing, and one is rejected.
             format_ = ("bmp", "png", "jpg")[number // 2 % 3]
             return await decoder.convert(b"<html>" if number == 20 else body, Conversion(format=format_))
-        except RejectedError as refused:
-            return refused.reason
+        except RejectedError as rejected:
+            return rejected.reason
         finally:
             served.append(number)
 
@@ -566,7 +566,7 @@ def test_many_large_answers_at_once_do_not_wait_for_each_other() -> None:
     assert many < 3 * few + 0.2, "a rest of 50 ms before each answer would take ten times as long"
 
 
-def test_random_damage_is_converted_or_refused_and_does_not_kill_the_process() -> None:
+def test_random_damage_is_converted_or_rejected_and_does_not_kill_the_process() -> None:
     chance = random.Random(3)
     # Formats and sizes in turn, with metadata to be damaged.
     wishes: tuple[dict[str, Any], ...] = (

@@ -19,19 +19,19 @@ SMALL = Limits(max_pixels=1_000_000, max_frame_pixels=4_000_000)
 
 
 def refusal(body: bytes, limits: Limits) -> Reason | None:
-    """Why `body` is refused, or None when it passes; every other exception fails the test."""
+    """Why `body` is rejected, or None when it passes; every other exception fails the test."""
     try:
         inspect_bytes(body, limits)
-    except RejectedError as refused:
-        return refused.reason
+    except RejectedError as rejected:
+        return rejected.reason
     return None
 
 
 @pytest.mark.parametrize(("body", "reason"), pictures.hostile().values(), ids=pictures.hostile())
-def test_a_hostile_file_is_refused_for_what_it_is(body: bytes, reason: Reason) -> None:
-    with pytest.raises(RejectedError) as refused:
+def test_a_hostile_file_is_rejected_for_what_it_is(body: bytes, reason: Reason) -> None:
+    with pytest.raises(RejectedError) as rejected:
         inspect_bytes(body, Limits())
-    assert refused.value.reason is reason
+    assert rejected.value.reason is reason
 
 
 def test_hostile_files_cost_the_process_no_memory_and_not_its_life() -> None:
@@ -95,7 +95,7 @@ def test_a_large_jpeg_that_was_cut_off_never_passes(options: dict[str, bool]) ->
     assert [length for length in lengths if refusal(body[:length], Limits()) is None] == []
 
 
-def test_bytes_behind_the_end_of_a_picture_do_no_harm() -> None:
+def test_bytes_behind_the_end_of_an_image_do_no_harm() -> None:
     for name in pictures.VARIANTS:
         if name != "avif":  # Its boxes have to fill the file.
             assert refusal(pictures.variant(name) + b"\0appended", SMALL) is None
@@ -110,7 +110,7 @@ def test_what_decoders_mend_silently_passes() -> None:
 
 
 @pytest.mark.parametrize("name", pictures.VARIANTS)
-def test_random_damage_is_refused_or_survived_but_never_raises(name: str) -> None:
+def test_random_damage_is_rejected_or_survived_but_never_raises(name: str) -> None:
     original = pictures.variant(name, 48, 40)
     chance = random.Random(name)
     for _ in range(100):
@@ -155,5 +155,5 @@ def test_random_damage_does_not_kill_the_process() -> None:
 async def settled(decoder: Decoder, body: bytes) -> ImageFacts | RejectedError:
     try:
         return await decoder.inspect(body)
-    except RejectedError as refused:
-        return refused
+    except RejectedError as rejected:
+        return rejected

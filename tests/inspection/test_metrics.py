@@ -1,4 +1,4 @@
-"""What is measured of pixels and tags: against cleanvision's own figures, and on every kind of picture."""
+"""What is measured of pixels and tags: against cleanvision's own figures, and on every kind of image."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def photograph(name: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("case", RECORDED)
-def test_scores_are_cleanvisions_and_so_are_the_verdicts(case: str) -> None:
+def test_scores_are_cleanvisions_and_so_are_the_results(case: str) -> None:
     name, kind = case.split()
     found = measured(KINDS[kind](photograph(name)), compress_level=1)
     ours = [found.brightness_p5, found.brightness_p99, found.entropy, found.sharpness]
@@ -85,7 +85,7 @@ def test_what_is_invisible_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(("size", "least"), [((1, 1), 0), ((1, 5000), 0), ((5000, 1), 0), ((3, 2), 0), ((257, 255), 0)])
-def test_pictures_of_any_shape_are_measured(size: tuple[int, int], least: float) -> None:
+def test_images_of_any_shape_are_measured(size: tuple[int, int], least: float) -> None:
     found = measured(Image.linear_gradient("L").resize(size))
     assert found.entropy >= least
     assert found.channel_delta == 0

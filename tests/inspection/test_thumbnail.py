@@ -54,16 +54,16 @@ def test_every_mode_has_a_thumbnail(mode: str) -> None:
     assert opened(thumbnail(saved(Image.new(mode, (90, 60)), kind), 30, Limits())).size == (30, 20)
 
 
-def test_the_guarded_process_makes_thumbnails_between_other_pictures() -> None:
+def test_the_sandboxed_process_makes_thumbnails_between_other_images() -> None:
     body = saved(Image.new("RGB", (640, 320), "red"), "JPEG")
 
     async def ask() -> tuple[int, bytes, int]:
         async with aclosing(Decoder(Limits())) as decoder:
             before = await decoder.inspect(body)
             small = await decoder.thumbnail(body, side=50)
-            with pytest.raises(RejectedError) as refusal:
+            with pytest.raises(RejectedError) as rejection:
                 await decoder.thumbnail(b"<html>", side=50)
-            assert refusal.value.reason is Reason.NOT_AN_IMAGE
+            assert rejection.value.reason is Reason.NOT_AN_IMAGE
             return before.width, small, (await decoder.inspect(body)).width
 
     before, small, after = asyncio.run(ask())

@@ -42,7 +42,7 @@ from pixcrawler_worker.storage.facade import Storage
 async def write():
     storage = Storage(sys.argv[1])
     for letter in itertools.cycle(b"ab"):
-        await storage.put("pictures/one.jpg", bytes([letter]) * 8_000_000)
+        await storage.put("images/one.jpg", bytes([letter]) * 8_000_000)
         print(flush=True)
 
 asyncio.run(write())
@@ -247,10 +247,10 @@ def test_a_writer_that_is_killed_leaves_no_half_file(tmp_path: Path) -> None:
             writer.stdout.readline()
             time.sleep(random.uniform(0, 0.05))
             writer.kill()
-        body = run(store.get("pictures/one.jpg"))
+        body = run(store.get("images/one.jpg"))
         assert len(body) == 8_000_000
         assert body == body[:1] * len(body)
-        assert run(listed(store, "")) == ["pictures/one.jpg"]
+        assert run(listed(store, "")) == ["images/one.jpg"]
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def children() -> set[int]:
 
 
 async def pid_at_work(decoder: Decoder) -> int:
-    """The process of a decoder that has opened its first picture."""
+    """The process of a decoder that has opened its first image."""
     await decoder.inspect(PICTURE)
     assert decoder.pid
     return decoder.pid
@@ -82,20 +82,20 @@ def test_a_decoder_tells_the_facts_that_the_bytes_tell() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", pictures.jpeg_declaring(9000, 9000), PICTURE[:-50]])
-def test_a_decoder_refuses_in_the_words_of_the_bytes(body: bytes) -> None:
+def test_the_decoder_rejects_with_the_messages_of_the_inspector(body: bytes) -> None:
     async def story() -> RejectedError:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            with pytest.raises(RejectedError) as refused:
+            with pytest.raises(RejectedError) as rejected:
                 await decoder.inspect(body)
-            return refused.value
+            return rejected.value
 
     with pytest.raises(RejectedError) as expected:
         inspect_bytes(body, LIMITS)
-    refused = asyncio.run(story())
-    assert (refused.reason, str(refused)) == (expected.value.reason, str(expected.value))
+    rejected = asyncio.run(story())
+    assert (rejected.reason, str(rejected)) == (expected.value.reason, str(expected.value))
 
 
-def test_a_hundred_callers_are_served_in_their_order_and_one_failure_is_nobody_elses() -> None:
+def test_a_hundred_callers_are_served_in_their_order_and_one_failure_affects_no_other() -> None:
     bodies = [pictures.png(number, 7, rows=bytes(7 * (number + 1))) for number in range(1, 101)]
     bodies[40] = b"<html>"
     served = []
@@ -103,8 +103,8 @@ def test_a_hundred_callers_are_served_in_their_order_and_one_failure_is_nobody_e
     async def inspect(decoder: Decoder, number: int) -> int | Reason:
         try:
             return (await decoder.inspect(bodies[number])).width
-        except RejectedError as refused:
-            return refused.reason
+        except RejectedError as rejected:
+            return rejected.reason
         finally:
             served.append(number)
 
@@ -126,8 +126,8 @@ def test_a_file_is_read_by_the_process_itself_and_not_beyond_what_it_may_be(tmp_
         with (tmp_path / name).open("rb") as file:
             try:
                 facts, _ = await decoder.measure(File(file.fileno(), most), strict=False, seconds=5)
-            except RejectedError as refused:
-                return refused.reason
+            except RejectedError as rejected:
+                return rejected.reason
             return facts.sha256
 
     async def story() -> None:
@@ -141,7 +141,7 @@ def test_a_file_is_read_by_the_process_itself_and_not_beyond_what_it_may_be(tmp_
     asyncio.run(story())
 
 
-def test_what_one_picture_does_to_the_process_costs_those_behind_it_nothing() -> None:
+def test_what_one_image_does_to_the_process_costs_those_behind_it_nothing() -> None:
     async def story() -> None:
         async with aclosing(Decoder(Limits(seconds=1))) as decoder:
             pid = await pid_at_work(decoder)
@@ -150,9 +150,9 @@ def test_what_one_picture_does_to_the_process_costs_those_behind_it_nothing() ->
             given_up = asyncio.create_task(decoder.inspect(PICTURE))
             await asyncio.sleep(0.05)
             given_up.cancel()
-            with pytest.raises(RejectedError) as refused:
+            with pytest.raises(RejectedError) as rejected:
                 await held
-            assert refused.value.reason is Reason.TIMEOUT
+            assert rejected.value.reason is Reason.TIMEOUT
             assert {(await one).format for one in behind} == {"png"}
             with pytest.raises(asyncio.CancelledError):
                 await given_up
@@ -193,6 +193,29 @@ def test_a_large_body_passes_through_whole() -> None:
     assert asyncio.run(story()) == len(body)
 
 
+def test_a_process_that_is_stopped_and_continued_while_it_reads_loses_no_image() -> None:
+    body = PICTURE + bytes(20 * 2**20)
+
+    async def stop_and_continue(pid: int) -> None:
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.001)
+            os.kill(pid, signal.SIGCONT)
+            await asyncio.sleep(0.002)
+
+    async def story() -> None:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            pid = await pid_at_work(decoder)
+            stopping = asyncio.create_task(stop_and_continue(pid))
+            sizes = [(await decoder.inspect(body)).file_size for _ in range(5)]
+            stopping.cancel()
+            os.kill(pid, signal.SIGCONT)
+            assert sizes == [len(body)] * 5
+            assert decoder.pid == pid
+
+    asyncio.run(story())
+
+
 def test_a_crash_costs_one_image_and_the_next_finds_a_new_process() -> None:
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
@@ -200,9 +223,9 @@ def test_a_crash_costs_one_image_and_the_next_finds_a_new_process() -> None:
             task = await hold_up(decoder, pid)
             neighbor = asyncio.create_task(decoder.inspect(PICTURE))
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(RejectedError) as refused:
+            with pytest.raises(RejectedError) as rejected:
                 await task
-            assert refused.value.reason is Reason.DECODER_DIED
+            assert rejected.value.reason is Reason.DECODER_DIED
             assert await neighbor == FACTS
             assert decoder.pid != pid
             assert not is_running(pid)
@@ -226,9 +249,9 @@ def test_an_image_past_its_deadline_is_given_up_with_its_process() -> None:
         async with aclosing(Decoder(Limits(seconds=0.3))) as decoder:
             pid = await pid_at_work(decoder)
             task = await hold_up(decoder, pid)
-            with pytest.raises(RejectedError) as refused:
+            with pytest.raises(RejectedError) as rejected:
                 await task
-            assert refused.value.reason is Reason.TIMEOUT
+            assert rejected.value.reason is Reason.TIMEOUT
             assert await pid_at_work(decoder) != pid
         assert not is_running(pid)
 
@@ -244,15 +267,15 @@ def test_cpu_time_is_bounded_for_every_image_and_running_out_of_it_is_a_timeout(
             task = await hold_up(decoder, pid)
             os.kill(pid, signal.SIGXCPU)  # What the kernel sends then.
             os.kill(pid, signal.SIGCONT)
-            with pytest.raises(RejectedError) as refused:
+            with pytest.raises(RejectedError) as rejected:
                 await task
-            assert refused.value.reason is Reason.TIMEOUT
+            assert rejected.value.reason is Reason.TIMEOUT
 
     asyncio.run(story())
 
 
 @pytest.mark.parametrize("format_", ["PNG", "WEBP", "AVIF"])
-def test_a_picture_that_needs_more_memory_than_there_is_is_refused_by_a_process_that_lives_on(format_: str) -> None:
+def test_an_image_that_needs_more_memory_than_there_is_is_rejected_by_a_process_that_lives_on(format_: str) -> None:
     body = {
         "PNG": pictures.encoded(pictures.scene(32, 32).convert("1").resize((7000, 7000)), "PNG", compress_level=1),
         "WEBP": pictures.webp_of_one_color(7000, 7000),
@@ -263,11 +286,11 @@ def test_a_picture_that_needs_more_memory_than_there_is_is_refused_by_a_process_
     async def story() -> None:
         async with aclosing(Decoder(limits)) as decoder:
             pid = await pid_at_work(decoder)
-            with pytest.raises(RejectedError) as refused:
+            with pytest.raises(RejectedError) as rejected:
                 await decoder.inspect(body)
             # libwebp and libavif do not always say that it was memory they lacked.
-            assert refused.value.reason in {Reason.TOO_MANY_PIXELS, Reason.CORRUPT}
-            assert format_ != "PNG" or refused.value.reason is Reason.TOO_MANY_PIXELS
+            assert rejected.value.reason in {Reason.TOO_MANY_PIXELS, Reason.CORRUPT}
+            assert format_ != "PNG" or rejected.value.reason is Reason.TOO_MANY_PIXELS
             assert await pid_at_work(decoder) == pid
 
     asyncio.run(story())

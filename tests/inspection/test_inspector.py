@@ -67,7 +67,7 @@ def test_every_mode_is_kept_as_a_fact_and_can_be_hashed(format_: str, mode: str)
     facts = inspect_bytes(pictures.encoded(picture, format_), LIMITS)
 
     assert facts.mode == mode
-    if mode != "1":  # Dithering is another picture to a hash of differences.
+    if mode != "1":  # Dithering is another image to a hash of differences.
         assert distance(facts.phash, inspect_bytes(pictures.variant("png"), LIMITS).phash) <= 6
 
 
@@ -82,7 +82,7 @@ def test_every_mode_is_kept_as_a_fact_and_can_be_hashed(format_: str, mode: str)
         ("MPO", {}, 1),
     ],
 )
-def test_frames_are_counted_and_a_jpeg_with_more_pictures_behind_it_has_one(
+def test_frames_are_counted_and_a_jpeg_with_more_images_behind_it_has_one(
     format_: str, options: dict[str, int], frames: int
 ) -> None:
     first, *others = [pictures.scene(seed=seed) for seed in range(5)]
@@ -115,7 +115,7 @@ def test_top_down_and_ancient_bitmaps_have_a_size_too() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in pictures.VARIANTS if name != "png"])
-def test_the_same_picture_in_another_format_has_near_hashes(name: str) -> None:
+def test_the_same_image_in_another_format_has_near_hashes(name: str) -> None:
     original = inspect_bytes(pictures.variant("png"), LIMITS)
 
     copy = inspect_bytes(pictures.variant(name), LIMITS)
@@ -124,7 +124,7 @@ def test_the_same_picture_in_another_format_has_near_hashes(name: str) -> None:
     assert distance(original.dhash, copy.dhash) <= 4
 
 
-def test_a_smaller_copy_has_near_hashes_and_another_picture_far_ones() -> None:
+def test_a_smaller_copy_has_near_hashes_and_another_image_far_ones() -> None:
     large = pictures.scene(1600, 1200)
     facts = inspect_bytes(pictures.encoded(large, "JPEG"), LIMITS)
 
@@ -176,7 +176,7 @@ def test_the_hashes_are_those_of_the_published_constructions() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (3000, 2), (700, 130)])
 @pytest.mark.parametrize("format_", ["JPEG", "PNG"])
-def test_dots_and_strips_are_pictures(format_: str, size: tuple[int, int]) -> None:
+def test_dots_and_strips_are_images(format_: str, size: tuple[int, int]) -> None:
     facts = inspect_bytes(pictures.encoded(Image.new("RGB", size, (200, 10, 40)), format_), LIMITS)
 
     assert (facts.width, facts.height) == size
@@ -221,23 +221,23 @@ def test_what_pillow_only_warns_of_is_no_noise_and_no_fault() -> None:
         (b"%PDF-1.7\n", "a PDF document"),
         (b"8BPS\0\1", "a Photoshop file"),
         (pictures.icon_holding(pictures.variant("png")), "an icon (ICO)"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an ISO media file of brand 'heic', but no AVIF"),
-        (b"RIFF\x24\0\0\0WAVEfmt ", "a RIFF file, but no WebP"),
-        (b"II+\0\x08\0\0\0", "a BigTIFF picture"),
-        (b"\0", "nothing known"),
-        (b"\xff\xd8", "nothing known"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an ISO media file of brand 'heic', but not AVIF"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "a RIFF file, but not WebP"),
+        (b"II+\0\x08\0\0\0", "a BigTIFF image"),
+        (b"\0", "a file of no known format"),
+        (b"\xff\xd8", "a file of no known format"),
     ],
 )
-def test_what_is_no_image_is_refused_with_a_word_on_what_it_is(body: bytes, words: str) -> None:
-    with pytest.raises(RejectedError, match=words.replace("(", r"\(").replace(")", r"\)")) as refusal:
+def test_what_is_no_image_is_rejected_with_what_it_is(body: bytes, words: str) -> None:
+    with pytest.raises(RejectedError, match=words.replace("(", r"\(").replace(")", r"\)")) as rejection:
         inspect_bytes(body, LIMITS)
-    assert refusal.value.reason is Reason.NOT_AN_IMAGE
+    assert rejection.value.reason is Reason.NOT_AN_IMAGE
 
 
-def test_an_empty_body_is_refused_as_empty() -> None:
-    with pytest.raises(RejectedError) as refusal:
+def test_an_empty_body_is_rejected_as_empty() -> None:
+    with pytest.raises(RejectedError) as rejection:
         inspect_bytes(b"", LIMITS)
-    assert refusal.value.reason is Reason.EMPTY
+    assert rejection.value.reason is Reason.EMPTY
 
 
 def test_every_limit_can_be_met_and_not_exceeded() -> None:
@@ -246,6 +246,6 @@ def test_every_limit_can_be_met_and_not_exceeded() -> None:
     assert inspect_bytes(body, Limits(**exact)).frames == 2
 
     for name, value in exact.items():
-        with pytest.raises(RejectedError) as refusal:
+        with pytest.raises(RejectedError) as rejection:
             inspect_bytes(body, Limits(**exact | {name: value - 1}))
-        assert refusal.value.reason is Reason.TOO_MANY_PIXELS
+        assert rejection.value.reason is Reason.TOO_MANY_PIXELS
