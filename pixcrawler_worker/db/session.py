@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and transactions with timeouts that are retried after transient errors."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -66,6 +67,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         max_overflow=4,
         pool_timeout=10,
         pool_pre_ping=True,
+        json_deserializer=_read_json,
         connect_args={
             "application_name": "pixcrawler",
             "connect_timeout": 5,
@@ -82,6 +84,18 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         connection.execute(_SET_TIMEOUTS)
 
     return engine
+
+
+def _read_json(content: str | bytes) -> object:
+    """Return a JSON value; the text itself when Python cannot read it.
+
+    PostgreSQL stores JSON that is nested more deeply, and numbers with more digits, than Python reads. Whatever expects
+    an object or an array rejects the text, so that such a row fails its job and nothing else.
+    """
+    try:
+        return json.loads(content)
+    except (RecursionError, ValueError):
+        return content if isinstance(content, str) else content.decode()
 
 
 def sessions(engine: Engine) -> Sessions:

@@ -192,6 +192,32 @@ def test_invalid_rules_fail_the_job_at_once(runtime: Runtime, rules: object, mes
     assert valid_images(runtime, job) == 1
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        f'{{"checks": {"[" * 3000}{"]" * 3000}}}',
+        f'{{"sample": {"9" * 5000}}}',
+        f'{{"{"x" * 100_000}": 1}}',
+        '{"level": {}, "checks": [[[[]]]], "sample": 1e400}',
+    ],
+    ids=["deep", "many digits", "long key", "odd types"],
+)
+def test_any_json_in_the_row_ends_the_job_with_a_short_message(runtime: Runtime, rules: str) -> None:
+    job = crawl_of(runtime, good_images(1))
+    ref = make_validation(runtime, job)
+    ledger.execute(
+        runtime.sessions,
+        "UPDATE validation_jobs SET validation_rules = CAST(:rules AS jsonb) WHERE id = :id",
+        rules=rules,
+        id=ref.id,
+    )
+    assert submission.start(runtime, VALIDATION, ref.id) == []
+    row = validation_jobs.row(runtime, ref)
+    assert row.status == "failed"
+    assert (row.error_message or "").startswith("validation_rules")
+    assert len(row.error_message or "") < 300
+
+
 def test_limits_of_the_worker_below_the_defaults_of_the_rules_fail_no_job(runtime: Runtime) -> None:
     settings = runtime.settings.model_copy(update={"max_image_pixels": 40_000_000, "max_image_frames": 7})
     limited = replace(runtime, settings=settings)
