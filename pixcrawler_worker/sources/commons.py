@@ -17,12 +17,12 @@ from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
-from pixcrawler_worker.web.http import AsyncClient, Response, read_json, wait_of
+from pixcrawler_worker.web.http import AsyncClient, Response, read_json, retry_after_of
 
 T = TypeVar("T", bound=BaseModel)
 
 _API = "https://commons.wikimedia.org/w/api.php"
-#: Widths in pixels, from the one that serves most datasets up; others are rounded up to the next step, or throttled.
+#: Widths in pixels, from the one that suits most datasets upwards; others are rounded up to the next, or throttled.
 _WIDTHS = (1280, 1920, 3840)
 _METADATA = "LicenseShortName|License|LicenseUrl|Artist|Attribution|ObjectName"
 #: Responses to one search: the server may cut a batch into parts, but not into more than its files.
@@ -138,7 +138,7 @@ def _read(response: Response) -> _Part:
         error = _validated(_Error, data["error"])
         message = f"commons answered the error {error.code}: {error.info}"[:300]
         if error.code in _BUSY:
-            raise TransientError(message, retry_after=wait_of(response) or _DEFAULT_RETRY_AFTER)
+            raise TransientError(message, retry_after=retry_after_of(response) or _DEFAULT_RETRY_AFTER)
         raise (TransientError if error.code.startswith(_PASSING) else PermanentError)(message)
     if not isinstance(data, dict) or data.keys().isdisjoint({"batchcomplete", "continue", "query"}):
         data = None

@@ -1,6 +1,6 @@
 """Openverse, by its API (https://api.openverse.org/v1/): a search over the openly licensed works of many collections.
 
-Anonymous callers get 20 candidates a page and 240 a query; beyond that the answer is 401, which does not mean that a
+Anonymous callers get 20 candidates a page and 240 a query; beyond that the status is 401, which does not mean that a
 key is missing.
 """
 
@@ -56,10 +56,10 @@ class Openverse(Source):
         """
         parameters: dict[str, str | int] = {"q": query.text, "page": query.page + 1, "page_size": query.page_size}
         if query.licenses is not None:
-            wanted = {_LICENSES[family] for family in map(licenses.family, query.licenses) if family in _LICENSES}
-            if not wanted:
+            families = {_LICENSES[family] for family in map(licenses.family, query.licenses) if family in _LICENSES}
+            if not families:
                 return _NOTHING
-            parameters["license"] = ",".join(sorted(wanted))
+            parameters["license"] = ",".join(sorted(families))
         if not query.safe_search:
             parameters["mature"] = "true"
         response = await http.get(self._images, params=parameters)

@@ -25,8 +25,8 @@ class Query:
         page: number of the page, from 0.
         page_size: candidates per page, at most the source's own `page_size`; the same for every page of a job.
         urls: this page of the job's URL list, for a source that takes one; empty otherwise.
-        licenses: identifiers and families (`domain/licenses.py`) that are wanted; None for all. Searching for no others
-            saves candidates that the worker would reject.
+        licenses: identifiers and families (`domain/licenses.py`) to search for; None for all. The worker rejects
+            candidates with others, so a source that leaves them out saves work.
         min_width: pixels, likewise.
         min_height: pixels, likewise.
         safe_search: leave out adult content, as far as the provider can.
@@ -87,7 +87,7 @@ class Source(ABC):
     Attributes:
         summary: what it offers, in one line.
         terms: licenses, limits, and the URL of the provider's terms, in one line.
-        page_size: candidates that one result page can have at most; None for as many as a job wants.
+        page_size: candidates that one result page can have at most; None for as many as a job requests.
         depth: candidates that can be reached for one query; None when that is unknown.
         config: what the operator configured.
     """
@@ -117,8 +117,8 @@ class Source(ABC):
             httpx.HTTPStatusError: from `response.raise_for_status()`: 429 and errors of the server release the chunk
                 until later (Retry-After is kept), other statuses fail it.
             httpx.RequestError: from the client: what may pass releases the chunk, the rest fails it.
-            TransientError: when the provider is busy or away in a way of its own; the chunk is released.
-            PermanentError: when it will never answer this; the chunk fails.
+            TransientError: when the provider says in a way of its own that it is busy; the chunk is released.
+            PermanentError: when the provider rejects this query for good; the chunk fails.
         """
 
 

@@ -18,7 +18,7 @@ Lookup = Callable[[str], list[str]]
 
 # For one process: enough to hide the latency of hosts, few enough for 64 bodies at once in a small machine.
 MAX_CONNECTIONS = 64
-# A browser opens 6; a little more, since an answer here is always one small file.
+# A browser opens 6; a little more, since a response here is always one small file.
 MAX_CONNECTIONS_PER_HOST = 8
 # Hosts that publish a smaller number: https://wikitech.wikimedia.org/wiki/Robot_policy.
 _FEWER = {"upload.wikimedia.org": 2}

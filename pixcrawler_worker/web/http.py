@@ -115,8 +115,8 @@ def client(downloader: Downloader) -> httpx.AsyncClient:
     )
 
 
-def wait_of(response: httpx.Response) -> timedelta | None:
-    """Return how long a provider asks to wait, by its Retry-After; None when it does not say."""
+def retry_after_of(response: httpx.Response) -> timedelta | None:
+    """Return the Retry-After of a response; None when there is none that can be read."""
     return retry_after.parse(response.headers.get("Retry-After", ""))
 
 
@@ -174,10 +174,10 @@ def translated(name: str) -> Iterator[None]:
 
 
 def _of_status(name: str, response: httpx.Response) -> TransientError | PermanentError:
-    status, wait = response.status_code, wait_of(response)
+    status, wait = response.status_code, retry_after_of(response)
     if status == _TOO_MANY_REQUESTS or (status == _UNAVAILABLE and wait):
         wait = _DEFAULT_RETRY_AFTER if wait is None else wait
-        message = f"{name} asks to be requested again after {wait.total_seconds():.0f} s (status {status})"
+        message = f"{name} answered {status}: retry after {wait.total_seconds():.0f} s"
         return TransientError(message, retry_after=wait)
     message = f"{name} answered {status}: {_quoted(response.content)}"
     return TransientError(message) if status in _SERVER_ERRORS else PermanentError(message)
@@ -185,7 +185,7 @@ def _of_status(name: str, response: httpx.Response) -> TransientError | Permanen
 
 def _is_hiccup(response: httpx.Response) -> bool:
     """Return whether the trouble may be gone a moment later: a server error that does not say when."""
-    unavailable = response.status_code == _UNAVAILABLE and wait_of(response)
+    unavailable = response.status_code == _UNAVAILABLE and retry_after_of(response)
     return response.status_code in _SERVER_ERRORS and not unavailable
 
 

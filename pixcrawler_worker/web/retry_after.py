@@ -10,7 +10,7 @@ _MAX_DIGITS = 9
 
 
 def parse(text: str, *, now: datetime | None = None) -> timedelta | None:
-    """Return how long a host asks to wait; None when the header says nothing that can be read.
+    """Return the time to wait before the next request; None when the header is empty or invalid.
 
     Args:
         text: the header: a number of seconds or a date (RFC 9110, 10.2.3).

@@ -160,15 +160,15 @@ class Providers:
             return _error("badvalue", "The value is out of range.")
         found = self.catalog.commons.get(query["gsrsearch"].removeprefix("filetype:bitmap "), [])
         batch = found[offset : offset + limit]
-        answer: Json = {"query": {"pages": self._commons_pages(batch, offset, request)}} if batch else {}
+        data: Json = {"query": {"pages": self._commons_pages(batch, offset, request)}} if batch else {}
         part = int(query.get("iicontinue", "0|0").split("|")[1])
         if (part + 1) * _BATCH < len(batch):
-            answer["continue"] = {"iicontinue": f"x|{part + 1}", "gsroffset": offset, "continue": "gsroffset||"}
+            data["continue"] = {"iicontinue": f"x|{part + 1}", "gsroffset": offset, "continue": "gsroffset||"}
         else:
-            answer["batchcomplete"] = True
+            data["batchcomplete"] = True
             if offset + limit < len(found):
-                answer["continue"] = {"gsroffset": offset + limit, "continue": "gsroffset||"}
-        return web.json_response(answer)
+                data["continue"] = {"gsroffset": offset + limit, "continue": "gsroffset||"}
+        return web.json_response(data)
 
     def _commons_pages(self, batch: list[Work], offset: int, request: web.Request) -> list[Json]:
         part = int(request.query.get("iicontinue", "0|0").split("|")[1])
@@ -310,12 +310,12 @@ def serving(catalog: Catalog, **trouble: Trouble) -> Iterator[Providers]:
 def application(handle: Callable[[web.Request], web.StreamResponse | Awaitable[web.StreamResponse]]) -> Iterator[str]:
     """Serve what a function returns for each request, and yield the base URL."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def respond(request: web.Request) -> web.StreamResponse:
         found = handle(request)
         return found if isinstance(found, web.StreamResponse) else await found
 
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", respond)
     with _running(app) as base:
         yield base
 

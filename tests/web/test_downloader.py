@@ -6,30 +6,18 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
-from ipaddress import ip_network
-from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
-import aiohttp
 import pytest
+from downloads import CERTIFICATE, SOON, fetch, fetch_from, policy, rejection
 from fakes import hosts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.web.addresses import DeniedError, Guard
-from pixcrawler_worker.web.connect import guarded_connector, system_lookup
 from pixcrawler_worker.web.downloader import ApiResponse, Downloader, Fetched
-from pixcrawler_worker.web.policy import Policy
-
-CERTIFICATE = Path(hosts.__file__).with_name("images_example.pem")
-LOOPBACK = (ip_network("127.0.0.0/8"),)
-SOON = timedelta(seconds=0.3)
 
 RESPONSES = {
     "/no-length": b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
@@ -51,7 +39,6 @@ RESPONSES = {
     "/many-headers": b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 1000 + b"Content-Length: 2\r\n\r\nhi",
     "/bad-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nzz\r\nabc\r\n",
     "/two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi!",
-    "/cookie": b"HTTP/1.1 302 Found\r\nSet-Cookie: a=b\r\nLocation: /good/cookie.jpg?x=1\r\n\r\n",
     "/to-user": b"HTTP/1.1 302 Found\r\nLocation: http://user:hunter2@example.com/\r\n\r\n",
     "/to-nonsense": b"HTTP/1.1 302 Found\r\nLocation: http://[hunter2/\r\n\r\n",
     "/to-inside": b"HTTP/1.1 302 Found\r\nLocation: //10.0.0.1:6379/?hunter2\r\n\r\n",
@@ -63,51 +50,6 @@ RESPONSES = {
 def server() -> Iterator[hosts.HostileServer]:
     with hosts.serving(responses=RESPONSES) as server:
         yield server
-
-
-def policy(**changes: Any) -> Policy:
-    known: dict[str, Any] = {
-        "user_agent": "PixCrawlerTest/1 (+mailto:tests@example.com)",
-        "allowed_networks": LOOPBACK,
-        "deadline": timedelta(seconds=5),
-    }
-    return Policy(**known | changes)
-
-
-def fetch(url: str, *, max_bytes: int | None = None, allowed: Policy | None = None, **seams: Any) -> Fetched:
-    async def run() -> Fetched:
-        downloader = Downloader(allowed or policy(), **seams)
-        try:
-            return await downloader.fetch(url, max_bytes=max_bytes)
-        finally:
-            await downloader.aclose()
-
-    return asyncio.run(run())
-
-
-def rejection(url: str, **options: Any) -> Reason:
-    with pytest.raises(RejectedError) as caught:
-        fetch(url, **options)
-    return caught.value.reason
-
-
-def fetch_from(
-    converse: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-    *,
-    scheme: str = "http",
-    **changes: Any,
-) -> Fetched:
-    """Fetch from a host that behaves as `converse` does."""
-
-    async def run() -> Fetched:
-        downloader = Downloader(policy(**changes))
-        async with hosts.listening(converse) as port:
-            try:
-                return await downloader.fetch(f"{scheme}://127.0.0.1:{port}/")
-            finally:
-                await downloader.aclose()
-
-    return asyncio.run(run())
 
 
 def test_a_good_image_arrives_as_it_was_sent(server: hosts.HostileServer) -> None:
@@ -211,19 +153,6 @@ def test_a_location_in_no_particular_encoding_is_followed_byte_by_byte(server: h
     assert fetch(server.url("/to-umlaut")).url == server.url("/good/gr%F6%C3%9Fe%20%E7.jpg")
 
 
-def test_a_host_gets_the_user_agent_and_no_other_information(server: hosts.HostileServer) -> None:
-    host = server.base.replace("http://127.0.0.1", "images.example")
-    fetch(f"http://{host}/cookie", lookup=lambda _: ["127.0.0.1"])
-    line, *fields = server.heads["/good/cookie.jpg"].strip().split("\r\n")
-    assert line == "GET /good/cookie.jpg?x=1 HTTP/1.1"
-    assert sorted(fields) == [
-        "Accept-Encoding: identity",
-        "Accept: image/*,*/*;q=0.8",
-        f"Host: {host}",
-        "User-Agent: PixCrawlerTest/1 (+mailto:tests@example.com)",
-    ]
-
-
 def test_the_body_of_a_redirect_is_not_read(server: hosts.HostileServer) -> None:
     sent = 0
 
@@ -275,101 +204,6 @@ def test_an_idle_connection_ends_before_the_deadline(server: hosts.HostileServer
     assert time.monotonic() - started < 1
 
 
-def test_a_port_where_nothing_listens_is_a_failed_connect() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    assert rejection(f"http://127.0.0.1:{port}/") is Reason.CONNECT_FAILED
-
-
-def test_a_name_that_does_not_resolve_is_unresolved() -> None:
-    def unknown(host: str) -> list[str]:
-        raise OSError(f"{host} is unknown")
-
-    assert rejection("http://images.example/", lookup=unknown) is Reason.UNRESOLVED
-    assert rejection("http://images.example/", lookup=lambda _: []) is Reason.UNRESOLVED
-
-
-def test_a_name_server_that_does_not_answer_is_a_timeout_and_does_not_delay_closing() -> None:
-    def hang(_host: str) -> list[str]:
-        time.sleep(1.5)
-        return []
-
-    async def run() -> float:
-        started = time.monotonic()
-        downloader = Downloader(policy(idle_timeout=SOON), lookup=hang)
-        with pytest.raises(RejectedError, match="timeout"):
-            await downloader.fetch("http://images.example/")
-        await downloader.aclose()
-        return time.monotonic() - started
-
-    assert asyncio.run(run()) < 1.2
-
-
-def test_the_loopback_is_forbidden_unless_allowed(server: hosts.HostileServer) -> None:
-    before = server.hits.total()
-    port = int(server.base.rpartition(":")[2])
-    strict = policy(allowed_networks=(), ports=frozenset({port}))
-    assert rejection(server.url("/good/1.jpg"), allowed=strict) is Reason.FORBIDDEN_ADDRESS
-    for answers in (["127.0.0.1"], ["93.184.215.14", "127.0.0.1"], ["::ffff:127.0.0.1"]):
-        reason = rejection(f"http://images.example:{port}/", allowed=strict, lookup=lambda _, found=answers: found)
-        assert reason is Reason.FORBIDDEN_ADDRESS
-    assert server.hits.total() == before
-
-
-def test_a_name_is_checked_again_for_every_connection(server: hosts.HostileServer) -> None:
-    answers = iter((["127.0.0.1"], ["10.0.0.1"]))
-    port = server.base.rpartition(":")[2]
-
-    async def run() -> None:
-        downloader = Downloader(policy(), lookup=lambda _: next(answers))
-        await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
-        await downloader.aclose()
-        with pytest.raises(RejectedError, match="forbidden_address"):
-            await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
-        await downloader.aclose()
-
-    asyncio.run(run())
-
-
-def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: hosts.HostileServer) -> None:
-    port = int(server.base.rpartition(":")[2])
-
-    async def run() -> None:
-        guard = Guard(ports=frozenset({port}))
-        connector = guarded_connector(guard, lookup=system_lookup, lookup_timeout=SOON, tls=None)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            with pytest.raises(aiohttp.ClientConnectorError) as caught:
-                await session.get(server.url("/good/1.jpg"))
-        assert isinstance(caught.value.os_error, DeniedError)
-
-    asyncio.run(run())
-
-
-def test_localhost_is_resolved_by_the_system_when_its_network_is_allowed(server: hosts.HostileServer) -> None:
-    both = policy(allowed_networks=(*LOOPBACK, ip_network("::1/128")))
-    url = server.url("/good/1.jpg").replace("127.0.0.1", "localhost")
-    assert fetch(url, allowed=both).body == hosts.jpeg("1")
-
-
-def test_a_certificate_is_checked_against_the_name() -> None:
-    listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    listening.load_cert_chain(CERTIFICATE)
-    trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
-
-    def lookup(_host: str) -> list[str]:
-        return ["127.0.0.1"]
-
-    down = b"HTTP/1.1 302 Found\r\nLocation: http://images.example/\r\n\r\n"
-    with hosts.serving(tls=listening, responses={"/down": down}) as server:
-        port = server.base.rpartition(":")[2]
-        base = f"https://images.example:{port}"
-        assert fetch(f"{base}/good/1.jpg", lookup=lookup, tls=trusting).body == hosts.jpeg("1")
-        assert rejection(f"{base}/good/1.jpg", lookup=lookup) is Reason.TLS_FAILED
-        other = f"https://other.example:{port}/good/1.jpg"
-        assert rejection(other, lookup=lookup, tls=trusting) is Reason.TLS_FAILED
-        assert rejection(f"{base}/down", lookup=lookup, tls=trusting) is Reason.FORBIDDEN_ADDRESS
-
-
 def test_a_connection_with_an_unread_response_is_aborted_at_once_over_tls_too() -> None:
     listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     listening.load_cert_chain(CERTIFICATE)
@@ -403,35 +237,6 @@ def test_a_connection_with_an_unread_response_is_aborted_at_once_over_tls_too() 
         assert asyncio.run(run(listener.getsockname()[1], thread.submit(respond_and_wait, listener)))
 
 
-def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:
-    async def respond_in_plain_text(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(100)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
-    with pytest.raises(RejectedError) as caught:
-        fetch_from(respond_in_plain_text, scheme="https")
-    assert caught.value.reason is Reason.TLS_FAILED
-
-
-def test_with_an_egress_proxy_everything_goes_through_it(server: hosts.HostileServer) -> None:
-    def unused(host: str) -> list[str]:
-        raise AssertionError(f"{host} must be resolved by the proxy")
-
-    proxied = policy(egress_proxy=server.base)
-    assert fetch("http://images.example/good/8.jpg", allowed=proxied, lookup=unused).body == hosts.jpeg("8")
-    assert server.heads["/good/8.jpg"].startswith("GET http://images.example/good/8.jpg HTTP/1.1")
-    for url in ("http://127.0.0.1/", "http://localhost/", "http://images.example:8080/"):
-        assert rejection(url, allowed=proxied) is Reason.FORBIDDEN_ADDRESS
-    assert rejection("https://images.example/", allowed=proxied) is Reason.CONNECT_FAILED
-
-
-def test_a_proxy_that_is_away_is_transient_and_keeps_its_password() -> None:
-    away = policy(egress_proxy="http://user:hunter2@127.0.0.1:1")
-    with pytest.raises(TransientError) as caught:
-        fetch("http://images.example/", allowed=away)
-    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
-
-
 def request(head: str) -> ApiResponse:
     """Return the response of an API with this status line and these headers."""
 
@@ -455,48 +260,6 @@ def test_every_status_of_an_api_is_a_response_with_its_headers(status: int) -> N
     response = request(f"{status} Whatever\r\nX-Pages: 7")
     assert (response.status, response.body) == (status, b"{}")
     assert (b"X-Pages", b"7") in response.headers
-
-
-def test_environment_proxies_are_ignored(server: hosts.HostileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert fetch(server.url("/good/1.jpg")).status == 200
-
-
-@pytest.mark.parametrize(("host", "allowed"), [("images.example", 8), ("upload.wikimedia.org", 2)])
-def test_connections_are_reused_and_never_more_than_the_limit_of_a_host(host: str, allowed: int) -> None:
-    opened = open_now = peak = 0
-
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal opened, open_now, peak
-        opened, open_now = opened + 1, open_now + 1
-        peak = max(peak, open_now)
-        while await reader.readline():
-            await reader.readuntil(b"\r\n\r\n")
-            await asyncio.sleep(0.02)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-        open_now -= 1
-
-    async def run() -> None:
-        downloader = Downloader(policy(deadline=timedelta(seconds=0.3)), lookup=lambda _host: ["127.0.0.1"])
-        async with hosts.listening(converse) as port:
-            # Twenty-five rounds of all connections take 0.5 s; time in the queue does not count against the deadline.
-            await asyncio.gather(*(downloader.fetch(f"http://{host}:{port}/") for _ in range(25 * allowed)))
-            await downloader.aclose()
-
-    asyncio.run(run())
-    assert opened == peak == allowed
-
-
-def test_a_closed_downloader_opens_again_in_another_loop(server: hosts.HostileServer) -> None:
-    downloader = Downloader(policy())
-
-    async def run() -> int:
-        try:
-            return (await downloader.fetch(server.url("/good/1.jpg"))).status
-        finally:
-            await downloader.aclose()
-
-    assert [asyncio.run(run()), asyncio.run(run())] == [200, 200]
 
 
 @settings(deadline=None, max_examples=60)

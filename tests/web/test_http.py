@@ -378,5 +378,5 @@ def test_what_is_not_json_names_the_url_and_the_setting(body: bytes) -> None:
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("soon", None), (None, None)])
 def test_retry_after_of_a_response_is_read(header: str | None, seconds: int | None) -> None:
     headers = {} if header is None else {"Retry-After": header}
-    found = http.wait_of(response(200, b"{}", **headers))
+    found = http.retry_after_of(response(200, b"{}", **headers))
     assert found == (None if seconds is None else timedelta(seconds=seconds))

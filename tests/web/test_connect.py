@@ -1,0 +1,137 @@
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+import aiohttp
+import pytest
+from downloads import CERTIFICATE, LOOPBACK, SOON, fetch, fetch_from, policy, rejection
+from fakes import hosts
+
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.web.addresses import DeniedError, Guard
+from pixcrawler_worker.web.connect import connections_to, guarded_connector, system_lookup
+from pixcrawler_worker.web.downloader import Downloader
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[hosts.HostileServer]:
+    with hosts.serving() as server:
+        yield server
+
+
+def test_a_port_where_nothing_listens_is_a_failed_connect() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert rejection(f"http://127.0.0.1:{port}/") is Reason.CONNECT_FAILED
+
+
+def test_a_name_that_does_not_resolve_is_unresolved() -> None:
+    def unknown(host: str) -> list[str]:
+        raise OSError(f"{host} is unknown")
+
+    assert rejection("http://images.example/", lookup=unknown) is Reason.UNRESOLVED
+    assert rejection("http://images.example/", lookup=lambda _: []) is Reason.UNRESOLVED
+
+
+def test_a_name_server_that_does_not_answer_is_a_timeout_and_does_not_delay_closing() -> None:
+    def hang(_host: str) -> list[str]:
+        time.sleep(1.5)
+        return []
+
+    async def run() -> float:
+        started = time.monotonic()
+        downloader = Downloader(policy(idle_timeout=SOON), lookup=hang)
+        with pytest.raises(RejectedError, match="timeout"):
+            await downloader.fetch("http://images.example/")
+        await downloader.aclose()
+        return time.monotonic() - started
+
+    assert asyncio.run(run()) < 1.2
+
+
+def test_the_loopback_is_forbidden_unless_allowed(server: hosts.HostileServer) -> None:
+    before = server.hits.total()
+    port = int(server.base.rpartition(":")[2])
+    strict = policy(allowed_networks=(), ports=frozenset({port}))
+    assert rejection(server.url("/good/1.jpg"), allowed=strict) is Reason.FORBIDDEN_ADDRESS
+    for answers in (["127.0.0.1"], ["93.184.215.14", "127.0.0.1"], ["::ffff:127.0.0.1"]):
+        reason = rejection(f"http://images.example:{port}/", allowed=strict, lookup=lambda _, found=answers: found)
+        assert reason is Reason.FORBIDDEN_ADDRESS
+    assert server.hits.total() == before
+
+
+def test_a_name_is_checked_again_for_every_connection(server: hosts.HostileServer) -> None:
+    answers = iter((["127.0.0.1"], ["10.0.0.1"]))
+    port = server.base.rpartition(":")[2]
+
+    async def run() -> None:
+        downloader = Downloader(policy(), lookup=lambda _: next(answers))
+        await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
+        await downloader.aclose()
+        with pytest.raises(RejectedError, match="forbidden_address"):
+            await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
+        await downloader.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: hosts.HostileServer) -> None:
+    port = int(server.base.rpartition(":")[2])
+
+    async def run() -> None:
+        guard = Guard(ports=frozenset({port}))
+        connector = guarded_connector(guard, lookup=system_lookup, lookup_timeout=SOON, tls=None)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            with pytest.raises(aiohttp.ClientConnectorError) as caught:
+                await session.get(server.url("/good/1.jpg"))
+        assert isinstance(caught.value.os_error, DeniedError)
+
+    asyncio.run(run())
+
+
+def test_localhost_is_resolved_by_the_system_when_its_network_is_allowed(server: hosts.HostileServer) -> None:
+    both = policy(allowed_networks=(*LOOPBACK, ip_network("::1/128")))
+    url = server.url("/good/1.jpg").replace("127.0.0.1", "localhost")
+    assert fetch(url, allowed=both).body == hosts.jpeg("1")
+
+
+def test_a_certificate_is_checked_against_the_name() -> None:
+    listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    listening.load_cert_chain(CERTIFICATE)
+    trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
+
+    def lookup(_host: str) -> list[str]:
+        return ["127.0.0.1"]
+
+    down = b"HTTP/1.1 302 Found\r\nLocation: http://images.example/\r\n\r\n"
+    with hosts.serving(tls=listening, responses={"/down": down}) as server:
+        port = server.base.rpartition(":")[2]
+        base = f"https://images.example:{port}"
+        assert fetch(f"{base}/good/1.jpg", lookup=lookup, tls=trusting).body == hosts.jpeg("1")
+        assert rejection(f"{base}/good/1.jpg", lookup=lookup) is Reason.TLS_FAILED
+        other = f"https://other.example:{port}/good/1.jpg"
+        assert rejection(other, lookup=lookup, tls=trusting) is Reason.TLS_FAILED
+        assert rejection(f"{base}/down", lookup=lookup, tls=trusting) is Reason.FORBIDDEN_ADDRESS
+
+
+def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:
+    async def respond_in_plain_text(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with pytest.raises(RejectedError) as caught:
+        fetch_from(respond_in_plain_text, scheme="https")
+    assert caught.value.reason is Reason.TLS_FAILED
+
+
+def test_hosts_that_publish_a_limit_get_no_more_connections() -> None:
+    assert connections_to("upload.wikimedia.org") == 2
+    assert connections_to("images.example") == 8
+
+
+def test_the_lookup_of_the_system_returns_each_address_once() -> None:
+    found = system_lookup("127.0.0.1")
+    assert found == ["127.0.0.1"]
