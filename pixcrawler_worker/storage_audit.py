@@ -1,4 +1,4 @@
-"""Comparing the rows of images with the files in storage."""
+"""Compare the rows of images with the files in storage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,19 +16,19 @@ from pixcrawler_worker.runtime import Runtime
 
 @dataclass(slots=True)
 class StorageAudit:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
         jobs: crawl jobs that were compared.
-        images: rows that name a file.
-        files: in storage, of those jobs.
+        images: rows with a file in this storage.
+        files: files of those jobs in storage.
         missing: URLs of rows without a file.
-        resized: URLs of files that do not have the size in their rows.
+        resized: URLs of files whose size differs from that in their rows.
         orphaned: URLs of files without a row.
         elsewhere: rows whose file is in another storage; they are not compared.
         repaired: rows without a file and files without a row that were removed.
-        suspicious: jobs that were not repaired because all their files are missing or elsewhere: probably the storage
-            is not mounted, or another one is configured.
+        suspicious: jobs that were not repaired because all their files are missing or in another storage: probably
+            the storage is not mounted, or a different one is configured.
     """
 
     jobs: int = 0
@@ -47,7 +47,7 @@ class StorageAudit:
         return not self.resized and len(self.missing) + len(self.orphaned) == self.repaired
 
     def to_json(self) -> dict[str, Any]:
-        """Return the audit as `--json` prints it."""
+        """Return the audit as `--json` prints it, under the documented keys."""
         return {
             "jobs": self.jobs,
             "images": self.images,
@@ -75,43 +75,43 @@ def verify(
     Args:
         runtime: connects to database and storage.
         job_ids: crawl jobs to compare; all by default.
-        fix: remove files without a row and rows without a file, of jobs that are over. A file of another size is left
-            to a validation, which finds out what it is.
-        grace_period: how long ago a job must have ended, so that no late attempt still writes.
-        progress: called with the number of jobs so far.
+        fix: remove files without a row and rows without a file, of jobs that have ended. Files of another size are
+            left to a validation, which opens them.
+        grace_period: time since the end of a job after which no late attempt can still write.
+        progress: called with the number of jobs that were compared so far.
 
     Raises:
-        TransientError: when database or storage do not respond.
+        TransientError: when database or storage are unavailable.
     """
     found = StorageAudit()
-    for job_id in every(runtime) if job_ids is None else job_ids:
+    for job_id in all_job_ids(runtime) if job_ids is None else job_ids:
         _compare(runtime, job_id, found, fix=fix, grace_period=grace_period)
         found.jobs += 1
         progress(found.jobs)
     return found
 
 
-def every(runtime: Runtime) -> list[int]:
-    """Return all crawl jobs."""
+def all_job_ids(runtime: Runtime) -> list[int]:
+    """Return the ids of all crawl jobs."""
     return transact(runtime.sessions, crawls.all_ids)
 
 
 def _compare(runtime: Runtime, job_id: int, found: StorageAudit, *, fix: bool, grace_period: timedelta) -> None:
-    # Files first: one that is stored with its row in between is missing here, and is looked for again below.
+    # Files first: a file that is stored between the two reads seems missing, and `_exists` checks it again.
     files = runtime.run(_files(runtime, job_id))
     located = transact(runtime.sessions, lambda session: images.stored_files(session, job_id))
-    named = [one for one in located if one.storage_url.startswith(runtime.storage.url(""))]
+    named = [row for row in located if row.storage_url.startswith(runtime.storage.url(""))]
     found.elsewhere += len(located) - len(named)
     found.images += len(named)
     found.files += len(files)
-    missing = [one for one in named if one.storage_url not in files and not _exists(runtime, one)]
-    found.missing += [one.storage_url for one in missing]
+    missing = [row for row in named if row.storage_url not in files and not _exists(runtime, row)]
+    found.missing += [row.storage_url for row in missing]
     found.resized += [
-        one.storage_url
-        for one in named
-        if one.storage_url in files and one.file_size is not None and files[one.storage_url] != one.file_size
+        row.storage_url
+        for row in named
+        if row.storage_url in files and row.file_size is not None and files[row.storage_url] != row.file_size
     ]
-    orphaned = sorted(set(files) - {one.storage_url for one in named})
+    orphaned = sorted(set(files) - {row.storage_url for row in named})
     found.orphaned += orphaned
     if not fix or not (missing or orphaned):
         return
@@ -126,9 +126,9 @@ async def _files(runtime: Runtime, job_id: int) -> dict[str, int]:
     return {runtime.storage.url(key): size async for key, size in sizes}
 
 
-def _exists(runtime: Runtime, one: StoredFile) -> bool:
-    """Return whether there is a file after all: outside of the job's folder, or stored a moment ago."""
-    return runtime.run(runtime.storage.size(runtime.storage.key(one.storage_url))) is not None
+def _exists(runtime: Runtime, row: StoredFile) -> bool:
+    """Return whether the file exists: it may be outside of the job's folder, or have been stored a moment ago."""
+    return runtime.run(runtime.storage.size(runtime.storage.key(row.storage_url))) is not None
 
 
 def _repair(
@@ -137,17 +137,17 @@ def _repair(
     ref = CRAWL_JOBS.ref(job_id)
 
     def rows(session: Session) -> tuple[int, list[str]]:
-        # While the job is locked and over it can be neither running nor retried: what has no row now will have none.
+        # While an ended job is locked, it can neither run nor be retried: files without a row now will never have one.
         jobs.lock(session, ref)
         if not sweeps.is_past_grace_period(session, ref, grace_period=grace_period):
             return 0, []
-        gone = images.delete(session, [one.id for one in missing])
-        if gone:
+        removed = images.delete(session, [row.id for row in missing])
+        if removed:
             validations.update_valid_images(session, job_id)
-            activity_log.record(session, ref, "mended", {"images_without_file": gone})
+            activity_log.record(session, ref, "mended", {"images_without_file": removed})
         named = images.files(session, job_id)
-        return gone, [url for url in orphaned if url not in named]
+        return removed, [url for url in orphaned if url not in named]
 
-    gone, orphans = transact(runtime.sessions, rows)
+    removed, orphans = transact(runtime.sessions, rows)
     runtime.run(runtime.storage.delete([runtime.storage.key(url) for url in orphans]))
-    return gone + len(orphans)
+    return removed + len(orphans)

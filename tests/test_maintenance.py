@@ -36,6 +36,7 @@ from pixcrawler_worker.jobs import submission, sweeper
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime, owner
+from pixcrawler_worker.storage import local
 
 NOW = timedelta(0)
 
@@ -380,6 +381,18 @@ def test_files_that_no_row_names_are_removed_once_a_job_is_over(runtime: Runtime
     assert cleanup.remove_orphans(runtime, grace_period=NOW) == 0, "a tidy job's storage is not listed for ever"
 
 
+def test_a_file_that_a_killed_worker_left_unfinished_is_removed_once_the_job_has_ended(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    ref, messages = start(runtime, [host.url("/good/unfinished.jpg")])
+    drive(runtime, messages)
+    left = f"crawl_jobs/{ref.id}/cat/one.jpg{local.UNFINISHED}0123456789abcdef"
+    runtime.run(runtime.storage.put(left, b"half"))
+    assert cleanup.remove_orphans(runtime, grace_period=NOW) == 1
+    assert runtime.run(runtime.storage.size(left)) is None
+    assert len(files_of(runtime, ref)) == 1
+
+
 def test_a_job_that_was_retried_is_tidied_again(runtime: Runtime, host: HostileServer) -> None:
     ref, _ = start(runtime, [host.url("/good/again.jpg")])
     submission.cancel(runtime, CRAWL, ref.id)
@@ -423,9 +436,9 @@ def test_a_job_that_is_retried_while_it_is_tidied_loses_no_file(runtime: Runtime
     retried: list[ChunkMessage] = []
 
     class Racing(WatchedStorage):
-        def keys(self, prefix: str) -> AsyncIterator[str]:
+        def keys(self, prefix: str, *, unfinished: bool = False) -> AsyncIterator[str]:
             retried.extend(submission.retry(runtime, CRAWL, ref.id))
-            return super().keys(prefix)
+            return super().keys(prefix, unfinished=unfinished)
 
     # What a chunk of the retried job has stored by then, although its row is still to be written.
     runtime.run(runtime.storage.put(f"crawl_jobs/{ref.id}/cat/early.jpg", b"early"))

@@ -1,4 +1,4 @@
-"""Rows against files: what is found, and what is mended."""
+"""Rows compared with files: what is found, and what is repaired."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from export.exporting import StoredImage, image_bytes
 from pixcrawler_worker import storage_audit
 from pixcrawler_worker.runtime import Runtime
 
-AT_ONCE = timedelta(0)
+NO_GRACE_PERIOD = timedelta(0)
 
 
 @pytest.fixture(autouse=True)
@@ -31,34 +31,34 @@ def urls(runtime: Runtime) -> list[str]:
 
 
 def spoil(runtime: Runtime, job: int) -> tuple[str, str, str]:
-    """A row without a file, a file of another size, and a file without a row."""
+    """Return the URLs of a row without a file, a file of another size, and a file without a row, after making them."""
     lost, other, *_ = urls(runtime)
-    stray = f"crawl_jobs/{job}/cat/stray.jpg"
+    orphan = f"crawl_jobs/{job}/cat/orphan.jpg"
     storage = runtime.storage
     runtime.run(storage.delete([storage.key(lost)]))
     runtime.run(storage.put(storage.key(other), b"short"))
-    runtime.run(storage.put(stray, b"stray"))
-    return lost, other, storage.url(stray)
+    runtime.run(storage.put(orphan, b"orphan"))
+    return lost, other, storage.url(orphan)
 
 
-def test_a_storage_that_agrees_is_well(runtime: Runtime, job: int) -> None:
+def test_a_storage_that_matches_its_rows_is_ok(runtime: Runtime, job: int) -> None:
     found = storage_audit.verify(runtime)
     assert (found.jobs, found.images, found.files, found.ok) == (1, 6, 6, True)
-    assert storage_audit.verify(runtime, [job], fix=True, grace_period=AT_ONCE).repaired == 0
+    assert storage_audit.verify(runtime, [job], fix=True, grace_period=NO_GRACE_PERIOD).repaired == 0
 
 
-def test_what_differs_is_told_and_nothing_is_touched(runtime: Runtime, job: int) -> None:
-    lost, other, stray = spoil(runtime, job)
+def test_differences_are_reported_and_nothing_is_changed(runtime: Runtime, job: int) -> None:
+    lost, other, orphan = spoil(runtime, job)
     for _ in range(2):
         found = storage_audit.verify(runtime)
-        assert (found.missing, found.resized, found.orphaned, found.repaired) == ([lost], [other], [stray], 0)
+        assert (found.missing, found.resized, found.orphaned, found.repaired) == ([lost], [other], [orphan], 0)
         assert not found.ok
 
 
-def test_what_is_there_without_the_other_is_removed_on_demand(runtime: Runtime, job: int) -> None:
+def test_rows_without_a_file_and_files_without_a_row_are_removed_on_request(runtime: Runtime, job: int) -> None:
     lost, other, _ = spoil(runtime, job)
-    assert storage_audit.verify(runtime, fix=True).repaired == 0, "somebody may still write"
-    assert storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE).repaired == 2
+    assert storage_audit.verify(runtime, fix=True).repaired == 0, "a late attempt may still write"
+    assert storage_audit.verify(runtime, fix=True, grace_period=NO_GRACE_PERIOD).repaired == 2
     found = storage_audit.verify(runtime)
     assert (found.missing, found.resized, found.orphaned) == ([], [other], [])
     assert lost not in urls(runtime)
@@ -66,28 +66,28 @@ def test_what_is_there_without_the_other_is_removed_on_demand(runtime: Runtime, 
     assert query(runtime, "SELECT action FROM activity_logs") == [("crawl_job.mended",)]
 
 
-def test_a_running_job_is_left_alone(runtime: Runtime, job: int) -> None:
+def test_a_running_job_is_not_changed(runtime: Runtime, job: int) -> None:
     spoil(runtime, job)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'running', completed_at = NULL")
-    assert storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE).repaired == 0
+    assert storage_audit.verify(runtime, fix=True, grace_period=NO_GRACE_PERIOD).repaired == 0
     assert len(urls(runtime)) == 6
 
 
-def test_files_in_another_storage_are_nobodys_business(runtime: Runtime, job: int) -> None:
+def test_files_in_another_storage_are_not_compared(runtime: Runtime, job: int) -> None:
     ledger.execute(runtime.sessions, "UPDATE images SET storage_url = 's3://other/' || id")
     found = storage_audit.verify(runtime, [job])
     assert (found.elsewhere, found.images, len(found.orphaned)) == (6, 0, 6)
 
 
-def test_a_storage_that_is_not_mounted_costs_no_row(runtime: Runtime, job: int) -> None:
+def test_no_row_is_removed_when_the_storage_is_not_mounted(runtime: Runtime, job: int) -> None:
     runtime.run(runtime.storage.delete([runtime.storage.key(url) for url in urls(runtime)]))
-    found = storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE)
+    found = storage_audit.verify(runtime, fix=True, grace_period=NO_GRACE_PERIOD)
     assert (len(found.missing), found.repaired, found.suspicious) == (6, 0, 1)
     assert len(urls(runtime)) == 6
 
 
-def test_a_storage_under_another_address_costs_no_file(runtime: Runtime, job: int) -> None:
+def test_no_file_is_removed_when_the_rows_have_another_storage(runtime: Runtime, job: int) -> None:
     ledger.execute(runtime.sessions, "UPDATE images SET storage_url = 's3://other/' || id")
-    found = storage_audit.verify(runtime, fix=True, grace_period=AT_ONCE)
+    found = storage_audit.verify(runtime, fix=True, grace_period=NO_GRACE_PERIOD)
     assert (len(found.orphaned), found.repaired, found.suspicious) == (6, 0, 1)
     assert storage_audit.verify(runtime).files == 6

@@ -39,7 +39,7 @@ def remove_orphans(runtime: Runtime, *, grace_period: timedelta) -> int:
 
 def _clean_up(runtime: Runtime, ref: JobRef) -> int:
     async def keys() -> list[str]:
-        return [key async for key in runtime.storage.keys(crawl_job_prefix(ref.id))]
+        return [key async for key in runtime.storage.keys(crawl_job_prefix(ref.id), unfinished=True)]
 
     def orphans(session: Session, found: list[str]) -> list[str]:
         # The job may have been retried meanwhile. While it is over and locked, it can be neither running nor retried,

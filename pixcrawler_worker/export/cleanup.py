@@ -54,7 +54,7 @@ def _renew_urls(runtime: Runtime) -> None:
 async def _remove_files(runtime: Runtime, limits: Limits) -> int:
     """Delete files without an export and unfinished uploads; return the number of exports with deleted files."""
     found: dict[int, list[str]] = {}
-    async for key in runtime.storage.keys(plan.FOLDER):
+    async for key in runtime.storage.keys(plan.FOLDER, unfinished=True):
         number = key.removeprefix(plan.FOLDER).partition("/")[0]
         if number.isdecimal():
             found.setdefault(int(number), []).append(key)

@@ -1,1 +1,1 @@
-"""Files by key: `facade` has the one class that everything uses."""
+"""Files by key, in a folder, an object store, or memory; `facade` has the class that the other packages use."""

@@ -23,13 +23,13 @@ from pixcrawler_worker.storage.uploads import Sink, UploadSink, aborted_on_error
 
 T = TypeVar("T")
 
-#: Bytes of a part of an upload: 10,000 parts, the limit of S3, hold an archive of any size that is written here.
+#: Bytes of a part of an upload: 10,000 parts, the limit of S3, are enough for any archive that is written here.
 _UPLOAD_PART = 16 * 1024 * 1024
-#: Parts that are uploaded at once: they share the bandwidth, and each has to arrive before the read timeout.
+#: Concurrent uploads of parts: they share the bandwidth, and each must end before the read timeout.
 _CONCURRENT_PARTS = 2
-#: Bytes of a large file that are read at a time.
+#: Minimum size of the blocks in which large files are read.
 _DOWNLOAD_PART = 4 * 1024 * 1024
-#: Signed links of S3 last no longer (AWS, "Sharing objects with presigned URLs").
+#: The maximum TTL of presigned URLs of S3 (AWS, "Sharing objects with presigned URLs").
 _MAX_LINK_TTL = timedelta(days=7)
 
 #: A key as `Storage` describes it, whose parts neither begin with a dot nor are empty.
@@ -40,12 +40,12 @@ class Storage:
     """Files by key. A key is a relative path of ASCII letters, digits, `-`, `_` and `.`, with `/` between its parts.
 
     Args:
-        url: `file:///folder` (made when it is missing), `s3://bucket/prefix` and what else obstore understands,
-            or `memory://`. Credentials come from the environment, as the provider's own tools read them.
-            The URL is kept in rows and shown in logs, so it may not hold any.
+        url: `file:///folder` (created when it is missing), `s3://bucket/prefix` and what else obstore supports,
+            or `memory://`. Credentials come from the environment variables of the provider's own tools.
+            The URL is stored in rows and logged, so it must not contain any.
 
     Raises:
-        PermanentError: when the URL is invalid, or the folder cannot be made.
+        PermanentError: when the URL is invalid, or the folder cannot be created.
     """
 
     def __init__(self, url: str) -> None:
@@ -72,7 +72,7 @@ class Storage:
         """Store the bytes under the key, whole or not at all, in place of what was there.
 
         Raises:
-            TransientError: when the storage is full, busy or away.
+            TransientError: when the storage is full or unavailable.
             PermanentError: when it denies access.
         """
         with translated(f"{self.url(key)} could not be written"):
@@ -83,7 +83,7 @@ class Storage:
 
     @contextlib.asynccontextmanager
     async def writing(self, key: str) -> AsyncIterator[Sink]:
-        """Write a file of any size from front to back; it is there as a whole once the context has ended well.
+        """Write a file of any size from front to back; it exists once the context has ended without an error.
 
         Raises:
             TransientError, PermanentError: as for `put`, also from the sink.
@@ -96,7 +96,7 @@ class Storage:
             async with contextlib.AsyncExitStack() as stack:
                 with translated(what):
                     writer = await stack.enter_async_context(aborted_on_error(upload))
-                # What is raised inside is the caller's error, and not one of the storage.
+                # An exception from inside the context is the caller's error, and not one of the storage.
                 yield UploadSink(writer, what)
                 with translated(what):
                     await stack.pop_all().aclose()
@@ -116,7 +116,7 @@ class Storage:
                 unfinished.unlink(missing_ok=True)
 
     async def size(self, key: str) -> int | None:
-        """Return how many bytes are stored under the key; None when nothing is. Raises as `put`."""
+        """Return the size of the file under the key in bytes; None when there is none. Raises as `put`."""
         with translated(f"{self.url(key)} could not be requested"):
             try:
                 return (await obstore.head_async(self._store, key))["size"]
@@ -124,9 +124,9 @@ class Storage:
                 return None
 
     def link(self, key: str, *, ttl: timedelta) -> tuple[str, timedelta]:
-        """Return a URL from which the file can be downloaded without credentials, and how long it works.
+        """Return a URL from which the file can be downloaded without credentials, and its TTL.
 
-        Links to object stores are signed, and work for a week at max_bytes; a file's URL works as long as the file.
+        Links to object stores are presigned and expire after a week at the latest; the URL of a local file does not.
         """
         if not isinstance(self._store, S3Store | GCSStore | AzureStore):
             return self.url(key), ttl
@@ -135,19 +135,19 @@ class Storage:
             return obstore.sign(self._store, "GET", key, link_ttl), link_ttl
 
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        """Return what is stored under the key.
+        """Return the content of the file under the key.
 
         Args:
             key: of the file.
             max_bytes: a larger file is rejected; any size by default.
 
         Raises:
-            FileMissingError: when nothing is.
+            FileMissingError: when there is no such file.
             RejectedError: TOO_MANY_BYTES when it has more than `max_bytes`.
             TransientError, PermanentError: as for `put`.
         """
         if path := self._path(key):
-            # A twentieth of the time that the store takes for it.
+            # The store takes twenty times as long.
             return await asyncio.to_thread(local.read, path, max_bytes)
         with translated(f"{self.url(key)} could not be read"):
             response = await obstore.get_async(self._store, key)
@@ -158,12 +158,12 @@ class Storage:
     async def get_all(
         self, keys: Sequence[str], use: Callable[[bytes], T], *, max_bytes: int
     ) -> list[T | FileMissingError | RejectedError]:
-        """Return what `use` makes of each file, or why there is none: many small files in one thread.
+        """Return the result of `use` for each file, or the error of reading it: many small files in one thread.
 
         Args:
             keys: of the files.
             use: called with each file's bytes, in a thread.
-            max_bytes: bytes that a file may have.
+            max_bytes: maximum size of a file.
 
         Raises:
             TransientError, PermanentError: as for `put`.
@@ -182,14 +182,14 @@ class Storage:
             return error
 
     def _path(self, key: str) -> str | None:
-        """Return the path of a file that this machine has; None for what is left to the store.
+        """Return the path of a local file; None for what only the store may read.
 
-        A row may say anything: what is not a key as described above is left to the store, which stays in the folder.
+        A row may contain anything: the store handles what is not a key as described above, and stays in the folder.
         """
         return f"{self._folder}/{key}" if self._folder is not None and _KEY.fullmatch(key) else None
 
     async def blocks(self, key: str) -> AsyncIterator[bytes]:
-        """Yield what is stored under the key, a piece at a time. Raises as `get`."""
+        """Yield the content of the file under the key in blocks. Raises as `get`."""
         with translated(f"{self.url(key)} could not be read"):
             response = await obstore.get_async(self._store, key)
             async for block in response.stream(min_chunk_size=_DOWNLOAD_PART):
@@ -197,9 +197,9 @@ class Storage:
 
     @contextlib.contextmanager
     def opened(self, key: str) -> Iterator[FileIO | None]:
-        """Keep the file under the key open for another process; None where files are not on this machine.
+        """Keep the file under the key open for another process; None when the storage is not on this machine.
 
-        The system is advised that all of it will be read, so that several open files are read from the disk at once.
+        The system is advised that all of it will be read, so that it reads several open files from the disk at once.
 
         Raises:
             FileMissingError, TransientError, PermanentError: as for `get`.
@@ -213,30 +213,47 @@ class Storage:
             except (IsADirectoryError, NotADirectoryError) as error:
                 raise FileNotFoundError(str(error)) from error
         with file:
-            if hasattr(os, "posix_fadvise"):  # macOS has none
-                with contextlib.suppress(OSError):  # a pipe takes no advice
+            if hasattr(os, "posix_fadvise"):  # not on macOS
+                with contextlib.suppress(OSError):  # a pipe does not support it
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             yield file
 
     async def delete(self, keys: Collection[str]) -> None:
-        """Delete what is stored under the keys; a key without a file is not an error."""
+        """Delete the files under the keys; a key without a file is not an error."""
         if keys:
             with translated("files could not be deleted"):
                 try:
                     await obstore.delete_async(self._store, sorted(keys))
                 except (NotFoundError, FileNotFoundError):
-                    # A folder stops at the first one that is missing, and leaves the others.
+                    # A local store stops at the first missing file, and keeps the others.
                     for key in keys:
                         with contextlib.suppress(NotFoundError, FileNotFoundError):
                             await obstore.delete_async(self._store, key)
 
-    async def keys(self, prefix: str) -> AsyncIterator[str]:
-        """Yield every key below the prefix, which ends at a `/`."""
-        async for key, _ in self.sizes(prefix):
-            yield key
+    async def keys(self, prefix: str, *, unfinished: bool = False) -> AsyncIterator[str]:
+        """Yield every key below the prefix, which ends with a `/`.
+
+        Args:
+            prefix: of the keys.
+            unfinished: yield also local files that are being written, or that a killed worker did not complete.
+
+        Raises:
+            TransientError, PermanentError: as for `put`.
+        """
+        async for key, _ in self._list(prefix):
+            if unfinished or not self._is_unfinished(key):
+                yield key
 
     async def sizes(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
-        """Yield every key below the prefix, which ends at a `/`, and the bytes that are stored under it."""
+        """Yield every key below the prefix, which ends with a `/`, and the size of its file. Raises as `put`."""
+        async for key, size in self._list(prefix):
+            if not self._is_unfinished(key):
+                yield key, size
+
+    def _is_unfinished(self, key: str) -> bool:
+        return self._folder is not None and local.UNFINISHED in key
+
+    async def _list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
         with translated(f"{self.url(prefix)} could not be listed"):
             async for batch in obstore.list(self._store, prefix):
                 for found in batch:
@@ -245,11 +262,11 @@ class Storage:
     async def abort_uploads(self, prefix: str, *, older: timedelta) -> int:
         """Abort uploads to keys below the prefix that dead workers left unfinished, and return how many there were.
 
-        S3 keeps and bills what was uploaded of them, but does not list it. No other storage does that.
+        S3 keeps and bills their parts, but does not list them. No other storage does that.
 
         Args:
-            prefix: of the keys; ends at a `/`.
-            older: how long ago they must have begun.
+            prefix: of the keys; ends with a `/`.
+            older: their minimum age.
 
         Raises:
             TransientError, PermanentError: as for `put`.

@@ -1,4 +1,4 @@
-"""What an error of the storage means for the caller."""
+"""Translate errors of obstore and of the system into those of the worker."""
 
 import contextlib
 import re
@@ -15,16 +15,16 @@ from obstore.exceptions import (
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 
-#: A key that is invalid, one that leads out of the storage for example, has no file either.
+#: An invalid key, for example one that leads out of the storage, has no file either.
 _MISSING = (NotFoundError, FileNotFoundError, InvalidPathError, ValueError)
 _PERMANENT = (NotSupportedError, PermissionDeniedError, UnauthenticatedError, PermissionError)
 _DENIED = re.compile(r"status code: 40[13]\b")
-#: What went wrong, in a server's response.
+#: The error code in a response of S3.
 _CODE = re.compile(r"<Code>(\w+)</Code>", re.ASCII)
 
 
 class FileMissingError(PermanentError):
-    """Nothing is stored under that key."""
+    """There is no file under that key."""
 
 
 @contextlib.contextmanager
@@ -32,11 +32,11 @@ def translated(what: str) -> Iterator[None]:
     """Translate the errors of obstore and of the system.
 
     Args:
-        what: what could not be done, for the message.
+        what: what failed, for the message.
 
     Raises:
         FileMissingError: when there is no such file.
-        TransientError: when the storage is full, busy or away.
+        TransientError: when the storage is full or unavailable.
         PermanentError: when it denies access.
     """
     try:
@@ -46,21 +46,21 @@ def translated(what: str) -> Iterator[None]:
 
 
 def of_error(what: str, error: Exception) -> TransientError | PermanentError:
-    """Return the worker's error for one of obstore or of the system."""
+    """Return the error of the worker for one of obstore or of the system."""
     if "<Code>NoSuchBucket</Code>" in str(error):
         return PermanentError(f"{what}: there is no such bucket")
     if isinstance(error, _MISSING):
         return FileMissingError(f"{what}: there is no such file")
-    # Some requests, lists among them, have no error of their own for a denial.
+    # Some requests, lists among them, raise a general error when access is denied.
     if isinstance(error, _PERMANENT) or _DENIED.search(str(error)):
         return PermanentError(f"{what}: {first_line(error)}")
     return TransientError(f"{what}: {first_line(error)}")
 
 
 def first_line(error: Exception) -> str:
-    """Return what happened, without obstore's dump of its internals on the lines below.
+    """Return the message without the internals that obstore adds on the lines below.
 
-    A server's response is a document, of which the code is quoted.
+    Of the XML document in a response of S3, only the error code is kept.
     """
     line = str(error).partition("\n")[0].partition(": <")[0]
     code = _CODE.search(str(error))

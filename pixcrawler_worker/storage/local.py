@@ -1,4 +1,4 @@
-"""Files on this machine: read and written without the store, which takes many times as long for small ones."""
+"""Local files, read and written without obstore, which takes many times as long for small ones."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.storage.failures import FileMissingError, of_error, translated
 
 T = TypeVar("T")
-#: Part of the name of a file that is not finished.
+#: Part of the name of a file that is not complete.
 UNFINISHED = ".unfinished-"
-#: Blocks that every system writes at a time (IOV_MAX).
+#: Blocks that every system can write in one call (IOV_MAX).
 _MAX_BLOCKS = 512
 
 
 class LocalSink:
-    """A file that is being written."""
+    """A local file that is being written."""
 
     def __init__(self, file: FileIO, what: str) -> None:
         self._file = file
@@ -45,11 +45,11 @@ class LocalSink:
 
 
 def read(path: str, max_bytes: int | None) -> bytes:
-    """Return what a file holds. Plain system calls: a file object takes half as long again.
+    """Return the content of a file. Plain system calls: a file object takes half as long again.
 
     Raises:
-        FileMissingError: when it is not there, or not a regular file.
-        RejectedError: TOO_MANY_BYTES when it has more than `max_bytes`.
+        FileMissingError: when it does not exist, or is not a regular file.
+        RejectedError: TOO_MANY_BYTES when it is larger than `max_bytes`.
         TransientError, PermanentError: when it cannot be read.
     """
     try:
@@ -68,13 +68,13 @@ def read(path: str, max_bytes: int | None) -> bytes:
         finally:
             os.close(descriptor)
     except OSError as error:
-        # Below a file there is nothing.
-        found = FileNotFoundError(str(error)) if isinstance(error, NotADirectoryError) else error
-        raise of_error(f"file://{path} could not be read", found) from error
+        # A path below a file does not exist.
+        cause = FileNotFoundError(str(error)) if isinstance(error, NotADirectoryError) else error
+        raise of_error(f"file://{path} could not be read", cause) from error
 
 
 def write(path: str, body: bytes) -> None:
-    """Write a file, whole or not at all, in place of what was there; its folder is made when it is missing.
+    """Write a file atomically, replacing an existing one; its folder is created when it is missing.
 
     Raises:
         OSError: when it cannot be written.
@@ -98,12 +98,12 @@ def write(path: str, body: bytes) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """Return a name next to a file, for its content until that is complete."""
+    """Return the path of a temporary file in the same folder, for content that is not complete."""
     return path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(8)}")
 
 
 def use(function: Callable[[bytes], T], path: str, max_bytes: int) -> T | FileMissingError | RejectedError:
-    """Return what a function makes of a file, or why there is none."""
+    """Return the result of a function for the content of a file, or the error of reading it."""
     try:
         return function(read(path, max_bytes))
     except (FileMissingError, RejectedError) as error:
@@ -111,7 +111,7 @@ def use(function: Callable[[bytes], T], path: str, max_bytes: int) -> T | FileMi
 
 
 def open_nonblocking(path: str, flags: int) -> int:
-    """Open a file without waiting: a named pipe in its place would block the worker."""
+    """Open a file without waiting: a named pipe would block the worker."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

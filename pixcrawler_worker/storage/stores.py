@@ -1,4 +1,4 @@
-"""Opening the store behind a URL, with clients that give up in time."""
+"""Open the object store of a URL, with timeouts."""
 
 import os
 from datetime import timedelta
@@ -14,11 +14,11 @@ from pixcrawler_worker.storage import local
 from pixcrawler_worker.storage.failures import first_line
 
 _EXAMPLES = "file:///srv/pixcrawler, s3://bucket/prefix or memory://"
-#: How long an object store may take. By default, obstore reports one that is away after three minutes, and gives a
-#: request 30 seconds in all, which is too short for large files.
+#: Timeouts of requests. By default, obstore reports an unavailable store after three minutes, and limits a request to
+#: 30 seconds in all, which is too short for large files.
 _TIMEOUTS = {"connect_timeout": "5s", "read_timeout": "25s", "timeout": "1h"}
 _RETRIES = {"retry_timeout": timedelta(seconds=20), "backoff": {"max_backoff": timedelta(seconds=5)}}
-#: Prefixes of each provider's variables, and the options of obstore's HTTP clients that can follow them.
+#: Prefixes of the variables of each provider, and the options of obstore's HTTP clients that can follow them.
 _VARIABLES = {"s3": "AWS", "gcs": "GOOGLE", "azure": "AZURE"}
 _CLIENT_OPTIONS = (
     *("allow_http", "allow_invalid_certificates", "connect_timeout", "http1_only", "http2_only", "pool_idle_timeout"),
@@ -28,10 +28,10 @@ _CLIENT_OPTIONS = (
 
 
 def open_store(url: str) -> ObjectStore:
-    """Return the store behind a URL; a folder is made when it is missing.
+    """Return the store of a URL; a folder is created when it is missing.
 
     Raises:
-        PermanentError: when the URL is invalid, or the folder cannot be made.
+        PermanentError: when the URL is invalid, or the folder cannot be created.
     """
     try:
         parts = urlsplit(url)
@@ -39,13 +39,15 @@ def open_store(url: str) -> ObjectStore:
         raise PermanentError(f"the storage's URL is invalid; use {_EXAMPLES}") from error
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise PermanentError(
-            "the storage's URL may hold no credentials, `?` or `#`: credentials belong in the environment, "
-            f"and other characters are written as %23; use {_EXAMPLES}"
+            "the storage's URL must not contain credentials, `?` or `#`: credentials belong in the environment, "
+            f"and `#` in a name is written as %23; use {_EXAMPLES}"
         )
     if parts.scheme == "memory":
         return MemoryStore()
     if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
-        raise PermanentError(f"the storage {url} names no folder: it takes three slashes, as file:///srv/pixcrawler")
+        raise PermanentError(
+            f"the storage {url} has no absolute path: write three slashes, as in file:///srv/pixcrawler"
+        )
     try:
         if folder := local.path_of(url):
             return LocalStore(folder, mkdir=True)
@@ -55,9 +57,9 @@ def open_store(url: str) -> ObjectStore:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """Return the options of a client: those of the environment, else ours.
+    """Return the options of a client: those of the environment, else the defaults above.
 
-    Client options that are handed over replace all that obstore would read from the environment.
+    Client options that are passed replace all that obstore would read from the environment.
     """
     variables = {name: os.environ.get(f"{_VARIABLES.get(scheme, '')}_{name.upper()}") for name in _CLIENT_OPTIONS}
     return {

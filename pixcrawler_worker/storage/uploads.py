@@ -1,4 +1,4 @@
-"""Files in an object store that are written in parts."""
+"""Write files to an object store in parts."""
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +18,7 @@ class Sink(Protocol):
 
 
 class Writer(Protocol):
-    """What obstore writes with."""
+    """The writer of obstore."""
 
     async def write(self, buffer: bytes, /) -> int:
         """Append the bytes."""
@@ -26,7 +26,7 @@ class Writer(Protocol):
 
 
 class UploadSink:
-    """A file in an object store that is being uploaded in parts."""
+    """A file that is being uploaded to an object store in parts."""
 
     def __init__(self, writer: Writer, what: str) -> None:
         self._writer = writer
@@ -41,9 +41,9 @@ class UploadSink:
 
 @contextlib.asynccontextmanager
 async def aborted_on_error(upload: contextlib.AbstractAsyncContextManager[Writer]) -> AsyncIterator[Writer]:
-    """Complete an upload, or abort it when something is raised in the context; that is what is raised then.
+    """Complete an upload; abort it when the context raises, and raise that error.
 
-    Parts that are still being sent can make the server reject the abort, which would hide the reason for it.
+    Parts that are still being sent can make the server reject the abort: its error would replace the first one.
     """
     raised: BaseException | None = None
     try:

@@ -152,7 +152,8 @@ def files(runtime: Runtime, ref: JobRef) -> dict[str, bytes]:
 
     async def read() -> dict[str, bytes]:
         prefix = f"exports/{ref.id}/"
-        return {key.removeprefix(prefix): await runtime.storage.get(key) async for key in runtime.storage.keys(prefix)}
+        keys = runtime.storage.keys(prefix, unfinished=True)
+        return {key.removeprefix(prefix): await runtime.storage.get(key) async for key in keys}
 
     return runtime.run(read())
 

@@ -253,6 +253,20 @@ def test_a_writer_that_is_killed_leaves_no_half_file(tmp_path: Path) -> None:
         assert run(listed(store, "")) == ["images/one.jpg"]
 
 
+def test_a_file_that_a_killed_writer_left_is_listed_on_request_only_and_can_be_deleted(tmp_path: Path) -> None:
+    async def story(store: Storage) -> None:
+        await store.put("a/one.jpg", b"whole")
+        left = f"a/one.jpg{local.UNFINISHED}0123456789abcdef"
+        (tmp_path / left).write_bytes(b"half")
+        assert await listed(store, "a/") == ["a/one.jpg"]
+        assert [found async for found in store.sizes("a/")] == [("a/one.jpg", 5)]
+        assert {key async for key in store.keys("a/", unfinished=True)} == {"a/one.jpg", left}
+        await store.delete([left])
+        assert {key async for key in store.keys("a/", unfinished=True)} == {"a/one.jpg"}
+
+    run(story(Storage(tmp_path.as_uri())))
+
+
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     async def story() -> set[bytes]:
         store = Storage(tmp_path.as_uri())

@@ -1,4 +1,4 @@
-"""Signatures by the examples of AWS, and uploads of workers that were killed."""
+"""Signatures of the examples of AWS, and unfinished uploads of killed workers."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from fakes.s3 import Server
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.storage import multipart
 from pixcrawler_worker.storage.facade import Storage
-from pixcrawler_worker.storage.multipart import Keys, Request
+from pixcrawler_worker.storage.multipart import CanonicalRequest, Credentials
 
 # AWS, "Examples: Signature Calculations in AWS Signature Version 4" and "Authenticating Requests: Using Query
-# Parameters": the keys, the requests and what comes out.
-EXAMPLE = Keys(name="AKIAIOSFODNN7EXAMPLE", secret="wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+# Parameters": credentials, requests and signatures.
+EXAMPLE = Credentials(key_id="AKIAIOSFODNN7EXAMPLE", secret="wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 WHEN = datetime(2013, 5, 24, tzinfo=UTC)
 HOST = "examplebucket.s3.amazonaws.com"
 
@@ -76,67 +76,71 @@ def test_a_link_has_the_signature_of_the_example_of_aws() -> None:
         "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2F"
         "aws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host"
     )
-    request = Request(method="GET", path="/test.txt", query=query, headers={"host": HOST}, payload="UNSIGNED-PAYLOAD")
+    request = CanonicalRequest(
+        method="GET", path="/test.txt", query=query, headers={"host": HOST}, payload="UNSIGNED-PAYLOAD"
+    )
     expected = "aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
     assert multipart.signature(request, EXAMPLE, WHEN) == expected
 
 
-def test_a_token_is_signed_and_neither_it_nor_the_secret_is_shown() -> None:
-    keys = Keys(name="a", secret="hunter2", token="passing")
-    headers = multipart.signed("GET", f"https://{HOST}/?uploads=", keys, WHEN)
+def test_a_token_is_signed_and_not_printed_and_neither_is_the_secret() -> None:
+    credentials = Credentials(key_id="a", secret="hunter2", token="passing")
+    headers = multipart.signed("GET", f"https://{HOST}/?uploads=", credentials, WHEN)
     assert headers["x-amz-security-token"] == "passing"
     assert "SignedHeaders=host;x-amz-content-sha256;x-amz-date;x-amz-security-token," in headers["authorization"]
-    assert "hunter2" not in f"{keys}{headers}"
-    assert "passing" not in str(keys)
+    assert "hunter2" not in f"{credentials}{headers}"
+    assert "passing" not in str(credentials)
 
 
-# Uploads of the dead
+# Uploads of killed workers
 
 
 def abort(url: str, prefix: str, *, older: timedelta) -> int:
     return asyncio.run(Storage(url).abort_uploads(prefix, older=older))
 
 
-def begin_and_die(server: Server, url: str, key: str) -> None:
-    """Have a process killed in the middle of an upload."""
+def start_and_kill(server: Server, url: str, key: str) -> None:
+    """Kill a process in the middle of an upload."""
     before = len(server.unfinished())
     with subprocess.Popen([sys.executable, "-c", KILLED, url, key], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "\n"
-        late = time.monotonic() + 30
-        while len(server.unfinished()) == before and time.monotonic() < late:
+        deadline = time.monotonic() + 30
+        while len(server.unfinished()) == before and time.monotonic() < deadline:
             time.sleep(0.05)
         writer.kill()
     assert len(server.unfinished()) == before + 1
-    # The server tells its time in whole seconds.
+    # The server reports times in whole seconds.
     time.sleep(1.1)
 
 
-def test_what_a_killed_worker_uploaded_is_aborted_once_it_is_old(s3: Server, s3_url: str) -> None:
-    begin_and_die(s3, s3_url, "exports/1/archive.zip")
+def test_an_upload_of_a_killed_worker_is_aborted_once_it_is_old_enough(s3: Server, s3_url: str) -> None:
+    start_and_kill(s3, s3_url, "exports/1/archive.zip")
     store = Storage(s3_url)
-    assert asyncio.run(store.size("exports/1/archive.zip")) is None, "no list of files shows it"
-    assert abort(s3_url, "exports/", older=timedelta(minutes=20)) == 0, "somebody may be at it"
-    assert abort(s3_url, "exports/10/", older=timedelta(0)) == 0, "it is not below that"
-    assert abort(s3_url.replace("bucket/", "bucket/x"), "exports/", older=timedelta(0)) == 0, "nor of that storage"
+    assert asyncio.run(store.size("exports/1/archive.zip")) is None, "no list of files has it"
+    assert abort(s3_url, "exports/", older=timedelta(minutes=20)) == 0, "its writer may still be running"
+    assert abort(s3_url, "exports/10/", older=timedelta(0)) == 0, "it is not below that prefix"
+    assert abort(s3_url.replace("bucket/", "bucket/x"), "exports/", older=timedelta(0)) == 0, (
+        "it belongs to another storage"
+    )
     assert len(s3.unfinished()) == 1
     assert abort(s3_url, "exports/", older=timedelta(0)) == 1
     assert s3.unfinished() == []
     assert abort(s3_url, "exports/", older=timedelta(0)) == 0
 
 
-def test_more_uploads_than_a_list_has_room_for_are_all_aborted(s3: Server, s3_url: str) -> None:
+def test_uploads_on_several_pages_of_a_list_are_all_aborted(s3: Server, s3_url: str) -> None:
     for number in range(3):
-        begin_and_die(s3, s3_url, f"exports/{number}/archive.zip")
+        start_and_kill(s3, s3_url, f"exports/{number}/archive.zip")
     prefix = f"{s3_url.removeprefix('s3://bucket/')}/exports/"
     assert asyncio.run(multipart.abort("bucket", prefix, older=timedelta(0), page=1)) == 3
     assert s3.unfinished() == []
 
 
-def test_without_keys_in_the_environment_nothing_is_asked(
+def test_without_credentials_in_the_environment_no_request_is_sent(
     s3: Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin_and_die(s3, s3_url, "exports/1/archive.zip")
+    start_and_kill(s3, s3_url, "exports/1/archive.zip")
     with monkeypatch.context() as without:
         without.delenv("AWS_ACCESS_KEY_ID")
         without.delenv("AWS_SECRET_ACCESS_KEY")
@@ -144,35 +148,35 @@ def test_without_keys_in_the_environment_nothing_is_asked(
     assert abort(s3_url, "exports/", older=timedelta(0)) == 1
 
 
-def test_other_storages_keep_nothing_unfinished(tmp_path: Path) -> None:
+def test_other_storages_have_no_unfinished_uploads(tmp_path: Path) -> None:
     assert abort(tmp_path.as_uri(), "exports/", older=timedelta(0)) == 0
     assert abort("memory://", "exports/", older=timedelta(0)) == 0
 
 
-# Servers of another mind
+# Unusual servers
 
 
-class Strict:
-    """A server that answers a list with what it was told, and remembers what it was asked."""
+class Responses:
+    """What a server responds to a request for a list, and the requests that it received."""
 
     def __init__(self, body: str, *, status: int = 200, date: str = "") -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.body, self.status, self.date = body, status, date
 
 
 @contextlib.contextmanager
-def answering(strict: Strict) -> Iterator[str]:
+def serving(responses: Responses) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._give(strict.status, strict.body.encode())
+            self._send(responses.status, responses.body.encode())
 
         def do_DELETE(self) -> None:
-            self._give(404, b"<Error><Code>NoSuchUpload</Code></Error>")
+            self._send(404, b"<Error><Code>NoSuchUpload</Code></Error>")
 
-        def _give(self, status: int, body: bytes) -> None:
-            strict.asked.append(f"{self.command} {self.path}")
+        def _send(self, status: int, body: bytes) -> None:
+            responses.requests.append(f"{self.command} {self.path}")
             self.send_response_only(status)
-            self.send_header("Date", strict.date or self.date_time_string())
+            self.send_header("Date", responses.date or self.date_time_string())
             self.end_headers()
             self.wfile.write(body)
 
@@ -189,63 +193,65 @@ def answering(strict: Strict) -> Iterator[str]:
             thread.join()
 
 
-def asked(strict: Strict, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, str] | None = None) -> int:
-    with answering(strict) as endpoint:
+def aborted_at(responses: Responses, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, str] | None = None) -> int:
+    with serving(responses) as endpoint:
         for name, value in {**s3.variables(endpoint), **(more or {})}.items():
             monkeypatch.setenv(name, value)
         return asyncio.run(multipart.abort("bucket", "exports/", older=timedelta(minutes=20)))
 
 
-def test_one_that_has_gone_meanwhile_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = Strict(LISTED.format(key="exports/1/a&amp;b %.zip", id="x/y==", initiated="2013-05-24T00:00:00.000Z"))
-    assert asked(strict, monkeypatch) == 0
-    assert strict.asked == [
+def test_an_upload_that_no_longer_exists_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    responses = Responses(
+        LISTED.format(key="exports/1/a&amp;b %.zip", id="x/y==", initiated="2013-05-24T00:00:00.000Z")
+    )
+    assert aborted_at(responses, monkeypatch) == 0
+    assert responses.requests == [
         "GET /bucket?max-uploads=1000&prefix=exports%2F&uploads=",
         "DELETE /bucket/exports/1/a%26b%20%25.zip?uploadId=x%2Fy%3D%3D",
     ]
 
 
-def test_a_server_that_knows_no_prefixes_loses_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = Strict(LISTED.format(key="backups/1.tar", id="x", initiated="2013-05-24T00:00:00Z"))
-    assert asked(strict, monkeypatch) == 0
-    assert len(strict.asked) == 1
+def test_uploads_to_other_keys_are_kept_when_the_server_ignores_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    responses = Responses(LISTED.format(key="backups/1.tar", id="x", initiated="2013-05-24T00:00:00Z"))
+    assert aborted_at(responses, monkeypatch) == 0
+    assert len(responses.requests) == 1
 
 
-def test_none_at_all_may_be_told_as_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked(Strict("<Error><Code>NoSuchUpload</Code></Error>", status=404), monkeypatch) == 0
+def test_a_404_that_says_no_such_upload_means_that_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert aborted_at(Responses("<Error><Code>NoSuchUpload</Code></Error>", status=404), monkeypatch) == 0
     with pytest.raises(PermanentError, match="404 NoSuchBucket"):
-        asked(Strict("<Error><Code>NoSuchBucket</Code></Error>", status=404), monkeypatch)
+        aborted_at(Responses("<Error><Code>NoSuchBucket</Code></Error>", status=404), monkeypatch)
 
 
-def test_age_is_told_by_the_clock_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_is_computed_with_the_clock_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     body = LISTED.format(key="exports/1/a.zip", id="x", initiated="2013-05-24T00:00:00Z")
-    strict = Strict(body, date="Fri, 24 May 2013 00:19:00 GMT")
-    asked(strict, monkeypatch)
-    assert len(strict.asked) == 1
-    strict = Strict(body, date="Fri, 24 May 2013 00:21:00 GMT")
-    asked(strict, monkeypatch)
-    assert len(strict.asked) == 2
+    responses = Responses(body, date="Fri, 24 May 2013 00:19:00 GMT")
+    aborted_at(responses, monkeypatch)
+    assert len(responses.requests) == 1
+    responses = Responses(body, date="Fri, 24 May 2013 00:21:00 GMT")
+    aborted_at(responses, monkeypatch)
+    assert len(responses.requests) == 2
 
 
 @pytest.mark.parametrize("status", [405, 501])
-def test_a_server_that_has_no_such_list_is_left_alone(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    assert asked(Strict("", status=status), monkeypatch) == 0
+def test_a_server_without_lists_of_uploads_is_not_an_error(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    assert aborted_at(Responses("", status=status), monkeypatch) == 0
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "told"),
+    ("status", "error", "message"),
     [
-        (403, PermanentError, r"could not be listed: the storage answered 403 AccessDenied$"),
-        (301, PermanentError, r"the storage answered 301 AccessDenied$"),
-        (429, TransientError, r"the storage answered 429 AccessDenied$"),
-        (503, TransientError, r"the storage answered 503 AccessDenied$"),
+        (403, PermanentError, r"could not be listed: the storage responded with 403 AccessDenied$"),
+        (301, PermanentError, r"the storage responded with 301 AccessDenied$"),
+        (429, TransientError, r"the storage responded with 429 AccessDenied$"),
+        (503, TransientError, r"the storage responded with 503 AccessDenied$"),
     ],
 )
-def test_a_refusal_is_told_by_its_code(
-    monkeypatch: pytest.MonkeyPatch, status: int, error: type[Exception], told: str
+def test_an_error_is_reported_with_its_code(
+    monkeypatch: pytest.MonkeyPatch, status: int, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=told):
-        asked(Strict("<Error><Code>AccessDenied</Code></Error>", status=status), monkeypatch)
+    with pytest.raises(error, match=message):
+        aborted_at(Responses("<Error><Code>AccessDenied</Code></Error>", status=status), monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -258,18 +264,18 @@ def test_a_refusal_is_told_by_its_code(
         "<x>" + "a" * 5_000_000 + "</x>",
     ],
 )
-def test_what_is_no_list_is_refused(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    with pytest.raises(PermanentError, match=r"cannot be read|too long to be one"):
-        asked(Strict(body), monkeypatch)
+def test_an_invalid_list_is_an_error(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    with pytest.raises(PermanentError, match=r"cannot be read|is too long"):
+        aborted_at(Responses(body), monkeypatch)
 
 
-def test_a_bucket_is_found_where_the_environment_says_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    strict = Strict("<ListMultipartUploadsResult/>")
-    with answering(Strict("")) as nowhere:
+def test_the_url_of_the_bucket_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    responses = Responses("<ListMultipartUploadsResult/>")
+    with serving(Responses("")) as closed:
         pass
-    with answering(strict) as endpoint:
-        for name, value in {**s3.variables(nowhere), "AWS_ENDPOINT_URL_S3": endpoint}.items():
+    with serving(responses) as endpoint:
+        for name, value in {**s3.variables(closed), "AWS_ENDPOINT_URL_S3": endpoint}.items():
             monkeypatch.setenv(name, value)
         assert asyncio.run(multipart.abort("bucket", "exports/", older=timedelta(0))) == 0
-    asked(strict, monkeypatch, {"AWS_ENDPOINT_URL_S3": "", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true"})
-    assert [line.partition("?")[0] for line in strict.asked] == ["GET /bucket", "GET /"]
+    aborted_at(responses, monkeypatch, {"AWS_ENDPOINT_URL_S3": "", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true"})
+    assert [line.partition("?")[0] for line in responses.requests] == ["GET /bucket", "GET /"]

@@ -1,4 +1,4 @@
-"""What `Storage` promises, kept by a real S3 server; and what it says of servers that are away, busy or strict.
+"""`Storage` on a real S3 server, and its errors for servers that are unavailable, busy, or deny access.
 
 The server is rclone's: see `fakes.s3`.
 """
@@ -46,13 +46,13 @@ async def read(store: Storage, key: str) -> bytes:
 
 
 def fetched(url: str) -> bytes:
-    """What anybody gets who knows the link and nothing else."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        body: bytes = answer.read()
+    """Return the response to a request without credentials."""
+    with urllib.request.urlopen(url, timeout=10) as response:
+        body: bytes = response.read()
     return body
 
 
-def refused(url: str) -> bool:
+def is_rejected(url: str) -> bool:
     try:
         fetched(url)
     except urllib.error.HTTPError as error:
@@ -66,10 +66,10 @@ def store(s3_url: str) -> Storage:
     return Storage(s3_url)
 
 
-# What is promised
+# Files
 
 
-def test_what_was_put_is_got_measured_listed_and_deleted(store: Storage) -> None:
+def test_files_are_put_read_measured_listed_and_deleted(store: Storage) -> None:
     async def story() -> None:
         await store.put("crawl_jobs/1/cat/a.jpg", b"first")
         await store.put("crawl_jobs/1/cat/a.jpg", b"second")
@@ -86,7 +86,7 @@ def test_what_was_put_is_got_measured_listed_and_deleted(store: Storage) -> None
     run(story())
 
 
-def test_what_is_not_there_is_missing_to_readers_and_no_error_to_delete(store: Storage) -> None:
+def test_a_missing_file_is_an_error_to_read_and_not_to_delete(store: Storage) -> None:
     async def story() -> None:
         keys = [f"crawl_jobs/1/{number:03}.jpg" for number in range(40)]
         for key in keys[1::2]:
@@ -104,7 +104,7 @@ def test_what_is_not_there_is_missing_to_readers_and_no_error_to_delete(store: S
     run(story())
 
 
-def test_many_files_are_read_at_once_and_each_is_told_of(store: Storage) -> None:
+def test_many_files_are_read_at_once_and_each_has_its_own_result(store: Storage) -> None:
     async def story() -> list[Any]:
         await store.put("a.jpg", b"12345")
         await store.put("b.jpg", b"123456")
@@ -129,7 +129,7 @@ def test_a_file_of_any_size_is_written_from_front_to_back_and_read_in_pieces(
         async with store.writing("exports/1/archive.zip") as sink:
             for first in range(0, megabytes, 3):
                 await sink.write(blocks[first : first + 3])
-            assert await listed(store) == [], "it is there as a whole once it has ended"
+            assert await listed(store) == [], "it exists once the context has ended"
         assert await store.size("exports/1/archive.zip") == megabytes * MEGABYTE
         assert await read(store, "exports/1/archive.zip") == b"".join(blocks)
 
@@ -139,10 +139,10 @@ def test_a_file_of_any_size_is_written_from_front_to_back_and_read_in_pieces(
 
 @pytest.mark.parametrize("megabytes", [1, 40])
 @pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError])
-def test_a_file_whose_writer_gives_up_is_not_there_and_takes_no_room(
+def test_a_file_whose_writer_fails_does_not_exist_and_leaves_no_parts(
     s3: Server, store: Storage, megabytes: int, error: type[BaseException]
 ) -> None:
-    async def give_up(key: str) -> None:
+    async def fail(key: str) -> None:
         async with store.writing(key) as sink:
             await sink.write([bytes(MEGABYTE)] * megabytes)
             raise error
@@ -151,7 +151,7 @@ def test_a_file_whose_writer_gives_up_is_not_there_and_takes_no_room(
         await store.put("a.zip", b"before")
         for key in ("a.zip", "b.zip"):
             with pytest.raises(error):
-                await give_up(key)
+                await fail(key)
         assert await store.get("a.zip") == b"before"
         assert await listed(store) == ["a.zip"]
 
@@ -159,7 +159,7 @@ def test_a_file_whose_writer_gives_up_is_not_there_and_takes_no_room(
     assert s3.unfinished() == []
 
 
-def test_a_file_has_an_address_and_none_on_this_machine(store: Storage, s3_url: str) -> None:
+def test_a_file_has_a_url_and_no_local_file(store: Storage, s3_url: str) -> None:
     run(store.put("a/b.jpg", b"x"))
     assert store.url("a/b.jpg") == f"{s3_url}/a/b.jpg"
     assert store.key(store.url("a/b.jpg")) == "a/b.jpg"
@@ -170,22 +170,22 @@ def test_a_file_has_an_address_and_none_on_this_machine(store: Storage, s3_url: 
 # Links
 
 
-def test_a_link_is_for_anybody_until_it_expires(store: Storage) -> None:
+def test_a_link_needs_no_credentials_and_expires(store: Storage) -> None:
     run(store.put("exports/1/a.zip", b"archive"))
-    url, lives = store.link("exports/1/a.zip", ttl=timedelta(seconds=2))
-    assert lives == timedelta(seconds=2)
+    url, link_ttl = store.link("exports/1/a.zip", ttl=timedelta(seconds=2))
+    assert link_ttl == timedelta(seconds=2)
     assert fetched(url) == b"archive"
-    late = time.monotonic() + 10
-    while not refused(url) and time.monotonic() < late:
+    deadline = time.monotonic() + 10
+    while not is_rejected(url) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert refused(url)
+    assert is_rejected(url)
 
 
-def test_a_link_is_for_one_file_and_holds_no_secret(store: Storage) -> None:
+def test_a_link_is_for_one_file_and_contains_no_secret(store: Storage) -> None:
     run(store.put("exports/1/a.zip", b"archive"))
-    run(store.put("exports/2/a.zip", b"of somebody else"))
+    run(store.put("exports/2/a.zip", b"of another job"))
     url, _ = store.link("exports/1/a.zip", ttl=timedelta(hours=1))
-    assert s3.KEYS.secret not in url
+    assert s3.CREDENTIALS.secret not in url
     last = {"0": "1"}.get(url[-1], "0")
     for tampered in (
         url.replace("exports/1", "exports/2"),
@@ -194,22 +194,22 @@ def test_a_link_is_for_one_file_and_holds_no_secret(store: Storage) -> None:
         url.partition("?")[0],
     ):
         assert tampered != url
-        assert refused(tampered), tampered
+        assert is_rejected(tampered), tampered
     assert fetched(url) == b"archive"
 
 
 def test_a_link_works_for_a_week_at_most(store: Storage) -> None:
     run(store.put("a.zip", b"archive"))
-    url, lives = store.link("a.zip", ttl=timedelta(days=90))
-    assert lives == timedelta(days=7)
+    url, link_ttl = store.link("a.zip", ttl=timedelta(days=90))
+    assert link_ttl == timedelta(days=7)
     assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["604800"]
     assert fetched(url) == b"archive"
 
 
-# Trouble
+# Errors
 
-#: All that can be asked of a storage.
-ASKED: dict[str, Callable[[Storage], Awaitable[object]]] = {
+#: All operations of a storage.
+OPERATIONS: dict[str, Callable[[Storage], Awaitable[object]]] = {
     "put": lambda store: store.put("a.jpg", b"x"),
     "get": lambda store: store.get("a.jpg"),
     "get_all": lambda store: store.get_all(["a.jpg", "b.jpg"], len, max_bytes=5),
@@ -223,81 +223,83 @@ ASKED: dict[str, Callable[[Storage], Awaitable[object]]] = {
 }
 
 
-async def answers(store: Storage) -> dict[str, object]:
-    """What each request gives or raises, all of them sent at once."""
-    given = await asyncio.gather(*(ask(store) for ask in ASKED.values()), return_exceptions=True)
-    return dict(zip(ASKED, given, strict=True))
+async def results(store: Storage) -> dict[str, object]:
+    """Run all operations at once; return their results or errors."""
+    given = await asyncio.gather(*(operation(store) for operation in OPERATIONS.values()), return_exceptions=True)
+    return dict(zip(OPERATIONS, given, strict=True))
 
 
-def secretless(errors: dict[str, object]) -> bool:
-    return not any(secret in str(error) for error in errors.values() for secret in (s3.KEYS.secret, "guessed"))
+def contain_no_secret(errors: dict[str, object]) -> bool:
+    return not any(secret in str(error) for error in errors.values() for secret in (s3.CREDENTIALS.secret, "guessed"))
 
 
-def test_a_wrong_secret_is_told_by_its_code_and_never_shown(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_secret_is_reported_with_its_code_and_never_printed(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
-    errors = run(answers(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(ASKED, PermanentError)
-    assert secretless(errors)
+    errors = run(results(Storage(s3_url)))
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, PermanentError)
+    assert contain_no_secret(errors)
     assert all("\n" not in str(error) for error in errors.values())
     assert str(errors["put"]).endswith("403 Forbidden: SignatureDoesNotMatch")
 
 
-def test_a_bucket_that_is_not_there_is_not_taken_for_a_missing_file(s3_url: str) -> None:
+def test_a_missing_bucket_is_not_reported_as_a_missing_file(s3_url: str) -> None:
     store = Storage(s3_url.replace("bucket", "buckets"))
     for name in ("put", "get", "blocks", "writing", "writing much", "keys"):
         with pytest.raises(PermanentError, match="there is no such bucket") as caught:
-            run(ASKED[name](store))  # type: ignore[arg-type] # each of them is a coroutine
+            run(OPERATIONS[name](store))  # type: ignore[arg-type] # each of them is a coroutine
         assert not isinstance(caught.value, FileMissingError)
 
 
-def test_a_server_that_is_busy_is_transient_and_told_soon(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3.refusing(503) as endpoint:
+def test_a_busy_server_is_a_transient_error_within_half_a_minute(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3.responding(503) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        began = time.monotonic()
-        errors = run(answers(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(ASKED, TransientError)
-    assert time.monotonic() - began < 30
-    assert secretless(errors)
+        started = time.monotonic()
+        errors = run(results(Storage(s3_url)))
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, TransientError)
+    assert time.monotonic() - started < 30
+    assert contain_no_secret(errors)
 
 
-def test_a_server_that_is_not_there_is_transient_and_told_soon(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
+def test_a_closed_port_is_a_transient_error_within_half_a_minute(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    began = time.monotonic()
-    errors = run(answers(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(ASKED, TransientError)
-    assert time.monotonic() - began < 30
+    started = time.monotonic()
+    errors = run(results(Storage(s3_url)))
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, TransientError)
+    assert time.monotonic() - started < 30
 
 
-def test_a_server_that_takes_requests_and_is_silent_is_transient_within_half_a_minute(
+def test_a_server_that_never_responds_is_a_transient_error_within_half_a_minute(
     s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nobody accepts: the system does so, as for a server whose process hangs.
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        began = time.monotonic()
-        errors = run(answers(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(ASKED, TransientError)
-    assert time.monotonic() - began < 35
-    assert secretless(errors)
+    # No process accepts: the system does so, as for a server whose process hangs.
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as hanging:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{hanging.getsockname()[1]}")
+        started = time.monotonic()
+        errors = run(results(Storage(s3_url)))
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, TransientError)
+    assert time.monotonic() - started < 35
+    assert contain_no_secret(errors)
 
 
-def test_what_the_environment_says_of_the_client_counts(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_configures_the_client(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://storage.invalid")
-    with s3.refusing(418) as proxy:
+    with s3.responding(418) as proxy:
         monkeypatch.setenv("AWS_PROXY_URL", proxy)
         with pytest.raises(TransientError, match="418"):
             run(Storage(s3_url).get("a.jpg"))
 
 
-def test_plain_http_is_refused_unless_the_environment_allows_it(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_is_rejected_unless_the_environment_allows_it(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     with pytest.raises(TransientError):
         run(Storage(s3_url).put("a.jpg", b"x"))
 
 
-# Endpoints with a path, as Supabase's is
+# Endpoints with a path, as that of Supabase
 
 
 @pytest.fixture
@@ -312,9 +314,9 @@ def test_an_endpoint_may_have_a_path(below_a_path: Storage, monkeypatch: pytest.
     store = below_a_path
 
     async def story() -> None:
-        await store.put("a/b.jpg", b"picture")
+        await store.put("a/b.jpg", b"image")
         await write(store, "a/c.zip", [bytes(MEGABYTE)] * 40)
-        assert await store.get("a/b.jpg") == b"picture"
+        assert await store.get("a/b.jpg") == b"image"
         assert await store.size("a/c.zip") == 40 * MEGABYTE
         assert await listed(store, "a/") == ["a/b.jpg", "a/c.zip"]
         assert await store.abort_uploads("a/", older=timedelta(0)) == 0
@@ -324,8 +326,8 @@ def test_an_endpoint_may_have_a_path(below_a_path: Storage, monkeypatch: pytest.
     run(story())
     url, _ = store.link("a/b.jpg", ttl=timedelta(minutes=1))
     assert urlsplit(url).path == "/storage/v1/s3/bucket/some/prefix/a/b.jpg"
-    assert fetched(url) == b"picture"
-    assert refused(url.replace("/a/b.jpg", "/a/c.jpg"))
+    assert fetched(url) == b"image"
+    assert is_rejected(url.replace("/a/b.jpg", "/a/c.jpg"))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
     with pytest.raises(PermanentError, match="SignatureDoesNotMatch"):
         run(Storage("s3://bucket/some/prefix").put("a/b.jpg", b"x"))
