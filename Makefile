@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 to 3.13 and make; uv is used when it is there.
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
-# uv trusts a list of its own unless told to trust what the machine trusts, as pip does.
+# Make uv trust the certificates of the machine, as pip does.
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
@@ -22,7 +22,7 @@ test: .venv/ready
 coverage: .venv/ready
 	$(PYTEST_ALL) --cov=pixcrawler_worker
 
-# What opens datasets, PyTorch and TensorFlow among it: gigabytes, and no part of the gate.
+# The readers of datasets, PyTorch and TensorFlow among them: gigabytes, and not part of the gate.
 test-readers: .venv-readers/ready
 	.venv-readers/bin/pytest -q tests/readers
 
@@ -52,7 +52,7 @@ else
 endif
 	@touch $@
 
-# Hashed requirement files without index lines: the registry is the machine's own affair.
+# Hashed requirement files without index lines: each machine configures its own registry.
 lock:
 	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower --extra parquet --extra tfrecord" \
 	  "dev:pyproject.toml --extra demo --extra flower --group dev" "build:--group build" \

@@ -1,4 +1,4 @@
-"""Calling commands in this process, and looking at the messages that they send."""
+"""Functions that call commands in this process, and read the messages that they send."""
 
 import base64
 import json

@@ -72,18 +72,18 @@ def sessions(engine: Engine) -> Sessions:
 
 @pytest.fixture(scope="module", name="runtime")
 def connected_runtime(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
-    """A worker's connections to the module's database, with a storage of their own; loopback may be fetched from."""
+    """Return a runtime on the module's database, with its own storage; downloads from loopback are allowed."""
     folder = tmp_path_factory.mktemp("data")
-    told = settings.load(
+    loaded = settings.load(
         database_url=database_url,
         data_dir=folder,
         storage_url=(folder / "storage").as_uri(),
         allowed_networks="127.0.0.0/8",
-        # Nobody is there: a test that means to ask a provider brings one.
+        # Nothing listens there: a test of a provider has its own URL.
         commons_url="http://127.0.0.1:1/",
         openverse_url="http://127.0.0.1:1/",
     )
-    with closing(runtime.connect(told)) as opened:
+    with closing(runtime.connect(loaded)) as opened:
         yield opened
 
 
@@ -95,7 +95,7 @@ def served_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
 
 @pytest.fixture
 def s3_url(s3: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address in S3 where nothing is stored yet, with what the environment has to say of the server."""
+    """Return an empty prefix in S3, and set the environment to its server."""
     for name, value in s3.variables.items():
         monkeypatch.setenv(name, value)
     return f"s3://bucket/test-{next(_numbers)}"

@@ -1,4 +1,4 @@
-"""Doubles that enter through a runtime's seams, and a job that is run to its end in this process."""
+"""Doubles that enter through the seams of a runtime, and functions that run a job in this process."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,12 +30,12 @@ from pixcrawler_worker.web.downloader import Downloader, Fetched
 from pixcrawler_worker.web.http import AsyncClient
 from pixcrawler_worker.web.policy import Policy
 
-#: What is done at a seam before the real thing is.
+#: Called before the real function, with its key or URL; it may raise.
 Before = Callable[[str], None]
 
 
 @dataclass
-class Shelf(Source):
+class StubSource(Source):
     """A source that returns what a function returns, and records its searches."""
 
     summary: ClassVar[str] = "images of a test"
@@ -56,9 +56,9 @@ class Shelf(Source):
         return self.answer(query)
 
 
-def shelf(*urls: str, **credit: str) -> Shelf:
+def stub_source(*urls: str, **credit: str) -> StubSource:
     """A source that has these URLs for every keyword, in pages."""
-    return Shelf(lambda query: page_of(urls, query, Credit(**credit)))
+    return StubSource(lambda query: page_of(urls, query, Credit(**credit)))
 
 
 def page_of(urls: Sequence[str], query: Query, credit: Credit | None = None) -> Page:
@@ -68,8 +68,8 @@ def page_of(urls: Sequence[str], query: Query, credit: Credit | None = None) -> 
     return Page(found, more=start + len(found) < len(urls))
 
 
-def offering(runtime: Runtime, **sources: Source) -> Runtime:
-    """The runtime with these sources and no others."""
+def with_sources(runtime: Runtime, **sources: Source) -> Runtime:
+    """Return the runtime with these sources and no others."""
     return replace(runtime, sources=dict(sources))
 
 
@@ -111,7 +111,7 @@ class WatchedDownloader(Downloader):
 
 
 class WatchedDecoder(Decoder):
-    """A decoder that hands its pictures to a function, which says what to do with them."""
+    """A decoder that calls a function with itself and the bytes before each inspection."""
 
     def __init__(self, inspect: Callable[[Decoder, bytes], Any]) -> None:
         super().__init__(Limits())
@@ -122,34 +122,34 @@ class WatchedDecoder(Decoder):
         return await super().inspect(body)
 
 
-def good(host: HostileServer, name: str, count: int) -> list[str]:
-    """Addresses of so many pictures that are told apart from those of other tests by a name."""
+def image_urls(host: HostileServer, name: str, count: int) -> list[str]:
+    """Return the URLs of `count` images; the name distinguishes them from those of other tests."""
     return [host.url(f"/good/{name}-{number}.jpg") for number in range(count)]
 
 
 def make_job(runtime: Runtime, **values: Any) -> JobRef:
-    """A pending job; its owner and its project are its own."""
+    """Return a pending job with its own owner and project."""
     return JobRef(CRAWL_JOBS, factories.make_job(runtime.sessions, **values))
 
 
 def start(
     runtime: Runtime, urls: Iterable[str] = (), *, job: dict[str, Any] | None = None, **options: Any
 ) -> tuple[JobRef, list[ChunkMessage]]:
-    """A job that has been started with a list, or with other options, and the chunks to run first."""
+    """Start a job with a URL list or other options; return it with the messages of its first chunks."""
     ref = make_job(runtime, **(job or {}))
     listed = list(urls)
     return ref, submission.start(runtime, CRAWL, ref.id, ({"urls": listed} if listed else {}) | options)
 
 
 def drive(runtime: Runtime, messages: Iterable[ChunkMessage]) -> None:
-    """Run chunks one after the other, as long as running them asks for more."""
+    """Run chunks one after the other, with the chunks that follow, until there are none."""
     waiting = deque(messages)
     while waiting:
         waiting.extend(executor.run(runtime, CRAWL, waiting.popleft().chunk_id))
 
 
 def run(runtime: Runtime, messages: Sequence[ChunkMessage]) -> list[ChunkMessage]:
-    """Run one chunk, the first; return what else is to be run then."""
+    """Run the first chunk; return the messages of the chunks to run next."""
     return [*executor.run(runtime, CRAWL, messages[0].chunk_id), *messages[1:]]
 
 

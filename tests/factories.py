@@ -24,13 +24,13 @@ def make_project(sessions: Sessions) -> int:
     with sessions.begin() as session:
         session.add(owner)
         session.flush()
-        project = Project(name="pictures", user_id=owner.id)
+        project = Project(name="images", user_id=owner.id)
         session.add(project)
     return project.id
 
 
 def make_job(sessions: Sessions, **values: Any) -> int:
-    """A pending crawl job in a project of its own; returns its id."""
+    """Insert a pending crawl job with its own project; return its id."""
     project_id = make_project(sessions)
     job = CrawlJob(**{"project_id": project_id, "name": "job", "keywords": ["cat"], "max_images": 100} | values)
     with sessions.begin() as session:
@@ -39,7 +39,7 @@ def make_job(sessions: Sessions, **values: Any) -> int:
 
 
 def start_job(sessions: Sessions, *, chunks: int = 1, kind: JobTable = CRAWL_JOBS, **values: Any) -> JobRef:
-    """A running job of any kind with queued chunks; a validation or export gets a crawl job of its own."""
+    """Start a job of any kind with queued chunks; a validation or export gets its own crawl job."""
     if kind is CRAWL_JOBS:
         ref = JobRef(kind, make_job(sessions, **values))
     else:
@@ -65,7 +65,7 @@ def _make_other_job(sessions: Sessions, kind: JobTable, **values: Any) -> int:
 
 
 def make_facts(name: str, **values: Any) -> ImageFacts:
-    """Facts of a picture whose bytes are told apart by a name."""
+    """Return facts of an image; the name determines its bytes."""
     defaults: dict[str, Any] = {
         "sha256": hashlib.sha256(name.encode()).digest(),
         "format": "jpg",
@@ -81,7 +81,7 @@ def make_facts(name: str, **values: Any) -> ImageFacts:
 
 
 def make_image(name: str, **values: Any) -> NewImage:
-    """An image ready for its row, at an address and with bytes told apart by a name."""
+    """Return an image to insert; the name determines its URL and bytes."""
     url = f"https://example.org/{name}.jpg"
     defaults: dict[str, Any] = {
         "url": url,

@@ -1,4 +1,4 @@
-"""Looking at the ledger from outside, and doing to it what workers do."""
+"""Functions that read the ledger, and that do what workers do to it."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ _VIOLATED = text(
             count(*) FILTER (WHERE state IN ('queued', 'running')
                 AND NOT (SELECT task_ids FROM job) ? task_id::text) AS unknown_tasks
         FROM pixcrawler.chunks WHERE crawl_job_id = :job
-    ), pictures AS (
+    ), images_of_job AS (
         SELECT count(*) AS rows,
             count(*) - count(facts.image_id) AS without_facts,
             count(*) - count(DISTINCT original_url) AS shared_urls,
@@ -52,7 +52,7 @@ _VIOLATED = text(
         FROM images LEFT JOIN pixcrawler.image_facts AS facts ON facts.image_id = images.id
         WHERE images.crawl_job_id = :job
     )
-    SELECT rule FROM job, ledger, pictures, LATERAL (VALUES
+    SELECT rule FROM job, ledger, images_of_job, LATERAL (VALUES
         ('total_chunks is the ledger''s', total_chunks = total),
         ('active_chunks is the ledger''s', active_chunks = active),
         ('completed_chunks is the ledger''s', completed_chunks = completed),
@@ -136,7 +136,7 @@ def reap(session: Session) -> Reaped | None:
 def bring(
     session: Session, held: Claim, found: Sequence[NewImage] = (), *, gains: Mapping[str, int] | None = None
 ) -> bool:
-    """End a claim as a worker does that brings images; False when the claim does not stand any more."""
+    """Finish a claim with images as a worker does; False when the claim is lost."""
     if chunks.lock_claim(session, held) is not ClaimState.VALID:
         return False
     stored = len(images.insert_new(session, held.job.id, found))
@@ -152,7 +152,7 @@ def finish(sessions: Sessions, held: Claim, found: Sequence[NewImage] = ()) -> b
 
 
 def play(sessions: Sessions, ref: JobRef, states: Sequence[ChunkState]) -> None:
-    """Bring the job's chunks into these states, each completed one with a picture."""
+    """Bring the job's chunks into these states, each completed one with an image."""
     for chunk_id, state in zip(ids_of(sessions, ref), states, strict=True):
         if state is not ChunkState.QUEUED:
             held = claim(sessions, chunk_id)
@@ -180,8 +180,8 @@ def cancel(sessions: Sessions, ref: JobRef) -> int:
         return jobs.drop_chunks(session, ref)
 
 
-def silence(sessions: Sessions, chunk_id: int) -> None:
-    """Let the lease of a running chunk run out."""
+def expire_lease(sessions: Sessions, chunk_id: int) -> None:
+    """Let the lease of a running chunk expire."""
     execute(
         sessions,
         "UPDATE pixcrawler.chunks SET lease_until = clock_timestamp() - interval '1 s' WHERE id = :id",
@@ -190,7 +190,7 @@ def silence(sessions: Sessions, chunk_id: int) -> None:
 
 
 def make_due(sessions: Sessions, ref: JobRef) -> None:
-    """Let the rests of a crawl job's queued chunks be over."""
+    """Make the queued chunks of a crawl job due now."""
     execute(
         sessions,
         "UPDATE pixcrawler.chunks SET available_at = clock_timestamp() WHERE crawl_job_id = :id AND state = 'queued'",

@@ -97,7 +97,7 @@ def test_where_all_is_well_a_sweep_does_nothing(runtime: Runtime) -> None:
 def test_a_chunk_is_taken_back_from_a_silent_worker_and_sent_again(runtime: Runtime) -> None:
     ref, messages = start(runtime, addresses(2), chunk_size=1)
     silent, _ = (ledger.claim(runtime.sessions, message.chunk_id) for message in messages)
-    ledger.silence(runtime.sessions, silent.chunk_id)
+    ledger.expire_lease(runtime.sessions, silent.chunk_id)
     swept = sweep(runtime)
     assert (swept.reaped, woken(swept)) == (1, [silent.chunk_id])
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.QUEUED, ChunkState.RUNNING]
@@ -108,7 +108,7 @@ def test_a_chunk_that_silences_every_worker_fails_and_ends_its_job(runtime: Runt
     ref, (message,) = start(runtime, addresses(1), max_rounds=1)
     for turn in range(2):
         ledger.claim(runtime.sessions, message.chunk_id, owner=str(turn))
-        ledger.silence(runtime.sessions, message.chunk_id)
+        ledger.expire_lease(runtime.sessions, message.chunk_id)
         assert sweep(runtime).reaped == 1
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.FAILED]
     assert status(runtime, ref) is JobStatus.FAILED
@@ -129,7 +129,7 @@ def test_a_late_word_of_a_dead_process_leaves_the_next_attempt_alone(runtime: Ru
     # Both attempts are runs of one task. The first one's process is dead, the second one's is not.
     ref, (message,) = start(runtime, addresses(1))
     ledger.claim(runtime.sessions, message.chunk_id, owner="elsewhere:1:a")
-    ledger.silence(runtime.sessions, message.chunk_id)
+    ledger.expire_lease(runtime.sessions, message.chunk_id)
     assert sweep(runtime).reaped == 1
     ledger.claim(runtime.sessions, message.chunk_id, owner=owner())
     assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda pid: pid != os.getpid())
@@ -165,7 +165,7 @@ def test_counters_that_somebody_wrote_over_are_repaired_before_they_are_counted_
     other, _ = start(runtime, addresses(1))
     for message in messages[:2]:
         ledger.claim(runtime.sessions, message.chunk_id)
-    ledger.silence(runtime.sessions, messages[0].chunk_id)
+    ledger.expire_lease(runtime.sessions, messages[0].chunk_id)
     lie = "active_chunks = 0, failed_chunks = 2" + (", status = 'cancelled'" if cancelled else "")
     ledger.execute(runtime.sessions, f"UPDATE crawl_jobs SET {lie} WHERE id = :id", id=ref.id)
     assert sweep(runtime).repaired == 1
@@ -283,7 +283,7 @@ def test_two_sweeps_at_once_do_each_thing_once(runtime: Runtime) -> None:
     lost, (sent, *_) = start(settled(runtime, dispatch_window=1), addresses(3), job={"max_images": 3}, chunk_size=1)
     silent, (message,) = start(runtime, addresses(1))
     ledger.claim(runtime.sessions, message.chunk_id)
-    ledger.silence(runtime.sessions, message.chunk_id)
+    ledger.expire_lease(runtime.sessions, message.chunk_id)
     ended, (last,) = start(runtime, addresses(1))
     complete(runtime, last.chunk_id)
     ledger.execute(

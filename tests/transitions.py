@@ -1,6 +1,6 @@
 """Every transition of the ledger, on a job with two queued chunks that is brought to where the transition can happen.
 
-What they return is done in one transaction, and done again when nobody heard that it was done.
+What they return is executed in one transaction, and again when the response to its COMMIT was lost.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def claiming(sessions: Sessions, ref: JobRef) -> Work:
     (chunk_id, _) = ledger.ids_of(sessions, ref)
 
     def claim(session: Session) -> None:
-        # Even when an earlier try of the same delivery was done and nobody heard of it.
+        # Also when an earlier try of the same delivery was committed and its response was lost.
         held = chunks.claim(session, ref.table, chunk_id, owner="me", lease=LEASE)
         assert held is not None or jobs.status(session, ref) is None
 
@@ -40,18 +40,18 @@ def finishing(sessions: Sessions, ref: JobRef) -> Work:
     return lambda session: ledger.bring(session, claim, found)
 
 
-def giving_back(sessions: Sessions, ref: JobRef) -> Work:
+def releasing(sessions: Sessions, ref: JobRef) -> Work:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     return lambda session: chunks.release(session, claim, error="busy", jitter=0.5)
 
 
-def giving_up(sessions: Sessions, ref: JobRef) -> Work:
+def failing(sessions: Sessions, ref: JobRef) -> Work:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     return lambda session: chunks.fail(session, claim, error="broken")
 
 
 def reaping(sessions: Sessions, ref: JobRef) -> Work:
-    ledger.silence(sessions, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]).chunk_id)
+    ledger.expire_lease(sessions, ledger.claim(sessions, ledger.ids_of(sessions, ref)[0]).chunk_id)
     return ledger.reap
 
 
@@ -96,8 +96,8 @@ def planning(sessions: Sessions, ref: JobRef) -> Work:
 TRANSITIONS: tuple[Transition, ...] = (
     claiming,
     finishing,
-    giving_back,
-    giving_up,
+    releasing,
+    failing,
     reaping,
     cancelling,
     dropping,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ledger
 import pytest
-from doubles import drive, good, start
+from doubles import drive, image_urls, start
 from fakes import hosts
 from fakes.hosts import HostileServer
 
@@ -37,7 +37,7 @@ def host() -> Iterator[HostileServer]:
 def job(runtime: Runtime, host: HostileServer) -> CrawlView:
     """A job that has ended, with twelve images."""
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
-    ref, messages = start(runtime, good(host, "build", 12))
+    ref, messages = start(runtime, image_urls(host, "build", 12))
     drive(runtime, messages)
     return job_status.require(runtime.sessions, CrawlView, ref.id)
 

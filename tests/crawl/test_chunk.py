@@ -9,7 +9,7 @@ import ledger
 import psycopg
 import pytest
 from doubles import (
-    Shelf,
+    StubSource,
     WatchedDecoder,
     WatchedDownloader,
     WatchedStorage,
@@ -17,15 +17,15 @@ from doubles import (
     drive,
     files_of,
     first,
-    good,
-    offering,
+    image_urls,
     page_of,
     query,
     run,
-    shelf,
     start,
+    stub_source,
     the_chunk,
     urls_of,
+    with_sources,
 )
 from fakes.hosts import HostileServer
 
@@ -57,7 +57,7 @@ def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
 
 
 def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, host: HostileServer) -> None:
-    valid = good(host, "mixed", 5)
+    valid = image_urls(host, "mixed", 5)
     faults = ["404", "500", "html", "truncated-image", "bomb", "redirect-private", "close", "empty"]
     ref, messages = start(runtime, [*valid, *(host.url(f"/fault/{fault}/mixed") for fault in faults), "junk"])
     assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
@@ -72,7 +72,7 @@ def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, 
 
 
 def test_a_quota_is_met_exactly_and_the_next_round_uses_the_leftovers(runtime: Runtime, host: HostileServer) -> None:
-    listed = good(host, "quota", 60)
+    listed = image_urls(host, "quota", 60)
     ref, messages = start(runtime, listed, job={"max_images": 10}, chunk_size=60)
     drive(runtime, messages)
     result = first(results(runtime, ref))
@@ -86,7 +86,7 @@ def test_a_quota_is_met_exactly_and_the_next_round_uses_the_leftovers(runtime: R
 def test_the_next_round_requests_exactly_the_leftovers(runtime: Runtime, host: HostileServer) -> None:
     # Two pages of which the first one disappoints: its shortfall is made up from the leftovers of the second.
     bad = [host.url(f"/fault/404/left-{number}") for number in range(10)]
-    listed = [*bad, *good(host, "left", 10)]
+    listed = [*bad, *image_urls(host, "left", 10)]
     ref, messages = start(runtime, listed, job={"max_images": 12}, chunk_size=10)
     assert [part.payload["quota"] for part in ledger.chunks_of(runtime.sessions, ref)] == [10, 2]
     messages = run(runtime, run(runtime, messages))
@@ -102,7 +102,7 @@ def test_the_next_round_requests_exactly_the_leftovers(runtime: Runtime, host: H
 
 
 def test_a_limit_that_is_lowered_while_the_job_runs_is_kept(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "lowered", 20), job={"max_images": 20}, chunk_size=10)
+    ref, messages = start(runtime, image_urls(host, "lowered", 20), job={"max_images": 20}, chunk_size=10)
     messages = run(runtime, messages)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 13 WHERE id = :id", id=ref.id)
     drive(runtime, messages)
@@ -113,7 +113,7 @@ def test_a_limit_that_is_lowered_while_the_job_runs_is_kept(runtime: Runtime, ho
 def test_a_job_whose_limit_is_lowered_in_the_middle_of_a_chunk_counts_the_surplus(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    ref, messages = start(runtime, good(host, "surplus", 5))
+    ref, messages = start(runtime, image_urls(host, "surplus", 5))
 
     def lower(_key: str) -> None:
         ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 3 WHERE id = :id", id=ref.id)
@@ -127,7 +127,7 @@ def test_a_job_whose_limit_is_lowered_in_the_middle_of_a_chunk_counts_the_surplu
 
 
 def test_a_url_that_a_page_has_twice_is_requested_once(runtime: Runtime, host: HostileServer) -> None:
-    (url,) = good(host, "twice", 1)
+    (url,) = image_urls(host, "twice", 1)
     ref, messages = start(runtime, [url, url, f"{url}#part"])
     drive(runtime, messages)
     assert reasons(runtime, ref) == {"duplicate_url": 2}
@@ -136,7 +136,7 @@ def test_a_url_that_a_page_has_twice_is_requested_once(runtime: Runtime, host: H
 
 
 def test_a_url_that_another_chunk_processed_is_not_requested_again(runtime: Runtime, host: HostileServer) -> None:
-    (taken,) = good(host, "processed", 1)
+    (taken,) = image_urls(host, "processed", 1)
     missing = host.url("/fault/404/processed")
     ref, messages = start(runtime, [taken, missing, taken, missing], chunk_size=2)
     drive(runtime, messages)
@@ -156,7 +156,7 @@ def test_the_same_bytes_from_another_url_are_one_image(runtime: Runtime, host: H
 
 
 def test_another_job_may_have_the_same_images(runtime: Runtime, host: HostileServer) -> None:
-    listed = good(host, "shared", 3)
+    listed = image_urls(host, "shared", 3)
     for _ in range(2):
         ref, messages = start(runtime, listed)
         drive(runtime, messages)
@@ -167,11 +167,11 @@ def test_another_job_may_have_the_same_images(runtime: Runtime, host: HostileSer
 
 
 def test_only_accepted_licenses_are_downloaded(runtime: Runtime, host: HostileServer) -> None:
-    free, restricted, unknown = good(host, "license", 3)
+    free, restricted, unknown = image_urls(host, "license", 3)
     sources = {
-        "free": shelf(free, license="cc0-1.0", author="Ada", page_url="https://example.org/a"),
-        "restricted": shelf(restricted, license="cc-by-nd-4.0"),
-        "unknown": shelf(unknown),
+        "free": stub_source(free, license="cc0-1.0", author="Ada", page_url="https://example.org/a"),
+        "restricted": stub_source(restricted, license="cc-by-nd-4.0"),
+        "unknown": stub_source(unknown),
     }
     runtime = replace(runtime, sources=dict(sources))
     ref, messages = start(runtime, sources=list(sources), licenses=["cc0-1.0"], max_rounds=1)
@@ -199,9 +199,9 @@ def test_only_accepted_licenses_are_downloaded(runtime: Runtime, host: HostileSe
 def test_an_image_that_is_too_small_according_to_its_source_is_not_downloaded(
     runtime: Runtime, host: HostileServer, stated: dict[str, Any], *, downloaded: bool
 ) -> None:
-    (url,) = good(host, f"stated-{len(stated)}-{sum(stated.values())}", 1)
-    offer = Shelf(lambda query: Page((Candidate(url=url, **stated),) if query.page == 0 else (), more=False))
-    there = offering(runtime, offer=offer)
+    (url,) = image_urls(host, f"stated-{len(stated)}-{sum(stated.values())}", 1)
+    offer = StubSource(lambda query: Page((Candidate(url=url, **stated),) if query.page == 0 else (), more=False))
+    there = with_sources(runtime, offer=offer)
     ref, messages = start(there, sources=["offer"], min_width=96, min_height=60, max_rounds=1)
     drive(there, messages)
     assert sum(host.hits[path] for path in host.hits if path.rpartition("/")[2] in url) == downloaded
@@ -223,7 +223,7 @@ def test_formats_and_sizes_are_checked_in_the_file(
     runtime: Runtime, host: HostileServer, options: dict[str, Any], rejected: dict[str, int]
 ) -> None:
     # The third one is a PNG that its host calls text.
-    listed = [*good(host, "size", 2), host.url("/fault/wrong-type/size")]
+    listed = [*image_urls(host, "size", 2), host.url("/fault/wrong-type/size")]
     ref, messages = start(runtime, listed, **options)
     drive(runtime, messages)
     assert reasons(runtime, ref) == rejected
@@ -244,7 +244,7 @@ def test_a_failure_that_may_pass_is_retried_once(runtime: Runtime, host: Hostile
 
 @pytest.mark.parametrize("label", ["cat", "Red Panda", "кот", "../../etc", "CON", "a/b\\c"])
 def test_files_are_named_by_job_label_and_content(runtime: Runtime, host: HostileServer, label: str) -> None:
-    ref, messages = start(runtime, good(host, "named", 2), job={"keywords": [label]})
+    ref, messages = start(runtime, image_urls(host, "named", 2), job={"keywords": [label]})
     drive(runtime, messages)
     rows = query(
         runtime,
@@ -260,7 +260,7 @@ def test_files_are_named_by_job_label_and_content(runtime: Runtime, host: Hostil
 
 
 def test_a_file_is_in_storage_before_its_row_is_written(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "before", 3))
+    ref, messages = start(runtime, image_urls(host, "before", 3))
     rows: list[int] = []
     watched = WatchedStorage(runtime, put=lambda _: rows.append(len(urls_of(runtime, ref))))
     drive(replace(runtime, storage=watched), messages)
@@ -283,11 +283,11 @@ def test_no_transaction_is_open_while_a_chunk_searches_downloads_decodes_and_sto
 
     def answer(search: Query) -> Page:
         look("search")
-        return page_of(good(host, "open", 3), search)
+        return page_of(image_urls(host, "open", 3), search)
 
     watched = replace(
         runtime,
-        sources={"shelf": Shelf(answer)},
+        sources={"shelf": StubSource(answer)},
         downloader=WatchedDownloader(runtime, lambda _: look("fetch")),
         decoder=WatchedDecoder(lambda *_: look("inspect")),
         storage=WatchedStorage(runtime, put=lambda _: look("store")),
@@ -307,7 +307,7 @@ def test_no_transaction_is_open_while_a_chunk_searches_downloads_decodes_and_sto
 
 def test_meeting_a_quota_during_downloads_leaves_the_decoder_alive(runtime: Runtime, host: HostileServer) -> None:
     def meet(name: str) -> None:
-        ref, messages = start(runtime, good(host, name, 40), job={"max_images": 3}, chunk_size=40)
+        ref, messages = start(runtime, image_urls(host, name, 40), job={"max_images": 3}, chunk_size=40)
         drive(runtime, messages)
         assert counted(runtime, ref) == (3, 3, 3)
 
@@ -336,7 +336,7 @@ def test_a_decoder_that_is_killed_costs_one_image_at_most(runtime: Runtime, host
         settings=runtime.settings.model_copy(update={"fetch_concurrency": 2}),
         decoder=WatchedDecoder(kill_in_the_middle),
     )
-    ref, messages = start(narrow, good(host, "killed", 12))
+    ref, messages = start(narrow, image_urls(host, "killed", 12))
     try:
         drive(narrow, messages)
     finally:
@@ -350,7 +350,7 @@ def test_a_decoder_that_is_killed_costs_one_image_at_most(runtime: Runtime, host
 
 
 def test_a_second_message_about_a_chunk_changes_nothing(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "message", 4), chunk_size=2)
+    ref, messages = start(runtime, image_urls(host, "message", 4), chunk_size=2)
     left = run(runtime, messages)
     before = (counted(runtime, ref), dict(host.hits))
     assert executor.run(runtime, CRAWL, messages[0].chunk_id) == []
@@ -360,7 +360,7 @@ def test_a_second_message_about_a_chunk_changes_nothing(runtime: Runtime, host: 
 
 
 def test_a_message_about_a_running_chunk_changes_nothing(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "running", 1))
+    ref, messages = start(runtime, image_urls(host, "running", 1))
     held = ledger.claim(runtime.sessions, first(messages).chunk_id, owner="another")
     assert executor.run(runtime, CRAWL, held.chunk_id) == []
     assert the_chunk(runtime, ref).fence == held.fence
@@ -371,14 +371,14 @@ def test_a_message_about_an_unknown_chunk_is_dropped(runtime: Runtime) -> None:
 
 
 def test_a_message_about_a_cancelled_job_is_dropped(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "cancelled", 1))
+    ref, messages = start(runtime, image_urls(host, "cancelled", 1))
     submission.cancel(runtime, CRAWL, ref.id)
     assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
     assert not host.hits["/good/cancelled-0.jpg"]
 
 
 def test_a_message_about_a_job_that_was_cancelled_by_hand_is_dropped(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "by-hand", 1))
+    ref, messages = start(runtime, image_urls(host, "by-hand", 1))
     ledger.execute(
         runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled', completed_at = now() WHERE id = :id", id=ref.id
     )
@@ -387,7 +387,7 @@ def test_a_message_about_a_job_that_was_cancelled_by_hand_is_dropped(runtime: Ru
 
 
 def test_a_message_that_comes_too_early_is_dropped(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "early", 1))
+    ref, messages = start(runtime, image_urls(host, "early", 1))
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now() + interval '1 h'")
     assert executor.run(runtime, CRAWL, first(messages).chunk_id) == []
     assert the_chunk(runtime, ref).attempt == 0

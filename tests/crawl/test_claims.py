@@ -14,23 +14,23 @@ import ledger
 import psycopg
 import pytest
 from doubles import (
-    Shelf,
+    StubSource,
     WatchedStorage,
     counted,
     drive,
     files_of,
     first,
-    good,
+    image_urls,
     page_of,
     query,
-    shelf,
     start,
     status,
+    stub_source,
     the_chunk,
 )
 from factories import make_image
-from fakes.cables import cable
 from fakes.hosts import HostileServer, serving
+from fakes.postgres_proxy import postgres_proxy
 
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import images, session
@@ -51,11 +51,11 @@ pytestmark = pytest.mark.usefixtures("sound")
 # Failures
 
 
-def failing(error: Exception) -> Shelf:
+def failing(error: Exception) -> StubSource:
     def answer(_: Query) -> Page:
         raise error
 
-    return Shelf(answer)
+    return StubSource(answer)
 
 
 def delay(runtime: Runtime, ref: JobRef) -> float:
@@ -90,9 +90,9 @@ def test_a_source_that_recovers_loses_nothing(runtime: Runtime, host: HostileSer
     def answer(search: Query) -> Page:
         if errors:
             raise errors.pop(0)
-        return page_of(good(host, "recovers", 3), search)
+        return page_of(image_urls(host, "recovers", 3), search)
 
-    shaky = replace(runtime, sources={"shelf": Shelf(answer)})
+    shaky = replace(runtime, sources={"shelf": StubSource(answer)})
     ref, messages = start(shaky, sources=["shelf"])
     for _ in range(3):
         assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.RUNNING
@@ -120,7 +120,7 @@ def test_a_source_whose_own_file_is_rejected_fails_the_chunk(runtime: Runtime) -
 
 
 def test_a_source_that_was_uninstalled_fails_the_chunk(runtime: Runtime) -> None:
-    there = replace(runtime, sources={"shelf": shelf()})
+    there = replace(runtime, sources={"shelf": stub_source()})
     ref, messages = start(there, sources=["shelf"])
     assert executor.run(replace(runtime, sources={}), CRAWL, first(messages).chunk_id) == []
     assert (the_chunk(runtime, ref).state, ledger.crawl_job(runtime.sessions, ref).status) == (
@@ -132,7 +132,7 @@ def test_a_source_that_was_uninstalled_fails_the_chunk(runtime: Runtime) -> None
 def test_options_that_another_version_recorded_fail_the_chunk_and_end_the_job(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    ref, messages = start(runtime, good(host, "version", 1))
+    ref, messages = start(runtime, image_urls(host, "version", 1))
     ledger.execute(runtime.sessions, 'UPDATE pixcrawler.crawl_plans SET options = options || \'{"color": "red"}\'')
     drive(runtime, messages)
     sweeper.sweep(runtime, JOB_KINDS.values())
@@ -153,7 +153,7 @@ def test_a_storage_that_fails_in_the_middle_of_a_chunk_leaves_no_rows(
         if len(stored) == 3:
             raise error
 
-    ref, messages = start(runtime, good(host, f"full-{state}", 8))
+    ref, messages = start(runtime, image_urls(host, f"full-{state}", 8))
     assert (
         executor.run(replace(runtime, storage=WatchedStorage(runtime, put=fill_up)), CRAWL, first(messages).chunk_id)
         == []
@@ -184,9 +184,9 @@ def test_a_bug_surfaces_and_the_sweep_brings_the_chunk_back(runtime: Runtime, ho
     def answer(search: Query) -> Page:
         if bugs:
             raise bugs.pop()
-        return page_of(good(host, "bug", 2), search)
+        return page_of(image_urls(host, "bug", 2), search)
 
-    buggy = replace(runtime, sources={"shelf": Shelf(answer)})
+    buggy = replace(runtime, sources={"shelf": StubSource(answer)})
     ref, messages = start(buggy, sources=["shelf"])
     with pytest.raises(ZeroDivisionError, match="a bug"):
         executor.run(buggy, CRAWL, first(messages).chunk_id)
@@ -223,7 +223,7 @@ def meanwhile(server: HostileServer, path: str, do: Callable[[], object]) -> Ite
 
 
 def steal(runtime: Runtime, message: ChunkMessage) -> None:
-    ledger.silence(runtime.sessions, message.chunk_id)
+    ledger.expire_lease(runtime.sessions, message.chunk_id)
     with runtime.sessions.begin() as opened:
         chunks.reap(opened, CRAWL_JOBS)
     ledger.claim(runtime.sessions, message.chunk_id, owner="another")
@@ -248,7 +248,7 @@ def test_work_whose_claim_is_lost_stops_soon_and_writes_nothing(
 ) -> None:
     quick = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 1}))
     with serving(delay=8) as slow:
-        _, messages = start(quick, good(slow, "lost", 2))
+        _, messages = start(quick, image_urls(slow, "lost", 2))
         message = first(messages)
         begun = time.monotonic()
         with meanwhile(slow, "/good/lost-0.jpg", partial(lose, runtime, message)):
@@ -264,7 +264,7 @@ def test_a_result_that_comes_after_the_claim_was_lost_is_dropped(
     runtime: Runtime, host: HostileServer, lose: Callable[[Runtime, ChunkMessage], None]
 ) -> None:
     """The heartbeat has not noticed yet: the fence has to."""
-    ref, messages = start(runtime, good(host, f"late-{lose.__name__}", 1))
+    ref, messages = start(runtime, image_urls(host, f"late-{lose.__name__}", 1))
     watched = WatchedStorage(runtime, put=lambda _: lose(runtime, first(messages)))
     assert executor.run(replace(runtime, storage=watched), CRAWL, first(messages).chunk_id) == []
     assert query(runtime, "SELECT count(*) FROM images") == [(0,)]
@@ -274,7 +274,7 @@ def test_a_result_that_comes_after_the_claim_was_lost_is_dropped(
 
 
 def test_a_failure_of_a_lost_claim_does_not_affect_the_valid_one(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "zombie", 1))
+    ref, messages = start(runtime, image_urls(host, "zombie", 1))
 
     def steal_and_fail(_key: str) -> None:
         steal(runtime, first(messages))
@@ -288,7 +288,7 @@ def test_a_failure_of_a_lost_claim_does_not_affect_the_valid_one(runtime: Runtim
 def test_a_long_chunk_keeps_its_claim_by_its_heartbeat(runtime: Runtime) -> None:
     quick = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 2}))
     with serving(delay=2.6) as slow:
-        ref, messages = start(quick, good(slow, "long", 1))
+        ref, messages = start(quick, image_urls(slow, "long", 1))
         over = threading.Event()
         reaped: list[object] = []
 
@@ -315,17 +315,17 @@ def test_a_long_chunk_keeps_its_claim_by_its_heartbeat(runtime: Runtime) -> None
 def test_a_commit_without_a_response_counts_once(
     runtime: Runtime, host: HostileServer, database_url: str, *, done: bool
 ) -> None:
-    with cable(database_url) as between:
-        engine = session.connect(between.url, pool_size=2)
+    with postgres_proxy(database_url) as proxy:
+        engine = session.connect(proxy.url, pool_size=2)
         shaky = replace(
             runtime,
             sessions=session.sessions(engine),
-            storage=WatchedStorage(runtime, put=lambda _: between.cut_commit(done=done)),
+            storage=WatchedStorage(runtime, put=lambda _: proxy.cut_commit(done=done)),
         )
-        ref, messages = start(runtime, good(host, f"commit-{done}", 1))
+        ref, messages = start(runtime, image_urls(host, f"commit-{done}", 1))
         assert executor.run(shaky, CRAWL, first(messages).chunk_id) == []
         engine.dispose()
-        assert between.cuts == 1
+        assert proxy.cuts == 1
     assert counted(runtime, ref) == (1, 1, 1)
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
     assert the_chunk(runtime, ref).attempt == 1
@@ -335,13 +335,13 @@ def test_a_commit_without_a_response_counts_once(
 def test_a_claim_without_a_response_is_found_again(
     runtime: Runtime, host: HostileServer, database_url: str, *, done: bool
 ) -> None:
-    ref, messages = start(runtime, good(host, f"claim-{done}", 1))
-    with cable(database_url) as between:
-        engine = session.connect(between.url, pool_size=2)
-        between.cut_commit(done=done)
+    ref, messages = start(runtime, image_urls(host, f"claim-{done}", 1))
+    with postgres_proxy(database_url) as proxy:
+        engine = session.connect(proxy.url, pool_size=2)
+        proxy.cut_commit(done=done)
         assert executor.run(replace(runtime, sessions=session.sessions(engine)), CRAWL, first(messages).chunk_id) == []
         engine.dispose()
-        assert between.cuts == 1
+        assert proxy.cuts == 1
     assert counted(runtime, ref) == (1, 1, 1)
     assert the_chunk(runtime, ref).attempt == 1
 
@@ -349,7 +349,7 @@ def test_a_claim_without_a_response_is_found_again(
 def test_a_session_that_is_cut_off_while_a_chunk_finishes_costs_nothing(
     runtime: Runtime, host: HostileServer, database_url: str
 ) -> None:
-    ref, messages = start(runtime, good(host, "cut-off", 3), chunk_size=3)
+    ref, messages = start(runtime, image_urls(host, "cut-off", 3), chunk_size=3)
     terminated: list[int] = []
 
     def terminate(blocking: psycopg.Connection[Any]) -> None:
@@ -386,7 +386,7 @@ def test_a_session_that_is_cut_off_while_a_chunk_finishes_costs_nothing(
 
 
 def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "at-once", 20), job={"max_images": 20}, chunk_size=10)
+    ref, messages = start(runtime, image_urls(host, "at-once", 20), job={"max_images": 20}, chunk_size=10)
     mine, other = messages
     rival = ledger.claim(runtime.sessions, other.chunk_id)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET max_images = 10")

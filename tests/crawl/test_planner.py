@@ -7,23 +7,23 @@ from typing import Any
 import ledger
 import pytest
 from doubles import (
-    Shelf,
+    StubSource,
     actions,
     drive,
     first,
-    good,
+    image_urls,
     last_details,
     log_of,
     make_job,
-    offering,
     page_of,
     planned_chunks,
     query,
     run,
-    shelf,
     start,
     status,
+    stub_source,
     urls_of,
+    with_sources,
 )
 from fakes.hosts import HostileServer
 from ledger import at_once
@@ -73,7 +73,7 @@ def test_only_as_many_chunks_are_dispatched_as_the_window_allows(runtime: Runtim
 
 
 def test_starting_twice_or_late_plans_once(runtime: Runtime, host: HostileServer) -> None:
-    listed = good(host, "again", 2)
+    listed = image_urls(host, "again", 2)
     ref, messages = start(runtime, listed)
     assert submission.start(runtime, CRAWL, ref.id, {"urls": listed}) == []
     drive(runtime, messages)
@@ -157,9 +157,9 @@ def test_a_message_without_options_starts_with_the_recorded_ones(runtime: Runtim
 def test_a_job_that_cannot_be_planned_fails_with_the_reason_in_its_activity_log(
     runtime: Runtime, values: dict[str, Any], given: object, message: str
 ) -> None:
-    closed = Shelf(lambda _: Page((), more=False), lacks="set a key")
+    closed = StubSource(lambda _: Page((), more=False), lacks="set a key")
     ref = make_job(runtime, **values)
-    there = offering(runtime, commons=closed, gallery=closed, openverse=closed, closed=closed)
+    there = with_sources(runtime, commons=closed, gallery=closed, openverse=closed, closed=closed)
     assert submission.start(there, CRAWL, ref.id, given) == []
     assert status(runtime, ref) is JobStatus.FAILED
     entry = first(log_of(runtime, ref))
@@ -171,12 +171,12 @@ def test_a_job_that_cannot_be_planned_fails_with_the_reason_in_its_activity_log(
 
 
 def test_without_options_every_usable_source_but_the_list_is_searched(runtime: Runtime, host: HostileServer) -> None:
-    closed = shelf()
+    closed = stub_source()
     closed.lacks = "set its key"
-    there = offering(
+    there = with_sources(
         runtime,
-        commons=shelf(*good(host, "usable-c", 2)),
-        gallery=shelf(*good(host, "usable-g", 2)),
+        commons=stub_source(*image_urls(host, "usable-c", 2)),
+        gallery=stub_source(*image_urls(host, "usable-g", 2)),
         openverse=closed,
     )
     ref, messages = start(there)
@@ -192,7 +192,7 @@ def test_the_end_of_a_job_is_recorded_with_counts_and_reasons(runtime: Runtime, 
     broken = [
         host.url(f"/fault/{kind}/recorded-{n}") for kind, count in (("404", 3), ("html", 2)) for n in range(count)
     ]
-    ref, messages = start(runtime, [*good(host, "recorded", 4), *broken], job={"max_images": 50}, chunk_size=5)
+    ref, messages = start(runtime, [*image_urls(host, "recorded", 4), *broken], job={"max_images": 50}, chunk_size=5)
     drive(runtime, messages)
     assert actions(runtime, ref) == ["started", "completed"]
     assert last_details(runtime, ref) == {
@@ -211,7 +211,7 @@ def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> Non
     def failing(_: Query) -> Page:
         raise PermanentError("the key is wrong")
 
-    there = offering(runtime, shelf=Shelf(failing))
+    there = with_sources(runtime, shelf=StubSource(failing))
     ref, messages = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 10})
     drive(there, messages)
     job = ledger.crawl_job(runtime.sessions, ref)
@@ -224,7 +224,7 @@ def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> Non
 
 
 def test_cancelling_twice_at_once_and_late_is_recorded_once(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "cancel", 6), chunk_size=2)
+    ref, messages = start(runtime, image_urls(host, "cancel", 6), chunk_size=2)
     messages = run(runtime, messages)
     ledger.claim(runtime.sessions, messages[0].chunk_id)
     at_once(*[partial(submission.cancel, runtime, CRAWL, ref.id)] * 4)
@@ -239,7 +239,7 @@ def test_cancelling_twice_at_once_and_late_is_recorded_once(runtime: Runtime, ho
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "over", 1))
+    ref, messages = start(runtime, image_urls(host, "over", 1))
     drive(runtime, messages)
     submission.cancel(runtime, CRAWL, ref.id)
     assert status(runtime, ref) is JobStatus.COMPLETED
@@ -257,7 +257,7 @@ def test_a_pending_job_that_is_cancelled_is_never_planned(runtime: Runtime) -> N
 
 
 def test_a_cancelled_job_that_is_retried_brings_the_rest(runtime: Runtime, host: HostileServer) -> None:
-    listed = good(host, "rest", 6)
+    listed = image_urls(host, "rest", 6)
     ref, messages = start(runtime, listed, chunk_size=2)
     run(runtime, messages)
     submission.cancel(runtime, CRAWL, ref.id)
@@ -272,7 +272,7 @@ def test_a_cancelled_job_that_is_retried_brings_the_rest(runtime: Runtime, host:
 
 
 def test_a_job_that_was_cancelled_by_hand_can_be_retried(runtime: Runtime, host: HostileServer) -> None:
-    listed = good(host, "retried-by-hand", 2)
+    listed = image_urls(host, "retried-by-hand", 2)
     ref, _ = start(runtime, listed)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET status = 'cancelled' WHERE id = :id", id=ref.id)
     drive(runtime, submission.retry(runtime, CRAWL, ref.id))
@@ -282,7 +282,7 @@ def test_a_job_that_was_cancelled_by_hand_can_be_retried(runtime: Runtime, host:
 def test_a_job_that_was_cancelled_when_all_was_done_is_completed_by_a_retry(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    ref, messages = start(runtime, good(host, "all-done", 2))
+    ref, messages = start(runtime, image_urls(host, "all-done", 2))
     held = ledger.claim(runtime.sessions, first(messages).chunk_id)
     with runtime.sessions.begin() as session:
         chunks.finish(session, held, result={"offered": 0, "stored": 0, "left": [], "more": False}, gains={})
@@ -292,7 +292,7 @@ def test_a_job_that_was_cancelled_when_all_was_done_is_completed_by_a_retry(
 
 
 def test_retrying_from_many_workers_at_once_queues_once(runtime: Runtime, host: HostileServer) -> None:
-    ref, _ = start(runtime, good(host, "many", 4), chunk_size=2)
+    ref, _ = start(runtime, image_urls(host, "many", 4), chunk_size=2)
     submission.cancel(runtime, CRAWL, ref.id)
     found = at_once(*[partial(submission.retry, runtime, CRAWL, ref.id)] * 4)
     assert sorted(map(len, found)) == [0, 0, 0, 2]
@@ -301,19 +301,19 @@ def test_retrying_from_many_workers_at_once_queues_once(runtime: Runtime, host: 
 
 
 def test_a_failed_job_that_is_retried_runs_its_failed_chunks_only(runtime: Runtime, host: HostileServer) -> None:
-    found = {"cat": good(host, "failed-cat", 2)}
+    found = {"cat": image_urls(host, "failed-cat", 2)}
 
     def answer(search: Query) -> Page:
         if search.text not in found:
             raise PermanentError("not yet")
         return page_of(found[search.text], search)
 
-    source = Shelf(answer)
-    there = offering(runtime, shelf=source)
+    source = StubSource(answer)
+    there = with_sources(runtime, shelf=source)
     ref, messages = start(there, sources=["shelf"], job={"keywords": ["cat", "dog"], "max_images": 4}, max_rounds=1)
     drive(there, messages)
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 2)
-    found["dog"] = good(host, "failed-dog", 2)
+    found["dog"] = image_urls(host, "failed-dog", 2)
     del source.searches[:]
     drive(there, submission.retry(there, CRAWL, ref.id))
     assert [search.text for search in source.searches] == ["dog"]
@@ -322,7 +322,7 @@ def test_a_failed_job_that_is_retried_runs_its_failed_chunks_only(runtime: Runti
 
 @pytest.mark.parametrize("state", ["pending", "running", "completed"])
 def test_where_there_is_nothing_to_retry_nothing_happens(runtime: Runtime, host: HostileServer, state: str) -> None:
-    ref, messages = start(runtime, good(host, f"nothing-{state}", 1))
+    ref, messages = start(runtime, image_urls(host, f"nothing-{state}", 1))
     if state == "completed":
         drive(runtime, messages)
     elif state == "pending":
@@ -336,7 +336,7 @@ def test_where_there_is_nothing_to_retry_nothing_happens(runtime: Runtime, host:
 def test_a_job_that_failed_before_it_was_planned_is_planned_again_with_its_corrected_row(
     runtime: Runtime, host: HostileServer, recorded: str
 ) -> None:
-    listed = good(host, recorded.replace(" ", "-"), 3)
+    listed = image_urls(host, recorded.replace(" ", "-"), 3)
     ref = make_job(runtime, keywords=[])
     given = {"urls": listed, "min_width": 40}
     if recorded == "by the command line":

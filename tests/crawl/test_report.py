@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ledger
 import pytest
-from doubles import Shelf, WatchedStorage, drive, first, make_job, query, start
+from doubles import StubSource, WatchedStorage, drive, first, make_job, query, start
 from fakes.hosts import HostileServer, serving
 from PIL import Image
 
@@ -71,7 +71,9 @@ def host() -> Iterator[HostileServer]:
 
 def crawled(runtime: Runtime, candidates: Callable[[str], list[Candidate]], *labels: str, **job: object) -> JobRef:
     """A job that has run over what each label has."""
-    there = replace(runtime, sources={"shelf": Shelf(lambda query: Page(tuple(candidates(query.label)), more=False))})
+    there = replace(
+        runtime, sources={"shelf": StubSource(lambda query: Page(tuple(candidates(query.label)), more=False))}
+    )
     ref, messages = start(there, sources=["shelf"], job={"keywords": list(labels), "max_images": 500, **job})
     drive(there, messages)
     return ref

@@ -9,20 +9,20 @@ from functools import partial
 import ledger
 import pytest
 from doubles import (
-    Shelf,
+    StubSource,
     drive,
     first,
-    good,
+    image_urls,
     last_details,
-    offering,
     page_of,
     planned_chunks,
     query,
     run,
-    shelf,
     start,
     status,
+    stub_source,
     urls_of,
+    with_sources,
 )
 from fakes.hosts import HostileServer
 from hypothesis import HealthCheck, given, settings
@@ -64,7 +64,9 @@ def test_rounds_go_on_until_the_images_are_there(
     runtime: Runtime, host: HostileServer, broken: int, rounds: int
 ) -> None:
     bad = [host.url(f"/fault/404/rounds-{broken}-{number}") for number in range(broken)]
-    ref, messages = start(runtime, [*bad, *good(host, f"rounds-{broken}", 30)], job={"max_images": 5}, chunk_size=5)
+    ref, messages = start(
+        runtime, [*bad, *image_urls(host, f"rounds-{broken}", 30)], job={"max_images": 5}, chunk_size=5
+    )
     drive(runtime, messages)
     job = ledger.crawl_job(runtime.sessions, ref)
     assert (job.status, job.valid_images, job.progress) == (JobStatus.COMPLETED, 5, 100)
@@ -72,7 +74,9 @@ def test_rounds_go_on_until_the_images_are_there(
 
 
 def test_rounds_end_when_every_source_is_exhausted(runtime: Runtime, host: HostileServer) -> None:
-    ref, messages = start(runtime, good(host, "exhausted", 7), job={"max_images": 50}, chunk_size=3, max_rounds=100)
+    ref, messages = start(
+        runtime, image_urls(host, "exhausted", 7), job={"max_images": 50}, chunk_size=3, max_rounds=100
+    )
     drive(runtime, messages)
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 7)
 
@@ -80,20 +84,24 @@ def test_rounds_end_when_every_source_is_exhausted(runtime: Runtime, host: Hosti
 @pytest.mark.parametrize("limit", [1, 3])
 def test_rounds_end_when_they_are_used_up(runtime: Runtime, host: HostileServer, limit: int) -> None:
     def nothing_new(search: Query) -> Page:
-        return replace(page_of(good(host, "used-up", search.page_size), replace(search, page=0)), more=True)
+        return replace(page_of(image_urls(host, "used-up", search.page_size), replace(search, page=0)), more=True)
 
-    endless = Shelf(nothing_new)
+    endless = StubSource(nothing_new)
     ref, messages = start(
-        offering(runtime, endless=endless), sources=["endless"], job={"max_images": 9}, chunk_size=3, max_rounds=limit
+        with_sources(runtime, endless=endless),
+        sources=["endless"],
+        job={"max_images": 9},
+        chunk_size=3,
+        max_rounds=limit,
     )
-    drive(offering(runtime, endless=endless), messages)
+    drive(with_sources(runtime, endless=endless), messages)
     assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(limit,)]
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 3)
 
 
 def test_several_sources_alternate_with_equal_shares(runtime: Runtime, host: HostileServer) -> None:
-    both = {name: shelf(*good(host, f"turns-{name}", 20)) for name in ("one", "two")}
-    there = offering(runtime, **both)
+    both = {name: stub_source(*image_urls(host, f"turns-{name}", 20)) for name in ("one", "two")}
+    there = with_sources(runtime, **both)
     ref, messages = start(
         there, sources=["one", "two"], job={"keywords": ["cat", "dog"], "max_images": 24}, chunk_size=3
     )
@@ -115,7 +123,7 @@ def test_where_one_source_is_down_the_other_fills_up(runtime: Runtime, host: Hos
     def busy(_: Query) -> Page:
         raise TransientError("busy")
 
-    there = offering(runtime, down=Shelf(busy), well=shelf(*good(host, "fills-up", 40)))
+    there = with_sources(runtime, down=StubSource(busy), well=stub_source(*image_urls(host, "fills-up", 40)))
     ref, messages = start(there, sources=["down", "well"], job={"max_images": 10}, chunk_size=10)
     assert planned_chunks(runtime, ref) == [("down", "cat", 0, 5), ("well", "cat", 0, 5)]
     for _ in range(3):
@@ -131,7 +139,7 @@ def test_an_only_source_is_retried_longer(runtime: Runtime) -> None:
     def busy(_: Query) -> Page:
         raise TransientError("busy")
 
-    there = offering(runtime, down=Shelf(busy))
+    there = with_sources(runtime, down=StubSource(busy))
     ref, messages = start(there, sources=["down", "down"])
     for _ in range(MAX_ATTEMPTS):
         assert status(runtime, ref) is JobStatus.RUNNING
@@ -149,9 +157,9 @@ def test_a_requested_delay_is_respected_whether_or_not_there_are_other_sources(
     def throttled(search: Query) -> Page:
         if delays:
             raise TransientError("too many requests", retry_after=delays.pop())
-        return page_of(good(host, "throttled", 5), search)
+        return page_of(image_urls(host, "throttled", 5), search)
 
-    there = offering(runtime, one=Shelf(throttled), other=shelf(*good(host, "not-throttled", 5)))
+    there = with_sources(runtime, one=StubSource(throttled), other=stub_source(*image_urls(host, "not-throttled", 5)))
     ref, messages = start(there, sources=["one", "other"], job={"max_images": 10}, chunk_size=10)
     while delays:
         drive(there, messages)
@@ -164,8 +172,8 @@ def test_a_requested_delay_is_respected_whether_or_not_there_are_other_sources(
 
 
 def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: HostileServer) -> None:
-    found = {"cat": good(host, "cap-cat", 20), "dog": good(host, "cap-dog", 20)}
-    there = offering(runtime, shelf=Shelf(lambda search: page_of(found[search.text], search)))
+    found = {"cat": image_urls(host, "cap-cat", 20), "dog": image_urls(host, "cap-dog", 20)}
+    there = with_sources(runtime, shelf=StubSource(lambda search: page_of(found[search.text], search)))
     keywords: list[object] = [{"query": "cat", "label": "feline", "max_images": 3}, "dog"]
     ref, messages = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 12}, chunk_size=4)
     drive(there, messages)
@@ -176,7 +184,9 @@ def test_a_keyword_gets_no_more_images_than_its_cap(runtime: Runtime, host: Host
 
 def test_five_images_over_seven_keywords_are_one_for_each_of_five(runtime: Runtime, host: HostileServer) -> None:
     keywords = [f"k{number}" for number in range(7)]
-    there = offering(runtime, shelf=Shelf(lambda search: page_of(good(host, f"five-{search.text}", 5), search)))
+    there = with_sources(
+        runtime, shelf=StubSource(lambda search: page_of(image_urls(host, f"five-{search.text}", 5), search))
+    )
     ref, messages = start(there, sources=["shelf"], job={"keywords": keywords, "max_images": 5})
     assert planned_chunks(runtime, ref) == [("shelf", keyword, 0, 1) for keyword in keywords[:5]]
     drive(there, messages)
@@ -187,7 +197,7 @@ def test_a_row_that_is_broken_under_a_running_job_ends_it_with_what_it_has(
     runtime: Runtime, host: HostileServer
 ) -> None:
     bad = [host.url(f"/fault/404/under-{number}") for number in range(3)]
-    ref, messages = start(runtime, [*good(host, "under", 2), *bad], job={"max_images": 4}, chunk_size=2)
+    ref, messages = start(runtime, [*image_urls(host, "under", 2), *bad], job={"max_images": 4}, chunk_size=2)
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET keywords = '7' WHERE id = :id", id=ref.id)
     drive(runtime, messages)
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 2)
@@ -197,8 +207,8 @@ def test_a_row_that_is_broken_under_a_running_job_ends_it_with_what_it_has(
 def test_a_source_that_loses_its_configuration_ends_the_job_with_what_it_has(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    source = shelf(*good(host, "loses", 4))
-    there = offering(runtime, shelf=source)
+    source = stub_source(*image_urls(host, "loses", 4))
+    there = with_sources(runtime, shelf=source)
     ref, messages = start(there, sources=["shelf"], job={"max_images": 9}, chunk_size=2)
     for _ in range(2):
         messages = run(there, messages)

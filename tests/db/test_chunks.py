@@ -144,7 +144,7 @@ def test_a_message_about_a_chunk_of_another_kind_changes_nothing(sessions: Sessi
 def test_a_heartbeat_extends_the_lease(sessions: Sessions) -> None:
     ref = start_job(sessions)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-    ledger.silence(sessions, claim.chunk_id)
+    ledger.expire_lease(sessions, claim.chunk_id)
     with sessions.begin() as session:
         assert chunks.heartbeat(session, claim, lease=LEASE)
     assert reap(sessions) is None
@@ -153,12 +153,12 @@ def test_a_heartbeat_extends_the_lease(sessions: Sessions) -> None:
 def test_a_heartbeat_tells_a_worker_that_its_chunk_was_taken(sessions: Sessions) -> None:
     ref = start_job(sessions)
     zombie = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0], owner="zombie")
-    ledger.silence(sessions, zombie.chunk_id)
+    ledger.expire_lease(sessions, zombie.chunk_id)
     reap(sessions)
     with sessions.begin() as session:
         assert not chunks.heartbeat(session, zombie, lease=LEASE)
     live = ledger.claim(sessions, zombie.chunk_id, owner="live")
-    ledger.silence(sessions, live.chunk_id)
+    ledger.expire_lease(sessions, live.chunk_id)
     with sessions.begin() as session:
         assert not chunks.heartbeat(session, zombie, lease=LEASE)
     assert reap(sessions) is not None, "the zombie kept the live claim alive"
@@ -205,7 +205,7 @@ def test_the_last_chunk_knows_that_it_is_the_last(sessions: Sessions) -> None:
 def test_a_zombie_can_neither_finish_nor_fail_the_chunk_of_the_living(sessions: Sessions) -> None:
     ref = start_job(sessions)
     zombie = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0], owner="zombie")
-    ledger.silence(sessions, zombie.chunk_id)
+    ledger.expire_lease(sessions, zombie.chunk_id)
     reap(sessions)
     for state in (ChunkState.QUEUED, ChunkState.RUNNING, ChunkState.COMPLETED):
         if state is ChunkState.RUNNING:
@@ -312,18 +312,18 @@ def test_a_silent_workers_chunk_is_given_to_others_once_and_is_poison_the_second
     ledger.claim(sessions, other)
     ledger.claim(sessions, chunk_id, owner="first")
     assert reap(sessions) is None, "its lease is not over"
-    ledger.silence(sessions, chunk_id)
+    ledger.expire_lease(sessions, chunk_id)
     assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.QUEUED)
     assert reap(sessions) is None
     ledger.check(sessions, ref)
     ledger.claim(sessions, chunk_id, owner="second")
-    ledger.silence(sessions, chunk_id)
+    ledger.expire_lease(sessions, chunk_id)
     assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED)
     assert ledger.states_of(sessions, ref) == [ChunkState.FAILED, ChunkState.RUNNING]
-    ledger.silence(sessions, other)
+    ledger.expire_lease(sessions, other)
     reap(sessions)
     ledger.claim(sessions, other, owner="third")
-    ledger.silence(sessions, other)
+    ledger.expire_lease(sessions, other)
     assert reap(sessions) == Reaped(other, ref, ChunkState.FAILED)
     ledger.check(sessions, ref)
 
@@ -336,7 +336,7 @@ def test_a_chunk_that_falls_silent_in_its_last_attempt_fails(sessions: Sessions)
             chunks.release(session, ledger.claim(sessions, chunk_id), error="busy", jitter=0.5)
         ledger.make_due(sessions, ref)
     ledger.claim(sessions, chunk_id)
-    ledger.silence(sessions, chunk_id)
+    ledger.expire_lease(sessions, chunk_id)
     assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED)
 
 
@@ -345,7 +345,7 @@ def test_chunks_of_jobs_that_do_not_run_do_not_block_those_behind_them(sessions:
     for ref in (cancelled, running):
         (chunk_id,) = ledger.ids_of(sessions, ref)
         ledger.claim(sessions, chunk_id)
-        ledger.silence(sessions, chunk_id)
+        ledger.expire_lease(sessions, chunk_id)
     with sessions.begin() as session:
         jobs.cancel(session, cancelled)
     reaped = reap(sessions)
@@ -361,7 +361,7 @@ def test_two_sweeps_at_once_take_each_silent_chunk_back_once(sessions: Sessions)
     for ref in refs:
         for chunk_id in ledger.ids_of(sessions, ref):
             ledger.claim(sessions, chunk_id)
-            ledger.silence(sessions, chunk_id)
+            ledger.expire_lease(sessions, chunk_id)
 
     def sweep() -> list[int]:
         return [reaped.chunk_id for reaped in iter(lambda: reap(sessions), None)]
@@ -376,7 +376,7 @@ def test_a_late_finish_and_a_sweep_on_one_chunk_have_one_winner(sessions: Sessio
     for number in range(12):
         ref = start_job(sessions)
         claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-        ledger.silence(sessions, claim.chunk_id)
+        ledger.expire_lease(sessions, claim.chunk_id)
         picture = make_image(f"late {number}")
         finished, reaped = at_once(
             partial(ledger.finish, sessions, claim, [picture]), lambda: reap(sessions) is not None
@@ -412,7 +412,7 @@ def test_a_task_is_held_by_whoever_runs_its_chunk_now(sessions: Sessions) -> Non
     assert holder(chunk.task_id) is None
     ledger.claim(sessions, chunk.id, owner="first")
     assert holder(chunk.task_id) == "first"
-    ledger.silence(sessions, chunk.id)
+    ledger.expire_lease(sessions, chunk.id)
     reap(sessions)
     ledger.claim(sessions, chunk.id, owner="second")
     assert holder(chunk.task_id) == "second"
@@ -435,7 +435,7 @@ def test_one_machinery_serves_every_kind_of_job(sessions: Sessions, kind: JobTab
     with sessions.begin() as session:
         chunks.fail(session, ledger.claim(sessions, given_up), error="broken")
     ledger.claim(sessions, reaped)
-    ledger.silence(sessions, reaped)
+    ledger.expire_lease(sessions, reaped)
     assert reap(sessions) == Reaped(reaped, ref, ChunkState.QUEUED)
     assert _progress(sessions, ref) == 49
     claim = ledger.claim(sessions, reaped)

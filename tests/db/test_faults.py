@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import ledger
 import pytest
 from factories import start_job
-from fakes.cables import Cable, cable
+from fakes.postgres_proxy import PostgresProxy, postgres_proxy
 from transitions import TRANSITIONS, Transition
 
 from pixcrawler_worker.db import session
@@ -13,13 +13,13 @@ from pixcrawler_worker.db.session import Sessions, transact
 
 
 @pytest.fixture(scope="module")
-def wire(database_url: str) -> Iterator[Cable]:
-    with cable(database_url) as between:
-        yield between
+def wire(database_url: str) -> Iterator[PostgresProxy]:
+    with postgres_proxy(database_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="module")
-def shaky(wire: Cable) -> Iterator[Sessions]:
+def shaky(wire: PostgresProxy) -> Iterator[Sessions]:
     """Sessions whose connections break where the test says."""
     engine = session.connect(wire.url, pool_size=1)
     yield session.sessions(engine)
@@ -29,13 +29,13 @@ def shaky(wire: Cable) -> Iterator[Sessions]:
 @pytest.mark.parametrize("done", [False, True], ids=["request lost", "answer lost"])
 @pytest.mark.parametrize("prepare", TRANSITIONS, ids=lambda prepare: prepare.__name__)
 def test_a_connection_that_breaks_at_any_statement_changes_nothing_about_the_outcome(
-    sessions: Sessions, wire: Cable, shaky: Sessions, prepare: Transition, *, done: bool
+    sessions: Sessions, wire: PostgresProxy, shaky: Sessions, prepare: Transition, *, done: bool
 ) -> None:
     def outcome(cut: int | None) -> tuple[object, ...]:
         ledger.execute(sessions, "DELETE FROM crawl_jobs")
         ref = start_job(sessions, chunks=2)
         work = prepare(sessions, ref)
-        wire.mend()
+        wire.cancel_cut()
         if cut is not None:
             wire.cut_at(cut, done=done)
         transact(shaky, work, pauses=(0, 0, 0))

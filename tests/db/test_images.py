@@ -8,7 +8,7 @@ from functools import partial
 import ledger
 import pytest
 from factories import make_facts, make_image, make_job, start_job
-from fakes.cables import Cable, cable
+from fakes.postgres_proxy import PostgresProxy, postgres_proxy
 from ledger import at_once
 from sqlalchemy import func, select, text
 
@@ -228,20 +228,20 @@ def test_concurrent_chunks_with_the_same_urls_count_each_once(sessions: Sessions
 
 
 @pytest.fixture(scope="module")
-def wire(database_url: str) -> Iterator[Cable]:
-    with cable(database_url) as between:
-        yield between
+def wire(database_url: str) -> Iterator[PostgresProxy]:
+    with postgres_proxy(database_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="module")
-def counted(wire: Cable) -> Iterator[Sessions]:
+def counted(wire: PostgresProxy) -> Iterator[Sessions]:
     engine = session.connect(wire.url, pool_size=1)
     yield session.sessions(engine)
     engine.dispose()
 
 
 def test_finishing_a_chunk_takes_as_many_statements_for_500_images_as_for_5(
-    sessions: Sessions, wire: Cable, counted: Sessions
+    sessions: Sessions, wire: PostgresProxy, counted: Sessions
 ) -> None:
     def finishing(number: int) -> list[str]:
         ref = start_job(sessions, max_images=1000)

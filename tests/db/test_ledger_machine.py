@@ -231,7 +231,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def fall_silent(self, held: Held) -> None:
         chunk, chunk_id = held.chunk, held.claim.chunk_id
-        ledger.silence(self.sessions, chunk_id)
+        ledger.expire_lease(self.sessions, chunk_id)
         reaped = self.do(ledger.reap)
         if self.model.status is not JobStatus.RUNNING:
             assert reaped is None

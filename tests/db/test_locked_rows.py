@@ -53,7 +53,7 @@ def lost(sessions: Sessions, chunk_id: int) -> None:
 def expired(sessions: Sessions, chunk_id: int) -> None:
     """Let the chunk's lease expire."""
     ledger.claim(sessions, chunk_id)
-    ledger.silence(sessions, chunk_id)
+    ledger.expire_lease(sessions, chunk_id)
 
 
 @pytest.mark.parametrize(("prepare", "step"), [(queued, dispatch), (lost, redispatch), (expired, reap)])

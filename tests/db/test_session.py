@@ -10,7 +10,7 @@ import ledger
 import psycopg
 import pytest
 from factories import make_image, make_job, start_job
-from fakes.cables import Cable, cable
+from fakes.postgres_proxy import PostgresProxy, postgres_proxy
 from ledger import LEASE, at_once
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
@@ -28,13 +28,13 @@ NO_PAUSES = (0.0, 0.0, 0.0)
 
 
 @pytest.fixture
-def wire(database_url: str) -> Iterator[Cable]:
-    with cable(database_url) as proxy:
+def wire(database_url: str) -> Iterator[PostgresProxy]:
+    with postgres_proxy(database_url) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def shaky(wire: Cable) -> Iterator[Sessions]:
+def shaky(wire: PostgresProxy) -> Iterator[Sessions]:
     engine = session.connect(wire.url, pool_size=1)
     yield session.sessions(engine)
     engine.dispose()
@@ -257,7 +257,7 @@ def _finishing(sessions: Sessions) -> tuple[int, Callable[[Session], object]]:
 @pytest.mark.parametrize("prepare", [_claiming, _finishing], ids=["claiming", "finishing"])
 def test_a_commit_without_an_answer_has_one_effect(
     sessions: Sessions,
-    wire: Cable,
+    wire: PostgresProxy,
     shaky: Sessions,
     prepare: Callable[[Sessions], tuple[int, Callable[[Session], object]]],
     *,

@@ -153,7 +153,7 @@ def test_an_archive_whose_result_was_lost_is_not_written_again(runtime: Runtime)
         work = worker.prepare(runtime, session, claim)
     # The attempt whose process dies before it can write its result.
     runtime.run(worker.work(runtime, work, LIMITS))
-    ledger.silence(runtime.sessions, message.chunk_id)
+    ledger.expire_lease(runtime.sessions, message.chunk_id)
     sweeper.sweep(runtime, JOB_KINDS.values())
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now()")
 

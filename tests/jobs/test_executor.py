@@ -200,7 +200,7 @@ def test_the_result_of_a_lost_claim_is_dropped(runtime: Runtime, sessions: Sessi
     ref, message = one_chunk(runtime, sessions)
 
     async def work(number: int) -> int:
-        await asyncio.to_thread(ledger.silence, sessions, message.chunk_id)
+        await asyncio.to_thread(ledger.expire_lease, sessions, message.chunk_id)
         with sessions.begin() as session:
             assert ledger.reap_of(session, ref.table)
         return number

@@ -43,7 +43,7 @@ def test_a_chunk_whose_worker_died_is_reaped_and_one_that_kills_workers_fails(
     for state in (ChunkState.QUEUED, ChunkState.FAILED):
         with sessions.begin() as session:
             ledger.claim_of(session, TOY_JOBS, message.chunk_id)
-        ledger.silence(sessions, message.chunk_id)
+        ledger.expire_lease(sessions, message.chunk_id)
         assert sweep(runtime).reaped == 1
         assert ledger.states_of(sessions, ref) == [state]
     assert toy(sessions, ref).status == "failed"

@@ -1,9 +1,9 @@
-"""A cable to PostgreSQL that breaks when it is told to, and remembers what went through.
+"""A proxy for PostgreSQL that cuts connections on request, and records the statements.
 
-    with cable(database_url) as between:
-        engine = session.connect(between.url)
-        between.cut_at(3, done=False)   # the third request from now on does not arrive
-        between.cut_commit(done=True)   # the next COMMIT arrives and is done, but its answer is lost
+    with postgres_proxy(database_url) as proxy:
+        engine = session.connect(proxy.url)
+        proxy.cut_at(3, done=False)   # the third request from now on does not arrive
+        proxy.cut_commit(done=True)   # the next COMMIT arrives and is done, but its response is lost
 
 It reads the client's side of PostgreSQL's protocol: after the start every message is a letter, a length and a body.
 A request is what the client then waits for: a simple query, the end of an extended one, or the end of a COPY.
@@ -23,8 +23,14 @@ _QUERY, _PARSE, _SYNC, _COPY_DONE = b"Q", b"P", b"S", b"c"
 _REQUESTS = {_QUERY, _SYNC, _COPY_DONE}
 
 
-class Cable:
-    """What `cable` gives. `url` is the database's, by way of the cable; `statements` is what clients had it run."""
+class PostgresProxy:
+    """A running proxy.
+
+    Attributes:
+        url: of the database, through the proxy.
+        statements: that clients sent, in their order.
+        cuts: connections that were cut.
+    """
 
     def __init__(self, url: str, server: Path) -> None:
         self.url = url
@@ -38,19 +44,19 @@ class Cable:
         self._sockets: list[socket.socket] = []
 
     def cut_at(self, request: int, *, done: bool) -> None:
-        """Cut the n-th request from now on: before it arrives, or after it was done and before its answer arrives."""
+        """Cut the n-th request from now on: before it arrives, or, when `done`, before its response arrives."""
         self._countdown, self._at_commit, self._done = request, False, done
 
     def cut_commit(self, *, done: bool) -> None:
         """Likewise for the next COMMIT."""
         self._countdown, self._at_commit, self._done = None, True, done
 
-    def mend(self) -> None:
-        """Forget a cut that has not come."""
+    def cancel_cut(self) -> None:
+        """Cancel a cut that has not happened."""
         self._countdown, self._at_commit = None, False
 
     def accept(self, listener: socket.socket) -> None:
-        """Connect every client through, until the listener is closed."""
+        """Connect every client to the server, until the listener is closed."""
         while True:
             try:
                 client, _ = listener.accept()
@@ -101,12 +107,12 @@ class Cable:
         else:
             cut = False
         if cut:
-            self.mend()
+            self.cancel_cut()
             self.cuts += 1
         return cut
 
     def _swallow(self, client: socket.socket, server: socket.socket, request: bytes) -> None:
-        # The client hears nothing any more; the server closes its side once it is done with all it was sent.
+        # The client receives nothing more; the server closes its side when it has executed all that it received.
         client.shutdown(socket.SHUT_RDWR)
         server.sendall(request)
         server.shutdown(socket.SHUT_WR)
@@ -122,23 +128,25 @@ class Cable:
 
 
 @contextmanager
-def cable(database_url: str) -> Iterator[Cable]:
-    """Lay a cable to the database of a URL that names a directory of Unix sockets."""
+def postgres_proxy(database_url: str) -> Iterator[PostgresProxy]:
+    """Run a proxy for the database of a URL that names a directory of Unix sockets."""
     url = urlsplit(database_url)
     query = {name: values[0] for name, values in parse_qs(url.query).items()}
     name = f".s.PGSQL.{query['port']}"
-    with tempfile.TemporaryDirectory(prefix="cable") as directory, socket.socket(socket.AF_UNIX) as listener:
+    with tempfile.TemporaryDirectory(prefix="proxy") as directory, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(Path(directory, name)))
         listener.listen()
-        between = Cable(f"postgresql://{url.path}?{urlencode(query | {'host': directory})}", Path(query["host"], name))
-        thread = threading.Thread(target=between.accept, args=(listener,))
+        proxy = PostgresProxy(
+            f"postgresql://{url.path}?{urlencode(query | {'host': directory})}", Path(query["host"], name)
+        )
+        thread = threading.Thread(target=proxy.accept, args=(listener,))
         thread.start()
         try:
-            yield between
+            yield proxy
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
-            between.close()
+            proxy.close()
 
 
 def _exactly(source: socket.socket, length: int) -> bytes:
