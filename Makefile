@@ -24,11 +24,11 @@ coverage: .venv/ready
 
 # The readers of datasets, PyTorch and TensorFlow among them: gigabytes, and not part of the gate.
 test-readers: .venv-readers/ready
-	.venv-readers/bin/pytest -q tests/readers
+	.venv-readers/bin/pytest -q --timeout=900 tests/readers
 
 # Gigabytes and minutes.
 test-scale: .venv/ready
-	.venv/bin/pytest -q -m scale
+	.venv/bin/pytest -q --timeout=1800 -m scale
 
 # Each known mistake in a copy of the tree: the tests must notice it. A quarter of an hour.
 mutations: .venv/ready

@@ -18,6 +18,13 @@ _HOSTS = Path(__file__).parents[1] / "fakes" / "hosts.py"
 _databases = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this directory more time: each starts several processes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(300), append=False)
+
+
 @pytest.fixture(scope="session")
 def host() -> Iterator[str]:
     """Base URL of a web server with faults, in its own process."""

@@ -240,6 +240,7 @@ SHAPES = st.builds(
 )
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=SHAPES)
 def test_a_job_of_any_shape_ends_with_exact_counters(runtime: Runtime, host: HostileServer, shape: Shape) -> None:

@@ -359,6 +359,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return sorted(late, key=lambda held: held.chunk.state is ChunkState.RUNNING)
 
 
+@pytest.mark.timeout(300)
 def test_the_ledger_does_what_the_model_does(sessions: Sessions) -> None:
     class Machine(LedgerMachine):
         def __init__(self) -> None:

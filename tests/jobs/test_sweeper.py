@@ -58,7 +58,9 @@ def test_lost_messages_are_sent_again_by_one_worker_of_many(runtime: Runtime, se
 
 
 @pytest.mark.parametrize(
-    ("step", "dispatched_at"), [(Step.DISPATCH, "NULL"), (Step.REDISPATCH, "now() - interval '1 hour'")], ids=str
+    ("step", "dispatched_at"),
+    [(Step.DISPATCH, "NULL"), (Step.REDISPATCH, "now() - interval '1 hour'")],
+    ids=["dispatch", "redispatch"],
 )
 def test_while_one_worker_sends_messages_the_others_send_none(
     runtime: Runtime, sessions: Sessions, step: Step, dispatched_at: str
