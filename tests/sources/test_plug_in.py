@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -160,7 +161,8 @@ def test_what_is_not_json_names_the_setting() -> None:
 
 def test_only_one_file_of_the_package_imports_httpx() -> None:
     package = Path(protocol.__file__).parents[1]
-    importing = [path.name for path in package.rglob("*.py") if "import httpx" in path.read_text()]
+    statement = re.compile(r"^\s*(import|from) httpx\b", re.MULTILINE)
+    importing = [path.name for path in package.rglob("*.py") if statement.search(path.read_text())]
     assert importing == ["http.py"]
 
 

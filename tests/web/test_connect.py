@@ -63,6 +63,14 @@ def test_the_loopback_is_forbidden_unless_allowed(server: hosts.HostileServer) -
     assert server.hits.total() == before
 
 
+def test_a_name_with_one_forbidden_address_is_not_connected_to_at_its_others(server: hosts.HostileServer) -> None:
+    port = server.base.rpartition(":")[2]
+    before = server.hits.total()
+    reason = rejection(f"http://images.example:{port}/good/1.jpg", lookup=lambda _: ["127.0.0.1", "10.0.0.1"])
+    assert reason is Reason.FORBIDDEN_ADDRESS
+    assert server.hits.total() == before
+
+
 def test_a_name_is_checked_again_for_every_connection(server: hosts.HostileServer) -> None:
     answers = iter((["127.0.0.1"], ["10.0.0.1"]))
     port = server.base.rpartition(":")[2]
