@@ -36,7 +36,7 @@ def parse_keywords(raw: object) -> tuple[Keyword, ...]:
     """
     listed = raw.get("keywords") if isinstance(raw, Mapping) else raw
     if not isinstance(listed, list):
-        raise PermanentError(f"keywords must be {_EXPECTED}, not {_shown(raw)}")
+        raise PermanentError(f"keywords must be {_EXPECTED}, not {_quoted(raw)}")
     if not listed:
         raise PermanentError(f"keywords is empty: give at least one keyword, as {_EXPECTED}")
     found: dict[tuple[str, str], Keyword] = {}
@@ -54,29 +54,34 @@ def _keyword(entry: object, position: int) -> Keyword:
         query = _text(entry, where)
         return Keyword(query, query)
     if not isinstance(entry, Mapping) or "query" not in entry:
-        raise PermanentError(f"{where} must be a string or an object with a query, not {_shown(entry)}")
+        raise PermanentError(f"{where} must be a string or an object with a query, not {_quoted(entry)}")
     if unknown := sorted(set(entry) - {"query", "label", "max_images"}):
-        raise PermanentError(f"{where} has the unknown key {unknown[0]!r}; known are query, label and max_images")
+        raise PermanentError(
+            f"{where} has the unknown key {_quoted(unknown[0])}; known are query, label and max_images"
+        )
     cap = entry.get("max_images")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-        raise PermanentError(f"{where}.max_images must be an integer of at least 1, not {_shown(cap)}")
+        raise PermanentError(f"{where}.max_images must be an integer of at least 1, not {_quoted(cap)}")
     query = _text(entry["query"], f"{where}.query")
     return Keyword(query, _text(entry.get("label", query), f"{where}.label"), cap)
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise PermanentError(f"{where} must be a string, not {_shown(value)}")
+        raise PermanentError(f"{where} must be a string, not {_quoted(value)}")
     text = " ".join(unicodedata.normalize("NFC", value).split())
     if not text:
         raise PermanentError(f"{where} is blank")
     if len(text) > MAX_KEYWORD_LENGTH:
         raise PermanentError(f"{where} has {len(text)} characters; at most {MAX_KEYWORD_LENGTH} are allowed")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        raise PermanentError(f"{where} has control characters: {_shown(text)}")
+        raise PermanentError(f"{where} has control characters: {_quoted(text)}")
     return text
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def _quoted(value: object) -> str:
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number with very many digits
+        text = f"a value of the type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - one line of a terminal

@@ -75,6 +75,26 @@ def test_an_error_about_keywords_quotes_at_most_a_line() -> None:
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [[{"query": "cat", "x" * 10_000: 1}], [{"query": "cat", "max_images": -(10**5000)}], [[[10**5000]]]],
+    ids=["long key", "many digits", "nested"],
+)
+def test_an_error_about_unusual_keywords_is_short(raw: object) -> None:
+    with pytest.raises(PermanentError) as caught:
+        parse_keywords(raw)
+    assert len(str(caught.value)) < 250
+
+
+def test_an_error_about_deeply_nested_keywords_is_short() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(PermanentError) as caught:
+        parse_keywords({"keywords": {"x": deep}})
+    assert len(str(caught.value)) < 250
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["query", "label", "max_images"]), inner),
