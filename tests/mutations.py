@@ -76,14 +76,14 @@ MUTATIONS = (
         files="db/ledger/chunks.py",
         old="if row is None or row.fence != claim.fence:",
         new="if row is None:",
-        tests=("db/test_chunks.py",),
+        tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
         name="a heartbeat extends the lease of another claim",
         files="db/ledger/chunks.py",
         old="Chunk.state == ChunkState.RUNNING, Chunk.fence == claim.fence)",
         new="Chunk.state == ChunkState.RUNNING)",
-        tests=("db/test_chunks.py",),
+        tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
         name="a claim takes a chunk in any state",
@@ -91,35 +91,35 @@ MUTATIONS = (
         old="            Chunk.state == ChunkState.QUEUED,\n            Chunk.available_at <= _NOW,\n"
         "            Chunk.attempt < Chunk.max_attempts,\n",
         new="            Chunk.available_at <= _NOW,\n            Chunk.attempt < Chunk.max_attempts,\n",
-        tests=("db/test_chunks.py",),
+        tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
         name="the row count of a job's counters is not asserted",
         files="db/ledger/jobs.py",
         old="        raise NotRunningError(str(ref))\n    return ChunkOutcome.CONTINUES if left",
         new="    return ChunkOutcome.CONTINUES if left",
-        tests=("db/test_jobs.py", "db/test_chunks.py"),
+        tests=("db/ledger/test_jobs.py", "db/ledger/test_chunks.py"),
     ),
     Mutation(
         name="the row count of a gain below its limit is not asserted",
         files="db/ledger/jobs.py",
         old="            raise LimitExceededError(str(ref))\n        raise NotRunningError(str(ref))",
         new="            return ChunkOutcome.CONTINUES\n        raise NotRunningError(str(ref))",
-        tests=("db/test_jobs.py", "jobs/test_executor.py"),
+        tests=("db/ledger/test_jobs.py", "jobs/test_executor.py"),
     ),
     Mutation(
         name="the row count of a retry is not asserted",
         files="db/ledger/jobs.py",
         old="if session.scalar(update(model).where(again).values(values).returning(model.id)) is None:",
         new="if session.scalar(update(model).where(again).values(values).returning(model.id)) == -1:",
-        tests=("db/test_retry.py",),
+        tests=("db/ledger/test_retry.py",),
     ),
     Mutation(
         name="a claim is checked without FOR UPDATE",
         files="db/ledger/chunks.py",
         old="where(Chunk.id == claim.chunk_id).with_for_update(key_share=True)",
         new="where(Chunk.id == claim.chunk_id)",
-        tests=("db/test_chunks.py",),
+        tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
         name="a job is locked without FOR UPDATE",
@@ -134,7 +134,7 @@ MUTATIONS = (
         old="        .where(belongs_to(ref), Chunk.state != ChunkState.COMPLETED)\n        .order_by(Chunk.id)\n"
         "        .with_for_update(key_share=True)\n",
         new="        .where(belongs_to(ref), Chunk.state != ChunkState.COMPLETED)\n        .order_by(Chunk.id)\n",
-        tests=("db/test_retry.py", "db/test_deletes.py"),
+        tests=("db/ledger/test_retry.py", "db/test_deletes.py"),
     ),
     Mutation(
         name="a finished chunk is counted in a second transaction",
@@ -142,7 +142,7 @@ MUTATIONS = (
         old="    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)",
         new='    session.connection().exec_driver_sql("COMMIT")\n'
         "    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)",
-        tests=("db/test_faults.py", "db/test_jobs.py"),
+        tests=("db/test_faults.py", "db/ledger/test_jobs.py"),
     ),
     Mutation(
         name="a claimed chunk is counted in a second transaction",
@@ -150,7 +150,7 @@ MUTATIONS = (
         old="        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))",
         new='        session.connection().exec_driver_sql("COMMIT")\n'
         "        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))",
-        tests=("db/test_faults.py", "db/test_chunks.py"),
+        tests=("db/test_faults.py", "db/ledger/test_chunks.py"),
     ),
     Mutation(
         name="every worker sends lost messages again at once",
@@ -171,28 +171,28 @@ MUTATIONS = (
         files="db/ledger/chunks.py",
         old="        .with_for_update(key_share=True, skip_locked=True)\n    ).one_or_none()",
         new="        .with_for_update(key_share=True)\n    ).one_or_none()",
-        tests=("db/test_locked_rows.py",),
+        tests=("db/ledger/test_locked_rows.py",),
     ),
     Mutation(
         name="dispatching waits for locked rows",
         files="db/ledger/chunks.py",
         old="        .with_for_update(key_share=True, skip_locked=True)\n    )\n    return _dispatch",
         new="        .with_for_update(key_share=True)\n    )\n    return _dispatch",
-        tests=("db/test_locked_rows.py",),
+        tests=("db/ledger/test_locked_rows.py",),
     ),
     Mutation(
         name="sending lost messages again waits for locked rows",
         files="db/ledger/chunks.py",
         old="        .with_for_update(of=Chunk, key_share=True, skip_locked=True)",
         new="        .with_for_update(of=Chunk, key_share=True)",
-        tests=("db/test_locked_rows.py",),
+        tests=("db/ledger/test_locked_rows.py",),
     ),
     Mutation(
         name="a crash does not count",
         files="db/ledger/chunks.py",
         old="crashes = row.crash_count + 1",
         new="crashes = row.crash_count",
-        tests=("db/test_chunks.py",),
+        tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
         name="images are written before the fence token is checked",

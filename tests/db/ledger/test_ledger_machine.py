@@ -1,6 +1,6 @@
 """Any sequence of transitions on one job, against a model written with the domain's types alone.
 
-A longer, random run: `LEDGER_EXAMPLES=2000 pytest tests/db/test_ledger_machine.py`.
+A longer, random run: `LEDGER_EXAMPLES=2000 pytest tests/db/ledger/test_ledger_machine.py`.
 """
 
 import os

@@ -1,0 +1,96 @@
+"""Tests mirror the package: a module is tested at its own path, or where this file says."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "pixcrawler_worker"
+
+#: Modules without a test file at their own path, and where they are tested instead. This list only gets shorter.
+TESTED_ELSEWHERE = {
+    "cli/celery_processes.py": "acceptance/test_build.py",
+    "cli/console.py": "cli/test_job_watch.py",
+    "cli/demo.py": "cli/test_build.py",
+    "cli/export_arguments.py": "cli/test_export.py",
+    "cli/local_service.py": "cli/test_build.py",
+    "cli/new_jobs.py": "cli/test_crawl.py",
+    "cli/up.py": "acceptance/test_crawl.py",
+    "crawl/cleanup.py": "test_maintenance.py",
+    "crawl/display.py": "cli/test_job_status.py",
+    "crawl/kind.py": "crawl/test_claims.py",
+    "crawl/worker.py": "crawl/test_chunk.py",
+    "db/activity_log.py": "crawl/test_planner.py",
+    "db/crawls.py": "crawl/test_rounds.py",
+    "db/export_selection.py": "export/test_jobs.py",
+    "db/exports.py": "export/test_jobs.py",
+    "db/image_records.py": "export/test_jobs.py",
+    "db/ledger/tables.py": "db/ledger/test_jobs.py",
+    "db/models.py": "test_models.py",
+    "db/server.py": "test_health.py",
+    "db/validation_results.py": "validate/test_jobs.py",
+    "db/validations.py": "validate/test_jobs.py",
+    "domain/facts.py": "inspection/test_inspector.py",
+    "domain/messages.py": "test_celery.py",
+    "embedded/services.py": "embedded/test_launcher.py",
+    "embedded/supervisor.py": "embedded/test_launcher.py",
+    "errors.py": "cli/test_main.py",
+    "export/archive_writer.py": "export/test_archive_formats.py",
+    "export/card.py": "export/test_jobs.py",
+    "export/cleanup.py": "export/test_trouble.py",
+    "export/display.py": "cli/test_job_status.py",
+    "export/image_reader.py": "export/test_jobs.py",
+    "export/kind.py": "export/test_jobs.py",
+    "export/plan.py": "export/test_jobs.py",
+    "export/planner.py": "export/test_jobs.py",
+    "export/publisher.py": "export/test_trouble.py",
+    "export/sidecars.py": "export/test_jobs.py",
+    "export/summary.py": "export/test_report.py",
+    "export/worker.py": "export/test_trouble.py",
+    "exporters/folders.py": "exporters/test_contract.py",
+    "exporters/imagefolder.py": "exporters/test_contract.py",
+    "exporters/one_folder.py": "exporters/test_contract.py",
+    "exporters/protocol.py": "exporters/test_plug_in.py",
+    "exporters/spool.py": "exporters/test_contract.py",
+    "exporters/table.py": "exporters/test_contract.py",
+    "html_report.py": "crawl/test_report.py",
+    "inspection/__main__.py": "inspection/test_decoder.py",
+    "inspection/converter.py": "inspection/test_conversion.py",
+    "inspection/framing.py": "inspection/test_decoder.py",
+    "inspection/headers.py": "inspection/test_inspector.py",
+    "inspection/limits.py": "inspection/test_inspector.py",
+    "inspection/pixels.py": "inspection/test_inspector.py",
+    "inspection/sniffing.py": "inspection/test_inspector.py",
+    "jobs/display.py": "jobs/test_submission.py",
+    "jobs/kind.py": "jobs/test_submission.py",
+    "registry.py": "jobs/test_sweeper.py",
+    "storage/failures.py": "storage/test_s3.py",
+    "storage/local.py": "storage/test_facade.py",
+    "storage/stores.py": "storage/test_s3.py",
+    "storage/uploads.py": "storage/test_multipart.py",
+    "tasks.py": "test_celery.py",
+    "validate/classifiers.py": "validate/test_jobs.py",
+    "validate/display.py": "cli/test_job_status.py",
+    "validate/kind.py": "validate/test_jobs.py",
+    "validate/planner.py": "validate/test_jobs.py",
+    "validate/report.py": "cli/test_validate.py",
+    "validate/worker.py": "validate/test_jobs.py",
+}
+
+
+def own_test(module: str) -> Path:
+    """Return the path of a module's test file."""
+    path = Path(module)
+    return TESTS / path.parent / f"test_{path.name}"
+
+
+def test_every_module_has_a_test_file() -> None:
+    modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+    assert {module for module in modules if not own_test(module).exists()} - set(TESTED_ELSEWHERE) == set()
+
+
+@pytest.mark.parametrize(("module", "test"), TESTED_ELSEWHERE.items())
+def test_the_exceptions_are_needed(module: str, test: str) -> None:
+    assert (PACKAGE / module).exists()
+    assert not own_test(module).exists(), "it has a test file of its own now: remove it from the list"
+    assert (TESTS / test).exists()
