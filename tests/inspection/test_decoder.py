@@ -8,7 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from inspection import pictures
+from inspection import samples
 from PIL import Image
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
@@ -18,12 +18,12 @@ from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
 
 LIMITS = Limits()
-PICTURE = pictures.variant("jpg")
-FACTS = inspect_bytes(PICTURE, LIMITS)
+JPEG = samples.variant("jpg")
+FACTS = inspect_bytes(JPEG, LIMITS)
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -55,33 +55,33 @@ def children() -> set[int]:
     return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
 
 
-async def pid_at_work(decoder: Decoder) -> int:
-    """The process of a decoder that has opened its first image."""
-    await decoder.inspect(PICTURE)
+async def ready_pid(decoder: Decoder) -> int:
+    """Return the id of a decoder's process after its first image."""
+    await decoder.inspect(JPEG)
     assert decoder.pid
     return decoder.pid
 
 
-async def hold_up(decoder: Decoder, pid: int) -> asyncio.Task[object]:
-    """An inspection that a process has begun and cannot go on with."""
+async def stopped_inspection(decoder: Decoder, pid: int) -> asyncio.Task[object]:
+    """Return an inspection in a process that is stopped."""
     os.kill(pid, signal.SIGSTOP)
-    task = asyncio.create_task(decoder.inspect(PICTURE))
+    task = asyncio.create_task(decoder.inspect(JPEG))
     await asyncio.sleep(0.05)
     assert not task.done()
     return task
 
 
-def test_a_decoder_tells_the_facts_that_the_bytes_tell() -> None:
+def test_a_decoder_returns_the_facts_of_the_inspector() -> None:
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            for name in pictures.VARIANTS:
-                body = pictures.variant(name)
+            for name in samples.VARIANTS:
+                body = samples.variant(name)
                 assert await decoder.inspect(body) == inspect_bytes(body, LIMITS)
 
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", pictures.jpeg_declaring(9000, 9000), PICTURE[:-50]])
+@pytest.mark.parametrize("body", [b"", b"<html>", samples.jpeg_declaring(9000, 9000), JPEG[:-50]])
 def test_the_decoder_rejects_with_the_messages_of_the_inspector(body: bytes) -> None:
     async def story() -> RejectedError:
         async with aclosing(Decoder(LIMITS)) as decoder:
@@ -96,7 +96,7 @@ def test_the_decoder_rejects_with_the_messages_of_the_inspector(body: bytes) -> 
 
 
 def test_a_hundred_callers_are_served_in_their_order_and_one_failure_affects_no_other() -> None:
-    bodies = [pictures.png(number, 7, rows=bytes(7 * (number + 1))) for number in range(1, 101)]
+    bodies = [samples.png(number, 7, rows=bytes(7 * (number + 1))) for number in range(1, 101)]
     bodies[40] = b"<html>"
     served = []
 
@@ -118,53 +118,53 @@ def test_a_hundred_callers_are_served_in_their_order_and_one_failure_affects_no_
     assert served == list(range(100))
 
 
-def test_a_file_is_read_by_the_process_itself_and_not_beyond_what_it_may_be(tmp_path: Path) -> None:
-    (tmp_path / "picture").write_bytes(PICTURE)
+def test_a_file_is_read_by_the_process_itself_and_not_beyond_its_maximum_size(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(JPEG)
     (tmp_path / "empty").touch()
 
-    async def measure(decoder: Decoder, name: str, most: int) -> bytes | Reason:
+    async def measure(decoder: Decoder, name: str, max_bytes: int) -> bytes | Reason:
         with (tmp_path / name).open("rb") as file:
             try:
-                facts, _ = await decoder.measure(File(file.fileno(), most), strict=False, seconds=5)
+                facts, _ = await decoder.measure(File(file.fileno(), max_bytes), strict=False, seconds=5)
             except RejectedError as rejected:
                 return rejected.reason
             return facts.sha256
 
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            assert await measure(decoder, "picture", len(PICTURE)) == FACTS.sha256
-            assert await measure(decoder, "picture", len(PICTURE) - 1) is Reason.TOO_MANY_BYTES
+            assert await measure(decoder, "image", len(JPEG)) == FACTS.sha256
+            assert await measure(decoder, "image", len(JPEG) - 1) is Reason.TOO_MANY_BYTES
             assert await measure(decoder, "empty", 10) is Reason.EMPTY
-            several = [measure(decoder, "picture", 10**6) for _ in range(50)]
-            assert set(await asyncio.gather(*several, decoder.inspect(PICTURE))) == {FACTS.sha256, FACTS}
+            several = [measure(decoder, "image", 10**6) for _ in range(50)]
+            assert set(await asyncio.gather(*several, decoder.inspect(JPEG))) == {FACTS.sha256, FACTS}
 
     asyncio.run(story())
 
 
-def test_what_one_image_does_to_the_process_costs_those_behind_it_nothing() -> None:
+def test_images_queued_after_one_that_ends_the_process_are_not_rejected() -> None:
     async def story() -> None:
         async with aclosing(Decoder(Limits(seconds=1))) as decoder:
-            pid = await pid_at_work(decoder)
-            held = await hold_up(decoder, pid)
-            behind = [asyncio.create_task(decoder.inspect(pictures.variant("png"))) for _ in range(20)]
-            given_up = asyncio.create_task(decoder.inspect(PICTURE))
+            pid = await ready_pid(decoder)
+            held = await stopped_inspection(decoder, pid)
+            queued = [asyncio.create_task(decoder.inspect(samples.variant("png"))) for _ in range(20)]
+            cancelled = asyncio.create_task(decoder.inspect(JPEG))
             await asyncio.sleep(0.05)
-            given_up.cancel()
+            cancelled.cancel()
             with pytest.raises(RejectedError) as rejected:
                 await held
             assert rejected.value.reason is Reason.TIMEOUT
-            assert {(await one).format for one in behind} == {"png"}
+            assert {(await one).format for one in queued} == {"png"}
             with pytest.raises(asyncio.CancelledError):
-                await given_up
-            assert await decoder.inspect(PICTURE) == FACTS
+                await cancelled
+            assert await decoder.inspect(JPEG) == FACTS
 
     asyncio.run(story())
 
 
-def test_being_woken_for_several_answers_at_once_takes_no_longer() -> None:
+def test_reading_several_responses_at_once_takes_no_longer() -> None:
     async def story() -> tuple[float, float]:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            await pid_at_work(decoder)
+            await ready_pid(decoder)
 
             async def inspect(at_once: int) -> float:
                 begun = time.perf_counter()
@@ -172,7 +172,7 @@ def test_being_woken_for_several_answers_at_once_takes_no_longer() -> None:
 
                 async def take_turns() -> None:
                     for _ in waiting:
-                        await decoder.inspect(PICTURE)
+                        await decoder.inspect(JPEG)
 
                 await asyncio.gather(*(take_turns() for _ in range(at_once)))
                 return time.perf_counter() - begun
@@ -180,11 +180,11 @@ def test_being_woken_for_several_answers_at_once_takes_no_longer() -> None:
             return await inspect(4), await inspect(32)
 
     few, many = asyncio.run(story())
-    assert many < 2 * few, "a rest of 50 ms before each answer would take thirty times as long"
+    assert many < 2 * few, "a pause of 50 ms before each response would take thirty times as long"
 
 
-def test_a_large_body_passes_through_whole() -> None:
-    body = PICTURE + bytes(20 * 2**20)
+def test_a_large_body_is_received_completely() -> None:
+    body = JPEG + bytes(20 * 2**20)
 
     async def story() -> int:
         async with aclosing(Decoder(LIMITS)) as decoder:
@@ -194,7 +194,7 @@ def test_a_large_body_passes_through_whole() -> None:
 
 
 def test_a_process_that_is_stopped_and_continued_while_it_reads_loses_no_image() -> None:
-    body = PICTURE + bytes(20 * 2**20)
+    body = JPEG + bytes(20 * 2**20)
 
     async def stop_and_continue(pid: int) -> None:
         while True:
@@ -205,7 +205,7 @@ def test_a_process_that_is_stopped_and_continued_while_it_reads_loses_no_image()
 
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            pid = await pid_at_work(decoder)
+            pid = await ready_pid(decoder)
             stopping = asyncio.create_task(stop_and_continue(pid))
             sizes = [(await decoder.inspect(body)).file_size for _ in range(5)]
             stopping.cancel()
@@ -216,12 +216,12 @@ def test_a_process_that_is_stopped_and_continued_while_it_reads_loses_no_image()
     asyncio.run(story())
 
 
-def test_a_crash_costs_one_image_and_the_next_finds_a_new_process() -> None:
+def test_a_crash_rejects_one_image_and_the_next_gets_a_new_process() -> None:
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            pid = await pid_at_work(decoder)
-            task = await hold_up(decoder, pid)
-            neighbor = asyncio.create_task(decoder.inspect(PICTURE))
+            pid = await ready_pid(decoder)
+            task = await stopped_inspection(decoder, pid)
+            neighbor = asyncio.create_task(decoder.inspect(JPEG))
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(RejectedError) as rejected:
                 await task
@@ -233,38 +233,38 @@ def test_a_crash_costs_one_image_and_the_next_finds_a_new_process() -> None:
     asyncio.run(story())
 
 
-def test_a_process_that_died_between_two_images_costs_none() -> None:
+def test_a_process_that_died_between_two_images_rejects_none() -> None:
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            pid = await pid_at_work(decoder)
+            pid = await ready_pid(decoder)
             os.kill(pid, signal.SIGKILL)
             assert wait_for_end(pid)
-            assert await decoder.inspect(PICTURE) == FACTS
+            assert await decoder.inspect(JPEG) == FACTS
 
     asyncio.run(story())
 
 
-def test_an_image_past_its_deadline_is_given_up_with_its_process() -> None:
+def test_a_deadline_ends_the_process_and_rejects_the_image() -> None:
     async def story() -> None:
         async with aclosing(Decoder(Limits(seconds=0.3))) as decoder:
-            pid = await pid_at_work(decoder)
-            task = await hold_up(decoder, pid)
+            pid = await ready_pid(decoder)
+            task = await stopped_inspection(decoder, pid)
             with pytest.raises(RejectedError) as rejected:
                 await task
             assert rejected.value.reason is Reason.TIMEOUT
-            assert await pid_at_work(decoder) != pid
+            assert await ready_pid(decoder) != pid
         assert not is_running(pid)
 
     asyncio.run(story())
 
 
-def test_cpu_time_is_bounded_for_every_image_and_running_out_of_it_is_a_timeout() -> None:
+def test_cpu_time_is_limited_for_every_image_and_exceeding_it_is_a_timeout() -> None:
     async def story() -> None:
         async with aclosing(Decoder(Limits(seconds=5))) as decoder:
-            pid = await pid_at_work(decoder)
+            pid = await ready_pid(decoder)
             assert 5 <= int(limits_of(pid)["Max cpu time"]) <= 9
 
-            task = await hold_up(decoder, pid)
+            task = await stopped_inspection(decoder, pid)
             os.kill(pid, signal.SIGXCPU)  # What the kernel sends then.
             os.kill(pid, signal.SIGCONT)
             with pytest.raises(RejectedError) as rejected:
@@ -275,29 +275,29 @@ def test_cpu_time_is_bounded_for_every_image_and_running_out_of_it_is_a_timeout(
 
 
 @pytest.mark.parametrize("format_", ["PNG", "WEBP", "AVIF"])
-def test_an_image_that_needs_more_memory_than_there_is_is_rejected_by_a_process_that_lives_on(format_: str) -> None:
+def test_an_image_that_needs_too_much_memory_is_rejected_and_the_process_survives(format_: str) -> None:
     body = {
-        "PNG": pictures.encoded(pictures.scene(32, 32).convert("1").resize((7000, 7000)), "PNG", compress_level=1),
-        "WEBP": pictures.webp_of_one_color(7000, 7000),
-        "AVIF": pictures.avif_declaring(7000, 7000),
+        "PNG": samples.encoded(samples.scene(32, 32).convert("1").resize((7000, 7000)), "PNG", compress_level=1),
+        "WEBP": samples.webp_of_one_color(7000, 7000),
+        "AVIF": samples.avif_declaring(7000, 7000),
     }[format_]
     limits = Limits(memory_bytes=200 * 2**20, max_pixels_per_byte=10**9)
 
     async def story() -> None:
         async with aclosing(Decoder(limits)) as decoder:
-            pid = await pid_at_work(decoder)
+            pid = await ready_pid(decoder)
             with pytest.raises(RejectedError) as rejected:
                 await decoder.inspect(body)
             # libwebp and libavif do not always say that it was memory they lacked.
             assert rejected.value.reason in {Reason.TOO_MANY_PIXELS, Reason.CORRUPT}
             assert format_ != "PNG" or rejected.value.reason is Reason.TOO_MANY_PIXELS
-            assert await pid_at_work(decoder) == pid
+            assert await ready_pid(decoder) == pid
 
     asyncio.run(story())
 
 
 def test_a_large_jpeg_takes_little_memory() -> None:
-    body = pictures.encoded(Image.new("L", (7000, 7000), 128), "JPEG")
+    body = samples.encoded(Image.new("L", (7000, 7000), 128), "JPEG")
 
     async def story() -> int:
         async with aclosing(Decoder(Limits(memory_bytes=150 * 2**20))) as decoder:
@@ -306,12 +306,12 @@ def test_a_large_jpeg_takes_little_memory() -> None:
     assert asyncio.run(story()) == 7000
 
 
-def test_a_process_is_renewed_by_one_that_was_started_in_time_and_ends_then() -> None:
-    body = pictures.png(1, 1, rows=b"\0\0")
+def test_a_process_is_replaced_by_one_that_was_started_in_time() -> None:
+    body = samples.png(1, 1, rows=b"\0\0")
 
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            first = await pid_at_work(decoder)
+            first = await ready_pid(decoder)
             before: set[int] = set()
             opened = 1
             while decoder.pid == first:
@@ -330,36 +330,36 @@ def test_a_process_is_renewed_by_one_that_was_started_in_time_and_ends_then() ->
     assert children() <= before
 
 
-def test_a_caller_who_gives_up_leaves_no_answer_to_the_next() -> None:
+def test_the_response_to_a_cancelled_caller_does_not_reach_the_next() -> None:
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            pid = await pid_at_work(decoder)
-            task = await hold_up(decoder, pid)
+            pid = await ready_pid(decoder)
+            task = await stopped_inspection(decoder, pid)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            facts = await decoder.inspect(pictures.variant("png"))
+            facts = await decoder.inspect(samples.variant("png"))
             assert facts.format == "png"
 
     asyncio.run(story())
 
 
-def test_a_decoder_works_through_several_runs_of_its_loop() -> None:
+def test_a_decoder_works_in_several_runs_of_its_loop() -> None:
     with asyncio.Runner() as runner:
         decoder = Decoder(LIMITS)
-        pids = [runner.run(pid_at_work(decoder)) for _ in range(3)]
+        pids = [runner.run(ready_pid(decoder)) for _ in range(3)]
         runner.run(decoder.aclose())
 
     assert len(set(pids)) == 1
     assert not is_running(pids[0])
 
 
-def test_nothing_is_started_before_the_first_image_and_closing_twice_is_once() -> None:
+def test_no_process_is_started_before_the_first_image_and_closing_twice_is_allowed() -> None:
     async def story() -> None:
         decoder = Decoder(LIMITS)
         assert decoder.pid is None
         await decoder.aclose()
-        pid = await pid_at_work(decoder)
+        pid = await ready_pid(decoder)
         await decoder.aclose()
         await decoder.aclose()
         assert decoder.pid is None
@@ -368,20 +368,20 @@ def test_nothing_is_started_before_the_first_image_and_closing_twice_is_once() -
     asyncio.run(story())
 
 
-def test_a_decoder_that_cannot_start_is_no_image_s_fault() -> None:
+def test_a_decoder_that_cannot_start_is_a_transient_error() -> None:
     async def story() -> None:
         async with aclosing(Decoder(Limits(memory_bytes=1))) as decoder:
             for _ in range(2):
                 with pytest.raises(TransientError):
-                    await decoder.inspect(PICTURE)
+                    await decoder.inspect(JPEG)
 
     asyncio.run(story())
 
 
-def test_the_process_gets_no_secret_no_core_no_file_and_little_memory() -> None:
+def test_the_process_has_no_secrets_no_core_dumps_no_files_and_limited_memory() -> None:
     async def story() -> tuple[set[str], dict[str, str]]:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            pid = await pid_at_work(decoder)
+            pid = await ready_pid(decoder)
             return environment_of(pid), limits_of(pid)
 
     environment, limits = asyncio.run(story())
@@ -392,13 +392,13 @@ def test_the_process_gets_no_secret_no_core_no_file_and_little_memory() -> None:
     assert limits["Max address space"] == str(LIMITS.memory_bytes)
 
 
-def test_a_stop_meant_for_the_whole_service_lets_the_process_finish() -> None:
+def test_signals_that_stop_the_service_let_the_process_finish() -> None:
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
-            pid = await pid_at_work(decoder)
+            pid = await ready_pid(decoder)
             os.kill(pid, signal.SIGINT)
             os.kill(pid, signal.SIGTERM)
-            assert await pid_at_work(decoder) == pid
+            assert await ready_pid(decoder) == pid
             assert os.getpgid(pid) != os.getpgid(0)
 
     asyncio.run(story())
@@ -420,8 +420,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_the_process_dies_with_a_worker_that_is_killed(stopped: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    with subprocess.Popen([sys.executable, "-c", WORKER, PICTURE.hex()], stdout=subprocess.PIPE, text=True) as worker:
+def test_the_process_ends_with_a_worker_that_is_killed(stopped: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    with subprocess.Popen([sys.executable, "-c", WORKER, JPEG.hex()], stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout
         pid, *modules = worker.stdout.readline().split()
         if stopped:  # It cannot see its socket close then; the kernel has to end it.

@@ -3,7 +3,7 @@ import math
 import struct
 
 import pytest
-from inspection import pictures
+from inspection import samples
 from PIL import Image
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
@@ -17,9 +17,9 @@ def distance(one: int, other: int) -> int:
     return (one ^ other).bit_count()
 
 
-@pytest.mark.parametrize("name", pictures.VARIANTS)
-def test_every_format_tells_its_facts(name: str) -> None:
-    body = pictures.variant(name)
+@pytest.mark.parametrize("name", samples.VARIANTS)
+def test_every_format_has_its_facts(name: str) -> None:
+    body = samples.variant(name)
 
     facts = inspect_bytes(body, LIMITS)
 
@@ -54,21 +54,21 @@ def test_every_format_tells_its_facts(name: str) -> None:
     ],
 )
 def test_every_mode_is_kept_as_a_fact_and_can_be_hashed(format_: str, mode: str) -> None:
-    picture = pictures.scene()
+    image = samples.scene()
     if mode == "LAB":
-        gray = picture.convert("L")
-        picture = Image.merge("LAB", [gray, Image.new("L", gray.size, 128), Image.new("L", gray.size, 128)])
+        gray = image.convert("L")
+        image = Image.merge("LAB", [gray, Image.new("L", gray.size, 128), Image.new("L", gray.size, 128)])
     else:
-        picture = picture.convert("L" if mode == "I;16" else "RGB").convert(mode)
+        image = image.convert("L" if mode == "I;16" else "RGB").convert(mode)
 
     if mode == "RGBA":
-        picture.putpixel((0, 0), (0, 0, 0, 0))  # Formats drop an alpha channel that is opaque all over.
+        image.putpixel((0, 0), (0, 0, 0, 0))  # Formats drop an alpha channel that is opaque all over.
 
-    facts = inspect_bytes(pictures.encoded(picture, format_), LIMITS)
+    facts = inspect_bytes(samples.encoded(image, format_), LIMITS)
 
     assert facts.mode == mode
     if mode != "1":  # Dithering is another image to a hash of differences.
-        assert distance(facts.phash, inspect_bytes(pictures.variant("png"), LIMITS).phash) <= 6
+        assert distance(facts.phash, inspect_bytes(samples.variant("png"), LIMITS).phash) <= 6
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_every_mode_is_kept_as_a_fact_and_can_be_hashed(format_: str, mode: str)
         ("MPO", {}, 1),
     ],
 )
-def test_frames_are_counted_and_a_jpeg_with_more_images_behind_it_has_one(
+def test_frames_are_counted_and_a_jpeg_with_more_images_after_it_has_one(
     format_: str, options: dict[str, int], frames: int
 ) -> None:
-    first, *others = [pictures.scene(seed=seed) for seed in range(5)]
-    body = pictures.encoded(first, format_, save_all=True, append_images=others, **options)
+    first, *others = [samples.scene(seed=seed) for seed in range(5)]
+    body = samples.encoded(first, format_, save_all=True, append_images=others, **options)
 
     facts = inspect_bytes(body, LIMITS)
 
@@ -100,13 +100,13 @@ def test_width_and_height_are_those_stored_whatever_the_orientation(format_: str
     exif = Image.Exif()
     exif[0x0112] = 6
 
-    facts = inspect_bytes(pictures.encoded(pictures.scene(), format_, exif=exif), LIMITS)
+    facts = inspect_bytes(samples.encoded(samples.scene(), format_, exif=exif), LIMITS)
 
     assert (facts.width, facts.height) == (160, 120)
 
 
-def test_top_down_and_ancient_bitmaps_have_a_size_too() -> None:
-    top_down = bytearray(pictures.variant("bmp"))
+def test_top_down_and_old_bitmaps_have_a_size_too() -> None:
+    top_down = bytearray(samples.variant("bmp"))
     top_down[22:26] = struct.pack("<i", -120)
     core = b"BM" + struct.pack("<IHHI", 26 + 12, 0, 0, 26) + struct.pack("<IHHHH", 12, 3, 1, 1, 24) + bytes(12)
 
@@ -114,22 +114,22 @@ def test_top_down_and_ancient_bitmaps_have_a_size_too() -> None:
     assert inspect_bytes(core, LIMITS).width == 3
 
 
-@pytest.mark.parametrize("name", [name for name in pictures.VARIANTS if name != "png"])
+@pytest.mark.parametrize("name", [name for name in samples.VARIANTS if name != "png"])
 def test_the_same_image_in_another_format_has_near_hashes(name: str) -> None:
-    original = inspect_bytes(pictures.variant("png"), LIMITS)
+    original = inspect_bytes(samples.variant("png"), LIMITS)
 
-    copy = inspect_bytes(pictures.variant(name), LIMITS)
+    copy = inspect_bytes(samples.variant(name), LIMITS)
 
     assert distance(original.phash, copy.phash) <= 4
     assert distance(original.dhash, copy.dhash) <= 4
 
 
 def test_a_smaller_copy_has_near_hashes_and_another_image_far_ones() -> None:
-    large = pictures.scene(1600, 1200)
-    facts = inspect_bytes(pictures.encoded(large, "JPEG"), LIMITS)
+    large = samples.scene(1600, 1200)
+    facts = inspect_bytes(samples.encoded(large, "JPEG"), LIMITS)
 
-    copy = inspect_bytes(pictures.encoded(large.resize((400, 300)), "PNG"), LIMITS)
-    other = inspect_bytes(pictures.encoded(pictures.scene(1600, 1200, seed=5), "JPEG"), LIMITS)
+    copy = inspect_bytes(samples.encoded(large.resize((400, 300)), "PNG"), LIMITS)
+    other = inspect_bytes(samples.encoded(samples.scene(1600, 1200, seed=5), "JPEG"), LIMITS)
 
     assert distance(facts.phash, copy.phash) <= 6
     assert distance(facts.dhash, copy.dhash) <= 6
@@ -138,14 +138,14 @@ def test_a_smaller_copy_has_near_hashes_and_another_image_far_ones() -> None:
 
 def test_the_color_of_invisible_pixels_does_not_count() -> None:
     visible = Image.radial_gradient("L").resize((160, 120)).point(lambda value: 255 if value < 128 else 0)
-    on_white = Image.composite(pictures.scene(), Image.new("RGB", (160, 120), "white"), visible)
-    hidden_scene = pictures.scene()
+    on_white = Image.composite(samples.scene(), Image.new("RGB", (160, 120), "white"), visible)
+    hidden_scene = samples.scene()
     hidden_scene.putalpha(visible)
-    hidden_black = Image.composite(pictures.scene(), Image.new("RGB", (160, 120)), visible)
+    hidden_black = Image.composite(samples.scene(), Image.new("RGB", (160, 120)), visible)
     hidden_black.putalpha(visible)
 
     flat, scene, black = (
-        inspect_bytes(pictures.encoded(picture, "PNG"), LIMITS) for picture in (on_white, hidden_scene, hidden_black)
+        inspect_bytes(samples.encoded(image, "PNG"), LIMITS) for image in (on_white, hidden_scene, hidden_black)
     )
 
     assert scene.phash == black.phash == flat.phash
@@ -154,8 +154,8 @@ def test_the_color_of_invisible_pixels_does_not_count() -> None:
 
 def test_the_hashes_are_those_of_the_published_constructions() -> None:
     # 32x32 and 9x8 pixels are hashed as they are, so the sums can be written out.
-    picture = pictures.scene(32, 32).convert("L")
-    pixels = [[float(picture.getpixel((x, y)) or 0) for x in range(32)] for y in range(32)]  # type: ignore[arg-type]  # an L image has one number a pixel
+    image = samples.scene(32, 32).convert("L")
+    pixels = [[float(image.getpixel((x, y)) or 0) for x in range(32)] for y in range(32)]  # type: ignore[arg-type]  # an L image has one number a pixel
     wave = [[math.cos(math.pi / 32 * u * (x + 0.5)) for x in range(32)] for u in range(8)]
     low = [
         sum(wave[v][y] * wave[u][x] * pixels[y][x] for y in range(32) for x in range(32))
@@ -164,11 +164,11 @@ def test_the_hashes_are_those_of_the_published_constructions() -> None:
     ]
     ordered = sorted(low)
     median = (ordered[31] + ordered[32]) / 2
-    small = pictures.scene(9, 8).convert("L")
+    small = samples.scene(9, 8).convert("L")
     brighter = [small.getpixel((x + 1, y)) > small.getpixel((x, y)) for y in range(8) for x in range(8)]  # type: ignore[operator]  # an L image has one number a pixel
 
-    phash = inspect_bytes(pictures.encoded(picture, "PNG"), LIMITS).phash
-    dhash = inspect_bytes(pictures.encoded(small, "PNG"), LIMITS).dhash
+    phash = inspect_bytes(samples.encoded(image, "PNG"), LIMITS).phash
+    dhash = inspect_bytes(samples.encoded(small, "PNG"), LIMITS).dhash
 
     assert f"{phash:064b}" == "".join(str(int(value > median)) for value in low)
     assert f"{dhash:064b}" == "".join(str(int(value)) for value in brighter)
@@ -177,75 +177,38 @@ def test_the_hashes_are_those_of_the_published_constructions() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (3000, 2), (700, 130)])
 @pytest.mark.parametrize("format_", ["JPEG", "PNG"])
 def test_dots_and_strips_are_images(format_: str, size: tuple[int, int]) -> None:
-    facts = inspect_bytes(pictures.encoded(Image.new("RGB", size, (200, 10, 40)), format_), LIMITS)
+    facts = inspect_bytes(samples.encoded(Image.new("RGB", size, (200, 10, 40)), format_), LIMITS)
 
     assert (facts.width, facts.height) == size
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
-def test_floats_that_are_no_brightness_can_be_hashed(value: float) -> None:
-    picture = pictures.scene().convert("F")
-    picture.paste(value, (10, 10, 20, 20))
+def test_floats_beyond_any_brightness_can_be_hashed(value: float) -> None:
+    image = samples.scene().convert("F")
+    image.paste(value, (10, 10, 20, 20))
 
-    assert inspect_bytes(pictures.encoded(picture, "TIFF"), LIMITS).mode == "F"
+    assert inspect_bytes(samples.encoded(image, "TIFF"), LIMITS).mode == "F"
     # Of 32x32 pixels, none is mixed with its neighbors before the sums.
-    inspect_bytes(pictures.encoded(Image.new("F", (32, 32), value), "TIFF"), LIMITS)
+    inspect_bytes(samples.encoded(Image.new("F", (32, 32), value), "TIFF"), LIMITS)
 
 
 def test_sixteen_bits_are_hashed_over_their_whole_range() -> None:
-    eight = pictures.scene().convert("L")
+    eight = samples.scene().convert("L")
     sixteen = eight.convert("I").point(lambda value: value * 257).convert("I;16")
 
-    facts = inspect_bytes(pictures.encoded(sixteen, "PNG"), LIMITS)
+    facts = inspect_bytes(samples.encoded(sixteen, "PNG"), LIMITS)
 
     assert facts.mode == "I;16"
-    assert distance(facts.phash, inspect_bytes(pictures.encoded(eight, "PNG"), LIMITS).phash) <= 2
+    assert distance(facts.phash, inspect_bytes(samples.encoded(eight, "PNG"), LIMITS).phash) <= 2
 
 
-def test_what_pillow_only_warns_of_is_no_noise_and_no_fault() -> None:
-    animation_of_nothing = pictures.png_chunk(b"acTL", bytes(8))
+def test_warnings_of_pillow_are_neither_printed_nor_errors() -> None:
+    animation_of_nothing = samples.png_chunk(b"acTL", bytes(8))
 
-    assert inspect_bytes(pictures.png(3, 3, animation_of_nothing, rows=bytes(12)), LIMITS).frames == 1
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (b"<!DOCTYPE html><html><body>404</body></html>", "an HTML page"),
-        (b"\xef\xbb\xbf\n<html lang=en>", "an HTML page"),
-        (b'<?xml version="1.0"?>\n<!-- a drawing -->\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
-        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document"),
-        (b"<Error/>", "markup"),
-        (b'{"error": "not found"}', "JSON"),
-        (b"not found", "text"),
-        (b"%PDF-1.7\n", "a PDF document"),
-        (b"8BPS\0\1", "a Photoshop file"),
-        (pictures.icon_holding(pictures.variant("png")), "an icon (ICO)"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an ISO media file of brand 'heic', but not AVIF"),
-        (b"RIFF\x24\0\0\0WAVEfmt ", "a RIFF file, but not WebP"),
-        (b"II+\0\x08\0\0\0", "a BigTIFF image"),
-        (b"\0", "a file of no known format"),
-        (b"\xff\xd8", "a file of no known format"),
-    ],
-)
-def test_what_is_no_image_is_rejected_with_what_it_is(body: bytes, words: str) -> None:
-    with pytest.raises(RejectedError, match=words.replace("(", r"\(").replace(")", r"\)")) as rejection:
-        inspect_bytes(body, LIMITS)
-    assert rejection.value.reason is Reason.NOT_AN_IMAGE
+    assert inspect_bytes(samples.png(3, 3, animation_of_nothing, rows=bytes(12)), LIMITS).frames == 1
 
 
 def test_an_empty_body_is_rejected_as_empty() -> None:
     with pytest.raises(RejectedError) as rejection:
         inspect_bytes(b"", LIMITS)
     assert rejection.value.reason is Reason.EMPTY
-
-
-def test_every_limit_can_be_met_and_not_exceeded() -> None:
-    body = pictures.encoded(pictures.scene(), "GIF", save_all=True, append_images=[pictures.scene(seed=1)])
-    exact = {"max_pixels": 160 * 120, "max_side": 160, "max_frames": 2, "max_frame_pixels": 2 * 160 * 120}
-    assert inspect_bytes(body, Limits(**exact)).frames == 2
-
-    for name, value in exact.items():
-        with pytest.raises(RejectedError) as rejection:
-            inspect_bytes(body, Limits(**exact | {name: value - 1}))
-        assert rejection.value.reason is Reason.TOO_MANY_PIXELS

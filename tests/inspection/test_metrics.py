@@ -20,15 +20,15 @@ THRESHOLDS = [(0, 0.95), (1, 0.32), (2, 3.0), (3, 0.29)]
 #: How far each may be off: noise is averaged away in the reduction, and moves the ends of a histogram.
 CLOSE = [0.1, 0.1, 0.9, 0.02]
 KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "plain": lambda picture: picture,
-    "blurred": lambda picture: picture.filter(ImageFilter.GaussianBlur(min(picture.size) / 40)),
-    "dark": lambda picture: picture.point(lambda value: value * 0.2),
+    "plain": lambda image: image,
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(min(image.size) / 40)),
+    "dark": lambda image: image.point(lambda value: value * 0.2),
 }
 
 
-def measured(picture: Image.Image, kind: str = "PNG", **options: Any) -> Metrics:
+def measured(image: Image.Image, kind: str = "PNG", **options: Any) -> Metrics:
     out = io.BytesIO()
-    picture.save(out, kind, **options)
+    image.save(out, kind, **options)
     return measure_bytes(out.getvalue(), Limits(), strict=False)[1]
 
 
@@ -40,7 +40,7 @@ def photograph(name: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("case", RECORDED)
-def test_scores_are_cleanvisions_and_so_are_the_results(case: str) -> None:
+def test_scores_and_results_are_those_of_cleanvision(case: str) -> None:
     name, kind = case.split()
     found = measured(KINDS[kind](photograph(name)), compress_level=1)
     ours = [found.brightness_p5, found.brightness_p99, found.entropy, found.sharpness]
@@ -49,9 +49,9 @@ def test_scores_are_cleanvisions_and_so_are_the_results(case: str) -> None:
     assert [ours[at] < bound for at, bound in THRESHOLDS] == [theirs[at] < bound for at, bound in THRESHOLDS]
 
 
-def test_a_jpeg_that_is_scaled_while_it_is_decoded_is_measured_like_the_whole() -> None:
-    picture = photograph("coffee.png").resize((2400, 1600))
-    small, large = measured(picture, "JPEG", quality=90), measured(picture, compress_level=1)
+def test_a_jpeg_that_is_scaled_by_its_decoder_is_measured_like_the_whole() -> None:
+    image = photograph("coffee.png").resize((2400, 1600))
+    small, large = measured(image, "JPEG", quality=90), measured(image, compress_level=1)
     assert small.sharpness == pytest.approx(large.sharpness, abs=0.02)
     assert small.entropy == pytest.approx(large.entropy, abs=0.1)
     assert small.brightness_p99 == pytest.approx(large.brightness_p99, abs=0.02)
@@ -64,24 +64,24 @@ MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", 
 def test_every_mode_is_measured(mode: str) -> None:
     kind = {"1": "PNG", "CMYK": "JPEG", "YCbCr": "JPEG", "LAB": "TIFF", "F": "TIFF", "I": "TIFF"}.get(mode, "PNG")
     if mode == "LAB":
-        picture = Image.merge("LAB", photograph("coffee.png").split())
+        image = Image.merge("LAB", photograph("coffee.png").split())
     elif mode in {"I", "F", "I;16"}:
-        picture = photograph("coffee.png").convert("L").convert("I").point(lambda value: value * 200).convert(mode)
+        image = photograph("coffee.png").convert("L").convert("I").point(lambda value: value * 200).convert(mode)
     else:
-        picture = photograph("coffee.png").convert(mode)
-    found = measured(picture, kind)
+        image = photograph("coffee.png").convert(mode)
+    found = measured(image, kind)
     assert 5 < found.entropy < 8 or mode == "1"
     assert 0 <= found.brightness_p5 <= found.brightness_p99 <= 1
     assert found.brightness_p99 > 0.5
 
 
-def test_what_is_invisible_does_not_count() -> None:
-    picture = photograph("coffee.png").convert("RGBA")
-    picture.putalpha(0)
-    found = measured(picture)
+def test_the_color_of_invisible_pixels_does_not_affect_metrics() -> None:
+    image = photograph("coffee.png").convert("RGBA")
+    image.putalpha(0)
+    found = measured(image)
     assert (found.transparent, found.std, found.brightness_p5) == (True, 0, 1)
-    picture.putalpha(255)
-    assert not measured(picture).transparent
+    image.putalpha(255)
+    assert not measured(image).transparent
 
 
 @pytest.mark.parametrize(("size", "least"), [((1, 1), 0), ((1, 5000), 0), ((5000, 1), 0), ((3, 2), 0), ((257, 255), 0)])
@@ -91,34 +91,34 @@ def test_images_of_any_shape_are_measured(size: tuple[int, int], least: float) -
     assert found.channel_delta == 0
 
 
-def test_tags_tell_the_orientation_and_a_place_and_broken_ones_tell_nothing() -> None:
+def test_tags_give_orientation_and_location_and_broken_ones_nothing() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif.get_ifd(0x8825)[1] = "N"
-    picture = photograph("coffee.png")
-    found = measured(picture, "JPEG", exif=exif)
+    image = photograph("coffee.png")
+    found = measured(image, "JPEG", exif=exif)
     assert (found.orientation, found.gps) == (6, True)
-    assert (measured(picture, "JPEG").orientation, measured(picture, "JPEG").gps) == (1, False)
+    assert (measured(image, "JPEG").orientation, measured(image, "JPEG").gps) == (1, False)
     broken = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40
-    found = measured(picture, "JPEG", exif=broken)
+    found = measured(image, "JPEG", exif=broken)
     assert (found.orientation, found.gps) == (1, False)
     exif[0x0112] = 99
-    assert measured(picture, "JPEG", exif=exif).orientation == 1
+    assert measured(image, "JPEG", exif=exif).orientation == 1
 
 
-def test_a_strict_decoder_complains_of_what_others_mend() -> None:
+def test_a_strict_decoder_reports_what_others_repair() -> None:
     out = io.BytesIO()
     photograph("coffee.png").save(out, "JPEG", quality=90)
     whole = bytearray(out.getvalue())
     assert measure_bytes(bytes(whole), Limits(), strict=True)[1].strict_error is None
     middle = len(whole) // 2
     whole[middle : middle + 40] = b"\xff\xd3" * 20
-    mended = measure_bytes(bytes(whole), Limits(), strict=False)[1]
-    assert mended.strict_error is None
+    repaired = measure_bytes(bytes(whole), Limits(), strict=False)[1]
+    assert repaired.strict_error is None
     assert measure_bytes(bytes(whole), Limits(), strict=True)[1].strict_error
 
 
-def test_both_pipelines_hash_alike() -> None:
+def test_inspecting_and_measuring_give_near_hashes() -> None:
     for name in ("coffee.png", "astronaut.png", "rocket.jpg"):
         out = io.BytesIO()
         photograph(name).resize((1200, 900)).save(out, "JPEG", quality=90)

@@ -1,4 +1,4 @@
-"""Images made for the occasion, honest and otherwise."""
+"""Images for tests, valid and hostile."""
 
 import struct
 import zlib
@@ -31,7 +31,7 @@ AVIF_MAGIC = b"\0\0\0\x10ftypavif\0\0\0\0"
 
 def scene(width: int = 160, height: int = 120, *, seed: int = 0) -> Image.Image:
     """An image with large shapes and fine texture, another one for every seed."""
-    picture = Image.merge(
+    image = Image.merge(
         "RGB",
         [
             Image.linear_gradient("L").resize((width, height)),
@@ -39,19 +39,19 @@ def scene(width: int = 160, height: int = 120, *, seed: int = 0) -> Image.Image:
             Image.linear_gradient("L").rotate(90).resize((width, height)),
         ],
     )
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     for step in range(6):
         left = (seed * 37 + step * 53) % width
         top = (seed * 71 + step * 29) % height
         draw.ellipse((left - 15, top - 15, left + 25, top + 20), fill=(step * 40, seed * 23 % 256, 255 - step * 30))
     for x in range(0, width, 7):
         draw.line((x, 0, x + height // 3, height), fill=(x % 256, 90, 40))
-    return picture
+    return image
 
 
-def encoded(picture: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002 - Pillow's word
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002 - Pillow's word
     out = BytesIO()
-    picture.save(out, format, **options)
+    image.save(out, format, **options)
     return out.getvalue()
 
 

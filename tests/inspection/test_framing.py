@@ -1,0 +1,56 @@
+import pytest
+
+from pixcrawler_worker.domain.facts import FORMATS, ImageFacts
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.inspection import framing
+from pixcrawler_worker.inspection.conversion import Conversion, Converted
+
+FACTS = ImageFacts(
+    sha256=bytes(range(32)),
+    format="png",
+    width=3,
+    height=2,
+    file_size=70,
+    mode="RGB",
+    frames=1,
+    phash=2**64 - 1,
+    dhash=0,
+)
+
+
+@pytest.mark.parametrize("message", [b"", b"x", b"\n" * 100_000])
+def test_a_message_is_complete_after_its_last_byte_and_not_before(message: bytes) -> None:
+    framed = framing.frame(message)
+    assert all(framing.unframe(framed[:length]) is None for length in range(min(len(framed), 200)))
+    assert framing.unframe(framed[:-1]) is None
+    assert framing.unframe(framed) == message
+    assert framing.unframe(framed + framing.frame(b"the next one")) == message
+
+
+def test_facts_are_read_as_they_were_written() -> None:
+    assert framing.read_facts(framing.facts_response(FACTS)) == FACTS
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"a\nb\n", bytes(range(256))])
+def test_a_conversion_and_an_image_are_split_as_they_were_joined(body: bytes) -> None:
+    for format_ in FORMATS:
+        conversion = Conversion(format=format_, mode="pad", size=7, background="#010203", strip=True)
+        assert framing.split_conversion(framing.join_conversion(conversion, body)) == (conversion, body)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"\n\n", bytes(range(256))])
+def test_a_converted_image_is_read_as_it_was_written(body: bytes) -> None:
+    converted = Converted(body=body, format="png", width=3, height=2)
+    assert framing.read_converted(framing.conversion_response(converted)) == converted
+    assert framing.read_converted(framing.conversion_response(None)) is None
+
+
+@pytest.mark.parametrize(
+    "read", [framing.read_facts, framing.read_metrics, framing.read_thumbnail, framing.read_converted]
+)
+def test_every_reader_raises_a_rejection_with_its_reason_and_detail(read: object) -> None:
+    assert callable(read)
+    response = framing.rejection_response(RejectedError(Reason.CORRUPT, "the file ends\ninside its header"))
+    with pytest.raises(RejectedError, match="inside its header") as rejected:
+        read(response)
+    assert rejected.value.reason is Reason.CORRUPT
