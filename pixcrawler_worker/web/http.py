@@ -96,7 +96,10 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         except RejectedError as error:
             kind = _ERRORS.get(error.reason, RequestRejectedError)
             raise kind(str(error), request=request) from error
-        return httpx.Response(sent.status, headers=list(sent.headers), content=sent.body, request=request)
+        response = httpx.Response(sent.status, headers=list(sent.headers), content=sent.body, request=request)
+        if not _is_text_encoding(response.charset_encoding or "utf-8"):
+            response.encoding = "utf-8"
+        return response
 
 
 def client(downloader: Downloader) -> httpx.AsyncClient:
@@ -187,6 +190,15 @@ def _is_hiccup(response: httpx.Response) -> bool:
     """Return whether the trouble may be gone a moment later: a server error that does not say when."""
     unavailable = response.status_code == _UNAVAILABLE and retry_after_of(response)
     return response.status_code in _SERVER_ERRORS and not unavailable
+
+
+def _is_text_encoding(name: str) -> bool:
+    """Return whether the charset of a response is one of text: httpx would unpack zlib and bz2 too, without limit."""
+    try:
+        b" ".decode(name, "replace")
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 def _last_outcome(state: RetryCallState) -> httpx.Response:

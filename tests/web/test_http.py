@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,8 @@ import httpx
 import pytest
 from aiohttp import web
 from fakes import hosts, providers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from source_client import AGENT, LOOPBACK, POLICY, with_client
 
 from pixcrawler_worker import logs
@@ -108,6 +111,56 @@ def test_headers_beyond_ascii_are_a_response_like_others() -> None:
     response = get_raw(b"HTTP/1.1 200 OK\r\nX: \xc3\xbc\xff\r\nX: 2\r\nContent-Length: 2\r\n\r\n{}")
     assert response.json() == {}
     assert len(response.headers.get_list("X")) == 2
+
+
+@pytest.mark.parametrize("charset", ["zlib", "bz2", "rot13", "hex", "unknown"])
+def test_a_charset_that_is_not_for_text_does_not_unpack_a_body(charset: str) -> None:
+    body = zlib.compress(bytes(10_000_000))
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with hosts.serving(responses={"/": head.encode() + body}) as server:
+        assert len(get(f"{server.base}/").text) <= len(body)
+
+
+@pytest.mark.parametrize(
+    ("charset", "text"), [("utf-8", "größe"), ("latin-1", "größe"), ("utf-16", "größe"), ("shift_jis", "猫")]
+)
+def test_a_charset_of_text_is_used(charset: str, text: str) -> None:
+    body = text.encode(charset)
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={charset}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with hosts.serving(responses={"/": head.encode() + body}) as server:
+        assert get(f"{server.base}/").text == text
+
+
+@settings(deadline=None, max_examples=60)
+@example(b"")
+@example(b"HTTP/1.1 999 Request Denied\r\nContent-Length: 0\r\n\r\n")
+@example(b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=\xff\r\nContent-Length: 2\r\n\r\n{}")
+@example(b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=rot13\r\nContent-Length: 2\r\n\r\n{}")
+@example(b"HTTP/1.1 200 OK\r\nSet-Cookie: \xff=;;=\r\nContent-Length: 2\r\n\r\n{}")
+@example(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: \xc2\xb2\r\nContent-Length: 2\r\n\r\n{}")
+@example(b"HTTP/1.1 302 Found\r\nLocation: \xff://\xed\xa0\x80\r\n\r\n")
+@given(st.binary(max_size=80).map(lambda junk: b"HTTP/1.1 200 OK\r\n" + junk + b"\r\nContent-Length: 2\r\n\r\n{}"))
+def test_any_response_becomes_json_or_an_error_of_the_worker(response: bytes) -> None:
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(response)
+
+    async def run() -> object:
+        downloader = Downloader(POLICY)
+        async with hosts.listening(converse) as port:
+            try:
+                with http.translated("museum"):
+                    # A POST is not repeated, so that the test does not wait.
+                    found = await http.client(downloader).post(f"http://127.0.0.1:{port}/")
+                    assert isinstance(found.text, str)
+                    return found.raise_for_status().json()
+            finally:
+                await downloader.aclose()
+
+    try:
+        asyncio.run(run())
+    except (TransientError, PermanentError) as error:
+        assert str(error).isprintable()  # noqa: PT017  either outcome is right
 
 
 def test_a_stream_is_a_response_like_others(base: str) -> None:
