@@ -283,7 +283,7 @@ MUTATIONS = (
         files="db/ledger/chunks.py",
         old="after * factor < _NOW",
         new="after < _NOW",
-        tests=("test_maintenance.py", "jobs/test_sweeper.py"),
+        tests=("crawl/test_sweep.py", "jobs/test_sweeper.py"),
     ),
     Mutation(
         name="a job is concluded whatever its status",

@@ -85,11 +85,11 @@ def test_only_flower_can_be_reached_and_only_from_this_machine(compose: Json, do
     assert docker_services["flower"]["environment"]["FLOWER_BASIC_AUTH"].startswith("pixcrawler:${FLOWER_PASSWORD:?")
 
 
-def test_each_is_told_only_the_secrets_that_it_needs(docker_services: dict[str, Json]) -> None:
-    def told(service: Json) -> set[str]:
+def test_each_service_gets_only_the_secrets_that_it_needs(docker_services: dict[str, Json]) -> None:
+    def secrets(service: Json) -> set[str]:
         return set(re.findall(r"\$\{(\w+_PASSWORD):\?", json.dumps(service)))
 
-    assert {name: told(service) for name, service in docker_services.items()} == {
+    assert {name: secrets(service) for name, service in docker_services.items()} == {
         "postgres": {"POSTGRES_PASSWORD"},
         "redis": {"REDIS_PASSWORD"},
         "migrate": {"POSTGRES_PASSWORD"},
@@ -99,8 +99,8 @@ def test_each_is_told_only_the_secrets_that_it_needs(docker_services: dict[str, 
 
 
 def test_keys_of_the_storage_are_for_workers_alone_and_in_no_repository(docker_services: dict[str, Json]) -> None:
-    told = {name: service["env_file"] for name, service in docker_services.items() if "env_file" in service}
-    assert told == {"worker": [{"path": "storage.env", "required": False}]}
+    files = {name: service["env_file"] for name, service in docker_services.items() if "env_file" in service}
+    assert files == {"worker": [{"path": "storage.env", "required": False}]}
     assert {".env", "storage.env"} <= set((ROOT / ".gitignore").read_text().split())
 
 
@@ -137,8 +137,8 @@ def test_redis_never_evicts_and_keeps_its_password_from_lists_of_processes(
     try:
         assert process.stdout is not None
         assert any("eady to accept connections" in line for line in process.stdout)
-        with redis.Redis(unix_socket_path=f"{tmp_path}/redis") as stranger, pytest.raises(redis.AuthenticationError):
-            stranger.ping()
+        with redis.Redis(unix_socket_path=f"{tmp_path}/redis") as client, pytest.raises(redis.AuthenticationError):
+            client.ping()
         with redis.Redis(unix_socket_path=f"{tmp_path}/redis", password=PASSWORDS["REDIS_PASSWORD"]) as ours:
             about: Json = ours.info()
             assert about["maxmemory_policy"] == "noeviction"

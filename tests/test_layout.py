@@ -16,7 +16,6 @@ TESTED_ELSEWHERE = {
     "cli/local_service.py": "cli/test_build.py",
     "cli/new_jobs.py": "cli/test_crawl.py",
     "cli/up.py": "acceptance/test_crawl.py",
-    "crawl/cleanup.py": "test_maintenance.py",
     "crawl/display.py": "cli/test_job_status.py",
     "crawl/kind.py": "crawl/test_claims.py",
     "crawl/worker.py": "crawl/test_chunk.py",
