@@ -1,4 +1,4 @@
-"""The only package that opens images: bytes to facts, in a guarded process.
+"""The only package that opens images: from bytes to facts, in a sandboxed process.
 
-`guard` is what a worker imports: it needs neither Pillow nor NumPy, which the guarded process alone loads.
+A worker imports `decoder`, which needs neither Pillow nor NumPy: only the decode process loads them.
 """

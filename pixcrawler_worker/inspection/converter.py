@@ -49,7 +49,7 @@ _MAX_PROFILE_BYTES = 1_048_576
 _JPEG_HARMLESS = {"APP0": b"JFIF\0", "APP2": b"ICC_PROFILE\0", "APP14": b"Adobe"}
 _JPEG_END = b"\xff\xd9"
 
-#: As in ImageOps.exif_transpose, which fails when there is broken EXIF beside a good orientation.
+#: As in ImageOps.exif_transpose, which fails when EXIF is broken and its orientation is valid.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -163,7 +163,7 @@ def _all_of(size: tuple[int, int]) -> _Box:
 
 
 def _middle(length: int, kept: float, *, whole: bool) -> tuple[float, float]:
-    """Return where the middle part of a side begins and ends, at whole pixels if wanted."""
+    """Return where the middle part of a side begins and ends, at whole pixels if `whole`."""
     kept = min(kept, length)
     start = (length - kept) / 2
     if whole:

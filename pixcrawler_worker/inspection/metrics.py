@@ -83,7 +83,7 @@ def _in_color(image: Image.Image) -> tuple[Image.Image, bool]:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """Return the image with at most 256 pixels a side, each an average of those that it stands for.
+    """Return the image with at most 256 pixels a side, each an average of those that it replaces.
 
     By a whole factor, so there are 129 of them at least unless there were fewer: any other costs four times as much.
     """

@@ -62,7 +62,7 @@ class Pixels:
 
 
 def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
-    """Decode the first frame of `body`, all of it, as the one format that `extension` stands for.
+    """Decode the first frame of `body`, all of it, as the format of `extension` only.
 
     Raises:
         RejectedError: CORRUPT when a decoder fails, TOO_MANY_PIXELS when Pillow sees more pixels than the header
