@@ -97,7 +97,7 @@ def test_a_chunk_whose_lease_expires_twice_fails_and_ends_its_job(runtime: Runti
         assert sweep(runtime).reaped == 1
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.FAILED]
     assert status(runtime, ref) is JobStatus.FAILED
-    assert last_details(runtime, ref)["errors"] == {"the worker fell silent (2 of this chunk so far)": 1}
+    assert last_details(runtime, ref)["errors"] == {"the lease expired (2 of this chunk so far)": 1}
 
 
 def test_the_lease_of_a_dead_process_is_found_by_the_id_of_its_task(runtime: Runtime) -> None:

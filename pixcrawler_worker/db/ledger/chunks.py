@@ -218,7 +218,7 @@ def reap(session: Session, table: JobTable) -> Reaped | None:
         lease_until=None,
         dispatched_at=None,
         available_at=_NOW,
-        error=f"the worker fell silent ({crashes} of this chunk so far)",
+        error=f"the lease expired ({crashes} of this chunk so far)",
     )
     jobs.count(session, job, delta(ChunkState.RUNNING, state))
     return Reaped(row.id, job, state)
