@@ -1,5 +1,6 @@
 """The example and the table of docs/sources.md."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -36,6 +37,13 @@ def test_it_works_as_it_is_printed() -> None:
     assert (candidate.url, candidate.credit.author, page.more) == ("https://museum.example/1.jpg", "Ada", True)
     with pytest.raises(PermanentError, match="museum: the response has no list of items"):
         search({})
+
+
+def test_its_test_passes_as_it_is_printed() -> None:
+    source, test = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    defined: dict[str, Any] = {"asyncio": asyncio, "SourceConfig": SourceConfig}
+    exec(source + test, defined)
+    defined["test_an_empty_response_is_the_last_page"]()
 
 
 def test_the_document_has_every_source_with_its_limits() -> None:
