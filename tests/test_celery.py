@@ -212,7 +212,7 @@ def test_an_unknown_chunk_is_dropped(service: pytest.MonkeyPatch) -> None:
         ({"sources": ["urls"]}, "source 'urls' needs a list"),
         ({"licenses": ["\x00", "\ud800"]}, "there is no license '\\x00'"),
         ({"licenses": ["cc-bye"]}, "there is no license 'cc-bye'; did you mean 'cc-by'?"),
-        ("urls", "options must be an object"),
+        ("urls", 'options: expected an object, got "urls"'),
     ],
 )
 def test_a_message_that_cannot_be_done_fails_its_job_with_a_reason(
