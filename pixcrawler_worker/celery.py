@@ -1,6 +1,6 @@
 """The Celery app: `celery -A pixcrawler_worker worker` finds it here. Queues, delivery, and the life of processes.
 
-The settings below are what the ledger's promises rest on; `docs/decisions` tells what each one was measured against.
+The settings below are what the ledger's promises rest on; `docs/decisions` has the measurement behind each.
 """
 
 import contextlib
@@ -18,8 +18,7 @@ from celery import Task as CeleryTask
 from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
-from pixcrawler_worker import health, logs, runtime, settings_report
-from pixcrawler_worker import settings as configuration
+from pixcrawler_worker import health, logs, runtime, settings, settings_report
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -40,8 +39,8 @@ _TIDY_SECONDS = 600
 
 def _make() -> Celery:
     try:
-        settings = configuration.load()
-        broker = None if settings.broker_url is None else settings.broker_url.get_secret_value()
+        configured = settings.load()
+        broker = None if configured.broker_url is None else configured.broker_url.get_secret_value()
     except PermanentError as error:
         raise SystemExit(f"pixcrawler: {error}") from None
     made = Celery("pixcrawler", broker=broker, include=["pixcrawler_worker.tasks"])
@@ -193,22 +192,22 @@ app.steps["worker"].add(Sweeper)
 
 @signals.setup_logging.connect
 def _configure_logs(loglevel: int = logging.INFO, **_: object) -> None:
-    logs.configure(configuration.load().log_format, level=loglevel)
+    logs.configure(settings.load().log_format, level=loglevel)
 
 
 @signals.celeryd_init.connect
 def _check(**_: object) -> None:
     """Refuse to start where no chunk could ever run; an absent service is waited for instead."""
     try:
-        settings = configuration.load()
-        settings.require_broker()
+        configured = settings.load()
+        configured.require_broker()
         if unknown := settings_report.unknown(protocol.SOURCES.installed()):
             log.warning("unknown settings are ignored", did_you_mean=unknown)
-        if networks := [str(network) for network in settings.allowed_networks]:
+        if networks := [str(network) for network in configured.allowed_networks]:
             log.warning("private networks may be fetched from: this is for development", networks=networks)
-        # Everything that a chunk needs of the settings is made once here, where a mistake can still be told to people.
-        runtime.connect(settings).close()
-        health.require_migrated(settings)
+        # All that a chunk makes from the settings is made once here, where an error still reaches the operator.
+        runtime.connect(configured).close()
+        health.require_migrated(configured)
     except TransientError as error:
         log.warning("started without a database; waiting for it", reason=str(error))
     except PermanentError as error:

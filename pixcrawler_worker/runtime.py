@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from pixcrawler_worker import settings as configuration
+from pixcrawler_worker import settings
 from pixcrawler_worker.db import session
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
-from pixcrawler_worker.settings import Settings
+from pixcrawler_worker.settings import Settings, of_source
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Source, SourceConfig
 from pixcrawler_worker.storage.facade import Storage
@@ -121,7 +121,7 @@ def current() -> Runtime:
     """
     pid = os.getpid()
     if pid not in _opened:
-        _opened[pid] = connect(configuration.load())
+        _opened[pid] = connect(settings.load())
     return _opened[pid]
 
 
@@ -145,7 +145,7 @@ def source_config(settings: Settings, name: str) -> SourceConfig:
     """Return the configuration of a source: from its fields of `Settings`, or from the variables named after it."""
     if f"{name}_url" in Settings.model_fields:
         return SourceConfig(base_url=getattr(settings, f"{name}_url"))
-    base_url, api_key = configuration.of_source(name)
+    base_url, api_key = of_source(name)
     return SourceConfig(base_url=base_url, api_key=api_key)
 
 

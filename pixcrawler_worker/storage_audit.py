@@ -141,7 +141,7 @@ def _repair(
         jobs.lock(session, ref)
         if not sweeps.is_past_grace_period(session, ref, grace_period=grace_period):
             return 0, []
-        removed = images.delete(session, [row.id for row in missing])
+        removed = images.delete_images(session, [row.id for row in missing])
         if removed:
             validations.update_valid_images(session, job_id)
             activity_log.record(session, ref, "mended", {"images_without_file": removed})

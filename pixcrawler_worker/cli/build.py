@@ -22,7 +22,7 @@ from pixcrawler_worker.cli import (
     new_jobs,
 )
 from pixcrawler_worker.cli.crawl_arguments import RawCrawlOptions
-from pixcrawler_worker.crawl import report as crawl_report
+from pixcrawler_worker.crawl.report import write_crawl_report
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import JobStatus
@@ -30,7 +30,7 @@ from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import croissant, download
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import report as validation_report
+from pixcrawler_worker.validate.report import write_validation_report
 
 
 @click.command()
@@ -151,8 +151,8 @@ def deliver(
         with download.all_or_nothing(folder):
             _download(runtime, export, folder, delivery)
             with console.out.status("writing the reports"):
-                crawl_report.write(runtime, job.id, folder / "report.html")
-                validation_report.write(runtime, validation.id, folder / "validation.html")
+                write_crawl_report(runtime, job.id, folder / "report.html")
+                write_validation_report(runtime, validation.id, folder / "validation.html")
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
         sys.exit(130)

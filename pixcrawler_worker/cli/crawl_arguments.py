@@ -11,8 +11,8 @@ from click.shell_completion import CompletionItem
 from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.crawl.options import CrawlOptions
-from pixcrawler_worker.domain import licenses as known_licenses
 from pixcrawler_worker.domain.keywords import parse_keywords
+from pixcrawler_worker.domain.licenses import FAMILIES
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources import protocol
 
@@ -48,7 +48,7 @@ def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def _complete_license(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     del ctx, param
-    return [CompletionItem(name) for name in known_licenses.FAMILIES if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in FAMILIES if name.startswith(incomplete)]
 
 
 _OPTIONS = (

@@ -71,7 +71,7 @@ def validate(
         if ended.status != "completed":
             sys.exit(1)
         if report_path is not None:
-            click.echo(f"report: {report.write(runtime, validation_id, report_path)}")
+            click.echo(f"report: {report.write_validation_report(runtime, validation_id, report_path)}")
 
 
 def _read_rules(file: TextIO | None, *, level: str | None, mode: str | None) -> dict[str, Any]:

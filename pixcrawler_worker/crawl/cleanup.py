@@ -12,13 +12,13 @@ from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ENDED
 from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 
 log = structlog.get_logger()
 
 
-def clean_up(runtime: Runtime, limits: Limits) -> int:
+def clean_up(runtime: Runtime, limits: JobLimits) -> int:
     """Delete files of ended jobs that no row names, and return how many there were."""
     return remove_orphans(runtime, grace_period=limits.grace_period)
 

@@ -37,6 +37,6 @@ def parse(raw: object) -> CrawlOptions:
     return options.parse(CrawlOptions, raw, "options")
 
 
-def recorded(crawl_options: CrawlOptions) -> dict[str, Any]:
+def recorded(values: CrawlOptions) -> dict[str, Any]:
     """Return the options as the ledger records them: without defaults, and without the URLs, which have a table."""
-    return crawl_options.model_dump(mode="json", exclude={"urls"}, exclude_defaults=True)
+    return values.model_dump(mode="json", exclude={"urls"}, exclude_defaults=True)

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pixcrawler_worker.crawl import options as crawl_options
-from pixcrawler_worker.crawl.options import CrawlOptions
+from pixcrawler_worker.crawl.options import CrawlOptions, parse, recorded
 from pixcrawler_worker.db import crawls
 from pixcrawler_worker.db.crawls import CRAWL_JOBS, CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
@@ -32,7 +31,7 @@ def record_request(runtime: Runtime, session: Session, ref: JobRef, options: obj
         PermanentError: when they are invalid.
     """
     if options or not crawls.is_recorded(session, ref.id):
-        record_options(runtime, session, ref.id, crawl_options.parse(options or {}))
+        record_options(runtime, session, ref.id, parse(options or {}))
 
 
 def record_options(runtime: Runtime, session: Session, job_id: int, options: CrawlOptions) -> None:
@@ -41,7 +40,7 @@ def record_options(runtime: Runtime, session: Session, job_id: int, options: Cra
     crawls.record_request(
         session,
         job_id,
-        options=crawl_options.recorded(options) | {"chunk_size": page_size},
+        options=recorded(options) | {"chunk_size": page_size},
         urls=options.urls,
         page_size=page_size,
     )
@@ -54,7 +53,7 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
         PermanentError: when its row or its options are invalid.
     """
     request = crawls.load(session, ref.id)
-    round_ = _round(runtime, request, crawl_options.parse(request.options), [])
+    round_ = _round(runtime, request, parse(request.options), [])
     crawls.next_round(session, ref.id)
     sources_used = sorted({chunk.source for chunk in round_})
     return Chunks(
@@ -69,7 +68,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
         return Conclusion.never_planned(Task.CRAWL_START)
     request = crawls.load(session, ref.id)
     try:
-        options = crawl_options.parse(request.options)
+        options = parse(request.options)
         round_ = _round(runtime, request, options, crawls.chunk_results(session, ref.id))
     except PermanentError as error:
         # The row or the configuration changed under the job: it ends with what it has.

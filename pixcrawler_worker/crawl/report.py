@@ -64,7 +64,7 @@ class _Content:
     thumbnails: Mapping[int, bytes]
 
 
-def write(runtime: Runtime, job_id: int, path: Path) -> Path:
+def write_crawl_report(runtime: Runtime, job_id: int, path: Path) -> Path:
     """Write the HTML report on a crawl job and return its path. Images are embedded.
 
     Raises:

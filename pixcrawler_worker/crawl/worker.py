@@ -20,7 +20,7 @@ from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs.kind import Report
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 from pixcrawler_worker.web import http
@@ -127,7 +127,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
     )
 
 
-async def work(runtime: Runtime, work: CrawlWork, limits: Limits) -> CrawlProgress:
+async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlProgress:
     """Store as many new images as the quota allows from the candidates of the chunk.
 
     Raises:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from psycopg import Connection as PsycopgConnection
 from psycopg import sql
-from sqlalchemy import delete as delete_rows
-from sqlalchemy import func, literal, select
+from sqlalchemy import delete, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
@@ -199,7 +198,7 @@ def stored_files(session: Session, job_id: int) -> list[StoredFile]:
     ]
 
 
-def delete(session: Session, image_ids: Sequence[int]) -> int:
+def delete_images(session: Session, image_ids: Sequence[int]) -> int:
     """Delete rows of images with their facts; return how many existed."""
-    gone = session.scalars(delete_rows(Image).where(Image.id.in_(image_ids)).returning(Image.id))
+    gone = session.scalars(delete(Image).where(Image.id.in_(image_ids)).returning(Image.id))
     return len(gone.all())

@@ -11,7 +11,7 @@ from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.export import plan, publisher
 from pixcrawler_worker.export.payloads import ExportResult
 from pixcrawler_worker.export.plan import Plan
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 
 log = structlog.get_logger()
@@ -22,7 +22,7 @@ _MAX_EXPORTS = 200
 _RENEW_WITHIN = timedelta(days=1)
 
 
-def clean_up(runtime: Runtime, limits: Limits) -> int:
+def clean_up(runtime: Runtime, limits: JobLimits) -> int:
     """Delete the files of expired, failed and deleted exports, and renew presigned URLs that expire soon.
 
     Return the number of exports with deleted files.
@@ -51,7 +51,7 @@ def _renew_urls(runtime: Runtime) -> None:
             transact(runtime.sessions, replace)
 
 
-async def _remove_files(runtime: Runtime, limits: Limits) -> int:
+async def _remove_files(runtime: Runtime, limits: JobLimits) -> int:
     """Delete files without an export and unfinished uploads; return the number of exports with deleted files."""
     found: dict[int, list[str]] = {}
     async for key in runtime.storage.keys(plan.FOLDER, unfinished=True):

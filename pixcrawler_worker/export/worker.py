@@ -20,7 +20,7 @@ from pixcrawler_worker.export.payloads import ArchiveResult, ArchiveTask, Public
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.jobs.kind import Report
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 
@@ -69,7 +69,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
     )
 
 
-async def work(runtime: Runtime, work: ExportWork, limits: Limits) -> ExportChunkResult:
+async def work(runtime: Runtime, work: ExportWork, limits: JobLimits) -> ExportChunkResult:
     """Write an archive, or publish all of them."""
     del limits  # the size of an archive bounds its time
     if isinstance(work.task, ArchiveTask):

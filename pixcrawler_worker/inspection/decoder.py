@@ -267,7 +267,7 @@ class _Process:
             # The caller gave up. An image that is waited for no more is not waited for by others either; one that is
             # further back in the queue is answered, and the response is dropped.
             if self._queue and self._queue[0] is request:
-                self._fail(ConnectionAbortedError("nobody waits for the image any more"))
+                self._fail(ConnectionAbortedError("the caller of the image was cancelled"))
             raise
 
     async def idle(self) -> None:

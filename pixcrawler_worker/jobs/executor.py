@@ -20,7 +20,7 @@ from pixcrawler_worker.domain.lifecycle import ChunkOutcome
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.jobs.kind import JobKind, Result, Work
-from pixcrawler_worker.jobs.limits import LIMITS, Limits
+from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, owner
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ def run(
     kind: JobKind[Work, Result],
     chunk_id: int,
     *,
-    limits: Limits = LIMITS,
+    limits: JobLimits = LIMITS,
     jitter: Callable[[], float] = random.random,
 ) -> list[ChunkMessage]:
     """Run a chunk if it is queued and due, and return the messages to send next.
@@ -94,7 +94,7 @@ def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
     kind: JobKind[Work, Result],
     claim: Claim,
     work: Work,
-    limits: Limits,
+    limits: JobLimits,
     jitter: Callable[[], float],
 ) -> ChunkOutcome:
     """Do the work and end the attempt one way or the other."""
@@ -108,7 +108,7 @@ def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
         return _close(runtime, claim, error, limits, jitter())
 
 
-async def _supervise(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T], limits: Limits) -> T:
+async def _supervise(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T], limits: JobLimits) -> T:
     """Run the work while the claim is valid; stop it when the claim is lost or at the deadline.
 
     Raises:
@@ -132,7 +132,7 @@ async def _supervise(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T
         await asyncio.gather(task, heartbeat, return_exceptions=True)
 
 
-async def _heartbeat(runtime: Runtime, claim: Claim, limits: Limits) -> None:
+async def _heartbeat(runtime: Runtime, claim: Claim, limits: JobLimits) -> None:
     """Extend the lease until the claim is lost. A database that is away for a moment does not end the work."""
     lease = runtime.settings.lease
     while True:
@@ -145,7 +145,7 @@ async def _heartbeat(runtime: Runtime, claim: Claim, limits: Limits) -> None:
 
 
 def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
-    runtime: Runtime, kind: JobKind[Work, Result], claim: Claim, work: Work, result: Result, limits: Limits
+    runtime: Runtime, kind: JobKind[Work, Result], claim: Claim, work: Work, result: Result, limits: JobLimits
 ) -> ChunkOutcome:
     """Write the result and the chunk's end in one transaction.
 
@@ -171,7 +171,7 @@ def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
 
 
 def _close(
-    runtime: Runtime, claim: Claim, error: TransientError | PermanentError, limits: Limits, jitter: float
+    runtime: Runtime, claim: Claim, error: TransientError | PermanentError, limits: JobLimits, jitter: float
 ) -> ChunkOutcome:
     """Release the chunk, or fail it."""
 

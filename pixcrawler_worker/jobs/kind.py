@@ -13,7 +13,7 @@ from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain.lifecycle import Counters, JobStatus
 from pixcrawler_worker.jobs.display import AnyJobDisplay
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 
 Work = TypeVar("Work")
@@ -85,7 +85,7 @@ def _no_recount(session: Session, ref: JobRef) -> Mapping[str, int]:
     return {}
 
 
-def _no_cleanup(runtime: Runtime, limits: Limits) -> None:
+def _no_cleanup(runtime: Runtime, limits: JobLimits) -> None:
     """Delete nothing: jobs of the kind leave no files behind."""
 
 
@@ -122,14 +122,14 @@ class JobKind(Generic[Work, Result]):
     retry_task: str | None = None
     plan: Callable[[Runtime, Session, JobRef], Chunks]
     prepare: Callable[[Runtime, Session, Claim], Work]
-    work: Callable[[Runtime, Work, Limits], Coroutine[Any, Any, Result]]
+    work: Callable[[Runtime, Work, JobLimits], Coroutine[Any, Any, Result]]
     write: Callable[[Session, Work, Result], Report]
     conclude: Callable[[Runtime, Session, JobRef, Counters], Chunks | Conclusion]
     record_request: Callable[[Runtime, Session, JobRef, object], None] = _no_request
     lock_parents: Callable[[Session, JobRef], None] = _no_parents
     reopened: Callable[[Session, JobRef], None] = _no_parents
     recount: Callable[[Session, JobRef], Mapping[str, int]] = _no_recount
-    clean_up: Callable[[Runtime, Limits], object] = _no_cleanup
+    clean_up: Callable[[Runtime, JobLimits], object] = _no_cleanup
 
 
 #: A kind whose types of work and result do not matter, as most of the core sees it.

@@ -9,7 +9,7 @@ from pixcrawler_worker.domain.retry import MAX_RETRY_AFTER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class JobLimits:
     """Durations from short to long. Each one leaves the one before it time to take effect.
 
     Attributes:
@@ -66,4 +66,4 @@ class Limits:
 
 
 #: What the worker runs with. Tests hand others in.
-LIMITS = Limits()
+LIMITS = JobLimits()

@@ -19,7 +19,7 @@ from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.errors import TransientError, UnknownJobError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.jobs.kind import AnyJobKind
-from pixcrawler_worker.jobs.limits import LIMITS, Limits
+from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, local_pid
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ class Swept:
         return not (self.messages or self.reaped or self.dropped or self.started or self.concluded or self.repaired)
 
 
-def sweep(runtime: Runtime, kinds: Iterable[AnyJobKind], *, limits: Limits = LIMITS) -> Swept:
+def sweep(runtime: Runtime, kinds: Iterable[AnyJobKind], *, limits: JobLimits = LIMITS) -> Swept:
     """Do one sweep and return what it did. Talks to the database only, so it is safe in a process that forks."""
     swept = Swept()
     served = list(kinds)
@@ -89,7 +89,7 @@ def expire_lease(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]
     return transact(runtime.sessions, work)
 
 
-def _reap(runtime: Runtime, kind: AnyJobKind, swept: Swept, limits: Limits) -> None:
+def _reap(runtime: Runtime, kind: AnyJobKind, swept: Swept, limits: JobLimits) -> None:
     for _ in range(limits.max_reaped):
         try:
             reaped = transact(runtime.sessions, functools.partial(chunks.reap, table=kind.table))
@@ -143,7 +143,7 @@ def _dispatch(runtime: Runtime, kinds: list[AnyJobKind], swept: Swept) -> None:
     swept.messages += transact(runtime.sessions, work)
 
 
-def _redispatch(runtime: Runtime, kinds: list[AnyJobKind], swept: Swept, limits: Limits) -> None:
+def _redispatch(runtime: Runtime, kinds: list[AnyJobKind], swept: Swept, limits: JobLimits) -> None:
     def work(session: Session) -> list[ChunkMessage]:
         if not sweeps.try_lock(session, sweeps.Step.REDISPATCH):
             return []

@@ -51,7 +51,7 @@ _METRICS = (
 )
 
 
-def write(runtime: Runtime, job_id: int, path: Path) -> Path:
+def write_validation_report(runtime: Runtime, job_id: int, path: Path) -> Path:
     """Write the HTML report on a validation job and return its path. Images are embedded.
 
     Raises:

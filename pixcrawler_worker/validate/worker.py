@@ -24,7 +24,7 @@ from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection.decoder import File
 from pixcrawler_worker.jobs.kind import Report
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 from pixcrawler_worker.validate import classifiers, duplicates, planner
@@ -118,7 +118,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
     )
 
 
-async def work(runtime: Runtime, work: ValidationWork, limits: Limits) -> Validated:
+async def work(runtime: Runtime, work: ValidationWork, limits: JobLimits) -> Validated:
     """Validate the chunk's images, or compare all images of the job.
 
     Images for which `limits.chunk_budget` does not last are left to another chunk.

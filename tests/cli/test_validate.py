@@ -126,7 +126,7 @@ def test_a_missing_job_is_an_error(env: Mapping[str, str], runtime: Runtime, tmp
         with pytest.raises(PermanentError, match="there is no validation job 424242"):
             call(env, "jobs", command, "validation:424242")
     with pytest.raises(UnknownJobError):
-        report.write(runtime, 424242, tmp_path / "page.html")
+        report.write_validation_report(runtime, 424242, tmp_path / "page.html")
     assert call(env, "jobs", "show", "archive:1").exit_code == 2
 
 
@@ -137,7 +137,7 @@ def test_the_report_shows_histograms_flagged_images_and_duplicates(
 ) -> None:
     ledger.execute(runtime.sessions, "UPDATE images SET filename = '<b>x</b>.jpg' WHERE filename = 'dark.jpg'")
     ref = validation_jobs.validate(runtime, job, {"level": "strict", "checks": {"odd_size": {"min_images": 20}}})
-    path = report.write(runtime, ref.id, tmp_path / "page.html")
+    path = report.write_validation_report(runtime, ref.id, tmp_path / "page.html")
     page = path.read_text()
     assert "http://" not in page
     assert "https://" not in page

@@ -101,7 +101,7 @@ def test_a_report_has_images_and_rejection_reasons(runtime: Runtime, host: Hosti
         return [*good, *(Candidate(url=host.url(f"/fault/404/{label}-{number}")) for number in range(2))]
 
     ref = crawled(runtime, candidates, "cat", "dog", name="Cats & dogs")
-    path = report.write(runtime, ref.id, tmp_path / "deep" / "report.html")
+    path = report.write_crawl_report(runtime, ref.id, tmp_path / "deep" / "report.html")
     assert path == tmp_path / "deep" / "report.html"
     found = read(path)
     harmless(found)
@@ -115,7 +115,7 @@ def test_a_report_has_images_and_rejection_reasons(runtime: Runtime, host: Hosti
 
 def test_every_thumbnail_can_be_opened_and_is_small(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
     ref = crawled(runtime, good_images(host, 4), "owl")
-    found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 4
     for url in found.loaded:
         with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True))) as image:
@@ -129,7 +129,7 @@ def test_untrusted_texts_are_escaped(runtime: Runtime, host: HostileServer, tmp_
     ref = crawled(
         runtime, good_images(host, 2, title=HOSTILE, author=HOSTILE, license=HOSTILE), label, name=HOSTILE[:100]
     )
-    found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
     harmless(found)
     assert found.text.count(HOSTILE[:100]) >= 2
     assert f"{label} 2" in found.text
@@ -140,7 +140,7 @@ def test_untrusted_texts_are_escaped(runtime: Runtime, host: HostileServer, tmp_
 
 def test_a_contact_sheet_shows_a_few_of_many_evenly(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
     ref = crawled(runtime, good_images(host, 30), "many")
-    found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 10
     assert "many 10 of 30" in found.text
 
@@ -151,7 +151,7 @@ def test_a_missing_or_corrupt_file_is_reported(runtime: Runtime, host: HostileSe
     missing, broken, _ = (runtime.storage.key(url) for (url,) in rows)
     runtime.run(runtime.storage.delete([missing]))
     runtime.run(runtime.storage.put(broken, b"not an image"))
-    found = read(report.write(runtime, ref.id, tmp_path / "report.html"))
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 1
     assert found.text.count("96x64 jpg: file missing or not readable") == 2
 
@@ -160,7 +160,7 @@ def test_a_job_without_images_has_a_report(runtime: Runtime, host: HostileServer
     empty = crawled(runtime, lambda _: [], "nothing")
     pending = make_job(runtime, name="not yet")
     for ref, status in ((empty, "completed"), (pending, "pending")):
-        found = read(report.write(runtime, ref.id, tmp_path / f"{ref.id}.html"))
+        found = read(report.write_crawl_report(runtime, ref.id, tmp_path / f"{ref.id}.html"))
         harmless(found)
         assert f"crawl job {ref.id}, {status}" in found.text
         assert "No candidates were rejected." in found.text
@@ -169,7 +169,7 @@ def test_a_job_without_images_has_a_report(runtime: Runtime, host: HostileServer
 
 def test_a_missing_job_has_no_report(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(UnknownJobError):
-        report.write(runtime, 2**30, tmp_path / "report.html")
+        report.write_crawl_report(runtime, 2**30, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,7 +178,7 @@ def test_a_path_that_cannot_be_written_is_an_error(runtime: Runtime, tmp_path: P
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "report.html"):
         with pytest.raises(PermanentError, match=f"{path} cannot be written"):
-            report.write(runtime, ref.id, path)
+            report.write_crawl_report(runtime, ref.id, path)
 
 
 def test_an_unavailable_storage_is_one_error_and_leaves_nothing_running(
@@ -190,7 +190,9 @@ def test_an_unavailable_storage_is_one_error_and_leaves_nothing_running(
         raise TransientError("the storage is unavailable")
 
     with pytest.raises(TransientError, match="the storage is unavailable"):
-        report.write(replace(runtime, storage=WatchedStorage(runtime, get=away)), ref.id, tmp_path / "report.html")
+        report.write_crawl_report(
+            replace(runtime, storage=WatchedStorage(runtime, get=away)), ref.id, tmp_path / "report.html"
+        )
     assert asyncio.all_tasks(runtime.loop) == set()
     assert list(tmp_path.iterdir()) == []
 
@@ -217,7 +219,7 @@ def test_only_a_few_images_are_in_memory_at_a_time(runtime: Runtime, host: Hosti
 
     watched = replace(runtime, storage=counting, decoder=Opening(Limits()))
     try:
-        found = read(report.write(watched, ref.id, tmp_path / "report.html"))
+        found = read(report.write_crawl_report(watched, ref.id, tmp_path / "report.html"))
     finally:
         runtime.run(watched.decoder.aclose())
     assert len(found.loaded) == 48
@@ -231,7 +233,9 @@ def test_times_are_in_utc(runtime: Runtime, database_url: str, tmp_path: Path) -
     )
     engine = session.connect(f"{database_url}&options=-c%20timezone%3DAsia/Tokyo")
     try:
-        page = report.write(replace(runtime, sessions=session.sessions(engine)), ref.id, tmp_path / "report.html")
+        page = report.write_crawl_report(
+            replace(runtime, sessions=session.sessions(engine)), ref.id, tmp_path / "report.html"
+        )
     finally:
         engine.dispose()
     assert "completed, 2026-02-03 20:05 UTC" in read(page).text
@@ -243,7 +247,7 @@ def test_every_rejection_reason_has_a_description(runtime: Runtime, tmp_path: Pa
     counts = {reason.value: 1000 + number for number, reason in enumerate(Reason)}
     with runtime.sessions.begin() as opened:
         chunks.finish(opened, held, result={"reasons": counts}, gains={})
-    text = read(report.write(runtime, ref.id, tmp_path / "report.html")).text
+    text = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html")).text
     for reason, count in counts.items():
         assert f" ({reason}){count:,}" in text
         assert f"{reason} ({reason})" not in text

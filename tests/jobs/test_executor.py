@@ -20,11 +20,11 @@ from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.jobs.kind import Report
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime, connect
 
 #: A chunk that takes longer is stopped.
-SHORT = Limits(chunk_budget=timedelta(0), chunk_deadline=timedelta(seconds=0.3))
+SHORT = JobLimits(chunk_budget=timedelta(0), chunk_deadline=timedelta(seconds=0.3))
 
 
 def one_chunk(runtime: Runtime, sessions: Sessions, **values: int) -> tuple[JobRef, ChunkMessage]:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pixcrawler_worker.celery import app
-from pixcrawler_worker.jobs.limits import LIMITS, Limits
+from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 
 SECOND = timedelta(seconds=1)
 
@@ -44,7 +44,7 @@ def test_celery_runs_with_them() -> None:
 )
 def test_limits_in_another_order_are_rejected(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must|lease"):
-        Limits(**changed)
+        JobLimits(**changed)
 
 
 @pytest.mark.parametrize("lease", [1, 60, 600])

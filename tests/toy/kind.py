@@ -22,7 +22,7 @@ from pixcrawler_worker.domain.lifecycle import Counters, JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.display import JobDisplay
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion, JobKind, Report
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 
 #: What a migration of the kind would do.
@@ -110,7 +110,7 @@ async def the_number(number: int) -> int:
 def toy_kind(work: Callable[[int], Awaitable[int]] = the_number) -> JobKind[int, int]:
     """The kind, with what its chunks do: they get their number and return what is added."""
 
-    async def do(runtime: Runtime, number: int, limits: Limits) -> int:
+    async def do(runtime: Runtime, number: int, limits: JobLimits) -> int:
         del runtime, limits
         return await work(number)
 

@@ -22,7 +22,7 @@ from pixcrawler_worker.db.ledger.chunks import ClaimState
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.errors import PermanentError, TransientError, UnknownJobError
 from pixcrawler_worker.jobs import executor, submission, sweeper
-from pixcrawler_worker.jobs.limits import Limits
+from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate import planner
@@ -346,7 +346,7 @@ def test_images_beyond_the_time_budget_are_left_to_another_chunk(runtime: Runtim
     runs = 0
     while messages:
         (message,) = messages
-        messages = executor.run(runtime, VALIDATION, message.chunk_id, limits=Limits(chunk_budget=timedelta(0)))
+        messages = executor.run(runtime, VALIDATION, message.chunk_id, limits=JobLimits(chunk_budget=timedelta(0)))
         runs += 1
     assert runs == 3, "sixteen at a time, and the comparison"
     assert counted(runtime, ref) == ("completed", 100, 21, 20, 1)

@@ -225,7 +225,7 @@ def cancel(session: Session, ref: JobRef) -> bool:
 def drop_chunks(session: Session, ref: JobRef) -> int:
     """Cancel the open chunks of a job that has ended, and return how many there were.
 
-    A job whose status was written by somebody else gets the time of its end here.
+    A job whose status was written by another program gets the time of its end here.
 
     Raises:
         NotRunningError: when the job has not ended.

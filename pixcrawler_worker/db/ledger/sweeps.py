@@ -45,7 +45,7 @@ def try_lock(session: Session, step: Step) -> bool:
 def ended_with_open_chunks(session: Session, table: JobTable) -> list[JobRef]:
     """Return jobs whose status says that they ended, but which have open chunks or no end time.
 
-    For example because somebody wrote only the status.
+    For example because an API wrote only the status.
     """
     model = table.model
     ended = select(model.id).where(model.status.in_(ENDED))
