@@ -30,7 +30,7 @@ class Conversion:
         quality: 1 to 100, of JPEG, WebP and AVIF. A JPEG that is written as one of its own size keeps its own.
         background: `#rrggbb`, behind transparency where the format has none (jpg, bmp), and around what is padded.
         orient: turn the pixels as EXIF says, and drop what it said. Otherwise they stay as they are stored, with
-            that tag if EXIF is kept, except those of a TIFF, which are turned whenever it is written anew.
+            that tag if EXIF is kept, except those of a TIFF, which are turned whenever they are rewritten.
         strip: leave out EXIF, too. It is kept in part otherwise, by the formats that hold it (all but gif and bmp):
             camera and exposure, author, copyright, dates and place. Broken EXIF is left out.
 
