@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
+import celery
+import kombu
 import structlog
 from celery import Celery, bootsteps, signals
-from celery import Task as CeleryTask
-from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
 from pixcrawler_worker import health, logs, runtime, settings, settings_report
@@ -46,7 +46,7 @@ def _make() -> Celery:
     made = Celery("pixcrawler", broker=broker, include=["pixcrawler_worker.tasks"])
     made.conf.update(
         # Exchange "" routes by the queue's name alone: no bindings that a flushed Redis could lose.
-        task_queues=[KombuQueue(queue.value, exchange="", routing_key=queue.value) for queue in Queue],
+        task_queues=[kombu.Queue(queue.value, exchange="", routing_key=queue.value) for queue in Queue],
         task_default_queue=Queue.CRAWL.value,
         task_default_exchange="",
         task_default_routing_key=Queue.CRAWL.value,
@@ -220,7 +220,7 @@ def _close(**_: object) -> None:
 
 
 @signals.task_prerun.connect
-def _name_task(task_id: str, task: CeleryTask[..., object], **_: object) -> None:
+def _name_task(task_id: str, task: celery.Task[..., object], **_: object) -> None:
     structlog.contextvars.bind_contextvars(task=task.name.removeprefix("pixcrawler."), task_id=task_id)
 
 

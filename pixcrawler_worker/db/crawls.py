@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, insert, join, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import validations
@@ -53,7 +53,7 @@ def record_request(
 
     The options have everything but the URLs, which are stored in pages so that a chunk reads no more than its own.
     """
-    recorded = upsert(CrawlPlan).values(crawl_job_id=job_id, options=dict(options))
+    recorded = postgresql.insert(CrawlPlan).values(crawl_job_id=job_id, options=dict(options))
     session.execute(
         recorded.on_conflict_do_update(index_elements=["crawl_job_id"], set_={"options": recorded.excluded.options})
     )

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, join, literal, select, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import SQLCoreOperations
 
@@ -132,13 +132,13 @@ def load(session: Session, job_id: int) -> ExportRequest | None:
 
 def request(session: Session, job_id: int) -> None:
     """Record that a job was requested, so that it starts even when its message is lost."""
-    session.execute(upsert(ExportPlan).values(export_job_id=job_id).on_conflict_do_nothing())
+    session.execute(postgresql.insert(ExportPlan).values(export_job_id=job_id).on_conflict_do_nothing())
 
 
 def record_plan(session: Session, job_id: int, *, validation_id: int | None, images: int, default_label: str) -> None:
     """Record the plan of a job whose images are selected. The caller holds the job's lock."""
     values = {"validation_job_id": validation_id, "labels": _labels(session, job_id, default_label=default_label)}
-    planned = upsert(ExportPlan).values(export_job_id=job_id, **values)
+    planned = postgresql.insert(ExportPlan).values(export_job_id=job_id, **values)
     session.execute(planned.on_conflict_do_update(index_elements=["export_job_id"], set_=values))
     session.execute(update(ExportJob).where(ExportJob.id == job_id).values(total_images=images))
 

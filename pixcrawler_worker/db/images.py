@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from psycopg import Connection as PsycopgConnection
+import psycopg
 from psycopg import sql
 from sqlalchemy import delete, func, literal, select
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 from sqlalchemy.types import LargeBinary
 
@@ -96,7 +96,7 @@ def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list
     if not found:
         return []
     connection = session.connection().connection.driver_connection
-    assert isinstance(connection, PsycopgConnection)
+    assert isinstance(connection, psycopg.Connection)
     with connection.cursor() as cursor:
         cursor.execute(_CREATE)
         with cursor.copy(_COPY) as copy:
@@ -152,7 +152,7 @@ def add_candidates(session: Session, job_id: int, hashes: Sequence[bytes]) -> in
         return 0
     offered = select(literal(job_id), func.unnest(literal(sorted(set(hashes)), ARRAY(LargeBinary))))
     new = session.scalars(
-        upsert(CrawlCandidate)
+        postgresql.insert(CrawlCandidate)
         .from_select(["crawl_job_id", "url_hash"], offered)
         .on_conflict_do_nothing()
         .returning(CrawlCandidate.url_hash)

@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import exports, validations
@@ -67,7 +67,9 @@ def create_export_job(
 
 def _local_project(session: Session) -> Project:
     session.execute(
-        upsert(Profile).values(id=_LOCAL_USER, email=_LOCAL_EMAIL, full_name="Command line").on_conflict_do_nothing()
+        postgresql.insert(Profile)
+        .values(id=_LOCAL_USER, email=_LOCAL_EMAIL, full_name="Command line")
+        .on_conflict_do_nothing()
     )
     owned = select(Project).where(Project.user_id == _LOCAL_USER, Project.name == _LOCAL_PROJECT)
     project = session.scalars(owned.order_by(Project.id).limit(1)).one_or_none()

@@ -7,10 +7,9 @@ from datetime import timedelta
 from typing import TypeVar
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, exc, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -128,7 +127,7 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Sequenc
                 raise
             if pause is None:
                 raise TransientError(f"the database does not answer: {_first_line(error)}") from error
-        except PoolTimeoutError as error:
+        except exc.TimeoutError as error:
             raise TransientError("no connection to the database was free for 10 s") from error
         time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
-from psycopg import Connection as PsycopgConnection
 from psycopg.types.json import Jsonb
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -61,7 +61,7 @@ _METRICS = Metrics.__slots__
 def insert(session: Session, job_id: int, results: Iterable[ValidationResult]) -> None:
     """Write results with one COPY. A job has one result per image, because each image is in one chunk."""
     connection = session.connection().connection.driver_connection
-    assert isinstance(connection, PsycopgConnection)
+    assert isinstance(connection, psycopg.Connection)
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for result in results:
@@ -145,7 +145,7 @@ def comparable_images(session: Session, job_id: int, *, entropy_below: float, st
         std_below: images with a smaller standard deviation of gray levels are plain.
     """
     connection = session.connection().connection.driver_connection
-    assert isinstance(connection, PsycopgConnection)
+    assert isinstance(connection, psycopg.Connection)
     query = _COMPARE.format(job=int(job_id), entropy=float(entropy_below), std=float(std_below))
     received = bytearray()
     with connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
@@ -182,7 +182,7 @@ def add_comparisons(session: Session, job_id: int, compared: Sequence[Comparison
     if not compared:
         return 0
     connection = session.connection().connection.driver_connection
-    assert isinstance(connection, PsycopgConnection)
+    assert isinstance(connection, psycopg.Connection)
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TEMP TABLE compared (image_id int4, findings jsonb, valid bool, keeper_id int4) ON COMMIT DROP"

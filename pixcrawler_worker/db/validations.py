@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, join, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger.tables import JobTable
@@ -75,7 +75,7 @@ def load(session: Session, job_id: int) -> ValidationRequest | None:
 
 def record_request(session: Session, job_id: int) -> None:
     """Record that a job was requested, so that it starts even when its message is lost."""
-    session.execute(upsert(ValidationPlan).values(validation_job_id=job_id).on_conflict_do_nothing())
+    session.execute(postgresql.insert(ValidationPlan).values(validation_job_id=job_id).on_conflict_do_nothing())
 
 
 def record_plan(session: Session, job_id: int, *, effective: bool, note: str | None, images: int) -> None:
@@ -89,7 +89,7 @@ def record_plan(session: Session, job_id: int, *, effective: bool, note: str | N
         images: how many are validated.
     """
     values = {"effective": effective, "note": note}
-    planned = upsert(ValidationPlan).values(validation_job_id=job_id, **values)
+    planned = postgresql.insert(ValidationPlan).values(validation_job_id=job_id, **values)
     session.execute(planned.on_conflict_do_update(index_elements=["validation_job_id"], set_=values))
     session.execute(update(ValidationJob).where(ValidationJob.id == job_id).values(total_images=images))
 
