@@ -5,10 +5,10 @@ import sys
 
 import click
 
-from pixcrawler_worker import storage_audit
 from pixcrawler_worker.cli import arguments, connection, console, job_status
+from pixcrawler_worker.crawl import storage_audit
+from pixcrawler_worker.crawl.storage_audit import StorageAudit
 from pixcrawler_worker.db.job_views import CrawlView
-from pixcrawler_worker.storage_audit import StorageAudit
 
 #: Maximum number of URLs of each kind that are printed.
 _MAX_PRINTED = 20

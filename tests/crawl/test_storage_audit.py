@@ -8,7 +8,7 @@ from doubles import query
 from export import exporting
 from export.exporting import StoredImage, image_bytes
 
-from pixcrawler_worker import storage_audit
+from pixcrawler_worker.crawl import storage_audit
 from pixcrawler_worker.runtime import Runtime
 
 NO_GRACE_PERIOD = timedelta(0)
