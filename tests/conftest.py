@@ -1,6 +1,7 @@
 """Real PostgreSQL, Redis and S3 from wheels, once per run; a database of its own for every test module."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -17,6 +18,12 @@ from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.runtime import Runtime
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Let tests interrupt the commands that they start: a shell's background jobs pass on that SIGINT is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _other_database(url: str, name: str) -> str:
