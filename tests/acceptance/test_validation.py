@@ -94,12 +94,14 @@ def owners_at_work(stack: Stack, validation: int, *, comparing: bool) -> set[int
     }
 
 
-def kill_worker(stack: Stack, validation: int, main_pid: int, *, comparing: bool) -> None:
+def kill_worker(stack: Stack, validation: int, main_pid: int, killed: set[int], *, comparing: bool) -> None:
+    """Kill a worker process at work that was not killed before: those stay in the table until they are swept."""
     deadline = time.monotonic() + 60
-    while not (found := owners_at_work(stack, validation, comparing=comparing) & set(children(main_pid))):
+    while not (found := owners_at_work(stack, validation, comparing=comparing) & set(children(main_pid)) - killed):
         assert time.monotonic() < deadline, "no worker process is at work"
         assert row(stack, validation)[0] in {"pending", "running"}, "the validation ended before a process was killed"
         time.sleep(0.002)
+    killed.add(min(found))
     os.kill(min(found), signal.SIGKILL)
 
 
@@ -119,15 +121,16 @@ def slow_down_comparing(stack: Stack) -> None:
 def test_results_are_the_same_regardless_of_killed_processes_and_there_is_one_end(stack: Stack, crawled: int) -> None:
     undisturbed, killed = make(stack, crawled), make(stack, crawled)
     slow_down_comparing(stack)
+    pids: set[int] = set()
     with stack.worker() as worker:
         send(stack, Task.VALIDATION_START, undisturbed, queue="validation", times=2)
         wait(stack, undisturbed)
         send(stack, Task.VALIDATION_START, killed, queue="validation")
-        kill_worker(stack, killed, worker.pid, comparing=False)
+        kill_worker(stack, killed, worker.pid, pids, comparing=False)
         with redis.Redis.from_url(stack.redis_url) as server:
             server.flushall()
-        kill_worker(stack, killed, worker.pid, comparing=False)
-        kill_worker(stack, killed, worker.pid, comparing=True)
+        kill_worker(stack, killed, worker.pid, pids, comparing=False)
+        kill_worker(stack, killed, worker.pid, pids, comparing=True)
         wait(stack, killed)
         for (chunk_id,) in stack.query("SELECT id FROM pixcrawler.chunks WHERE validation_job_id = %s", killed):
             send(stack, Task.VALIDATION_CHUNK, chunk_id, queue="validation")
