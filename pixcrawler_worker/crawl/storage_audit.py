@@ -10,6 +10,7 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import StoredFile
 from pixcrawler_worker.db.ledger import jobs, sweeps
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime
 
@@ -122,7 +123,7 @@ def _compare(runtime: Runtime, job_id: int, found: StorageAudit, *, fix: bool, g
 
 
 async def _files(runtime: Runtime, job_id: int) -> dict[str, int]:
-    sizes = runtime.storage.sizes(f"crawl_jobs/{job_id}/")
+    sizes = runtime.storage.sizes(crawl_job_prefix(job_id))
     return {runtime.storage.url(key): size async for key, size in sizes}
 
 
