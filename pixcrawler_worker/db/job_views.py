@@ -14,7 +14,7 @@ from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
-from pixcrawler_worker.domain.lifecycle import ChunkState
+from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 
 View = TypeVar("View", bound="JobView")
 
@@ -41,7 +41,7 @@ class JobView(ABC):
     @property
     def ended(self) -> bool:
         """Whether the job has reached its last status."""
-        return self.status not in {"pending", "running"}
+        return self.status in ENDED
 
     @property
     def title(self) -> str:
@@ -94,23 +94,29 @@ class CrawlView(JobView):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationView(JobView):
-    """A validation job."""
-
-    table = VALIDATION_JOBS
-    noun = "validation"
+class _ViewOfCrawl(JobView):
+    """A job that works on the images of a crawl job."""
 
     crawl_job_id: int
-    validation_rules: Any
-    total_images: int
-    validated_images: int
-    invalid_images: int
-    error_message: str | None
 
     @property
     def heading(self) -> str:
         """The job's id and name, and its crawl job."""
         return f"{self.id}  {self.name}, of job {self.crawl_job_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationView(_ViewOfCrawl):
+    """A validation job."""
+
+    table = VALIDATION_JOBS
+    noun = "validation"
+
+    validation_rules: Any
+    total_images: int
+    validated_images: int
+    invalid_images: int
+    error_message: str | None
 
     @property
     def count(self) -> tuple[int, int, str]:
@@ -119,13 +125,12 @@ class ValidationView(JobView):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportView(JobView):
+class ExportView(_ViewOfCrawl):
     """An export job."""
 
     table = EXPORT_JOBS
     noun = "export"
 
-    crawl_job_id: int
     format: str
     export_options: Any
     total_images: int
@@ -134,11 +139,6 @@ class ExportView(JobView):
     download_url: str | None
     expires_at: datetime | None
     error_message: str | None
-
-    @property
-    def heading(self) -> str:
-        """The job's id and name, and its crawl job."""
-        return f"{self.id}  {self.name}, of job {self.crawl_job_id}"
 
     @property
     def count(self) -> tuple[int, int, str]:

@@ -65,5 +65,5 @@ class JobLimits:
         return lease / self.heartbeats_per_lease
 
 
-#: What the worker runs with. Tests hand others in.
+#: What the worker runs with. Tests pass others.
 LIMITS = JobLimits()
