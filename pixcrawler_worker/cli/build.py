@@ -104,7 +104,7 @@ def build(
 class Delivery:
     """The file format and the options of the export."""
 
-    carrier: ExportFormat
+    format: ExportFormat
     options: dict[str, Any]
 
 
@@ -128,20 +128,26 @@ def deliver(
         check: called at every poll; raises when the jobs cannot make progress any more.
 
     Returns:
-        The export; None when validation or export failed, which has been printed.
+        The export; None when there are no images, or validation or export failed, which has been printed.
 
     Raises:
         SystemExit: 130 when interrupted; the files written so far are removed.
     """
     interrupted = f"\nno files were written. The images of job {job.id} are stored. Resume: {resume}"
     download.require_empty(folder)
+    if not job.valid_images:
+        click.echo(
+            f"job {job.id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images",
+            err=True,
+        )
+        return None
     validation_id = new_jobs.create_validation(runtime, job.id, name="build", rules={})
     new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
     validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
     if validation.status != JobStatus.COMPLETED:
         return None
     export_id = new_jobs.create_export(
-        runtime, job.id, name=job.name, format_=delivery.carrier, options=delivery.options
+        runtime, job.id, name=job.name, format_=delivery.format, options=delivery.options
     )
     new_jobs.start(client.start_export, export_id, title=f"export {export_id}")
     export = job_watch.watch(runtime.sessions, ExportView, export_id, check=check, interrupted=interrupted)
@@ -162,7 +168,7 @@ def deliver(
 def _download(runtime: Runtime, export: ExportView, folder: Path, delivery: Delivery) -> None:
     with console.out.status("downloading the dataset"):
         files = download.fetch(runtime, export, folder)
-    if delivery.carrier is not ExportFormat.ZIP:
+    if delivery.format is not ExportFormat.ZIP:
         return
     archives = [path for path in files if path.suffix == ".zip"]
     sizes = [_entries(archive) for archive in archives]

@@ -36,10 +36,7 @@ def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = Non
         UnknownJobError: when there is no such job.
     """
     ref = kind.table.ref(job_id)
-    status = transact(runtime.sessions, lambda session: jobs.status(session, ref))
-    if status is None:
-        raise UnknownJobError(kind.table.name, job_id)
-    if status is not JobStatus.PENDING:
+    if _status(runtime, ref) is not JobStatus.PENDING:
         return []
     try:
         return transact(runtime.sessions, lambda session: _plan(runtime, session, kind, ref, options))
@@ -79,15 +76,12 @@ def cancel(runtime: Runtime, kind: AnyJobKind, job_id: int) -> None:
     """
     ref = kind.table.ref(job_id)
 
-    def work(session: Session) -> JobStatus | None:
+    def work(session: Session) -> None:
         if jobs.cancel(session, ref):
             activity_log.record(session, ref, "cancelled")
-        return jobs.status(session, ref)
 
-    status = transact(runtime.sessions, work)
-    if status is None:
-        raise UnknownJobError(kind.table.name, job_id)
-    if status in ENDED:
+    transact(runtime.sessions, work)
+    if _status(runtime, ref) in ENDED:
         drop_chunks(runtime, ref)
 
 
@@ -106,10 +100,7 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
         UnknownJobError: when there is no such job.
     """
     ref = kind.table.ref(job_id)
-    status = transact(runtime.sessions, lambda session: jobs.status(session, ref))
-    if status is None:
-        raise UnknownJobError(kind.table.name, job_id)
-    if status in ENDED:
+    if _status(runtime, ref) in ENDED:
         drop_chunks(runtime, ref)
 
     def work(session: Session) -> list[ChunkMessage] | None:
@@ -128,6 +119,13 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
     if messages is None:
         return start(runtime, kind, job_id)
     return messages or conclude(runtime, kind, job_id)
+
+
+def _status(runtime: Runtime, ref: JobRef) -> JobStatus:
+    status = transact(runtime.sessions, lambda session: jobs.status(session, ref))
+    if status is None:
+        raise UnknownJobError(ref.table.name, ref.id)
+    return status
 
 
 def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object) -> list[ChunkMessage]:

@@ -16,7 +16,8 @@ from fakes.hosts import HostileServer
 
 from pixcrawler_worker.cli import build, job_status
 from pixcrawler_worker.cli.build import Delivery
-from pixcrawler_worker.db.job_views import CrawlView
+from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db.job_views import CrawlView, ValidationView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs import executor, sweeper
@@ -105,6 +106,22 @@ def test_an_interrupted_download_leaves_no_files(
         "report.html",
         "validation.html",
     }
+
+
+def test_a_job_without_images_ends_with_one_line_and_creates_no_other_jobs(
+    runtime: Runtime, host: HostileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    ref, messages = start(runtime, [host.url("/fault/404/none.jpg")])
+    drive(runtime, messages)
+    ended = job_status.require(runtime.sessions, CrawlView, ref.id)
+    assert build.deliver(runtime, ended, tmp_path / "cats", ZIP, resume="") is None
+    assert capsys.readouterr().err == (
+        f"job {ref.id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images\n"
+    )
+    assert not (tmp_path / "cats").exists()
+    with runtime.sessions() as session:
+        assert job_views.of_crawl(session, ValidationView, ref.id) == []
 
 
 @pytest.mark.usefixtures("worked")
