@@ -79,6 +79,7 @@ def watch(*, ref: JobRef) -> None:
 def cancel(*, job_id: int) -> None:
     """Cancel a crawl job. The images that it has stored are kept."""
     with connection.connect() as runtime:
+        job_status.require(runtime.sessions, CrawlView, job_id)
         submission.cancel(runtime, CRAWL, job_id)
         console.out.print(job_status.line(job_status.require(runtime.sessions, CrawlView, job_id)), soft_wrap=True)
 

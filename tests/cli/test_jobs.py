@@ -107,7 +107,7 @@ def test_untrusted_texts_cannot_control_a_terminal(env: Mapping[str, str], runti
 
 def test_a_missing_job_is_an_error(env: Mapping[str, str], broker: redis.Redis) -> None:
     for command in ("show", "watch", "cancel", "retry"):
-        with pytest.raises(PermanentError, match="there is no crawl job 424242"):
+        with pytest.raises(PermanentError, match="there is no crawl job 424242; `pixcrawler jobs list` lists"):
             call(env, "jobs", command, "424242")
 
 
