@@ -89,31 +89,20 @@ class Storage:
             TransientError, PermanentError: as for `put`, also from the sink.
         """
         what = f"{self.url(key)} could not be written"
-        if self._folder is None:
-            upload = obstore.open_writer_async(
-                self._store, key, buffer_size=_UPLOAD_PART, max_concurrency=_CONCURRENT_PARTS
-            )
-            async with contextlib.AsyncExitStack() as stack:
-                with translated(what):
-                    writer = await stack.enter_async_context(aborted_on_error(upload))
-                # An exception from inside the context is the caller's error, and not one of the storage.
-                yield UploadSink(writer, what)
-                with translated(what):
-                    await stack.pop_all().aclose()
-            return
-        path = self._folder / key
-        unfinished = local.unfinished(path)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
             with translated(what):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = unfinished.open("xb", buffering=0)
-            with file:
-                yield LocalSink(file, what)
+                sink: Sink
+                if self._folder is not None:
+                    sink = LocalSink(stack.enter_context(local.created(self._folder / key)), what)
+                else:
+                    upload = obstore.open_writer_async(
+                        self._store, key, buffer_size=_UPLOAD_PART, max_concurrency=_CONCURRENT_PARTS
+                    )
+                    sink = UploadSink(await stack.enter_async_context(aborted_on_error(upload)), what)
+            # An exception from inside the context is the caller's error, and not one of the storage.
+            yield sink
             with translated(what):
-                unfinished.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+                await stack.pop_all().aclose()
 
     async def size(self, key: str) -> int | None:
         """Return the size of the file under the key in bytes; None when there is none. Raises as `put`."""

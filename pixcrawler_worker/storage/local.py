@@ -5,7 +5,7 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import TypeVar
@@ -73,33 +73,34 @@ def read(path: str, max_bytes: int | None) -> bytes:
         raise of_error(f"file://{path} could not be read", cause) from error
 
 
-def write(path: str, body: bytes) -> None:
-    """Write a file atomically, replacing an existing one; its folder is created when it is missing.
+@contextlib.contextmanager
+def created(path: Path) -> Iterator[FileIO]:
+    """Open a new file that gets its path, in place of what is there, when the context ends without an error.
+
+    Its folder is created when it is missing. Until the end, and for good when the process is killed, the content is in
+    a file beside it whose name has `UNFINISHED`.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: when it cannot be created or moved.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = unfinished(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            left = memoryview(body)
-            while left:
-                left = left[os.write(descriptor, left) :]
-        finally:
-            os.close(descriptor)
-        partial.replace(target)
+        with FileIO(unfinished, "x") as file:
+            yield file
+        unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
         raise
 
 
-def unfinished(path: Path) -> Path:
-    """Return the path of a temporary file in the same folder, for content that is not complete."""
-    return path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(8)}")
+def write(path: str, body: bytes) -> None:
+    """Write a file, whole or not at all. Raises as `created`."""
+    with created(Path(path)) as file:
+        left = memoryview(body)
+        while left:
+            left = left[file.write(left) :]
 
 
 def use(function: Callable[[bytes], T], path: str, max_bytes: int) -> T | FileMissingError | RejectedError:
