@@ -30,14 +30,13 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.naming import hint
+from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable
 from pixcrawler_worker.errors import PermanentError
 
 Model = TypeVar("Model", bound=BaseModel)
 #: Keys and positions that lead to a value within JSON.
 Path = tuple[str | int, ...]
 
-#: Largest values of the PostgreSQL types `integer` and `bigint`.
-MAX_INT4, MAX_INT8 = 2**31 - 1, 2**63 - 1
 #: Characters of a name: of a label, a source, a check.
 _MAX_NAME = 200
 #: Characters of a key or value that a message quotes.
@@ -126,11 +125,6 @@ def _with_message(schema: CoreSchema, expected: Callable[[object], str]) -> Core
             raise PydanticCustomError(_EXPECTED, "{expected}", {"expected": expected(value)}) from None
 
     return core_schema.no_info_wrap_validator_function(validate, schema)
-
-
-def storable(text: str) -> str:
-    """Return a text without the characters that PostgreSQL cannot store: NUL and unpaired surrogates."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def image_format(name: str) -> str:

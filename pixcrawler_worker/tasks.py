@@ -10,6 +10,7 @@ from pixcrawler_worker import runtime
 from pixcrawler_worker.celery import app, send_messages
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.domain.postgres_types import MAX_INT4, MAX_INT8
 from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.kind import AnyJobKind
@@ -17,9 +18,6 @@ from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.registry import JOB_KINDS
 
 log = structlog.get_logger()
-
-#: The largest ids of the documented tables (PostgreSQL's integer) and of chunks (its bigint).
-_MAX_JOB_ID, _MAX_CHUNK_ID = 2**31 - 1, 2**63 - 1
 
 
 @app.task(name=Task.SWEEP.value)
@@ -47,7 +45,7 @@ def _register(kind: AnyJobKind) -> None:
     @app.task(name=str(kind.table.chunk_task))
     def run_chunk(chunk_id: object) -> None:
         """Run one chunk of a job."""
-        if _is_id(chunk_id, _MAX_CHUNK_ID):
+        if _is_id(chunk_id, MAX_INT8):
             send_messages(executor.run(runtime.current(), kind, chunk_id))
         else:
             log.warning("message dropped", reason=f"there is no chunk {chunk_id!r}")
@@ -75,7 +73,7 @@ def _job_id(kind: AnyJobKind, job_id: object, named: dict[str, object]) -> int:
     if unexpected := sorted(named.keys() - {name}):
         raise UnknownJobError(kind.table.name, f"with the argument {unexpected[0]}")
     found = named.get(name, job_id)
-    if not _is_id(found, _MAX_JOB_ID):
+    if not _is_id(found, MAX_INT4):
         raise UnknownJobError(kind.table.name, found)
     return found
 

@@ -16,6 +16,7 @@ from pixcrawler_worker import options
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.crawl.options import parse as parse_crawl_options
 from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.postgres_types import MAX_INT8
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.export.options import parse as parse_export_options
@@ -43,7 +44,7 @@ class Sample(Options):
     license: License = "cc0"
     size: Size = 1
     count: Count = 0
-    seed: Annotated[int, Integer(-(2**63), options.MAX_INT8)] = 0
+    seed: Annotated[int, Integer(-(2**63), MAX_INT8)] = 0
     few: Annotated[int, Integer(1, 10)] = 1
     share: Share = 0.5
     positive: Annotated[float, Number(above=0)] = 1

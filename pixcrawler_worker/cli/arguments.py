@@ -7,6 +7,7 @@ import click
 
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.registry import JOB_KINDS
 
 
@@ -14,7 +15,7 @@ class _Number(click.ParamType[str | int, int]):
     """A positive integer that fits into PostgreSQL's `integer`: an id or a count."""
 
     name = "number"
-    limit = 2**31 - 1
+    limit = MAX_INT4
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:

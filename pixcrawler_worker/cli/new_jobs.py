@@ -10,6 +10,7 @@ from pixcrawler_worker.client import BrokerError
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import job_rows
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -27,7 +28,7 @@ def create_crawl(
         job_id = job_rows.create_crawl_job(
             session,
             # An argument may hold bytes that are not UTF-8.
-            name=(name or ", ".join(crawl.keywords)).encode("utf-8", "replace").decode(),
+            name=storable(name or ", ".join(crawl.keywords)),
             keywords=list(crawl.keywords),
             max_images=crawl.max_images,
             project_id=project_id,

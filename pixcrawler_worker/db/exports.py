@@ -27,9 +27,9 @@ from pixcrawler_worker.db.models import (
 )
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
 
 _NOW = func.clock_timestamp()
-_MAX_INT4 = 2**31 - 1
 #: How long files are kept after they expire, so that downloads can finish.
 _GRACE = timedelta(hours=1)
 #: Format of times in tables, in UTC.
@@ -217,7 +217,7 @@ def publish(  # noqa: PLR0913 - one argument per column
         .where(ExportJob.id == job_id)
         .values(
             download_url=url,
-            file_size=size if size <= _MAX_INT4 else None,
+            file_size=size if size <= MAX_INT4 else None,
             exported_images=images,
             export_options=ExportJob.export_options.op("||")(literal({"result": dict(result)}, JSONB)),
             expires_at=_NOW + ttl,

@@ -13,6 +13,7 @@ from sqlalchemy.types import LargeBinary
 
 from pixcrawler_worker.db.models import CrawlCandidate, Image
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.postgres_types import storable
 
 #: Which pipeline made `phash` and `dhash`: hashes of different versions are not compared.
 HASH_VERSION = 1
@@ -143,7 +144,7 @@ def signed(bits: int) -> int:
 
 def _text(value: str | None) -> str | None:
     """Return a text without characters that PostgreSQL cannot store."""
-    return None if value is None else value.replace("\x00", "").encode("utf-8", "replace").decode()
+    return None if value is None else storable(value)
 
 
 def add_candidates(session: Session, job_id: int, hashes: Sequence[bytes]) -> int:

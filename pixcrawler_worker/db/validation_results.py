@@ -16,6 +16,7 @@ from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
 from pixcrawler_worker.db.validations import selected
 from pixcrawler_worker.domain.checks import Finding, Metrics, Severity
 from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable
 from pixcrawler_worker.domain.storage_keys import url_hash
 
 
@@ -53,7 +54,6 @@ COPY pixcrawler.verdicts (
 ) FROM STDIN (FORMAT BINARY)
 """
 _TYPES = ("int4", "int4", "bool", "jsonb", "bytea", "int8", "int8", "int4", "int4", "int4", "jsonb")
-_MAX_INT4 = 2**31 - 1
 _NO_FINDINGS = Jsonb([])
 _METRICS = Metrics.__slots__
 
@@ -84,7 +84,7 @@ def _row(job_id: int, result: ValidationResult) -> tuple[object, ...]:
         signed(facts.dhash),
         facts.width,
         facts.height,
-        min(facts.file_size, _MAX_INT4),
+        min(facts.file_size, MAX_INT4),
         metrics,
     )
 
@@ -95,7 +95,7 @@ def _findings_json(findings: Iterable[Finding]) -> Jsonb:
 
 def _storable(value: object) -> object:
     """Return a value without what PostgreSQL cannot store: texts may quote untrusted bytes."""
-    return value.replace("\x00", "").encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value
 
 
 #: A row of `comparable_images` in PostgreSQL's binary COPY format: the number of fields, then each with its length.

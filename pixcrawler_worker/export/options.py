@@ -11,11 +11,11 @@ from pydantic import AfterValidator, Field, StrictBool, StrictStr, StringConstra
 from pixcrawler_worker import options
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.naming import hint
+from pixcrawler_worker.domain.postgres_types import MAX_INT8
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import ExportFormat, Layout
 from pixcrawler_worker.options import (
-    MAX_INT8,
     Expected,
     Integer,
     License,

@@ -13,6 +13,7 @@ from pixcrawler_worker.db.exports import ExportEntry
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.export import archive_writer, publisher, report
 from pixcrawler_worker.export.archive_writer import ArchivePart
@@ -24,8 +25,6 @@ from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 
-#: Above the last position in any export.
-_LAST = 2**31 - 1
 #: Images in a page that is read from the database, and pages that are read at a time, while others are written.
 _PAGE, _PREFETCHED = 2000, 2
 
@@ -59,7 +58,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
     if request is None:
         raise UnknownJobError(claim.job.table.name, job_id)
     task = task_of(claim.payload)
-    first, last = (task.first, task.last) if isinstance(task, ArchiveTask) else (0, _LAST)
+    first, last = (task.first, task.last) if isinstance(task, ArchiveTask) else (0, MAX_INT4)
     return ExportWork(
         job_id=job_id,
         task=task,

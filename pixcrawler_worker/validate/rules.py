@@ -13,9 +13,9 @@ from pixcrawler_worker import options
 from pixcrawler_worker.domain import checks
 from pixcrawler_worker.domain.checks import JOB_CHECKS, METADATA_FIELDS, PIXEL_CHECKS, Check, Mode, Severity
 from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.options import (
-    MAX_INT4,
     Count,
     Expected,
     ImageFormat,

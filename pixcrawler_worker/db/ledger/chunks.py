@@ -17,6 +17,7 @@ from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
 from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
+from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.domain.retry import GiveUp, after_transient_error
 
 #: Characters of an error that are kept.
@@ -377,8 +378,8 @@ def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMe
 
 
 def _storable(error: str) -> str:
-    """Return an error's text without what PostgreSQL cannot store: it may quote an untrusted host."""
-    return error[:_MAX_ERROR_LENGTH].replace("\x00", "").encode("utf-8", "replace").decode()
+    """Return the text of an error as it is kept: it may be long, and quote an untrusted host."""
+    return storable(error[:_MAX_ERROR_LENGTH])
 
 
 def _write(session: Session, chunk_id: int, **values: object) -> None:
