@@ -203,6 +203,15 @@ def execute(sessions: Sessions, statement: str, **values: Any) -> None:
         session.execute(text(statement), values)
 
 
+def is_any_waiting_for_lock(sessions: Sessions) -> bool:
+    """Whether a transaction of this database waits for a lock; one transaction sees the same activity all the time."""
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    with sessions.begin() as session:
+        return bool(session.scalar(text(waiting)))
+
+
 def at_once(*functions: Callable[[], T]) -> list[T]:
     """Call all of them at the same moment, each in a thread of its own, and return what they returned."""
     barrier = threading.Barrier(len(functions))

@@ -1,5 +1,8 @@
 """Retrying jobs that ended: what is kept, what runs again, and who is refused."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import ledger
 import pytest
 from factories import make_image, make_job, start_job
@@ -132,6 +135,27 @@ def test_many_retries_at_once_are_one(sessions: Sessions) -> None:
 
     assert at_once(*[again] * 8).count(True) == 1
     assert {chunk.generation for chunk in ledger.chunks_of(sessions, ref)} == {2}
+    ledger.check(sessions, ref)
+
+
+def test_a_retry_that_comes_late_does_not_repeat_what_another_one_has_completed(sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=2)
+    ledger.play(sessions, ref, [COMPLETED, FAILED])
+    ledger.conclude(sessions, ref)
+    failed = ledger.ids_of(sessions, ref)[1]
+    with ThreadPoolExecutor(1) as threads:
+        with sessions.begin() as first:
+            jobs.retry(first, ref)
+            ledger.finish_with(first, ledger.claim_of(first, CRAWL_JOBS, failed), {}, {})
+            jobs.end(first, ref, JobStatus.COMPLETED)
+            late = threads.submit(retry, sessions, ref)
+            while not ledger.is_any_waiting_for_lock(sessions):
+                assert not late.done()
+                time.sleep(0.005)
+        with pytest.raises(NotRunningError):
+            late.result(timeout=10)
+    assert ledger.states_of(sessions, ref) == [COMPLETED, COMPLETED]
+    assert ledger.crawl_job(sessions, ref).status == JobStatus.COMPLETED
     ledger.check(sessions, ref)
 
 
