@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 #: Limit of the bytes that stay in memory, and bytes of one read.
-_IN_MEMORY, _BLOCK = 1 << 20, 1 << 20
+_IN_MEMORY, _BLOCK = 1 << 16, 1 << 20
 #: Bytes that are hashed and written at a time.
 _BUFFER = 1 << 16
 
