@@ -37,17 +37,17 @@ def start_crawl(job_id: int, options: Mapping[str, Any] | None = None) -> str:
         from pixcrawler_worker.crawl.options import parse  # noqa: PLC0415
 
         parse(given)
-    return _send(Task.CRAWL_START, job_id, given)
+    return send(Task.CRAWL_START, job_id, given)
 
 
 def cancel_crawl(job_id: int) -> str:
     """Request the cancellation of a crawl job; return the id of the message. Raises as `start_crawl`."""
-    return _send(Task.CRAWL_CANCEL, job_id)
+    return send(Task.CRAWL_CANCEL, job_id)
 
 
 def retry_crawl(job_id: int) -> str:
     """Request that failed and cancelled chunks run again; return the id of the message. Raises as `start_crawl`."""
-    return _send(Task.CRAWL_RETRY, job_id)
+    return send(Task.CRAWL_RETRY, job_id)
 
 
 def start_validation(job_id: int) -> str:
@@ -56,7 +56,20 @@ def start_validation(job_id: int) -> str:
     Args:
         job_id: the row in `validation_jobs`, with its `validation_rules`.
     """
-    return _send(Task.VALIDATION_START, job_id)
+    return send(Task.VALIDATION_START, job_id)
+
+
+def cancel_validation(job_id: int) -> str:
+    """Request the cancellation of a validation job; return the id of the message. Raises as `start_crawl`.
+
+    The job ends as `failed`, with "cancelled" as its `error_message`.
+    """
+    return send(Task.VALIDATION_CANCEL, job_id)
+
+
+def retry_validation(job_id: int) -> str:
+    """Request that failed and cancelled chunks run again; return the id of the message. Raises as `start_crawl`."""
+    return send(Task.VALIDATION_RETRY, job_id)
 
 
 def start_export(job_id: int) -> str:
@@ -65,7 +78,31 @@ def start_export(job_id: int) -> str:
     Args:
         job_id: the row in `export_jobs`, with its `format` and `export_options`.
     """
-    return _send(Task.EXPORT_START, job_id)
+    return send(Task.EXPORT_START, job_id)
+
+
+def cancel_export(job_id: int) -> str:
+    """Request the cancellation of an export job; return the id of the message. Raises as `start_crawl`.
+
+    The job ends as `failed`, with "cancelled" as its `error_message`; its files are deleted.
+    """
+    return send(Task.EXPORT_CANCEL, job_id)
+
+
+def retry_export(job_id: int) -> str:
+    """Request that failed and cancelled chunks run again; return the id of the message. Raises as `start_crawl`."""
+    return send(Task.EXPORT_RETRY, job_id)
+
+
+def send(task: Task, *args: object) -> str:
+    """Send the message of a task; return its id. Raises as `start_crawl`.
+
+    Args:
+        task: the task; the functions above name those of jobs.
+        args: its arguments, with JSON's types only.
+    """
+    sent = _app(_broker()).send_task(task.value, args=args, queue=QUEUES[task].value, ignore_result=True)
+    return str(sent.id)
 
 
 def workers(*, seconds: float = 1.0) -> list[str]:
@@ -79,11 +116,6 @@ def _broker() -> str:
     if broker is None:
         raise PermanentError(f"no broker is configured: set {BROKER_VARIABLES[0]}")
     return broker
-
-
-def _send(task: Task, *args: object) -> str:
-    sent = _app(_broker()).send_task(task.value, args=args, queue=QUEUES[task].value, ignore_result=True)
-    return str(sent.id)
 
 
 @cache

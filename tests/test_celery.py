@@ -60,8 +60,12 @@ MESSAGES = {
     "pixcrawler.crawl.retry": "crawl",
     "pixcrawler.validation.start": "validation",
     "pixcrawler.validation.chunk": "validation",
+    "pixcrawler.validation.cancel": "maintenance",
+    "pixcrawler.validation.retry": "validation",
     "pixcrawler.export.start": "export",
     "pixcrawler.export.part": "export",
+    "pixcrawler.export.cancel": "maintenance",
+    "pixcrawler.export.retry": "export",
     "pixcrawler.maintenance.sweep": "maintenance",
 }
 app.loader.import_default_modules()

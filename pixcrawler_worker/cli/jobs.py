@@ -2,50 +2,69 @@
 
 import json
 import sys
+from collections.abc import Iterable
 
 import click
 from rich.table import Table
 
 from pixcrawler_worker import client, registry
 from pixcrawler_worker.cli import arguments, connection, console, job_status, job_watch
-from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import job_views
-from pixcrawler_worker.db.job_views import CrawlView
+from pixcrawler_worker.db.job_views import JobView
 from pixcrawler_worker.db.ledger.tables import JobRef
-from pixcrawler_worker.db.session import transact
-from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import submission
 
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch, cancel and retry jobs."""
+    """List, show, watch, cancel and retry jobs of all kinds.
+
+    A crawl job is named by its id, as in 3; a validation or an export by its kind and its id, as in validation:3 and
+    export:3.
+    """
 
 
 @jobs.command("list")
+@click.option("--kind", type=click.Choice(list(registry.JOB_KINDS)), help="List jobs of one kind.  [default: all]")
 @click.option("--limit", type=arguments.NUMBER, default=20, show_default=True, help="Number of jobs to list.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, limit: int, as_json: bool) -> None:
-    """List the newest crawl jobs."""
+def list_(*, kind: str | None, limit: int, as_json: bool) -> None:
+    """List the newest jobs. The id is what the other commands take as JOB."""
+    kinds = registry.JOB_KINDS.values() if kind is None else [registry.JOB_KINDS[kind]]
+
+    def read(session: Session) -> list[JobView]:
+        return [job for one in kinds for job in job_views.newest(session, one.display.view, limit=limit)]
+
     with connection.connect() as runtime:
-        found = transact(runtime.sessions, lambda session: job_views.newest(session, CrawlView, limit=limit))
+        found = transact(runtime.sessions, read)
+    # Of jobs that were created at the same time, those that work on the images of others are newer.
+    found = sorted(found, key=lambda job: job.created_at)[::-1][:limit]
     if as_json:
         click.echo(json.dumps([job.as_json() for job in found], indent=2))
         return
+    console.out.print(_table(found) if found else "no jobs yet. Create one, for example: pixcrawler crawl cat")
+
+
+def _table(found: Iterable[JobView]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("id", "status", "progress", "images", "chunks"):
         table.add_column(heading, justify="right" if heading != "status" else "left", no_wrap=True)
     table.add_column("name", overflow="ellipsis", no_wrap=True)
     for job in found:
+        done, total, _ = job.count
         table.add_row(
-            str(job.id),
+            job.argument,
             job.status,
             f"{job.progress} %",
-            f"{job.valid_images}/{job.max_images}",
+            f"{done}/{total}",
             f"{job.completed_chunks}/{job.total_chunks}",
             console.escaped(job.name),
         )
-    console.out.print(table if found else "no jobs yet: pixcrawler crawl KEYWORD --urls FILE")
+    return table
 
 
 @jobs.command()
@@ -75,26 +94,39 @@ def watch(*, ref: JobRef) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", type=arguments.NUMBER, metavar="JOB")
-def cancel(*, job_id: int) -> None:
-    """Cancel a crawl job. The images that it has stored are kept."""
+@click.argument("ref", type=arguments.JOB, metavar="JOB")
+def cancel(*, ref: JobRef) -> None:
+    """Cancel a job that has not ended. Exit code 1 when it ended otherwise before.
+
+    The images that a crawl job has stored are kept. A cancelled validation or export has the status failed, with
+    "cancelled" as its error; the files of the export are deleted.
+    JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
+    """
+    kind = registry.kind_of(ref)
     with connection.connect() as runtime:
-        job_status.require(runtime.sessions, CrawlView, job_id)
-        submission.cancel(runtime, CRAWL, job_id)
-        console.out.print(job_status.line(job_status.require(runtime.sessions, CrawlView, job_id)), soft_wrap=True)
+        job_status.require(runtime.sessions, kind.display.view, ref.id)
+        cancelled = submission.cancel(runtime, kind, ref.id)
+        job = job_status.require(runtime.sessions, kind.display.view, ref.id)
+    if not cancelled and not job.cancelled:
+        raise PermanentError(f"{job.title} is {job.status} already: there is nothing to cancel")
+    console.out.print(job_status.line(job), soft_wrap=True)
 
 
 @jobs.command()
-@click.argument("job_id", type=arguments.NUMBER, metavar="JOB")
-def retry(*, job_id: int) -> None:
-    """Run the failed and cancelled chunks of a crawl job again."""
+@click.argument("ref", type=arguments.JOB, metavar="JOB")
+def retry(*, ref: JobRef) -> None:
+    """Run the failed and cancelled chunks of a job again. What was completed is kept.
+
+    JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
+    """
+    kind = registry.kind_of(ref)
     with connection.connect() as runtime:
-        job = job_status.require(runtime.sessions, CrawlView, job_id)
-        if not job.ended:
-            console.out.print(f"job {job_id} is {job.status}: there is nothing to retry")
+        job = job_status.require(runtime.sessions, kind.display.view, ref.id)
+        if not job.ended or (job.status == JobStatus.COMPLETED and not job.failed_chunks):
+            console.out.print(f"{job.title} is {job.status}: there is nothing to retry")
             return
         try:
-            client.retry_crawl(job_id)
+            client.send(Task(str(kind.retry_task)), ref.id)
         except client.BrokerError as error:
             raise TransientError(f"the broker does not respond: {error}") from error
-    console.out.print(f"job {job_id} is queued for a retry. Watch it: pixcrawler jobs watch {job_id}")
+    console.out.print(f"{job.title} is queued for a retry. Watch it: pixcrawler jobs watch {job.argument}")

@@ -14,7 +14,7 @@ from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
-from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
+from pixcrawler_worker.domain.lifecycle import CANCELLED, ENDED, ChunkState, JobStatus
 
 View = TypeVar("View", bound="JobView")
 
@@ -44,6 +44,11 @@ class JobView(ABC):
         return self.status in ENDED
 
     @property
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled, also where the kind has no status for that."""
+        return self.status == JobStatus.CANCELLED
+
+    @property
     def title(self) -> str:
         """The job's noun and id."""
         return f"{self.noun} {self.id}"
@@ -64,8 +69,9 @@ class JobView(ABC):
         """The images so far, the images at the end, and what they are called."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the view with JSON's types only."""
-        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
+        """Return the view with JSON's types only, and the kind of the job."""
+        values = {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
+        return {"kind": self.table.name, **values}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +104,12 @@ class _ViewOfCrawl(JobView):
     """A job that works on the images of a crawl job."""
 
     crawl_job_id: int
+    error_message: str | None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled: the documented statuses have nothing but `failed` for that."""
+        return self.status == JobStatus.FAILED and self.error_message == CANCELLED
 
     @property
     def heading(self) -> str:
@@ -116,7 +128,6 @@ class ValidationView(_ViewOfCrawl):
     total_images: int
     validated_images: int
     invalid_images: int
-    error_message: str | None
 
     @property
     def count(self) -> tuple[int, int, str]:
@@ -138,7 +149,6 @@ class ExportView(_ViewOfCrawl):
     file_size: int | None
     download_url: str | None
     expires_at: datetime | None
-    error_message: str | None
 
     @property
     def count(self) -> tuple[int, int, str]:

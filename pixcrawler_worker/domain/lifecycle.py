@@ -34,6 +34,8 @@ class ChunkOutcome(Enum):
 
 #: Statuses of jobs that have ended.
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+#: `error_message` of a cancelled job whose kind has no status for that: it is `failed`.
+CANCELLED = "cancelled"
 #: A chunk whose workers died this often fails, and the rest of its job goes on.
 MAX_CRASHES = 2
 

@@ -21,8 +21,12 @@ class Task(StrEnum):
     CRAWL_RETRY = "pixcrawler.crawl.retry"
     VALIDATION_START = "pixcrawler.validation.start"
     VALIDATION_CHUNK = "pixcrawler.validation.chunk"
+    VALIDATION_CANCEL = "pixcrawler.validation.cancel"
+    VALIDATION_RETRY = "pixcrawler.validation.retry"
     EXPORT_START = "pixcrawler.export.start"
     EXPORT_PART = "pixcrawler.export.part"
+    EXPORT_CANCEL = "pixcrawler.export.cancel"
+    EXPORT_RETRY = "pixcrawler.export.retry"
     SWEEP = "pixcrawler.maintenance.sweep"
 
 
@@ -33,7 +37,11 @@ QUEUES: dict[Task, Queue] = {
     Task.CRAWL_RETRY: Queue.CRAWL,
     Task.VALIDATION_START: Queue.VALIDATION,
     Task.VALIDATION_CHUNK: Queue.VALIDATION,
+    Task.VALIDATION_CANCEL: Queue.MAINTENANCE,
+    Task.VALIDATION_RETRY: Queue.VALIDATION,
     Task.EXPORT_START: Queue.EXPORT,
     Task.EXPORT_PART: Queue.EXPORT,
+    Task.EXPORT_CANCEL: Queue.MAINTENANCE,
+    Task.EXPORT_RETRY: Queue.EXPORT,
     Task.SWEEP: Queue.MAINTENANCE,
 }

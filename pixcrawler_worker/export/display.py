@@ -51,7 +51,7 @@ def _urls(job: ExportView) -> list[str]:
 
 DISPLAY = JobDisplay(
     view=ExportView,
-    listed_by="pixcrawler jobs show JOB",
+    listed_by="pixcrawler jobs list --kind export",
     details=_no_details,
     rows=_rows,
     outcome=_outcome,

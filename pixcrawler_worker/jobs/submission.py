@@ -68,21 +68,26 @@ def conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessa
     return transact(runtime.sessions, work)
 
 
-def cancel(runtime: Runtime, kind: AnyJobKind, job_id: int) -> None:
+def cancel(runtime: Runtime, kind: AnyJobKind, job_id: int) -> bool:
     """Cancel a job that has not ended; from then on nothing is written for it. Harmless on any other.
+
+    Return whether it was this call that ended the job.
 
     Raises:
         UnknownJobError: when there is no such job.
     """
     ref = kind.table.ref(job_id)
 
-    def work(session: Session) -> None:
-        if jobs.cancel(session, ref):
+    def work(session: Session) -> bool:
+        cancelled = jobs.cancel(session, ref)
+        if cancelled:
             activity_log.record(session, ref, "cancelled")
+        return cancelled
 
-    transact(runtime.sessions, work)
+    cancelled = transact(runtime.sessions, work)
     if _status(runtime, ref) in ENDED:
         drop_chunks(runtime, ref)
+    return cancelled
 
 
 def drop_chunks(runtime: Runtime, ref: JobRef) -> int:

@@ -33,5 +33,9 @@ def _outcome(session: Session, job: ValidationView) -> list[str]:
 
 
 DISPLAY = JobDisplay(
-    view=ValidationView, listed_by="pixcrawler jobs show JOB", details=_details, rows=_rows, outcome=_outcome
+    view=ValidationView,
+    listed_by="pixcrawler jobs list --kind validation",
+    details=_details,
+    rows=_rows,
+    outcome=_outcome,
 )

@@ -47,7 +47,7 @@ def test_jobs_are_listed_as_json(env: Mapping[str, str], sessions: Sessions) -> 
 
 
 def test_without_jobs_the_list_says_how_to_get_some(env: Mapping[str, str]) -> None:
-    assert call(env, "jobs", "list").stdout == "no jobs yet: pixcrawler crawl KEYWORD --urls FILE\n"
+    assert call(env, "jobs", "list").stdout == "no jobs yet. Create one, for example: pixcrawler crawl cat\n"
     assert json.loads(call(env, "jobs", "list", "--json").stdout) == []
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, literal, null, select, text, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, null, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, Uuid
@@ -17,6 +17,7 @@ from sqlalchemy.types import BigInteger, Uuid
 from pixcrawler_worker.db.ledger.tables import JobRef, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.domain.lifecycle import (
+    CANCELLED,
     ENDED,
     ChunkOutcome,
     ChunkState,
@@ -39,8 +40,6 @@ FROM unnest(CAST(:ids AS bigint[]), CAST(CAST(:payloads AS text[]) AS jsonb[]), 
     WITH ORDINALITY AS new (id, payload, task_id, position)
 """
 _OPEN = (ChunkState.QUEUED, ChunkState.RUNNING)
-#: What is written in `error_message` of a cancelled job whose kind has no status for that.
-_CANCELLED = "cancelled"
 
 
 def belongs_to(ref: JobRef) -> ColumnElement[bool]:
@@ -212,7 +211,7 @@ def cancel(session: Session, ref: JobRef) -> bool:
     model = ref.table.model
     values: dict[str, Any] = {"status": JobStatus.CANCELLED}
     if ref.table.has("error_message"):
-        values = {"status": JobStatus.FAILED, "error_message": _CANCELLED}
+        values = {"status": JobStatus.FAILED, "error_message": CANCELLED}
     done = session.scalar(
         update(model)
         .where(model.id == ref.id, model.status.in_([JobStatus.PENDING, JobStatus.RUNNING]))
@@ -225,7 +224,8 @@ def cancel(session: Session, ref: JobRef) -> bool:
 def drop_chunks(session: Session, ref: JobRef) -> int:
     """Cancel the open chunks of a job that has ended, and return how many there were.
 
-    A job whose status was written by another program gets the time of its end here.
+    A job whose status was written by another program gets the time of its end here and, where the table has that
+    column, an error: it was cancelled. `cancelled` becomes `failed` there, as in `cancel`.
 
     Raises:
         NotRunningError: when the job has not ended.
@@ -237,7 +237,6 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
         .order_by(Chunk.id)
         .with_for_update(key_share=True)
     ).all()
-    model = ref.table.model
     if rows:
         found = lock(session, ref)
         if found not in ENDED:
@@ -250,12 +249,25 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
         )
         running = sum(row.state == ChunkState.RUNNING for row in rows)
         count(session, ref, delta(ChunkState.RUNNING, ChunkState.CANCELLED, running), expected=found)
-    session.execute(
-        update(model)
-        .where(model.id == ref.id, model.status.in_(ENDED), model.completed_at.is_(None))
-        .values(completed_at=_NOW)
-    )
+    _complete_end(session, ref)
     return len(rows)
+
+
+def _complete_end(session: Session, ref: JobRef) -> None:
+    """Write what a job lacks that another program has ended."""
+    model: Any = ref.table.model
+    values: dict[str, Any] = {"completed_at": func.coalesce(model.completed_at, _NOW)}
+    lacks = model.completed_at.is_(None)
+    if ref.table.has("error_message"):
+        by_hand = (model.status == JobStatus.CANCELLED) | (
+            (model.status == JobStatus.FAILED) & model.error_message.is_(None)
+        )
+        lacks |= by_hand
+        values["status"] = case((by_hand, JobStatus.FAILED.value), else_=model.status)
+        values["error_message"] = case(
+            (by_hand, func.coalesce(model.error_message, CANCELLED)), else_=model.error_message
+        )
+    session.execute(update(model).where(model.id == ref.id, model.status.in_(ENDED), lacks).values(**values))
 
 
 def reopen(session: Session, ref: JobRef) -> bool:
