@@ -18,7 +18,7 @@ import structlog
 from celery import Celery, bootsteps, signals
 from kombu.exceptions import OperationalError
 
-from pixcrawler_worker import health, logs, runtime, settings, settings_report
+from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -179,6 +179,20 @@ class Sweeper(bootsteps.StartStopStep):
             log.exception("sweep failed")
 
 
+class Metrics(bootsteps.StartStopStep):
+    """Serves the metrics of the worker's main process, where an operator asks for it."""
+
+    label = "Metrics"
+    # Children that start before it do not even inherit the port.
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, parent: object) -> None:
+        """Begin to serve."""
+        del parent
+        if port := runtime.current().settings.metrics_port:
+            metrics.serve(port)
+
+
 def _is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -188,6 +202,7 @@ def _is_gone(pid: int) -> bool:
 
 
 app.steps["worker"].add(Sweeper)
+app.steps["worker"].add(Metrics)
 
 
 @signals.setup_logging.connect

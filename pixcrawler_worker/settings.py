@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     max_image_frames: int = Field(500, ge=1, description="largest number of frames of an image that is decoded")
     decode_seconds: float = Field(20, ge=1, le=120, description="total time for decoding one image")
     start_pending: bool = Field(False, description="start pending rows without a message")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65_535, description="port on which a worker serves Prometheus metrics; by default it does not"
+    )
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
 
     @field_validator("allowed_networks", mode="before")

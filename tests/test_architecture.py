@@ -24,6 +24,7 @@ VIOLATIONS = (
     ("crawl/new_module.py", "aiohttp", "Only web speaks HTTP"),
     ("sources/new_module.py", "aiohttp", "Only web speaks HTTP"),
     ("export/new_module.py", "PIL", "Only inspection opens images"),
+    ("jobs/new_module.py", "prometheus_client", "Only metrics knows Prometheus"),
     ("exporters/new_module.py", "obstore", "Only storage stores objects"),
     ("export/new_module.py", "pixcrawler_worker.exporters.new_module", "Plug-ins are reached by entry point"),
     ("runtime.py", "pixcrawler_worker.sources.commons", "Plug-ins are reached by entry point"),

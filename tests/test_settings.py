@@ -38,6 +38,7 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "MAX_IMAGE_FRAMES": ("7", 7),
     "DECODE_SECONDS": ("2.5", 2.5),
     "START_PENDING": ("true", True),
+    "METRICS_PORT": ("9400", 9400),
     "LOG_FORMAT": ("json", "json"),
 }
 
@@ -127,6 +128,7 @@ def test_other_names_without_the_prefix_are_not_settings(monkeypatch: pytest.Mon
         ("ALLOWED_NETWORKS", "10.0.0.0/8,hunter2"),
         ("ALLOWED_NETWORKS", "10.0.0.1/8"),
         ("START_PENDING", "perhaps"),
+        ("METRICS_PORT", "0"),
         ("LOG_FORMAT", "xml"),
         ("GALLERY_URL", "images.example"),
         ("COMMONS_URL", "ftp://mirror.example"),
