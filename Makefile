@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo test coverage test-readers test-scale mutations check lock clean
+.PHONY: demo test coverage test-readers test-scale chaos gate-long mutations check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
@@ -29,6 +29,18 @@ test-readers: .venv-readers/ready
 # Gigabytes and minutes.
 test-scale: .venv/ready
 	.venv/bin/pytest -q --timeout=1800 -m scale
+
+# Jobs of all kinds on real workers and services while faults are injected: see tests/chaos/__main__.py. SEED repeats
+# an order of faults; ONLY and WITHOUT choose kinds of them by parts of their names.
+MINUTES ?= 5
+chaos: .venv/ready
+	PYTHONPATH=tests .venv/bin/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
+	  --only "$(ONLY)" --without "$(WITHOUT)"
+
+# The gate, and five minutes of faults.
+gate-long:
+	.ci/run
+	$(MAKE) --no-print-directory chaos MINUTES=5
 
 # Each known mistake in a copy of the tree: the tests must notice it. A quarter of an hour.
 mutations: .venv/ready

@@ -1,0 +1,100 @@
+"""How long chunks wait after a fault took their process or their message, until they run again or have ended."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: A chunk's id, and the fence of the claim that the fault ended; None for a message that it lost.
+Victim = tuple[int, int | None]
+_ENDED = {"completed", "failed", "cancelled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """One chunk that runs again.
+
+    Attributes:
+        fault: what happened to it.
+        chunk: its id.
+        begun, ended: when, by the monotonic clock.
+    """
+
+    fault: str
+    chunk: int
+    begun: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.begun
+
+
+@dataclass
+class Recovery:
+    """The chunks that are waited for, and those that have recovered.
+
+    Attributes:
+        recovered: those that run again.
+    """
+
+    recovered: list[Recovered] = field(default_factory=list)
+    _awaited: dict[int, tuple[str, int | None, float]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def expect(self, fault: str, victims: Iterable[Victim], now: float) -> int:
+        """Wait for these chunks from now on; return how many are new."""
+        count = 0
+        with self._lock:
+            for chunk, fence in victims:
+                if chunk not in self._awaited:
+                    self._awaited[chunk] = (fault, fence, now)
+                    count += 1
+        return count
+
+    def awaited(self) -> list[int]:
+        """Return the chunks to look at."""
+        with self._lock:
+            return list(self._awaited)
+
+    def look(self, rows: Iterable[Sequence[Any]], now: float) -> None:
+        """Note which chunks run again.
+
+        Args:
+            rows: id, state, fence and time of dispatch of each chunk; one that is deleted has none.
+            now: when they were read.
+        """
+        seen = {row[0]: row for row in rows}
+        with self._lock:
+            for chunk, (fault, fence, begun) in list(self._awaited.items()):
+                if begun >= now:
+                    continue  # the snapshot may be older than the fault
+                if chunk in seen:
+                    _, state, current, _ = seen[chunk]
+                    waits = state not in _ENDED and (state == "queued" or current == fence)
+                    if waits:
+                        continue
+                    if current == fence or state == "cancelled":
+                        # It ended before the fault took effect, or somebody cancelled it: nothing to recover.
+                        del self._awaited[chunk]
+                        continue
+                    self.recovered.append(Recovered(fault, chunk, begun, now))
+                del self._awaited[chunk]
+
+    def times(self, away: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+        """Return the seconds of those during which all services were up, and of the others; each sorted.
+
+        Args:
+            away: when a service was not up.
+        """
+        up: list[float] = []
+        down: list[float] = []
+        for one in self.recovered:
+            overlaps = any(begin < one.ended and end > one.begun for begin, end in away)
+            (down if overlaps else up).append(one.seconds)
+        return sorted(up), sorted(down)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return a percentile of sorted values; 0 of none."""
+    return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
