@@ -163,7 +163,7 @@ def _watch(arena: Arena, checker: Checker, dealt: Injector, begun: float, second
 def _outcome(arena: Arena, checker: Checker, dealt: Injector, resources: Resources, seconds: float) -> Outcome:
     load = arena.load
     bound = LEASE + SWEEP + _SLACK
-    up, down = arena.recovery.times([*arena.broker.away, *arena.database.away])
+    up, down = arena.recovery.times()
     violations = {
         "invariants of a snapshot": checker.found,
         "jobs that ended otherwise than undisturbed": load.differing,
@@ -173,7 +173,7 @@ def _outcome(arena: Arena, checker: Checker, dealt: Injector, resources: Resourc
     }
     if (slow := percentile(up, 0.99)) > bound:
         violations["slow recovery"] = [f"p99 is {slow:.1f} s, more than {bound:.0f} s"]
-    kinds = {injector.title(one): None for one in injector.chosen("", "")}
+    kinds = {one.title: None for one in injector.chosen("", "")}
     return Outcome(
         seconds=seconds,
         bound=bound,
@@ -218,7 +218,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=5, help="of faults")
     parser.add_argument("--seed", type=int, help="of the order of the faults; printed")
-    parser.add_argument("--per-second", type=float, default=1.2, help="faults, on average")
+    parser.add_argument("--per-second", type=float, default=2.0, help="faults, on average")
     parser.add_argument("--only", default="", help="kinds of faults, by parts of their names")
     parser.add_argument("--without", default="", help="kinds of faults to leave out")
     return parser.parse_args()

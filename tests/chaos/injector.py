@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 
-from chaos.faults.catalog import FAULTS, Arena, Fault, SkippedError
+from chaos.faults.catalog import ACTING, FAULTS, Arena, Fault, SkippedError
 
 #: Faults that act at the same time at most.
-_AT_ONCE = 8
+_AT_ONCE = 10
 
 
 def chosen(only: str, without: str) -> list[Fault]:
@@ -25,13 +25,8 @@ def chosen(only: str, without: str) -> list[Fault]:
     return found
 
 
-def title(one: Fault) -> str:
-    """Return the name of a kind with its group."""
-    return f"{one.group}: {one.name}"
-
-
 def _fits(one: Fault, patterns: str) -> bool:
-    return any(fnmatch(title(one).lower(), f"*{pattern.strip().lower()}*") for pattern in patterns.split(","))
+    return any(fnmatch(one.title.lower(), f"*{pattern.strip().lower()}*") for pattern in patterns.split(","))
 
 
 class Injector:
@@ -91,19 +86,22 @@ class Injector:
         return None
 
     def _act(self, one: Fault) -> None:
-        events = self._arena.events
+        events, begun = self._arena.events, self._arena.now()
+        ACTING.set(one.title)
         try:
-            events.write("fault", kind=title(one))
+            events.write("fault", kind=one.title)
             one.act(self._arena)
-            self.applied[title(one)] += 1
-            events.write("fault over", kind=title(one))
+            self.applied[one.title] += 1
+            events.write("fault over", kind=one.title)
         except SkippedError as reason:
-            self.skipped[title(one)] += 1
-            events.write("fault skipped", kind=title(one), reason=str(reason))
+            self.skipped[one.title] += 1
+            events.write("fault skipped", kind=one.title, reason=str(reason))
         except Exception as error:  # noqa: BLE001 - a service that is away fails the fault, and the run goes on
-            self.errors[title(one)] += 1
-            events.write("fault failed", kind=title(one), error=repr(error))
+            self.errors[one.title] += 1
+            events.write("fault failed", kind=one.title, error=repr(error))
         finally:
+            if one.takes:
+                self._arena.recovery.disturb(one.title, begun, self._arena.now())
             with self._lock:
                 self._busy[one.alone or ""] -= 1
             self._acting.release()

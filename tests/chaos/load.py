@@ -24,7 +24,7 @@ from pixcrawler_worker.domain.messages import QUEUES, Task
 T = TypeVar("T")
 
 #: Job groups at a time: those that must end as without faults, and those set apart.
-_ORDINARY, _APART = 5, 4
+_ORDINARY, _APART = 9, 6
 #: Seconds in which a job must end, counted from when its last waiting chunk became due.
 BOUND = 150.0
 #: Seconds after which an API sends a start again whose job is still pending.

@@ -36,9 +36,11 @@ class Recovery:
 
     Attributes:
         recovered: those that run again.
+        disturbances: when a service, messages or worker processes were taken away, as fault, begin and end.
     """
 
     recovered: list[Recovered] = field(default_factory=list)
+    disturbances: list[tuple[str, float, float]] = field(default_factory=list)
     _awaited: dict[int, tuple[str, int | None, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,18 +83,21 @@ class Recovery:
                     self.recovered.append(Recovered(fault, chunk, begun, now))
                 del self._awaited[chunk]
 
-    def times(self, away: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-        """Return the seconds of those during which all services were up, and of the others; each sorted.
+    def disturb(self, fault: str, begin: float, end: float) -> None:
+        """Note when something was away, or an instant at which messages were lost."""
+        with self._lock:
+            self.disturbances.append((fault, begin, end))
 
-        Args:
-            away: when a service was not up.
-        """
-        up: list[float] = []
-        down: list[float] = []
+    def times(self) -> tuple[list[float], list[float]]:
+        """Return the seconds of those that no other fault disturbed meanwhile, and of the others; each sorted."""
+        alone: list[float] = []
+        disturbed: list[float] = []
         for one in self.recovered:
-            overlaps = any(begin < one.ended and end > one.begun for begin, end in away)
-            (down if overlaps else up).append(one.seconds)
-        return sorted(up), sorted(down)
+            others = any(
+                begin < one.ended and end > one.begun and fault != one.fault for fault, begin, end in self.disturbances
+            )
+            (disturbed if others else alone).append(one.seconds)
+        return sorted(alone), sorted(disturbed)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

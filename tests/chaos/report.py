@@ -22,7 +22,7 @@ class Outcome:
         violations: by sort, each in a line of its own.
         numbers: what was counted, in order.
         ends: of jobs, by kind and end.
-        up, down: seconds until chunks ran again while all services were up, and while one was not; sorted.
+        up, down: seconds until chunks ran again without and with other faults meanwhile; sorted.
         resources: medians of the first and the last quarter.
         log: of all events.
         notes: on what was left out.
@@ -63,7 +63,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
         yield from _row(name, number)
     yield from _heading("Seconds until a chunk ran again after its process or message was gone")
     yield from _row("", "chunks", "p50", "p99", "longest")
-    for name, times in (("services up", outcome.up), ("a service disturbed meanwhile", outcome.down)):
+    for name, times in (("no other fault meanwhile", outcome.up), ("other faults meanwhile", outcome.down)):
         spread = [percentile(times, share) for share in (0.5, 0.99, 1)]
         yield from _row(name, len(times), *(f"{value:.1f}" for value in spread))
     yield from _row("p99 must be under lease + sweep + 3 s", f"{outcome.bound:.0f}")

@@ -9,9 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +41,6 @@ class Server:
         self._log = log
         self._ready = ready
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-        #: When it was away, as (begin, end) by the monotonic clock; the end of one that goes on is infinite.
-        self.away: list[tuple[float, float]] = []
 
     @property
     def pid(self) -> int:
@@ -73,22 +69,11 @@ class Server:
 
     def restart(self, number: signal.Signals, between: Callable[[], None] = lambda: None) -> None:
         """Stop it by a signal, do something, and start it again."""
-        with self.outage():
-            self.stop(number)
-            between()
-            self.start()
-
-    @contextlib.contextmanager
-    def outage(self) -> Iterator[None]:
-        """Note that it is away while the context is open."""
-        with self._lock:
-            self.away.append((time.monotonic(), float("inf")))
-            place = len(self.away) - 1
+        self.stop(number)
         try:
-            yield
+            between()
         finally:
-            with self._lock:
-                self.away[place] = (self.away[place][0], time.monotonic())
+            self.start()
 
 
 def wait_until(ready: Callable[[], bool], *, seconds: float, what: str) -> None:

@@ -26,7 +26,7 @@ def chunks_in(client: redis.Redis, queue: str) -> list[int]:
     return found
 
 
-def _expect(arena: Arena, name: str, chunks: list[int]) -> None:
+def _expect(arena: Arena, chunks: list[int]) -> None:
     """Wait for chunks whose messages are gone."""
     with arena.database.connect("chaos fault") as connection:
         rows = connection.execute(
@@ -36,7 +36,7 @@ def _expect(arena: Arena, name: str, chunks: list[int]) -> None:
             (chunks,),
         ).fetchall()
     victims: list[Victim] = [(chunk, fence) for chunk, fence in rows]
-    arena.recovery.expect(name, victims, arena.now())
+    arena.expect(victims)
 
 
 def _kill_clients(arena: Arena, *, kind: str | None) -> None:
@@ -47,12 +47,12 @@ def _kill_clients(arena: Arena, *, kind: str | None) -> None:
             client.execute_command("CLIENT", "KILL", "SKIPME", "yes")
 
 
-@fault("all connections killed", "redis", weight=2)
+@fault("all connections killed", "redis", weight=2, takes=True)
 def kill_all_clients(arena: Arena) -> None:
     _kill_clients(arena, kind=None)
 
 
-@fault("normal connections killed", "redis")
+@fault("normal connections killed", "redis", takes=True)
 def kill_normal_clients(arena: Arena) -> None:
     _kill_clients(arena, kind="normal")
 
@@ -71,41 +71,41 @@ def kill_one_client(arena: Arena) -> None:
             client.client_kill_filter(_id=arena.random.choice(others))
 
 
-@fault("connections killed twenty times in a row", "redis", alone="redis")
+@fault("connections killed twenty times in a row", "redis", alone="redis", takes=True)
 def kill_clients_often(arena: Arena) -> None:
     for _ in range(20):
         _kill_clients(arena, kind=None)
         arena.hold(0.1)
 
 
-@fault("everything flushed", "redis", weight=2)
+@fault("everything flushed", "redis", weight=2, takes=True)
 def flush(arena: Arena) -> None:
     with arena.broker.client() as client:
         chunks = [chunk for queue in _QUEUES for chunk in chunks_in(client, queue)]
         client.flushall()
-    _expect(arena, "everything flushed", chunks)
+    _expect(arena, chunks)
 
 
-@fault("queue deleted", "redis", weight=2)
+@fault("queue deleted", "redis", weight=2, takes=True)
 def delete_queue(arena: Arena) -> None:
     queue = arena.random.choice(_QUEUES[:3])
     with arena.broker.client() as client:
         chunks = chunks_in(client, queue)
         client.delete(queue)
-    _expect(arena, "queue deleted", chunks)
+    _expect(arena, chunks)
 
 
-@fault("one message lost", "redis", weight=2)
+@fault("one message lost", "redis", weight=2, takes=True)
 def lose_message(arena: Arena) -> None:
     with arena.broker.client() as client:
         for queue in arena.random.sample(_QUEUES[:3], k=3):
             chunks = chunks_in(client, queue)[-1:]
             if chunks and client.rpop(queue):
-                _expect(arena, "one message lost", chunks)
+                _expect(arena, chunks)
                 return
 
 
-@fault("unacknowledged messages deleted", "redis")
+@fault("unacknowledged messages deleted", "redis", takes=True)
 def delete_unacknowledged(arena: Arena) -> None:
     with arena.broker.client() as client:
         client.delete("unacked", "unacked_index", "unacked_mutex")
@@ -118,63 +118,62 @@ def delete_bindings(arena: Arena) -> None:
             client.delete(key)
 
 
-@fault("restarted with its data", "redis", alone="redis")
+@fault("restarted with its data", "redis", alone="redis", takes=True)
 def restart(arena: Arena) -> None:
     arena.broker.restart(signal.SIGTERM)
 
 
-@fault("killed and started with its data", "redis", alone="redis")
+@fault("killed and started with its data", "redis", alone="redis", takes=True)
 def kill(arena: Arena) -> None:
     arena.broker.restart(signal.SIGKILL)
 
 
-@fault("killed and started empty", "redis", alone="redis")
+@fault("killed and started empty", "redis", alone="redis", takes=True)
 def lose_data(arena: Arena) -> None:
     chunks: list[int] = []
     with contextlib.suppress(redis.RedisError), arena.broker.client() as client:
         chunks = [chunk for queue in _QUEUES for chunk in chunks_in(client, queue)]
     arena.broker.restart(signal.SIGKILL, arena.broker.lose_data)
-    _expect(arena, "killed and started empty", chunks)
+    _expect(arena, chunks)
 
 
-@fault("away for some seconds", "redis", alone="redis")
+@fault("away for some seconds", "redis", alone="redis", takes=True)
 def stay_away(arena: Arena) -> None:
     arena.broker.restart(signal.SIGKILL, lambda: arena.hold(arena.between(2, 6)))
 
 
-@fault("hangs for a moment", "redis", alone="redis")
+@fault("hangs for a moment", "redis", alone="redis", takes=True)
 def hang_shortly(arena: Arena) -> None:
     _hang(arena, arena.between(0.5, 4))
 
 
-@fault("hangs longer than clients wait", "redis", alone="redis")
+@fault("hangs longer than clients wait", "redis", alone="redis", takes=True)
 def hang(arena: Arena) -> None:
     _hang(arena, arena.between(11, 13))
 
 
 def _hang(arena: Arena, seconds: float) -> None:
-    with arena.broker.outage():
-        processes.send([arena.broker.pid], signal.SIGSTOP)
-        try:
-            arena.hold(seconds)
-        finally:
-            processes.send([arena.broker.pid], signal.SIGCONT)
+    processes.send([arena.broker.pid], signal.SIGSTOP)
+    try:
+        arena.hold(seconds)
+    finally:
+        processes.send([arena.broker.pid], signal.SIGCONT)
 
 
-@fault("clients paused", "redis", alone="redis")
+@fault("clients paused", "redis", alone="redis", takes=True)
 def pause(arena: Arena) -> None:
     seconds = arena.between(0.5, 3)
-    with arena.broker.outage(), arena.broker.client() as client:
+    with arena.broker.client() as client:
         client.execute_command("CLIENT", "PAUSE", int(seconds * 1000))
         arena.hold(seconds)
 
 
-@fault("full", "redis", alone="redis")
+@fault("full", "redis", alone="redis", takes=True)
 def fill(arena: Arena) -> None:
     _while_full(arena, lambda: arena.hold(arena.between(1, 5)))
 
 
-@fault("full while a worker starts", "redis", alone="mains")
+@fault("full while a worker starts", "redis", alone="mains", takes=True)
 def fill_at_start(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
 
@@ -188,7 +187,7 @@ def fill_at_start(arena: Arena) -> None:
 
 
 def _while_full(arena: Arena, meanwhile: Callable[[], None]) -> None:
-    with arena.broker.outage(), arena.broker.client() as client:
+    with arena.broker.client() as client:
         client.config_set("maxmemory", "100kb")
         try:
             meanwhile()

@@ -3,17 +3,21 @@
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from chaos.events import Events
 from chaos.load import Load
-from chaos.recovery import Recovery
+from chaos.recovery import Recovery, Victim
 from chaos.services import Broker, Database, Storage, WebServers
 from chaos.workers import Workers
 
 #: Seconds of a lease, and between two sweeps, in a run.
 LEASE, SWEEP = 8.0, 1.0
+
+#: The title of the fault that acts in this thread.
+ACTING: ContextVar[str] = ContextVar("ACTING", default="")
 
 
 class SkippedError(Exception):
@@ -38,6 +42,10 @@ class Arena:
     events: Events
     random: random.Random
     ended: threading.Event = field(default_factory=threading.Event)
+
+    def expect(self, victims: Iterable[Victim]) -> None:
+        """Wait for the recovery of chunks whose process or message the fault that acts has just taken."""
+        self.recovery.expect(ACTING.get(), victims, self.now())
 
     def hold(self, seconds: float) -> None:
         """Let the fault last for so long, or until the run ends."""
@@ -65,6 +73,8 @@ class Fault:
         act: does it, and undoes what has to be undone.
         weight: how often it is dealt in a round of all kinds.
         alone: no two faults with the same word act at the same time.
+        takes: whether a service, messages or worker processes are away while it acts, so that whatever recovers from
+            another fault at that time takes longer.
     """
 
     name: str
@@ -72,18 +82,26 @@ class Fault:
     act: Act
     weight: int
     alone: str | None
+    takes: bool
+
+    @property
+    def title(self) -> str:
+        """The name with the group."""
+        return f"{self.group}: {self.name}"
 
 
 #: All kinds, in the order of the report.
 FAULTS: list[Fault] = []
 
 
-def fault(name: str, group: str, *, weight: int = 1, alone: str | None = None) -> Callable[[Act], Act]:
-    """Add a kind of fault to the catalog."""
+def fault(
+    name: str, group: str, *, weight: int = 1, alone: str | None = None, takes: bool = False
+) -> Callable[[Act], Act]:
+    """Add a kind of fault to the catalog; see `Fault`."""
 
     def add(act: Act) -> Act:
         assert (name, group) not in {(one.name, one.group) for one in FAULTS}, f"two faults are named {name}"
-        FAULTS.append(Fault(name, group, act, weight, alone))
+        FAULTS.append(Fault(name, group, act, weight, alone, takes))
         return act
 
     return add

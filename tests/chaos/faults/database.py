@@ -41,7 +41,7 @@ def _execute(arena: Arena, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-@fault("one session ended", "postgresql", weight=3)
+@fault("one session ended", "postgresql", weight=8)
 def terminate_one(arena: Arena) -> None:
     _execute(
         arena,
@@ -50,19 +50,19 @@ def terminate_one(arena: Arena) -> None:
     )
 
 
-@fault("all sessions ended", "postgresql", weight=2)
+@fault("all sessions ended", "postgresql", weight=2, takes=True)
 def terminate_all(arena: Arena) -> None:
     _execute(arena, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_WORKERS}")
 
 
-@fault("sessions ended twenty times in a row", "postgresql")
+@fault("sessions ended twenty times in a row", "postgresql", takes=True)
 def terminate_often(arena: Arena) -> None:
     for _ in range(20):
         terminate_one(arena)
         arena.hold(0.05)
 
 
-@fault("all statements cancelled, for a second", "postgresql", weight=2)
+@fault("all statements cancelled, for a second", "postgresql", weight=2, takes=True)
 def cancel_storm(arena: Arena) -> None:
     with arena.database.connect("chaos fault") as connection:
         for _ in range(40):
@@ -70,22 +70,22 @@ def cancel_storm(arena: Arena) -> None:
             arena.hold(0.025)
 
 
-@fault("immediate restart", "postgresql", alone="postgresql")
+@fault("immediate restart", "postgresql", alone="postgresql", takes=True)
 def restart_immediately(arena: Arena) -> None:
     arena.database.restart(signal.SIGQUIT)
 
 
-@fault("fast restart", "postgresql", alone="postgresql")
+@fault("fast restart", "postgresql", alone="postgresql", takes=True)
 def restart_fast(arena: Arena) -> None:
     arena.database.restart(signal.SIGINT)
 
 
-@fault("away for some seconds", "postgresql", alone="postgresql")
+@fault("away for some seconds", "postgresql", alone="postgresql", takes=True)
 def stay_away(arena: Arena) -> None:
     arena.database.restart(signal.SIGQUIT, lambda: arena.hold(arena.between(1, 2.5)))
 
 
-@fault("one server process killed", "postgresql", alone="postgresql")
+@fault("one server process killed", "postgresql", alone="postgresql", takes=True)
 def kill_backend(arena: Arena) -> None:
     """Kill a process of PostgreSQL, upon which all others end and it recovers by itself."""
     with arena.database.connect("chaos fault") as connection:
@@ -94,29 +94,27 @@ def kill_backend(arena: Arena) -> None:
         ).fetchone()
     if row is None:
         raise SkippedError("no worker is connected")
-    with arena.database.outage():
-        processes.send([row[0]], signal.SIGKILL)
-        arena.hold(1.5)
+    processes.send([row[0]], signal.SIGKILL)
+    arena.hold(1.5)
 
 
-@fault("hangs", "postgresql", alone="postgresql")
+@fault("hangs", "postgresql", alone="postgresql", takes=True)
 def hang(arena: Arena) -> None:
-    with arena.database.outage():
-        everything = [arena.database.pid, *processes.family().get(arena.database.pid, [])]
-        processes.send(everything, signal.SIGSTOP)
-        try:
-            arena.hold(arena.between(0.5, 3))
-        finally:
-            processes.send(everything, signal.SIGCONT)
+    everything = [arena.database.pid, *processes.family().get(arena.database.pid, [])]
+    processes.send(everything, signal.SIGSTOP)
+    try:
+        arena.hold(arena.between(0.5, 3))
+    finally:
+        processes.send(everything, signal.SIGCONT)
 
 
-@fault("read only", "postgresql", alone="postgresql")
+@fault("read only", "postgresql", alone="postgresql", takes=True)
 def make_read_only(arena: Arena) -> None:
     with _setting(arena, "default_transaction_read_only", "on"):
         arena.hold(arena.between(1, 4))
 
 
-@fault("another time zone", "postgresql", alone="postgresql")
+@fault("another time zone", "postgresql", alone="postgresql", takes=True)
 def change_time_zone(arena: Arena) -> None:
     with _setting(arena, "timezone", "Asia/Kathmandu"):
         terminate_all(arena)
@@ -130,23 +128,19 @@ def _setting(arena: Arena, name: str, value: str) -> Iterator[None]:
             connection.execute(statement)
             connection.execute("SELECT pg_reload_conf()")
 
-    with arena.database.outage():
-        alter(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
-        try:
-            yield
-        finally:
-            alter(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
+    alter(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+    try:
+        yield
+    finally:
+        alter(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
 
 
-@fault("no free connections", "postgresql", alone="postgresql")
+@fault("no free connections", "postgresql", alone="postgresql", takes=True)
 def take_connections(arena: Arena) -> None:
-    with arena.database.outage(), contextlib.ExitStack() as taken:
-        # What is connected stays so, unless it is told to connect again.
+    with contextlib.ExitStack() as taken:
         with contextlib.suppress(psycopg.OperationalError):
             while True:
                 taken.enter_context(arena.database.connect("chaos fault"))
-        killer = taken.enter_context(contextlib.nullcontext(arena))
-        del killer
         arena.hold(arena.between(1, 4))
 
 
@@ -173,20 +167,20 @@ def hold_chunk(arena: Arena) -> None:
     )
 
 
-@fault("idle transaction holds a table", "postgresql", alone="lock")
+@fault("idle transaction holds a table", "postgresql", alone="lock", takes=True)
 def hold_table(arena: Arena) -> None:
     table = arena.random.choice(("images", "pixcrawler.chunks", "crawl_jobs", "pixcrawler.image_facts"))
     _hold(arena, f"LOCK TABLE {table} IN EXCLUSIVE MODE")
 
 
-@fault("idle transaction holds a table from readers too", "postgresql", alone="lock")
+@fault("idle transaction holds a table from readers too", "postgresql", alone="lock", takes=True)
 def hold_table_exclusively(arena: Arena) -> None:
     table = arena.random.choice(("images", "pixcrawler.chunks", "projects"))
     _hold(arena, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", longest=2.5)
 
 
 def _hold(arena: Arena, statement: str, *, longest: float = 5) -> None:
-    with arena.database.outage(), arena.database.connect("chaos fault") as connection:
+    with arena.database.connect("chaos fault") as connection:
         connection.execute("SET lock_timeout = '2s'")
         with contextlib.suppress(psycopg.errors.LockNotAvailable), connection.transaction():
             connection.execute(statement.encode())
@@ -196,7 +190,7 @@ def _hold(arena: Arena, statement: str, *, longest: float = 5) -> None:
 def _erring(state: str) -> Callable[[Arena], None]:
     def act(arena: Arena) -> None:
         table, operation = arena.random.choice(_WRITES)
-        with arena.database.outage(), arena.database.connect("chaos fault") as connection:
+        with arena.database.connect("chaos fault") as connection:
             connection.execute("SET lock_timeout = '2s'")
             connection.execute(
                 "CREATE OR REPLACE FUNCTION pixcrawler.chaos() RETURNS trigger LANGUAGE plpgsql AS"
@@ -225,4 +219,4 @@ def _drop_trigger(arena: Arena, table: str) -> None:
 
 
 for _state, _title in _STATES.items():
-    fault(f"writes fail with {_state} ({_title})", "postgresql", alone="postgresql")(_erring(_state))
+    fault(f"writes fail with {_state} ({_title})", "postgresql", alone="postgresql", takes=True)(_erring(_state))

@@ -10,13 +10,17 @@ from pixcrawler_worker.domain.messages import Task
 
 #: Seconds in which a cancel or a retry takes effect, with all that happens to the services meanwhile.
 _PATIENCE = 60.0
+#: Seconds in which a job is waited for.
+_WAIT = 6.0
 _ENDED = ("completed", "failed", "cancelled")
 
 
 def _claim(arena: Arena, stage: str, fate: str, *ends: str) -> Group:
-    group = arena.load.claim(stage, fate, *ends)
-    if group is None:
-        raise SkippedError(f"no job that is set apart is in its {stage}")
+    deadline = arena.now() + _WAIT
+    while (group := arena.load.claim(stage, fate, *ends)) is None:
+        if arena.now() > deadline or arena.ended.is_set():
+            raise SkippedError(f"no job that is set apart is in its {stage}")
+        arena.hold(0.1)
     return group
 
 

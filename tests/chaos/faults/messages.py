@@ -131,7 +131,7 @@ for _kind, _raw in MALFORMED.items():
     fault(f"malformed: {_kind}", "messages")(_malformed(_raw))
 
 
-@fault("malformed: garbage on the control channel", "messages")
+@fault("malformed: garbage on the control channel", "messages", weight=3)
 def garbage_control(arena: Arena) -> None:
     body = arena.random.choice(list(MALFORMED.values()))
     with arena.broker.client() as client:
@@ -139,7 +139,7 @@ def garbage_control(arena: Arena) -> None:
             client.publish(channel, body)
 
 
-@fault("malformed: many at once", "messages")
+@fault("malformed: many at once", "messages", weight=3)
 def many_malformed(arena: Arena) -> None:
     bodies = [body for body in MALFORMED.values() if len(body) < 100_000]
     _push(arena, arena.random.choice(_QUEUES), *arena.random.sample(bodies, k=len(bodies)))
@@ -154,19 +154,19 @@ def _waiting(arena: Arena) -> tuple[str, list[bytes]]:
     raise SkippedError("no message waits")
 
 
-@fault("doubled", "messages", weight=2)
+@fault("doubled", "messages", weight=3)
 def double(arena: Arena) -> None:
     queue, found = _waiting(arena)
     _push(arena, queue, *found)
 
 
-@fault("a hundredfold", "messages")
+@fault("a hundredfold", "messages", weight=3)
 def hundredfold(arena: Arena) -> None:
     queue, found = _waiting(arena)
     _push(arena, queue, *[arena.random.choice(found)] * 100)
 
 
-@fault("chunk of a running job a hundred times", "messages")
+@fault("chunk of a running job a hundred times", "messages", weight=3)
 def hundred_chunks(arena: Arena) -> None:
     with arena.database.connect("chaos fault") as connection:
         row = connection.execute(
@@ -178,7 +178,7 @@ def hundred_chunks(arena: Arena) -> None:
     _push(arena, "crawl", *[json.dumps(message(Task.CRAWL_CHUNK, row[0])).encode()] * 100)
 
 
-@fault("stale", "messages", weight=2)
+@fault("stale", "messages", weight=3)
 def stale(arena: Arena) -> None:
     """Send chunks that have ended, and such as are not due."""
     with arena.database.connect("chaos fault") as connection:
@@ -189,7 +189,7 @@ def stale(arena: Arena) -> None:
         _push(arena, "crawl", json.dumps(message(Task.CRAWL_CHUNK, chunk)).encode())
 
 
-@fault("in the wrong queue, or of the wrong kind", "messages")
+@fault("in the wrong queue, or of the wrong kind", "messages", weight=3)
 def wrong_kind(arena: Arena) -> None:
     with arena.database.connect("chaos fault") as connection:
         rows = connection.execute("SELECT id FROM pixcrawler.chunks ORDER BY random() LIMIT 10").fetchall()
@@ -198,13 +198,13 @@ def wrong_kind(arena: Arena) -> None:
         _push(arena, arena.random.choice(_QUEUES), json.dumps(message(task, chunk)).encode())
 
 
-@fault("of unknown tasks", "messages")
+@fault("of unknown tasks", "messages", weight=3)
 def unknown_tasks(arena: Arena) -> None:
     for name in ("celery.backend_cleanup", "other.service.task", "pixcrawler.crawl.nothing", "", "a" * 500):
         _push(arena, arena.random.choice(_QUEUES), json.dumps(message(name, 1)).encode())
 
 
-@fault("with ids of wrong types", "messages")
+@fault("with ids of wrong types", "messages", weight=3)
 def wrong_ids(arena: Arena) -> None:
     ids: list[object] = [None, "7", 1.5, True, -1, 0, 2**31, 2**63, 2**64, [1], {"id": 1}, "x" * 1000]
     for task in arena.random.sample([task for task in Task if task is not Task.SWEEP], k=4):
@@ -212,14 +212,14 @@ def wrong_ids(arena: Arena) -> None:
             _push(arena, QUEUES[task], json.dumps(message(task, one)).encode())
 
 
-@fault("with too few and too many arguments", "messages")
+@fault("with too few and too many arguments", "messages", weight=3)
 def wrong_arguments(arena: Arena) -> None:
     for task in arena.random.sample(list(Task), k=4):
         for found in (message(task), message(task, 1, 2, 3, 4), message(task, nothing=1)):
             _push(arena, QUEUES[task], json.dumps(found).encode())
 
 
-@fault("of the first protocol", "messages")
+@fault("of the first protocol", "messages", weight=3)
 def old_protocol(arena: Arena) -> None:
     """Send the chunk of a running job as Celery 3 did: everything in the body, no headers."""
     with arena.database.connect("chaos fault") as connection:
@@ -233,7 +233,7 @@ def old_protocol(arena: Arena) -> None:
     _push(arena, "crawl", _changed(headers={}, body=_encoded(json.dumps(body).encode())))
 
 
-@fault("start with named arguments", "messages")
+@fault("start with named arguments", "messages", weight=3)
 def named_arguments(arena: Arena) -> None:
     """Send again the start of a job that runs, as an older API does."""
     group = arena.load.ordinary()
@@ -244,7 +244,7 @@ def named_arguments(arena: Arena) -> None:
         _push(arena, "crawl", json.dumps(start).encode())
 
 
-@fault("reversed", "messages")
+@fault("reversed", "messages", weight=3)
 def reverse(arena: Arena) -> None:
     with arena.broker.client() as client:
         for queue in _QUEUES[:3]:
@@ -254,6 +254,6 @@ def reverse(arena: Arena) -> None:
                 client.rpush(queue, *taken)
 
 
-@fault("sweeps, twenty at once", "messages")
+@fault("sweeps, twenty at once", "messages", weight=3)
 def many_sweeps(arena: Arena) -> None:
     _push(arena, "maintenance", *[json.dumps(message(Task.SWEEP, queue="maintenance")).encode() for _ in range(20)])

@@ -64,51 +64,51 @@ def _busy_child(arena: Arena) -> int:
     return arena.random.choice(busy or sorted(mine))
 
 
-def _kill(arena: Arena, name: str, pids: Sequence[int], *, family: Sequence[int] = ()) -> None:
-    """Kill processes, with others that they started, and wait for the recovery of their chunks."""
-    with _stopped(arena, [*pids, *family]) as victims:
-        processes.send([*pids, *family], signal.SIGKILL)
-        arena.recovery.expect(name, victims, arena.now())
+def _kill(arena: Arena, pids: Sequence[int]) -> None:
+    """Kill processes, and wait for the recovery of their chunks."""
+    with _stopped(arena, pids) as victims:
+        processes.send(pids, signal.SIGKILL)
+        arena.expect(victims)
 
 
-@fault("child killed", "workers", weight=3)
+@fault("child killed", "workers", weight=5)
 def kill_child(arena: Arena) -> None:
-    _kill(arena, "child killed", [_busy_child(arena)])
+    _kill(arena, [_busy_child(arena)])
 
 
 @fault("two children killed", "workers")
 def kill_two_children(arena: Arena) -> None:
-    _kill(arena, "two children killed", sorted({_busy_child(arena), _busy_child(arena)}))
+    _kill(arena, sorted({_busy_child(arena), _busy_child(arena)}))
 
 
-@fault("child killed in its first second", "workers", alone="mains")
+@fault("child killed in its first second", "workers", alone="mains", takes=True)
 def kill_young_child(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
     known = set(worker.children())
     if not known:
         raise SkippedError("no child runs")
-    _kill(arena, "child killed in its first second", [min(known)])
+    _kill(arena, [min(known)])
     until(lambda: bool(set(worker.children()) - known), seconds=10)
     processes.send(set(worker.children()) - known, signal.SIGKILL)
 
 
-@fault("main killed, its children not", "workers", alone="mains")
+@fault("main killed, its children not", "workers", alone="mains", takes=True)
 def kill_main(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
     with _stopped(arena, worker.children()) as victims:
         worker.asked = "main killed"
         processes.send([worker.pid], signal.SIGKILL)
     # Its children may finish what they run; if they do not, the sweep of another worker takes it back.
-    arena.recovery.expect("main killed, its children not", victims, arena.now())
+    arena.expect(victims)
     arena.workers.wait_until_restarted(worker)
 
 
-@fault("main and children killed", "workers", alone="mains")
+@fault("main and children killed", "workers", alone="mains", takes=True)
 def kill_family(arena: Arena) -> None:
     _kill_family(arena, [arena.workers.any(arena.random)], "main and children killed")
 
 
-@fault("all mains and children killed", "workers", alone="mains")
+@fault("all mains and children killed", "workers", alone="mains", takes=True)
 def kill_all(arena: Arena) -> None:
     _kill_family(arena, arena.workers.all(), "all mains and children killed")
 
@@ -119,12 +119,12 @@ def _kill_family(arena: Arena, workers: Sequence[Worker], name: str) -> None:
         for worker in workers:
             worker.asked = name
         processes.send(everything, signal.SIGKILL)
-        arena.recovery.expect(name, victims, arena.now())
+        arena.expect(victims)
     for worker in workers:
         arena.workers.wait_until_restarted(worker)
 
 
-@fault("main killed in its first seconds", "workers", alone="mains")
+@fault("main killed in its first seconds", "workers", alone="mains", takes=True)
 def kill_starting_main(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
     _kill_family(arena, [worker], "main and children killed")
@@ -136,7 +136,7 @@ def kill_starting_main(arena: Arena) -> None:
 @fault("child stopped beyond its lease", "workers", weight=2)
 def stop_child(arena: Arena) -> None:
     child = _busy_child(arena)
-    _stop_beyond_lease(arena, [child], "child stopped beyond its lease")
+    _stop_beyond_lease(arena, [child])
 
 
 @fault("child stopped for a moment", "workers")
@@ -146,51 +146,51 @@ def stop_child_shortly(arena: Arena) -> None:
         arena.hold(arena.between(0.5, LEASE / 2))
 
 
-@fault("main stopped beyond the lease", "workers", alone="mains")
+@fault("main stopped beyond the lease", "workers", alone="mains", takes=True)
 def stop_main(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
     with _stopped(arena, [worker.pid]):
         arena.hold(LEASE + arena.between(1, 4))
 
 
-@fault("main and children stopped beyond the lease", "workers", alone="mains")
+@fault("main and children stopped beyond the lease", "workers", alone="mains", takes=True)
 def stop_family(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
-    _stop_beyond_lease(arena, worker.everything(), "main and children stopped beyond the lease")
+    _stop_beyond_lease(arena, worker.everything())
 
 
-def _stop_beyond_lease(arena: Arena, pids: Sequence[int], name: str) -> None:
+def _stop_beyond_lease(arena: Arena, pids: Sequence[int]) -> None:
     with _stopped(arena, pids) as victims:
-        arena.recovery.expect(name, victims, arena.now())
+        arena.expect(victims)
         arena.hold(LEASE + arena.between(1, 4))
 
 
-@fault("SIGTERM", "workers", alone="mains")
+@fault("SIGTERM", "workers", alone="mains", takes=True)
 def terminate(arena: Arena) -> None:
     _ask(arena, signal.SIGTERM)
 
 
-@fault("SIGQUIT", "workers", alone="mains")
+@fault("SIGQUIT", "workers", alone="mains", takes=True)
 def quit_worker(arena: Arena) -> None:
     _ask(arena, signal.SIGQUIT)
 
 
-@fault("SIGINT", "workers", alone="mains")
+@fault("SIGINT", "workers", alone="mains", takes=True)
 def interrupt(arena: Arena) -> None:
     _ask(arena, signal.SIGINT)
 
 
-@fault("SIGTERM twice", "workers", alone="mains")
+@fault("SIGTERM twice", "workers", alone="mains", takes=True)
 def terminate_twice(arena: Arena) -> None:
     _ask(arena, signal.SIGTERM, signal.SIGTERM)
 
 
-@fault("SIGTERM, then SIGQUIT", "workers", alone="mains")
+@fault("SIGTERM, then SIGQUIT", "workers", alone="mains", takes=True)
 def terminate_and_quit(arena: Arena) -> None:
     _ask(arena, signal.SIGTERM, signal.SIGQUIT)
 
 
-@fault("SIGTERM, then killed", "workers", alone="mains")
+@fault("SIGTERM, then killed", "workers", alone="mains", takes=True)
 def terminate_and_kill(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
     worker.asked = "SIGTERM, then killed"
@@ -215,7 +215,7 @@ def _ask(arena: Arena, *numbers: signal.Signals) -> None:
         arena.workers.wait_until_restarted(worker)
 
 
-@fault("decoder stopped and continued", "decoders", weight=2)
+@fault("decoder stopped and continued", "decoders", weight=4)
 def stop_decoder(arena: Arena) -> None:
     found = [pid for worker in arena.workers.all() for pid in worker.decoders()]
     if not found:
@@ -230,7 +230,7 @@ def stop_decoder(arena: Arena) -> None:
         arena.hold(0.05)
 
 
-@fault("decoder killed", "decoders", weight=2)
+@fault("decoder killed", "decoders", weight=4)
 def kill_decoder(arena: Arena) -> None:
     """Kill a decoder, which costs the image that it is at: one whose worker runs no chunk that must not lose one."""
     family = processes.family()
@@ -254,10 +254,10 @@ def kill_decoder(arena: Arena) -> None:
 def kill_child_and_decoder(arena: Arena) -> None:
     child = _busy_child(arena)
     decoders = [pid for pid in processes.family().get(child, []) if processes.is_decoder(pid)]
-    _kill(arena, "decoders killed with their child", [child], family=decoders)
+    _kill(arena, [child, *decoders])
 
 
-@fault("CPU taken by other processes", "machine", alone="cpu")
+@fault("CPU taken by other processes", "machine", alone="cpu", takes=True)
 def burn(arena: Arena) -> None:
     burners = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
@@ -271,7 +271,7 @@ def burn(arena: Arena) -> None:
             burner.wait()
 
 
-@fault("worker stopped and continued ten times a second", "machine", alone="cpu")
+@fault("worker stopped and continued ten times a second", "machine", alone="cpu", takes=True)
 def flap(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
     end = arena.now() + 3
@@ -285,7 +285,7 @@ def flap(arena: Arena) -> None:
         arena.hold(0.03)
 
 
-@fault("worker at the lowest priority", "machine", alone="cpu")
+@fault("worker at the lowest priority", "machine", alone="cpu", takes=True)
 def make_nice(arena: Arena) -> None:
     worker = arena.workers.any(arena.random)
     if os.geteuid() != 0:
@@ -302,7 +302,7 @@ def make_nice(arena: Arena) -> None:
                 os.setpriority(os.PRIO_PROCESS, pid, 0)
 
 
-@fault("worker with a wrong clock", "machine", alone="mains")
+@fault("worker with a wrong clock", "machine", alone="mains", takes=True)
 def wrong_clock(arena: Arena) -> None:
     """Start a worker whose clock is an hour wrong, where libfaketime is installed; in another time zone otherwise."""
     hours = arena.random.choice((-1, 1))
