@@ -50,6 +50,7 @@ class Group:
         fate: what a fault did to it.
         ends: statuses in which the job of the stage may end; by default it completes.
         restored: whether it must end as without faults although a fault has its fate.
+        running: whether the job of the stage was planned when it was looked at last.
         done: whether it is over.
     """
 
@@ -64,6 +65,7 @@ class Group:
     fate: str = ""
     ends: frozenset[str] = frozenset({"completed"})
     restored: bool = False
+    running: bool = False
     done: bool = False
 
     @property
@@ -151,7 +153,11 @@ class Load:
             found = [
                 group
                 for group in self._groups
-                if group.apart and not group.recipe.unsteady and not group.fate and group.stage == stage
+                if group.running
+                and group.apart
+                and not group.recipe.unsteady
+                and not group.fate
+                and group.stage == stage
             ]
             if not found:
                 return None
@@ -259,7 +265,7 @@ class Load:
     def _begin(self, group: Group, stage: str) -> None:
         """Insert the row of a job as an API does, with what its start is to find when its message is lost."""
         recipe = group.recipe
-        group.stage, group.since = stage, time.monotonic()
+        group.stage, group.since, group.running = stage, time.monotonic(), False
         group.ends, group.restored = frozenset({"completed"}), False
 
         def insert(connection: psycopg.Connection) -> int:
@@ -315,6 +321,7 @@ class Load:
 
     def _look(self, group: Group, status: str | None) -> None:
         now = time.monotonic()
+        group.running = status == "running"
         if status is None:
             self._end(group, "deleted" if group.fate else "lost")
         elif status in _ENDED:

@@ -7,7 +7,6 @@ from typing import Any
 
 #: A chunk's id, and the fence of the claim that the fault ended; None for a message that it lost.
 Victim = tuple[int, int | None]
-_ENDED = {"completed", "failed", "cancelled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +62,21 @@ class Recovery:
         """Note which chunks run again.
 
         Args:
-            rows: id, state, fence and time of dispatch of each chunk; one that is deleted has none.
+            rows: id, state and fence of each chunk; one that is deleted has none.
             now: when they were read.
         """
-        seen = {row[0]: row for row in rows}
+        seen = {chunk: (state, fence) for chunk, state, fence in rows}
         with self._lock:
             for chunk, (fault, fence, begun) in list(self._awaited.items()):
                 if begun >= now:
                     continue  # the snapshot may be older than the fault
-                if chunk in seen:
-                    _, state, current, _ = seen[chunk]
-                    waits = state not in _ENDED and (state == "queued" or current == fence)
-                    if waits:
-                        continue
-                    if current == fence or state == "cancelled":
-                        # It ended before the fault took effect, or somebody cancelled it: nothing to recover.
-                        del self._awaited[chunk]
-                        continue
-                    self.recovered.append(Recovered(fault, chunk, begun, now))
+                state, current = seen.get(chunk, ("deleted", None))
+                if state == "queued" or (state == "running" and current == fence):
+                    continue
                 del self._awaited[chunk]
+                # One that ended by the claim that it had, or was cancelled or deleted, had nothing to recover from.
+                if current != fence and state not in {"cancelled", "deleted"}:
+                    self.recovered.append(Recovered(fault, chunk, begun, now))
 
     def disturb(self, fault: str, begin: float, end: float) -> None:
         """Note when something was away, or an instant at which messages were lost."""
