@@ -29,9 +29,9 @@ PLANTED = {
     "UPDATE crawl_jobs SET failed_chunks = 0": "failed_chunks is the ledger's: 0 in the row, 1 in the ledger",
     "UPDATE crawl_jobs SET total_chunks = 3": "total_chunks is the ledger's: 3 in the row, 4 in the ledger",
     "UPDATE crawl_jobs SET active_chunks = 9": "counters sum to the total at most: 11 of 4",
-    "UPDATE pixcrawler.chunks SET state = 'queued', lease_until = NULL WHERE state = 'running'": "active_chunks",
+    "UPDATE pixcrawler.chunks SET state = 'queued', lease_until = NULL WHERE lease_until > now()": "active_chunks",
     "DELETE FROM pixcrawler.chunks WHERE state = 'completed'": "completed_chunks is the ledger's: 1 in the row, 0",
-    "UPDATE crawl_jobs SET valid_images = 2": "valid_images is the number of rows that are not invalid: 2 in the row, 1",
+    "UPDATE crawl_jobs SET valid_images = 2": "valid_images is the number of rows that are not invalid: 2 in the row",
     "DELETE FROM images": "valid_images is the number of rows that are not invalid: 1 in the row, 0",
     "UPDATE crawl_jobs SET max_images = 0": "valid_images is max_images at most: 1 of 0",
     "UPDATE crawl_jobs SET downloaded_images = 0": "each image was downloaded",
@@ -40,10 +40,14 @@ PLANTED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_other_jobs(sessions: Sessions) -> None:
+    ledger.execute(sessions, "DELETE FROM crawl_jobs")
+
+
 @pytest.fixture
 def job(sessions: Sessions) -> JobRef:
     """A running crawl job with a chunk in each state, and one image: the only job that there is."""
-    ledger.execute(sessions, "DELETE FROM crawl_jobs")
     ref = start_job(sessions, chunks=len(STATES))
     ledger.play(sessions, ref, STATES)
     ledger.execute(sessions, "UPDATE crawl_jobs SET total_images = 1, downloaded_images = 1 WHERE id = :id", id=ref.id)
