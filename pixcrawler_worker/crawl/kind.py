@@ -14,6 +14,7 @@ CRAWL = JobKind(
     cancel_task=Task.CRAWL_CANCEL,
     retry_task=Task.CRAWL_RETRY,
     record_request=planner.record_request,
+    differing=planner.differing,
     plan=planner.plan,
     prepare=worker.prepare,
     work=worker.work,
@@ -21,5 +22,6 @@ CRAWL = JobKind(
     conclude=planner.conclude,
     reopened=crawls.reopened,
     recount=crawls.recount,
+    marked=crawls.marked,
     clean_up=cleanup.clean_up,
 )

@@ -30,8 +30,35 @@ def record_request(runtime: Runtime, session: Session, ref: JobRef, options: obj
     Raises:
         PermanentError: when they are invalid.
     """
-    if options or not crawls.is_recorded(session, ref.id):
+    known = crawls.recorded_options(session, ref.id)
+    if options or known is None:
         record_options(runtime, session, ref.id, parse(options or {}))
+    elif known.as_given:
+        record_options(runtime, session, ref.id, parse(known.options))
+
+
+def differing(session: Session, ref: JobRef, options: object) -> str | None:
+    """Return which of the options in a message differ from the recorded ones; None when none does.
+
+    Options that the message does not name have their default values. Without recorded options nothing differs.
+    """
+    known = crawls.recorded_options(session, ref.id)
+    if not options or known is None:
+        return None
+    try:
+        given = parse(options)
+        if known.as_given:
+            before = parse(known.options)
+            recorded_before, urls = recorded(before), before.urls
+        else:
+            recorded_before, urls = known.options, crawls.all_urls(session, ref.id)
+    except PermanentError as error:
+        return str(error)
+    # The size that a job has got by the settings is recorded as if it had been given.
+    sizes = {"chunk_size": recorded_before.get("chunk_size")} if given.chunk_size is None else {}
+    now = {**sizes, **recorded(given), "urls": list(given.urls)}
+    then = {"chunk_size": None, **recorded_before, "urls": list(urls)}
+    return ", ".join(sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))) or None
 
 
 def record_options(runtime: Runtime, session: Session, job_id: int, options: CrawlOptions) -> None:

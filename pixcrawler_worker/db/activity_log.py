@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import String, cast, insert, literal, select
+from sqlalchemy import String, cast, exists, insert, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
@@ -35,6 +35,23 @@ def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any]
             .where(model.id == ref.id),
         )
     )
+
+
+def record_once(session: Session, ref: JobRef, event: str, details: Mapping[str, Any]) -> bool:
+    """Add an entry unless the job has one with the same event and details; return whether it was added.
+
+    The caller holds the job's lock, so that one of several at once adds it.
+    """
+    same = exists().where(
+        ActivityLog.resource_type == _resource(ref),
+        ActivityLog.resource_id == str(ref.id),
+        ActivityLog.action == f"{_resource(ref)}.{event}",
+        ActivityLog.metadata_ == literal(dict(details), JSONB),
+    )
+    if session.scalar(select(same)):
+        return False
+    record(session, ref, event, details)
+    return True
 
 
 def latest(session: Session, ref: JobRef, *, limit: int = 20) -> list[ActivityLog]:

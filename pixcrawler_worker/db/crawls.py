@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, insert, join, select, update
+from sqlalchemy import delete, exists, func, insert, join, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
-from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project
+from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 from pixcrawler_worker.domain.messages import QUEUES, Task
@@ -53,10 +53,9 @@ def record_request(
 
     The options have everything but the URLs, which are stored in pages so that a chunk reads no more than its own.
     """
-    recorded = postgresql.insert(CrawlPlan).values(crawl_job_id=job_id, options=dict(options))
-    session.execute(
-        recorded.on_conflict_do_update(index_elements=["crawl_job_id"], set_={"options": recorded.excluded.options})
-    )
+    values = {"options": dict(options), "as_given": False}
+    recorded = postgresql.insert(CrawlPlan).values(crawl_job_id=job_id, **values)
+    session.execute(recorded.on_conflict_do_update(index_elements=["crawl_job_id"], set_=values))
     session.execute(delete(CrawlUrls).where(CrawlUrls.crawl_job_id == job_id))
     if urls:
         session.execute(
@@ -71,6 +70,26 @@ def record_request(
 def is_recorded(session: Session, job_id: int) -> bool:
     """Return whether the job's options are recorded already."""
     return session.scalar(select(CrawlPlan.crawl_job_id).where(CrawlPlan.crawl_job_id == job_id)) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOptions:
+    """The options of a crawl job as they are recorded.
+
+    Attributes:
+        options: all but the URLs; all of them, and of any type, where an API has given them and none was checked yet.
+        as_given: whether that is so.
+    """
+
+    options: Any
+    as_given: bool
+
+
+def recorded_options(session: Session, job_id: int) -> RecordedOptions | None:
+    """Return the recorded options of a job; None when nothing is recorded."""
+    query = select(CrawlPlan.options, CrawlPlan.as_given).where(CrawlPlan.crawl_job_id == job_id)
+    row = session.execute(query).one_or_none()
+    return None if row is None else RecordedOptions(row.options, row.as_given)
 
 
 def load(session: Session, job_id: int) -> CrawlRequest:
@@ -104,6 +123,19 @@ def reopened(session: Session, ref: JobRef) -> None:
 def recount(session: Session, ref: JobRef) -> dict[str, int]:
     """Return the counters of the job's row that follow from its images and their validation."""
     return {"valid_images": validations.valid_images(session, ref.id)}
+
+
+def marked(session: Session) -> list[int]:
+    """Return jobs that have to be recounted, because rows that their counters follow from were deleted."""
+    gone = ~exists().where(CrawlJob.id == Recount.crawl_job_id)
+    session.execute(delete(Recount).where(gone).execution_options(synchronize_session=False))
+    return list(session.scalars(select(Recount.crawl_job_id).distinct().order_by(Recount.crawl_job_id).limit(_BATCH)))
+
+
+def all_urls(session: Session, job_id: int) -> tuple[str, ...]:
+    """Return the job's URL list."""
+    pages = session.scalars(select(CrawlUrls.urls).where(CrawlUrls.crawl_job_id == job_id).order_by(CrawlUrls.page))
+    return tuple(url for page in pages for url in page)
 
 
 def urls(session: Session, job_id: int, page: int) -> tuple[str, ...]:

@@ -289,6 +289,36 @@ def replace_url(session: Session, job_id: int, *, url: str, url_ttl: timedelta) 
         )
 
 
+def begin_cleaning(session: Session, job_id: int) -> bool:
+    """Note that the files of an export are deleted from now on; return whether none of them is needed.
+
+    The caller holds the job's lock and has seen that it has ended. A retry writes noted files again.
+    """
+    if files(session, [job_id]).get(job_id, frozenset()) is None:
+        return False
+    failed = select(ExportJob.id).where(ExportJob.id == job_id, ExportJob.status != JobStatus.COMPLETED)
+    session.execute(
+        update(ExportPlan)
+        .where(ExportPlan.export_job_id.in_(failed))
+        .values(cleaned_at=_NOW)
+        .execution_options(synchronize_session=False)
+    )
+    return True
+
+
+def take_cleaned_at(session: Session, job_id: int) -> datetime | None:
+    """Return when the deletion of the files of a failed export began, and forget it; None when they still exist."""
+    cleaned_at = session.scalar(select(ExportPlan.cleaned_at).where(ExportPlan.export_job_id == job_id))
+    if cleaned_at is not None:
+        session.execute(update(ExportPlan).where(ExportPlan.export_job_id == job_id).values(cleaned_at=None))
+    return cleaned_at
+
+
+def reset_counters(session: Session, job_id: int) -> None:
+    """Set the counters of finished archives to 0. The caller holds the job's lock."""
+    session.execute(update(ExportJob).where(ExportJob.id == job_id).values(exported_images=0))
+
+
 def files(session: Session, job_ids: Sequence[int]) -> dict[int, frozenset[str] | None]:
     """Return the names of the files to keep for these export jobs; None for all, where the job has not ended.
 

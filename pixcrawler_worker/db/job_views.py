@@ -109,7 +109,7 @@ class _ViewOfCrawl(JobView):
     @property
     def cancelled(self) -> bool:
         """Whether the job was cancelled: the documented statuses have nothing but `failed` for that."""
-        return self.status == JobStatus.FAILED and self.error_message == CANCELLED
+        return self.status in {JobStatus.FAILED, JobStatus.CANCELLED} and self.error_message == CANCELLED
 
     @property
     def heading(self) -> str:

@@ -298,7 +298,10 @@ class Chunk(Base):
 
 
 class CrawlPlan(Base):
-    """The options that a crawl job was started with, and the number of its rounds."""
+    """The options that a crawl job was started with, and the number of its rounds.
+
+    With `as_given` the options are those that an API has requested it with, which no worker has checked yet.
+    """
 
     __tablename__ = "crawl_plans"
     __table_args__ = ({"schema": PRIVATE},)
@@ -310,6 +313,7 @@ class CrawlPlan(Base):
     round: Mapped[int] = mapped_column(server_default="0")
     requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     cleaned_at: Mapped[datetime | None]
+    as_given: Mapped[bool] = mapped_column(server_default="false")
 
 
 class CrawlUrls(Base):
@@ -421,7 +425,8 @@ class ExportPlan(Base):
 
     `validation_job_id` is the validation whose results count for it; there is no foreign key, because deleting the
     validation does not change a running export. `labels` are the classes of its images, sorted. `signed_until` is when
-    the presigned URL in its row expires.
+    the presigned URL in its row expires. `cleaned_at` is when the deletion of its files began, if it has to write them
+    again.
     """
 
     __tablename__ = "export_plans"
@@ -434,6 +439,7 @@ class ExportPlan(Base):
     labels: Mapped[Any] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
     requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     signed_until: Mapped[datetime | None]
+    cleaned_at: Mapped[datetime | None]
 
 
 class ExportItem(Base):
@@ -456,3 +462,30 @@ class ExportItem(Base):
     copy: Mapped[int]
     cost: Mapped[int] = mapped_column(BigInteger)
     upto: Mapped[int] = mapped_column(BigInteger)
+
+
+class Recount(Base):
+    """A mark: the valid images of a crawl job have to be counted again, because rows were deleted.
+
+    There is no foreign key: a delete of the job would wait for the one that has left the mark.
+    """
+
+    __tablename__ = "recounts"
+    __table_args__ = ({"schema": PRIVATE},)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    crawl_job_id: Mapped[int]
+
+
+class Broker(Base):
+    """What is known of the messages in the broker, in the only row.
+
+    `identity` changes when the broker loses messages; those that were sent before `lost_at` may be lost.
+    """
+
+    __tablename__ = "broker"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"), {"schema": PRIVATE})
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, server_default="1")
+    identity: Mapped[str | None] = mapped_column(Text)
+    lost_at: Mapped[datetime | None]

@@ -1,6 +1,6 @@
 """Images to validate, and their validation results: read and written in bulk."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -208,6 +208,52 @@ def add_comparisons(session: Session, job_id: int, compared: Sequence[Comparison
         {"job": job_id},
     )
     return invalidated or 0
+
+
+def remove_comparisons(
+    session: Session, job_id: int, *, checks: Collection[str], invalidating: Collection[str]
+) -> None:
+    """Remove what a comparison has added to validation results, and count the images of the job again.
+
+    Args:
+        session: of a transaction that holds the job's lock.
+        job_id: the row in `validation_jobs`.
+        checks: names of the checks that compare.
+        invalidating: severities of findings that make an image invalid.
+    """
+    session.execute(
+        text(
+            """
+            UPDATE pixcrawler.verdicts AS v
+            SET findings = others.findings, valid = others.valid, keeper_id = NULL
+            FROM (
+                SELECT image_id, coalesce(jsonb_agg(f.finding ORDER BY f.position)
+                        FILTER (WHERE f.finding->>0 <> ALL (:checks)), '[]') AS findings,
+                    coalesce(bool_and(f.finding->>1 <> ALL (:invalidating))
+                        FILTER (WHERE f.finding->>0 <> ALL (:checks)), true) AS valid
+                FROM pixcrawler.verdicts, jsonb_array_elements(findings) WITH ORDINALITY AS f (finding, position)
+                WHERE validation_job_id = :job
+                GROUP BY image_id
+            ) AS others
+            WHERE v.validation_job_id = :job AND v.image_id = others.image_id
+                AND jsonb_array_length(v.findings) > jsonb_array_length(others.findings)
+            """
+        ),
+        {"job": job_id, "checks": sorted(checks), "invalidating": sorted(invalidating)},
+    )
+    session.execute(
+        text(
+            """
+            UPDATE validation_jobs SET validated_images = counted.valid, invalid_images = counted.invalid
+            FROM (
+                SELECT count(*) FILTER (WHERE valid) AS valid, count(*) FILTER (WHERE NOT valid) AS invalid
+                FROM pixcrawler.verdicts WHERE validation_job_id = :job
+            ) AS counted
+            WHERE id = :job
+            """
+        ),
+        {"job": job_id},
+    )
 
 
 def record_facts(

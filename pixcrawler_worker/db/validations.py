@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, join, select, update
+from sqlalchemy import ColumnElement, delete, func, join, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
@@ -15,6 +15,7 @@ from pixcrawler_worker.db.models import (
     Image,
     Profile,
     Project,
+    Recount,
     ValidationJob,
     ValidationPlan,
     ValidationResultRow,
@@ -167,7 +168,18 @@ def effective_validation(session: Session, crawl_job_id: int) -> int | None:
 
 
 def valid_images(session: Session, crawl_job_id: int) -> int:
-    """Return how many images of a crawl job its effective validation did not find invalid."""
+    """Return how many images of a crawl job its effective validation did not find invalid, at most `max_images`.
+
+    Images that replaced invalid ones are above that limit when those count again. The trigger of migration 0006 counts
+    likewise. The caller holds the job's lock: what marked the job for this count is done with it.
+    """
+    # First: what a mark that is committed later stands for may not be seen by this count.
+    session.execute(delete(Recount).where(Recount.crawl_job_id == crawl_job_id))
+    limit = session.scalar(select(CrawlJob.max_images).where(CrawlJob.id == crawl_job_id)) or 0
+    return min(limit, _not_invalid(session, crawl_job_id))
+
+
+def _not_invalid(session: Session, crawl_job_id: int) -> int:
     rows = session.scalar(select(func.count()).where(Image.crawl_job_id == crawl_job_id)) or 0
     validation_id = effective_validation(session, crawl_job_id)
     if validation_id is None:

@@ -176,8 +176,13 @@ def run_checks(image: CheckedImage, checks: Iterable[Check]) -> list[Finding]:
 
 def is_valid(findings: Iterable[Finding], mode: Mode) -> bool:
     """Return whether an image with these findings is valid."""
-    invalidating = {Severity.ERROR, Severity.WARN} if mode is Mode.STRICT else {Severity.ERROR}
-    return not any(finding.severity in invalidating for finding in findings)
+    severities = invalidating(mode)
+    return not any(finding.severity in severities for finding in findings)
+
+
+def invalidating(mode: Mode) -> frozenset[Severity]:
+    """Return the severities of findings that make an image invalid."""
+    return frozenset({Severity.ERROR, Severity.WARN} if mode is Mode.STRICT else {Severity.ERROR})
 
 
 def _decode(*, max_pixels: int, max_frames: int, timeout_s: float) -> Test:

@@ -6,7 +6,9 @@ from datetime import timedelta
 import structlog
 
 from pixcrawler_worker.db import exports
-from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.export import plan, publisher
 from pixcrawler_worker.export.payloads import ExportResult
@@ -51,6 +53,12 @@ def _renew_urls(runtime: Runtime) -> None:
             transact(runtime.sessions, replace)
 
 
+def _begin_cleaning(session: Session, job_id: int) -> bool:
+    """Note that the files of an export are deleted; return whether they may be: it may run again by now."""
+    status = jobs.lock(session, EXPORT_JOBS.ref(job_id))
+    return status is None or exports.begin_cleaning(session, job_id)
+
+
 async def _remove_files(runtime: Runtime, limits: JobLimits) -> int:
     """Delete files without an export and unfinished uploads; return the number of exports with deleted files."""
     found: dict[int, list[str]] = {}
@@ -63,7 +71,8 @@ async def _remove_files(runtime: Runtime, limits: JobLimits) -> int:
     for job_id, keys in sorted(found.items()):
         names = kept.get(job_id, frozenset())
         orphaned = [] if names is None else [key for key in keys if key.rpartition("/")[2] not in names]
-        if orphaned:
+        begin = functools.partial(_begin_cleaning, job_id=job_id)
+        if orphaned and bool(transact(runtime.sessions, begin)):
             await runtime.storage.delete(orphaned)
             log.info("files of an export removed", job=job_id, files=len(orphaned))
             lost += 1

@@ -17,5 +17,6 @@ EXPORT = JobKind(
     work=worker.work,
     write=worker.write,
     conclude=planner.conclude,
+    reopened=planner.reopened,
     clean_up=cleanup.clean_up,
 )

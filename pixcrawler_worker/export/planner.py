@@ -7,7 +7,7 @@ from datetime import timedelta
 from pixcrawler_worker.db import export_selection, exports, validations
 from pixcrawler_worker.db.export_selection import ExportPart, Selection
 from pixcrawler_worker.db.exports import ExportRequest
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
@@ -22,6 +22,8 @@ from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
 
+#: Time for which files may still be deleted after the deletion began: nothing is written under their names meanwhile.
+_DELETION = timedelta(minutes=1)
 _LOSSY_FORMATS = frozenset({"jpg", "webp", "avif"})
 
 
@@ -70,6 +72,15 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     if not archives_of(ended):
         return Conclusion.failure(_nothing_exported(ended))
     return Chunks([PublishTask().to_json()])
+
+
+def reopened(session: Session, ref: JobRef) -> None:
+    """Let all archives be written again when the files of the export were deleted after it had failed."""
+    cleaned_at = exports.take_cleaned_at(session, ref.id)
+    if cleaned_at is not None:
+        chunks.discard(session, ref, PublishTask().to_json())
+        jobs.requeue_completed(session, ref, available_at=cleaned_at + _DELETION)
+        exports.reset_counters(session, ref.id)
 
 
 def _nothing_exported(ended: Sequence[EndedChunk]) -> str:

@@ -75,6 +75,12 @@ def _no_request(runtime: Runtime, session: Session, ref: JobRef, options: object
     """Record nothing: the options of the kind are in the job's row."""
 
 
+def _no_difference(session: Session, ref: JobRef, options: object) -> str | None:
+    """Return None: the options of the kind are in the job's row, and a message has none."""
+    del session, ref, options
+    return None
+
+
 def _no_parents(session: Session, ref: JobRef) -> None:
     """Lock nothing else: concluding writes to the job's own row only."""
 
@@ -83,6 +89,12 @@ def _no_recount(session: Session, ref: JobRef) -> Mapping[str, int]:
     """Return nothing: the row has no counters that follow from other tables."""
     del session, ref
     return {}
+
+
+def _none_marked(session: Session) -> Sequence[int]:
+    """Return nothing: the row has no counters that follow from other tables."""
+    del session
+    return []
 
 
 def _no_cleanup(runtime: Runtime, limits: JobLimits) -> None:
@@ -109,9 +121,11 @@ class JobKind(Generic[Work, Result]):
         conclude: returns what follows when all chunks of a running job have ended. The job's lock is held.
         record_request: records the options of a start message, so that a retry or a recovery needs no message.
             PermanentError fails the job.
+        differing: returns which options of a message differ from the recorded ones, for people; None when none does.
         lock_parents: locks what `conclude` writes to besides the job's own row, before the job is locked.
         reopened: notes that an ended job runs again.
         recount: returns counters of the job's row as they follow from other tables, by column: sweeps repair them.
+        marked: returns jobs that are to be recounted, because rows that the counters follow from were deleted.
         clean_up: deletes files that ended jobs have left behind.
     """
 
@@ -126,9 +140,11 @@ class JobKind(Generic[Work, Result]):
     write: Callable[[Session, Work, Result], Report]
     conclude: Callable[[Runtime, Session, JobRef, Counters], Chunks | Conclusion]
     record_request: Callable[[Runtime, Session, JobRef, object], None] = _no_request
+    differing: Callable[[Session, JobRef, object], str | None] = _no_difference
     lock_parents: Callable[[Session, JobRef], None] = _no_parents
     reopened: Callable[[Session, JobRef], None] = _no_parents
     recount: Callable[[Session, JobRef], Mapping[str, int]] = _no_recount
+    marked: Callable[[Session], Sequence[int]] = _none_marked
     clean_up: Callable[[Runtime, JobLimits], object] = _no_cleanup
 
 

@@ -23,8 +23,9 @@ log = structlog.get_logger()
 def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = None) -> list[ChunkMessage]:
     """Plan a pending job; do nothing for one that has been started.
 
-    An invalid row or invalid options fail the job: the reason is in its activity log and, where the table has that
-    column, in `error_message`.
+    Options that come too late, because the job was started with others, are not dropped silently: the log and the
+    job's activity log name them. An invalid row or invalid options fail the job: the reason is in its activity log and,
+    where the table has that column, in `error_message`.
 
     Args:
         runtime: connects to the database.
@@ -37,6 +38,7 @@ def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = Non
     """
     ref = kind.table.ref(job_id)
     if _status(runtime, ref) is not JobStatus.PENDING:
+        _note_ignored(runtime, kind, ref, options)
         return []
     try:
         return transact(runtime.sessions, lambda session: _plan(runtime, session, kind, ref, options))
@@ -135,13 +137,33 @@ def _status(runtime: Runtime, ref: JobRef) -> JobStatus:
 
 def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object) -> list[ChunkMessage]:
     if jobs.lock(session, ref) is not JobStatus.PENDING:
+        _note(session, kind, ref, options, "options_ignored")
         return []
+    _note(session, kind, ref, options, "options_replaced")
     kind.record_request(runtime, session, ref, options)
     plan = kind.plan(runtime, session, ref)
     jobs.begin(session, ref)
     jobs.add_chunks(session, ref, plan.payloads)
     activity_log.record(session, ref, "started", plan.details)
     return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
+
+
+def _note_ignored(runtime: Runtime, kind: AnyJobKind, ref: JobRef, options: object) -> None:
+    """Note options for a job that was started before, once for each that differ however often they come."""
+
+    def work(session: Session) -> None:
+        if jobs.lock(session, ref) is not None:
+            _note(session, kind, ref, options, "options_ignored")
+
+    if options:
+        transact(runtime.sessions, work)
+
+
+def _note(session: Session, kind: AnyJobKind, ref: JobRef, options: object, event: str) -> None:
+    """Log which options of a message are ignored, or replace others, if any. The caller holds the job's lock."""
+    differing = kind.differing(session, ref, options)
+    if differing and activity_log.record_once(session, ref, event, {"reason": f"a message had others: {differing}"}):
+        log.error(event.replace("_", " "), job=ref.id, kind=ref.table.name, differing=differing)
 
 
 def _reject(  # noqa: PLR0913, PLR0917 - what `_plan` has, and why it failed

@@ -116,8 +116,12 @@ def _drop_chunks_of_ended(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> N
 
 def _start(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> None:
     def work(session: Session) -> list[JobRef]:
+        lease = runtime.settings.lease
         return sweeps.pending(
-            session, kind.table, unplanned=runtime.settings.start_pending, patience=runtime.settings.lease / 4
+            session,
+            kind.table,
+            patience=lease / 4,
+            unrecorded_after=lease if runtime.settings.start_pending else None,
         )
 
     for ref in transact(runtime.sessions, work):
@@ -166,7 +170,14 @@ def _conclude(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> None:
 
 
 def _repair(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> None:
-    for ref in transact(runtime.sessions, functools.partial(sweeps.drifted, table=kind.table)):
+    def work(session: Session) -> list[JobRef]:
+        drifted = sweeps.drifted(session, kind.table)
+        return [
+            *drifted,
+            *(kind.table.ref(job_id) for job_id in kind.marked(session) if kind.table.ref(job_id) not in drifted),
+        ]
+
+    for ref in transact(runtime.sessions, work):
         with _left_to_next_sweep(ref):
             _repair_job(runtime, kind, ref, swept)
 

@@ -18,4 +18,5 @@ VALIDATION = JobKind(
     write=worker.write,
     lock_parents=planner.lock_parents,
     conclude=planner.conclude,
+    reopened=planner.reopened,
 )

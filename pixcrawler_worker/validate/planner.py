@@ -1,16 +1,17 @@
 """Planning and ending a validation job."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 
-from pixcrawler_worker.db import validations
+from pixcrawler_worker.db import validation_results, validations
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.db.validations import VALIDATION_JOBS, ValidationRequest
-from pixcrawler_worker.domain.checks import JOB_CHECKS, Mode
+from pixcrawler_worker.domain.checks import JOB_CHECKS, Mode, invalidating
 from pixcrawler_worker.domain.lifecycle import ChunkState, Counters, JobStatus
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
@@ -84,6 +85,22 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     if compared is not None and compared.state is ChunkState.FAILED:
         return Conclusion.failure(f"the images could not be compared: {compared.error}")
     return _complete(session, ref, request, validated)
+
+
+def reopened(session: Session, ref: JobRef) -> None:
+    """Let the images be compared again when some of them are validated only now.
+
+    The comparison is dropped with what it has found, and planned again when all images are validated.
+    """
+    open_ = chunks.open_payloads(session, ref)
+    if any(isinstance(task_of(payload), ImagesTask) for payload in open_):
+        chunks.discard(session, ref, CompareTask().to_json())
+        rules = ValidationRules()
+        # Invalid rules fail the chunks, with the reason.
+        with contextlib.suppress(PermanentError):
+            _, rules = rules_of(session, ref.id)
+        severities = invalidating(rules.effective_mode)
+        validation_results.remove_comparisons(session, ref.id, checks=JOB_CHECKS, invalidating=severities)
 
 
 def _require_limits(settings: Settings, rules: ValidationRules) -> None:

@@ -190,7 +190,10 @@ def test_a_requested_job_is_started_when_its_message_is_lost(runtime: Runtime) -
 
 def test_pending_rows_are_started_without_a_message_when_configured(runtime: Runtime) -> None:
     unasked = make_job(runtime)
-    swept = sweep(settled(runtime, start_pending=True, gallery_url="https://example.org/"))
+    eager = settled(runtime, start_pending=True, gallery_url="https://example.org/")
+    assert sweep(eager).idle, "its message, which alone has the options, may still be under way"
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET created_at = created_at - interval '61 s'")
+    swept = sweep(eager)
     assert (swept.started, status(runtime, unasked)) == (1, JobStatus.RUNNING)
     assert dispatched(swept) == ledger.ids_of(runtime.sessions, unasked)
 

@@ -10,7 +10,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Text, cast, func, select, update
+from sqlalchemy import ColumnElement, Row, Text, cast, delete, func, literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import jobs
@@ -337,6 +338,25 @@ def ended(session: Session, ref: JobRef) -> list[EndedChunk]:
         .order_by(Chunk.seq)
     )
     return [EndedChunk(row.payload, ChunkState(row.state), row.result or {}, row.error) for row in rows]
+
+
+def open_payloads(session: Session, ref: JobRef) -> list[dict[str, Any]]:
+    """Return the payloads of the job's open chunks, in their order."""
+    query = select(Chunk.payload).where(jobs.belongs_to(ref), Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING]))
+    return list(session.scalars(query.order_by(Chunk.seq)))
+
+
+def discard(session: Session, ref: JobRef, payload: Mapping[str, Any]) -> None:
+    """Delete the chunks of a job with this payload, so that they are planned again.
+
+    Only for kinds whose rows do not count chunks. The caller holds the job's lock and has queued what comes before.
+    """
+    assert not ref.table.has("total_chunks")
+    session.execute(
+        delete(Chunk)
+        .where(jobs.belongs_to(ref), Chunk.payload == literal(dict(payload), JSONB))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def states(session: Session, ref: JobRef) -> dict[str, int]:

@@ -7,6 +7,7 @@ Several locks are taken in this order: `pin`, chunks (by id), images, the job's 
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, literal, null, select, text, update
@@ -225,7 +226,7 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
     """Cancel the open chunks of a job that has ended, and return how many there were.
 
     A job whose status was written by another program gets the time of its end here and, where the table has that
-    column, an error: it was cancelled. `cancelled` becomes `failed` there, as in `cancel`.
+    column, an error: it was cancelled.
 
     Raises:
         NotRunningError: when the job has not ended.
@@ -259,14 +260,9 @@ def _complete_end(session: Session, ref: JobRef) -> None:
     values: dict[str, Any] = {"completed_at": func.coalesce(model.completed_at, _NOW)}
     lacks = model.completed_at.is_(None)
     if ref.table.has("error_message"):
-        by_hand = (model.status == JobStatus.CANCELLED) | (
-            (model.status == JobStatus.FAILED) & model.error_message.is_(None)
-        )
-        lacks |= by_hand
-        values["status"] = case((by_hand, JobStatus.FAILED.value), else_=model.status)
-        values["error_message"] = case(
-            (by_hand, func.coalesce(model.error_message, CANCELLED)), else_=model.error_message
-        )
+        lacks |= (model.status != JobStatus.COMPLETED) & model.error_message.is_(None)
+        cancelled = func.coalesce(model.error_message, CANCELLED)
+        values["error_message"] = case((model.status != JobStatus.COMPLETED, cancelled), else_=model.error_message)
     session.execute(update(model).where(model.id == ref.id, model.status.in_(ENDED), lacks).values(**values))
 
 
@@ -325,7 +321,32 @@ def retry(session: Session, ref: JobRef) -> None:
         raise NotRunningError(f"{ref} has nothing to retry")
 
 
+def requeue_completed(session: Session, ref: JobRef, *, available_at: datetime) -> None:
+    """Queue the completed chunks of a job that was just set running again, because their results were lost.
+
+    Only for kinds whose rows do not count chunks. The caller holds the job's lock.
+
+    Args:
+        session: the transaction of `retry`.
+        ref: the job.
+        available_at: when its open chunks are due at the earliest.
+    """
+    assert not ref.table.has("total_chunks")
+    completed = select(Chunk.id).where(belongs_to(ref), Chunk.state == ChunkState.COMPLETED).order_by(Chunk.id)
+    ids = session.scalars(completed.with_for_update(key_share=True)).all()
+    generation = (session.scalar(select(func.max(Chunk.generation)).where(belongs_to(ref))) or 1) + 1
+    _requeue(session, {chunk_id: _task_id(chunk_id, generation) for chunk_id in ids}, generation)
+    session.execute(
+        update(Chunk)
+        .where(belongs_to(ref), Chunk.state == ChunkState.QUEUED)
+        .values(available_at=func.greatest(_NOW, available_at))
+        .execution_options(synchronize_session=False)
+    )
+
+
 def _requeue(session: Session, task_ids: Mapping[int, uuid.UUID], generation: int) -> None:
+    if not task_ids:
+        return
     pairs = func.unnest(literal(list(task_ids), ARRAY(BigInteger)), literal(list(task_ids.values()), ARRAY(Uuid)))
     new = pairs.table_valued("id", "task_id", name="new").render_derived()
     session.execute(

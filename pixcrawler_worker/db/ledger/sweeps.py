@@ -6,7 +6,7 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import exists, func, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, true, tuple_, update
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import jobs
@@ -54,20 +54,25 @@ def ended_with_open_chunks(session: Session, table: JobTable) -> list[JobRef]:
     return [table.ref(job_id) for job_id in session.scalars(query)]
 
 
-def pending(session: Session, table: JobTable, *, unplanned: bool, patience: timedelta) -> list[JobRef]:
+def pending(
+    session: Session, table: JobTable, *, patience: timedelta, unrecorded_after: timedelta | None
+) -> list[JobRef]:
     """Return pending jobs of a kind that were requested longer ago than `patience`, so that their message is lost.
 
     Args:
         session: any transaction.
         table: of the kind.
-        unplanned: include pending rows that nothing was recorded for.
         patience: time that the message gets to arrive.
+        unrecorded_after: age of pending rows that nothing was recorded for; None to leave them out. Only their message
+            has their options, so that it gets more time.
     """
     model = table.model
     requested = exists().where(table.plan_key == model.id, table.requested_at + patience < _NOW)
-    unrecorded = ~exists().where(table.plan_key == model.id)
-    query = select(model.id).where(model.status == JobStatus.PENDING)
-    query = query.where(or_(requested, unrecorded)) if unplanned else query.where(requested)
+    due: ColumnElement[bool] = requested
+    if unrecorded_after is not None:
+        unrecorded = ~exists().where(table.plan_key == model.id)
+        due = or_(requested, unrecorded & (model.created_at + unrecorded_after < _NOW))
+    query = select(model.id).where(model.status == JobStatus.PENDING, due)
     return [table.ref(job_id) for job_id in session.scalars(query.order_by(model.id).limit(_BATCH))]
 
 

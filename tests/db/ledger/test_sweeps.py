@@ -79,10 +79,15 @@ def test_a_pending_job_that_was_asked_for_is_started_when_its_message_is_late(se
     keep(sessions, asked)
     keep(sessions, started)
     with sessions.begin() as session:
-        assert sweeps.pending(session, CRAWL_JOBS, unplanned=False, patience=HOUR) == []
-        assert sweeps.pending(session, CRAWL_JOBS, unplanned=False, patience=NOW) == crawl_refs(asked)
-        assert sweeps.pending(session, CRAWL_JOBS, unplanned=True, patience=NOW) == crawl_refs(asked, unasked)
-        assert sweeps.pending(session, CRAWL_JOBS, unplanned=True, patience=HOUR) == crawl_refs(unasked)
+
+        def pending(patience: timedelta, unrecorded_after: timedelta | None) -> list[JobRef]:
+            return sweeps.pending(session, CRAWL_JOBS, patience=patience, unrecorded_after=unrecorded_after)
+
+        assert pending(HOUR, None) == []
+        assert pending(NOW, None) == crawl_refs(asked)
+        assert pending(NOW, NOW) == crawl_refs(asked, unasked)
+        assert pending(HOUR, NOW) == crawl_refs(unasked)
+        assert pending(HOUR, HOUR) == [], "the message, which alone has the options, gets its time"
 
 
 def test_a_job_whose_chunks_have_all_ended_is_to_be_concluded(sessions: Sessions) -> None:
