@@ -30,8 +30,10 @@ class Reason(StrEnum):
     EMPTY = "empty"
     # Of the content.
     NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
     FORMAT_NOT_WANTED = "format_not_wanted"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_COMPLEX = "too_complex"
     TOO_SMALL = "too_small"
     CORRUPT = "corrupt"
     DECODER_DIED = "decoder_died"

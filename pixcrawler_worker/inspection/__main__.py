@@ -93,6 +93,7 @@ def _read(descriptor: int, *, max_bytes: int) -> bytes | None:
         size = os.fstat(descriptor).st_size
         if size > max_bytes:
             return None
+        file.seek(0)  # a process that was killed may have read it before
         body = file.read(size)
         while len(body) < size and (more := file.read(size - len(body))):
             body += more

@@ -5,8 +5,10 @@ is turned or composed with a background, and the original is released before the
 """
 
 import math
+import resource
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageColor, JpegImagePlugin
@@ -25,6 +27,8 @@ _PNG_LEVEL = 3
 _WEBP_METHOD, _WEBP_MAX_SIDE = 2, 16_383
 #: A seventh of 6's time at a tenth to a quarter more bytes: at 6, 50 Mpx would take twice the deadline.
 _AVIF_SPEED = 9
+#: Bytes a pixel that its encoder takes: where they are missing, it may crash instead of saying so (libaom). By bands.
+_AVIF_BYTES_PER_PIXEL = {"L": 23, "LA": 28, "RGB": 25, "RGBA": 28}
 #: From here on, JPEG keeps colors at full resolution (4:4:4); below, at half of it (4:2:0).
 _JPEG_FULL_COLOR_FROM = 95
 
@@ -225,7 +229,7 @@ def _decoded(image: Image.Image, plan: _Geometry, conversion: Conversion, *, sca
         across, down = (_GAP * plan.size[0] / (right - left), _GAP * plan.size[1] / (bottom - top))
         drafted = image.draft(None, (math.ceil(size[0] * across), math.ceil(size[1] * down)))
         factor = round(size[0] / drafted[1][2]) if drafted else 1
-    image.load()
+    image = pixels.loaded(image)
     output = _in_a_mode_to_write(image, conversion, resized=not plan.keeps(size))
     if plan.size[0] != right - left or plan.size[1] != bottom - top:
         box = (left / factor, top / factor, right / factor, bottom / factor)
@@ -290,6 +294,7 @@ def _encoded(
         case "webp":
             options = {"quality": conversion.quality, "method": _WEBP_METHOD}
         case "avif":
+            _check_avif_memory(output)
             options = {"quality": conversion.quality, "speed": _AVIF_SPEED}
     if exif and conversion.format in _WITH_EXIF:
         options["exif"] = exif
@@ -302,6 +307,20 @@ def _encoded(
         # This is how libavif and libwebp report a lack of memory: the image is good, since it was decoded.
         raise RejectedError(Reason.TOO_MANY_PIXELS, f"it cannot be encoded as {conversion.format}: {error}") from error
     return written.getvalue()
+
+
+def _check_avif_memory(output: Image.Image) -> None:
+    """Raise RejectedError when encoding an image takes more memory than this process is allowed to have."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed == resource.RLIM_INFINITY:
+        return
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    needed = output.width * output.height * _AVIF_BYTES_PER_PIXEL[output.mode]
+    if used + needed > allowed:
+        raise RejectedError(
+            Reason.TOO_MANY_PIXELS,
+            f"{output.width}x{output.height} pixels take {needed // 2**20:,} MB to be encoded as AVIF: too much",
+        )
 
 
 def _in_256_colors(output: Image.Image) -> Image.Image:

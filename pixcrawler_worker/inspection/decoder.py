@@ -31,6 +31,13 @@ _BATCH_FROM, _MAX_BATCH_SECONDS = 8, 0.05
 _START_SECONDS = 60.0
 #: More than any response has that is not a converted image.
 _MAX_RESPONSE_BYTES = 65_536
+#: Signals by which a process ends because of what it does itself, that is, of its image. The others are sent to it: by
+#: the kernel when memory runs out somewhere, by an operator.
+_CRASHES = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGXCPU}
+)
+#: Seconds that a timer may be late before the worker counts as stopped itself.
+_MAX_LATE_SECONDS = 2.0
 #: What Python needs to run. Everything else is left out, secrets above all.
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
 
@@ -75,7 +82,7 @@ class Decoder:
 
         Raises:
             RejectedError: as `inspect_bytes`; TIMEOUT when the deadline passed; DECODER_DIED when the process crashed
-                or was killed at this image. The next image gets a new process.
+                at this image, or was killed at it twice. The next image gets a new process.
             TransientError: no process could be started, and the image was not opened.
         """
         return framing.read_facts(await self._request(body, Operation.FACTS))
@@ -120,6 +127,7 @@ class Decoder:
         self, body: bytes | File, operation: Operation, number: int = 0, *, seconds: float = math.inf
     ) -> bytes:
         seconds = min(seconds, self._limits.seconds)
+        was_killed = has_not_started = False
         while True:
             process = self._current()
             try:
@@ -129,13 +137,19 @@ class Decoder:
                 self._replace(process)
             except ConnectionError as error:
                 self._replace(process)
+                # A kill may have been meant for this image, or for whatever the process did: another try shows it.
+                if isinstance(error, ConnectionResetError) and not was_killed and await process.was_killed():
+                    was_killed = True
+                    continue
                 raise await process.failure(self._limits) from error
             except TimeoutError as error:
                 self._replace(process)
                 raise RejectedError(Reason.TIMEOUT, f"not decoded within {seconds:g} s") from error
             except TransientError:
                 self._replace(process)
-                raise
+                if has_not_started:
+                    raise
+                has_not_started = True
 
     def _current(self) -> "_Process":
         """Return the process for the next image; its successor is started in time to be ready when it is replaced."""
@@ -242,7 +256,8 @@ class _Process:
         """Return its response to one image.
 
         Raises:
-            ConnectionError: it ended at this image.
+            ConnectionResetError: it ended at this image.
+            ConnectionAbortedError: it was ended, because of what it answered to this image.
             TimeoutError: it was ended, because this image took too long.
             _ProcessEndedError: it ended before it came to this image.
         """
@@ -295,6 +310,11 @@ class _Process:
     async def exit_status(self) -> int:
         """Return its exit status, once it has one."""
         return await asyncio.to_thread(self._popen.wait)
+
+    async def was_killed(self) -> bool:
+        """Return whether it was ended by a signal that was sent to it, once it has ended."""
+        status = await self.exit_status()
+        return status < 0 and -status not in _CRASHES
 
     async def failure(self, limits: Limits) -> RejectedError:
         """Return what its end says about the image that it was at."""
@@ -354,8 +374,11 @@ class _Process:
         self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
     def _check_deadline(self) -> None:
-        self._timer = None
-        if self._queue and self._loop.time() >= self._deadline:
+        timer, self._timer = self._timer, None
+        if self._queue and timer and self._loop.time() > timer.when() + _MAX_LATE_SECONDS:
+            # The worker was stopped and continued, with this process or without it: the time did not pass for both.
+            self._start_clock(self._queue[0])
+        elif self._queue and self._loop.time() >= self._deadline:
             self._fail(TimeoutError())
         elif self._queue:
             self._watch()
@@ -377,7 +400,7 @@ class _Process:
             self._respond(message)
         max_bytes = self._queue[0].max_bytes if self._queue else 0
         if len(self._received) > max_bytes:
-            self._fail(ConnectionResetError("the image decoder sent more than a response"))
+            self._fail(ConnectionAbortedError("the image decoder sent more than a response"))
         elif (
             len(self._queue) >= _BATCH_FROM
             and max_bytes == _MAX_RESPONSE_BYTES

@@ -1,16 +1,18 @@
 """What an image declares, read from its bytes alone: format, size, frames, and whether it is complete.
 
-No decoder has run yet, so nothing here costs more than a walk over the container's blocks. The sources are the
-formats' own specifications: T.81 (JPEG), PNG 3rd edition, GIF89a, RFC 9649 (WebP), BITMAPINFOHEADER, TIFF 6.0,
-ISO/IEC 14496-12 and 23008-12 (AVIF).
+No decoder has run yet, so nothing here costs more than a walk over the container's blocks, which ends where the limits
+do: decoders do something for each block, and some of them something for each pair. The sources are the formats' own
+specifications: T.81 (JPEG), PNG 3rd edition, GIF89a, RFC 9649 (WebP), BITMAPINFOHEADER, TIFF 6.0; AVIF is in `boxes`.
 """
 
+import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import sniffing
+from pixcrawler_worker.inspection import boxes, sniffing
+from pixcrawler_worker.inspection.limits import Limits
 
 #: A Huffman code has at least one bit, and a block of 8x8 pixels at least one code (T.81, F.1.2): 512 pixels a byte.
 _JPEG_MAX_PIXELS_PER_BYTE = 512
@@ -24,7 +26,7 @@ class Header:
         format: extension in lower case, as in `ImageFacts`.
         width: pixels of the canvas as stored; the largest image of an AVIF.
         height: pixels, likewise.
-        frames: frames or pages; `read` stops counting at `enough_frames`.
+        frames: frames or pages; `read` stops counting above the limit.
     """
 
     format: str
@@ -33,26 +35,29 @@ class Header:
     frames: int = 1
 
 
-def read(body: bytes, *, enough_frames: int) -> Header:
+def read(body: bytes, limits: Limits) -> Header:
     """Return the header of an image in one of the seven formats.
 
     Args:
         body: the whole file.
-        enough_frames: where to stop counting, so that a long chain of frames costs no more than the limit.
+        limits: how many parts the container may have. Frames are counted to one more than the limit; neither they nor
+            the size are checked.
 
     Raises:
-        RejectedError: NOT_AN_IMAGE when it is something else, CORRUPT when the container is broken or truncated.
+        RejectedError: NOT_AN_IMAGE when it is something else, UNSUPPORTED_FORMAT when it is an image of another format
+            or in a variant that is not decoded, CORRUPT when the container is broken or truncated, TOO_COMPLEX when it
+            has more parts than allowed.
     """
     reader = _reader(body)
     if reader is None:
-        raise RejectedError(Reason.NOT_AN_IMAGE, f"it looks like {sniffing.describe(body)}")
+        raise sniffing.rejection(body)
     try:
-        return reader(body, enough_frames)
+        return reader(body, limits)
     except (struct.error, IndexError) as error:
         raise RejectedError(Reason.CORRUPT, "the file ends inside its header") from error
 
 
-def _reader(body: bytes) -> Callable[[bytes, int], Header] | None:
+def _reader(body: bytes) -> Callable[[bytes, Limits], Header] | None:
     for magic, reader in _READERS:
         if body.startswith(magic):
             return reader
@@ -67,40 +72,87 @@ def _truncated(where: str) -> RejectedError:
     return RejectedError(Reason.CORRUPT, f"the file ends {where}")
 
 
-def _jpeg(body: bytes, _: int) -> Header:
-    """Walk the segments to the start of frame (T.81, B.1 and B.2.2)."""
+def _jpeg(body: bytes, limits: Limits) -> Header:
+    """Walk the segments to the first scan (T.81, B.1 and B.2.2)."""
+    header: Header | None = None
+    segments = padding = 0
     position = 2
     while True:
-        # Decoders skip stray bytes and fill bytes (0xFF) before a marker, so this does.
-        position = body.find(b"\xff", position)
-        if position < 0:
-            raise _truncated("before its frame header")
-        marker = body[position + 1]
+        begin, marker = _jpeg_marker(body, position)
+        padding += begin - position
+        limits.check_padding(padding)
+        if marker in (_JPEG_SCAN[1], _JPEG_END):
+            break
+        segments += 1
+        limits.check_segments(segments)
         if marker in _JPEG_START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", body, position + 5)
-            if width * height > _JPEG_MAX_PIXELS_PER_BYTE * len(body):
-                raise RejectedError(Reason.CORRUPT, f"{len(body)} bytes cannot hold a JPEG of {width}x{height}")
-            return Header(format="jpg", width=width, height=height)
-        if marker in _JPEG_AFTER_HEADER:
-            raise RejectedError(Reason.CORRUPT, "its data begins before a frame header")
-        if marker in _JPEG_WITHOUT_LENGTH:
-            position += 1 if marker == _JPEG_FILL else 2
-        else:
-            position += 2 + struct.unpack_from(">H", body, position + 2)[0]
+            header = header or _jpeg_frame(body, begin, marker)
+        position = begin + 2 + struct.unpack_from(">H", body, begin + 2)[0]
+    if header is None:
+        raise RejectedError(Reason.CORRUPT, "its data begins before a frame header")
+    # Entropy-coded data has no such bytes (T.81, F.1.2.3), metadata and what follows the image may.
+    if body.count(_JPEG_SCAN, begin) > limits.max_scans:
+        _check_scans(body, begin, limits)
+    return header
 
 
-_JPEG_FILL = 0xFF
-_JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_AFTER_HEADER = frozenset({0xD9, 0xDA})
-_JPEG_WITHOUT_LENGTH = frozenset({0x00, 0x01, _JPEG_FILL, *range(0xD0, 0xD9)})
+def _jpeg_marker(body: bytes, position: int) -> tuple[int, int]:
+    """Return where the next segment begins and its marker.
+
+    Decoders skip stray bytes and fill bytes (0xFF) before a marker, and markers that are no segment, so this does.
+    """
+    found = _JPEG_MARKER.search(body, position)
+    if found is None:
+        raise _truncated("before its first scan")
+    return found.start(), body[found.start() + 1]
 
 
-def _png(body: bytes, _: int) -> Header:
+def _jpeg_frame(body: bytes, position: int, marker: int) -> Header:
+    precision, height, width = struct.unpack_from(">BHH", body, position + 4)
+    if name := _JPEG_UNSUPPORTED.get(marker):
+        raise RejectedError(Reason.UNSUPPORTED_FORMAT, f"it is a {name}, which is not supported")
+    if precision != _JPEG_BITS:
+        raise RejectedError(Reason.UNSUPPORTED_FORMAT, f"it is a JPEG of {precision} bits, which is not supported")
+    if marker not in _JPEG_ARITHMETIC and width * height > _JPEG_MAX_PIXELS_PER_BYTE * len(body):
+        raise RejectedError(Reason.CORRUPT, f"{len(body)} bytes cannot hold a JPEG of {width}x{height}")
+    return Header(format="jpg", width=width, height=height)
+
+
+def _check_scans(body: bytes, position: int, limits: Limits) -> None:
+    """Count the scans exactly, to the end of the image."""
+    scans = 0
+    while found := _JPEG_MARKER.search(body, position):
+        position, marker = found.start(), body[found.start() + 1]
+        if marker == _JPEG_END:
+            return
+        scans += marker == _JPEG_SCAN[1]
+        limits.check_scans(scans)
+        if position + 4 > len(body):
+            return
+        position += 2 + struct.unpack_from(">H", body, position + 2)[0]
+
+
+#: A marker with a length behind it, or the end of the image: not a fill byte, a stuffed one, TEM, RSTn or another SOI.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_JPEG_SCAN, _JPEG_END, _JPEG_BITS = b"\xff\xda", 0xD9, 8
+_JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_JPEG_ARITHMETIC = frozenset({0xC9, 0xCA})
+_JPEG_UNSUPPORTED = {
+    0xC3: "lossless JPEG (SOF3)",
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"),
+    0xCB: "lossless arithmetic JPEG (SOF11)",
+    0xF7: "JPEG-LS",
+}
+
+
+def _png(body: bytes, limits: Limits) -> Header:
     """Walk the chunks to IEND; acTL holds the frames of an APNG (PNG 3rd edition, 5 and 11)."""
     kind, width, height = struct.unpack_from(">4sII", body, 12)
     if kind != b"IHDR":
         raise RejectedError(Reason.CORRUPT, "its first chunk is not IHDR")
     frames = 1
+    blocks = compressed = 0
+    max_blocks = limits.max_blocks_of(len(body))
     position = 8
     while kind != b"IEND":
         if position >= len(body):
@@ -108,33 +160,46 @@ def _png(body: bytes, _: int) -> Header:
         size, kind = struct.unpack_from(">I4s", body, position)
         if kind == b"acTL":
             frames = max(1, struct.unpack_from(">I", body, position + 8)[0])
+        compressed += kind in _PNG_COMPRESSED
+        blocks += 1
+        if blocks > max_blocks:
+            raise limits.too_many_blocks(len(body))
         position += size + 12
+    limits.check_compressed_chunks(compressed)
     if position > len(body):
         raise _truncated("inside its IEND chunk")
     return Header(format="png", width=width, height=height, frames=frames)
 
 
-def _gif(body: bytes, enough: int) -> Header:
+#: Chunks of which few bytes may be a megabyte.
+_PNG_COMPRESSED = frozenset({b"iCCP", b"zTXt", b"iTXt"})
+
+
+def _gif(body: bytes, limits: Limits) -> Header:
     """Walk the blocks to the trailer (GIF89a, 17 to 27)."""
     width, height, flags = struct.unpack_from("<HHB", body, 6)
     position = 13 + _gif_colors(flags)
     frames = 0
-    while frames < enough:
+    blocks = limits.max_blocks_of(len(body))
+    while frames <= limits.max_frames:
         block = body[position : position + 1]
         if not block:
             raise _truncated("before its trailer")
         if block == b";":
             break
         position += 1
+        blocks -= 1
         if block == b"!":
-            position = _gif_after_data(body, position + 1)
+            position, blocks = _gif_after_data(body, position + 1, blocks)
         elif block == b",":
             left, top, across, down, flags = struct.unpack_from("<HHHHB", body, position)
             if frames == 0:  # Decoders widen the screen to hold the first frame.
                 width, height = max(width, left + across), max(height, top + down)
             frames += 1
-            position = _gif_after_data(body, position + 10 + _gif_colors(flags))
+            position, blocks = _gif_after_data(body, position + 10 + _gif_colors(flags), blocks)
         # Anything else between blocks is skipped, as decoders do.
+        if blocks <= 0:
+            raise limits.too_many_blocks(len(body))
     if frames == 0:
         raise RejectedError(Reason.CORRUPT, "a GIF without a frame")
     return Header(format="gif", width=width, height=height, frames=frames)
@@ -145,25 +210,30 @@ def _gif_colors(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _gif_after_data(body: bytes, position: int) -> int:
-    """Return where the chain of sub-blocks at `position` ends."""
-    while size := body[position]:
+def _gif_after_data(body: bytes, position: int, blocks: int) -> tuple[int, int]:
+    """Return where the chain of sub-blocks at `position` ends, and how many of `blocks` are left then."""
+    while blocks > 0 and (size := body[position]):
         position += size + 1
-    return position + 1
+        blocks -= 1
+    return position + 1, blocks
 
 
-def _webp(body: bytes, _: int) -> Header:
+def _webp(body: bytes, limits: Limits) -> Header:
     """Read the first chunk and count ANMF chunks (RFC 9649, 2)."""
     (riff_size,) = struct.unpack_from("<I", body, 4)
     end = riff_size + 8
     if end > len(body):
         raise _truncated(f"{end - len(body)} bytes early")
     width, height = _webp_size(body)
-    frames = 0
+    frames = blocks = 0
+    max_blocks = limits.max_blocks_of(len(body))
     position = 12
     while position + 8 <= end:
         kind, size = struct.unpack_from("<4sI", body, position)
         frames += kind == b"ANMF"
+        blocks += 1
+        if blocks > max_blocks:
+            raise limits.too_many_blocks(len(body))
         position += 8 + size + (size & 1)
     return Header(format="webp", width=width, height=height, frames=max(1, frames))
 
@@ -182,33 +252,46 @@ def _webp_size(body: bytes) -> tuple[int, int]:
     raise RejectedError(Reason.CORRUPT, "its first chunk has no image")
 
 
-def _bmp(body: bytes, _: int) -> Header:
+def _bmp(body: bytes, _: Limits) -> Header:
     """BITMAPCOREHEADER has two shorts; every later header has two longs, a negative height meaning top-down."""
     (header_size,) = struct.unpack_from("<I", body, 14)
     width, height = struct.unpack_from("<HH" if header_size == _BMP_CORE_HEADER else "<ii", body, 18)
+    if header_size > _BMP_CORE_HEADER:
+        bits, compression = struct.unpack_from("<HI", body, 28)
+        plain = (abs(width) * bits // 8 + 4) * abs(height) + _BMP_MAX_HEADERS
+        if compression in _BMP_RUN_LENGTHS and len(body) > plain:
+            # Pillow decodes them in Python.
+            raise RejectedError(
+                Reason.TOO_COMPLEX, f"{len(body):,} bytes of run lengths, for {plain:,} at most without them"
+            )
     return Header(format="bmp", width=width, height=abs(height))
 
 
 _BMP_CORE_HEADER = 12
+_BMP_RUN_LENGTHS = frozenset({1, 2})
+#: More than a header and 256 colors have.
+_BMP_MAX_HEADERS = 65_536
 
 
-def _tiff(body: bytes, enough: int) -> Header:
+def _tiff(body: bytes, limits: Limits) -> Header:
     """Read the first directory and follow the chain of the others (TIFF 6.0, 2)."""
     order = "<" if body.startswith(b"II") else ">"
     (offset,) = struct.unpack_from(f"{order}I", body, 4)
-    first = _tiff_directory(body, order, offset)
+    first = _tiff_directory(body, order, offset, limits)
     seen = {0}
-    while offset not in seen and len(seen) <= enough:
+    while offset not in seen and len(seen) <= limits.max_frames + 1:
         seen.add(offset)
         (entries,) = struct.unpack_from(f"{order}H", body, offset)
+        limits.check_tags(entries)
         (offset,) = struct.unpack_from(f"{order}I", body, offset + 2 + 12 * entries)
     return Header(format="tiff", width=first.get(256, 0), height=first.get(257, 0), frames=len(seen) - 1)
 
 
-def _tiff_directory(body: bytes, order: str, offset: int) -> dict[int, int]:
+def _tiff_directory(body: bytes, order: str, offset: int, limits: Limits) -> dict[int, int]:
     """Values of the entries that are one BYTE, SHORT or LONG (types 1, 3 and 4), by tag."""
     values = {}
     (entries,) = struct.unpack_from(f"{order}H", body, offset)
+    limits.check_tags(entries)
     for position in range(offset + 2, offset + 2 + 12 * entries, 12):
         tag, kind = struct.unpack_from(f"{order}HH", body, position)
         if code := {1: "B", 3: "H", 4: "I"}.get(kind):
@@ -216,61 +299,12 @@ def _tiff_directory(body: bytes, order: str, offset: int) -> dict[int, int]:
     return values
 
 
-def _avif(body: bytes, _: int) -> Header:
-    """Take the largest image and the longest track that the boxes declare.
-
-    Which of them is decoded is the decoder's choice, so the limits are applied to the largest. A coded frame
-    that is larger than all of them is decoded and scaled down (libavif does); the decode process limits that.
-    """
-    widths, heights, frames = [0], [0], [1]
-    for kind, start, end in _boxes(body, 0, len(body)):
-        if kind == b"ispe":
-            width, height = struct.unpack_from(">II", body, start + 4)
-        elif kind == b"tkhd":  # 16.16 fixed point, the last eight bytes of the box
-            width, height = (side >> 16 for side in struct.unpack_from(">II", body, end - 8))
-        elif kind == b"stsz":
-            frames.append(struct.unpack_from(">I", body, start + 8)[0])
-            continue
-        else:
-            continue
-        widths.append(width)
-        heights.append(height)
-    return Header(format="avif", width=max(widths), height=max(heights), frames=max(frames))
+def _avif(body: bytes, limits: Limits) -> Header:
+    width, height, frames = boxes.largest(body, limits)
+    return Header(format="avif", width=width, height=height, frames=frames)
 
 
-#: Boxes that hold boxes on the way to ispe, tkhd and stsz, and the bytes before the first of them.
-_AVIF_CONTAINERS = {
-    b"meta": 4,
-    b"iprp": 0,
-    b"ipco": 0,
-    b"moov": 0,
-    b"trak": 0,
-    b"mdia": 0,
-    b"minf": 0,
-    b"stbl": 0,
-}
-
-
-def _boxes(body: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start of the content and end of every box between two positions, containers unfolded."""
-    while position < end:
-        size, kind = struct.unpack_from(">I4s", body, position)
-        start = position + 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", body, start)
-            start += 8
-        box_end = position + size if size else end
-        if box_end > end:
-            raise _truncated(f"inside its {kind.decode('latin-1')} box")
-        if box_end < start:
-            raise RejectedError(Reason.CORRUPT, "a box is smaller than its own header")
-        yield kind, start, box_end
-        if kind in _AVIF_CONTAINERS:
-            yield from _boxes(body, start + _AVIF_CONTAINERS[kind], box_end)
-        position = box_end
-
-
-_READERS: tuple[tuple[bytes, Callable[[bytes, int], Header]], ...] = (
+_READERS: tuple[tuple[bytes, Callable[[bytes, Limits], Header]], ...] = (
     (b"\xff\xd8\xff", _jpeg),
     (b"\x89PNG\r\n\x1a\n", _png),
     (b"GIF87a", _gif),

@@ -18,7 +18,7 @@ def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
     accepted: a JPEG with damaged pixels, a PNG whose data ends properly but before its last row.
 
     Raises:
-        RejectedError: EMPTY, NOT_AN_IMAGE, TOO_MANY_PIXELS or CORRUPT.
+        RejectedError: EMPTY, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, TOO_COMPLEX, TOO_MANY_PIXELS or CORRUPT.
     """
     header = _header(body, limits)
     return _facts(body, header, pixels.decode(body, header.format, limits))
@@ -72,7 +72,7 @@ def _header(body: bytes, limits: Limits) -> headers.Header:
     """Return what `body` declares, when it is within the limits."""
     if not body:
         raise RejectedError(Reason.EMPTY, "an empty body")
-    header = headers.read(body, enough_frames=limits.max_frames + 1)
+    header = headers.read(body, limits)
     limits.check_size(header.width, header.height)
     limits.check_frames(header.width, header.height, header.frames)
     limits.check_density(header.width, header.height, len(body))

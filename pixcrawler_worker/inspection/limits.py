@@ -8,6 +8,8 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 _HARMLESS_PIXELS = 1_000_000
 #: More than a file that is written here has besides its pixels: a profile of up to a megabyte, EXIF, and headers.
 _MAX_METADATA_BYTES = 2_097_152
+#: Bytes for which a container may have one more block.
+_BYTES_PER_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,18 @@ class Limits:
             1080p.
         max_pixels_per_byte: above a megapixel, the density at which a file is one color and nothing else. Flat
             artwork of 12 Mpx reaches 2,900 (lossless WebP) and blank paper 10,000 (AVIF); a bomb, a million.
+        max_blocks: chunks, blocks or boxes of a container, and one more for every 64 bytes: decoders look at each. The
+            smallest that an encoder writes on purpose are 255 bytes (GIF); a photograph has a few.
+        max_scans: passes of a JPEG over its pixels. Encoders write 10, the ones that try all ways of dividing them up
+            to a hundred or so. An empty pass over 50 Mpx takes five bytes and 5 ms.
+        max_segments: segments of a JPEG before its first scan. A color profile has 255 at most; 320 full ones are
+            20 MB.
+        max_padding_bytes: bytes between them that are none.
+        max_compressed_chunks: profiles and texts of a PNG, each of which may become a megabyte.
+        max_items: entries of an AVIF's tables of items; the decoder searches them for each other. A grid of 1,000 tiles
+            has 5,000.
+        max_box_depth: boxes inside each other.
+        max_tags: entries of one directory of a TIFF.
         seconds: deadline of one image, in wall time. The largest honest ones take four.
         memory_bytes: address space of the decode process. It is at 125 MB before the first image and at 1.1 GB for
             50 Mpx of WebP with alpha, the maximum of all formats; AVIF takes 0.9 GB, PNG and TIFF 0.8 GB at most.
@@ -32,6 +46,14 @@ class Limits:
     max_frames: int = 500
     max_frame_pixels: int = 500_000_000
     max_pixels_per_byte: int = 10_000
+    max_blocks: int = 65_536
+    max_scans: int = 500
+    max_segments: int = 1_000
+    max_padding_bytes: int = 1_000_000
+    max_compressed_chunks: int = 256
+    max_items: int = 20_000
+    max_box_depth: int = 16
+    max_tags: int = 4_096
     seconds: float = 20.0
     memory_bytes: int = 1536 * 1024**2
 
@@ -64,3 +86,46 @@ class Limits:
         pixels = width * height
         if pixels > _HARMLESS_PIXELS and pixels > self.max_pixels_per_byte * file_size:
             raise RejectedError(Reason.TOO_MANY_PIXELS, f"{width}x{height} pixels out of {file_size} bytes")
+
+    def max_blocks_of(self, file_size: int) -> int:
+        """Return how many chunks, blocks or boxes a container of so many bytes may have."""
+        return self.max_blocks + file_size // _BYTES_PER_BLOCK
+
+    def too_many_blocks(self, file_size: int) -> RejectedError:
+        """Return the rejection of a container that has more of them."""
+        return RejectedError(
+            Reason.TOO_COMPLEX, f"more than {self.max_blocks_of(file_size):,} blocks in {file_size:,} bytes"
+        )
+
+    def check_scans(self, scans: int) -> None:
+        """Raise RejectedError when a JPEG has too many passes over its pixels."""
+        _check_count(scans, self.max_scans, "scans")
+
+    def check_segments(self, segments: int) -> None:
+        """Raise RejectedError when a JPEG has too many segments before its first scan."""
+        _check_count(segments, self.max_segments, "segments before its first scan")
+
+    def check_padding(self, padding: int) -> None:
+        """Raise RejectedError when a JPEG has too many bytes that are in none of them."""
+        _check_count(padding, self.max_padding_bytes, "bytes between its segments")
+
+    def check_compressed_chunks(self, chunks: int) -> None:
+        """Raise RejectedError when a PNG has too many compressed profiles and texts."""
+        _check_count(chunks, self.max_compressed_chunks, "profiles and texts")
+
+    def check_items(self, items: int) -> None:
+        """Raise RejectedError when an AVIF has too many entries in its tables of items."""
+        _check_count(items, self.max_items, "entries in its tables of items")
+
+    def check_box_depth(self, depth: int) -> None:
+        """Raise RejectedError when an AVIF has too many boxes inside each other."""
+        _check_count(depth, self.max_box_depth, "boxes inside each other")
+
+    def check_tags(self, tags: int) -> None:
+        """Raise RejectedError when a directory of a TIFF has too many entries."""
+        _check_count(tags, self.max_tags, "tags in a directory")
+
+
+def _check_count(count: int, maximum: int, what: str) -> None:
+    if count > maximum:
+        raise RejectedError(Reason.TOO_COMPLEX, f"more than {maximum:,} {what}")

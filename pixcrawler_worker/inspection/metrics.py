@@ -47,8 +47,7 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         if extension == "jpg":
             # The smallest scale from which the reduction still has its 129 pixels at least.
             image.draft("RGB", (_SIDE // 2 + 1, _SIDE // 2 + 1))
-        image.load()
-        small, transparent = _in_color(image)
+        small, transparent = _in_color(pixels.loaded(image))
         orientation, gps = _tags(image)
     gray = small.convert("L")
     p5, p99 = _brightness(small)

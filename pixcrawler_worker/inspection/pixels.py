@@ -17,10 +17,12 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.inspection import png
 from pixcrawler_worker.inspection.limits import Limits
 
 #: Both hashes are taken from an image reduced to about this many pixels a side: half of it moves one more bit of 64,
@@ -74,8 +76,7 @@ def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
         if extension == "jpg":
             # Scaled down inside the decoder: every byte is still read, at a fraction of the cost.
             image.draft("L", (_REDUCED_SIDE, _REDUCED_SIDE))
-        image.load()
-        return Pixels(width=width, height=height, mode=mode, gray=_gray(image))
+        return Pixels(width=width, height=height, mode=mode, gray=_gray(loaded(image)))
 
 
 def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
@@ -83,8 +84,7 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
     with opened(body, extension, limits) as image:
         if extension == "jpg":
             image.draft("RGB", (side, side))
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(loaded(image))
         upright = upright.convert("RGBA") if upright.has_transparency_data else byte_per_band(upright).convert("RGB")
         upright.thumbnail((side, side))
         small = Image.new("RGB", upright.size, "white")
@@ -101,6 +101,8 @@ def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]
     Raises:
         RejectedError: as `decode`.
     """
+    if extension == "png":
+        body = png.without_unreadable_texts(body)
     try:
         # Warnings are for the authors of the file.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[PILLOW[extension]]) as image:
@@ -110,9 +112,28 @@ def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise RejectedError(Reason.TOO_MANY_PIXELS, "it needs more memory than the decoder may have") from error
+    except UnidentifiedImageError as error:
+        cause = _cause(body, extension) or error
+        raise RejectedError(Reason.CORRUPT, f"{type(cause).__name__}: {str(cause)[:_MAX_DETAIL]}") from error
     except Exception as error:
         # For hostile files Pillow raises nearly everything: OSError, SyntaxError, TypeError, KeyError, struct.error...
         raise RejectedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_MAX_DETAIL]}") from error
+
+
+def _cause(body: bytes, extension: str) -> Exception | None:
+    """Return why a plug-in of Pillow does not open a file, which `Image.open` keeps to itself."""
+    opener, _ = Image.OPEN[PILLOW[extension]]
+    try:
+        with warnings.catch_warnings(action="ignore"), opener(BytesIO(body), ""):
+            return None
+    except Exception as error:  # noqa: BLE001 - as above
+        return error
+
+
+def loaded(image: Image.Image) -> Image.Image:
+    """Decode an opened image; of the mode that Pillow converts to one other only (La), return that one (LA)."""
+    image.load()
+    return image.convert("LA") if image.mode == "La" else image
 
 
 def byte_per_band(image: Image.Image) -> Image.Image:

@@ -135,10 +135,126 @@ def icon_holding(content: bytes) -> bytes:
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 0, 0, 0, 0, 1, 32, len(content), 22) + content
 
 
+def jpeg_segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def jpeg_with(more: bytes, *, before: bytes = b"\xff\xc0") -> bytes:
+    """A JPEG with more bytes before its frame header, or before another marker."""
+    body = variant("jpg")
+    place = body.index(before)
+    return body[:place] + more + body[place:]
+
+
+def jpeg_of_scans(scans: int, *, extra: bytes = b"") -> bytes:
+    """A progressive JPEG with empty passes over its pixels, and what comes after its end."""
+    body = encoded(scene().convert("L"), "JPEG", progressive=True)
+    second = body.index(b"\xff\xda", body.index(b"\xff\xda") + 1)
+    # One Huffman code, for the end of 32,767 blocks; then scans of it.
+    table = jpeg_segment(0xC4, b"\x10\1" + bytes(15) + b"\xe0")
+    scan = jpeg_segment(0xDA, b"\1\1\0\1\x3f\0") + b"\x7f\x7f"
+    return body[:second] + table + scan * (scans - 1) + b"\xff\xd9" + extra
+
+
+def jpeg_lossless(width: int, height: int) -> bytes:
+    """A gray lossless JPEG (SOF3): no pixel differs from the predicted one."""
+    frame = jpeg_segment(0xC3, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
+    table = jpeg_segment(0xC4, b"\0\1\1" + bytes(14) + b"\0\1")
+    scan = jpeg_segment(0xDA, b"\1\1\0\1\0\0")
+    return b"\xff\xd8" + frame + table + scan + bytes(-(-width * height // 8)) + b"\xff\xd9"
+
+
+def jpeg_of_frame(marker: int, *, bits: int = 8) -> bytes:
+    """A JPEG whose frame header names another process or precision."""
+    body = bytearray(variant("jpg"))
+    frame = body.index(b"\xff\xc0")
+    body[frame + 1], body[frame + 4] = marker, bits
+    return bytes(body)
+
+
+def png_with(*chunks: bytes) -> bytes:
+    return png(90, 90, *chunks, rows=bytes(91 * 90))
+
+
+def gif_with(blocks: bytes) -> bytes:
+    """A GIF with blocks before its first frame."""
+    body = gif(9, 9, frames=2)
+    return body[:19] + blocks + body[19:]
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+def avif_with(boxes: bytes) -> bytes:
+    """An AVIF with more boxes before its metadata."""
+    body = variant("avif")
+    place = body.index(b"meta") - 4
+    return body[:place] + boxes + body[place:]
+
+
+def nested_boxes(depth: int) -> bytes:
+    boxes = b""
+    for _ in range(depth):
+        boxes = box(b"moov", boxes)
+    return boxes
+
+
+def tiff_of_tags(tags: int) -> bytes:
+    entries = b"".join(struct.pack("<HHII", 256 + tag, 3, 1, 9) for tag in range(tags))
+    return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4)
+
+
+def bmp_of_run_lengths(width: int, height: int, codes: bytes) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(codes), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<III", 1078 + len(codes), 0, 1078) + header + bytes(1024) + codes
+
+
+def too_complex() -> dict[str, bytes]:
+    """Small images, each of more parts than a limit allows; every one takes its decoder seconds when there are many."""
+    bomb = zlib.compress(bytes(1_000_000), 9)
+    return {
+        "jpeg of scans": jpeg_of_scans(501),
+        "jpeg of segments": jpeg_with(jpeg_segment(0xE1, b"Exif\0\0a") * 1_001),
+        "jpeg of tables": jpeg_with(jpeg_segment(0xC4, b"\0\1" + bytes(15) + b"\0") * 1_001, before=b"\xff\xda"),
+        "jpeg of fill bytes": jpeg_with(b"\xff" * 1_000_001),
+        "jpeg of stray bytes": jpeg_with(bytes(1_000_001), before=b"\xff\xda"),
+        "png of chunks": png_with(png_chunk(b"abCd", b"") * 90_000),
+        "png of profiles": png_with(png_chunk(b"iCCP", b"a\0\0" + bomb) * 257),
+        "png of texts": png_with(png_chunk(b"zTXt", b"a\0\0" + bomb) * 257),
+        "png of international texts": png_with(png_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb) * 257),
+        "gif of comments": gif_with(b"!\xfe\1a\0" * 90_000),
+        "gif of sub-blocks": gif_with(b"!\xff" + b"\1a" * 90_000 + b"\0"),
+        "gif of data in single bytes": gif(9, 9, frames=1)[:-2] + b"\1\0" * 90_000 + b"\0;",
+        "gif of stray bytes": gif_with(b"a" * 90_000),
+        "webp of chunks": webp_of_chunks(90_000),
+        "avif of boxes": avif_with(box(b"free", b"") * 90_000),
+        "avif of nested boxes": avif_with(nested_boxes(5_000)),
+        "avif of items": avif_with(box(b"iinf", b"\1\0\0\0" + struct.pack(">I", 900_000))),
+        "avif of locations": avif_with(box(b"iloc", b"\2\0\0\0\0\0" + struct.pack(">I", 900_000))),
+        "avif of empty extents": avif_with(
+            box(b"iloc", b"\1\0\0\0\0\0\0\2" + struct.pack(">HHHH", 1, 0, 0, 65_535) * 2)
+        ),
+        "avif of references": avif_with(
+            box(b"iref", b"\1\0\0\0" + box(b"dimg", struct.pack(">IH", 1, 5_000) + bytes(20_000)) * 5)
+        ),
+        "avif of properties": avif_with(box(b"iprp", box(b"ipma", b"\1\0\0\0" + struct.pack(">I", 3_000_000)))),
+        "avif of groups": avif_with(box(b"grpl", box(b"altr", bytes(8) + struct.pack(">I", 3_000_000)))),
+        "tiff of tags": tiff_of_tags(4_097),
+        "bmp of run lengths": bmp_of_run_lengths(1, 1, b"\0\0" * 50_000),
+    }
+
+
+def webp_of_chunks(chunks: int) -> bytes:
+    """A WebP with empty chunks after its image."""
+    body = variant("webp-extended")[8:] + (b"abcd" + bytes(4)) * chunks
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def hostile() -> dict[str, tuple[bytes, Reason]]:
     """Bodies that cost much when they are opened naively, and the reason each is rejected for."""
-    too_much, corrupt, no_image = Reason.TOO_MANY_PIXELS, Reason.CORRUPT, Reason.NOT_AN_IMAGE
-    return {
+    too_much, corrupt, unsupported = Reason.TOO_MANY_PIXELS, Reason.CORRUPT, Reason.UNSUPPORTED_FORMAT
+    return {name: (body, Reason.TOO_COMPLEX) for name, body in too_complex().items()} | {
         "webp 16383x5400 of one color": (webp_of_one_color(16383, 5400), too_much),
         "webp within the limits, of one color": (webp_of_one_color(7000, 7000), too_much),
         "avif 8000x8000": (avif_declaring(8000, 8000), too_much),
@@ -151,7 +267,7 @@ def hostile() -> dict[str, tuple[bytes, Reason]]:
         "png 1x80,000,000": (png(1, 80_000_000), too_much),
         "png 0x10": (png(0, 10), corrupt),
         "png of endless frames": (png(9, 9, png_chunk(b"acTL", struct.pack(">II", 2**31, 0))), too_much),
-        "icon holding a png": (icon_holding(png(9400, 9400)), no_image),
+        "icon holding a png": (icon_holding(png(9400, 9400)), unsupported),
         "gif of 1000 tiny frames": (gif(5000, 5000, frames=1000), too_much),
         "gif of 400 frames on a large screen": (gif(2000, 2000, frames=400), too_much),
         "gif with a frame far off its screen": (gif(5, 5, frames=1, frame_at=(60_000, 60_000)), too_much),

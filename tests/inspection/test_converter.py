@@ -482,6 +482,21 @@ def test_an_image_that_needs_too_much_memory_is_rejected_and_the_process_survive
     run(story, Limits(memory_bytes=160 * 2**20))
 
 
+def test_an_image_that_cannot_be_encoded_as_avif_in_the_memory_that_is_left_is_rejected_before_it_is_tried() -> None:
+    body = samples.encoded(samples.scene(800, 600).resize((4000, 3000)), "WEBP", lossless=True, quality=0, method=0)
+
+    async def story(decoder: Decoder) -> None:
+        await decoder.inspect(JPEG)
+        pid = decoder.pid
+        with pytest.raises(RejectedError, match="4000x3000 pixels take 286 MB to be encoded as AVIF") as rejected:
+            await decoder.convert(body, Conversion(format="avif"))
+        assert rejected.value.reason is Reason.TOO_MANY_PIXELS
+        assert isinstance(await settled(decoder, JPEG, Conversion(format="avif")), Converted)
+        assert decoder.pid == pid
+
+    run(story, Limits(memory_bytes=400 * 2**20))
+
+
 def test_forty_megapixels_become_several_megabytes() -> None:
     scene = samples.scene(800, 500).resize((8000, 5000), Image.Resampling.NEAREST)
     body = samples.encoded(scene, "JPEG", quality=90, exif=with_tags(6))

@@ -216,19 +216,98 @@ def test_a_process_that_is_stopped_and_continued_while_it_reads_loses_no_image()
     asyncio.run(story())
 
 
-def test_a_crash_rejects_one_image_and_the_next_gets_a_new_process() -> None:
+async def neighbors(decoder: Decoder) -> list[asyncio.Task[object]]:
+    """Return inspections that wait behind the one that is held."""
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(decoder.inspect(JPEG)) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    return tasks
+
+
+@pytest.mark.parametrize("crash", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_a_crash_rejects_one_image_and_the_others_get_a_new_process(crash: signal.Signals) -> None:
     async def story() -> None:
         async with aclosing(Decoder(LIMITS)) as decoder:
             pid = await ready_pid(decoder)
             task = await stopped_inspection(decoder, pid)
-            neighbor = asyncio.create_task(decoder.inspect(JPEG))
-            os.kill(pid, signal.SIGKILL)
+            others = await neighbors(decoder)
+            os.kill(pid, crash)
+            os.kill(pid, signal.SIGCONT)
             with pytest.raises(RejectedError) as rejected:
                 await task
             assert rejected.value.reason is Reason.DECODER_DIED
-            assert await neighbor == FACTS
+            assert await asyncio.gather(*others) == [FACTS] * 20
             assert decoder.pid != pid
             assert not is_running(pid)
+
+    asyncio.run(story())
+
+
+def test_a_kill_rejects_no_image() -> None:
+    async def story() -> None:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            pid = await ready_pid(decoder)
+            task = await stopped_inspection(decoder, pid)
+            others = await neighbors(decoder)
+            os.kill(pid, signal.SIGKILL)
+            assert await asyncio.gather(task, *others) == [FACTS] * 21
+            assert not is_running(pid)
+
+    asyncio.run(story())
+
+
+async def first_image(decoder: Decoder, *, after: int) -> int:
+    """Return the id of the process that replaced another one, once it has received an image."""
+    while decoder.pid in (after, None):  # noqa: ASYNC110 - processes set no event
+        await asyncio.sleep(0.001)
+    assert decoder.pid
+    while limits_of(decoder.pid)["Max cpu time"] == "unlimited":  # noqa: ASYNC110 - likewise
+        await asyncio.sleep(0.001)
+    return decoder.pid
+
+
+def test_an_image_at_which_the_process_is_killed_twice_is_rejected() -> None:
+    slow = samples.encoded(samples.scene(400, 300).resize((6000, 4500)), "PNG", compress_level=1)
+
+    async def story() -> None:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            task = asyncio.create_task(decoder.inspect(slow))
+            first = await first_image(decoder, after=0)
+            os.kill(first, signal.SIGKILL)
+            os.kill(await first_image(decoder, after=first), signal.SIGKILL)
+            with pytest.raises(RejectedError) as rejected:
+                await task
+            assert rejected.value.reason is Reason.DECODER_DIED
+            assert await decoder.inspect(JPEG) == FACTS
+
+    asyncio.run(story())
+
+
+def test_a_process_that_is_killed_while_it_starts_is_replaced() -> None:
+    async def story() -> None:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            tasks = [asyncio.create_task(decoder.inspect(JPEG)) for _ in range(5)]
+            await asyncio.sleep(0.02)
+            assert decoder.pid
+            os.kill(decoder.pid, signal.SIGKILL)
+            assert await asyncio.gather(*tasks) == [FACTS] * 5
+
+    asyncio.run(story())
+
+
+def test_a_file_is_read_again_from_its_beginning_when_the_process_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(JPEG)
+
+    async def story() -> None:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            with (tmp_path / "image").open("rb") as file:
+                pid = await ready_pid(decoder)
+                os.kill(pid, signal.SIGSTOP)
+                task = asyncio.create_task(decoder.measure(File(file.fileno(), 10**6), strict=False, seconds=60))
+                await asyncio.sleep(0.05)
+                os.lseek(file.fileno(), 0, os.SEEK_END)  # as the process leaves it
+                os.kill(pid, signal.SIGKILL)
+                facts, _ = await task
+                assert facts.sha256 == FACTS.sha256
 
     asyncio.run(story())
 

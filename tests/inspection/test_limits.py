@@ -2,6 +2,7 @@ import pytest
 from inspection import samples
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.inspection import headers
 from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -15,3 +16,39 @@ def test_every_limit_can_be_met_and_not_exceeded() -> None:
         with pytest.raises(RejectedError) as rejection:
             inspect_bytes(body, Limits(**exact | {name: value - 1}))
         assert rejection.value.reason is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("body", "limit", "at_least", "words"),
+    [
+        (samples.jpeg_of_scans(7), "max_scans", 7, "scans"),
+        (samples.variant("jpg"), "max_segments", 6, "segments before its first scan"),
+        (samples.jpeg_with(b"\xff" * 50), "max_padding_bytes", 50, "bytes between its segments"),
+        (samples.png_with(samples.png_chunk(b"zTXt", b"a\0\0")), "max_compressed_chunks", 1, "profiles and texts"),
+        (samples.png_with(samples.png_chunk(b"abCd", b"") * 50), "max_blocks", 50, "blocks in"),
+        (samples.gif_with(b"!\xfe" + b"\1a" * 50 + b"\0"), "max_blocks", 50, "blocks in"),
+        (samples.webp_of_chunks(50), "max_blocks", 50, "blocks in"),
+        (samples.avif_with(samples.box(b"free", b"") * 50), "max_blocks", 50, "blocks in"),
+        (samples.avif_with(samples.nested_boxes(5)), "max_box_depth", 5, "boxes inside each other"),
+        (samples.variant("avif"), "max_items", 3, "entries in its tables of items"),
+        (samples.variant("tiff"), "max_tags", 8, "tags in a directory"),
+    ],
+)
+def test_a_limit_of_structure_can_be_met_and_is_named_when_it_is_exceeded(
+    body: bytes, limit: str, at_least: int, words: str
+) -> None:
+    def rejection(maximum: int) -> RejectedError | None:
+        if limit == "max_blocks":
+            maximum -= len(body) // 64
+        try:
+            headers.read(body, Limits(**{limit: maximum}))
+        except RejectedError as rejected:
+            return rejected
+        return None
+
+    count = next(maximum for maximum in range(1, 200) if rejection(maximum) is None)
+    rejected = rejection(count - 1)
+    assert at_least <= count <= at_least + 20
+    assert rejected is not None
+    assert rejected.reason is Reason.TOO_COMPLEX
+    assert f"more than {count - 1} {words}" in rejected.detail
