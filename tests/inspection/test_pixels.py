@@ -1,6 +1,5 @@
 import asyncio
 import struct
-import zlib
 from contextlib import aclosing
 from io import BytesIO
 
@@ -93,41 +92,6 @@ def test_a_tiff_with_premultiplied_alpha_is_inspected_measured_and_converted() -
     assert measured.brightness_p99 == pytest.approx(200 / 255, abs=0.01)
     for format_ in FORMATS:
         assert convert(body, Conversion(format=format_), Limits()) or format_ == "tiff"
-
-
-BOMB = zlib.compress(bytes(5_000_000), 9)
-
-
-@pytest.mark.parametrize(
-    "chunks",
-    [
-        [samples.png_chunk(b"zTXt", b"a\0\7abc")],
-        [samples.png_chunk(b"zTXt", b"a\0\0" + BOMB)],
-        [samples.png_chunk(b"iTXt", b"a\0\1\0en\0a\0" + BOMB)],
-        [samples.png_chunk(b"iTXt", b"a\0\1\7en\0a\0abc")],
-        [samples.png_chunk(b"iCCP", b"a\0\7abc")],
-        [samples.png_chunk(b"iCCP", b"a\0\0" + BOMB)],
-        [samples.png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1_000_000)))] * 100,
-    ],
-    ids=["method", "text", "international", "its method", "profile's method", "profile", "many"],
-)
-def test_texts_that_a_png_decoder_does_not_take_cost_no_pixel(chunks: list[bytes]) -> None:
-    facts = inspect_bytes(samples.png_with(*chunks), Limits())
-    plain = inspect_bytes(samples.png_with(), Limits())
-
-    assert (facts.width, facts.phash, facts.file_size > plain.file_size) == (90, plain.phash, True)
-
-
-def test_texts_that_a_png_decoder_takes_stay() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    text = b"\nexif\n%8d\n" % len(exif.tobytes()) + exif.tobytes().hex().encode()
-    chunks = [samples.png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))]
-    broken = samples.png_chunk(b"zTXt", b"a\0\7abc")
-
-    for body in (samples.png_with(*chunks), samples.png_with(broken, *chunks, broken)):
-        _, measured = measure_bytes(body, Limits(), strict=False)
-        assert measured.orientation == 6
 
 
 def test_why_a_file_is_not_opened_is_named() -> None:
