@@ -24,6 +24,7 @@ from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import sweeper
 from pixcrawler_worker.jobs.limits import LIMITS
+from pixcrawler_worker.jobs.setbacks import Setbacks
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.sources import protocol
 
@@ -119,6 +120,7 @@ class Sweeper(bootsteps.StartStopStep):
         self._ended = threading.Event()
         # Tasks that ended badly, with how often they are still looked at: a process may take a moment to die.
         self._failed: deque[tuple[str, int]] = deque()
+        self._setbacks = Setbacks()
         self._thread: threading.Thread | None = None
         signals.task_failure.connect(self._on_failure, weak=False)
 
@@ -155,16 +157,19 @@ class Sweeper(bootsteps.StartStopStep):
         tidied = time.monotonic()
         while not self._ended.is_set():
             seconds = runtime.current().settings.sweep_seconds
-            self._sweep()
+            unfinished = self._sweep()
             if time.monotonic() - tidied > _TIDY_SECONDS:
                 tidied = time.monotonic()
                 with contextlib.suppress(OperationalError):
                     app.send_task(Task.SWEEP.value, queue=QUEUES[Task.SWEEP].value, ignore_result=True)
+            if unfinished:
+                continue
             # Jitter, so that many workers do not sweep in step.
             self._wanted.wait(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
             self._wanted.clear()
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> bool:
+        """Sweep once; return whether rows are left that there was no time for."""
         try:
             for _ in range(len(self._failed)):
                 task_id, looks = self._failed[0]
@@ -172,11 +177,15 @@ class Sweeper(bootsteps.StartStopStep):
                 self._failed.popleft()
                 if looks > 1 and not expired:
                     self._failed.append((task_id, looks - 1))
-            send_messages(sweeper.sweep(runtime.current(), JOB_KINDS.values()).messages)
+            swept = sweeper.sweep(runtime.current(), JOB_KINDS.values(), setbacks=self._setbacks)
+            send_messages(swept.messages)
         except TransientError as error:
             log.warning("sweep put off", reason=str(error))
         except Exception:  # a sweeper that dies of a bug would leave every job behind it standing still
             log.exception("sweep failed")
+        else:
+            return swept.unfinished
+        return False
 
 
 class Metrics(bootsteps.StartStopStep):

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import ActivityLog, Project
+from pixcrawler_worker.domain.postgres_types import storable_json
 
 
 def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any] | None = None) -> None:
@@ -29,7 +30,7 @@ def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any]
                 literal(f"{_resource(ref)}.{event}"),
                 literal(_resource(ref)),
                 cast(model.id, String),
-                literal(dict(details or {}), JSONB),
+                literal(storable_json(dict(details or {})), JSONB),
             )
             .select_from(ref.table.owners)
             .where(model.id == ref.id),

@@ -1,6 +1,6 @@
 """Crawl jobs: their table, what they were requested with, and what their chunks have brought so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import validations
-from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
@@ -125,11 +125,12 @@ def recount(session: Session, ref: JobRef) -> dict[str, int]:
     return {"valid_images": validations.valid_images(session, ref.id)}
 
 
-def marked(session: Session) -> list[int]:
-    """Return jobs that have to be recounted, because rows that their counters follow from were deleted."""
+def marked(session: Session, skip: Collection[int] = ()) -> list[int]:
+    """Return jobs not in `skip` that have to be recounted: rows that their counters follow from were deleted."""
     gone = ~exists().where(CrawlJob.id == Recount.crawl_job_id)
     session.execute(delete(Recount).where(gone).execution_options(synchronize_session=False))
-    return list(session.scalars(select(Recount.crawl_job_id).distinct().order_by(Recount.crawl_job_id).limit(_BATCH)))
+    query = select(Recount.crawl_job_id).where(not_in(Recount.crawl_job_id, skip)).distinct()
+    return list(session.scalars(query.order_by(Recount.crawl_job_id).limit(_BATCH)))
 
 
 def all_urls(session: Session, job_id: int) -> tuple[str, ...]:

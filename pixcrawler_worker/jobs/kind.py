@@ -4,7 +4,7 @@ A kind brings its table, its display and five functions. The core does the rest,
 retry and cancel, claims with leases and fence tokens, deadlines, counters, lost messages. `registry.py` lists them.
 """
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -91,9 +91,9 @@ def _no_recount(session: Session, ref: JobRef) -> Mapping[str, int]:
     return {}
 
 
-def _none_marked(session: Session) -> Sequence[int]:
+def _none_marked(session: Session, skip: Collection[int]) -> Sequence[int]:
     """Return nothing: the row has no counters that follow from other tables."""
-    del session
+    del session, skip
     return []
 
 
@@ -125,7 +125,8 @@ class JobKind(Generic[Work, Result]):
         lock_parents: locks what `conclude` writes to besides the job's own row, before the job is locked.
         reopened: notes that an ended job runs again.
         recount: returns counters of the job's row as they follow from other tables, by column: sweeps repair them.
-        marked: returns jobs that are to be recounted, because rows that the counters follow from were deleted.
+        marked: returns jobs that are to be recounted, because rows that the counters follow from were deleted,
+            without those that it is given.
         clean_up: deletes files that ended jobs have left behind.
     """
 
@@ -144,7 +145,7 @@ class JobKind(Generic[Work, Result]):
     lock_parents: Callable[[Session, JobRef], None] = _no_parents
     reopened: Callable[[Session, JobRef], None] = _no_parents
     recount: Callable[[Session, JobRef], Mapping[str, int]] = _no_recount
-    marked: Callable[[Session], Sequence[int]] = _none_marked
+    marked: Callable[[Session, Collection[int]], Sequence[int]] = _none_marked
     clean_up: Callable[[Runtime, JobLimits], object] = _no_cleanup
 
 

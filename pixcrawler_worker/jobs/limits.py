@@ -24,6 +24,8 @@ class JobLimits:
             restarts; with a dead one the lease ends and the chunk counts as crashed.
         max_reaped: chunks that one sweep reaps.
         max_redispatched: lost messages that one sweep sends again, so that the end of an outage is no storm.
+        sweep_step: time that one step of a sweep has for the jobs of a kind; the next sweep continues at once.
+        max_setbacks: how often planning or concluding a job may raise an unexpected error before the job fails.
 
     Raises:
         ValueError: when the order does not hold.
@@ -39,6 +41,8 @@ class JobLimits:
     finish_retries: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0, 2.0, *[5.0] * 8)
     max_reaped: int = 500
     max_redispatched: int = 500
+    sweep_step: timedelta = timedelta(seconds=5)
+    max_setbacks: int = 5
 
     def __post_init__(self) -> None:
         of_chunks = (

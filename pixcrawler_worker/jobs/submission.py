@@ -25,7 +25,8 @@ def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = Non
 
     Options that come too late, because the job was started with others, are not dropped silently: the log and the
     job's activity log name them. An invalid row or invalid options fail the job: the reason is in its activity log and,
-    where the table has that column, in `error_message`.
+    where the table has that column, in `error_message`. Any other error is raised with the request recorded, so that
+    sweeps plan the job again.
 
     Args:
         runtime: connects to the database.
@@ -44,12 +45,34 @@ def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = Non
         return transact(runtime.sessions, lambda session: _plan(runtime, session, kind, ref, options))
     except PermanentError as error:
         reason = str(error)
+    except Exception:
+        # The message is gone after this, and planning took back what it had recorded.
+        transact(runtime.sessions, lambda session: _remember(runtime, session, kind, ref, options))
+        raise
     transact(runtime.sessions, lambda session: _reject(runtime, session, kind, ref, options, reason))
     return []
 
 
+def give_up(runtime: Runtime, kind: AnyJobKind, job_id: int, reason: str) -> None:
+    """Fail a job that cannot be planned or concluded, for a reason that another attempt does not change.
+
+    One that has ended, or has open chunks, stays as it is.
+    """
+    ref = kind.table.ref(job_id)
+
+    def work(session: Session) -> None:
+        status = jobs.lock(session, ref)
+        if status is JobStatus.PENDING or (status is JobStatus.RUNNING and not jobs.counters(session, ref).open):
+            _end(session, ref, Conclusion.failure(reason))
+
+    transact(runtime.sessions, work)
+
+
 def conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
-    """Queue the next round of a running job whose chunks have all ended, or end the job."""
+    """Queue the next round of a running job whose chunks have all ended, or end the job.
+
+    A row or a result of a chunk that became invalid fails the job.
+    """
     ref = kind.table.ref(job_id)
 
     def work(session: Session) -> list[ChunkMessage]:
@@ -67,7 +90,14 @@ def conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessa
                 _end(session, ref, conclusion)
                 return []
 
-    return transact(runtime.sessions, work)
+    try:
+        return transact(runtime.sessions, work)
+    except UnknownJobError:
+        return []
+    except PermanentError as error:
+        reason = str(error)
+    give_up(runtime, kind, job_id, reason)
+    return []
 
 
 def cancel(runtime: Runtime, kind: AnyJobKind, job_id: int) -> bool:
@@ -164,6 +194,12 @@ def _note(session: Session, kind: AnyJobKind, ref: JobRef, options: object, even
     differing = kind.differing(session, ref, options)
     if differing and activity_log.record_once(session, ref, event, {"reason": f"a message had others: {differing}"}):
         log.error(event.replace("_", " "), job=ref.id, kind=ref.table.name, differing=differing)
+
+
+def _remember(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object) -> None:
+    """Record the request of a job that is still pending."""
+    if jobs.lock(session, ref) is JobStatus.PENDING:
+        kind.record_request(runtime, session, ref, options)
 
 
 def _reject(  # noqa: PLR0913, PLR0917 - what `_plan` has, and why it failed

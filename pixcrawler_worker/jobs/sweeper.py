@@ -2,15 +2,22 @@
 
 Every worker sweeps; an advisory lock lets one at a time send messages. All that a step decides is decided by rows, so a
 sweep that is killed half-way leaves nothing half done, and the next one continues.
+
+Nothing that one row holds stops a step, and no step stops another: each row has a transaction of its own, and whatever
+it raises is logged, counted and put off (`setbacks.py`). What goes on failing while a job is planned or concluded ends
+that job, with the error as its reason.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
 
 import structlog
 
+from pixcrawler_worker import metrics
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.ledger import chunks, jobs, sweeps
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
@@ -20,14 +27,24 @@ from pixcrawler_worker.errors import TransientError, UnknownJobError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.jobs.kind import AnyJobKind
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
+from pixcrawler_worker.jobs.setbacks import Setbacks
 from pixcrawler_worker.runtime import Runtime, local_pid
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+#: Characters of an error that a job's reason quotes.
+_MAX_REASON = 300
 
 
 @dataclass(slots=True)
 class Swept:
-    """What one sweep did, and the messages to send."""
+    """What one sweep did, and the messages to send.
+
+    Attributes:
+        failed: rows and queries that raised an error.
+        unfinished: whether a step had more rows than time: the next sweep need not wait.
+    """
 
     messages: list[ChunkMessage] = field(default_factory=list)
     reaped: int = 0
@@ -36,6 +53,8 @@ class Swept:
     redispatched: int = 0
     concluded: int = 0
     repaired: int = 0
+    failed: int = 0
+    unfinished: bool = False
 
     @property
     def idle(self) -> bool:
@@ -43,22 +62,54 @@ class Swept:
         return not (self.messages or self.reaped or self.dropped or self.started or self.concluded or self.repaired)
 
 
-def sweep(runtime: Runtime, kinds: Iterable[AnyJobKind], *, limits: JobLimits = LIMITS) -> Swept:
-    """Do one sweep and return what it did. Talks to the database only, so it is safe in a process that forks."""
-    swept = Swept()
+class _Step(StrEnum):
+    """The steps, as logs and metrics name them."""
+
+    REPAIR = "repair"
+    CORRECT = "correct"
+    REAP = "reap"
+    DROP = "drop"
+    DISPATCH = "dispatch"
+    REDISPATCH = "redispatch"
+    CONCLUDE = "conclude"
+    START = "start"
+
+
+#: What is said of a job that a step gives up.
+_HOPELESS = {_Step.START: "the job could not be planned", _Step.CONCLUDE: "the job could not be concluded"}
+
+
+def sweep(
+    runtime: Runtime, kinds: Iterable[AnyJobKind], *, limits: JobLimits = LIMITS, setbacks: Setbacks | None = None
+) -> Swept:
+    """Do one sweep and return what it did. Talks to the database only, so it is safe in a process that forks.
+
+    Args:
+        runtime: connects to the database.
+        kinds: of jobs.
+        limits: how much one sweep does.
+        setbacks: what earlier sweeps of this process failed at.
+    """
     served = list(kinds)
+    one = _Sweep(runtime, limits, Setbacks() if setbacks is None else setbacks)
     # First, since counters that were written over would go below zero with the next chunk that is counted off.
     for kind in served:
-        _repair(runtime, kind, swept)
+        one.repair(kind)
+        one.correct(kind)
     for kind in served:
-        _reap(runtime, kind, swept, limits)
-        _drop_chunks_of_ended(runtime, kind, swept)
-        _start(runtime, kind, swept)
-    _dispatch(runtime, served, swept)
-    _redispatch(runtime, served, swept, limits)
+        one.reap(kind)
+        one.drop_chunks_of_ended(kind)
     for kind in served:
-        _conclude(runtime, kind, swept)
-    if not swept.idle:
+        one.dispatch(kind)
+    for kind in served:
+        one.redispatch(kind)
+    for kind in served:
+        one.conclude(kind)
+    # Last, since any number of rows may wait to be planned.
+    for kind in served:
+        one.start(kind)
+    swept = one.swept
+    if not swept.idle or swept.failed:
         log.info(
             "swept",
             reaped=swept.reaped,
@@ -67,6 +118,7 @@ def sweep(runtime: Runtime, kinds: Iterable[AnyJobKind], *, limits: JobLimits = 
             redispatched=swept.redispatched,
             concluded=swept.concluded,
             repaired=swept.repaired,
+            failed=swept.failed,
             messages=len(swept.messages),
         )
     return swept
@@ -89,118 +141,239 @@ def expire_lease(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]
     return transact(runtime.sessions, work)
 
 
-def _reap(runtime: Runtime, kind: AnyJobKind, swept: Swept, limits: JobLimits) -> None:
-    for _ in range(limits.max_reaped):
-        try:
-            reaped = transact(runtime.sessions, functools.partial(chunks.reap, table=kind.table))
-        except NotRunningError:
-            continue
-        except TransientError as error:
-            log.warning("expired leases are left to the next sweep", reason=str(error))
-            return
-        if reaped is None:
-            return
-        swept.reaped += 1
-        log.warning("chunk reaped: its lease expired", chunk=reaped.chunk_id, job=reaped.job.id)
-        if reaped.state is ChunkState.FAILED:
-            log.error("chunk failed: its lease expired twice", chunk=reaped.chunk_id, job=reaped.job.id)
+@dataclass(slots=True)
+class _Sweep:
+    """The steps of one sweep."""
 
+    runtime: Runtime
+    limits: JobLimits
+    setbacks: Setbacks
+    swept: Swept = field(default_factory=Swept)
 
-def _drop_chunks_of_ended(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> None:
-    for ref in transact(runtime.sessions, functools.partial(sweeps.ended_with_open_chunks, table=kind.table)):
-        with _left_to_next_sweep(ref):
+    def repair(self, kind: AnyJobKind) -> None:
+        """Set counters that differ from the ledger."""
+
+        def find(session: Session, skip: Collection[int]) -> list[int]:
+            drifted = _ids(sweeps.drifted(session, kind.table, skip=skip))
+            return [*drifted, *kind.marked(session, {*drifted, *skip})]
+
+        self._each(_Step.REPAIR, kind, find, functools.partial(self._repair_job, kind))
+
+    def correct(self, kind: AnyJobKind) -> None:
+        """Correct times and numbers of chunks with which they would wait for ever."""
+
+        def find(session: Session, skip: Collection[int]) -> list[int]:
+            return sweeps.impossible(session, kind.table, skip=skip)
+
+        def act(chunk_id: int) -> None:
+            if transact(self.runtime.sessions, lambda session: sweeps.correct(session, kind.table, chunk_id)):
+                self.swept.repaired += 1
+                log.error("impossible numbers of a chunk were corrected", chunk=chunk_id, kind=kind.table.name)
+
+        self._each(_Step.CORRECT, kind, find, act)
+
+    def reap(self, kind: AnyJobKind) -> None:
+        """Take back the chunks of workers that fell silent."""
+
+        def find(session: Session, skip: Collection[int]) -> list[int]:
+            left = min(sweeps.BATCH, self.limits.max_reaped - self.swept.reaped)
+            return chunks.expired(session, kind.table, skip=skip, limit=left) if left > 0 else []
+
+        def act(chunk_id: int) -> None:
+            reaped = transact(self.runtime.sessions, lambda session: chunks.reap(session, kind.table, chunk_id))
+            if reaped is None:
+                return
+            self.swept.reaped += 1
+            metrics.CHUNKS_REAPED.labels(kind.table.name).inc()
+            log.warning("chunk reaped: its lease expired", chunk=reaped.chunk_id, job=reaped.job.id)
+            if reaped.state is ChunkState.FAILED:
+                log.error("chunk failed: its lease expired twice", chunk=reaped.chunk_id, job=reaped.job.id)
+
+        self._each(_Step.REAP, kind, find, act)
+
+    def drop_chunks_of_ended(self, kind: AnyJobKind) -> None:
+        """Cancel the open chunks of jobs that were ended past the worker."""
+
+        def find(session: Session, skip: Collection[int]) -> list[int]:
+            return _ids(sweeps.ended_with_open_chunks(session, kind.table, skip=skip))
+
+        def act(job_id: int) -> None:
             # What wrote the status past the worker may have written the counters as well.
-            _repair_job(runtime, kind, ref, swept)
-            swept.dropped += submission.drop_chunks(runtime, ref)
+            self._repair_job(kind, job_id)
+            self.swept.dropped += submission.drop_chunks(self.runtime, kind.table.ref(job_id))
 
+        self._each(_Step.DROP, kind, find, act)
 
-def _start(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> None:
-    def work(session: Session) -> list[JobRef]:
-        lease = runtime.settings.lease
-        return sweeps.pending(
-            session,
-            kind.table,
-            patience=lease / 4,
-            unrecorded_after=lease if runtime.settings.start_pending else None,
+    def dispatch(self, kind: AnyJobKind) -> None:
+        """Send messages for jobs that have fewer under way than they may."""
+        window = self.runtime.settings.dispatch_window
+
+        def work(session: Session) -> None:
+            if not sweeps.try_lock(session, sweeps.Step.DISPATCH):
+                return
+            waiting = self.setbacks.waiting(_Step.DISPATCH, kind.table.name)
+            for ref, room in chunks.short_of_messages(session, kind.table, window=window):
+                if ref.id not in waiting:
+                    self._row(_Step.DISPATCH, kind, ref.id, functools.partial(self._dispatch_job, ref, room))
+
+        self._query(_Step.DISPATCH, kind, work)
+
+    def _dispatch_job(self, ref: JobRef, room: int) -> None:
+        # In a transaction of its own, while the one that found the job has the lock.
+        self.swept.messages += transact(
+            self.runtime.sessions, lambda session: chunks.dispatch_next(session, ref, limit=room)
         )
 
-    for ref in transact(runtime.sessions, work):
-        # A job that is unknown was deleted at this moment.
-        with _left_to_next_sweep(ref), contextlib.suppress(UnknownJobError):
-            swept.messages += submission.start(runtime, kind, ref.id)
-            swept.started += 1
+    def redispatch(self, kind: AnyJobKind) -> None:
+        """Send lost messages again."""
+        sessions, after = self.runtime.sessions, self.runtime.settings.lease
+        room = self.limits.max_redispatched - self.swept.redispatched
+        skip = self.setbacks.waiting(_Step.REDISPATCH, kind.table.name)
+
+        def send(ids: Collection[int]) -> None:
+            messages = transact(
+                sessions,
+                lambda session: chunks.redispatch_lost(session, kind.table, after=after, limit=room, among=ids),
+            )
+            self.swept.redispatched += len(messages)
+            self.swept.messages += messages
+
+        def work(session: Session) -> None:
+            if room <= 0 or not sweeps.try_lock(session, sweeps.Step.REDISPATCH):
+                return
+            ids = chunks.lost(session, kind.table, after=after, limit=room, skip=skip)
+            try:
+                send(ids)
+            except Exception:  # noqa: BLE001 - one of the chunks; below it meets its error alone, and is named
+                for chunk_id in ids:
+                    self._row(_Step.REDISPATCH, kind, chunk_id, functools.partial(send, [chunk_id]))
+
+        self._query(_Step.REDISPATCH, kind, work)
+
+    def conclude(self, kind: AnyJobKind) -> None:
+        """Conclude jobs whose chunks have all ended."""
+
+        def find(session: Session, skip: Collection[int]) -> list[int]:
+            return _ids(sweeps.unconcluded(session, kind.table, skip=skip))
+
+        def act(job_id: int) -> None:
+            self.swept.messages += submission.conclude(self.runtime, kind, job_id)
+            self.swept.concluded += 1
+
+        self._each(_Step.CONCLUDE, kind, find, act)
+
+    def start(self, kind: AnyJobKind) -> None:
+        """Start pending jobs whose message must be lost."""
+        settings = self.runtime.settings
+
+        def find(session: Session, skip: Collection[int]) -> list[int]:
+            found = sweeps.pending(
+                session,
+                kind.table,
+                patience=settings.lease / 4,
+                unrecorded_after=settings.lease if settings.start_pending else None,
+                skip=skip,
+            )
+            return _ids(found)
+
+        def act(job_id: int) -> None:
+            self.swept.messages += submission.start(self.runtime, kind, job_id)
+            self.swept.started += 1
+
+        self._each(_Step.START, kind, find, act)
+
+    def _repair_job(self, kind: AnyJobKind, job_id: int) -> None:
+        ref = kind.table.ref(job_id)
+
+        def work(session: Session) -> sweeps.Repair | None:
+            jobs.lock(session, ref)
+            repair = sweeps.repair(session, ref, kind.recount(session, ref))
+            if repair:
+                activity_log.record(session, ref, "repaired", {"was": repair.before, "is": repair.after})
+            return repair
+
+        if repair := transact(self.runtime.sessions, work):
+            self.swept.repaired += 1
+            metrics.COUNTERS_REPAIRED.labels(kind.table.name).inc()
+            log.error(
+                "counters differed from the ledger and were repaired", job=ref.id, was=repair.before, now=repair.after
+            )
+
+    def _each(
+        self,
+        step: _Step,
+        kind: AnyJobKind,
+        find: Callable[[Session, Collection[int]], list[int]],
+        act: Callable[[int], None],
+    ) -> None:
+        """Process all rows that a step finds, batch by batch, within the time that it has.
+
+        Args:
+            step: for logs and metrics.
+            kind: of the jobs.
+            find: returns a batch of rows, without those that it is given.
+            act: processes one row, in transactions of its own.
+        """
+        ends_at = time.monotonic() + self.limits.sweep_step.total_seconds()
+        skip = self.setbacks.waiting(step, kind.table.name)
+        while found := self._query(step, kind, lambda session: find(session, skip)):
+            for row_id in found:
+                if time.monotonic() > ends_at:
+                    self.swept.unfinished = True
+                    return
+                self._row(step, kind, row_id, functools.partial(act, row_id))
+                # Whatever became of it, no row is looked at twice in one sweep.
+                skip.add(row_id)
+
+    def _query(self, step: _Step, kind: AnyJobKind, work: Callable[[Session], T]) -> T | None:
+        """Run the query of a step; None when it fails: the other steps and kinds go on."""
+        try:
+            return transact(self.runtime.sessions, work, pauses=())
+        except TransientError as error:
+            log.warning("step of the sweep put off", step=step, kind=kind.table.name, reason=str(error))
+        except Exception:
+            log.exception("step of the sweep failed", step=step, kind=kind.table.name)
+        self._count(step, kind)
+        return None
+
+    def _row(self, step: _Step, kind: AnyJobKind, row_id: int, act: Callable[[], object]) -> None:
+        """Process one row; whatever it raises is logged, counted, and a reason to try the row later."""
+        name = kind.table.name
+        try:
+            act()
+        except (NotRunningError, UnknownJobError):
+            # It was cancelled, ended or deleted at this moment.
+            pass
+        except TransientError as error:
+            self.setbacks.note(step, name, row_id, passing=True)
+            self._count(step, kind)
+            log.warning("row left to a later sweep", step=step, kind=name, row=row_id, reason=str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a row holds must not stop the sweep
+            attempts = self.setbacks.note(step, name, row_id, passing=False)
+            self._count(step, kind)
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            write = log.exception if attempts == 1 else log.error
+            write("row left to a later sweep", step=step, kind=name, row=row_id, attempts=attempts, reason=reason)
+            if step in _HOPELESS and attempts >= self.limits.max_setbacks:
+                self._give_up(step, kind, row_id, f"{_HOPELESS[step]}: {reason}")
+            return
+        self.setbacks.forget(step, name, row_id)
+
+    def _give_up(self, step: _Step, kind: AnyJobKind, job_id: int, reason: str) -> None:
+        try:
+            submission.give_up(self.runtime, kind, job_id, reason)
+        except Exception:
+            log.exception("job could not be ended", step=step, kind=kind.table.name, row=job_id)
+
+    def _count(self, step: _Step, kind: AnyJobKind) -> None:
+        self.swept.failed += 1
+        metrics.SWEEP_ERRORS.labels(kind.table.name, step).inc()
 
 
-def _dispatch(runtime: Runtime, kinds: list[AnyJobKind], swept: Swept) -> None:
-    window = runtime.settings.dispatch_window
-
-    def work(session: Session) -> list[ChunkMessage]:
-        if not sweeps.try_lock(session, sweeps.Step.DISPATCH):
-            return []
-        return [
-            message
-            for kind in kinds
-            for ref, room in chunks.short_of_messages(session, kind.table, window=window)
-            for message in chunks.dispatch_next(session, ref, limit=room)
-        ]
-
-    swept.messages += transact(runtime.sessions, work)
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:_MAX_REASON]
 
 
-def _redispatch(runtime: Runtime, kinds: list[AnyJobKind], swept: Swept, limits: JobLimits) -> None:
-    def work(session: Session) -> list[ChunkMessage]:
-        if not sweeps.try_lock(session, sweeps.Step.REDISPATCH):
-            return []
-        found: list[ChunkMessage] = []
-        for kind in kinds:
-            room = limits.max_redispatched - len(found)
-            found += chunks.redispatch_lost(session, kind.table, after=runtime.settings.lease, limit=room)
-        return found
-
-    messages = transact(runtime.sessions, work)
-    swept.redispatched += len(messages)
-    swept.messages += messages
-
-
-def _conclude(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> None:
-    for ref in transact(runtime.sessions, functools.partial(sweeps.unconcluded, table=kind.table)):
-        with _left_to_next_sweep(ref):
-            swept.messages += submission.conclude(runtime, kind, ref.id)
-            swept.concluded += 1
-
-
-def _repair(runtime: Runtime, kind: AnyJobKind, swept: Swept) -> None:
-    def work(session: Session) -> list[JobRef]:
-        drifted = sweeps.drifted(session, kind.table)
-        return [
-            *drifted,
-            *(kind.table.ref(job_id) for job_id in kind.marked(session) if kind.table.ref(job_id) not in drifted),
-        ]
-
-    for ref in transact(runtime.sessions, work):
-        with _left_to_next_sweep(ref):
-            _repair_job(runtime, kind, ref, swept)
-
-
-@contextlib.contextmanager
-def _left_to_next_sweep(ref: JobRef) -> Iterator[None]:
-    """Leave a job to the next sweep when its row is locked: the other jobs do not wait for it."""
-    try:
-        yield
-    except TransientError as error:
-        log.warning("job left to the next sweep", job=ref.id, kind=ref.table.name, reason=str(error))
-
-
-def _repair_job(runtime: Runtime, kind: AnyJobKind, ref: JobRef, swept: Swept) -> None:
-    def work(session: Session) -> sweeps.Repair | None:
-        jobs.lock(session, ref)
-        repair = sweeps.repair(session, ref, kind.recount(session, ref))
-        if repair:
-            activity_log.record(session, ref, "repaired", {"was": repair.before, "is": repair.after})
-        return repair
-
-    if repair := transact(runtime.sessions, work):
-        swept.repaired += 1
-        log.error(
-            "counters differed from the ledger and were repaired", job=ref.id, was=repair.before, now=repair.after
-        )
+def _ids(refs: Iterable[JobRef]) -> list[int]:
+    return [ref.id for ref in refs]

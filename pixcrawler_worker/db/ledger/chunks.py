@@ -4,27 +4,28 @@ The fence makes them safe to repeat: a claim takes a number that no claim had be
 number may end the attempt. What a worker that lost its claim brings late carries an old number and is rejected.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Text, cast, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Row, Select, Text, cast, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import jobs
-from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
-from pixcrawler_worker.domain.postgres_types import storable
+from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable
 from pixcrawler_worker.domain.retry import GiveUp, after_transient_error
 
 #: Characters of an error that are kept.
 _MAX_ERROR_LENGTH = 2000
 #: The interval until a message counts as lost doubles so many times at most: it becomes 16 times the first one.
 _MAX_DOUBLINGS = 4
+_MAX_SMALLINT = 2**15 - 1
 
 _NOW = func.clock_timestamp()
 
@@ -198,18 +199,29 @@ def fail(session: Session, claim: Claim, *, error: str) -> ChunkOutcome:
     return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.FAILED))
 
 
-def reap(session: Session, table: JobTable) -> Reaped | None:
-    """Queue a chunk of a kind of job whose lease expired; None when there is none.
+def expired(session: Session, table: JobTable, *, skip: Collection[int] = (), limit: int) -> list[int]:
+    """Return chunks of running jobs of a kind whose lease expired, without those in `skip`."""
+    query = (
+        select(Chunk.id)
+        .join(table.model, table.chunk_key == table.model.id)
+        .where(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < _NOW, table.model.status == JobStatus.RUNNING)
+    )
+    return list(session.scalars(query.where(not_in(Chunk.id, skip)).order_by(Chunk.id).limit(limit)))
+
+
+def reap(session: Session, table: JobTable, chunk_id: int | None = None) -> Reaped | None:
+    """Queue a chunk of a kind of job whose lease expired, or the first of all; None when there is none.
 
     A chunk whose lease expires twice fails, so that one that kills its workers cannot stop the whole service.
 
     Raises:
         NotRunningError: when its job was cancelled at this moment. Roll back.
     """
-    row = _expired(session, table)
+    row = _expired(session, table, chunk_id)
     if row is None:
         return None
-    crashes = row.crash_count + 1
+    # Whatever was written there by hand: the number must fit into its column.
+    crashes = min(max(row.crash_count, 0), _MAX_SMALLINT - 1) + 1
     state = after_crash(crashes=crashes, attempt=row.attempt, max_attempts=row.max_attempts)
     job = table.ref(row.job_id)
     _write(
@@ -264,28 +276,57 @@ def dispatch_next(session: Session, ref: JobRef, *, limit: int) -> list[ChunkMes
     return _dispatch(session, ref.table, list(session.scalars(chosen)))
 
 
-def redispatch_lost(session: Session, table: JobTable, *, after: timedelta, limit: int) -> list[ChunkMessage]:
-    """Choose due chunks of running jobs whose message must be lost, and note that it is sent again.
+def lost(session: Session, table: JobTable, *, after: timedelta, limit: int, skip: Collection[int] = ()) -> list[int]:
+    """Return due chunks of running jobs whose message must be lost.
 
     A message counts as lost after the given time, a second one after twice that time, up to 16 times that time: a queue
     that is only long is not flooded.
+
+    Args:
+        session: any transaction.
+        table: of the kind of job.
+        after: age of a first message that is lost.
+        limit: of chunks.
+        skip: ids of chunks to leave out.
     """
-    factor = func.power(2, func.least(Chunk.dispatch_count - 1, _MAX_DOUBLINGS))
-    ids = session.scalars(
+    return list(session.scalars(_lost(table, after, limit).where(not_in(Chunk.id, skip))))
+
+
+def redispatch_lost(
+    session: Session, table: JobTable, *, after: timedelta, limit: int, among: Collection[int] | None = None
+) -> list[ChunkMessage]:
+    """Choose chunks whose message must be lost, see `lost`, and note that it is sent again.
+
+    Args:
+        session: any transaction.
+        table: of the kind of job.
+        after: age of a first message that is lost.
+        limit: of messages.
+        among: ids of chunks to choose from; None for all.
+    """
+    query = _lost(table, after, limit)
+    if among is not None:
+        query = query.where(Chunk.id.in_(among))
+    locked = query.with_for_update(of=Chunk, key_share=True, skip_locked=True)
+    return _dispatch(session, table, list(session.scalars(locked)))
+
+
+def _lost(table: JobTable, after: timedelta, limit: int) -> Select[int]:
+    doublings = func.least(func.greatest(Chunk.dispatch_count, 1) - 1, _MAX_DOUBLINGS)
+    return (
         select(Chunk.id)
         .join(table.model, table.chunk_key == table.model.id)
         .where(
             Chunk.state == ChunkState.QUEUED,
             Chunk.available_at <= _NOW,
             Chunk.dispatched_at.is_not(None),
-            Chunk.dispatched_at + after * factor < _NOW,
+            # The other way round, a time at the end of what the type has would be an error.
+            Chunk.dispatched_at < _NOW - after * func.power(2, doublings),
             table.model.status == JobStatus.RUNNING,
         )
         .order_by(Chunk.id)
         .limit(limit)
-        .with_for_update(of=Chunk, key_share=True, skip_locked=True)
     )
-    return _dispatch(session, table, list(ids))
 
 
 def short_of_messages(session: Session, table: JobTable, *, window: int) -> list[tuple[JobRef, int]]:
@@ -365,7 +406,7 @@ def states(session: Session, ref: JobRef) -> dict[str, int]:
     return dict(session.execute(query).all())
 
 
-def _expired(session: Session, table: JobTable) -> Row[*tuple[Any, ...]] | None:
+def _expired(session: Session, table: JobTable, chunk_id: int | None) -> Row[*tuple[Any, ...]] | None:
     """Lock the first chunk of a running job of the kind whose lease has expired, and its job; None when there is none.
 
     Jobs that do not run are left to `jobs.drop_chunks`. A job that is locked is skipped until the next sweep: the
@@ -376,6 +417,7 @@ def _expired(session: Session, table: JobTable) -> Row[*tuple[Any, ...]] | None:
         .select_from(table.owners)
         .join(Chunk, table.chunk_key == table.model.id)
         .where(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < _NOW, table.model.status == JobStatus.RUNNING)
+        .where(*([] if chunk_id is None else [Chunk.id == chunk_id]))
         .order_by(Chunk.id)
         .limit(1)
         # Everything that is locked later on is locked here, so that nothing is waited for while locks are held.
@@ -389,7 +431,7 @@ def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMe
     rows = session.execute(
         update(Chunk)
         .where(Chunk.id.in_(ids))
-        .values(dispatched_at=_NOW, dispatch_count=Chunk.dispatch_count + 1)
+        .values(dispatched_at=_NOW, dispatch_count=func.least(Chunk.dispatch_count, MAX_INT4 - 1) + 1)
         .returning(Chunk.id, Chunk.task_id)
         .execution_options(synchronize_session=False)
     )

@@ -28,6 +28,7 @@ from pixcrawler_worker.domain.lifecycle import (
     delta,
     progress,
 )
+from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS
 
 #: Task ids are derived from the chunk and its generation, so they are known before anything is sent.
@@ -197,7 +198,7 @@ def end(session: Session, ref: JobRef, outcome: JobStatus, *, error: str | None 
     if outcome is JobStatus.COMPLETED:
         values["progress"] = 100
     if ref.table.has("error_message"):
-        values["error_message"] = error
+        values["error_message"] = None if error is None else storable(error)
     session.execute(update(model).where(model.id == ref.id).values(values))
 
 

@@ -1,23 +1,52 @@
-"""What a sweep looks for: jobs that were not started, concluded or cleaned up, and counters that drifted."""
+"""What a sweep looks for: jobs that were not started, concluded or cleaned up, and numbers that cannot be right.
 
-from collections.abc import Mapping
+A time is compared with a time that is computed from the clock, never the other way round: a column may have any value
+that its type has, and the sum of an interval and the year 294276 is an error.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select, true, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    SQLColumnExpression,
+    and_,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import jobs
-from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import Chunk
-from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState, JobStatus
+from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState, JobStatus, delta
+from pixcrawler_worker.domain.retry import MAX_ATTEMPTS_WITH_DEFERRALS
 
 _NOW = func.clock_timestamp()
 _OPEN = Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING])
-#: Rows that one step looks at in one sweep.
-_BATCH = 200
+#: Rows that one query of a step returns at most.
+BATCH = 200
+#: Longer than any lease, pause or clock error: a time that is further ahead was not written by a transition.
+_LONG = timedelta(days=1)
+_QUEUED = Chunk.state == ChunkState.QUEUED
+_IMPOSSIBLE = or_(
+    Chunk.attempt < 0,
+    Chunk.max_attempts > MAX_ATTEMPTS_WITH_DEFERRALS,
+    Chunk.lease_until > _NOW + _LONG,
+    and_(_QUEUED, Chunk.attempt >= Chunk.max_attempts),
+    and_(_QUEUED, Chunk.available_at > _NOW + _LONG),
+    and_(_QUEUED, Chunk.dispatched_at > _NOW + _LONG),
+)
 #: First half of the keys of the advisory locks: the ASCII codes of "pixc".
 _LOCKS = int.from_bytes(b"pixc")
 
@@ -42,20 +71,23 @@ def try_lock(session: Session, step: Step) -> bool:
     return bool(session.scalar(select(func.pg_try_advisory_xact_lock(_LOCKS, int(step)))))
 
 
-def ended_with_open_chunks(session: Session, table: JobTable) -> list[JobRef]:
+def ended_with_open_chunks(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[JobRef]:
     """Return jobs whose status says that they ended, but which have open chunks or no end time.
 
     For example because an API wrote only the status.
     """
     model = table.model
-    ended = select(model.id).where(model.status.in_(ENDED))
-    still_open = ended.join(Chunk, table.chunk_key == model.id).where(_OPEN)
-    query = still_open.union(ended.where(model.completed_at.is_(None))).limit(_BATCH)
-    return [table.ref(job_id) for job_id in session.scalars(query)]
+    left = or_(exists().where(table.chunk_key == model.id, _OPEN), model.completed_at.is_(None))
+    return _found(session, table, select(model.id).where(model.status.in_(ENDED), left), skip)
 
 
 def pending(
-    session: Session, table: JobTable, *, patience: timedelta, unrecorded_after: timedelta | None
+    session: Session,
+    table: JobTable,
+    *,
+    patience: timedelta,
+    unrecorded_after: timedelta | None,
+    skip: Collection[int] = (),
 ) -> list[JobRef]:
     """Return pending jobs of a kind that were requested longer ago than `patience`, so that their message is lost.
 
@@ -63,32 +95,35 @@ def pending(
         session: any transaction.
         table: of the kind.
         patience: time that the message gets to arrive.
-        unrecorded_after: age of pending rows that nothing was recorded for; None to leave them out. Only their message
-            has their options, so that it gets more time.
+        unrecorded_after: age of pending rows that nothing was recorded for, which come after the others; None to leave
+            them out. Only their message has their options, so that it gets more time.
+        skip: ids of jobs to leave out.
     """
     model = table.model
-    requested = exists().where(table.plan_key == model.id, table.requested_at + patience < _NOW)
-    due: ColumnElement[bool] = requested
-    if unrecorded_after is not None:
-        unrecorded = ~exists().where(table.plan_key == model.id)
-        due = or_(requested, unrecorded & (model.created_at + unrecorded_after < _NOW))
-    query = select(model.id).where(model.status == JobStatus.PENDING, due)
-    return [table.ref(job_id) for job_id in session.scalars(query.order_by(model.id).limit(_BATCH))]
+    query = select(model.id).where(model.status == JobStatus.PENDING)
+    requested = exists().where(table.plan_key == model.id, _is_older(table.requested_at, patience))
+    found = _found(session, table, query.where(requested), skip)
+    if unrecorded_after is not None and len(found) < BATCH:
+        unrecorded = ~exists().where(table.plan_key == model.id) & _is_older(model.created_at, unrecorded_after)
+        found += _found(session, table, query.where(unrecorded), skip)
+    return found
 
 
-def unconcluded(session: Session, table: JobTable) -> list[JobRef]:
+def _is_older(time: SQLColumnExpression[datetime], age: timedelta) -> ColumnElement[bool]:
+    """Return the condition that a time is long enough ago; one far ahead was written by hand, or with another clock."""
+    return or_(time < _NOW - age, time > _NOW + _LONG)
+
+
+def unconcluded(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[JobRef]:
     """Return running jobs of a kind whose chunks have all ended."""
     model = table.model
-    query = (
-        select(model.id)
-        .where(model.status == JobStatus.RUNNING, ~exists().where(table.chunk_key == model.id, _OPEN))
-        .order_by(model.id)
-        .limit(_BATCH)
+    query = select(model.id).where(
+        model.status == JobStatus.RUNNING, ~exists().where(table.chunk_key == model.id, _OPEN)
     )
-    return [table.ref(job_id) for job_id in session.scalars(query)]
+    return _found(session, table, query, skip)
 
 
-def drifted(session: Session, table: JobTable) -> list[JobRef]:
+def drifted(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[JobRef]:
     """Return running jobs whose chunk counters differ from the ledger, all seen in one snapshot.
 
     Kinds whose rows have no such counters never drift.
@@ -111,10 +146,67 @@ def drifted(session: Session, table: JobTable) -> list[JobRef]:
         .select_from(model)
         .join(ledger, onclause=true())
         .where(model.status == JobStatus.RUNNING, row.is_distinct_from(counted))
-        .order_by(model.id)
-        .limit(_BATCH)
     )
-    return [table.ref(job_id) for job_id in session.scalars(query)]
+    return _found(session, table, query, skip)
+
+
+def _found(session: Session, table: JobTable, query: Select[int], skip: Collection[int]) -> list[JobRef]:
+    """Return the first jobs that a query finds, without those whose rows are locked: the others must not wait."""
+    model = table.model
+    query = query.where(not_in(model.id, skip)).order_by(model.id).limit(BATCH)
+    unlocked = query.with_for_update(of=model, key_share=True, skip_locked=True)
+    return [table.ref(job_id) for job_id in session.scalars(unlocked)]
+
+
+def impossible(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[int]:
+    """Return open chunks of running jobs with times and numbers that no transition writes: they would wait for ever."""
+    query = (
+        select(Chunk.id)
+        .join(table.model, table.chunk_key == table.model.id)
+        .where(table.model.status == JobStatus.RUNNING, _OPEN, _IMPOSSIBLE, not_in(Chunk.id, skip))
+    )
+    return list(session.scalars(query.order_by(Chunk.id).limit(BATCH)))
+
+
+def correct(session: Session, table: JobTable, chunk_id: int) -> bool:
+    """Set such times and numbers of a chunk to what a transition could have written; return whether there were any.
+
+    A chunk without an attempt left fails.
+
+    Raises:
+        NotRunningError: when its job does not run any more. Roll back.
+    """
+    job_id = session.scalar(select(table.chunk_key).where(Chunk.id == chunk_id))
+    if job_id is None:
+        return False
+    ref = table.ref(job_id)
+    jobs.pin(session, ref)
+    row = session.execute(
+        select(Chunk.state, Chunk.attempt, Chunk.max_attempts)
+        .where(Chunk.id == chunk_id, _OPEN, _IMPOSSIBLE)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).one_or_none()
+    if row is None:
+        return False
+    values: dict[str, Any] = {
+        "attempt": func.greatest(Chunk.attempt, 0),
+        "max_attempts": func.least(Chunk.max_attempts, MAX_ATTEMPTS_WITH_DEFERRALS),
+        "available_at": func.least(Chunk.available_at, _NOW),
+        "dispatched_at": case((Chunk.dispatched_at > _NOW + _LONG, None), else_=Chunk.dispatched_at),
+        "lease_until": case((Chunk.lease_until > _NOW + _LONG, _NOW), else_=Chunk.lease_until),
+    }
+    exhausted = row.state == ChunkState.QUEUED and max(row.attempt, 0) >= min(
+        row.max_attempts, MAX_ATTEMPTS_WITH_DEFERRALS
+    )
+    if exhausted:
+        error = f"no attempt is left: attempt is {row.attempt}, max_attempts is {row.max_attempts}"
+        values |= {"state": ChunkState.FAILED, "error": error}
+    session.execute(
+        update(Chunk).where(Chunk.id == chunk_id).values(values).execution_options(synchronize_session=False)
+    )
+    if exhausted:
+        jobs.count(session, ref, delta(ChunkState.QUEUED, ChunkState.FAILED))
+    return True
 
 
 _COUNTED = (ChunkState.RUNNING, ChunkState.COMPLETED, ChunkState.FAILED)
@@ -156,5 +248,5 @@ def repair(session: Session, ref: JobRef, recounted: Mapping[str, int]) -> Repai
 def is_past_grace_period(session: Session, ref: JobRef, *, grace_period: timedelta) -> bool:
     """Return whether a job ended at least `grace_period` ago."""
     model = ref.table.model
-    ended = model.status.in_(ENDED) & (model.completed_at + grace_period <= _NOW)
+    ended = model.status.in_(ENDED) & (model.completed_at <= _NOW - grace_period)
     return session.scalar(select(model.id).where(model.id == ref.id, ended)) is not None
