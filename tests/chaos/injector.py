@@ -9,6 +9,8 @@ from fnmatch import fnmatch
 
 from chaos.faults.catalog import ACTING, FAULTS, Arena, Fault, SkippedError
 
+#: Seconds of a cycle, and those at its end in which no service is taken away, so that recovery is seen without that.
+_CYCLE, _CALM = 60.0, 25.0
 #: Faults that act at the same time at most.
 _AT_ONCE = 10
 
@@ -42,6 +44,7 @@ class Injector:
     def __init__(self, arena: Arena, kinds: Sequence[Fault], *, per_second: float, chance: random.Random) -> None:
         self._arena, self._kinds, self._per_second, self._random = arena, kinds, per_second, chance
         self._round: deque[Fault] = deque()
+        self._begun = 0.0
         self._busy: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._acting = threading.Semaphore(_AT_ONCE)
@@ -55,6 +58,7 @@ class Injector:
         self.errors: Counter[str] = Counter()
 
     def start(self) -> None:
+        self._begun = self._arena.now()
         self._thread.start()
 
     def stop(self) -> None:
@@ -73,13 +77,15 @@ class Injector:
 
     def _next(self) -> Fault | None:
         """Return the next kind of the round that may act beside those that do."""
-        if not self._round:
+        if len(self._round) < len(self._kinds) / 4:
+            # Not only when none is left: the last ones may all have to wait for each other.
             dealt = [one for one in self._kinds for _ in range(one.weight)]
             self._round.extend(self._random.sample(dealt, k=len(dealt)))
+        calm = (self._arena.now() - self._begun) % _CYCLE > _CYCLE - _CALM
         with self._lock:
             for _ in range(len(self._round)):
                 one = self._round.popleft()
-                if one.alone is None or not self._busy[one.alone]:
+                if (one.alone is None or not self._busy[one.alone]) and not (calm and one.takes):
                     self._busy[one.alone or ""] += 1
                     return one
                 self._round.append(one)

@@ -327,6 +327,8 @@ class Load:
         elif status in _ENDED:
             if group.fate and not group.restored and "running" in group.ends:
                 return  # the fault is not done with it
+            if group.restored and status != "completed" and now - group.since < _RESEND:
+                return  # it was read before the fault restored it
             self._ended(group, status)
         elif status == "pending" and now - group.sent > _RESEND:
             self._start(group)

@@ -17,12 +17,14 @@ class Recovered:
         fault: what happened to it.
         chunk: its id.
         begun, ended: when, by the monotonic clock.
+        again: whether another fault took its process or message meanwhile.
     """
 
     fault: str
     chunk: int
     begun: float
     ended: float
+    again: bool
 
     @property
     def seconds(self) -> float:
@@ -35,23 +37,23 @@ class Recovery:
 
     Attributes:
         recovered: those that run again.
-        disturbances: when a service, messages or worker processes were taken away, as fault, begin and end.
+        disturbances: when a service was away, as fault, begin and end.
     """
 
     recovered: list[Recovered] = field(default_factory=list)
     disturbances: list[tuple[str, float, float]] = field(default_factory=list)
     _awaited: dict[int, tuple[str, int | None, float]] = field(default_factory=dict)
+    _again: set[int] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def expect(self, fault: str, victims: Iterable[Victim], now: float) -> int:
-        """Wait for these chunks from now on; return how many are new."""
-        count = 0
+    def expect(self, fault: str, victims: Iterable[Victim], now: float) -> None:
+        """Wait for these chunks from now on; for those that are waited for already, note that it takes longer."""
         with self._lock:
             for chunk, fence in victims:
-                if chunk not in self._awaited:
+                if chunk in self._awaited:
+                    self._again.add(chunk)
+                else:
                     self._awaited[chunk] = (fault, fence, now)
-                    count += 1
-        return count
 
     def awaited(self) -> list[int]:
         """Return the chunks to look at."""
@@ -74,12 +76,14 @@ class Recovery:
                 if state == "queued" or (state == "running" and current == fence):
                     continue
                 del self._awaited[chunk]
+                again = chunk in self._again
+                self._again.discard(chunk)
                 # One that ended by the claim that it had, or was cancelled or deleted, had nothing to recover from.
                 if current != fence and state not in {"cancelled", "deleted"}:
-                    self.recovered.append(Recovered(fault, chunk, begun, now))
+                    self.recovered.append(Recovered(fault, chunk, begun, now, again))
 
     def disturb(self, fault: str, begin: float, end: float) -> None:
-        """Note when something was away, or an instant at which messages were lost."""
+        """Note when a service was away."""
         with self._lock:
             self.disturbances.append((fault, begin, end))
 
@@ -91,7 +95,7 @@ class Recovery:
             others = any(
                 begin < one.ended and end > one.begun and fault != one.fault for fault, begin, end in self.disturbances
             )
-            (disturbed if others else alone).append(one.seconds)
+            (disturbed if others or one.again else alone).append(one.seconds)
         return sorted(alone), sorted(disturbed)
 
 

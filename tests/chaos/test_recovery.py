@@ -38,9 +38,17 @@ def test_what_another_fault_disturbed_is_counted_apart() -> None:
     recovery.expect("killed", [(1, 10), (2, 20)], now=100)
     recovery.disturb("killed", 100, 101)
     recovery.look([row(1, "running", 11), row(2, "queued", 20)], now=102)
-    recovery.disturb("flushed", 103, 103)
+    recovery.disturb("hangs", 103, 104)
     recovery.look([row(2, "running", 21)], now=110)
     assert recovery.times() == ([2], [10])
+
+
+def test_a_chunk_that_two_faults_took_is_counted_apart() -> None:
+    recovery = Recovery()
+    recovery.expect("killed", [(1, 10)], now=100)
+    recovery.expect("flushed", [(1, 10)], now=101)
+    recovery.look([row(1, "running", 11)], now=110)
+    assert recovery.times() == ([], [10])
 
 
 def test_percentiles() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -30,7 +29,6 @@ class Worker:
         process: the main process.
         started: when, by the monotonic clock.
         asked: the fault that ends it, if one does: it may end.
-        environment: variables of this start alone.
     """
 
     name: str
@@ -109,9 +107,6 @@ class Workers:
         with self._lock:
             return list(self._running.values())
 
-    def any(self, chance: random.Random) -> Worker:
-        return chance.choice(self.all())
-
     def next_start(self, **variables: str) -> None:
         """Give the next worker that is started these variables."""
         with self._lock:
@@ -147,14 +142,14 @@ class Workers:
         return [pid for pid in _members(self._groups - living) if processes.is_running(pid)]
 
     def wait_until_restarted(self, worker: Worker, *, seconds: float = 60) -> bool:
-        """Wait until another main process has the place of one that was ended; return whether one has."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self._ended.is_set():
+        """Wait until another main process has the place of one that ends, and has children; return whether one has."""
+
+        def restarted() -> bool:
             with self._lock:
-                if self._running[worker.name].process is not worker.process:
-                    return True
-            time.sleep(0.05)
-        return False
+                now = self._running[worker.name]
+            return self._ended.is_set() or (now.process is not worker.process and bool(now.children()))
+
+        return until(restarted, seconds=seconds)
 
     def _start(self, name: str) -> None:
         command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]

@@ -47,12 +47,12 @@ def _kill_clients(arena: Arena, *, kind: str | None) -> None:
             client.execute_command("CLIENT", "KILL", "SKIPME", "yes")
 
 
-@fault("all connections killed", "redis", weight=2, takes=True)
+@fault("all connections killed", "redis", weight=2)
 def kill_all_clients(arena: Arena) -> None:
     _kill_clients(arena, kind=None)
 
 
-@fault("normal connections killed", "redis", takes=True)
+@fault("normal connections killed", "redis")
 def kill_normal_clients(arena: Arena) -> None:
     _kill_clients(arena, kind="normal")
 
@@ -78,7 +78,7 @@ def kill_clients_often(arena: Arena) -> None:
         arena.hold(0.1)
 
 
-@fault("everything flushed", "redis", weight=2, takes=True)
+@fault("everything flushed", "redis", weight=2)
 def flush(arena: Arena) -> None:
     with arena.broker.client() as client:
         chunks = [chunk for queue in _QUEUES for chunk in chunks_in(client, queue)]
@@ -86,7 +86,7 @@ def flush(arena: Arena) -> None:
     _expect(arena, chunks)
 
 
-@fault("queue deleted", "redis", weight=2, takes=True)
+@fault("queue deleted", "redis", weight=2)
 def delete_queue(arena: Arena) -> None:
     queue = arena.random.choice(_QUEUES[:3])
     with arena.broker.client() as client:
@@ -95,7 +95,7 @@ def delete_queue(arena: Arena) -> None:
     _expect(arena, chunks)
 
 
-@fault("one message lost", "redis", weight=2, takes=True)
+@fault("one message lost", "redis", weight=2)
 def lose_message(arena: Arena) -> None:
     with arena.broker.client() as client:
         for queue in arena.random.sample(_QUEUES[:3], k=3):
@@ -105,7 +105,7 @@ def lose_message(arena: Arena) -> None:
                 return
 
 
-@fault("unacknowledged messages deleted", "redis", takes=True)
+@fault("unacknowledged messages deleted", "redis")
 def delete_unacknowledged(arena: Arena) -> None:
     with arena.broker.client() as client:
         client.delete("unacked", "unacked_index", "unacked_mutex")
@@ -175,7 +175,7 @@ def fill(arena: Arena) -> None:
 
 @fault("full while a worker starts", "redis", alone="mains", takes=True)
 def fill_at_start(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = arena.random.choice(arena.workers.all())
 
     def end_worker() -> None:
         worker.asked = "SIGTERM"

@@ -45,7 +45,9 @@ class Arena:
 
     def expect(self, victims: Iterable[Victim]) -> None:
         """Wait for the recovery of chunks whose process or message the fault that acts has just taken."""
-        self.recovery.expect(ACTING.get(), victims, self.now())
+        taken = list(victims)
+        self.events.write("chunks taken", kind=ACTING.get(), chunks=[chunk for chunk, _ in taken])
+        self.recovery.expect(ACTING.get(), taken, self.now())
 
     def hold(self, seconds: float) -> None:
         """Let the fault last for so long, or until the run ends."""
@@ -73,8 +75,8 @@ class Fault:
         act: does it, and undoes what has to be undone.
         weight: how often it is dealt in a round of all kinds.
         alone: no two faults with the same word act at the same time.
-        takes: whether a service, messages or worker processes are away while it acts, so that whatever recovers from
-            another fault at that time takes longer.
+        takes: whether a service or the machine is taken from the workers while it acts, so that what recovers from
+            another fault takes longer.
     """
 
     name: str

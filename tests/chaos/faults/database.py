@@ -50,7 +50,7 @@ def terminate_one(arena: Arena) -> None:
     )
 
 
-@fault("all sessions ended", "postgresql", weight=2, takes=True)
+@fault("all sessions ended", "postgresql", weight=2)
 def terminate_all(arena: Arena) -> None:
     _execute(arena, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_WORKERS}")
 

@@ -50,6 +50,14 @@ def _stopped(arena: Arena, pids: Sequence[int]) -> Iterator[list[Victim]]:
         processes.send(pids, signal.SIGCONT)
 
 
+def _ready(arena: Arena) -> Worker:
+    """Return a worker whose children run."""
+    found = [worker for worker in arena.workers.all() if worker.children()]
+    if not found:
+        raise SkippedError("no worker has children at the moment")
+    return arena.random.choice(found)
+
+
 def _busy_child(arena: Arena) -> int:
     """Return a child, one that runs a chunk if there is one."""
     mine = {pid for worker in arena.workers.all() for pid in worker.children()}
@@ -81,9 +89,9 @@ def kill_two_children(arena: Arena) -> None:
     _kill(arena, sorted({_busy_child(arena), _busy_child(arena)}))
 
 
-@fault("child killed in its first second", "workers", alone="mains", takes=True)
+@fault("child killed in its first second", "workers", alone="mains")
 def kill_young_child(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     known = set(worker.children())
     if not known:
         raise SkippedError("no child runs")
@@ -92,9 +100,9 @@ def kill_young_child(arena: Arena) -> None:
     processes.send(set(worker.children()) - known, signal.SIGKILL)
 
 
-@fault("main killed, its children not", "workers", alone="mains", takes=True)
+@fault("main killed, its children not", "workers", alone="mains")
 def kill_main(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     with _stopped(arena, worker.children()) as victims:
         worker.asked = "main killed"
         processes.send([worker.pid], signal.SIGKILL)
@@ -103,9 +111,9 @@ def kill_main(arena: Arena) -> None:
     arena.workers.wait_until_restarted(worker)
 
 
-@fault("main and children killed", "workers", alone="mains", takes=True)
+@fault("main and children killed", "workers", alone="mains")
 def kill_family(arena: Arena) -> None:
-    _kill_family(arena, [arena.workers.any(arena.random)], "main and children killed")
+    _kill_family(arena, [_ready(arena)], "main and children killed")
 
 
 @fault("all mains and children killed", "workers", alone="mains", takes=True)
@@ -124,9 +132,9 @@ def _kill_family(arena: Arena, workers: Sequence[Worker], name: str) -> None:
         arena.workers.wait_until_restarted(worker)
 
 
-@fault("main killed in its first seconds", "workers", alone="mains", takes=True)
+@fault("main killed in its first seconds", "workers", alone="mains")
 def kill_starting_main(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     _kill_family(arena, [worker], "main and children killed")
     young = next(one for one in arena.workers.all() if one.name == worker.name)
     arena.hold(arena.between(0.3, 2.5))
@@ -146,16 +154,16 @@ def stop_child_shortly(arena: Arena) -> None:
         arena.hold(arena.between(0.5, LEASE / 2))
 
 
-@fault("main stopped beyond the lease", "workers", alone="mains", takes=True)
+@fault("main stopped beyond the lease", "workers", alone="mains")
 def stop_main(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     with _stopped(arena, [worker.pid]):
         arena.hold(LEASE + arena.between(1, 4))
 
 
-@fault("main and children stopped beyond the lease", "workers", alone="mains", takes=True)
+@fault("main and children stopped beyond the lease", "workers", alone="mains")
 def stop_family(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     _stop_beyond_lease(arena, worker.everything())
 
 
@@ -165,34 +173,34 @@ def _stop_beyond_lease(arena: Arena, pids: Sequence[int]) -> None:
         arena.hold(LEASE + arena.between(1, 4))
 
 
-@fault("SIGTERM", "workers", alone="mains", takes=True)
+@fault("SIGTERM", "workers", alone="mains")
 def terminate(arena: Arena) -> None:
     _ask(arena, signal.SIGTERM)
 
 
-@fault("SIGQUIT", "workers", alone="mains", takes=True)
+@fault("SIGQUIT", "workers", alone="mains")
 def quit_worker(arena: Arena) -> None:
     _ask(arena, signal.SIGQUIT)
 
 
-@fault("SIGINT", "workers", alone="mains", takes=True)
+@fault("SIGINT", "workers", alone="mains")
 def interrupt(arena: Arena) -> None:
     _ask(arena, signal.SIGINT)
 
 
-@fault("SIGTERM twice", "workers", alone="mains", takes=True)
+@fault("SIGTERM twice", "workers", alone="mains")
 def terminate_twice(arena: Arena) -> None:
     _ask(arena, signal.SIGTERM, signal.SIGTERM)
 
 
-@fault("SIGTERM, then SIGQUIT", "workers", alone="mains", takes=True)
+@fault("SIGTERM, then SIGQUIT", "workers", alone="mains")
 def terminate_and_quit(arena: Arena) -> None:
     _ask(arena, signal.SIGTERM, signal.SIGQUIT)
 
 
-@fault("SIGTERM, then killed", "workers", alone="mains", takes=True)
+@fault("SIGTERM, then killed", "workers", alone="mains")
 def terminate_and_kill(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     worker.asked = "SIGTERM, then killed"
     processes.send([worker.pid], signal.SIGTERM)
     arena.hold(arena.between(0, 0.5))
@@ -203,16 +211,16 @@ def terminate_and_kill(arena: Arena) -> None:
 
 def _ask(arena: Arena, *numbers: signal.Signals) -> None:
     """Ask a worker to end; it must do so within its grace period."""
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     worker.asked = ", ".join(number.name for number in numbers)
     for number in numbers:
         processes.send([worker.pid], number)
         arena.hold(arena.between(0.05, 0.6))
-    if not arena.workers.wait_until_restarted(worker, seconds=_GRACE) and not arena.ended.is_set():
+    if not until(lambda: not processes.is_running(worker.pid) or arena.ended.is_set(), seconds=_GRACE):
         arena.workers.exits.append(f"{worker.name} did not end within {_GRACE:.0f} s of {worker.asked}")
         arena.events.write("violation", rule="workers end when they are asked", what=arena.workers.exits[-1])
         processes.send(worker.everything(), signal.SIGKILL)
-        arena.workers.wait_until_restarted(worker)
+    arena.workers.wait_until_restarted(worker)
 
 
 @fault("decoder stopped and continued", "decoders", weight=4)
@@ -273,7 +281,7 @@ def burn(arena: Arena) -> None:
 
 @fault("worker stopped and continued ten times a second", "machine", alone="cpu", takes=True)
 def flap(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     end = arena.now() + 3
     while arena.now() < end and not arena.ended.is_set():
         everything = worker.everything()
@@ -287,7 +295,7 @@ def flap(arena: Arena) -> None:
 
 @fault("worker at the lowest priority", "machine", alone="cpu", takes=True)
 def make_nice(arena: Arena) -> None:
-    worker = arena.workers.any(arena.random)
+    worker = _ready(arena)
     if os.geteuid() != 0:
         raise SkippedError("only root may raise the priority again")
     everything = worker.everything()
