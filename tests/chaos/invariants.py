@@ -37,6 +37,7 @@ _CRAWLS = f"""
     SELECT job.id, job.status, job.progress, job.total_chunks, job.active_chunks, job.completed_chunks,
         job.failed_chunks, job.total_images, job.downloaded_images, job.valid_images, job.max_images, ledger.*,
         (SELECT count(*) FROM images WHERE crawl_job_id = job.id) AS rows,
+        EXISTS (SELECT FROM pixcrawler.recounts WHERE crawl_job_id = job.id) AS to_recount,
         (
             SELECT count(*) FROM pixcrawler.verdicts
             JOIN images ON images.id = verdicts.image_id
@@ -107,7 +108,8 @@ def _of_crawl(row: Row) -> Iterator[str]:
     ended = row["active_chunks"] + row["completed_chunks"] + row["failed_chunks"]
     if ended > row["total_chunks"]:
         yield f"counters sum to the total at most: {ended} of {row['total_chunks']}"
-    if row["valid_images"] != row["rows"] - row["invalid"]:
+    # Deleting images or a validation marks the job, in the same transaction, to be counted again.
+    if row["valid_images"] != row["rows"] - row["invalid"] and not row["to_recount"]:
         yield (
             f"valid_images is the number of rows that are not invalid: {row['valid_images']} in the row, "
             f"{row['rows']} images, {row['invalid']} invalid"
@@ -246,6 +248,8 @@ def at_end(kind: str, row: Row) -> Iterator[str]:
     if row["ledger_active"] or row["ledger_queued"]:
         yield f"an ended job has no open chunk: {row['ledger_queued']} queued, {row['ledger_active']} running"
     if kind == "crawl":
+        if row["to_recount"]:
+            yield "at the end every job is counted again whose images were deleted"
         if row["active_chunks"]:
             yield f"at the end no chunk is active: {row['active_chunks']}"
         if row["status"] == "completed" and row["completed_chunks"] + row["failed_chunks"] != row["total_chunks"]:

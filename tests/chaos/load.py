@@ -27,6 +27,8 @@ T = TypeVar("T")
 _ORDINARY, _APART = 9, 6
 #: Seconds in which a job must end, counted from when its last waiting chunk became due.
 BOUND = 150.0
+#: Share of the jobs that are requested in the transaction that inserts them.
+_REQUESTED = 0.5
 #: Seconds after which an API sends a start again whose job is still pending.
 _RESEND = 10.0
 #: The order in which the jobs of a group run, and their tables.
@@ -49,6 +51,8 @@ class Group:
         sent: when its start message was sent last.
         fate: what a fault did to it.
         ends: statuses in which the job of the stage may end; by default it completes.
+        requested: whether the job of the stage was requested in the transaction that inserted it: its start message is
+            sent once, and may get lost.
         restored: whether it must end as without faults although a fault has its fate.
         running: whether the job of the stage was planned when it was looked at last.
         done: whether it is over.
@@ -65,6 +69,7 @@ class Group:
     fate: str = ""
     ends: frozenset[str] = frozenset({"completed"})
     restored: bool = False
+    requested: bool = False
     running: bool = False
     done: bool = False
 
@@ -170,10 +175,10 @@ class Load:
         with self._lock:
             group.ends, group.restored, group.since = frozenset({"completed", *ends}), restored, time.monotonic()
 
-    def ordinary(self) -> Group | None:
-        """Return a group that must end as without faults."""
+    def running_crawl(self) -> Group | None:
+        """Return a group that must end as without faults and whose crawl is planned and runs."""
         with self._lock:
-            found = [group for group in self._groups if not group.apart]
+            found = [group for group in self._groups if group.running and not group.apart and group.stage == "crawl"]
             return self._random.choice(found) if found else None
 
     def may_lose_images(self, pid: int) -> bool:
@@ -267,6 +272,15 @@ class Load:
         recipe = group.recipe
         group.stage, group.since, group.running = stage, time.monotonic(), False
         group.ends, group.restored = frozenset({"completed"}), False
+        group.requested = self._random.random() < _REQUESTED
+        options = (Jsonb(recipe.crawl_options(self._servers)),) if stage == "crawl" else ()
+
+        def insert_and_request(connection: psycopg.Connection) -> int:
+            job = insert(connection)
+            if group.requested:
+                marks = ", ".join(["%s"] * (1 + len(options)))
+                connection.execute(f"SELECT pixcrawler.request_{stage}({marks})".encode(), (job, *options))
+            return job
 
         def insert(connection: psycopg.Connection) -> int:
             if stage == "crawl":
@@ -296,7 +310,7 @@ class Load:
                 *(crawl, group.owner, recipe.name, recipe.format, Jsonb(recipe.options)),
             )
 
-        group.jobs[stage] = self.write(insert)
+        group.jobs[stage] = self.write(insert_and_request)
         self._start(group)
 
     def _start(self, group: Group) -> None:
@@ -330,7 +344,7 @@ class Load:
             if group.restored and status != "completed" and now - group.since < _RESEND:
                 return  # it was read before the fault restored it
             self._ended(group, status)
-        elif status == "pending" and now - group.sent > _RESEND:
+        elif status == "pending" and now - group.sent > _RESEND and not group.requested:
             self._start(group)
         elif now - group.since > BOUND and self._is_late(group):
             self._end(group, f"still {status}")

@@ -55,7 +55,7 @@ def _repeat(arena: Arena, send: Callable[[], object], done: Callable[[], bool]) 
 def _cancel_by_message(arena: Arena, group: Group, *, times: int = 1) -> bool:
     def send() -> None:
         for _ in range(times):
-            arena.load.send(Task.CRAWL_CANCEL, group.job)
+            arena.load.send(Task[f"{group.stage.upper()}_CANCEL"], group.job)
 
     return _repeat(arena, send, lambda: _status(arena, group) in _ENDED)
 
@@ -73,7 +73,7 @@ def _retry(arena: Arena, group: Group, *, times: int = 1) -> None:
 
     def send() -> None:
         for _ in range(times):
-            arena.load.send(Task.CRAWL_RETRY, group.job)
+            arena.load.send(Task[f"{group.stage.upper()}_RETRY"], group.job)
 
     if _repeat(arena, send, lambda: _status(arena, group) in {"pending", "running", "completed"}):
         arena.load.settle(group, restored=True)
@@ -98,7 +98,11 @@ def cancel_by_row(arena: Arena) -> None:
 
 @fault("cancelled by message and retried", "jobs", weight=2)
 def cancel_and_retry(arena: Arena) -> None:
-    group = _claim(arena, "crawl", "cancelled by message and retried", "cancelled", "running")
+    _cancel_and_retry(arena, "crawl", "cancelled by message and retried")
+
+
+def _cancel_and_retry(arena: Arena, stage: str, fate: str) -> None:
+    group = _claim(arena, stage, fate, "cancelled", "failed", "running")
     _cancel_by_message(arena, group)
     arena.hold(arena.between(0, 2))
     _retry(arena, group)
@@ -112,18 +116,28 @@ def cancel_by_row_and_retry(arena: Arena) -> None:
     _retry(arena, group, times=2)
 
 
+@fault("validation cancelled by message and retried", "jobs")
+def cancel_validation(arena: Arena) -> None:
+    _cancel_and_retry(arena, "validation", "validation cancelled by message and retried")
+
+
+@fault("export cancelled by message and retried", "jobs")
+def cancel_export(arena: Arena) -> None:
+    _cancel_and_retry(arena, "export", "export cancelled by message and retried")
+
+
 @fault("retried although it runs", "jobs")
 def retry_running(arena: Arena) -> None:
-    group = arena.load.ordinary()
-    if group is None or group.stage != "crawl":
+    group = arena.load.running_crawl()
+    if group is None:
         raise SkippedError("no crawl runs")
     arena.load.send(Task.CRAWL_RETRY, group.job)
 
 
 @fault("started again with other options", "jobs")
 def start_again(arena: Arena) -> None:
-    group = arena.load.ordinary()
-    if group is None or group.stage != "crawl" or _status(arena, group) == "pending":
+    group = arena.load.running_crawl()
+    if group is None:
         raise SkippedError("no crawl runs")
     arena.load.send(Task.CRAWL_START, group.job, {"urls": ["http://127.0.0.1:1/other.jpg"]})
 
@@ -158,6 +172,12 @@ def delete_crawl_of_validation(arena: Arena) -> None:
 @fault("validation deleted", "jobs")
 def delete_validation(arena: Arena) -> None:
     _do(arena, "DELETE FROM validation_jobs WHERE id = %s", _claim(arena, "validation", "validation deleted").job)
+
+
+@fault("completed validation deleted during the export", "jobs")
+def delete_completed_validation(arena: Arena) -> None:
+    group = _claim(arena, "export", "completed validation deleted during the export")
+    _do(arena, "DELETE FROM validation_jobs WHERE id = %s", group.jobs["validation"])
 
 
 @fault("export deleted", "jobs")

@@ -1,7 +1,6 @@
 """Messages that are malformed, doubled, foreign, stale or old, put into the queues as Redis has them."""
 
 import base64
-import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -236,12 +235,10 @@ def old_protocol(arena: Arena) -> None:
 @fault("start with named arguments", "messages", weight=3)
 def named_arguments(arena: Arena) -> None:
     """Send again the start of a job that runs, as an older API does."""
-    group = arena.load.ordinary()
+    group = arena.load.running_crawl()
     if group is None:
         raise SkippedError("no job runs")
-    with contextlib.suppress(KeyError):
-        start = message(Task.CRAWL_START, crawl_job_id=group.jobs["crawl"])
-        _push(arena, "crawl", json.dumps(start).encode())
+    _push(arena, "crawl", json.dumps(message(Task.CRAWL_START, crawl_job_id=group.job)).encode())
 
 
 @fault("reversed", "messages", weight=3)
