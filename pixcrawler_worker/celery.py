@@ -34,6 +34,9 @@ log = structlog.get_logger()
 _SWEEP_GRACE = 10
 #: Sweeps in which a failed task's process is looked for.
 _LOOKS = 2
+#: Redis keeps a list for each priority. That of messages without one, 0, is read first: a start or a cancel is short,
+#: and does not wait behind the chunks of other jobs.
+_CHUNK_PRIORITY = 3
 #: Seconds between two messages that ask for storage to be tidied.
 _TIDY_SECONDS = 600
 
@@ -100,6 +103,7 @@ def send_messages(messages: Iterable[ChunkMessage]) -> None:
                     args=(message.chunk_id,),
                     queue=message.queue,
                     task_id=message.task_id,
+                    priority=_CHUNK_PRIORITY,
                     producer=producer,
                     ignore_result=True,
                 )

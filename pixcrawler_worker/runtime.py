@@ -100,9 +100,13 @@ def connect(settings: Settings) -> Runtime:
     )
 
 
-def owner() -> str:
-    """Return a unique name for a claim: it identifies the claim if the answer to its COMMIT got lost."""
-    return f"{platform.node()}:{os.getpid()}:{uuid.uuid4()}"
+def owner(chunk_id: int) -> str:
+    """Return a unique name for a claim: it identifies the claim if the answer to its COMMIT got lost.
+
+    Args:
+        chunk_id: from the message that led to the claim, which may be of another chunk.
+    """
+    return f"{platform.node()}:{os.getpid()}:{chunk_id}.{uuid.uuid4()}"
 
 
 def local_pid(owner: str) -> int | None:

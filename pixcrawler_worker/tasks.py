@@ -46,7 +46,7 @@ def _register(kind: AnyJobKind) -> None:
     def run_chunk(chunk_id: object) -> None:
         """Run one chunk of a job."""
         if _is_id(chunk_id, MAX_INT8):
-            send_messages(executor.run(runtime.current(), kind, chunk_id))
+            send_messages(executor.run(runtime.current(), kind, chunk_id, turns=_turns()))
         else:
             log.warning("message dropped", reason=f"there is no chunk {chunk_id!r}")
 
@@ -54,6 +54,13 @@ def _register(kind: AnyJobKind) -> None:
         _register_transition(kind, kind.cancel_task, cancel)
     if kind.retry_task:
         _register_transition(kind, kind.retry_task, lambda job_id: submission.retry(runtime.current(), kind, job_id))
+
+
+def _turns() -> executor.Turns:
+    """Return what this worker may run in place of the chunk of a message: chunks of the queues that it consumes."""
+    consumed = app.amqp.queues.consume_from
+    kinds = [kind for kind in JOB_KINDS.values() if kind.table.queue in consumed]
+    return executor.Turns(kinds, postpone=lambda message: send_messages([message]))
 
 
 def _register_transition(kind: AnyJobKind, task: str, transition: Callable[[int], list[ChunkMessage]]) -> None:

@@ -269,6 +269,16 @@ class Chunk(Base):
             )
             for column in ("crawl_job_id", "validation_job_id", "export_job_id")
         ),
+        # The next chunk of a job, without a look at those that have ended.
+        *(
+            Index(
+                f"ix_chunks_{column}_queued",
+                column,
+                "seq",
+                postgresql_where=text(f"state = 'queued' AND {column} IS NOT NULL"),
+            )
+            for column in ("crawl_job_id", "validation_job_id", "export_job_id")
+        ),
         Index("ix_chunks_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_chunks_available_at", "available_at", postgresql_where=text("state = 'queued'")),
         # Each row is updated several times: free space on its page allows HOT updates, which leave the indexes alone.

@@ -7,39 +7,57 @@ and a heartbeat on a connection of its own extends the lease.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import structlog
 
-from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger import chunks, fairness, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import submission
-from pixcrawler_worker.jobs.kind import JobKind, Result, Work
+from pixcrawler_worker.jobs.kind import AnyJobKind, JobKind, Result, Work
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, owner
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
+#: Share of the claims in which the job that ends soonest may be ahead of the others. The rest keeps the others going.
+_FAVORED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How a message may serve another job than the one that it was sent for; see `db/ledger/fairness.py`.
+
+    Attributes:
+        kinds: whose chunks the process may run.
+        postpone: sends the message again, to the end of its queue. It is called before the work begins.
+    """
+
+    kinds: Sequence[AnyJobKind]
+    postpone: Callable[[ChunkMessage], None]
+
 
 class _ClaimLostError(Exception):
     """The claim is no longer valid: the work stops and its result is dropped."""
 
 
-def run(
+def run(  # noqa: PLR0913 - what production passes, and the seams of tests
     runtime: Runtime,
-    kind: JobKind[Work, Result],
+    kind: AnyJobKind,
     chunk_id: int,
     *,
+    turns: Turns | None = None,
     limits: JobLimits = LIMITS,
     jitter: Callable[[], float] = random.random,
 ) -> list[ChunkMessage]:
-    """Run a chunk if it is queued and due, and return the messages to send next.
+    """Run a chunk if it is queued and due, or one of a job whose turn it is; return the messages to send next.
 
     A duplicate, early or stale message changes nothing, nor does one about a chunk of another kind. A transient error
     releases the chunk, a permanent one fails it. Anything else is a bug and is raised; the attempt was counted, and the
@@ -49,15 +67,16 @@ def run(
         runtime: connects to everything.
         kind: of the chunk's job.
         chunk_id: from the message.
+        turns: how other jobs get their turns; None to run the chunk of the message and no other.
         limits: how long the work may take.
         jitter: returns a random number from 0 up to 1.
     """
-    claimed = _claim(runtime, kind, chunk_id)
+    claimed = _claim(runtime, kind, chunk_id, turns, jitter)
     if claimed is None:
         return []
-    claim, work = claimed
+    kind, claim, work = claimed
     job = claim.job
-    with structlog.contextvars.bound_contextvars(job=job.id, chunk=chunk_id, attempt=claim.attempt):
+    with structlog.contextvars.bound_contextvars(job=job.id, chunk=claim.chunk_id, attempt=claim.attempt):
         match _attempt(runtime, kind, claim, work, limits, jitter):
             case ChunkOutcome.LOST:
                 log.info("result dropped: the claim is lost, or the job does not run")
@@ -68,25 +87,46 @@ def run(
                 return transact(runtime.sessions, lambda session: chunks.dispatch_next(session, job, limit=1))
 
 
-def _claim(runtime: Runtime, kind: JobKind[Work, Result], chunk_id: int) -> tuple[Claim, Work] | None:
-    claimant = owner()
+def _claim(
+    runtime: Runtime, kind: AnyJobKind, chunk_id: int, turns: Turns | None, jitter: Callable[[], float]
+) -> tuple[AnyJobKind, Claim, Any] | None:
+    """Claim a chunk, and return it with its kind and with what its work needs; None when there is nothing to do."""
+    kinds = {one.table: one for one in (kind, *(turns.kinds if turns else ()))}
+    tables = [one.table for one in turns.kinds] if turns else []
+    claimant = owner(chunk_id)
+    favor_short = jitter() < _FAVORED
 
-    def work(session: Session) -> tuple[Claim, Work] | None:
-        claim = chunks.claim(session, kind.table, chunk_id, owner=claimant, lease=runtime.settings.lease)
+    def work(session: Session) -> tuple[fairness.Taken, Any]:
+        taken = fairness.claim(
+            session,
+            kind.table,
+            chunk_id,
+            tables=tables,
+            owner=claimant,
+            lease=runtime.settings.lease,
+            favor_short=favor_short,
+        )
+        claim = taken.claim
         if claim is None:
-            return None
+            return taken, None
         try:
-            return claim, kind.prepare(runtime, session, claim)
+            return taken, kinds[claim.job.table].prepare(runtime, session, claim)
         except PermanentError as error:
             # Another version planned it; the sweep concludes the job. Raised, this would be tried for ever.
             chunks.fail(session, claim, error=str(error))
-            return None
+            return replace(taken, claim=None), None
 
     try:
-        return transact(runtime.sessions, work)
+        taken, prepared = transact(runtime.sessions, work)
     except NotRunningError as error:
+        if turns:
+            # It may be the other job that was cancelled just now.
+            return _claim(runtime, kind, chunk_id, None, jitter)
         log.info("message dropped", chunk=chunk_id, reason=str(error))
         return None
+    if turns and taken.postponed:
+        turns.postpone(taken.postponed)
+    return (kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None
 
 
 def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on

@@ -127,6 +127,8 @@ def sweep(
 def expire_lease(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]) -> bool:
     """End the lease of the chunk that a task was running when it ended badly; return whether it held one.
 
+    That may be a chunk of another job than the one that the task was sent for.
+
     Args:
         runtime: connects to the database.
         task_id: the task. Another process may be at another attempt of it by now, which is left alone.
@@ -134,9 +136,9 @@ def expire_lease(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]
     """
 
     def work(session: Session) -> bool:
-        owner = chunks.owner_of(session, task_id)
-        pid = None if owner is None else local_pid(owner)
-        return owner is not None and pid is not None and ended(pid) and chunks.expire_lease(session, owner)
+        pids = {owner: local_pid(owner) for owner in chunks.owners_of(session, task_id)}
+        dead = [owner for owner, pid in pids.items() if pid is not None and ended(pid)]
+        return sum(chunks.expire_lease(session, owner) for owner in dead) > 0
 
     return transact(runtime.sessions, work)
 

@@ -103,7 +103,7 @@ def test_a_chunk_whose_lease_expires_twice_fails_and_ends_its_job(runtime: Runti
 def test_the_lease_of_a_dead_process_is_found_by_the_id_of_its_task(runtime: Runtime) -> None:
     _, (message,) = start(runtime, urls(1))
     assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda _: True)
-    ledger.claim(runtime.sessions, message.chunk_id, owner=owner())
+    ledger.claim(runtime.sessions, message.chunk_id, owner=owner(message.chunk_id))
     assert not sweeper.expire_lease(runtime, "no-uuid", ended=lambda _: True)
     assert sweep(runtime).idle
     assert sweeper.expire_lease(runtime, message.task_id, ended=lambda pid: pid == os.getpid())
@@ -116,7 +116,7 @@ def test_a_late_report_of_a_dead_process_does_not_affect_the_next_attempt(runtim
     ledger.claim(runtime.sessions, message.chunk_id, owner="elsewhere:1:a")
     ledger.expire_lease(runtime.sessions, message.chunk_id)
     assert sweep(runtime).reaped == 1
-    ledger.claim(runtime.sessions, message.chunk_id, owner=owner())
+    ledger.claim(runtime.sessions, message.chunk_id, owner=owner(message.chunk_id))
     assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda pid: pid != os.getpid())
     assert sweep(runtime).reaped == 0
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.RUNNING]

@@ -10,9 +10,9 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Text, cast, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Row, Select, Text, and_, cast, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, not_in
@@ -69,6 +69,11 @@ class EndedChunk:
     error: str | None
 
 
+def claimable() -> ColumnElement[bool]:
+    """Return the condition that a chunk is queued and due, and has attempts left."""
+    return and_(Chunk.state == ChunkState.QUEUED, Chunk.available_at <= _NOW, Chunk.attempt < Chunk.max_attempts)
+
+
 def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease: timedelta) -> Claim | None:
     """Take a queued, due chunk for one attempt; None for a duplicate, early or stale message.
 
@@ -90,12 +95,7 @@ def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease
     columns = (Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload)
     row = session.execute(
         update(Chunk)
-        .where(
-            Chunk.id == chunk_id,
-            Chunk.state == ChunkState.QUEUED,
-            Chunk.available_at <= _NOW,
-            Chunk.attempt < Chunk.max_attempts,
-        )
+        .where(Chunk.id == chunk_id, claimable())
         .values(
             state=ChunkState.RUNNING,
             attempt=Chunk.attempt + 1,
@@ -238,12 +238,18 @@ def reap(session: Session, table: JobTable, chunk_id: int | None = None) -> Reap
     return Reaped(row.id, job, state)
 
 
-def owner_of(session: Session, task_id: str) -> str | None:
-    """Return the owner that runs the task's chunk; None when the task runs no chunk at the moment."""
+def owners_of(session: Session, task_id: str) -> list[str]:
+    """Return the owners of the running chunks that a task may have claimed: its own chunk, or one of another job."""
+    named = aliased(Chunk)
+    own = Chunk.id == named.id
     # Compared as text: tasks that run no chunk may have ids that are not UUIDs.
-    return session.scalar(
-        select(Chunk.owner).where(cast(Chunk.task_id, Text) == task_id, Chunk.state == ChunkState.RUNNING)
+    named_by_owner = Chunk.owner.contains(func.concat(":", named.id, "."))
+    query = (
+        select(Chunk.owner)
+        .join(named, or_(own, named_by_owner))
+        .where(cast(named.task_id, Text) == task_id, Chunk.state == ChunkState.RUNNING)
     )
+    return [owner for owner in session.scalars(query) if owner is not None]
 
 
 def expire_lease(session: Session, owner: str) -> bool:

@@ -1,0 +1,225 @@
+"""Which chunk a process runs when a message arrives: the turns of owners and of jobs.
+
+A message is permission to run one chunk. Messages stand in a list, so those of a large job are in front of those of a
+job that was started later. Whose turn it is, is therefore decided when a message arrives: if it is another job's, the
+process claims a chunk of that job, and the message goes back to the end of the list.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Compiled,
+    Dialect,
+    Float,
+    Integer,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    exists,
+    extract,
+    func,
+    literal,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.orm import Session, aliased
+
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.chunks import Claim
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
+from pixcrawler_worker.db.models import Chunk, Profile
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
+
+_NOW = func.clock_timestamp()
+_DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
+#: Running chunks by which the job that ends soonest may be ahead when it is favored: of two processes it gets both, of
+#: four it gets three. The half decides for it when both have that many.
+_LEAD = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a message leads to.
+
+    Attributes:
+        claim: the chunk that is to be run, which may be another one than the message names; None when there is nothing
+            to do.
+        postponed: the message, to be sent again, when another chunk was claimed.
+    """
+
+    claim: Claim | None = None
+    postponed: ChunkMessage | None = None
+
+
+def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the turn
+    session: Session,
+    table: JobTable,
+    chunk_id: int,
+    *,
+    tables: Sequence[JobTable],
+    owner: str,
+    lease: timedelta,
+    favor_short: bool,
+) -> Taken:
+    """Claim the chunk that a message names, or one of a job whose turn it is.
+
+    A duplicate, early or stale message is no permission: nothing is claimed, so that messages do not multiply.
+
+    Args:
+        session: a transaction of its own.
+        table: of the kind of job that the message is about.
+        chunk_id: from the message.
+        tables: of the kinds whose chunks may be claimed instead.
+        owner: unique to this delivery, so that a claim whose COMMIT lost its answer is found again.
+        lease: how long the claim is valid without a heartbeat.
+        favor_short: see `next_turn`.
+
+    Raises:
+        NotRunningError: when the job is not running. Roll back: the chunks stay as they were.
+    """
+    earlier = aliased(Chunk)
+    mine = select(earlier.id).where(earlier.state == ChunkState.RUNNING, earlier.owner == owner).scalar_subquery()
+    columns: tuple[ColumnElement[Any], ...] = (
+        table.chunk_key.label("job_id"),
+        chunks.claimable().label("claimable"),
+        mine.label("mine"),
+    )
+    named = session.execute(select(*columns).where(Chunk.id == chunk_id)).mappings().one_or_none()
+    if named is None or named["job_id"] is None:
+        return Taken()
+    if named["mine"] is not None:
+        found = (chunks.claim(session, one, named["mine"], owner=owner, lease=lease) for one in {table, *tables})
+        taken = next(filter(None, found), None)
+        return Taken(taken, _postpone(session, table, chunk_id) if named["mine"] != chunk_id else None)
+    if not named["claimable"]:
+        return Taken()
+    turn = next_turn(session, tables, table.ref(named["job_id"]), favor_short=favor_short)
+    if turn != table.ref(named["job_id"]) and (other := _first_claimable(session, turn)) is not None:
+        taken = chunks.claim(session, turn.table, other, owner=owner, lease=lease)
+        return Taken(taken, _postpone(session, table, chunk_id))
+    return Taken(chunks.claim(session, table, chunk_id, owner=owner, lease=lease))
+
+
+def next_turn(session: Session, tables: Sequence[JobTable], named: JobRef, *, favor_short: bool) -> JobRef:
+    """Return the job of which a free process is to claim a chunk: one that has claimable chunks, or `named`.
+
+    It is a job of the owner with the fewest running chunks, and of that owner's jobs the one with the fewest. Among
+    equals it is the job that the message names, and then the one that will end soonest.
+
+    Args:
+        session: any transaction.
+        tables: of the kinds that the process serves.
+        named: the job of the chunk that the message names.
+        favor_short: let the job that will end soonest be ahead of the others, by up to `_LEAD` running chunks. When
+            every second claim does so, the others keep at least half of what they would have without it.
+    """
+    tables = tuple(tables)
+    # One job alone is the common case, and this is far cheaper than to rank jobs.
+    (flags,) = _execute(session, _have_others(tables, named.table), id=named.id)
+    busy = tuple(table for table, has_others in zip(tables, flags, strict=True) if has_others)
+    if not busy:
+        return named
+    if named.table not in busy:
+        busy += (named.table,)
+    found = _execute(session, _ranked(busy), id=named.id, kind=named.table.name, lead=_LEAD if favor_short else 0.0)
+    return next((table.ref(job_id) for kind, job_id in found for table in busy if table.name == kind), named)
+
+
+def _execute(session: Session, query: Compiled, **values: object) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Execute a compiled query: for a long one, making and compiling it takes longer than PostgreSQL does."""
+    return session.connection().exec_driver_sql(str(query), query.construct_params(values)).all()
+
+
+@functools.cache
+def _have_others(tables: tuple[JobTable, ...], named: JobTable) -> Compiled:
+    """Return the query that says for each kind whether jobs run besides the one with the parameter `id`."""
+
+    def has_others(table: JobTable) -> ColumnElement[bool]:
+        running = exists().where(table.model.status == JobStatus.RUNNING)
+        return running.where(table.model.id != bindparam("id", type_=Integer)) if table is named else running
+
+    return select(*map(has_others, tables)).compile(dialect=_DIALECT)
+
+
+@functools.cache
+def _ranked(tables: tuple[JobTable, ...]) -> Compiled:
+    """Return the query for the next turn, with the parameters `kind`, `id` and `lead`."""
+    active = union_all(*map(_active, tables)).subquery()
+    of_owner = func.sum(active.c.running).over(partition_by=active.c.owner).label("of_owner")
+    counted = select(active, of_owner).subquery()
+    due = select(counted).where(counted.c.due).subquery()
+    lead = case((due.c.remaining == func.min(due.c.remaining).over(), bindparam("lead", type_=Float)), else_=0.0)
+    is_named = and_(due.c.kind == bindparam("kind", type_=Text), due.c.id == bindparam("id", type_=Integer))
+    return (
+        select(due.c.kind, due.c.id)
+        .order_by(due.c.of_owner - lead, due.c.running, is_named.desc(), due.c.remaining, due.c.id)
+        .limit(1)
+        .compile(dialect=_DIALECT)
+    )
+
+
+def _active(table: JobTable) -> Select[Any]:
+    """Select the running jobs of a kind with what decides on their turns."""
+    model = table.model
+    running = (
+        select(table.chunk_key.label("job_id"), func.count().label("chunks"))
+        .where(Chunk.state == ChunkState.RUNNING, table.chunk_key.is_not(None))
+        .group_by(table.chunk_key)
+        .subquery()
+    )
+    elapsed = extract("epoch", _NOW - model.started_at)
+    return (
+        select(
+            literal(table.name).label("kind"),
+            model.id.label("id"),
+            Profile.id.label("owner"),
+            func.coalesce(running.c.chunks, 0).label("running"),
+            # Seconds until its end, if it goes on as it did. A job that was started just now is expected to be short.
+            func.coalesce(elapsed * (100 - model.progress) / func.greatest(model.progress, 1), 0).label("remaining"),
+            # With LIMIT, so that it is looked up for each job: hashed, it would read all queued chunks.
+            select(literal(True))
+            .where(table.chunk_key == model.id, chunks.claimable())
+            .limit(1)
+            .scalar_subquery()
+            .label("due"),
+        )
+        .select_from(table.owners)
+        .outerjoin(running, running.c.job_id == model.id)
+        .where(model.status == JobStatus.RUNNING)
+    )
+
+
+def _first_claimable(session: Session, ref: JobRef) -> int | None:
+    """Lock the first chunk of a job that can be claimed and that nobody else is claiming; None when there is none."""
+    jobs.pin(session, ref)
+    return session.scalar(
+        select(Chunk.id)
+        .where(jobs.belongs_to(ref), chunks.claimable())
+        .order_by(Chunk.seq)
+        .limit(1)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+
+
+def _postpone(session: Session, table: JobTable, chunk_id: int) -> ChunkMessage | None:
+    """Note that the message of a chunk is sent again now; None when the chunk has changed meanwhile."""
+    # Skipping instead of waiting is what allows this after a job's row was locked.
+    free = select(Chunk.id).where(Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED)
+    task_id = session.scalar(
+        update(Chunk)
+        .where(Chunk.id == free.with_for_update(key_share=True, skip_locked=True).scalar_subquery())
+        .values(dispatched_at=_NOW)
+        .returning(Chunk.task_id)
+        .execution_options(synchronize_session=False)
+    )
+    return None if task_id is None else ChunkMessage(table.chunk_task, table.queue, chunk_id, str(task_id))
