@@ -30,8 +30,8 @@ def make_project(sessions: Sessions) -> int:
 
 
 def make_job(sessions: Sessions, **values: Any) -> int:
-    """Insert a pending crawl job with its own project; return its id."""
-    project_id = make_project(sessions)
+    """Insert a pending crawl job, with its own project unless one is given; return its id."""
+    project_id = values.get("project_id") or make_project(sessions)
     job = CrawlJob(**{"project_id": project_id, "name": "job", "keywords": ["cat"], "max_images": 100} | values)
     with sessions.begin() as session:
         session.add(job)

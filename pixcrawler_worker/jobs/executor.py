@@ -28,7 +28,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 #: Share of the claims in which the job that ends soonest may be ahead of the others. The rest keeps the others going.
-_FAVORED = 0.5
+_FAVORED = 0.75
 
 
 @dataclass(frozen=True, slots=True)
