@@ -124,6 +124,12 @@ def _claim(
             return _claim(runtime, kind, chunk_id, None, jitter)
         log.info("message dropped", chunk=chunk_id, reason=str(error))
         return None
+    except Exception as error:
+        if turns is None or isinstance(error, TransientError):
+            raise
+        # Whatever is wrong with the job whose turn it is, it must not stop the others.
+        log.exception("the turns were not kept", chunk=chunk_id)
+        return _claim(runtime, kind, chunk_id, None, jitter)
     if turns and taken.postponed:
         turns.postpone(taken.postponed)
     return (kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None

@@ -177,7 +177,8 @@ def _active(table: JobTable) -> Select[Any]:
         .group_by(table.chunk_key)
         .subquery()
     )
-    elapsed = extract("epoch", _NOW - model.started_at)
+    # Whatever was written there by hand, it must not stop the others.
+    elapsed = case((func.isfinite(model.started_at), extract("epoch", _NOW - model.started_at)), else_=0)
     return (
         select(
             literal(table.name).label("kind"),
@@ -185,7 +186,7 @@ def _active(table: JobTable) -> Select[Any]:
             Profile.id.label("owner"),
             func.coalesce(running.c.chunks, 0).label("running"),
             # Seconds until its end, if it goes on as it did. A job that was started just now is expected to be short.
-            func.coalesce(elapsed * (100 - model.progress) / func.greatest(model.progress, 1), 0).label("remaining"),
+            func.greatest(elapsed * (100 - model.progress) / func.greatest(model.progress, 1), 0).label("remaining"),
             # With LIMIT, so that it is looked up for each job: hashed, it would read all queued chunks.
             select(literal(True))
             .where(table.chunk_key == model.id, chunks.claimable())

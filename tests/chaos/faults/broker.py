@@ -13,6 +13,8 @@ from chaos.recovery import Victim
 from pixcrawler_worker.domain.messages import Queue
 
 _QUEUES = [queue.value for queue in Queue]
+#: The Redis lists of the messages about chunks, which have the priority 3.
+CHUNK_LISTS = [f"{queue}\x06\x163" for queue in _QUEUES[:3]]
 
 
 def chunks_in(client: redis.Redis, queue: str) -> list[int]:
@@ -81,14 +83,14 @@ def kill_clients_often(arena: Arena) -> None:
 @fault("everything flushed", "redis", weight=2)
 def flush(arena: Arena) -> None:
     with arena.broker.client() as client:
-        chunks = [chunk for queue in _QUEUES for chunk in chunks_in(client, queue)]
+        chunks = [chunk for queue in CHUNK_LISTS for chunk in chunks_in(client, queue)]
         client.flushall()
     _expect(arena, chunks)
 
 
 @fault("queue deleted", "redis", weight=2)
 def delete_queue(arena: Arena) -> None:
-    queue = arena.random.choice(_QUEUES[:3])
+    queue = arena.random.choice(CHUNK_LISTS)
     with arena.broker.client() as client:
         chunks = chunks_in(client, queue)
         client.delete(queue)
@@ -98,7 +100,7 @@ def delete_queue(arena: Arena) -> None:
 @fault("one message lost", "redis", weight=2)
 def lose_message(arena: Arena) -> None:
     with arena.broker.client() as client:
-        for queue in arena.random.sample(_QUEUES[:3], k=3):
+        for queue in arena.random.sample(CHUNK_LISTS, k=3):
             chunks = chunks_in(client, queue)[-1:]
             if chunks and client.rpop(queue):
                 _expect(arena, chunks)
@@ -132,7 +134,7 @@ def kill(arena: Arena) -> None:
 def lose_data(arena: Arena) -> None:
     chunks: list[int] = []
     with contextlib.suppress(redis.RedisError), arena.broker.client() as client:
-        chunks = [chunk for queue in _QUEUES for chunk in chunks_in(client, queue)]
+        chunks = [chunk for queue in CHUNK_LISTS for chunk in chunks_in(client, queue)]
     arena.broker.restart(signal.SIGKILL, arena.broker.lose_data)
     _expect(arena, chunks)
 

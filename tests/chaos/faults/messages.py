@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from chaos.faults.broker import CHUNK_LISTS
 from chaos.faults.catalog import Arena, SkippedError, fault
 
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
@@ -147,7 +148,7 @@ def many_malformed(arena: Arena) -> None:
 def _waiting(arena: Arena) -> tuple[str, list[bytes]]:
     """Return a queue with messages, and these."""
     with arena.broker.client() as client:
-        for queue in arena.random.sample(_QUEUES, k=len(_QUEUES)):
+        for queue in arena.random.sample([*_QUEUES, *CHUNK_LISTS], k=len(_QUEUES) + len(CHUNK_LISTS)):
             if found := client.lrange(queue, 0, -1):
                 return queue, [bytes(one) for one in found]
     raise SkippedError("no message waits")
@@ -244,7 +245,7 @@ def named_arguments(arena: Arena) -> None:
 @fault("reversed", "messages", weight=3)
 def reverse(arena: Arena) -> None:
     with arena.broker.client() as client:
-        for queue in _QUEUES[:3]:
+        for queue in CHUNK_LISTS:
             length = client.llen(queue)
             taken = [one for _ in range(length) if (one := client.rpop(queue))]
             if taken:
