@@ -198,9 +198,9 @@ def test_a_task_is_held_by_the_chunk_that_it_claimed_for_another_job(sessions: S
 
 
 def test_a_turn_does_not_read_the_chunks_of_large_jobs(sessions: Sessions) -> None:
-    """The turn of one among 100 jobs, one of them with 1,000 chunks, most of which have ended."""
+    """The turn of one among 40 jobs, one of them with 1,000 chunks, most of which have ended."""
     large = start_job(sessions, chunks=1000)
-    for _ in range(99):
+    for _ in range(39):
         start_job(sessions, chunks=2)
     ledger.execute(sessions, "UPDATE pixcrawler.chunks SET state = 'completed' WHERE seq BETWEEN 2 AND 990")
     with sessions.begin() as session:
