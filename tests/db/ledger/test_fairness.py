@@ -180,6 +180,7 @@ def test_a_claim_whose_answer_was_lost_is_found_again_with_its_message(sessions:
 
 def test_many_processes_share_two_jobs_without_waiting_for_each_other(sessions: Sessions) -> None:
     large, small = start_job(sessions, chunks=40), start_job(sessions, chunks=5)
+    take(sessions, large, at=12)
     taken = at_once(*(lambda at=at: take(sessions, large, at=at) for at in range(12)))
     claims = [one.claim.chunk_id for one in taken if one.claim]
     assert len(claims) == len(set(claims)) == 12
