@@ -203,6 +203,12 @@ def execute(sessions: Sessions, statement: str, **values: Any) -> None:
         session.execute(text(statement), values)
 
 
+def scalar(sessions: Sessions, query: str, **values: Any) -> Any:
+    """Return the first column of the first row."""
+    with sessions.begin() as session:
+        return session.scalar(text(query), values)
+
+
 def is_any_waiting_for_lock(sessions: Sessions) -> bool:
     """Whether a transaction of this database waits for a lock; one transaction sees the same activity all the time."""
     waiting = (

@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 #: Characters of an error that a job's reason quotes.
 _MAX_REASON = 300
+#: Rows of one sweep whose error is logged with its traceback; that of the others is logged in one line.
+_MAX_TRACEBACKS = 5
 
 
 @dataclass(slots=True)
@@ -355,7 +357,9 @@ class _Sweep:
             attempts = self.setbacks.note(step, name, row_id, passing=False)
             self._count(step, kind)
             reason = f"{type(error).__name__}: {_first_line(error)}"
-            write = log.exception if attempts == 1 else log.error
+            # A traceback takes longer than the work on a row: hundreds of them would be all that a sweep does.
+            traced = attempts == 1 and self.swept.failed <= _MAX_TRACEBACKS
+            write = log.exception if traced else log.error
             write("row left to a later sweep", step=step, kind=name, row=row_id, attempts=attempts, reason=reason)
             if step in _HOPELESS and attempts >= self.limits.max_setbacks:
                 self._give_up(step, kind, row_id, f"{_HOPELESS[step]}: {reason}")
