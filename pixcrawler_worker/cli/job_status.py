@@ -87,7 +87,7 @@ def _ledger(session: Session, ref: JobRef) -> dict[str, Any]:
             {
                 "at": entry.timestamp.astimezone(UTC).isoformat(),
                 "action": entry.action,
-                "reason": (entry.metadata_ or {}).get("reason", ""),
+                "reason": entry.details.get("reason", ""),
             }
             for entry in reversed(activity_log.latest(session, ref))
         ],
@@ -102,5 +102,5 @@ def _table(rows: Iterable[Row]) -> Table:
     return table
 
 
-def _log_line(entry: Mapping[str, str]) -> str:
+def _log_line(entry: Mapping[str, Any]) -> str:
     return f"{entry['at'][:19]}Z  {entry['action']}  {entry['reason']}".rstrip()

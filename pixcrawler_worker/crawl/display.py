@@ -53,7 +53,7 @@ def _outcome(session: Session, job: CrawlView) -> list[str]:
         return []
     ref = CRAWL_JOBS.ref(job.id)
     last = next(iter(activity_log.latest(session, ref, limit=1)), None)
-    reason = (last.metadata_ or {}).get("reason") if last else None
+    reason = last.details.get("reason") if last else None
     rejected = ", ".join(f"{count} {name}" for name, count in planner.reasons(session, job.id).items())
     errors = chunks.errors(session, ref)
     return [

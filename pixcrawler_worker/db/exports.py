@@ -32,6 +32,8 @@ from pixcrawler_worker.domain.postgres_types import MAX_INT4
 _NOW = func.clock_timestamp()
 #: How long files are kept after they expire, so that downloads can finish.
 _GRACE = timedelta(hours=1)
+#: Longest time for which the files of an export are kept: that of the option `url_ttl_s`, with room.
+_MAX_TTL = timedelta(days=400)
 #: Format of times in tables, in UTC.
 _TIME = 'YYYY-MM-DD"T"HH24:MI:SS"Z"'
 
@@ -261,7 +263,8 @@ def expiring_urls(session: Session, *, within: timedelta, limit: int) -> list[Ex
         select(
             ExportJob.id,
             ExportJob.export_options["result"].label("result"),
-            (ExportJob.expires_at - _NOW).label("ttl"),
+            # A time of infinity has no distance to another.
+            (func.least(ExportJob.expires_at, _NOW + _MAX_TTL) - _NOW).label("ttl"),
         )
         .join(ExportPlan, ExportPlan.export_job_id == ExportJob.id)
         .where(
@@ -332,6 +335,7 @@ def files(session: Session, job_ids: Sequence[int]) -> dict[int, frozenset[str] 
         | ((ExportJob.status == JobStatus.COMPLETED) & kept),
     )
     return {
-        job_id: frozenset(names or ()) if status == JobStatus.COMPLETED else None
+        # What is not a list of names was written by hand: its files are kept.
+        job_id: frozenset(names) if status == JobStatus.COMPLETED and isinstance(names, list) else None
         for job_id, status, names in session.execute(query)
     }

@@ -186,6 +186,11 @@ class ActivityLog(Base):
 
     user: Mapped["Profile | None"] = relationship(back_populates="activity_logs")
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """`metadata_` where it is an object; empty where it is NULL, or something that another program wrote."""
+        return self.metadata_ if isinstance(self.metadata_, dict) else {}
+
 
 class ValidationJob(JobRow, Base):
     """A validation of the images of a crawl job."""

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from pixcrawler_worker.db import timestamps
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 __all__ = ["Session", "Sessions", "close", "connect", "sessions", "sqlalchemy_url", "transact"]
@@ -77,6 +78,11 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
             "prepare_threshold": None,
         },
     )
+
+    @event.listens_for(engine, "connect")
+    def read_all_times(connection: psycopg.Connection, record: object) -> None:
+        del record
+        timestamps.register(connection)
 
     @event.listens_for(engine, "begin")
     def set_limits(connection: Connection) -> None:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pixcrawler_worker.domain.keywords import Keyword
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
+from pixcrawler_worker.domain.stored_json import Fields
 
 #: Lower bound of the expected share of candidates that become images: a lower yield says little about the next page.
 _MIN_YIELD = 0.1
@@ -62,9 +64,21 @@ class CrawlChunk:
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> "CrawlChunk":
-        """Return the chunk with that payload."""
-        only = payload["only"]
-        return cls(**{**payload, "only": None if only is None else tuple(only)})
+        """Return the chunk with that payload.
+
+        Raises:
+            PermanentError: when the payload is invalid; the message names the field.
+        """
+        fields = Fields(payload, "payload")
+        return cls(
+            source=fields.text("source"),
+            query=fields.text("query"),
+            label=fields.text("label"),
+            page=fields.integer("page", maximum=MAX_INT4),
+            page_size=fields.integer("page_size", minimum=1, maximum=MAX_INT4),
+            quota=fields.integer("quota"),
+            only=fields.integers("only") if fields.has("only") else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,15 +118,20 @@ class CrawlChunkResult:
 
     @classmethod
     def from_json(cls, chunk: CrawlChunk, result: Mapping[str, Any]) -> "CrawlChunkResult":
-        """Return the result of a completed chunk."""
+        """Return the result of a completed chunk.
+
+        Raises:
+            PermanentError: when the result is invalid; the message names the field.
+        """
+        fields = Fields(result, "result")
         return cls(
             chunk=chunk,
-            offered=result["offered"],
-            stored=result["stored"],
-            left=tuple(result["left"]),
-            more=result["more"],
-            downloaded=result.get("downloaded", 0),
-            reasons=result.get("reasons", {}),
+            offered=fields.integer("offered"),
+            stored=fields.integer("stored"),
+            left=fields.integers("left"),
+            more=fields.flag("more"),
+            downloaded=fields.integer("downloaded", default=0),
+            reasons=fields.counts("reasons", optional=True),
         )
 
 

@@ -4,10 +4,14 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
+from pixcrawler_worker.domain.stored_json import quoted
 from pixcrawler_worker.errors import PermanentError
 
 #: Characters of a keyword: the limit of Openverse, the strictest provider, which cuts longer ones without an error.
 MAX_KEYWORD_LENGTH = 200
+#: Keywords of a job: the chunks of one round.
+MAX_KEYWORDS = 10_000
 _EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "label": "panda", "max_images": 200}'
 
 
@@ -36,9 +40,11 @@ def parse_keywords(raw: object) -> tuple[Keyword, ...]:
     """
     listed = raw.get("keywords") if isinstance(raw, Mapping) else raw
     if not isinstance(listed, list):
-        raise PermanentError(f"keywords must be {_EXPECTED}, not {_quoted(raw)}")
+        raise PermanentError(f"keywords must be {_EXPECTED}, not {quoted(raw)}")
     if not listed:
         raise PermanentError(f"keywords is empty: give at least one keyword, as {_EXPECTED}")
+    if len(listed) > MAX_KEYWORDS:
+        raise PermanentError(f"keywords has {len(listed)} entries; at most {MAX_KEYWORDS} are allowed")
     found: dict[tuple[str, str], Keyword] = {}
     for position, entry in enumerate(listed):
         keyword = _keyword(entry, position)
@@ -54,34 +60,24 @@ def _keyword(entry: object, position: int) -> Keyword:
         query = _text(entry, where)
         return Keyword(query, query)
     if not isinstance(entry, Mapping) or "query" not in entry:
-        raise PermanentError(f"{where} must be a string or an object with a query, not {_quoted(entry)}")
+        raise PermanentError(f"{where} must be a string or an object with a query, not {quoted(entry)}")
     if unknown := sorted(set(entry) - {"query", "label", "max_images"}):
-        raise PermanentError(
-            f"{where} has the unknown key {_quoted(unknown[0])}; known are query, label and max_images"
-        )
+        raise PermanentError(f"{where} has the unknown key {quoted(unknown[0])}; known are query, label and max_images")
     cap = entry.get("max_images")
-    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-        raise PermanentError(f"{where}.max_images must be an integer of at least 1, not {_quoted(cap)}")
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or not 1 <= cap <= MAX_INT4):
+        raise PermanentError(f"{where}.max_images must be an integer from 1 to {MAX_INT4}, not {quoted(cap)}")
     query = _text(entry["query"], f"{where}.query")
     return Keyword(query, _text(entry.get("label", query), f"{where}.label"), cap)
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise PermanentError(f"{where} must be a string, not {_quoted(value)}")
+        raise PermanentError(f"{where} must be a string, not {quoted(value)}")
     text = " ".join(unicodedata.normalize("NFC", value).split())
     if not text:
         raise PermanentError(f"{where} is blank")
     if len(text) > MAX_KEYWORD_LENGTH:
         raise PermanentError(f"{where} has {len(text)} characters; at most {MAX_KEYWORD_LENGTH} are allowed")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        raise PermanentError(f"{where} has control characters: {_quoted(text)}")
+        raise PermanentError(f"{where} has control characters: {quoted(text)}")
     return text
-
-
-def _quoted(value: object) -> str:
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # nested too deeply, or a number with very many digits
-        text = f"a value of the type {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - one line of a terminal

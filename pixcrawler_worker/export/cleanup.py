@@ -6,7 +6,7 @@ from datetime import timedelta
 import structlog
 
 from pixcrawler_worker.db import exports
-from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS, ExpiringUrl
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -33,8 +33,8 @@ def clean_up(runtime: Runtime, limits: JobLimits) -> int:
     for job_id in expired:
         # The URL is removed first: a row must not have the URL of deleted files.
         transact(runtime.sessions, functools.partial(exports.remove_url, job_id=job_id))
+    _renew_urls(runtime)
     try:
-        _renew_urls(runtime)
         return runtime.run(_remove_files(runtime, limits))
     except (TransientError, PermanentError) as error:
         log.warning("cleaning up exports failed; the next sweep tries again", reason=str(error))
@@ -44,13 +44,20 @@ def clean_up(runtime: Runtime, limits: JobLimits) -> int:
 def _renew_urls(runtime: Runtime) -> None:
     expiring_urls = functools.partial(exports.expiring_urls, within=_RENEW_WITHIN, limit=_MAX_EXPORTS)
     for one in transact(runtime.sessions, expiring_urls):
-        request = transact(runtime.sessions, functools.partial(exports.load, job_id=one.job_id))
-        if request is not None:
-            result = ExportResult.from_json(one.result)
-            signing = publisher.sign(runtime, one.job_id, Plan.of(request), result, ttl=one.ttl)
-            url, url_ttl = runtime.run(signing)
-            replace = functools.partial(exports.replace_url, job_id=one.job_id, url=url, url_ttl=url_ttl)
-            transact(runtime.sessions, replace)
+        try:
+            _renew_url(runtime, one)
+        except (TransientError, PermanentError) as error:
+            log.warning("the URL of an export is not renewed", job=one.job_id, reason=str(error))
+
+
+def _renew_url(runtime: Runtime, one: ExpiringUrl) -> None:
+    request = transact(runtime.sessions, functools.partial(exports.load, job_id=one.job_id))
+    if request is not None:
+        result = ExportResult.from_json(one.result)
+        signing = publisher.sign(runtime, one.job_id, Plan.of(request), result, ttl=one.ttl)
+        url, url_ttl = runtime.run(signing)
+        replace = functools.partial(exports.replace_url, job_id=one.job_id, url=url, url_ttl=url_ttl)
+        transact(runtime.sessions, replace)
 
 
 def _begin_cleaning(session: Session, job_id: int) -> bool:

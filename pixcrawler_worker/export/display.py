@@ -7,6 +7,7 @@ from typing import Any
 
 from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.db.session import Session
+from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.jobs.display import JobDisplay, Row
 
 
@@ -19,10 +20,7 @@ def _no_details(session: Session, job: ExportView) -> dict[str, Any]:
 def _rows(job: ExportView, details: Mapping[str, Any]) -> list[Row]:
     del details
     options = job.export_options if isinstance(job.export_options, dict) else {}
-    files = [
-        f"{part['name']}  {part['images']:,} images, {part['size']:,} bytes, sha256 {part['sha256'][:16]}..."
-        for part in job.result.get("parts", [])
-    ]
+    files = [_file(part) for part in _parts(job)]
     expires = [f"{job.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"] if job.download_url and job.expires_at else []
     return [
         ("format", [job.format]),
@@ -36,13 +34,25 @@ def _rows(job: ExportView, details: Mapping[str, Any]) -> list[Row]:
 
 def _outcome(session: Session, job: ExportView) -> list[str]:
     del session
-    parts = job.result.get("parts", [])
-    size = f"{job.result.get('file_size', 0):,} bytes"
+    parts = _parts(job)
+    size = f"{stored_json.counts(job.result).get('file_size', 0):,} bytes"
     return [
         *([f"{len(parts)} files, {size}" if len(parts) > 1 else size] if parts else []),
         *_urls(job),
         *([job.error_message] if job.error_message else []),
     ]
+
+
+def _parts(job: ExportView) -> list[Mapping[str, Any]]:
+    """Return the parts in the result, which anything may have been written over."""
+    parts = job.result.get("parts")
+    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else []
+
+
+def _file(part: Mapping[str, Any]) -> str:
+    numbers = stored_json.counts(part)
+    images, size = numbers.get("images", 0), numbers.get("size", 0)
+    return f"{part.get('name')}  {images:,} images, {size:,} bytes, sha256 {str(part.get('sha256'))[:16]}..."
 
 
 def _urls(job: ExportView) -> list[str]:

@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pixcrawler_worker.db.ledger.chunks import EndedChunk
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
+from pixcrawler_worker.domain.stored_json import Fields
+from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export.summary import Summary
 
 #: The step in which the archives are published, in the payload of its chunk.
 _PUBLISH = "publish"
+#: The path of a table and its digest.
+_TABLE_FIELDS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +48,21 @@ class PublishTask:
 
 
 def task_of(payload: Mapping[str, Any]) -> ArchiveTask | PublishTask:
-    """Return the task in the payload of a chunk."""
+    """Return the task in the payload of a chunk.
+
+    Raises:
+        PermanentError: when the payload is invalid; the message names the field.
+    """
     if payload.get("step") == _PUBLISH:
         return PublishTask()
-    return ArchiveTask(**{name: payload[name] for name in ArchiveTask.__slots__})
+    fields = Fields(payload, "payload")
+    return ArchiveTask(
+        part=fields.integer("part", maximum=MAX_INT4),
+        parts=fields.integer("parts", maximum=MAX_INT4),
+        first=fields.integer("first", maximum=MAX_INT4),
+        last=fields.integer("last", maximum=MAX_INT4),
+        name=fields.text("name"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +95,21 @@ class ArchiveResult:
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> "ArchiveResult":
-        """Return the archive with that result."""
-        table = result["table"]
+        """Return the archive with that result.
+
+        Raises:
+            PermanentError: when the result is invalid; the message names the field.
+        """
+        fields = Fields(result, "result")
+        table = fields.texts("table") if fields.has("table") else None
+        if table is not None and len(table) != _TABLE_FIELDS:
+            raise PermanentError(f"result.table: expected a path and a digest, got an array of {len(table)}")
         return cls(
-            name=result["name"],
-            size=result["size"],
-            sha256=result["sha256"],
+            name=fields.text("name"),
+            size=fields.integer("size"),
+            sha256=fields.text("sha256"),
             table=None if table is None else (table[0], table[1]),
-            summary=Summary.from_json(result),
+            summary=Summary.from_fields(fields),
         )
 
 
@@ -126,13 +149,22 @@ class ExportResult:
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> "ExportResult":
-        """Return what `to_json` wrote."""
+        """Return what `to_json` wrote.
+
+        Raises:
+            PermanentError: when it is something else; the message names the field.
+        """
+        return cls.from_fields(Fields(result, "result"))
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> "ExportResult":
+        """Return the result with these fields. Raises as `from_json`."""
         return cls(
-            name=result["name"],
-            files=tuple(result["files"]),
-            parts=tuple(result["parts"]),
-            file_size=result["file_size"],
-            summary=Summary.from_json(result),
+            name=fields.text("name"),
+            files=fields.texts("files"),
+            parts=fields.objects("parts"),
+            file_size=fields.integer("file_size"),
+            summary=Summary.from_fields(fields),
         )
 
 
@@ -156,6 +188,14 @@ class Publication:
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> "Publication":
-        """Return what `to_json` wrote."""
-        found = result["publish"]
-        return cls(url=found["url"], url_ttl_s=found["signed_s"], result=ExportResult.from_json(found["result"]))
+        """Return what `to_json` wrote.
+
+        Raises:
+            PermanentError: when it is something else; the message names the field.
+        """
+        found = Fields(result, "result").object("publish")
+        return cls(
+            url=found.text("url"),
+            url_ttl_s=found.number("signed_s"),
+            result=ExportResult.from_fields(found.object("result")),
+        )

@@ -1,11 +1,11 @@
 """Counts of the images in an export or in one of its archives."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pixcrawler_worker.db.image_records import ImageRecord
+from pixcrawler_worker.domain.stored_json import Fields
 
 
 @dataclass(slots=True)
@@ -51,10 +51,14 @@ class Summary:
         return {"images": self.images, "image_bytes": self.image_bytes, **counted}
 
     @classmethod
-    def from_json(cls, result: Mapping[str, Any]) -> "Summary":
-        """Return the summary that `to_json` wrote."""
-        counted = {name: Counter(result[name]) for name in _COUNTERS}
-        return cls(images=result["images"], image_bytes=result["image_bytes"], **counted)
+    def from_fields(cls, fields: Fields) -> "Summary":
+        """Return the summary that `to_json` wrote.
+
+        Raises:
+            PermanentError: when a field is invalid; the message names it.
+        """
+        counted = {name: Counter(fields.counts(name)) for name in _COUNTERS}
+        return cls(images=fields.integer("images"), image_bytes=fields.integer("image_bytes"), **counted)
 
 
 _COUNTERS = ("skipped", "labels", "splits", "formats", "licenses", "sources")

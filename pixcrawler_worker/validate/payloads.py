@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pixcrawler_worker.domain.postgres_types import MAX_INT4, MAX_INT8
+from pixcrawler_worker.domain.stored_json import Fields, counts
+
 #: The step in which images are compared, in the payload of its chunk.
 _COMPARE = "compare"
 
@@ -39,10 +42,20 @@ class CompareTask:
 
 
 def task_of(payload: Mapping[str, Any]) -> ImagesTask | CompareTask:
-    """Return what a chunk of a validation does."""
+    """Return what a chunk of a validation does.
+
+    Raises:
+        PermanentError: when the payload is invalid; the message names the field.
+    """
     if payload.get("step") == _COMPARE:
         return CompareTask()
-    return ImagesTask(**{name: payload[name] for name in ImagesTask.__slots__})
+    fields = Fields(payload, "payload")
+    return ImagesTask(
+        first=fields.integer("first", maximum=MAX_INT4),
+        last=fields.integer("last", maximum=MAX_INT4),
+        images=fields.integer("images", maximum=MAX_INT4),
+        threshold=fields.integer("threshold", minimum=-MAX_INT8 - 1) if fields.has("threshold") else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,5 +76,5 @@ class ValidationChunkResult:
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> "ValidationChunkResult":
-        """Return the result; that of a chunk that failed has found nothing."""
-        return cls(counts=result.get("counts", {}), images=result.get("images", 0))
+        """Return the result; that of a chunk that failed, or that nobody can read, has found nothing."""
+        return cls(counts=counts(result.get("counts")), images=counts(result).get("images", 0))

@@ -51,11 +51,15 @@ def test_keywords_are_parsed_in_every_valid_form(raw: object, found: tuple[Keywo
         (["  "], r"keywords\[0\] is blank"),
         ([{"query": "cat", "label": ""}], r"keywords\[0\]\.label is blank"),
         (["x" * (MAX_KEYWORD_LENGTH + 1)], rf"has {MAX_KEYWORD_LENGTH + 1} characters; at most {MAX_KEYWORD_LENGTH}"),
+        ([str(number) for number in range(10_001)], "keywords has 10001 entries; at most 10000 are allowed"),
         (["a\x00b"], r"keywords\[0\] has control characters"),
         (["a\ud800b"], r"keywords\[0\] has control characters"),
         *(
-            ([{"query": "cat", "max_images": cap}], r"keywords\[0\]\.max_images must be an integer of at least 1")
-            for cap in (0, -1, 1.5, "7", True)
+            (
+                [{"query": "cat", "max_images": cap}],
+                r"keywords\[0\]\.max_images must be an integer from 1 to 2147483647, not",
+            )
+            for cap in (0, -1, 1.5, "7", True, 2**31, 10**5000)
         ),
     ],
 )

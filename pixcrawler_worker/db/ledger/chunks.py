@@ -114,7 +114,7 @@ def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease
         ).one_or_none()
     if row is None:
         return None
-    return Claim(row.id, job, row.fence, row.attempt, row.max_attempts, row.payload)
+    return Claim(row.id, job, row.fence, row.attempt, row.max_attempts, _object(row.payload))
 
 
 def heartbeat(session: Session, claim: Claim, *, lease: timedelta) -> bool:
@@ -362,7 +362,7 @@ def results(session: Session, ref: JobRef) -> list[dict[str, Any]]:
     rows = session.scalars(
         select(Chunk.result).where(jobs.belongs_to(ref), Chunk.state == ChunkState.COMPLETED).order_by(Chunk.seq)
     )
-    return [row for row in rows if row is not None]
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def errors(session: Session, ref: JobRef, *, limit: int = 5) -> dict[str, int]:
@@ -384,13 +384,13 @@ def ended(session: Session, ref: JobRef) -> list[EndedChunk]:
         .where(jobs.belongs_to(ref), Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
         .order_by(Chunk.seq)
     )
-    return [EndedChunk(row.payload, ChunkState(row.state), row.result or {}, row.error) for row in rows]
+    return [EndedChunk(_object(row.payload), ChunkState(row.state), _object(row.result), row.error) for row in rows]
 
 
 def open_payloads(session: Session, ref: JobRef) -> list[dict[str, Any]]:
     """Return the payloads of the job's open chunks, in their order."""
     query = select(Chunk.payload).where(jobs.belongs_to(ref), Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING]))
-    return list(session.scalars(query.order_by(Chunk.seq)))
+    return [_object(payload) for payload in session.scalars(query.order_by(Chunk.seq))]
 
 
 def discard(session: Session, ref: JobRef, payload: Mapping[str, Any]) -> None:
@@ -443,6 +443,11 @@ def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMe
     )
     sent = {row.id: str(row.task_id) for row in rows}
     return [ChunkMessage(table.chunk_task, table.queue, chunk_id, sent[chunk_id]) for chunk_id in sorted(sent)]
+
+
+def _object(value: object) -> dict[str, Any]:
+    """Return a JSON object; an empty one for anything else that the column may have, as if its fields were missing."""
+    return value if isinstance(value, dict) else {}
 
 
 def _storable(error: str) -> str:
