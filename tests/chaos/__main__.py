@@ -163,6 +163,8 @@ def _watch(arena: Arena, checker: Checker, dealt: Injector, begun: float, second
 def _outcome(arena: Arena, checker: Checker, dealt: Injector, resources: Resources, seconds: float) -> Outcome:
     load = arena.load
     bound = LEASE + SWEEP + _SLACK
+    for one in arena.recovery.recovered:
+        arena.events.write("recovered", kind=one.fault, chunk=one.chunk, seconds=one.seconds, again=one.again)
     up, down = arena.recovery.times()
     violations = {
         "invariants of a snapshot": checker.found,

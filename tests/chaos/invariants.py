@@ -74,6 +74,15 @@ SNAPSHOT = _ALL.format(**_NAMES, which=_RECENT)
 #: The same of all jobs that there are, at the end of a run.
 FINAL = _ALL.format(**_NAMES, which="true")
 
+_SHARED = """
+    SELECT images.crawl_job_id, count(*) - count(DISTINCT original_url), count(*) - count(DISTINCT sha256),
+        count(*) - count(image_id)
+    FROM images LEFT JOIN pixcrawler.image_facts ON image_id = images.id
+    GROUP BY images.crawl_job_id
+    HAVING (count(DISTINCT original_url), count(DISTINCT sha256), count(image_id)) <> (count(*), count(*), count(*))
+    ORDER BY images.crawl_job_id
+"""
+
 
 def violations(kind: str, before: Row | None, row: Row) -> Iterator[str]:
     """Yield the rules that a job's row breaks, with the numbers.
@@ -199,6 +208,11 @@ class Checker:
             for row in snapshot[kind]:
                 for broken in at_end(kind, row):
                     self._keep(kind, row, broken)
+        for job, urls, digests, facts in connection.execute(_SHARED.encode()).fetchall():
+            broken = (
+                f"no two images share URL or bytes: {urls} URLs and {digests} digests shared, {facts} without facts"
+            )
+            self._keep("crawl", {"id": job}, broken)
 
     def _keep(self, kind: str, row: Row, broken: str) -> None:
         rule = broken.partition(":")[0]

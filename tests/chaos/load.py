@@ -181,24 +181,6 @@ class Load:
             found = [group for group in self._groups if group.running and not group.apart and group.stage == "crawl"]
             return self._random.choice(found) if found else None
 
-    def may_lose_images(self, pid: int) -> bool:
-        """Return whether a process runs no chunk, or one of a crawl that is set apart, which is then not compared."""
-        row = self.write(
-            lambda connection: connection.execute(
-                "SELECT coalesce(crawl_job_id, 0) FROM pixcrawler.chunks"
-                " WHERE state = 'running' AND split_part(owner, ':', 2)::int = %s",
-                (pid,),
-            ).fetchone()
-        )
-        if row is None:
-            return True
-        with self._lock:
-            for group in self._groups:
-                if group.apart and group.stage == "crawl" and group.job == row[0] and not group.restored:
-                    group.fate = group.fate or "decoder killed"
-                    return True
-        return False
-
     def send(self, task: Task, *args: object) -> bool:
         """Send a message as an API does that has only Celery; return whether the broker accepted it."""
         try:

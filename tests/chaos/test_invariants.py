@@ -156,6 +156,19 @@ def test_the_end_looks_at_jobs_that_ended_long_ago(database_url: str, sessions: 
     assert [row["id"] for row in snapshot(database_url, FINAL)["crawl"]] == [job.id]
 
 
+def test_images_that_share_a_url_or_have_no_facts_are_noticed_at_the_end(
+    database_url: str, sessions: Sessions, checker: Checker, job: JobRef
+) -> None:
+    ledger.execute(
+        sessions,
+        "INSERT INTO images (crawl_job_id, original_url, filename) SELECT crawl_job_id, original_url, 'x' FROM images",
+    )
+    with psycopg.connect(database_url) as connection:
+        checker.check_all(connection)
+    said = "no two images share URL or bytes: 1 URLs and 1 digests shared, 1 without facts"
+    assert f"crawl job {job.id}: {said}" in checker.found
+
+
 def test_one_violation_of_a_rule_by_a_job_is_kept_and_logged(
     database_url: str, sessions: Sessions, checker: Checker, job: JobRef
 ) -> None:

@@ -240,22 +240,11 @@ def stop_decoder(arena: Arena) -> None:
 
 @fault("decoder killed", "decoders", weight=4)
 def kill_decoder(arena: Arena) -> None:
-    """Kill a decoder, which costs the image that it is at: one whose worker runs no chunk that must not lose one."""
-    family = processes.family()
-    for worker in arena.random.sample(arena.workers.all(), k=len(arena.workers.all())):
-        for child in worker.children(family):
-            decoders = [pid for pid in family.get(child, []) if processes.is_decoder(pid)]
-            if not decoders:
-                continue
-            processes.send([child], signal.SIGSTOP)
-            try:
-                time.sleep(_SETTLE)
-                if arena.load.may_lose_images(child):
-                    processes.send(decoders, signal.SIGKILL)
-                    return
-            finally:
-                processes.send([child], signal.SIGCONT)
-    raise SkippedError("every decoder works for a job that must end as without faults")
+    """Kill one, which costs no image: only an image at which two decoders died is rejected."""
+    found = [pid for worker in arena.workers.all() for pid in worker.decoders()]
+    if not found:
+        raise SkippedError("no decoder runs")
+    processes.send([arena.random.choice(found)], signal.SIGKILL)
 
 
 @fault("decoders killed with their child", "decoders")
