@@ -9,14 +9,16 @@ import os
 import random
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 import celery
 import kombu
 import structlog
 from celery import Celery, bootsteps, signals
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError, OperationalError
 
 from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
@@ -39,6 +41,10 @@ _LOOKS = 2
 _CHUNK_PRIORITY = 3
 #: Seconds between two messages that ask for storage to be tidied.
 _TIDY_SECONDS = 600
+#: Seconds that a sweep waits for a connection of the pool.
+_ACQUIRE_SECONDS = 10
+#: The key in Redis by which a sweep recognizes that the messages were lost: it is lost with them.
+_MARKER = "pixcrawler:marker"
 
 
 def _make() -> Celery:
@@ -94,10 +100,11 @@ app = _make()
 
 
 def send_messages(messages: Iterable[ChunkMessage]) -> None:
-    """Send messages. What a broken broker loses is found and sent again by the sweep."""
+    """Send messages. Those that a broken broker does not take are sent again by the next sweep."""
+    given = list(messages)
     try:
         with app.producer_or_acquire() as producer, producer.batch():
-            for message in messages:
+            for message in given:
                 app.send_task(
                     message.task,
                     args=(message.chunk_id,),
@@ -109,6 +116,48 @@ def send_messages(messages: Iterable[ChunkMessage]) -> None:
                 )
     except OperationalError as error:
         log.warning("messages not sent, the sweep will send them again", reason=str(error))
+        with contextlib.suppress(TransientError):
+            sweeper.unsent(runtime.current(), given)
+
+
+def broker_identity(connection: kombu.Connection) -> str | None:
+    """Return what identifies the data in Redis: it changes when Redis restarts or is flushed; None for other brokers.
+
+    Raises:
+        OperationalError: when it does not respond, or takes no writes.
+    """
+    try:
+        client = getattr(connection.default_channel, "client", None)
+        if client is None:
+            return None
+        if (marker := client.get(_MARKER)) is None:
+            client.set(_MARKER, uuid.uuid4().hex, nx=True)
+            marker = client.get(_MARKER)
+        return f"{client.info('server').get('run_id')} {marker}"
+    except (*connection.connection_errors, *connection.channel_errors) as error:
+        raise OperationalError(str(error)) from error
+
+
+#: Set whenever the worker's consumer has connected to the broker again.
+_reconnected = threading.Event()
+
+
+class Reconnection(bootsteps.StartStopStep):
+    """Notes when the consumer has connected again: messages that it had received do not come back for an hour."""
+
+    label = "Reconnection"
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: object, **options: object) -> None:
+        super().__init__(parent, **options)
+        self._connected = False
+
+    def start(self, parent: object) -> None:
+        """Note a connection that is not the first."""
+        del parent
+        if self._connected:
+            _reconnected.set()
+        self._connected = True
 
 
 class Sweeper(bootsteps.StartStopStep):
@@ -126,6 +175,8 @@ class Sweeper(bootsteps.StartStopStep):
         self._failed: deque[tuple[str, int]] = deque()
         self._setbacks = Setbacks()
         self._thread: threading.Thread | None = None
+        # When the broker was last found to be back, on the monotonic clock; None when nothing is to be done about it.
+        self._suspected: float | None = None
         signals.task_failure.connect(self._on_failure, weak=False)
 
     def start(self, parent: object) -> None:
@@ -172,8 +223,34 @@ class Sweeper(bootsteps.StartStopStep):
             self._wanted.wait(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
             self._wanted.clear()
 
+    def _check_broker(self) -> None:
+        """Have messages sent again soon that the broker may have lost. Whatever goes wrong here stops no sweep."""
+        try:
+            self._look_at_broker()
+        except KombuError as error:
+            log.warning("the broker does not respond", reason=str(error))
+        except TransientError:
+            return  # the sweep that follows meets the same database, and says so
+        except Exception:
+            log.exception("the broker could not be checked")
+
+    def _look_at_broker(self) -> None:
+        if _reconnected.is_set():
+            _reconnected.clear()
+            self._suspected = time.monotonic()
+        pool: Any = app.pool  # the stubs take it for a pool of producers
+        with pool.acquire(block=True, timeout=_ACQUIRE_SECONDS) as connection:
+            identity = broker_identity(connection)
+        if identity is not None:
+            sweeper.note_broker(runtime.current(), identity)
+        if self._suspected is not None:
+            seconds = time.monotonic() - self._suspected
+            if sweeper.suspect_broker(runtime.current(), seconds=seconds):
+                self._suspected = None
+
     def _sweep(self) -> bool:
         """Sweep once; return whether rows are left that there was no time for."""
+        self._check_broker()
         try:
             for _ in range(len(self._failed)):
                 task_id, looks = self._failed[0]
@@ -215,6 +292,7 @@ def _is_gone(pid: int) -> bool:
 
 
 app.steps["worker"].add(Sweeper)
+app.steps["consumer"].add(Reconnection)
 app.steps["worker"].add(Metrics)
 
 

@@ -12,6 +12,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ import structlog
 
 from pixcrawler_worker import metrics
 from pixcrawler_worker.db import activity_log
-from pixcrawler_worker.db.ledger import chunks, jobs, sweeps
+from pixcrawler_worker.db.ledger import broker, chunks, jobs, sweeps
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState
@@ -124,6 +125,34 @@ def sweep(
             messages=len(swept.messages),
         )
     return swept
+
+
+def unsent(runtime: Runtime, messages: Iterable[ChunkMessage]) -> None:
+    """Note that messages were not sent, so that the next sweep sends them without waiting for them to count as lost.
+
+    Raises:
+        TransientError: when the database does not answer. They count as lost later then.
+    """
+    chunk_ids = [message.chunk_id for message in messages]
+    transact(runtime.sessions, lambda session: broker.unsent(session, chunk_ids))
+
+
+def note_broker(runtime: Runtime, identity: str) -> None:
+    """Have all messages sent again that were sent to a broker with another identity: it has lost its data."""
+    gap = runtime.settings.lease / 4
+    if transact(runtime.sessions, lambda session: broker.note_identity(session, identity, gap=gap)):
+        log.warning("the broker has lost its messages, they are sent again")
+
+
+def suspect_broker(runtime: Runtime, *, seconds: float) -> bool:
+    """Have all messages sent again that a broken connection may have lost; return whether that is settled.
+
+    Args:
+        runtime: connects to the database.
+        seconds: how long ago the connection came back.
+    """
+    age, gap = timedelta(seconds=seconds), runtime.settings.lease
+    return transact(runtime.sessions, lambda session: broker.suspect_loss(session, age=age, gap=gap))
 
 
 def expire_lease(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]) -> bool:

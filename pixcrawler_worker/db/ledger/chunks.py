@@ -10,11 +10,11 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Text, and_, cast, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, Text, and_, case, cast, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
-from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.ledger import broker, jobs
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
@@ -286,7 +286,7 @@ def lost(session: Session, table: JobTable, *, after: timedelta, limit: int, ski
     """Return due chunks of running jobs whose message must be lost.
 
     A message counts as lost after the given time, a second one after twice that time, up to 16 times that time: a queue
-    that is only long is not flooded.
+    that is only long is not flooded. One that was sent before the broker lost its messages counts as lost at once.
 
     Args:
         session: any transaction.
@@ -327,7 +327,10 @@ def _lost(table: JobTable, after: timedelta, limit: int) -> Select[int]:
             Chunk.available_at <= _NOW,
             Chunk.dispatched_at.is_not(None),
             # The other way round, a time at the end of what the type has would be an error.
-            Chunk.dispatched_at < _NOW - after * func.power(2, doublings),
+            or_(
+                Chunk.dispatched_at < _NOW - after * func.power(2, doublings),
+                Chunk.dispatched_at < broker.lost_at(),
+            ),
             table.model.status == JobStatus.RUNNING,
         )
         .order_by(Chunk.id)
@@ -437,7 +440,14 @@ def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMe
     rows = session.execute(
         update(Chunk)
         .where(Chunk.id.in_(ids))
-        .values(dispatched_at=_NOW, dispatch_count=func.least(Chunk.dispatch_count, MAX_INT4 - 1) + 1)
+        .values(
+            dispatched_at=_NOW,
+            # With the broker's messages, the queue that grew so long is gone.
+            dispatch_count=case(
+                (Chunk.dispatched_at < broker.lost_at(), 1),
+                else_=func.least(Chunk.dispatch_count, MAX_INT4 - 1) + 1,
+            ),
+        )
         .returning(Chunk.id, Chunk.task_id)
         .execution_options(synchronize_session=False)
     )
