@@ -138,8 +138,36 @@ def broker_identity(connection: kombu.Connection) -> str | None:
         raise OperationalError(str(error)) from error
 
 
-#: Set whenever the worker's consumer has connected to the broker again.
-_reconnected = threading.Event()
+class BrokerWatch:
+    """Has messages sent again soon that the broker may have lost."""
+
+    def __init__(self) -> None:
+        # When the consumer has connected again, on the monotonic clock; None when nothing is to be done about it.
+        self._suspected: float | None = None
+
+    def reconnected(self) -> None:
+        """Note that the consumer has connected again: what it had received does not come back for an hour."""
+        self._suspected = time.monotonic()
+
+    def look(self, connection: kombu.Connection) -> None:
+        """Note in the database that messages are lost, if they are.
+
+        Raises:
+            OperationalError: when the broker does not respond, or takes no writes.
+            TransientError: when the database does not answer.
+        """
+        identity = broker_identity(connection)
+        if identity is not None:
+            sweeper.note_broker(runtime.current(), identity)
+        suspected = self._suspected
+        if suspected is not None:
+            settled = sweeper.suspect_broker(runtime.current(), seconds=time.monotonic() - suspected)
+            # Unless the consumer has connected once more.
+            if settled and self._suspected == suspected:
+                self._suspected = None
+
+
+broker_watch = BrokerWatch()
 
 
 class Reconnection(bootsteps.StartStopStep):
@@ -156,7 +184,7 @@ class Reconnection(bootsteps.StartStopStep):
         """Note a connection that is not the first."""
         del parent
         if self._connected:
-            _reconnected.set()
+            broker_watch.reconnected()
         self._connected = True
 
 
@@ -175,8 +203,6 @@ class Sweeper(bootsteps.StartStopStep):
         self._failed: deque[tuple[str, int]] = deque()
         self._setbacks = Setbacks()
         self._thread: threading.Thread | None = None
-        # When the broker was last found to be back, on the monotonic clock; None when nothing is to be done about it.
-        self._suspected: float | None = None
         signals.task_failure.connect(self._on_failure, weak=False)
 
     def start(self, parent: object) -> None:
@@ -226,27 +252,15 @@ class Sweeper(bootsteps.StartStopStep):
     def _check_broker(self) -> None:
         """Have messages sent again soon that the broker may have lost. Whatever goes wrong here stops no sweep."""
         try:
-            self._look_at_broker()
+            pool: Any = app.pool  # the stubs take it for a pool of producers
+            with pool.acquire(block=True, timeout=_ACQUIRE_SECONDS) as connection:
+                broker_watch.look(connection)
         except KombuError as error:
             log.warning("the broker does not respond", reason=str(error))
         except TransientError:
             return  # the sweep that follows meets the same database, and says so
         except Exception:
             log.exception("the broker could not be checked")
-
-    def _look_at_broker(self) -> None:
-        if _reconnected.is_set():
-            _reconnected.clear()
-            self._suspected = time.monotonic()
-        pool: Any = app.pool  # the stubs take it for a pool of producers
-        with pool.acquire(block=True, timeout=_ACQUIRE_SECONDS) as connection:
-            identity = broker_identity(connection)
-        if identity is not None:
-            sweeper.note_broker(runtime.current(), identity)
-        if self._suspected is not None:
-            seconds = time.monotonic() - self._suspected
-            if sweeper.suspect_broker(runtime.current(), seconds=seconds):
-                self._suspected = None
 
     def _sweep(self) -> bool:
         """Sweep once; return whether rows are left that there was no time for."""

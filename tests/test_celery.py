@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,18 @@ import pytest
 import redis
 import structlog
 from celery import Celery, signals
-from factories import make_job
+from factories import make_job, start_job
 from kombu import Connection, Message
-from kombu.exceptions import ContentDisallowed
+from kombu.exceptions import ContentDisallowed, OperationalError
+from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from pixcrawler_worker import runtime
-from pixcrawler_worker.celery import app
+from pixcrawler_worker.celery import BrokerWatch, Reconnection, app, broker_identity, broker_watch
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.models import Broker
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.embedded.services import Services
@@ -302,3 +306,95 @@ def test_a_worker_warns_of_names_that_mean_nothing_and_of_private_networks(servi
     assert {entry["log_level"] for entry in logged} == {"warning"}
     assert {"PIXCRAWLER_LEASE_SECOND": "PIXCRAWLER_LEASE_SECONDS"} in [entry.get("did_you_mean") for entry in logged]
     assert ["10.0.0.0/8"] in [entry.get("networks") for entry in logged]
+
+
+# What a broker loses
+
+
+def test_the_identity_of_the_broker_changes_when_its_data_is_lost(broker_url: str, services: Services) -> None:
+    with Connection(broker_url) as connection, Connection(broker_url) as other:
+        first = broker_identity(connection)
+        assert first is not None
+        assert first == broker_identity(connection) == broker_identity(other)
+        with redis.Redis.from_url(services.redis_url.replace("db=0", "db=7")) as server:
+            server.flushdb()
+        assert len({first, broker_identity(connection), broker_identity(other)}) == 2
+
+
+def test_another_kind_of_broker_has_no_identity() -> None:
+    with Connection("memory://") as connection:
+        assert broker_identity(connection) is None
+
+
+def test_a_broker_that_is_away_or_takes_no_writes_has_no_identity(broker_url: str, services: Services) -> None:
+    with Connection("redis://127.0.0.1:1/0") as connection, pytest.raises(OperationalError):
+        broker_identity(connection)
+    with redis.Redis.from_url(services.redis_url) as server, Connection(broker_url) as connection:
+        server.config_set("min-replicas-to-write", 1)
+        try:
+            with pytest.raises(OperationalError, match="NOREPLICAS"):
+                broker_identity(connection)
+        finally:
+            server.config_set("min-replicas-to-write", 0)
+
+
+def lost_at(sessions: Sessions) -> object:
+    with sessions.begin() as session:
+        return session.scalar(select(Broker.lost_at))
+
+
+def test_a_flushed_broker_and_a_connection_that_came_back_are_noted_in_the_database(
+    service: pytest.MonkeyPatch, broker_url: str, services: Services, sessions: Sessions
+) -> None:
+    service.setenv("PIXCRAWLER_LEASE_SECONDS", "1")
+    watch = BrokerWatch()
+    with Connection(broker_url) as connection, redis.Redis.from_url(services.redis_url.replace("db=0", "db=7")) as raw:
+        watch.look(connection)
+        raw.flushdb()
+        watch.look(connection)
+        flushed = lost_at(sessions)
+        assert flushed is not None
+        watch.look(connection)
+        assert lost_at(sessions) == flushed
+        watch.reconnected()
+        watch.look(connection)
+        assert lost_at(sessions) == flushed, "a second loss within a lease waits"
+        time.sleep(1.1)
+        watch.look(connection)
+        reconnected = lost_at(sessions)
+        assert reconnected != flushed
+        watch.look(connection)
+        assert lost_at(sessions) == reconnected
+
+
+def test_a_consumer_that_connects_again_is_noted_and_not_its_first_connection() -> None:
+    assert Reconnection in app.steps["consumer"]
+    step, suspected = Reconnection(None), vars(broker_watch)["_suspected"]
+    step.start(None)
+    assert vars(broker_watch)["_suspected"] == suspected
+    step.start(None)
+    assert vars(broker_watch)["_suspected"] != suspected
+    vars(broker_watch)["_suspected"] = suspected
+
+
+def test_what_a_dead_broker_does_not_take_is_sent_by_the_next_sweep(
+    database_url: str, sessions: Sessions, tmp_path: Path
+) -> None:
+    ref = start_job(sessions, chunks=2)
+    with sessions.begin() as session:
+        messages = chunks.dispatch_next(session, ref, limit=2)
+    given = [(str(one.task), str(one.queue), one.chunk_id, one.task_id) for one in messages]
+    program = f"""
+from pixcrawler_worker.celery import send_messages
+from pixcrawler_worker.db.ledger.tables import ChunkMessage
+send_messages(ChunkMessage(*message) for message in {given!r})
+"""
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env=os.environ | {"PIXCRAWLER_DATABASE_URL": database_url, "PIXCRAWLER_BROKER_URL": "redis://127.0.0.1:1/0"},
+        cwd=tmp_path,
+        timeout=60,
+    )
+    with sessions.begin() as session:
+        assert chunks.dispatch_next(session, ref, limit=2) == messages
