@@ -21,6 +21,8 @@ from celery import Celery, bootsteps, signals
 from kombu.exceptions import KombuError, OperationalError
 
 from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
+from pixcrawler_worker.broker.consumer import Consumer
+from pixcrawler_worker.broker.transport import CheckedAMQP
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -53,7 +55,8 @@ def _make() -> Celery:
         broker = None if configured.broker_url is None else configured.broker_url.get_secret_value()
     except PermanentError as error:
         raise SystemExit(f"pixcrawler: {error}") from None
-    made = Celery("pixcrawler", broker=broker, include=["pixcrawler_worker.tasks"])
+    # With the transport that checks each message before Celery reads it.
+    made = Celery("pixcrawler", broker=broker, amqp=CheckedAMQP, include=["pixcrawler_worker.tasks"])
     made.conf.update(
         # Exchange "" routes by the queue's name alone: no bindings that a flushed Redis could lose.
         task_queues=[kombu.Queue(queue.value, exchange="", routing_key=queue.value) for queue in Queue],
@@ -70,6 +73,7 @@ def _make() -> Celery:
         result_backend=None,
         task_serializer="json",
         accept_content=["json"],
+        worker_consumer=f"{Consumer.__module__}:{Consumer.__name__}",
         worker_prefetch_multiplier=1,
         task_soft_time_limit=int(LIMITS.soft_time_limit.total_seconds()),
         task_time_limit=int(LIMITS.time_limit.total_seconds()),
@@ -83,6 +87,8 @@ def _make() -> Celery:
         worker_enable_soft_shutdown_on_idle=True,
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
+        # What Redis rejects, for example while it is full, is tried again on a new connection.
+        broker_channel_error_retry=True,
         broker_pool_acquire_timeout=10,
         broker_transport_options={
             "visibility_timeout": int(LIMITS.visibility_timeout.total_seconds()),

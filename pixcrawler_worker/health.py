@@ -4,12 +4,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
 
 import redis
 
 from pixcrawler_worker import settings_report
+from pixcrawler_worker.broker import quarantine
 from pixcrawler_worker.db import migrate, server, session
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import source_config
@@ -19,8 +21,6 @@ from pixcrawler_worker.storage.facade import Storage
 
 #: Largest accepted difference to the database's clock: with more, the logs of both cannot be compared.
 _MAX_CLOCK_SKEW_SECONDS = 5.0
-#: For a connection to the broker, and for each of its answers.
-_TIMEOUT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def run_checks(settings: Settings) -> list[CheckResult]:
         _check("migrations", lambda: _migrations(settings)),
         _check("clock", lambda: _clock(settings)),
         _check("broker", lambda: _broker(settings)),
+        _check("quarantine", lambda: _quarantine(settings)),
         _check("storage", lambda: _storage(settings)),
         _check("sources", lambda: _sources(settings)),
     ]
@@ -106,31 +107,21 @@ def _clock(settings: Settings) -> str:
 
 def _broker(settings: Settings) -> str:
     try:
-        client = redis.Redis.from_url(
-            _redis_py_url(settings.require_broker()),
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-        )
-        with client:
+        with closing(quarantine.connect(settings.require_broker())) as client:
             # INFO, because hosted services reject CONFIG.
-            info = client.info()
-    except ValueError as error:
-        # Its text may hold a part of the password.
-        raise PermanentError("invalid broker URL, expected for example redis://:password@host:6379/0") from error
+            info: Any = client.info()
     except (redis.RedisError, OSError) as error:
         raise TransientError(f"Redis does not answer: {error}") from error
     policy = info.get("maxmemory_policy", "unknown")
     if policy not in {"noeviction", "unknown"}:
         raise PermanentError(f"Redis may drop messages: set maxmemory-policy to noeviction, not {policy}")
+    if 0 < info.get("maxmemory", 0) <= info.get("used_memory", 0):
+        raise PermanentError("Redis is full, and workers wait until it has room: raise its maxmemory or remove data")
     return f"Redis {info.get('redis_version', 'of an unknown version')}"
 
 
-def _redis_py_url(broker: str) -> str:
-    """Return the URL of the broker for redis-py; kombu's form of Unix sockets and database numbers is another one."""
-    parts = urlsplit(broker)
-    if parts.scheme != "redis+socket":
-        return broker
-    return f"unix://{parts.path}?db={parse_qs(parts.query).get('virtual_host', ['0'])[0]}"
+def _quarantine(settings: Settings) -> str:
+    return quarantine.summary(*quarantine.read(settings.require_broker(), limit=1))
 
 
 def _storage(settings: Settings) -> str:

@@ -1,0 +1,1 @@
+"""The broker's edge: messages are checked here before kombu and Celery read them."""

@@ -1,0 +1,35 @@
+"""Celery's consumer, as `worker_consumer` names it, with what cannot be set in its configuration."""
+
+from typing import Any, NoReturn
+
+from celery.worker import consumer
+from kombu import Message
+
+from pixcrawler_worker.broker.reading import Reason, UnreadableError
+
+
+class Consumer(consumer.Consumer):
+    """A consumer that sets aside what it cannot handle, and talks to no other workers."""
+
+    # Celery ends the worker if a child has died by the time of the first start (0): its replacement is started instead.
+    restart_count = 0
+
+    def __init__(self, on_task_request: Any, *, worker_options: dict[str, Any] | None = None, **options: Any) -> None:
+        # The ledger says what was cancelled, so workers have nothing to tell each other; and both raise on reconnects.
+        quiet = {"without_gossip": True, "without_mingle": True}
+        super().__init__(on_task_request, worker_options={**(worker_options or {}), **quiet}, **options)
+
+    def on_decode_error(self, message: Message, exc: Exception) -> NoReturn:
+        """Raise: the transport sets the message aside."""
+        del message
+        raise exc
+
+    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> NoReturn:
+        """Raise: the transport sets the message aside."""
+        del body, message
+        raise exc
+
+    def on_unknown_message(self, body: object, message: Message) -> NoReturn:
+        """Raise: the transport sets the message aside."""
+        del body, message
+        raise UnreadableError(Reason.ENVELOPE, "it asks for no task")

@@ -1,0 +1,400 @@
+"""Checks of a message before kombu and Celery read it: whatever those raise on ends the whole worker.
+
+A message is a JSON object (the envelope) with a body, which is JSON again:
+
+    {"body": "W1s0Ml0sIHt9LCB7fV0=", "content-type": "application/json", "headers": {"task": ..., "id": ...},
+     "properties": {"delivery_tag": ..., "body_encoding": "base64", "delivery_info": {"exchange": "", ...}}}
+
+Size and nesting are bounded before anything is deserialized. The types are those that Celery relies on without looking:
+of protocol 1, where the body names the task, and of protocol 2, where the headers do.
+"""
+
+import base64
+import bz2
+import codecs
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from enum import StrEnum
+from typing import Any
+
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.utils import json
+
+#: Bytes of a message, and of its body when decoded. A list of 200,000 URLs fits.
+MAX_BYTES = 32 * 1024 * 1024
+#: Lists and objects inside of each other. Python's parser gives up at 1,000, and so does what copies the arguments.
+MAX_DEPTH = 100
+#: Lists and objects in one message: an empty one takes 2 bytes of JSON, and 64 of memory.
+MAX_CONTAINERS = 100_000
+#: Characters of an id, of the name of a task, of a queue.
+_MAX_NAME = 1000
+#: Of the counters in headers; Celery adds to them.
+_MAX_COUNT = 2**53
+
+#: Strings, which may hold brackets, and brackets. Possessive, and the end of the text ends a string: never quadratic.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
+#: Names of compression methods, as kombu has them.
+_DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
+    **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), zlib.decompressobj),
+    **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), bz2.BZ2Decompressor),
+    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), lambda: lzma.LZMADecompressor(memlimit=2 * MAX_BYTES)),
+}
+#: Keys of a command of the control channel, which become keyword arguments.
+_COMMAND_KEYS = {"method", "arguments", "destination", "pattern", "matcher", "ticket", "reply_to"}
+
+
+class Reason(StrEnum):
+    """Why a message was set aside."""
+
+    TOO_LARGE = "too_large"
+    TOO_DEEP = "too_deep"
+    NOT_JSON = "not_json"
+    ENVELOPE = "envelope"
+    CONTENT_TYPE = "content_type"
+    COMPRESSION = "compression"
+    BODY = "body"
+    HEADERS = "headers"
+    COMMAND = "command"
+    UNHANDLED = "unhandled"
+
+
+class UnreadableError(Exception):
+    """A message cannot be read.
+
+    Args:
+        reason: the kind of trouble.
+        detail: what is wrong, in a few words, without values of the message.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def read_task(raw: bytes) -> dict[str, Any]:
+    """Return the envelope of a message that asks for a task.
+
+    Raises:
+        UnreadableError: when Celery could not handle it.
+    """
+    envelope = read_envelope(raw)
+    headers = envelope["headers"]
+    body = _read_body(envelope)
+    if isinstance(body, list):
+        if "task" not in headers:
+            raise UnreadableError(Reason.HEADERS, "there is no header `task`")
+        _check_arguments(body)
+        _check_fields(headers, Reason.HEADERS)
+    elif isinstance(body, dict):
+        # Protocol 1, or a mixture: Celery takes the fields from the body, and those in headers take precedence.
+        args, kwargs = body.get("args", []), body.get("kwargs", {})
+        _check_arguments([args, kwargs, {key: body.get(key) for key in ("callbacks", "errbacks", "chord")}])
+        if "task" in headers and "args" not in body:
+            raise UnreadableError(Reason.BODY, "the body has no arguments")
+        _check_fields({**body, **headers}, Reason.BODY)
+    else:
+        raise UnreadableError(Reason.BODY, "the body is neither a list nor an object")
+    return envelope
+
+
+def read_broadcast(raw: bytes, *, is_command: bool) -> dict[str, Any]:
+    """Return the envelope of a message that was published to all: a command of the control channel, or an event.
+
+    Raises:
+        UnreadableError: when kombu could not handle it.
+    """
+    envelope = read_envelope(raw)
+    body = _read_body(envelope)
+    if not is_command:
+        return envelope
+    if not isinstance(body, dict) or not isinstance(body.get("method"), str):
+        raise UnreadableError(Reason.COMMAND, "the body names no command")
+    checks: Mapping[str, bool] = {
+        "arguments": isinstance(body.get("arguments"), dict | None),
+        "destination": isinstance(body.get("destination"), list | str | None),
+        "pattern": isinstance(body.get("pattern"), str | None),
+        "matcher": isinstance(body.get("matcher"), str | None),
+        "ticket": isinstance(body.get("ticket"), str | None),
+        "reply_to": body.get("reply_to") is None or _is_reply_to(body["reply_to"]),
+        "clock": _is_count(envelope["headers"].get("clock")),
+    }
+    if invalid := [name for name, is_valid in checks.items() if not is_valid]:
+        raise UnreadableError(Reason.COMMAND, f"`{invalid[0]}` is invalid")
+    if body.keys() - _COMMAND_KEYS:
+        raise UnreadableError(Reason.COMMAND, "the command has an unknown key")
+    return envelope
+
+
+def read_reply(raw: bytes) -> dict[str, Any]:
+    """Return the envelope of a worker's reply to a command.
+
+    Raises:
+        UnreadableError: when kombu could not handle it.
+    """
+    envelope = read_envelope(raw)
+    _read_body(envelope)
+    if not _is_count(envelope["headers"].get("clock")):
+        raise UnreadableError(Reason.HEADERS, "`clock` is invalid")
+    return envelope
+
+
+def read_envelope(raw: bytes) -> dict[str, Any]:
+    """Return the envelope of a message, with `headers` that are an object; the body is not looked at.
+
+    Raises:
+        UnreadableError: when kombu could not handle it.
+    """
+    envelope = parse(raw)
+    if not isinstance(envelope, dict):
+        raise UnreadableError(Reason.ENVELOPE, "the message is not an object")
+    properties = envelope.get("properties")
+    if not isinstance(properties, dict):
+        raise UnreadableError(Reason.ENVELOPE, "`properties` is not an object")
+    delivery_info = properties.get("delivery_info")
+    checks: Mapping[str, bool] = {
+        "delivery_tag": _is_tag(properties.get("delivery_tag")),
+        "delivery_info": isinstance(delivery_info, dict)
+        and _is_name(delivery_info.get("exchange"))
+        and _is_name(delivery_info.get("routing_key")),
+        "priority": _is_priority(properties.get("priority")),
+        "correlation_id": isinstance(properties.get("correlation_id"), str | None),
+        "reply_to": isinstance(properties.get("reply_to"), str | None),
+    }
+    if invalid := [name for name, is_valid in checks.items() if not is_valid]:
+        raise UnreadableError(Reason.ENVELOPE, f"`properties.{invalid[0]}` is missing or invalid")
+    headers = envelope.get("headers")
+    if not isinstance(headers, dict | None):
+        raise UnreadableError(Reason.HEADERS, "`headers` is not an object")
+    envelope["headers"] = headers or {}
+    return envelope
+
+
+def parse(raw: bytes) -> Any:
+    """Return a JSON value, whose size and nesting are bounded.
+
+    Raises:
+        UnreadableError: when it is none, or too large.
+    """
+    if len(raw) > MAX_BYTES:
+        raise UnreadableError(Reason.TOO_LARGE, f"it has {len(raw)} bytes, more than {MAX_BYTES}")
+    _check_nesting(raw)
+    try:
+        return json.loads(raw.decode())
+    except Exception as error:  # the decoders of kombu for dates and numbers raise whatever the library below raises
+        raise UnreadableError(Reason.NOT_JSON, f"it cannot be parsed ({type(error).__name__})") from error
+
+
+def _check_nesting(text: bytes) -> None:
+    """Raise if lists and objects are nested too deeply, or are too many, in one pass over the text."""
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return
+    depth = containers = 0
+    for token in _TOKENS.finditer(text):
+        first = text[token.start() : token.start() + 1]
+        if first in {b"[", b"{"}:
+            depth += 1
+            containers += 1
+            if depth > MAX_DEPTH:
+                raise UnreadableError(Reason.TOO_DEEP, f"it is nested deeper than {MAX_DEPTH}")
+            if containers > MAX_CONTAINERS:
+                raise UnreadableError(Reason.TOO_LARGE, f"it has more than {MAX_CONTAINERS} lists and objects")
+        elif first in {b"]", b"}"}:
+            depth -= 1
+
+
+def _read_body(envelope: Mapping[str, Any]) -> Any:
+    """Return the body, decoded as kombu decodes it, but within bounds."""
+    content_type, content_encoding = envelope.get("content-type"), envelope.get("content-encoding")
+    if content_type != "application/json":
+        raise UnreadableError(Reason.CONTENT_TYPE, "the content type is not application/json")
+    if not _is_encoding(content_encoding):
+        raise UnreadableError(Reason.CONTENT_TYPE, "the content encoding is unknown")
+    body, encoding = envelope.get("body"), envelope["properties"].get("body_encoding")
+    if not isinstance(body, str):
+        raise UnreadableError(Reason.BODY, "the body is not a string")
+    # As kombu compares them: the one in any case, the other exactly.
+    if not isinstance(encoding, str | None) or (encoding and encoding.lower() != "utf-8" and encoding != "base64"):
+        raise UnreadableError(Reason.BODY, "the encoding of the body is unknown")
+    try:
+        content = base64.b64decode(body.encode()) if encoding == "base64" else body.encode()
+    except ValueError as error:
+        raise UnreadableError(Reason.BODY, "the body is not in its encoding") from error
+    if compression := envelope["headers"].get("compression"):
+        content = _decompress(content, compression)
+    try:
+        return parse(content)
+    except UnreadableError as error:
+        reason = Reason.BODY if error.reason is Reason.NOT_JSON else error.reason
+        raise UnreadableError(reason, f"the body: {error.detail}") from error
+
+
+def _decompress(content: bytes, method: object) -> bytes:
+    if not isinstance(method, str) or method not in _DECOMPRESSORS:
+        raise UnreadableError(Reason.COMPRESSION, "the compression is unknown")
+    decompressor = _DECOMPRESSORS[method]()
+    try:
+        plain: bytes = decompressor.decompress(content, MAX_BYTES + 1)
+    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise UnreadableError(Reason.COMPRESSION, "the body cannot be decompressed") from error
+    if len(plain) > MAX_BYTES:
+        raise UnreadableError(Reason.TOO_LARGE, f"the body: it has more than {MAX_BYTES} bytes when decompressed")
+    if not decompressor.eof or decompressor.unused_data:
+        raise UnreadableError(Reason.COMPRESSION, "the body cannot be decompressed")
+    return plain
+
+
+def _check_arguments(body: list[Any]) -> None:
+    if len(body) != len(("args", "kwargs", "embed")):
+        raise UnreadableError(Reason.BODY, "the body does not have three parts")
+    args, kwargs, embed = body
+    if not isinstance(args, list):
+        raise UnreadableError(Reason.BODY, "the arguments are not a list")
+    if not isinstance(kwargs, dict):
+        raise UnreadableError(Reason.BODY, "the keyword arguments are not an object")
+    if not isinstance(embed, dict | None):
+        raise UnreadableError(Reason.BODY, "the third part of the body is not an object")
+    for name in ("callbacks", "errbacks", "chain", "chord"):
+        if not _FIELDS[name]((embed or {}).get(name)):
+            raise UnreadableError(Reason.BODY, f"`{name}` is invalid")
+
+
+def _check_fields(fields: Mapping[str, Any], reason: Reason) -> None:
+    for name in ("task", "id"):
+        if not _is_identifier(fields.get(name)):
+            raise UnreadableError(reason, f"`{name}` is missing or invalid")
+    for name, is_valid in _FIELDS.items():
+        if not is_valid(fields.get(name)):
+            raise UnreadableError(reason, f"`{name}` is invalid")
+
+
+def _is_tag(value: object) -> bool:
+    return _is_identifier(value) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_identifier(value: object) -> bool:
+    return _is_name(value) and value != ""
+
+
+def _is_name(value: object) -> bool:
+    """Return if it is a text of bounded length that Redis and PostgreSQL can store."""
+    if not isinstance(value, str) or len(value) > _MAX_NAME or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_name_or_none(value: object) -> bool:
+    return value is None or _is_name(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str | None)
+
+
+def _is_count(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
+
+
+def _is_priority(value: object) -> bool:
+    try:
+        int(value)  # type: ignore[call-overload]  # this is the question
+    except (TypeError, ValueError):
+        return value is None
+    except OverflowError:
+        return False
+    return True
+
+
+def _is_encoding(value: object) -> bool:
+    if value is None or value == "":
+        return True
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        return False
+    if value.lower() in {"binary", "ascii-8bit"}:
+        return True
+    try:
+        codecs.lookup(value)
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+def _is_time(value: object) -> bool:
+    """Return if it is a time in ISO 8601 that Celery can convert to every time zone."""
+    if value is None:
+        return True
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        return False
+    try:
+        parsed = maybe_iso8601(value)
+        return parsed is not None and 1 < maybe_make_aware(parsed, UTC).astimezone(UTC).year < 9999  # noqa: PLR2004 - a day before and after fits into `datetime`
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return False
+
+
+def _is_limits(value: object) -> bool:
+    """Return if it is a hard and a soft time limit in seconds."""
+    if value is None:
+        return True
+    return isinstance(value, list) and len(value) == len(("hard", "soft")) and all(map(_is_limit, value))
+
+
+def _is_limit(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
+
+
+def _is_signatures(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_signature, value)))
+
+
+def _is_signature(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("task"), str)
+
+
+def _is_names(value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_name, value)))
+
+
+def _is_reply_to(value: object) -> bool:
+    return isinstance(value, dict) and _is_name(value.get("exchange")) and _is_name(value.get("routing_key"))
+
+
+#: Fields of headers, and of a body of protocol 1, that Celery uses without looking at their type.
+_FIELDS: Mapping[str, Callable[[object], bool]] = {
+    "argsrepr": _is_text,
+    "callbacks": _is_signatures,
+    "chain": _is_signatures,
+    "chord": lambda value: value is None or _is_signature(value),
+    "clock": _is_count,
+    "errbacks": _is_signatures,
+    "eta": _is_time,
+    "expires": _is_time,
+    "group": _is_name_or_none,
+    "group_index": _is_count,
+    "groups": lambda value: isinstance(value, list | None),
+    "ignore_result": lambda value: isinstance(value, bool | None),
+    "kwargsrepr": _is_text,
+    "lang": _is_name_or_none,
+    "meth": _is_name_or_none,
+    "origin": _is_name_or_none,
+    "parent_id": _is_name_or_none,
+    "replaced_task_nesting": _is_count,
+    "retries": _is_count,
+    "root_id": _is_name_or_none,
+    "shadow": _is_name_or_none,
+    "stamped_headers": _is_names,
+    "stamps": lambda value: isinstance(value, dict | None),
+    "taskset": _is_name_or_none,
+    "timelimit": _is_limits,
+}

@@ -1,0 +1,155 @@
+"""Messages that no worker can read are set aside, and the worker runs what is behind them."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import malformed
+import pytest
+import redis
+from acceptance_stack import Stack, send, url_list
+
+from pixcrawler_worker.broker import quarantine
+from pixcrawler_worker.domain.messages import Queue, Task
+
+#: No row has it.
+UNKNOWN = 2_000_000_000
+#: What random messages are made from.
+GOOD = [
+    (Task.CRAWL_START, Queue.CRAWL, (UNKNOWN, {"urls": ["https://a.example/1.jpg"]})),
+    (Task.CRAWL_CHUNK, Queue.CRAWL, (UNKNOWN,)),
+    (Task.CRAWL_CANCEL, Queue.MAINTENANCE, (UNKNOWN,)),
+    (Task.EXPORT_PART, Queue.EXPORT, (UNKNOWN,)),
+]
+#: Published to all workers; the second is what `celery control` sends, with damages.
+BROADCASTS: tuple[bytes, ...] = (b"", b"junk", b"5", b"[]", b"null", b"{}", b"\xff\xfe", b"[" * 100_000)
+
+
+@pytest.fixture(name="server")
+def redis_client(stack: Stack) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(stack.redis_url) as server:
+        yield server
+
+
+def start_good_job(stack: Stack) -> int:
+    listed, _ = url_list(stack.host, good=4, broken=0)
+    job_id = stack.make_job(max_images=4)
+    send(stack, Task.CRAWL_START, job_id, {"urls": listed, "chunk_size": 2})
+    return job_id
+
+
+def wait_until_handled(stack: Stack, server: redis.Redis, *, seconds: float = 60) -> None:
+    """Wait until the queues and the record of taken messages are empty."""
+    deadline = time.monotonic() + seconds
+    while left := [key for key in (*Queue, "unacked", "unacked_index") if server.exists(key)]:
+        assert time.monotonic() < deadline, f"left in {left}\n{stack.log()[-6000:]}"
+        time.sleep(0.1)
+
+
+def good_message(task: Task, queue: Queue, args: tuple[object, ...]) -> dict[str, Any]:
+    return malformed.envelope(task.value, *args, queue=queue.value)
+
+
+def push_each_kind(server: redis.Redis) -> int:
+    """Push one message of each kind; return how many."""
+    for number, (kind, damage) in enumerate(malformed.KINDS.items()):
+        task, queue, args = GOOD[number % len(GOOD)]
+        message = good_message(task, queue, args)
+        message["headers"]["kind"] = kind
+        server.lpush(queue.value, damage(message))
+    return len(malformed.KINDS)
+
+
+def push_to_be_restored(server: redis.Redis) -> int:
+    """Record garbage as taken by a worker that died; return how many are no messages."""
+    whole = good_message(*GOOD[1])
+    taken: dict[str, Any] = {
+        "text": "junk",
+        "list": [],
+        "triple": [1, 2, 3],
+        "no message": [{}, "", "crawl"],
+        "queue is an object": [whole, {}, {}],
+        "queue is unknown": [whole, "nowhere", "nothing"],
+        "queue is a hash": [whole, "", "unacked"],
+        "queue is empty": [whole, "", ""],
+    }
+    stored = {tag: json.dumps(value).encode() for tag, value in taken.items()}
+    stored |= {"junk": b"\xff{", "deep": b"[" * 100_000, "empty": b"", "without a time": b"junk"}
+    for tag, value in stored.items():
+        server.hset("unacked", tag, value)
+    server.zadd("unacked_index", dict.fromkeys([tag for tag in stored if tag != "without a time"], 1))
+    server.zadd("unacked_index", {"without a message": 1})
+    # This one is whole and goes back to its queue.
+    server.hset("unacked", "whole", json.dumps([whole, "", "crawl"]))
+    server.zadd("unacked_index", {"whole": 1})
+    return len(stored) - len(["empty"])
+
+
+def publish_broadcasts(server: redis.Redis, database: str) -> int:
+    channel = f"/{database}.celery.pidbox"
+    command = malformed.envelope("", queue="")
+    command["body"] = malformed.encoded(json.dumps({"method": "ping", "arguments": {}}).encode())
+    damages: list[bytes] = [
+        *BROADCASTS[1:],  # kombu itself ignores an empty one
+        malformed.without("properties")(json.loads(json.dumps(command))),
+        malformed.changed("headers/clock", "late")(json.loads(json.dumps(command))),
+        malformed.changed("body", malformed.encoded(b"[1]"))(json.loads(json.dumps(command))),
+        malformed.changed("body", malformed.encoded(b'{"method": {}}'))(json.loads(json.dumps(command))),
+        malformed.changed("body", malformed.encoded(b'{"method": "ping", "reply_to": 5}'))(json.loads(json.dumps(command))),
+        malformed.changed("body", malformed.encoded(b'{"method": "ping", "self": 5}'))(json.loads(json.dumps(command))),
+    ]
+    for damage in (BROADCASTS[0], *damages):
+        assert server.publish(channel, damage) == 1, "one worker listens"
+    return len(damages)
+
+
+def push_random(server: redis.Redis, *, seed: int, count: int) -> None:
+    dice = random.Random(seed)
+    messages = [good_message(*one) for one in GOOD]
+    for _ in range(count):
+        number = dice.randrange(len(GOOD))
+        server.lpush(GOOD[number][1].value, malformed.random_message(dice, messages[number]))
+
+
+def test_a_worker_sets_aside_each_kind_of_malformed_message_and_runs_what_is_behind(
+    stack: Stack, server: redis.Redis
+) -> None:
+    bad = push_each_kind(server) + push_to_be_restored(server)
+    job_id = start_good_job(stack)
+    with stack.worker() as process:
+        stack.wait(job_id)
+        assert stack.job(job_id)["valid_images"] == 4
+        wait_until_handled(stack, server)
+        count, newest = quarantine.read(stack.redis_url, limit=1000)
+        set_aside = "\n".join(map(str, newest))
+        print([kind for kind in malformed.KINDS if f'"kind": "{kind}"' not in set_aside])
+        assert count == bad
+        bad += publish_broadcasts(server, stack.redis_url.rpartition("db=")[2])
+        second = start_good_job(stack)
+        stack.wait(second)
+        assert quarantine.read(stack.redis_url, limit=0)[0] == bad
+        assert process.poll() is None
+        os.kill(process.pid, 0)
+    assert "Unrecoverable error" not in stack.log()
+    assert f"there is no chunk {UNKNOWN}" not in set_aside
+
+
+@pytest.mark.parametrize(("seed", "count"), [(1, 100), pytest.param(2, 1000, marks=pytest.mark.scale)])
+def test_random_damages_do_no_harm(stack: Stack, server: redis.Redis, seed: int, count: int) -> None:
+    push_random(server, seed=seed, count=count)
+    job_id = start_good_job(stack)
+    with stack.worker() as process:
+        stack.wait(job_id)
+        assert stack.job(job_id)["valid_images"] == 4
+        wait_until_handled(stack, server)
+        assert process.poll() is None
+    log = stack.log()
+    assert "Unrecoverable error" not in log
+    set_aside, _ = quarantine.read(stack.redis_url, limit=0)
+    received = log.count(" received") - len([1 for _ in range(0)])
+    unregistered = log.count("Received unregistered task")
+    print(set_aside, received, unregistered)
+    assert set_aside > count / 2
