@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from pixcrawler_worker import client, registry
-from pixcrawler_worker.cli import arguments, connection, console, job_status, job_watch
+from pixcrawler_worker.cli import arguments, connection, console, job_status, job_watch, quarantine
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import JobView
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -78,6 +78,8 @@ def show(*, ref: JobRef, as_json: bool) -> None:
     """
     with connection.connect() as runtime:
         job_status.print_table(runtime.sessions, ref, as_json=as_json)
+    if not as_json:
+        quarantine.note(runtime.settings)
 
 
 @jobs.command()

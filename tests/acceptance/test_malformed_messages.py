@@ -98,7 +98,9 @@ def publish_broadcasts(server: redis.Redis, database: str) -> int:
         malformed.changed("headers/clock", "late")(json.loads(json.dumps(command))),
         malformed.changed("body", malformed.encoded(b"[1]"))(json.loads(json.dumps(command))),
         malformed.changed("body", malformed.encoded(b'{"method": {}}'))(json.loads(json.dumps(command))),
-        malformed.changed("body", malformed.encoded(b'{"method": "ping", "reply_to": 5}'))(json.loads(json.dumps(command))),
+        malformed.changed("body", malformed.encoded(b'{"method": "ping", "reply_to": 5}'))(
+            json.loads(json.dumps(command))
+        ),
         malformed.changed("body", malformed.encoded(b'{"method": "ping", "self": 5}'))(json.loads(json.dumps(command))),
     ]
     for damage in (BROADCASTS[0], *damages):

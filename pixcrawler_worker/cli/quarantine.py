@@ -1,0 +1,60 @@
+"""`pixcrawler quarantine`, and the line about it in other commands."""
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.table import Table
+
+from pixcrawler_worker.broker import quarantine as messages
+from pixcrawler_worker.cli import arguments, connection, console
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.settings import Settings
+
+#: Seconds that commands about jobs wait for Redis: they do their work without it.
+_PATIENCE = 0.5
+
+
+@click.command()
+@click.option("--limit", type=arguments.NUMBER, default=20, show_default=True, help="Number of messages to list.")
+@click.option("--clear", is_flag=True, help="Forget them all.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def quarantine(*, limit: int, clear: bool, as_json: bool) -> None:
+    """List the newest messages that no worker could read.
+
+    Workers set such messages aside. The list has when and from which queue they were taken, what is wrong with them,
+    and their beginning without passwords, tokens and encoded data.
+    """
+    broker_url = connection.load_settings().require_broker()
+    if clear:
+        click.echo(f"{messages.clear(broker_url)} messages forgotten")
+        return
+    count, newest = messages.read(broker_url, limit=limit)
+    if as_json:
+        click.echo(json.dumps({"count": count, "messages": [asdict(entry) for entry in newest]}, indent=2))
+        return
+    if not newest:
+        click.echo(messages.summary(0, ()))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("time", "queue", "bytes", "reason", "task"):
+        table.add_column(heading, justify="right" if heading == "bytes" else "left", no_wrap=heading != "reason")
+    table.add_column("beginning", overflow="ellipsis", no_wrap=True)
+    for entry in newest:
+        values = (entry.time, entry.queue, entry.size, entry.detail, entry.task or "", entry.excerpt)
+        table.add_row(*(console.escaped(str(value)) for value in values))
+    console.out.print(table)
+    if count > len(newest):
+        click.echo(f"{count - len(newest)} older ones: pixcrawler quarantine --limit {count}")
+
+
+def note(settings: Settings) -> None:
+    """Print one line on stderr if messages were set aside; nothing when there is no broker, or it does not answer."""
+    if settings.broker_url is None:
+        return
+    try:
+        count, newest = messages.read(settings.broker_url.get_secret_value(), limit=1, timeout=_PATIENCE)
+    except (PermanentError, TransientError):
+        return
+    if count:
+        click.echo(f"pixcrawler: {messages.summary(count, newest)}", err=True)
