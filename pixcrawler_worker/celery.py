@@ -11,13 +11,15 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import celery
 import kombu
 import structlog
-from celery import Celery, bootsteps, signals
+from celery import Celery, bootsteps, concurrency, signals
 from kombu.exceptions import KombuError, OperationalError
 
 from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
@@ -41,6 +43,8 @@ _LOOKS = 2
 #: Redis keeps a list for each priority. That of messages without one, 0, is read first: a start or a cancel is short,
 #: and does not wait behind the chunks of other jobs.
 _CHUNK_PRIORITY = 3
+#: Pools that run one chunk in a process at a time.
+_POOLS = {"celery.concurrency.prefork", "celery.concurrency.solo"}
 #: Seconds between two messages that ask for storage to be tidied.
 _TIDY_SECONDS = 600
 #: Seconds that a sweep waits for a connection of the pool.
@@ -273,9 +277,13 @@ class Sweeper(bootsteps.StartStopStep):
         self._check_broker()
         try:
             for _ in range(len(self._failed)):
-                task_id, looks = self._failed[0]
-                expired = sweeper.expire_lease(runtime.current(), task_id, ended=_is_gone)
-                self._failed.popleft()
+                # Taken out first: whatever cannot be looked up must not stop every sweep from now on.
+                task_id, looks = self._failed.popleft()
+                try:
+                    expired = sweeper.expire_lease(runtime.current(), task_id, ended=_is_gone)
+                except TransientError:
+                    self._failed.append((task_id, looks))
+                    raise
                 if looks > 1 and not expired:
                     self._failed.append((task_id, looks - 1))
             swept = sweeper.sweep(runtime.current(), JOB_KINDS.values(), setbacks=self._setbacks)
@@ -317,16 +325,23 @@ app.steps["worker"].add(Metrics)
 
 
 @signals.setup_logging.connect
-def _configure_logs(loglevel: int = logging.INFO, **_: object) -> None:
-    logs.configure(settings.load().log_format, level=loglevel)
+def _configure_logs(loglevel: int = logging.INFO, logfile: str | None = None, **_: object) -> None:
+    try:
+        logs.configure(settings.load().log_format, level=loglevel, file=Path(logfile) if logfile else None)
+    except OSError as error:
+        raise SystemExit(f"pixcrawler: the log file cannot be written: {error}") from None
 
 
 @signals.celeryd_init.connect
-def _check(**_: object) -> None:
+def _check(sender: str, options: Mapping[str, Any] = MappingProxyType({}), **_: object) -> None:
     """Refuse to start where no chunk could ever run; an absent service is waited for instead."""
+    if options.get("logfile"):
+        # A worker in the background has no other place where the lines below would be seen.
+        app.log.setup(options.get("loglevel"), options["logfile"], hostname=sender)
     try:
         configured = settings.load()
         configured.require_broker()
+        _require_pool(options.get("pool_cls"))
         if unknown := settings_report.unknown(protocol.SOURCES.installed()):
             log.warning("unknown settings are ignored", did_you_mean=unknown)
         if networks := [str(network) for network in configured.allowed_networks]:
@@ -337,7 +352,19 @@ def _check(**_: object) -> None:
     except TransientError as error:
         log.warning("started without a database; waiting for it", reason=str(error))
     except PermanentError as error:
+        if options.get("logfile"):
+            log.critical("the worker does not start", reason=str(error))
         raise SystemExit(f"pixcrawler: {error}") from None
+
+
+def _require_pool(pool: type | str | None) -> None:
+    """Raise if chunks would share a process: each needs its own event loop, connections, time limits and recycling."""
+    if pool is None:
+        return
+    module = concurrency.get_implementation(pool).__module__
+    if module not in _POOLS:
+        name = module.rpartition(".")[2]
+        raise PermanentError(f"chunks cannot run in the pool {name}: leave out --pool, or use --pool prefork or solo")
 
 
 @signals.worker_process_shutdown.connect

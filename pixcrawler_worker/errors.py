@@ -14,6 +14,9 @@ from the rejection. Anything else that is raised is a bug and reaches the log wi
 
 from datetime import timedelta
 
+#: Characters of a value that an error quotes.
+_MAX_SHOWN = 100
+
 
 class WorkerError(Exception):
     """Base of all errors that the callers of this package handle."""
@@ -37,7 +40,13 @@ class PermanentError(WorkerError):
 
 
 class UnknownJobError(PermanentError):
-    """There is no job of that kind and id."""
+    """There is no job of that kind and id.
+
+    Args:
+        kind: of the job.
+        job_id: the id, which is any JSON value of any length where it comes from a message.
+    """
 
     def __init__(self, kind: str, job_id: object) -> None:
-        super().__init__(f"there is no {kind} job {job_id!r}")
+        shown = repr(job_id)
+        super().__init__(f"there is no {kind} job {shown[:_MAX_SHOWN]}{'...' if len(shown) > _MAX_SHOWN else ''}")

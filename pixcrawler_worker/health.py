@@ -60,7 +60,6 @@ def run_checks(settings: Settings) -> list[CheckResult]:
         _check("migrations", lambda: _migrations(settings)),
         _check("clock", lambda: _clock(settings)),
         _check("broker", lambda: _broker(settings)),
-        _check("quarantine", lambda: _quarantine(settings)),
         _check("storage", lambda: _storage(settings)),
         _check("sources", lambda: _sources(settings)),
     ]
@@ -106,6 +105,7 @@ def _clock(settings: Settings) -> str:
 
 
 def _broker(settings: Settings) -> str:
+    count, newest = quarantine.read(settings.require_broker(), limit=1)
     try:
         with closing(quarantine.connect(settings.require_broker())) as client:
             # INFO, because hosted services reject CONFIG.
@@ -117,11 +117,8 @@ def _broker(settings: Settings) -> str:
         raise PermanentError(f"Redis may drop messages: set maxmemory-policy to noeviction, not {policy}")
     if 0 < info.get("maxmemory", 0) <= info.get("used_memory", 0):
         raise PermanentError("Redis is full, and workers wait until it has room: raise its maxmemory or remove data")
-    return f"Redis {info.get('redis_version', 'of an unknown version')}"
-
-
-def _quarantine(settings: Settings) -> str:
-    return quarantine.summary(*quarantine.read(settings.require_broker(), limit=1))
+    version = f"Redis {info.get('redis_version', 'of an unknown version')}"
+    return f"{version}; {quarantine.summary(count, newest)}" if count else version
 
 
 def _storage(settings: Settings) -> str:

@@ -1,7 +1,9 @@
 """The form of log lines: text for people on a console, or one JSON object per line for machines."""
 
 import logging
+import logging.handlers
 import sys
+from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -12,8 +14,20 @@ from structlog.typing import Processor
 _NOISY = ("httpx", "alembic.runtime.migration", "celery.bootsteps", "kombu", "amqp")
 
 
-def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -> None:
-    """Write all entries of structlog and of the standard library to stderr in one style."""
+def configure(style: Literal["console", "json"], *, level: int = logging.INFO, file: Path | None = None) -> None:
+    """Write all entries of structlog and of the standard library in one style.
+
+    Args:
+        style: text for people, or JSON.
+        level: the lowest that is written.
+        file: where to, reopened when it is rotated; by default stderr.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    handler: logging.Handler = (
+        logging.handlers.WatchedFileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
+    )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -25,7 +39,9 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -
         if style == "json"
         # With rich installed, the default formatter shows local variables, among them the password of the database.
         else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            structlog.dev.ConsoleRenderer(
+                colors=file is None and sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
         ]
     )
     structlog.configure(
@@ -38,7 +54,6 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO) -
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -1,7 +1,7 @@
 """Every message the worker understands. A task calls one function and sends what it returns."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 import structlog
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 
 
 @app.task(name=Task.SWEEP.value)
-def sweep() -> None:
-    """Sweep once, and clean up the storage of jobs that are over."""
+def sweep(*_: object, **__: object) -> None:
+    """Sweep once, and clean up the storage of jobs that are over. Arguments mean nothing."""
     send_messages(sweeper.sweep(runtime.current(), JOB_KINDS.values()).messages)
     for kind in JOB_KINDS.values():
         kind.clean_up(runtime.current(), LIMITS)
@@ -36,19 +36,20 @@ def _register(kind: AnyJobKind) -> None:
         return []
 
     @app.task(name=str(kind.start_task))
-    def start(job_id: object = None, options: object = None, **named: object) -> None:
-        """Plan a pending job; on one that was started do nothing."""
+    def start(*given: object, **named: object) -> None:
+        """Plan a pending job, with its options; on one that was started do nothing."""
         with _unknown_dropped():
-            found = _job_id(kind, job_id, named)
-            send_messages(submission.start(runtime.current(), kind, found, options))
+            job_id, options = _arguments(kind, (kind.table.id_name, "options"), given, named)
+            send_messages(submission.start(runtime.current(), kind, _job_id(kind, job_id), options))
 
     @app.task(name=str(kind.table.chunk_task))
-    def run_chunk(chunk_id: object) -> None:
+    def run_chunk(*given: object, **named: object) -> None:
         """Run one chunk of a job."""
-        if _is_id(chunk_id, MAX_INT8):
+        with _unknown_dropped():
+            (chunk_id,) = _arguments(kind, ("chunk_id",), given, named)
+            if not _is_id(chunk_id, MAX_INT8):
+                raise UnknownJobError(f"chunk of a {kind.table.name}", chunk_id)
             send_messages(executor.run(runtime.current(), kind, chunk_id, turns=_turns()))
-        else:
-            log.warning("message dropped", reason=f"there is no chunk {chunk_id!r}")
 
     if kind.cancel_task:
         _register_transition(kind, kind.cancel_task, cancel)
@@ -65,21 +66,36 @@ def _turns() -> executor.Turns:
 
 def _register_transition(kind: AnyJobKind, task: str, transition: Callable[[int], list[ChunkMessage]]) -> None:
     @app.task(name=str(task))
-    def run(job_id: object = None, **named: object) -> None:
+    def run(*given: object, **named: object) -> None:
         with _unknown_dropped():
-            send_messages(transition(_job_id(kind, job_id, named)))
+            (job_id,) = _arguments(kind, (kind.table.id_name,), given, named)
+            send_messages(transition(_job_id(kind, job_id)))
 
 
-def _job_id(kind: AnyJobKind, job_id: object, named: dict[str, object]) -> int:
-    """Return the id in a message, which anything may have written: given by position, or as `<kind>_job_id`.
+def _arguments(
+    kind: AnyJobKind, names: Sequence[str], given: Sequence[object], named: Mapping[str, object]
+) -> Sequence[object]:
+    """Return the arguments in a message, by position or by name, where anything may have written it; None for absent.
+
+    Raises:
+        UnknownJobError: when there are others: what was meant is unknown.
+    """
+    by_position = dict(zip(names, given, strict=False))
+    # The id of a job is called `job_id`, too.
+    aliases = {"job_id": names[0]} if names[0] == kind.table.id_name else {}
+    by_name = {aliases.get(name, name): value for name, value in named.items()}
+    if len(given) > len(names) or by_name.keys() - set(names) or by_name.keys() & by_position.keys():
+        raise UnknownJobError(kind.table.name, f"with the arguments {[*given, *named]}")
+    found = by_position | by_name
+    return [found.get(name) for name in names]
+
+
+def _job_id(kind: AnyJobKind, found: object) -> int:
+    """Return the id of a job.
 
     Raises:
         UnknownJobError: when no row can have such an id.
     """
-    name = kind.table.id_name
-    if unexpected := sorted(named.keys() - {name}):
-        raise UnknownJobError(kind.table.name, f"with the argument {unexpected[0]}")
-    found = named.get(name, job_id)
     if not _is_id(found, MAX_INT4):
         raise UnknownJobError(kind.table.name, found)
     return found

@@ -42,6 +42,8 @@ DELIVERY = {
     "broker_connection_max_retries": None,
     "broker_connection_retry_on_startup": True,
     "broker_pool_acquire_timeout": 10,
+    "broker_channel_error_retry": True,
+    "worker_consumer": "pixcrawler_worker.broker.consumer:Consumer",
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_soft_shutdown_timeout": 25,
     "worker_enable_soft_shutdown_on_idle": True,

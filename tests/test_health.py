@@ -160,6 +160,11 @@ def test_a_broker_that_may_drop_messages(service_settings: dict[str, str], servi
     assert detail == "Redis may drop messages: set maxmemory-policy to noeviction, not allkeys-lru"
 
 
+def test_a_broker_that_is_full(service_settings: dict[str, str], services: Services) -> None:
+    with server_setting(services.redis_url, "maxmemory", "1"):
+        assert failing(service_settings, "broker").startswith("Redis is full, and workers wait until it has room: ")
+
+
 def test_a_broker_that_rejects_config_commands_is_checked_all_the_same(
     service_settings: dict[str, str], services: Services
 ) -> None:

@@ -127,7 +127,7 @@ def read(broker_url: str, *, limit: int, timeout: float = _TIMEOUT) -> tuple[int
     """
     try:
         with closing(connect(broker_url, timeout=timeout)) as client:
-            pipe = client.pipeline()
+            pipe = client.pipeline(transaction=False)  # a full Redis rejects transactions
             pipe.llen(KEY)
             pipe.lrange(KEY, 0, limit - 1)
             count, newest = pipe.execute()
@@ -145,7 +145,7 @@ def clear(broker_url: str) -> int:
     """
     try:
         with closing(connect(broker_url)) as client:
-            pipe = client.pipeline()
+            pipe = client.pipeline(transaction=False)  # a full Redis rejects transactions
             pipe.llen(KEY)
             pipe.delete(KEY)
             count, _ = pipe.execute()

@@ -5,6 +5,7 @@ main process, and what is raised there ends it. So the checks are where replies 
 nevertheless while one message is handled sets that message aside.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -135,12 +136,23 @@ class QoS(kombu_redis.QoS):
         return []
 
     def ack(self, delivery_tag: Any) -> None:
-        """Record a message as handled, also where the record of those taken is damaged."""
+        """Record a message as handled, also where Redis is full, which rejects transactions, or the record damaged."""
         try:
             super().ack(delivery_tag)
         except ResponseError as error:
-            log.warning("a message could not be acknowledged", reason=str(error))
+            self.channel.connection.report_full(f"a message is acknowledged without a transaction: {error}")
+            with self.channel.conn_or_acquire() as client:
+                for remove, key in ((client.hdel, self.unacked_key), (client.zrem, self.unacked_index_key)):
+                    with contextlib.suppress(ResponseError):
+                        remove(key, delivery_tag)
             virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
+        """Record a message as handled, or put it back into its queue."""
+        if requeue:
+            super().reject(delivery_tag, requeue=True)
+        else:
+            self.ack(delivery_tag)
 
     def forget(self, delivery_tag: Any) -> None:
         """Count a message as handled, if it is one of this channel."""

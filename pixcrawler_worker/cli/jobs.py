@@ -47,6 +47,7 @@ def list_(*, kind: str | None, limit: int, as_json: bool) -> None:
         click.echo(json.dumps([job.as_json() for job in found], indent=2))
         return
     console.out.print(_table(found) if found else "no jobs yet. Create one, for example: pixcrawler crawl cat")
+    quarantine.note(runtime.settings)
 
 
 def _table(found: Iterable[JobView]) -> Table:
