@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 
 import click
-from rich.table import Table
 
 from pixcrawler_worker.broker import quarantine as messages
 from pixcrawler_worker.cli import arguments, connection, console
@@ -36,14 +35,10 @@ def quarantine(*, limit: int, clear: bool, as_json: bool) -> None:
     if not newest:
         click.echo(messages.summary(0, ()))
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("time", "queue", "bytes", "reason", "task"):
-        table.add_column(heading, justify="right" if heading == "bytes" else "left", no_wrap=heading != "reason")
-    table.add_column("beginning", overflow="ellipsis", no_wrap=True)
     for entry in newest:
-        values = (entry.time, entry.queue, entry.size, entry.detail, entry.task or "", entry.excerpt)
-        table.add_row(*(console.escaped(str(value)) for value in values))
-    console.out.print(table)
+        task = f"  {entry.task}" if entry.task else ""
+        click.echo(console.printable(f"{entry.time}  {entry.queue}  {entry.size} bytes  {entry.detail}{task}"))
+        click.echo(console.printable(f"    {entry.excerpt}"))
     if count > len(newest):
         click.echo(f"{count - len(newest)} older ones: pixcrawler quarantine --limit {count}")
 
