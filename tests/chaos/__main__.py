@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, closing
 from datetime import timedelta
@@ -44,7 +45,9 @@ _COUNTED = "SELECT (SELECT count(*) FROM pixcrawler.chunks WHERE state = 'comple
 def main() -> int:
     options = _options()
     kinds = injector.chosen(options.only, options.without)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Background jobs of a shell inherit that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.chmod(0o755)
     try:
@@ -128,7 +131,8 @@ def _arena(stack: ExitStack, data: Path, logs: Path, events: Events, chance: ran
         "PIXCRAWLER_FETCH_CONCURRENCY": "8",
         "PIXCRAWLER_DISPATCH_WINDOW": "4",
     }
-    all_workers = Workers(environment, data, logs, events)
+    ended = threading.Event()
+    all_workers = Workers(environment, data, logs, events, ended)
     load = Load(postgres, redis_server, servers, events, random.Random(chance.random()))
     arena = Arena(
         database=postgres,
@@ -140,6 +144,7 @@ def _arena(stack: ExitStack, data: Path, logs: Path, events: Events, chance: ran
         recovery=Recovery(),
         events=events,
         random=random.Random(chance.random()),
+        ended=ended,
     )
     return arena, Resources(all_workers, postgres, redis_server)
 

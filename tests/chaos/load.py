@@ -308,10 +308,11 @@ class Load:
             following = list(self._groups)
         for stage in STAGES:
             groups = [group for group in following if group.stage == stage]
-            ids = [group.job for group in groups]
+            ids, asked = [group.job for group in groups], time.monotonic()
             statuses = dict(self.write(lambda connection, stage=stage, ids=ids: _statuses(connection, stage, ids)))  # type: ignore[misc]
             for group in groups:
-                self._look(group, statuses.get(group.job))
+                if group.since < asked:  # otherwise a fault has restored its job meanwhile
+                    self._look(group, statuses.get(group.job))
         with self._lock:
             self._groups = [group for group in self._groups if not group.done]
 
@@ -323,8 +324,6 @@ class Load:
         elif status in _ENDED:
             if group.fate and not group.restored and "running" in group.ends:
                 return  # the fault is not done with it
-            if group.restored and status != "completed" and now - group.since < _RESEND:
-                return  # it was read before the fault restored it
             self._ended(group, status)
         elif status == "pending" and now - group.sent > _RESEND and not group.requested:
             self._start(group)

@@ -68,6 +68,7 @@ class Workers:
         folder: their working directory.
         logs: where their logs are.
         events: what happens.
+        hurry: set when nothing is to be waited for any more.
         count: how many there are.
         children: processes of each that run chunks.
         exits: main processes that ended without being asked: what is known of each.
@@ -78,6 +79,7 @@ class Workers:
     folder: Path
     logs: Path
     events: Events
+    hurry: threading.Event
     count: int = 3
     children: int = 2
     exits: list[str] = field(default_factory=list)
@@ -147,7 +149,7 @@ class Workers:
         def restarted() -> bool:
             with self._lock:
                 now = self._running[worker.name]
-            return self._ended.is_set() or (now.process is not worker.process and bool(now.children()))
+            return self.hurry.is_set() or (now.process is not worker.process and bool(now.children()))
 
         return until(restarted, seconds=seconds)
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from chaos.events import Events
 from chaos.load import Load
@@ -41,7 +41,7 @@ class Arena:
     recovery: Recovery
     events: Events
     random: random.Random
-    ended: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event
 
     def expect(self, victims: Iterable[Victim]) -> None:
         """Wait for the recovery of chunks whose process or message the fault that acts has just taken."""
