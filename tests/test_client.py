@@ -90,7 +90,28 @@ def test_the_broker_is_found_by_any_of_its_names(lists: redis.Redis, monkeypatch
     assert len(messages(lists, "crawl")) == 4
 
 
-@pytest.mark.parametrize("send", [client.start_crawl, client.cancel_crawl, client.retry_crawl])
+@pytest.mark.parametrize("kind", ["validation", "export"])
+def test_validations_and_exports_are_started_cancelled_and_retried(lists: redis.Redis, kind: str) -> None:
+    sent = [getattr(client, f"{verb}_{kind}")(7) for verb in ("start", "retry", "cancel")]
+    assert messages(lists, kind) == [
+        (f"pixcrawler.{kind}.start", sent[0], [7], {}),
+        (f"pixcrawler.{kind}.retry", sent[1], [7], {}),
+    ]
+    assert messages(lists, "maintenance") == [(f"pixcrawler.{kind}.cancel", sent[2], [7], {})]
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        client.start_crawl,
+        client.cancel_crawl,
+        client.retry_crawl,
+        client.cancel_validation,
+        client.retry_validation,
+        client.cancel_export,
+        client.retry_export,
+    ],
+)
 def test_without_a_broker_the_error_names_the_setting(send: Callable[[int], str]) -> None:
     with pytest.raises(PermanentError, match="no broker is configured: set PIXCRAWLER_BROKER_URL"):
         send(42)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import ledger
 import pytest
+from calls import call
 from factories import make_job, start_job
 
 from pixcrawler_worker.cli import job_watch
@@ -99,3 +100,34 @@ def test_interrupting_leaves_the_job_running_and_prints_how_to_resume(
         f"Cancel the job: pixcrawler jobs cancel {job_id}\n"
     )
     assert view(sessions, job_id).status == "running"
+
+
+@pytest.mark.parametrize("command", ["validate", "export"])
+def test_interrupting_a_command_that_watches_prints_how_to_watch_and_to_cancel(
+    sessions: Sessions, env: Mapping[str, str], command: str
+) -> None:
+    crawl = make_job(sessions, status="completed")
+    words = [sys.executable, "-m", "pixcrawler_worker.cli.main", command, str(crawl), "--watch"]
+    watching = subprocess.Popen(
+        words, env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        assert watching.stdout is not None
+        job_id = int(watching.stdout.readline())
+        assert "pending" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        _, output = watching.communicate(timeout=20)
+    finally:
+        watching.kill()
+        watching.wait()
+    argument = f"{'validation' if command == 'validate' else 'export'}:{job_id}"
+    assert watching.returncode == 130
+    title = argument.replace(":", " ")
+    assert output == (
+        f"\n{title} keeps running. Resume watching: pixcrawler jobs watch {argument}. "
+        f"Cancel the job: pixcrawler jobs cancel {argument}\n"
+    )
+    for hint in output.split("pixcrawler ")[1:]:
+        suggested = hint.split(".")[0].split()
+        if "cancel" in suggested:
+            assert call(env, *suggested).stdout.startswith(f"{title} failed")

@@ -8,19 +8,30 @@ import pytest
 import redis
 from calls import DEAD, call, sent
 from doubles import log_of
-from factories import make_job, start_job
+from factories import TABLES, make_job, start_job
 
+from pixcrawler_worker import registry
 from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.ledger import chunks
-from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.db.job_views import CrawlView
+from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 
 #: A name that tries to control the terminal of its reader.
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] \x9b2J\n\r[/]"
+
+#: By kind: what people call a job, what stands before its id in arguments, and the status of a cancelled one.
+NAMES = {
+    "crawl": ("job", "", "cancelled"),
+    "validation": ("validation", "validation:", "failed"),
+    "export": ("export", "export:", "failed"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -118,13 +129,83 @@ def test_watch_exits_as_the_job_ends(env: Mapping[str, str], sessions: Sessions,
     assert (result.exit_code, result.stdout) == (code, f"job {job_id} {status}: 0 of 100 images, 0 of 0 chunks\n")
 
 
-def test_a_job_is_cancelled_without_a_worker(env: Mapping[str, str], runtime: Runtime) -> None:
-    ref = start_job(runtime.sessions, chunks=2)
+@pytest.mark.parametrize("kind", TABLES, ids=repr)
+def test_a_job_of_any_kind_is_cancelled_without_a_worker(
+    env: Mapping[str, str], runtime: Runtime, kind: JobTable
+) -> None:
+    ref = start_job(runtime.sessions, chunks=2, kind=kind)
+    title, argument, status = NAMES[kind.name]
     for _ in range(2):
-        result = call(env, "jobs", "cancel", str(ref.id))
-        assert (result.exit_code, result.stdout.split(" in ")[0]) == (0, f"job {ref.id} cancelled")
+        result = call(env, "jobs", "cancel", f"{argument}{ref.id}")
+        assert (result.exit_code, result.stdout.split(" in ")[0]) == (0, f"{title} {ref.id} {status}")
     assert ledger.states_of(runtime.sessions, ref) == ["cancelled"] * 2
-    assert [entry.action for entry in log_of(runtime, ref)] == ["crawl_job.cancelled"]
+    assert [entry.action for entry in log_of(runtime, ref)] == [f"{kind.name}_job.cancelled"]
+
+
+@pytest.mark.parametrize("kind", TABLES, ids=repr)
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_job_that_ended_otherwise_is_not_said_to_be_cancelled(
+    env: Mapping[str, str], sessions: Sessions, kind: JobTable, status: str
+) -> None:
+    ref = start_job(sessions, chunks=0, kind=kind)
+    with sessions.begin() as session:
+        jobs.end(session, ref, JobStatus(status), error="the disk is on fire")
+    title, argument, _ = NAMES[kind.name]
+    message = f"{title} {ref.id} is {status} already: there is nothing to cancel"
+    with pytest.raises(PermanentError, match=f"^{message}$"):
+        call(env, "jobs", "cancel", f"{argument}{ref.id}")
+    with sessions.begin() as session:
+        assert jobs.status(session, ref) == status
+
+
+def test_jobs_of_all_kinds_are_listed_and_one_kind_on_request(env: Mapping[str, str], sessions: Sessions) -> None:
+    refs = [start_job(sessions, chunks=2, kind=kind, name="cats") for kind in TABLES]
+    crawls = [job.id for job in (newest_crawl(sessions, ref) for ref in refs)]
+    rows = [line.split() for line in call(env, "jobs", "list").stdout.splitlines()[1:]]
+    validation, export = f"validation:{refs[1].id}", f"export:{refs[2].id}"
+    assert [row[0] for row in rows] == [export, str(crawls[2]), validation, str(crawls[1]), str(crawls[0])]
+    assert rows[0] == [export, "running", "0", "%", "0/0", "0/2", "cats"]
+    assert [row[0] for row in rows[:2]] == [
+        line.split()[0] for line in call(env, "jobs", "list", "--limit", "2").stdout.splitlines()[1:]
+    ]
+    for kind, argument in (("validation", validation), ("export", export)):
+        (found,) = json.loads(call(env, "jobs", "list", "--kind", kind, "--json").stdout)
+        assert (found["kind"], found["id"]) == (kind, int(argument.partition(":")[2]))
+        # What is listed is what the other commands take.
+        assert call(env, "jobs", "show", argument).exit_code == 0
+    assert len(json.loads(call(env, "jobs", "list", "--kind", "crawl", "--json").stdout)) == 3
+    assert call(env, "jobs", "list", "--kind", "archive").exit_code == 2
+
+
+def newest_crawl(sessions: Sessions, ref: JobRef) -> CrawlView:
+    """The crawl job itself, or that of a validation or export."""
+    with sessions.begin() as session:
+        job = job_views.job(session, registry.kind_of(ref).display.view, ref.id)
+        assert job is not None
+        found = job_views.job(session, CrawlView, getattr(job, "crawl_job_id", job.id))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", TABLES, ids=repr)
+def test_commands_in_messages_work_when_they_are_typed(
+    env: Mapping[str, str], broker: redis.Redis, sessions: Sessions, kind: JobTable
+) -> None:
+    ref = start_job(sessions, chunks=0, kind=kind)
+    with sessions.begin() as session:
+        jobs.end(session, ref, JobStatus.FAILED, error="the disk is on fire")
+    title, argument, _ = NAMES[kind.name]
+    result = call(env, "jobs", "retry", f"{argument}{ref.id}")
+    begin, command = result.stdout.strip().split(" Watch it: pixcrawler ")
+    assert begin == f"{title} {ref.id} is queued for a retry."
+    assert sent(broker, kind.queue) == [(f"pixcrawler.{kind.name}.retry", [ref.id])]
+    assert call(env, *command.split()).exit_code == 1, "it has failed"
+    for words in ("show", "watch", "cancel", "retry"):
+        with pytest.raises(PermanentError) as caught:
+            call(env, "jobs", words, f"{argument}424242")
+        assert str(caught.value).startswith(f"there is no {kind.name} job 424242; ")
+        listing = str(caught.value).split("`")[1].split()
+        assert call(env, *listing[1:]).exit_code == 0
 
 
 def test_a_retry_is_sent(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
@@ -134,11 +215,18 @@ def test_a_retry_is_sent(env: Mapping[str, str], broker: redis.Redis, sessions: 
     assert sent(broker) == [("pixcrawler.crawl.retry", [job_id])]
 
 
-def test_a_running_job_is_not_retried(env: Mapping[str, str], broker: redis.Redis, sessions: Sessions) -> None:
-    ref = start_job(sessions)
-    result = call(env, "jobs", "retry", str(ref.id))
-    assert result.stdout == f"job {ref.id} is running: there is nothing to retry\n"
-    assert sent(broker) == []
+@pytest.mark.parametrize("kind", TABLES, ids=repr)
+def test_a_job_that_runs_or_is_complete_is_not_retried(
+    env: Mapping[str, str], broker: redis.Redis, sessions: Sessions, kind: JobTable
+) -> None:
+    ref = start_job(sessions, kind=kind)
+    title, argument, _ = NAMES[kind.name]
+    result = call(env, "jobs", "retry", f"{argument}{ref.id}")
+    assert result.stdout == f"{title} {ref.id} is running: there is nothing to retry\n"
+    ledger.execute(sessions, f"UPDATE {kind.name}_jobs SET status = 'completed' WHERE id = :id", id=ref.id)
+    result = call(env, "jobs", "retry", f"{argument}{ref.id}")
+    assert result.stdout == f"{title} {ref.id} is completed: there is nothing to retry\n"
+    assert sent(broker, kind.queue) == []
 
 
 def test_a_retry_without_a_broker_is_an_error(env: Mapping[str, str], sessions: Sessions) -> None:
