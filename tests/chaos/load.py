@@ -394,14 +394,15 @@ class Load:
         key = f"{group.stage}_job_id"
         rows = self.write(
             lambda connection: connection.execute(
-                f"SELECT state, count(*), max(attempt), max(crash_count), max(error) FROM pixcrawler.chunks"
-                f" WHERE {key} = %s GROUP BY state".encode(),
+                f"SELECT state, count(*), max(attempt), max(crash_count), max(error), max(dispatch_count),"
+                f" max(extract(epoch FROM clock_timestamp() - dispatched_at))::int"
+                f" FROM pixcrawler.chunks WHERE {key} = %s GROUP BY state".encode(),
                 (group.job,),
             ).fetchall()
         )
         return "chunks: " + ", ".join(
-            f"{count} {state} (attempts up to {attempt}, crashes up to {crashes}, {error})"
-            for state, count, attempt, crashes, error in rows
+            f"{count} {state} (up to {attempt} attempts, {crashes} crashes, {sent} messages, the last {ago} s ago; {error})"
+            for state, count, attempt, crashes, error, sent, ago in rows
         )
 
 

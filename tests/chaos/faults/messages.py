@@ -155,19 +155,19 @@ def _waiting(arena: Arena) -> tuple[str, list[bytes]]:
     raise SkippedError("no message waits")
 
 
-@fault("doubled", "messages", weight=3)
+@fault("doubled", "messages", weight=2)
 def double(arena: Arena) -> None:
     queue, found = _waiting(arena)
     _push(arena, queue, *found)
 
 
-@fault("a hundredfold", "messages", weight=3)
+@fault("a hundredfold", "messages")
 def hundredfold(arena: Arena) -> None:
     queue, found = _waiting(arena)
     _push(arena, queue, *[arena.random.choice(found)] * 100)
 
 
-@fault("chunk of a running job a hundred times", "messages", weight=3)
+@fault("chunk of a running job a hundred times", "messages")
 def hundred_chunks(arena: Arena) -> None:
     with arena.database.connect("chaos fault") as connection:
         row = connection.execute(
@@ -179,7 +179,7 @@ def hundred_chunks(arena: Arena) -> None:
     _push(arena, "crawl", *[json.dumps(message(Task.CRAWL_CHUNK, row[0])).encode()] * 100)
 
 
-@fault("stale", "messages", weight=3)
+@fault("stale", "messages")
 def stale(arena: Arena) -> None:
     """Send chunks that have ended, and such as are not due."""
     with arena.database.connect("chaos fault") as connection:
@@ -190,7 +190,7 @@ def stale(arena: Arena) -> None:
         _push(arena, "crawl", json.dumps(message(Task.CRAWL_CHUNK, chunk)).encode())
 
 
-@fault("in the wrong queue, or of the wrong kind", "messages", weight=3)
+@fault("in the wrong queue, or of the wrong kind", "messages")
 def wrong_kind(arena: Arena) -> None:
     with arena.database.connect("chaos fault") as connection:
         rows = connection.execute("SELECT id FROM pixcrawler.chunks ORDER BY random() LIMIT 10").fetchall()
@@ -205,7 +205,7 @@ def unknown_tasks(arena: Arena) -> None:
         _push(arena, arena.random.choice(_QUEUES), json.dumps(message(name, 1)).encode())
 
 
-@fault("with ids of wrong types", "messages", weight=3)
+@fault("with ids of wrong types", "messages")
 def wrong_ids(arena: Arena) -> None:
     ids: list[object] = [None, "7", 1.5, True, -1, 0, 2**31, 2**63, 2**64, [1], {"id": 1}, "x" * 1000]
     for task in arena.random.sample([task for task in Task if task is not Task.SWEEP], k=4):
@@ -213,7 +213,7 @@ def wrong_ids(arena: Arena) -> None:
             _push(arena, QUEUES[task], json.dumps(message(task, one)).encode())
 
 
-@fault("with too few and too many arguments", "messages", weight=3)
+@fault("with too few and too many arguments", "messages")
 def wrong_arguments(arena: Arena) -> None:
     for task in arena.random.sample(list(Task), k=4):
         for found in (message(task), message(task, 1, 2, 3, 4), message(task, nothing=1)):
