@@ -65,7 +65,7 @@ SELECT
     (SELECT coalesce(jsonb_agg(to_jsonb(job)), '[]') FROM ({validations} WHERE {which}) AS job) AS validation,
     (SELECT coalesce(jsonb_agg(to_jsonb(job)), '[]') FROM ({exports} WHERE {which}) AS job) AS export,
     (
-        SELECT coalesce(jsonb_agg(jsonb_build_array(id, state, fence)), '[]')
+        SELECT coalesce(jsonb_agg(jsonb_build_array(id, state, fence, extract(epoch FROM dispatched_at))), '[]')
         FROM pixcrawler.chunks WHERE id = ANY(%(chunks)s)
     ) AS chunks
 """

@@ -401,7 +401,7 @@ class Load:
             ).fetchall()
         )
         return "chunks: " + ", ".join(
-            f"{count} {state} (up to {attempt} attempts, {crashes} crashes, {sent} messages, the last {ago} s ago; {error})"
+            f"{count} {state} (up to {attempt} attempts, {crashes} crashes, {sent} messages {ago} s ago; {error})"
             for state, count, attempt, crashes, error, sent, ago in rows
         )
 

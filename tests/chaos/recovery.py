@@ -1,12 +1,28 @@
-"""How long chunks wait after a fault took their process or their message, until they run again or have ended."""
+"""How long chunks wait after a fault took their process or their message.
+
+One whose process is gone has recovered when it runs again or has ended. One whose message is gone waited for its turn
+anyway: it has recovered when its message is sent again.
+"""
 
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-#: A chunk's id, and the fence of the claim that the fault ended; None for a message that it lost.
-Victim = tuple[int, int | None]
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A chunk that a fault took something from.
+
+    Attributes:
+        chunk: its id.
+        fence: of its last claim.
+        sent: when the message that was lost was sent, in seconds; None when it was a process that was lost.
+    """
+
+    chunk: int
+    fence: int | None
+    sent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +58,18 @@ class Recovery:
 
     recovered: list[Recovered] = field(default_factory=list)
     disturbances: list[tuple[str, float, float]] = field(default_factory=list)
-    _awaited: dict[int, tuple[str, int | None, float]] = field(default_factory=dict)
+    _awaited: dict[int, tuple[str, Victim, float]] = field(default_factory=dict)
     _again: set[int] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def expect(self, fault: str, victims: Iterable[Victim], now: float) -> None:
         """Wait for these chunks from now on; for those that are waited for already, note that it takes longer."""
         with self._lock:
-            for chunk, fence in victims:
-                if chunk in self._awaited:
-                    self._again.add(chunk)
+            for victim in victims:
+                if victim.chunk in self._awaited:
+                    self._again.add(victim.chunk)
                 else:
-                    self._awaited[chunk] = (fault, fence, now)
+                    self._awaited[victim.chunk] = (fault, victim, now)
 
     def awaited(self) -> list[int]:
         """Return the chunks to look at."""
@@ -61,25 +77,26 @@ class Recovery:
             return list(self._awaited)
 
     def look(self, rows: Iterable[Sequence[Any]], now: float) -> None:
-        """Note which chunks run again.
+        """Note which chunks have recovered.
 
         Args:
-            rows: id, state and fence of each chunk; one that is deleted has none.
+            rows: id, state, fence and time of the last message of each chunk; one that is deleted has none.
             now: when they were read.
         """
-        seen = {chunk: (state, fence) for chunk, state, fence in rows}
+        seen = {row[0]: row for row in rows}
         with self._lock:
-            for chunk, (fault, fence, begun) in list(self._awaited.items()):
+            for chunk, (fault, victim, begun) in list(self._awaited.items()):
                 if begun >= now:
                     continue  # the snapshot may be older than the fault
-                state, current = seen.get(chunk, ("deleted", None))
-                if state == "queued" or (state == "running" and current == fence):
+                _, state, fence, sent = seen.get(chunk, (chunk, "deleted", None, None))
+                is_sent_again = victim.sent is not None and sent is not None and sent > victim.sent
+                if (state == "queued" and not is_sent_again) or (state == "running" and fence == victim.fence):
                     continue
                 del self._awaited[chunk]
                 again = chunk in self._again
                 self._again.discard(chunk)
                 # One that ended by the claim that it had, or was cancelled or deleted, had nothing to recover from.
-                if current != fence and state not in {"cancelled", "deleted"}:
+                if (fence != victim.fence or is_sent_again) and state not in {"cancelled", "deleted"}:
                     self.recovered.append(Recovered(fault, chunk, begun, now, again))
 
     def disturb(self, fault: str, begin: float, end: float) -> None:

@@ -61,7 +61,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield from _heading("What was done and looked at")
     for name, number in outcome.numbers.items():
         yield from _row(name, number)
-    yield from _heading("Seconds until a chunk ran again after its process or message was gone")
+    yield from _heading("Seconds until a lost chunk ran again, or a lost message was sent again")
     yield from _row("", "chunks", "p50", "p99", "longest")
     for name, times in (("no other fault meanwhile", outcome.up), ("other faults meanwhile", outcome.down)):
         spread = [percentile(times, share) for share in (0.5, 0.99, 1)]

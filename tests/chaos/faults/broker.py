@@ -32,13 +32,13 @@ def _expect(arena: Arena, chunks: list[int]) -> None:
     """Wait for chunks whose messages are gone."""
     with arena.database.connect("chaos fault") as connection:
         rows = connection.execute(
-            "SELECT chunks.id, fence FROM pixcrawler.chunks LEFT JOIN crawl_jobs ON crawl_jobs.id = crawl_job_id"
+            "SELECT chunks.id, fence, extract(epoch FROM dispatched_at)::float"
+            " FROM pixcrawler.chunks LEFT JOIN crawl_jobs ON crawl_jobs.id = crawl_job_id"
             " WHERE chunks.id = ANY(%s) AND state = 'queued' AND available_at <= clock_timestamp()"
-            " AND coalesce(crawl_jobs.status, 'running') = 'running'",
+            " AND dispatched_at IS NOT NULL AND coalesce(crawl_jobs.status, 'running') = 'running'",
             (chunks,),
         ).fetchall()
-    victims: list[Victim] = [(chunk, fence) for chunk, fence in rows]
-    arena.expect(victims)
+    arena.expect(Victim(chunk, fence, sent) for chunk, fence, sent in rows)
 
 
 def _kill_clients(arena: Arena, *, kind: str | None) -> None:

@@ -46,7 +46,7 @@ class Arena:
     def expect(self, victims: Iterable[Victim]) -> None:
         """Wait for the recovery of chunks whose process or message the fault that acts has just taken."""
         taken = list(victims)
-        self.events.write("chunks taken", kind=ACTING.get(), chunks=[chunk for chunk, _ in taken])
+        self.events.write("chunks taken", kind=ACTING.get(), chunks=[victim.chunk for victim in taken])
         self.recovery.expect(ACTING.get(), taken, self.now())
 
     def hold(self, seconds: float) -> None:

@@ -45,7 +45,7 @@ def _stopped(arena: Arena, pids: Sequence[int]) -> Iterator[list[Victim]]:
             held = connection.execute(_HELD, (list(pids),)).fetchall()
         if any(crashes or attempt >= _SPARED_FROM for _, _, crashes, attempt in held):
             raise SkippedError("a chunk of the process has crashed before")
-        yield [(chunk, fence) for chunk, fence, _, _ in held]
+        yield [Victim(chunk, fence) for chunk, fence, _, _ in held]
     finally:
         processes.send(pids, signal.SIGCONT)
 
