@@ -209,6 +209,12 @@ def scalar(sessions: Sessions, query: str, **values: Any) -> Any:
         return session.scalar(text(query), values)
 
 
+def row(sessions: Sessions, query: str, **values: Any) -> tuple[Any, ...]:
+    """Return the first row."""
+    with sessions.begin() as session:
+        return tuple(session.execute(text(query), values).one())
+
+
 def is_any_waiting_for_lock(sessions: Sessions) -> bool:
     """Whether a transaction of this database waits for a lock; one transaction sees the same activity all the time."""
     waiting = (

@@ -162,7 +162,7 @@ def source_limits(runtime: Runtime, request: CrawlRequest, options: CrawlOptions
     def limits(name: str) -> SourceLimits:
         if name == URLS:
             return SourceLimits(size, request.url_pages)
-        source = runtime.source(name)
+        source = _requested_source(runtime, name)
         page_size = min(size, source.page_size or size)
         return SourceLimits(page_size, None if source.depth is None else source.depth // page_size)
 
@@ -170,11 +170,18 @@ def source_limits(runtime: Runtime, request: CrawlRequest, options: CrawlOptions
     if not names:
         raise PermanentError("no source is configured: give the job a URL list, or configure a source")
     for name in names:
-        if missing := runtime.source(name).missing():
+        if missing := _requested_source(runtime, name).missing():
             raise PermanentError(f"source {name!r} cannot be used: {missing}")
     if URLS in names and not request.url_pages:
         raise PermanentError("source 'urls' needs a list: give the option urls with at least one URL")
     return {name: limits(name) for name in names}
+
+
+def _requested_source(runtime: Runtime, name: str) -> protocol.Source:
+    try:
+        return runtime.source(name)
+    except PermanentError as error:
+        raise PermanentError(f"options.sources: {error}") from error
 
 
 def reasons(session: Session, job_id: int) -> Counter[str]:

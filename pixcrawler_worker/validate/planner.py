@@ -41,7 +41,10 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     request, rules = rules_of(session, ref.id)
     _require_limits(runtime.settings, rules)
     for name in rules.classifiers:
-        CLASSIFIERS.require(name)
+        try:
+            CLASSIFIERS.require(name)
+        except PermanentError as error:
+            raise PermanentError(f"validation_rules.classifiers: {error}") from error
     threshold = None
     if rules.sample is not None:
         threshold = validations.sample_threshold(session, request.crawl_job_id, rules.sample)
