@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 TEXTS = (
-    "", " ", "a", "cat", "0", "1", "true", "null", "-0.0", "NaN", "Infinity", "\x01\x02\x1f\x7f",
-    "\u0085\u2028\u202e\ufeff", "e\u0301", "\U0001f9a9", "\uffff\ufffe", "'; DROP TABLE images; --", "%s %(a)s {0} \\u0000",
+    "", " ", "a", "cat", "0", "1", "true", "null", "-0.0", "NaN", "Infinity",
+    "\x01\x02\x1f\x7f", "\u0085\u2028\u202e\ufeff", "e\u0301", "\U0001f9a9", "\uffff\ufffe",
+    "'; DROP TABLE images; --", "%s %(a)s {0} \\u0000",
     "../../etc/passwd",
     "x" * 300, "\U0001f9a9" * 5000, "https://example.org/a.jpg", "cc-by-4.0", "jpg", "zip", "urls", "strict",
 )  # fmt: skip
