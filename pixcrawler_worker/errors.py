@@ -2,6 +2,7 @@
 
     WorkerError
     ├── TransientError          try again later, after `retry_after` where the other side names a time
+    │   └── OutageError         the database or the storage is unavailable: wait for it, at no cost to what waits
     ├── PermanentError          change something first; the message says what
     │   ├── UnknownJobError     there is no such job: drop the message
     │   ├── FileMissingError    storage has no such file (`storage`)
@@ -33,6 +34,10 @@ class TransientError(WorkerError):
     def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class OutageError(TransientError):
+    """The service's own database or storage is unavailable, full, or denies access: none of its jobs is to blame."""
 
 
 class PermanentError(WorkerError):

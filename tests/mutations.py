@@ -225,9 +225,37 @@ MUTATIONS = (
     Mutation(
         name="a backoff has no jitter",
         files="domain/retry.py",
-        old="backoff(attempt) * (1 + jitter * _BACKOFF_JITTER)",
-        new="backoff(attempt)",
+        old="backoff(counted) * (1 + jitter * _BACKOFF_JITTER)",
+        new="backoff(counted)",
         tests=("domain/test_retry.py",),
+    ),
+    Mutation(
+        name="an outage has no jitter",
+        files="domain/retry.py",
+        old="Retry(delay * (1 + jitter), allowed)",
+        new="Retry(delay, allowed)",
+        tests=("domain/test_retry.py",),
+    ),
+    Mutation(
+        name="an outage costs an attempt",
+        files="jobs/executor.py",
+        old="error=str(error), outage=True, jitter=jitter()",
+        new="error=str(error), jitter=jitter()",
+        tests=("jobs/test_executor.py",),
+    ),
+    Mutation(
+        name="the lease is not extended while a result waits for the database",
+        files="jobs/executor.py",
+        old="        return _finish(runtime, kind, claim, work, result,",
+        new="        heartbeat.__exit__()\n        return _finish(runtime, kind, claim, work, result,",
+        tests=("jobs/test_executor.py",),
+    ),
+    Mutation(
+        name="an attempt that could not be claimed is not counted",
+        files="jobs/executor.py",
+        old="        _count_attempt(runtime, kind, chunk_id, error, limits, jitter)\n    return None",
+        new="    return None",
+        tests=("jobs/test_executor.py",),
     ),
     Mutation(
         name="a deferral has no jitter",
@@ -239,8 +267,8 @@ MUTATIONS = (
     Mutation(
         name="a deferral costs no attempt for ever",
         files="domain/retry.py",
-        old="min(max_attempts + 1, MAX_ATTEMPTS_WITH_DEFERRALS)",
-        new="max_attempts + 1",
+        old="return min(max_attempts + 1, MAX_ATTEMPTS_WITH_DEFERRALS)",
+        new="return max_attempts + 1",
         tests=("domain/test_retry.py",),
     ),
     Mutation(
@@ -253,15 +281,15 @@ MUTATIONS = (
     Mutation(
         name="the executor's heartbeat comes at 95 % of the lease",
         files="jobs/executor.py",
-        old="limits.heartbeat_interval(lease).total_seconds()",
-        new="lease.total_seconds() * 0.95",
+        old="limits.heartbeat_interval(self._lease).total_seconds()",
+        new="self._lease.total_seconds() * 0.95",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
         name="a heartbeat that meets a busy database ends the work",
         files="jobs/executor.py",
-        old="        with contextlib.suppress(TransientError):\n            if not await asyncio.to_thread(",
-        new="        with contextlib.nullcontext():\n            if not await asyncio.to_thread(",
+        old="            except OutageError:\n                pause = min",
+        new="            except ZeroDivisionError:\n                pause = min",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(

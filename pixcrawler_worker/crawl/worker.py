@@ -202,7 +202,7 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         with http.translated(chunk.source):
             return await runtime.source(chunk.source).search(query, http.client(runtime.downloader))
     except TransientError as error:
-        if work.only_source or error.retry_after is not None or work.claim.attempt < _MAX_SEARCH_ATTEMPTS:
+        if work.only_source or error.retry_after is not None or work.claim.counted_attempt < _MAX_SEARCH_ATTEMPTS:
             raise
         raise PermanentError(f"{error}; its part is left to the other sources") from error
 

@@ -1,8 +1,9 @@
 """Connections to PostgreSQL, and transactions with timeouts that are retried after transient errors."""
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -13,9 +14,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pixcrawler_worker.db import timestamps
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError
 
-__all__ = ["Session", "Sessions", "close", "connect", "sessions", "sqlalchemy_url", "transact"]
+__all__ = ["Session", "Sessions", "close", "connect", "describe", "sessions", "sqlalchemy_url", "transact"]
 
 T = TypeVar("T")
 Sessions = sessionmaker[Session]
@@ -31,12 +32,29 @@ _SET_TIMEOUTS = text(
     "SELECT " + ", ".join(f"set_config('{name}', '{value.seconds}s', true)" for name, value in _TIMEOUTS.items())
 )
 
-#: Prefixes of the SQLSTATE codes after which a transaction is retried: serialization failure, deadlock, lock timeout,
-#: a server that shuts down, starts or ends a session, a broken connection, too many connections.
-_TRANSIENT = ("40001", "40P01", "55P03", "57P", "25P03", "08", "53300")
+#: Prefixes of the SQLSTATE codes that report the state of the server and not a mistake in the statement: the same
+#: transaction may succeed later. By class (PostgreSQL, appendix A), because any statement may meet any of them.
+_PASSING = (
+    "08",  # connection exception, also from poolers
+    "25006",  # read only: a standby, or a primary that is about to change
+    "25P",  # the transaction was idle or open for too long
+    "28",  # authorization, for example while a password is changed
+    "40",  # rollback: serialization failure, deadlock, statement completion unknown
+    "53",  # insufficient resources: disk, memory, connections
+    "55",  # an object in use, a lock that is not available
+    "57",  # operator intervention: statement timeout, cancel, shutdown, startup
+    "58",  # system error: I/O
+    "72",  # snapshot too old
+    "F0",  # configuration file
+    "XX",  # internal error, corrupted data or index
+)
+#: Characters of an error that are worth showing.
+_MAX_DESCRIPTION = 500
 
-#: Seconds between the attempts at a transaction.
+#: Seconds between the attempts at a transaction, and seconds after which there is no further attempt: one that ran into
+#: a timeout of its own has waited enough.
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
+_PAUSES_END = 10
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -115,41 +133,61 @@ def close(factory: Sessions) -> None:
     engine.dispose()
 
 
-def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Sequence[float] = _PAUSES) -> T:
-    """Run `work` in a transaction of its own and return its result; retry all of it after a transient error.
+def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterable[float] | None = None) -> T:
+    """Run `work` in a transaction of its own and return its result; retry all of it while the database says "not now".
 
     `work` must be idempotent: it also runs again when the answer to a COMMIT got lost, which may have succeeded. The
     transitions of the ledger recognize that by the fence token.
 
+    Args:
+        factory: of the session that `work` gets.
+        work: does everything in that session; nothing else happens in its transaction.
+        pauses: seconds between the attempts, each taken when an attempt has failed; a few seconds by default.
+
     Raises:
-        TransientError: when the error still occurs after a few seconds.
+        OutageError: when the error still occurs after the last pause.
     """
-    for pause in (*pauses, None):
+    left = iter(_default_pauses() if pauses is None else pauses)
+    while True:
         try:
             with factory.begin() as session:
                 return work(session)
         except (DBAPIError, psycopg.Error) as error:
-            if not _is_transient(error):
+            if not _is_passing(error):
                 raise
-            if pause is None:
-                raise TransientError(f"the database does not answer: {_first_line(error)}") from error
+            met: Exception = error
+            outage = OutageError(f"the database does not answer: {describe(error)}")
         except exc.TimeoutError as error:
-            raise TransientError("no connection to the database was free for 10 s") from error
+            met = error
+            outage = OutageError("no connection to the database was free for 10 s")
+        if (pause := next(left, None)) is None:
+            raise outage from met
         time.sleep(pause)
-    raise AssertionError("the last attempt returns or raises")
 
 
-def _is_transient(error: DBAPIError | psycopg.Error) -> bool:
+def describe(error: BaseException) -> str:
+    """Return an error in one line: one of the database without the statement and its parameters."""
+    if isinstance(error, DBAPIError | psycopg.Error):
+        cause = _driver_error(error)
+        state = getattr(cause, "sqlstate", None)
+        line = str(cause).partition("\n")[0]
+        return f"{line} (SQLSTATE {state})" if state else line
+    # The text of some errors is empty, and of others it only makes sense with the type.
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MAX_DESCRIPTION].removesuffix(": ")
+
+
+def _default_pauses() -> Iterable[float]:
+    end = time.monotonic() + _PAUSES_END
+    return itertools.takewhile(lambda _: time.monotonic() < end, _PAUSES)
+
+
+def _is_passing(error: DBAPIError | psycopg.Error) -> bool:
     state = getattr(_driver_error(error), "sqlstate", None)
     if state is None:
-        # Without an answer from the server only a broken connection is transient; the rest are bugs in the call.
+        # Without an answer from the server only a broken connection passes; the rest are bugs in the call.
         broken = isinstance(error, DBAPIError) and error.connection_invalidated
         return broken or isinstance(error, OperationalError | psycopg.OperationalError)
-    return bool(state.startswith(_TRANSIENT))
-
-
-def _first_line(error: DBAPIError | psycopg.Error) -> str:
-    return str(_driver_error(error)).partition("\n")[0]
+    return bool(state.startswith(_PASSING))
 
 
 def _driver_error(error: DBAPIError | psycopg.Error) -> BaseException | None:

@@ -16,6 +16,8 @@ _MAX_DELAY = timedelta(minutes=15)
 #: Exponents beyond this are above `_MAX_DELAY` anyway, and a timedelta has an upper bound.
 _MAX_EXPONENT = 10
 _MIN_DEFERRAL = timedelta(seconds=1)
+#: Delays of a chunk that met an outage double from the first to the largest: 60 attempts cover an hour and a half.
+_FIRST_OUTAGE_DELAY, _MAX_OUTAGE_DELAY = timedelta(seconds=1), timedelta(minutes=2)
 #: Share of a backoff that jitter adds at most.
 _BACKOFF_JITTER = 0.25
 
@@ -55,13 +57,43 @@ def after_transient_error(
     if retry_after is None:
         if attempt >= max_attempts:
             return GiveUp()
-        return Retry(backoff(attempt) * (1 + jitter * _BACKOFF_JITTER), max_attempts)
-    allowed = min(max_attempts + 1, MAX_ATTEMPTS_WITH_DEFERRALS)
+        counted = counted_attempt(attempt=attempt, max_attempts=max_attempts)
+        return Retry(backoff(counted) * (1 + jitter * _BACKOFF_JITTER), max_attempts)
+    allowed = _with_deferral(max_attempts)
     if attempt >= allowed:
         return GiveUp()
     if retry_after > MAX_RETRY_AFTER:
         return GiveUp(f"more than the {MAX_RETRY_AFTER.total_seconds():.0f} s that a chunk waits")
     return Retry(max(retry_after, _MIN_DEFERRAL) * (1 + jitter), allowed)
+
+
+def after_outage(*, attempt: int, max_attempts: int, jitter: float) -> Retry | GiveUp:
+    """Return what follows when an attempt met an outage of the database or of the storage: a deferral.
+
+    It costs no attempt, whatever the chunk met before. The delay doubles with each deferral, from a second up to two
+    minutes, and jitter makes it up to twice as long.
+
+    Args:
+        attempt: number of the attempt, from 1.
+        max_attempts: attempts that the chunk may have.
+        jitter: random, from 0 up to 1.
+    """
+    allowed = _with_deferral(max_attempts)
+    if attempt >= allowed:
+        return GiveUp(f"the chunk has waited for that {MAX_ATTEMPTS_WITH_DEFERRALS - MAX_ATTEMPTS} times")
+    deferrals = min(max(max_attempts - MAX_ATTEMPTS, 0), _MAX_EXPONENT)
+    delay = min(_FIRST_OUTAGE_DELAY * 2**deferrals, _MAX_OUTAGE_DELAY)
+    return Retry(delay * (1 + jitter), allowed)
+
+
+def counted_attempt(*, attempt: int, max_attempts: int) -> int:
+    """Return the number of an attempt, from 1, without those that ended with a deferral."""
+    return max(1, attempt - max(0, max_attempts - MAX_ATTEMPTS))
+
+
+def _with_deferral(max_attempts: int) -> int:
+    """Return the attempts that a chunk may have after one more deferral."""
+    return min(max_attempts + 1, MAX_ATTEMPTS_WITH_DEFERRALS)
 
 
 def backoff(attempt: int) -> timedelta:

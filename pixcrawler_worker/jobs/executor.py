@@ -1,24 +1,29 @@
 """One attempt at a chunk, of whatever kind its job is: claim, work with heartbeats and a deadline, finish.
 
-Two short transactions with the work between them: the claim before, the result after. Between them nothing is locked,
-and a heartbeat on a connection of its own extends the lease.
+Two short transactions with the work between them: the claim before, the result after. Between them nothing is locked.
+From the claim to the end, a heartbeat in a thread of its own extends the lease: also while the result, kept in memory,
+waits for a database that says "not now".
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
+import itertools
 import random
-from collections.abc import Callable, Coroutine, Sequence
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 
 from pixcrawler_worker.db.ledger import chunks, fairness, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, LimitExceededError, NotRunningError
-from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.db.session import Session, describe, transact
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.jobs.kind import AnyJobKind, JobKind, Result, Work
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
@@ -26,6 +31,12 @@ from pixcrawler_worker.runtime import Runtime, owner
 
 log = structlog.get_logger()
 T = TypeVar("T")
+
+#: Seconds between two tries to write a transition: they double from the first to the longest.
+_FIRST_PAUSE, _MAX_PAUSE = 0.05, 5.0
+#: Seconds until a heartbeat that failed is tried again, when the next one is due later.
+_HEARTBEAT_RETRY = 0.5
+
 
 #: Share of the claims in which the job that ends soonest may be ahead of the others. The rest keeps the others going.
 _FAVORED = 0.75
@@ -59,9 +70,10 @@ def run(  # noqa: PLR0913 - what production passes, and the seams of tests
 ) -> list[ChunkMessage]:
     """Run a chunk if it is queued and due, or one of a job whose turn it is; return the messages to send next.
 
-    A duplicate, early or stale message changes nothing, nor does one about a chunk of another kind. A transient error
-    releases the chunk, a permanent one fails it. Anything else is a bug and is raised; the attempt was counted, and the
-    sweep takes the chunk back.
+    A duplicate, early or stale message changes nothing, nor does one about a chunk of another kind. A permanent error
+    fails the chunk, and a transient error releases it: one of the database or the storage costs no attempt. Anything
+    else is a bug: it is logged with its traceback, and the chunk is released with its name until its attempts are used
+    up. Whatever happens, nothing but the end of the process is raised.
 
     Args:
         runtime: connects to everything.
@@ -71,24 +83,23 @@ def run(  # noqa: PLR0913 - what production passes, and the seams of tests
         limits: how long the work may take.
         jitter: returns a random number from 0 up to 1.
     """
-    claimed = _claim(runtime, kind, chunk_id, turns, jitter)
+    claimed = _claim(runtime, kind, chunk_id, turns, limits, jitter)
     if claimed is None:
         return []
     kind, claim, work = claimed
-    job = claim.job
-    with structlog.contextvars.bound_contextvars(job=job.id, chunk=claim.chunk_id, attempt=claim.attempt):
-        match _attempt(runtime, kind, claim, work, limits, jitter):
-            case ChunkOutcome.LOST:
-                log.info("result dropped: the claim is lost, or the job does not run")
-                return []
-            case ChunkOutcome.JOB_FINISHED:
-                return submission.conclude(runtime, kind, job.id)
-            case ChunkOutcome.CONTINUES:
-                return transact(runtime.sessions, lambda session: chunks.dispatch_next(session, job, limit=1))
+    with structlog.contextvars.bound_contextvars(job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt):
+        with _Heartbeat(runtime, claim, limits) as heartbeat:
+            outcome = _attempt(runtime, kind, claim, work, heartbeat, limits, jitter)
+        return _next_messages(runtime, kind, claim, outcome)
 
 
-def _claim(
-    runtime: Runtime, kind: AnyJobKind, chunk_id: int, turns: Turns | None, jitter: Callable[[], float]
+def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
+    runtime: Runtime,
+    kind: AnyJobKind,
+    chunk_id: int,
+    turns: Turns | None,
+    limits: JobLimits,
+    jitter: Callable[[], float],
 ) -> tuple[AnyJobKind, Claim, Any] | None:
     """Claim a chunk, and return it with its kind and with what its work needs; None when there is nothing to do."""
     kinds = {one.table: one for one in (kind, *(turns.kinds if turns else ()))}
@@ -116,23 +127,55 @@ def _claim(
             chunks.fail(session, claim, error=str(error))
             return replace(taken, claim=None), None
 
-    try:
-        taken, prepared = transact(runtime.sessions, work)
-    except NotRunningError as error:
-        if turns:
-            # It may be the other job that was cancelled just now.
-            return _claim(runtime, kind, chunk_id, None, jitter)
-        log.info("message dropped", chunk=chunk_id, reason=str(error))
-        return None
-    except Exception as error:
-        if turns is None or isinstance(error, TransientError):
-            raise
-        # Whatever is wrong with the job whose turn it is, it must not stop the others.
-        log.exception("the turns were not kept", chunk=chunk_id)
-        return _claim(runtime, kind, chunk_id, None, jitter)
-    if turns and taken.postponed:
-        turns.postpone(taken.postponed)
+    if turns:
+        try:
+            taken, prepared = transact(runtime.sessions, work)
+        except (NotRunningError, OutageError) as error:
+            # It may be the other job that was cancelled just now, or whose rows are locked.
+            log.info("the turns were not kept", chunk=chunk_id, reason=str(error))
+            return _claim(runtime, kind, chunk_id, None, limits, jitter)
+        except Exception:
+            # Whatever is wrong with the job whose turn it is, it must not stop the others.
+            log.exception("the turns were not kept", chunk=chunk_id)
+            return _claim(runtime, kind, chunk_id, None, limits, jitter)
+        if taken.postponed:
+            turns.postpone(taken.postponed)
+    else:
+        try:
+            taken, prepared = transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
+        except NotRunningError as error:
+            log.info("message dropped", chunk=chunk_id, reason=str(error))
+            return None
+        except OutageError as error:
+            log.warning("message dropped: the sweep sends it again", chunk=chunk_id, reason=str(error))
+            return None
+        except Exception as error:
+            # With no claim there is no lease to expire: uncounted, this would be tried for ever.
+            log.exception("chunk could not be claimed", chunk=chunk_id)
+            _count_attempt(runtime, kind, chunk_id, error, limits, jitter)
+            return None
     return (kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None
+
+
+def _count_attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
+    runtime: Runtime,
+    kind: AnyJobKind,
+    chunk_id: int,
+    error: Exception,
+    limits: JobLimits,
+    jitter: Callable[[], float],
+) -> None:
+    def work(session: Session) -> None:
+        chunks.count_attempt(session, kind.table, chunk_id, error=describe(error), jitter=jitter())
+
+    try:
+        transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
+    except NotRunningError as dropped:
+        log.info("message dropped", chunk=chunk_id, reason=str(dropped))
+    except OutageError as outage:
+        log.warning("message dropped: the sweep sends it again", chunk=chunk_id, reason=str(outage))
+    except Exception:
+        log.exception("the attempt could not be counted: the sweep sends the message again", chunk=chunk_id)
 
 
 def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
@@ -140,21 +183,41 @@ def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
     kind: JobKind[Work, Result],
     claim: Claim,
     work: Work,
+    heartbeat: "_Heartbeat",
     limits: JobLimits,
     jitter: Callable[[], float],
 ) -> ChunkOutcome:
     """Do the work and end the attempt one way or the other."""
     try:
-        result = runtime.run(_supervise(runtime, claim, kind.work(runtime, work, limits), limits))
-        return _finish(runtime, kind, claim, work, result, limits)
+        result = runtime.run(_supervise(heartbeat, kind.work(runtime, work, limits), limits))
+        return _finish(runtime, kind, claim, work, result, limits, jitter)
     except (_ClaimLostError, NotRunningError):
         return ChunkOutcome.LOST
-    except (TransientError, PermanentError) as error:
-        log.warning("chunk failed" if isinstance(error, PermanentError) else "chunk released", reason=str(error))
-        return _close(runtime, claim, error, limits, jitter())
+    except Exception as raised:
+        error = _cause(raised)
+        match error:
+            case PermanentError():
+                log.warning("chunk failed", reason=str(error))
+            case TransientError():
+                log.warning("chunk released", reason=str(error), outage=isinstance(error, OutageError))
+            case _:
+                log.exception("chunk released after an unexpected error", reason=describe(error))
+        return _close(runtime, claim, error, limits, jitter)
 
 
-async def _supervise(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T], limits: JobLimits) -> T:
+def _cause(error: Exception) -> Exception:
+    """Return the error that decides: of those that concurrent work met, the one that asks for the most patience."""
+    if not isinstance(error, ExceptionGroup):
+        return error
+    causes = [_cause(one) for one in error.exceptions]
+    for wanted in (OutageError, TransientError, PermanentError):
+        for cause in causes:
+            if isinstance(cause, wanted):
+                return cause
+    return causes[0]
+
+
+async def _supervise(heartbeat: "_Heartbeat", work: Coroutine[Any, Any, T], limits: JobLimits) -> T:
     """Run the work while the claim is valid; stop it when the claim is lost or at the deadline.
 
     Raises:
@@ -162,36 +225,84 @@ async def _supervise(runtime: Runtime, claim: Claim, work: Coroutine[Any, Any, T
         TransientError: when the chunk took too long.
     """
     deadline = limits.chunk_deadline.total_seconds()
-    task = asyncio.ensure_future(work)
-    heartbeat = asyncio.ensure_future(_heartbeat(runtime, claim, limits))
+    task: asyncio.Future[T] = asyncio.ensure_future(work)
+    lost: asyncio.Future[Any] = asyncio.wrap_future(heartbeat.lost)
+    either: set[asyncio.Future[Any]] = {task, lost}
     try:
-        await asyncio.wait({task, heartbeat}, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        if heartbeat.done():
-            heartbeat.result()
+        if lost.done():
             raise _ClaimLostError
         raise TransientError(f"the chunk took longer than {deadline:.0f} s")
     finally:
-        for running in (task, heartbeat):
-            running.cancel()
-        await asyncio.gather(task, heartbeat, return_exceptions=True)
+        task.cancel()
+        lost.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
-async def _heartbeat(runtime: Runtime, claim: Claim, limits: JobLimits) -> None:
-    """Extend the lease until the claim is lost. A database that is away for a moment does not end the work."""
-    lease = runtime.settings.lease
-    while True:
-        await asyncio.sleep(limits.heartbeat_interval(lease).total_seconds())
-        with contextlib.suppress(TransientError):
-            if not await asyncio.to_thread(
-                transact, runtime.sessions, lambda session: chunks.heartbeat(session, claim, lease=lease)
-            ):
-                return
+class _Heartbeat:
+    """Extends the lease of a claim until the context ends, in a thread of its own.
+
+    Neither an event loop that is busy nor a thread pool whose threads all wait for a storage that hangs delays it. A
+    database that is unavailable for a moment does not end the work.
+
+    Attributes:
+        lost: done when the claim is lost. The work stops then; a transition finds out by itself.
+    """
+
+    def __init__(self, runtime: Runtime, claim: Claim, limits: JobLimits) -> None:
+        self.lost: concurrent.futures.Future[None] = concurrent.futures.Future()
+        # Nobody who waits for it can cancel it.
+        self.lost.set_running_or_notify_cancel()
+        self._runtime = runtime
+        self._claim = claim
+        self._lease = runtime.settings.lease
+        self._interval = limits.heartbeat_interval(self._lease).total_seconds()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._extend_until_ended, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _extend_until_ended(self) -> None:
+        pause = self._interval
+        logged = False
+        while not self._ended.wait(pause):
+            try:
+                if not self._extend():
+                    self.lost.set_result(None)
+                    return
+                pause = self._interval
+            except OutageError:
+                pause = min(_HEARTBEAT_RETRY, self._interval)
+            except Exception:
+                if not logged:
+                    log.exception("the lease could not be extended", chunk=self._claim.chunk_id)
+                logged, pause = True, self._interval
+
+    def _extend(self) -> bool:
+        return transact(
+            self._runtime.sessions,
+            lambda session: chunks.heartbeat(session, self._claim, lease=self._lease),
+            # The context does not end before this does, so there are no pauses in it.
+            pauses=(),
+        )
 
 
 def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
-    runtime: Runtime, kind: JobKind[Work, Result], claim: Claim, work: Work, result: Result, limits: JobLimits
+    runtime: Runtime,
+    kind: JobKind[Work, Result],
+    claim: Claim,
+    work: Work,
+    result: Result,
+    limits: JobLimits,
+    jitter: Callable[[], float],
 ) -> ChunkOutcome:
     """Write the result and the chunk's end in one transaction.
 
@@ -213,20 +324,65 @@ def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
     while True:
         # Only a limit that is lowered at this very moment makes a second turn necessary.
         with contextlib.suppress(LimitExceededError):
-            return transact(runtime.sessions, finish, pauses=limits.finish_retries)
+            return transact(runtime.sessions, finish, pauses=_pauses(limits, jitter))
 
 
 def _close(
-    runtime: Runtime, claim: Claim, error: TransientError | PermanentError, limits: JobLimits, jitter: float
+    runtime: Runtime, claim: Claim, error: Exception, limits: JobLimits, jitter: Callable[[], float]
 ) -> ChunkOutcome:
-    """Release the chunk, or fail it."""
+    """Release the chunk, or fail it; when even that cannot be written, its lease expires."""
 
     def close(session: Session) -> ChunkOutcome:
-        if isinstance(error, TransientError):
-            return chunks.release(session, claim, error=str(error), retry_after=error.retry_after, jitter=jitter)
-        return chunks.fail(session, claim, error=str(error))
+        match error:
+            case PermanentError():
+                return chunks.fail(session, claim, error=str(error))
+            case OutageError():
+                return chunks.release(session, claim, error=str(error), outage=True, jitter=jitter())
+            case TransientError():
+                return chunks.release(session, claim, error=str(error), retry_after=error.retry_after, jitter=jitter())
+            case _:
+                return chunks.release(session, claim, error=describe(error), jitter=jitter())
 
     try:
-        return transact(runtime.sessions, close, pauses=limits.finish_retries)
+        return transact(runtime.sessions, close, pauses=_pauses(limits, jitter))
     except NotRunningError:
-        return ChunkOutcome.LOST
+        pass
+    except OutageError as outage:
+        log.warning("the chunk could not be released: the sweep does it", reason=str(outage))
+    except Exception:
+        log.exception("the chunk could not be released: the sweep does it")
+    return ChunkOutcome.LOST
+
+
+def _next_messages(
+    runtime: Runtime, kind: JobKind[Work, Result], claim: Claim, outcome: ChunkOutcome
+) -> list[ChunkMessage]:
+    """Return what follows for the job. What cannot be done now is left to the sweep."""
+    job = claim.job
+    try:
+        match outcome:
+            case ChunkOutcome.LOST:
+                log.info("result dropped: the claim is lost, or the job does not run")
+                return []
+            case ChunkOutcome.JOB_FINISHED:
+                return submission.conclude(runtime, kind, job.id)
+            case ChunkOutcome.CONTINUES:
+                return transact(runtime.sessions, lambda session: chunks.dispatch_next(session, job, limit=1))
+    except TransientError as error:
+        log.warning("what follows is left to the sweep", reason=str(error))
+    except Exception:
+        log.exception("what follows is left to the sweep")
+    return []
+
+
+def _pauses(limits: JobLimits, jitter: Callable[[], float]) -> Iterator[float]:
+    """Yield the seconds between two tries at a transition, until its time is over.
+
+    They are random, because all workers wait for the same database.
+    """
+    end = time.monotonic() + limits.transition_time.total_seconds()
+    for doublings in itertools.count():
+        pause = min(_FIRST_PAUSE * 2**doublings, _MAX_PAUSE) * (1 + jitter()) / 2
+        if time.monotonic() + pause > end:
+            return
+        yield pause

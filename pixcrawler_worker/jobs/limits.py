@@ -7,6 +7,9 @@ from itertools import pairwise
 from pixcrawler_worker.db import session
 from pixcrawler_worker.domain.retry import MAX_RETRY_AFTER
 
+#: Transitions of one attempt that may each take `transition_time`: claim, finish, release.
+_TRANSITIONS = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobLimits:
@@ -20,8 +23,9 @@ class JobLimits:
         grace_period: after this no process works on an ended job any more, and its storage may be cleaned up.
         visibility_timeout: after this Redis delivers a message again that was not acknowledged.
         heartbeats_per_lease: how often a lease is extended while it lasts: so many less one may be lost.
-        finish_retries: pauses between tries to write a result. Finished work is worth waiting for a database that
-            restarts; with a dead one the lease ends and the chunk counts as crashed.
+        transition_time: how long each of a chunk's transitions (claim, finish, release) is tried again while the
+            database says "not now". Finished work is worth waiting for a database that restarts; after that the chunk
+            is released, and its work done again.
         max_reaped: chunks that one sweep reaps.
         max_redispatched: lost messages that one sweep sends again, so that the end of an outage is no storm.
         sweep_step: time that one step of a sweep has for the jobs of a kind; the next sweep continues at once.
@@ -38,7 +42,7 @@ class JobLimits:
     grace_period: timedelta = timedelta(seconds=1200)
     visibility_timeout: timedelta = timedelta(seconds=3600)
     heartbeats_per_lease: int = 4
-    finish_retries: tuple[float, ...] = (0.05, 0.2, 0.5, 1.0, 2.0, *[5.0] * 8)
+    transition_time: timedelta = timedelta(seconds=75)
     max_reaped: int = 500
     max_redispatched: int = 500
     sweep_step: timedelta = timedelta(seconds=5)
@@ -57,7 +61,7 @@ class JobLimits:
         for durations in (of_chunks, of_transactions):
             if any(shorter >= longer for shorter, longer in pairwise(durations)):
                 raise ValueError(f"each limit must be longer than the one before it: {durations}")
-        if self.chunk_deadline + timedelta(seconds=sum(self.finish_retries)) >= self.soft_time_limit:
+        if self.chunk_deadline + _TRANSITIONS * self.transition_time >= self.soft_time_limit:
             raise ValueError("a chunk at its deadline must be able to write its result before the soft time limit")
         if self.grace_period >= self.visibility_timeout or self.visibility_timeout <= MAX_RETRY_AFTER:
             raise ValueError("a message must not come back while its chunk may still run or wait")

@@ -14,7 +14,7 @@ from obstore.exceptions import NotFoundError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.errors import OutageError, PermanentError
 from pixcrawler_worker.storage import local, multipart
 from pixcrawler_worker.storage.failures import FileMissingError, translated
 from pixcrawler_worker.storage.local import LocalSink
@@ -72,8 +72,8 @@ class Storage:
         """Store the bytes under the key, whole or not at all, in place of what was there.
 
         Raises:
-            TransientError: when the storage is full or unavailable.
-            PermanentError: when it denies access.
+            OutageError: when the storage is full, read only, unavailable, or denies access.
+            PermanentError: when there can be no file under that key, or the bucket does not exist.
         """
         with translated(f"{self.url(key)} could not be written"):
             if path := self._path(key):
@@ -86,7 +86,7 @@ class Storage:
         """Write a file of any size from front to back; it exists once the context has ended without an error.
 
         Raises:
-            TransientError, PermanentError: as for `put`, also from the sink.
+            OutageError, PermanentError: as for `put`, also from the sink.
         """
         what = f"{self.url(key)} could not be written"
         async with contextlib.AsyncExitStack() as stack:
@@ -133,11 +133,15 @@ class Storage:
         Raises:
             FileMissingError: when there is no such file.
             RejectedError: TOO_MANY_BYTES when it has more than `max_bytes`.
-            TransientError, PermanentError: as for `put`.
+            OutageError, PermanentError: as for `put`.
         """
         if path := self._path(key):
             # The store takes twenty times as long.
-            return await asyncio.to_thread(local.read, path, max_bytes)
+            try:
+                return await asyncio.to_thread(local.read, path, max_bytes)
+            except FileMissingError:
+                self._require_folder()
+                raise
         with translated(f"{self.url(key)} could not be read"):
             response = await obstore.get_async(self._store, key)
             if max_bytes is not None and response.meta["size"] > max_bytes:
@@ -155,11 +159,14 @@ class Storage:
             max_bytes: maximum size of a file.
 
         Raises:
-            TransientError, PermanentError: as for `put`.
+            OutageError, PermanentError: as for `put`.
         """
         paths = [self._path(key) for key in keys]
         if all(paths):
-            return await asyncio.to_thread(lambda: [local.use(use, path, max_bytes) for path in paths if path])
+            found = await asyncio.to_thread(lambda: [local.use(use, path, max_bytes) for path in paths if path])
+            if any(isinstance(one, FileMissingError) for one in found):
+                self._require_folder()
+            return found
         # They are downloaded concurrently.
         bodies = await asyncio.gather(*(self._get_or_error(key, max_bytes) for key in keys))
         return await asyncio.to_thread(lambda: [use(body) if isinstance(body, bytes) else body for body in bodies])
@@ -169,6 +176,15 @@ class Storage:
             return await self.get(key, max_bytes=max_bytes)
         except (FileMissingError, RejectedError) as error:
             return error
+
+    def _require_folder(self) -> None:
+        """Check that the folder of a local storage exists: without its volume, every file would seem to be missing.
+
+        Raises:
+            OutageError: when it does not.
+        """
+        if self._folder is not None and not self._folder.is_dir():
+            raise OutageError(f"the storage {self._base} has no folder: its volume may not be mounted")
 
     def _path(self, key: str) -> str | None:
         """Return the path of a local file; None for what only the store may read.
@@ -191,7 +207,7 @@ class Storage:
         The system is advised that all of it will be read, so that it reads several open files from the disk at once.
 
         Raises:
-            FileMissingError, TransientError, PermanentError: as for `get`.
+            FileMissingError, OutageError, PermanentError: as for `get`.
         """
         if (path := self._path(key)) is None:
             yield None
@@ -199,7 +215,8 @@ class Storage:
         with translated(f"{self.url(key)} could not be read"):
             try:
                 file = FileIO(path, opener=local.open_nonblocking)
-            except (IsADirectoryError, NotADirectoryError) as error:
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+                self._require_folder()
                 raise FileNotFoundError(str(error)) from error
         with file:
             if hasattr(os, "posix_fadvise"):  # not on macOS
@@ -227,7 +244,7 @@ class Storage:
             unfinished: yield also local files that are being written, or that a killed worker did not complete.
 
         Raises:
-            TransientError, PermanentError: as for `put`.
+            OutageError, PermanentError: as for `put`.
         """
         async for key, _ in self._list(prefix):
             if unfinished or not self._is_unfinished(key):
@@ -258,7 +275,7 @@ class Storage:
             older: their minimum age.
 
         Raises:
-            TransientError, PermanentError: as for `put`.
+            OutageError, PermanentError: as for `put`.
         """
         if not isinstance(self._store, S3Store):
             return 0

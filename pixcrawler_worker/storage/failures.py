@@ -1,6 +1,7 @@
 """Translate errors of obstore and of the system into those of the worker."""
 
 import contextlib
+import errno
 import re
 from collections.abc import Iterator
 
@@ -9,16 +10,18 @@ from obstore.exceptions import (
     InvalidPathError,
     NotFoundError,
     NotSupportedError,
-    PermissionDeniedError,
-    UnauthenticatedError,
 )
 
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError
 
 #: An invalid key, for example one that leads out of the storage, has no file either.
 _MISSING = (NotFoundError, FileNotFoundError, InvalidPathError, ValueError)
-_PERMANENT = (NotSupportedError, PermissionDeniedError, UnauthenticatedError, PermissionError)
-_DENIED = re.compile(r"status code: 40[13]\b")
+#: A file in the place of a folder, or the reverse: about this key, and not about the storage.
+_PERMANENT = (NotSupportedError, IsADirectoryError, NotADirectoryError, FileExistsError)
+#: The system's codes for paths that no file can have.
+_IMPOSSIBLE = {errno.ENAMETOOLONG, errno.ELOOP}
+#: How obstore passes the codes of the system on.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)", re.ASCII)
 #: The error code in a response of S3.
 _CODE = re.compile(r"<Code>(\w+)</Code>", re.ASCII)
 
@@ -36,8 +39,8 @@ def translated(what: str) -> Iterator[None]:
 
     Raises:
         FileMissingError: when there is no such file.
-        TransientError: when the storage is full or unavailable.
-        PermanentError: when it denies access.
+        OutageError: when the storage is full, read only, unavailable, or denies access.
+        PermanentError: when there can be no such file, or no such bucket exists.
     """
     try:
         yield
@@ -45,16 +48,27 @@ def translated(what: str) -> Iterator[None]:
         raise of_error(what, error) from error
 
 
-def of_error(what: str, error: Exception) -> TransientError | PermanentError:
-    """Return the error of the worker for one of obstore or of the system."""
+def of_error(what: str, error: Exception) -> OutageError | PermanentError:
+    """Return the error of the worker for one of obstore or of the system.
+
+    Denied access is an outage too: credentials are rotated, and volumes mounted again, while jobs run.
+    """
     if "<Code>NoSuchBucket</Code>" in str(error):
         return PermanentError(f"{what}: there is no such bucket")
     if isinstance(error, _MISSING):
         return FileMissingError(f"{what}: there is no such file")
-    # Some requests, lists among them, raise a general error when access is denied.
-    if isinstance(error, _PERMANENT) or _DENIED.search(str(error)):
+    if _os_code(error) in _IMPOSSIBLE:
+        return FileMissingError(f"{what}: {first_line(error)}")
+    if isinstance(error, _PERMANENT):
         return PermanentError(f"{what}: {first_line(error)}")
-    return TransientError(f"{what}: {first_line(error)}")
+    return OutageError(f"{what}: {first_line(error)}")
+
+
+def _os_code(error: Exception) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else None
 
 
 def first_line(error: Exception) -> str:

@@ -50,7 +50,7 @@ def read(path: str, max_bytes: int | None) -> bytes:
     Raises:
         FileMissingError: when it does not exist, or is not a regular file.
         RejectedError: TOO_MANY_BYTES when it is larger than `max_bytes`.
-        TransientError, PermanentError: when it cannot be read.
+        OutageError, PermanentError: when it cannot be read.
     """
     try:
         descriptor = open_nonblocking(path, os.O_RDONLY | os.O_CLOEXEC)

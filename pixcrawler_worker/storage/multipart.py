@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 import aiohttp
 from yarl import URL
 
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError
 
 #: SHA-256 of an empty body: neither request has one.
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -29,6 +29,8 @@ _MAX_LISTS = 20
 _TIMEOUT = aiohttp.ClientTimeout(total=60, connect=5, sock_read=20)
 #: Responses of servers that do not implement the request.
 _NOT_IMPLEMENTED = {HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
+#: Responses that later ones may differ from, besides the errors of the server: credentials are rotated.
+_PASSING = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +92,8 @@ async def abort(bucket: str, prefix: str, *, older: timedelta, page: int = 1000)
         page: the number of uploads in a list.
 
     Raises:
-        TransientError: when the server is unavailable.
-        PermanentError: when it denies access or sends an invalid list.
+        OutageError: when the server is unavailable or denies access.
+        PermanentError: when it sends an invalid list.
     """
     credentials = _credentials(os.environ)
     if credentials is None:
@@ -196,7 +198,7 @@ class _Bucket:
                         raise PermanentError("the storage's list of unfinished uploads is too long")
                 return response.status, bytes(body), _time(response.headers.get("Date"))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(
+            raise OutageError(
                 f"the storage did not respond to a request about unfinished uploads: {error!r}"
             ) from error
 
@@ -254,10 +256,9 @@ def _time(date: str | None) -> datetime:
         return datetime.now(UTC)
 
 
-def _failure(what: str, status: int, body: bytes) -> TransientError | PermanentError:
+def _failure(what: str, status: int, body: bytes) -> OutageError | PermanentError:
     _, _, rest = body.decode(errors="replace").partition("<Code>")
     code, end, _ = rest.partition("</Code>")
     message = f"{what}: the storage responded with {status}{f' {code}' if end and code.isalnum() else ''}"
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
-        return TransientError(message)
-    return PermanentError(message)
+    passes = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
+    return OutageError(message) if passes else PermanentError(message)

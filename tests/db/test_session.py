@@ -22,7 +22,7 @@ from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import CrawlJob
 from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 
 NO_PAUSES = (0.0, 0.0, 0.0)
 
@@ -233,8 +233,96 @@ def test_an_exhausted_pool_is_a_transient_error(database_url: str) -> None:
     with factory.begin() as holder:
         holder.connection()
         with pytest.raises(TransientError, match="no connection to the database was free"):
-            transact(factory, lambda session: session.scalar(text("SELECT 1")))
+            transact(factory, lambda session: session.scalar(text("SELECT 1")), pauses=NO_PAUSES)
     engine.dispose()
+
+
+def test_a_pool_that_was_exhausted_for_a_moment_is_tried_again(database_url: str) -> None:
+    engine = create_engine(session.sqlalchemy_url(database_url), pool_size=1, max_overflow=0, pool_timeout=0.05)
+    factory = session.sessions(engine)
+    held = factory()
+    held.connection()
+
+    def pauses() -> Iterator[float]:
+        yield 0
+        held.close()
+        yield 0
+
+    assert transact(factory, lambda session: session.scalar(text("SELECT 1")), pauses=pauses()) == 1
+    engine.dispose()
+
+
+# What the server says about itself, and what it says about the statement
+
+
+def answering(state: str, answers: int) -> Callable[[Session], int]:
+    """Work that the server answers so many times with an error."""
+    left = iter(range(answers))
+
+    def work(session: Session) -> int:
+        for _ in left:
+            raised = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = 'no', DETAIL = 'row'; END $$"
+            session.execute(text(raised))
+        return 1
+
+    return work
+
+
+#: Codes of every class of PostgreSQL's appendix A that reports the state of the server, poolers among them.
+PASSING = (
+    *("08000", "08003", "08006", "08P01", "25006", "25P02", "25P03", "25P04", "28000", "28P01"),
+    *("40000", "40001", "40002", "40003", "40P01", "53000", "53100", "53200", "53300", "53400"),
+    *("55000", "55006", "55P02", "55P03", "57000", "57014", "57P01", "57P02", "57P03", "57P05"),
+    *("58000", "58030", "58P01", "72000", "F0000", "XX000", "XX001", "XX002"),
+)
+#: Likewise for those that report a mistake in the statement, or in what it is about.
+LASTING = (
+    *("0A000", "21000", "22001", "22003", "2200H", "22021", "23502", "23503", "23505", "23514"),
+    *("25001", "2BP01", "34000", "3F000", "42501", "42601", "42703", "42P01", "44000", "54000", "P0001"),
+)
+
+
+@pytest.mark.parametrize("state", PASSING)
+def test_what_the_server_says_about_itself_is_tried_again_and_then_an_outage(sessions: Sessions, state: str) -> None:
+    assert transact(sessions, answering(state, 3), pauses=NO_PAUSES) == 1
+    with pytest.raises(OutageError, match=rf"^the database does not answer: no \(SQLSTATE {state}\)$"):
+        transact(sessions, answering(state, 9), pauses=NO_PAUSES)
+
+
+@pytest.mark.parametrize("state", LASTING)
+def test_what_the_server_says_about_a_statement_is_raised_at_once(sessions: Sessions, state: str) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        transact(sessions, answering(state, 1), pauses=NO_PAUSES)
+    assert session.describe(caught.value) == f"no (SQLSTATE {state})"
+
+
+def test_a_transaction_that_took_long_is_not_tried_again_by_default(sessions: Sessions) -> None:
+    """Five more statements of 15 s each would keep whatever waits for them from everything else."""
+    attempts = []
+
+    def work(session: Session) -> None:
+        attempts.append(1)
+        time.sleep(5)
+        answering("57014", 1)(session)
+
+    with pytest.raises(OutageError):
+        transact(sessions, work)
+    assert len(attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("label"), "KeyError: 'label'"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (ValueError("long " * 1000), f"ValueError: {'long ' * 97}lo"[:500]),
+        (psycopg.OperationalError("the connection is closed"), "the connection is closed"),
+    ],
+)
+def test_an_error_is_described_in_one_line(error: Exception, line: str) -> None:
+    assert session.describe(error).startswith(line)
+    assert len(session.describe(error)) <= 500
 
 
 # A COMMIT whose answer is lost

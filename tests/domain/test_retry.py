@@ -9,8 +9,10 @@ from pixcrawler_worker.domain.retry import (
     MAX_RETRY_AFTER,
     GiveUp,
     Retry,
+    after_outage,
     after_transient_error,
     backoff,
+    counted_attempt,
 )
 
 jitters = st.floats(0, 1, exclude_max=True)
@@ -73,3 +75,55 @@ def test_a_retry_after_that_is_too_long_is_given_up_and_says_why() -> None:
 @given(st.integers(1, 40), st.integers(0, 40))
 def test_the_last_attempt_is_not_followed_by_another(max_attempts: int, beyond: int) -> None:
     assert decide(max_attempts + beyond, max_attempts) == GiveUp()
+
+
+# Outages
+
+
+def outages(jitter: float = 0.0, max_attempts: int = MAX_ATTEMPTS) -> list[timedelta]:
+    """The delays of a chunk that meets nothing but an outage, until it is given up."""
+    delays, attempt = [], 1
+    while isinstance(decision := after_outage(attempt=attempt, max_attempts=max_attempts, jitter=jitter), Retry):
+        delays.append(decision.delay)
+        attempt, max_attempts = attempt + 1, decision.max_attempts
+    return delays
+
+
+def test_the_delays_of_an_outage_grow_up_to_a_limit() -> None:
+    assert [delay.total_seconds() for delay in outages()[:9]] == [1, 2, 4, 8, 16, 32, 64, 120, 120]
+
+
+def test_a_chunk_outlasts_an_outage_of_an_hour_and_has_an_end() -> None:
+    """Without jitter, which only makes them longer, and with attempts that take no time."""
+    assert len(outages()) == MAX_ATTEMPTS_WITH_DEFERRALS - 1
+    assert timedelta(hours=1.5) < sum(outages(), timedelta()) < timedelta(hours=2)
+
+
+@given(jitters)
+def test_chunks_that_met_the_same_outage_do_not_come_back_in_step(jitter: float) -> None:
+    assert outages(jitter) == [delay * (1 + jitter) for delay in outages()]
+
+
+def test_an_outage_costs_no_attempt() -> None:
+    """After any number of outages, a chunk has as many attempts for other errors as before, and the same delays."""
+    attempt, allowed = 1, MAX_ATTEMPTS
+    for _ in range(20):
+        met = after_outage(attempt=attempt, max_attempts=allowed, jitter=0)
+        assert isinstance(met, Retry)
+        attempt, allowed = attempt + 1, met.max_attempts
+    delays = []
+    while isinstance(decision := decide(attempt, allowed), Retry):
+        delays.append(decision.delay.total_seconds())
+        attempt += 1
+    assert delays == [5, 20, 80, 320]
+
+
+def test_attempts_are_counted_without_deferrals() -> None:
+    assert [counted_attempt(attempt=one, max_attempts=MAX_ATTEMPTS) for one in (1, 2, 5)] == [1, 2, 5]
+    assert counted_attempt(attempt=23, max_attempts=MAX_ATTEMPTS + 20) == 3
+    assert counted_attempt(attempt=1, max_attempts=1) == 1
+
+
+def test_an_outage_that_is_given_up_says_so() -> None:
+    given_up = after_outage(attempt=60, max_attempts=MAX_ATTEMPTS_WITH_DEFERRALS, jitter=0)
+    assert given_up == GiveUp("the chunk has waited for that 55 times")

@@ -5,6 +5,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+import structlog
 from toy.kind import SCHEMA
 
 from pixcrawler_worker import runtime, settings
@@ -24,6 +25,15 @@ def connected_runtime(database_url: str, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def sessions(runtime: Runtime) -> Sessions:
     return runtime.sessions
+
+
+@pytest.fixture(autouse=True, scope="module")
+def plain_tracebacks() -> Iterator[None]:
+    """Log bugs as the worker does: by default, showing local variables takes a second for each of them."""
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level, renderer])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -1,30 +1,48 @@
 """Attempts at chunks of a kind that the package does not know, with the limits and the randomness handed in."""
 
 import asyncio
+import os
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
 import ledger
+import outages
 import pytest
 from ledger import at_once
 from toy.kind import make_toy, toy, toy_kind
 
+from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.domain.retry import MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_DEFERRALS
+from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 from pixcrawler_worker.jobs import executor, submission
-from pixcrawler_worker.jobs.kind import Report
+from pixcrawler_worker.jobs.kind import Conclusion, JobKind, Report
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime, connect
 
 #: A chunk that takes longer is stopped.
 SHORT = JobLimits(chunk_budget=timedelta(0), chunk_deadline=timedelta(seconds=0.3))
+#: A transition is given up soon.
+QUICK = JobLimits(transition_time=timedelta(seconds=0.2))
+#: Threads of an event loop's pool.
+POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
+#: One SQLSTATE of each class that reports the state of the server.
+PASSING_STATES = ("08006", "25006", "25P03", "40001", "53100", "53200", "55P03", "57014", "58030", "XX001")
+
+
+@pytest.fixture(autouse=True)
+def no_outage(sessions: Sessions) -> Iterator[None]:
+    yield
+    outages.end(sessions)
 
 
 def one_chunk(runtime: Runtime, sessions: Sessions, **values: int) -> tuple[JobRef, ChunkMessage]:
@@ -122,11 +140,195 @@ def test_a_permanent_error_fails_the_chunk(runtime: Runtime, sessions: Sessions)
     assert (toy(sessions, ref).status, toy(sessions, ref).error_message) == ("failed", "broken")
 
 
-def test_a_bug_is_raised_and_its_attempt_counted(runtime: Runtime, sessions: Sessions) -> None:
+def test_a_bug_is_logged_once_and_names_itself(
+    runtime: Runtime, sessions: Sessions, capsys: pytest.CaptureFixture[str]
+) -> None:
     ref, message = one_chunk(runtime, sessions)
-    with pytest.raises(ZeroDivisionError):
-        executor.run(runtime, toy_kind(raising(ZeroDivisionError())), message.chunk_id)
-    assert (the_chunk(sessions, ref).state, the_chunk(sessions, ref).attempt) == (ChunkState.RUNNING, 1)
+    bug = toy_kind(raising(KeyError("label")))
+    assert executor.run(runtime, bug, message.chunk_id, jitter=lambda: 0.0) == []
+    chunk = the_chunk(sessions, ref)
+    assert (chunk.state, chunk.attempt, chunk.crash_count) == (ChunkState.QUEUED, 1, 0)
+    assert chunk.error == "KeyError: 'label'"
+    assert 4.7 < delay(sessions, ref) <= 5
+    assert capsys.readouterr().out.count("Traceback (most recent call last)") == 1
+
+
+def run_until_ended(runtime: Runtime, sessions: Sessions, kind: JobKind[int, int], ref: JobRef) -> int:
+    """Run the job's only chunk again and again without its delays; return how often."""
+    for runs in range(100):
+        chunk = the_chunk(sessions, ref)
+        if chunk.state != ChunkState.QUEUED:
+            return runs
+        ledger.execute(sessions, "UPDATE pixcrawler.chunks SET available_at = clock_timestamp()")
+        executor.run(runtime, kind, chunk.id, limits=QUICK)
+    raise AssertionError("the chunk has no end")
+
+
+def test_a_bug_ends_its_chunk_after_the_attempts_and_is_the_reason_of_the_job(
+    runtime: Runtime, sessions: Sessions
+) -> None:
+    ref, _ = one_chunk(runtime, sessions)
+    assert run_until_ended(runtime, sessions, toy_kind(raising(ZeroDivisionError("by 0"))), ref) == MAX_ATTEMPTS
+    assert (toy(sessions, ref).status, toy(sessions, ref).error_message) == ("failed", "ZeroDivisionError: by 0")
+    assert the_chunk(sessions, ref).crash_count == 0
+
+
+def test_a_chunk_whose_preparation_is_a_bug_ends_with_the_reason(runtime: Runtime, sessions: Sessions) -> None:
+    """It is never claimed, so there is no lease that could expire."""
+    ref, _ = one_chunk(runtime, sessions)
+    ledger.execute(sessions, """UPDATE pixcrawler.chunks SET payload = '{"number": [1]}'""")
+    assert run_until_ended(runtime, sessions, toy_kind(), ref) == MAX_ATTEMPTS
+    chunk = the_chunk(sessions, ref)
+    assert (chunk.state, chunk.attempt, chunk.crash_count) == (ChunkState.FAILED, MAX_ATTEMPTS, 0)
+    assert (chunk.error or "").startswith("TypeError: int() argument must be")
+    submission.conclude(runtime, toy_kind(), ref.id)
+    assert (toy(sessions, ref).status, toy(sessions, ref).error_message) == ("failed", chunk.error)
+
+
+def test_an_attempt_that_was_not_claimed_is_counted_once(runtime: Runtime, sessions: Sessions) -> None:
+    """Also when the message comes twice, or the answer to the COMMIT was lost."""
+    ref, message = one_chunk(runtime, sessions)
+    ledger.execute(sessions, """UPDATE pixcrawler.chunks SET payload = '{"number": [1]}'""")
+    for _ in range(3):
+        executor.run(runtime, toy_kind(), message.chunk_id)
+    assert (the_chunk(sessions, ref).attempt, the_chunk(sessions, ref).state) == (1, ChunkState.QUEUED)
+
+
+def test_a_claim_that_the_database_rejects_ends_with_the_reason(runtime: Runtime, sessions: Sessions) -> None:
+    """The sequence of fence tokens is exhausted: no claim is possible, and counting the attempt needs none."""
+    ref, _ = one_chunk(runtime, sessions)
+    with sessions.begin() as session:
+        last = session.connection().exec_driver_sql("SELECT nextval('pixcrawler.fence')").scalar_one()
+    ledger.execute(sessions, f"ALTER SEQUENCE pixcrawler.fence MAXVALUE {last}")
+    try:
+        assert run_until_ended(runtime, sessions, toy_kind(), ref) == MAX_ATTEMPTS
+    finally:
+        ledger.execute(sessions, "ALTER SEQUENCE pixcrawler.fence NO MAXVALUE")
+    error = the_chunk(sessions, ref).error or ""
+    assert error.startswith("nextval: reached maximum value of sequence")
+    assert error.endswith("(SQLSTATE 2200H)")
+
+
+@pytest.mark.parametrize("state", ["22003", "2200H", "23514", "42501", "42P01", "P0001"])
+def test_a_result_that_the_database_rejects_ends_with_the_reason(
+    runtime: Runtime, sessions: Sessions, state: str
+) -> None:
+    ref, _ = one_chunk(runtime, sessions)
+    outages.begin(sessions, "finish", state, seconds=60)
+    assert run_until_ended(runtime, sessions, toy_kind(), ref) == MAX_ATTEMPTS
+    reason = f"not now (SQLSTATE {state})"
+    assert (toy(sessions, ref).status, toy(sessions, ref).error_message) == ("failed", reason)
+    assert the_chunk(sessions, ref).crash_count == 0
+
+
+# Outages
+
+
+@pytest.mark.parametrize("state", PASSING_STATES)
+def test_a_result_waits_in_memory_for_the_database_while_its_lease_is_extended(
+    runtime: Runtime, sessions: Sessions, state: str
+) -> None:
+    """The lease is 1 s, the outage takes 2 s, and sweeps look all the time."""
+    ref, message = one_chunk(runtime, sessions)
+    ran: list[int] = []
+    ended = threading.Event()
+
+    async def work(number: int) -> int:
+        ran.append(number)
+        await asyncio.to_thread(outages.begin, sessions, "finish", state, seconds=2)
+        return number
+
+    def reap() -> int:
+        reaped = 0
+        while not ended.wait(0.02):
+            with sessions.begin() as session:
+                reaped += ledger.reap_of(session, ref.table) is not None
+        return reaped
+
+    with ThreadPoolExecutor(1) as threads:
+        reaped = threads.submit(reap)
+        try:
+            executor.run(runtime, toy_kind(work), message.chunk_id)
+        finally:
+            ended.set()
+    chunk = the_chunk(sessions, ref)
+    assert (ran, reaped.result(), chunk.attempt, chunk.crash_count) == ([1], 0, 1, 0)
+    assert (toy(sessions, ref).status, toy(sessions, ref).sum) == ("completed", 1)
+
+
+def test_a_result_that_cannot_be_written_in_time_releases_its_chunk_and_costs_no_attempt(
+    runtime: Runtime, sessions: Sessions
+) -> None:
+    ref, message = one_chunk(runtime, sessions)
+    outages.begin(sessions, "finish", "53100", seconds=60)
+    executor.run(runtime, toy_kind(), message.chunk_id, limits=QUICK, jitter=lambda: 0.5)
+    chunk = the_chunk(sessions, ref)
+    assert (chunk.state, chunk.attempt, chunk.max_attempts, chunk.crash_count) == ("queued", 1, MAX_ATTEMPTS + 1, 0)
+    assert chunk.error == "the database does not answer: not now (SQLSTATE 53100)"
+    assert 1.2 < delay(sessions, ref) <= 1.5
+
+
+def test_an_outage_costs_no_attempt_and_ends(runtime: Runtime, sessions: Sessions) -> None:
+    ref, _ = one_chunk(runtime, sessions)
+    away = toy_kind(raising(OutageError("the storage denies access")))
+    assert run_until_ended(runtime, sessions, away, ref) == MAX_ATTEMPTS_WITH_DEFERRALS
+    chunk = the_chunk(sessions, ref)
+    assert (chunk.state, chunk.crash_count) == (ChunkState.FAILED, 0)
+    assert chunk.error == "the storage denies access: the chunk has waited for that 55 times"
+    assert toy(sessions, ref).error_message == chunk.error
+
+
+def test_an_outage_that_concurrent_work_met_is_not_hidden_by_another_error(
+    runtime: Runtime, sessions: Sessions
+) -> None:
+    ref, message = one_chunk(runtime, sessions)
+    met = ExceptionGroup("two", [ZeroDivisionError(), ExceptionGroup("more", [OutageError("full")])])
+    executor.run(runtime, toy_kind(raising(met)), message.chunk_id)
+    assert (the_chunk(sessions, ref).error, the_chunk(sessions, ref).max_attempts) == ("full", MAX_ATTEMPTS + 1)
+
+
+def test_a_claim_waits_for_the_database(runtime: Runtime, sessions: Sessions) -> None:
+    ref, message = one_chunk(runtime, sessions)
+    outages.begin(sessions, "claim", "25006", seconds=0.5)
+    executor.run(runtime, toy_kind(), message.chunk_id)
+    assert (toy(sessions, ref).status, the_chunk(sessions, ref).attempt) == ("completed", 1)
+
+
+def test_a_message_that_met_an_outage_is_sent_again(runtime: Runtime, sessions: Sessions) -> None:
+    ref, message = one_chunk(runtime, sessions)
+    outages.begin(sessions, "claim", "58030", seconds=60)
+    assert executor.run(runtime, toy_kind(), message.chunk_id, limits=QUICK) == []
+    chunk = the_chunk(sessions, ref)
+    assert (chunk.state, chunk.attempt) == (ChunkState.QUEUED, 0)
+    outages.end(sessions)
+    with sessions.begin() as session:
+        again = chunks.redispatch_lost(session, ref.table, after=timedelta(0), limit=9)
+    assert [one.chunk_id for one in again] == [message.chunk_id]
+
+
+def test_what_follows_a_chunk_is_left_to_the_sweep_when_it_fails(runtime: Runtime, sessions: Sessions) -> None:
+    ref, message = one_chunk(runtime, sessions)
+
+    def conclude(*_: object) -> Conclusion:
+        raise ZeroDivisionError
+
+    assert executor.run(runtime, replace(toy_kind(), conclude=conclude), message.chunk_id) == []
+    assert the_chunk(sessions, ref).state == ChunkState.COMPLETED
+    assert (toy(sessions, ref).status, toy(sessions, ref).sum) == ("running", 1)
+
+
+def test_a_heartbeat_does_not_wait_for_threads_that_hang(runtime: Runtime, sessions: Sessions) -> None:
+    """All threads of the event loop's pool wait, as for a storage that hangs: the lease of 1 s is extended anyway."""
+    ref, message = one_chunk(runtime, sessions)
+
+    async def work(number: int) -> int:
+        await asyncio.gather(*(asyncio.to_thread(time.sleep, 2) for _ in range(POOL_THREADS)))
+        with sessions.begin() as session:
+            assert ledger.reap_of(session, ref.table) is None
+        return number
+
+    executor.run(runtime, toy_kind(work), message.chunk_id, limits=JobLimits())
+    assert (toy(sessions, ref).status, the_chunk(sessions, ref).attempt) == ("completed", 1)
 
 
 def test_a_chunk_that_this_version_cannot_read_fails(runtime: Runtime, sessions: Sessions) -> None:

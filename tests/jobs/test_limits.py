@@ -34,7 +34,12 @@ def test_celery_runs_with_them() -> None:
         {"chunk_deadline": LIMITS.soft_time_limit},
         {"chunk_deadline": LIMITS.soft_time_limit - SECOND},  # no time left to write the result
         {"soft_time_limit": LIMITS.time_limit},
-        {"soft_time_limit": 20 * SECOND, "chunk_deadline": 2 * SECOND, "chunk_budget": SECOND, "finish_retries": ()},
+        {
+            "soft_time_limit": 20 * SECOND,
+            "chunk_deadline": 2 * SECOND,
+            "chunk_budget": SECOND,
+            "transition_time": SECOND,
+        },
         {"time_limit": LIMITS.grace_period},
         {"grace_period": LIMITS.visibility_timeout},
         {"visibility_timeout": LIMITS.grace_period},

@@ -1,7 +1,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.reasons import RejectedError
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError
 from pixcrawler_worker.storage import local
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.storage.failures import FileMissingError
@@ -135,7 +135,7 @@ def test_a_url_of_another_storage_has_no_key(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_a_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     store = Storage(tmp_path.as_uri())
     (tmp_path / "crawl_jobs").touch()
-    with pytest.raises(TransientError, match=r"crawl_jobs/1/a\.jpg could not be written: .*Not a directory") as caught:
+    with pytest.raises(PermanentError, match=r"crawl_jobs/1/a\.jpg could not be written: .*Not a directory") as caught:
         run(store.put("crawl_jobs/1/a.jpg", b"x"))
     assert "\n" not in str(caught.value)
 
@@ -145,6 +145,28 @@ def test_a_folder_that_was_deleted_is_created_again(tmp_path: Path) -> None:
     (tmp_path / "files").rmdir()
     run(store.put("a.jpg", b"x"))
     assert run(store.get("a.jpg")) == b"x"
+
+
+def test_a_folder_that_is_not_there_is_an_outage_and_no_file_is_missing(tmp_path: Path) -> None:
+    """Its volume may not be mounted: no image may be taken for a deleted one then."""
+    store = Storage((tmp_path / "files").as_uri())
+    (tmp_path / "files").rmdir()
+    reads: list[Callable[[], object]] = [
+        lambda: run(store.get("a.jpg")),
+        lambda: run(store.get_all(["a.jpg", "b.jpg"], len, max_bytes=5)),
+        lambda: opened(store, "a.jpg"),
+    ]
+    for read in reads:
+        with pytest.raises(OutageError, match="has no folder"):
+            read()
+
+
+@pytest.mark.parametrize("key", [f"{'a' * 300}.jpg", f"{'a/' * 3000}a.jpg", f"{'a ' * 300}.jpg"])
+def test_a_key_that_no_file_can_have_is_not_waited_for(tmp_path: Path, key: str) -> None:
+    store = Storage(tmp_path.as_uri())
+    for operation in (store.put(key, b"x"), store.get(key)):
+        with pytest.raises(FileMissingError, match="too long"):
+            run(operation)
 
 
 def opened(store: Storage, key: str) -> bytes | None:

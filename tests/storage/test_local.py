@@ -59,7 +59,7 @@ def test_only_a_file_has_a_path() -> None:
     assert local.path_of("memory:///a.jpg") is None
 
 
-def test_a_file_that_does_not_fit_is_a_transient_error_and_keeps_the_previous_one(tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_is_an_outage_and_keeps_the_previous_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, tmp_path.as_uri()], check=True, capture_output=True, text=True
     )

@@ -15,7 +15,7 @@ import pytest
 from fakes import s3
 from fakes.s3 import Server
 
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 from pixcrawler_worker.storage import multipart
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.storage.multipart import CanonicalRequest, Credentials
@@ -241,7 +241,7 @@ def test_a_server_without_lists_of_uploads_is_not_an_error(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (403, PermanentError, r"could not be listed: the storage responded with 403 AccessDenied$"),
+        (403, OutageError, r"could not be listed: the storage responded with 403 AccessDenied$"),
         (301, PermanentError, r"the storage responded with 301 AccessDenied$"),
         (429, TransientError, r"the storage responded with 429 AccessDenied$"),
         (503, TransientError, r"the storage responded with 503 AccessDenied$"),

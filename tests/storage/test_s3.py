@@ -19,7 +19,7 @@ from fakes import s3
 from fakes.s3 import Server
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.storage.failures import FileMissingError
 
@@ -238,7 +238,7 @@ def test_a_wrong_secret_is_reported_with_its_code_and_never_printed(
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
     errors = run(results(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, PermanentError)
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, OutageError)
     assert contain_no_secret(errors)
     assert all("\n" not in str(error) for error in errors.values())
     assert str(errors["put"]).endswith("403 Forbidden: SignatureDoesNotMatch")
@@ -252,27 +252,27 @@ def test_a_missing_bucket_is_not_reported_as_a_missing_file(s3_url: str) -> None
         assert not isinstance(caught.value, FileMissingError)
 
 
-def test_a_busy_server_is_a_transient_error_within_half_a_minute(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_server_is_an_outage_within_half_a_minute(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3.responding(503) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         started = time.monotonic()
         errors = run(results(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, TransientError)
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, OutageError)
     assert time.monotonic() - started < 30
     assert contain_no_secret(errors)
 
 
-def test_a_closed_port_is_a_transient_error_within_half_a_minute(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_port_is_an_outage_within_half_a_minute(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     started = time.monotonic()
     errors = run(results(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, TransientError)
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, OutageError)
     assert time.monotonic() - started < 30
 
 
-def test_a_server_that_never_responds_is_a_transient_error_within_half_a_minute(
+def test_a_server_that_never_responds_is_an_outage_within_half_a_minute(
     s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No process accepts: the system does so, as for a server whose process hangs.
@@ -280,7 +280,7 @@ def test_a_server_that_never_responds_is_a_transient_error_within_half_a_minute(
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{hanging.getsockname()[1]}")
         started = time.monotonic()
         errors = run(results(Storage(s3_url)))
-    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, TransientError)
+    assert {name: type(error) for name, error in errors.items()} == dict.fromkeys(OPERATIONS, OutageError)
     assert time.monotonic() - started < 35
     assert contain_no_secret(errors)
 
@@ -329,5 +329,5 @@ def test_an_endpoint_may_have_a_path(below_a_path: Storage, monkeypatch: pytest.
     assert fetched(url) == b"image"
     assert is_rejected(url.replace("/a/b.jpg", "/a/c.jpg"))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
-    with pytest.raises(PermanentError, match="SignatureDoesNotMatch"):
+    with pytest.raises(OutageError, match="SignatureDoesNotMatch"):
         run(Storage("s3://bucket/some/prefix").put("a/b.jpg", b"x"))

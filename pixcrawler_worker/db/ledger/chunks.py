@@ -19,7 +19,7 @@ from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, n
 from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
 from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable
-from pixcrawler_worker.domain.retry import GiveUp, after_transient_error
+from pixcrawler_worker.domain.retry import GiveUp, after_outage, after_transient_error, counted_attempt
 
 #: Characters of an error that are kept.
 _MAX_ERROR_LENGTH = 2000
@@ -40,6 +40,11 @@ class Claim:
     attempt: int
     max_attempts: int
     payload: dict[str, Any]
+
+    @property
+    def counted_attempt(self) -> int:
+        """Number of the attempt, from 1, without those that ended with a deferral."""
+        return counted_attempt(attempt=self.attempt, max_attempts=self.max_attempts)
 
 
 class ClaimState(Enum):
@@ -152,8 +157,14 @@ def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: 
     return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
 
 
-def release(
-    session: Session, claim: Claim, *, error: str, retry_after: timedelta | None = None, jitter: float
+def release(  # noqa: PLR0913 - what went wrong, and what decides about the delay
+    session: Session,
+    claim: Claim,
+    *,
+    error: str,
+    retry_after: timedelta | None = None,
+    outage: bool = False,
+    jitter: float,
 ) -> ChunkOutcome:
     """Queue a chunk that met a transient error for a later attempt, or fail it when its attempts are used up.
 
@@ -162,14 +173,19 @@ def release(
         claim: of the attempt.
         error: what went wrong.
         retry_after: the other side's Retry-After, None when it sent none; see `domain/retry.py`.
+        outage: the database or the storage was unavailable, which costs no attempt.
         jitter: random, from 0 up to 1.
 
     Raises:
         NotRunningError: when the job is not running. Roll back.
     """
-    decision = after_transient_error(
-        attempt=claim.attempt, max_attempts=claim.max_attempts, retry_after=retry_after, jitter=jitter
-    )
+    attempt, max_attempts = claim.attempt, claim.max_attempts
+    if outage:
+        decision = after_outage(attempt=attempt, max_attempts=max_attempts, jitter=jitter)
+    else:
+        decision = after_transient_error(
+            attempt=attempt, max_attempts=max_attempts, retry_after=retry_after, jitter=jitter
+        )
     if isinstance(decision, GiveUp):
         return fail(session, claim, error=f"{error}: {decision.reason}" if decision.reason else error)
     if lock_claim(session, claim) is not ClaimState.VALID:
@@ -207,6 +223,44 @@ def expired(session: Session, table: JobTable, *, skip: Collection[int] = (), li
         .where(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < _NOW, table.model.status == JobStatus.RUNNING)
     )
     return list(session.scalars(query.where(not_in(Chunk.id, skip)).order_by(Chunk.id).limit(limit)))
+
+
+def count_attempt(session: Session, table: JobTable, chunk_id: int, *, error: str, jitter: float) -> None:
+    """Count an attempt at a queued chunk that could not be claimed because of an unexpected error.
+
+    Without that, the message would be sent again for ever. It uses nothing that a claim needs besides: neither a fence
+    token nor what the work is made from.
+
+    Args:
+        session: a transaction of its own.
+        table: of the kind of job that the message is about.
+        chunk_id: from the message.
+        error: what went wrong.
+        jitter: random, from 0 up to 1.
+
+    Raises:
+        NotRunningError: when the job is not running. Roll back.
+    """
+    job_id = session.scalar(select(table.chunk_key).where(Chunk.id == chunk_id))
+    if job_id is None:
+        return
+    job = table.ref(job_id)
+    jobs.pin(session, job)
+    row = session.execute(
+        select(Chunk.attempt, Chunk.max_attempts)
+        .where(Chunk.id == chunk_id, Chunk.state == ChunkState.QUEUED, Chunk.available_at <= _NOW)
+        .with_for_update(key_share=True)
+    ).one_or_none()
+    if row is None:
+        return
+    attempt = min(row.attempt + 1, row.max_attempts)
+    decision = after_transient_error(attempt=attempt, max_attempts=row.max_attempts, retry_after=None, jitter=jitter)
+    values = {"attempt": attempt, "error": _storable(error)}
+    if isinstance(decision, GiveUp):
+        _write(session, chunk_id, **values, state=ChunkState.FAILED)
+        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.FAILED))
+    else:
+        _write(session, chunk_id, **values, available_at=_NOW + decision.delay, dispatched_at=None)
 
 
 def reap(session: Session, table: JobTable, chunk_id: int | None = None) -> Reaped | None:
