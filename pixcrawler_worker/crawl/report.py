@@ -53,6 +53,7 @@ _MEANINGS: Mapping[str, str] = {
     "duplicate_url": "duplicate URL",
     "duplicate_bytes": "duplicate file",
     "surplus": "more images than requested",
+    "internal_error": "internal error",
 }
 
 

@@ -162,9 +162,16 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     found = [progress.images[at] for at in sorted(progress.images)]
     request = crawls.load(session, job_id)
     room = max(0, request.max_images - request.valid_images)
-    stored = len(images.insert_new(session, job_id, found[:room]))
+    inserted = images.insert_each(session, job_id, found[:room])
+    for position, error in inserted.errors.items():
+        log.error("image rejected by the database", url=found[position].url, reason=error)
+    stored, failed = len(inserted.positions), len(inserted.errors)
     rejected = progress.rejected + Counter(
-        {Reason.DUPLICATE_BYTES: len(found[:room]) - stored, Reason.SURPLUS: len(found[room:])}
+        {
+            Reason.DUPLICATE_BYTES: len(found[:room]) - stored - failed,
+            Reason.SURPLUS: len(found[room:]),
+            Reason.INTERNAL_ERROR: failed,
+        }
     )
     result = CrawlChunkResult(
         chunk=work.chunk,

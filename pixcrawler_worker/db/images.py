@@ -1,6 +1,6 @@
 """Rows of images and their facts: inserting in bulk, candidates, files, deleting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -8,10 +8,12 @@ from psycopg import sql
 from sqlalchemy import delete, func, literal, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import LargeBinary
 
 from pixcrawler_worker.db.models import CrawlCandidate, Image
+from pixcrawler_worker.db.session import describe, is_about_a_row
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.postgres_types import storable
 
@@ -86,6 +88,55 @@ WITH fresh AS (
 )
 SELECT position FROM fresh JOIN incoming USING (sha256) ORDER BY position
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What became of images.
+
+    Attributes:
+        positions: of those that were new.
+        errors: by the positions of those that the database rejected.
+    """
+
+    positions: Sequence[int]
+    errors: Mapping[int, str]
+
+
+def insert_each(session: Session, job_id: int, found: Sequence[NewImage]) -> Inserted:
+    """Insert the images as `insert_new` does, without those that the database rejects.
+
+    They are inserted together. After an error each half is tried, then the halves of a half, each in a savepoint.
+
+    Raises:
+        DBAPIError, psycopg.Error: when the error is not about a row, or every image is rejected: no image is to blame.
+    """
+    positions: list[int] = []
+    errors: dict[int, DBAPIError | psycopg.Error] = {}
+
+    def insert(first: int, last: int) -> None:
+        try:
+            with session.begin_nested():
+                new = insert_new(session, job_id, found[first:last])
+                if last - first < len(found):
+                    session.connection().exec_driver_sql("DROP TABLE incoming")
+        except (DBAPIError, psycopg.Error) as error:
+            if not is_about_a_row(error):
+                raise
+            if last - first == 1:
+                errors[first] = error
+                return
+            middle = (first + last) // 2
+            insert(first, middle)
+            insert(middle, last)
+        else:
+            positions.extend(first + position for position in new)
+
+    if found:
+        insert(0, len(found))
+    if found and len(errors) == len(found):
+        raise errors[0]
+    return Inserted(positions, {position: describe(error) for position, error in errors.items()})
 
 
 def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list[int]:

@@ -16,7 +16,17 @@ from sqlalchemy.orm import Session, sessionmaker
 from pixcrawler_worker.db import timestamps
 from pixcrawler_worker.errors import OutageError, PermanentError
 
-__all__ = ["Session", "Sessions", "close", "connect", "describe", "sessions", "sqlalchemy_url", "transact"]
+__all__ = [
+    "Session",
+    "Sessions",
+    "close",
+    "connect",
+    "describe",
+    "is_about_a_row",
+    "sessions",
+    "sqlalchemy_url",
+    "transact",
+]
 
 T = TypeVar("T")
 Sessions = sessionmaker[Session]
@@ -48,6 +58,8 @@ _PASSING = (
     "F0",  # configuration file
     "XX",  # internal error, corrupted data or index
 )
+#: Likewise of those that may be about one row: its values, a constraint, a trigger, the size of an index entry.
+_ABOUT_A_ROW = ("22", "23", "44", "54", "P0")
 #: Characters of an error that are worth showing.
 _MAX_DESCRIPTION = 500
 
@@ -174,6 +186,12 @@ def describe(error: BaseException) -> str:
         return f"{line} (SQLSTATE {state})" if state else line
     # The text of some errors is empty, and of others it only makes sense with the type.
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MAX_DESCRIPTION].removesuffix(": ")
+
+
+def is_about_a_row(error: DBAPIError | psycopg.Error) -> bool:
+    """Return whether an error may be about one of the rows of a statement, so that the others can be written."""
+    state = getattr(_driver_error(error), "sqlstate", None) or ""
+    return bool(state.startswith(_ABOUT_A_ROW))
 
 
 def _default_pauses() -> Iterable[float]:

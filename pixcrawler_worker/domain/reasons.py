@@ -43,6 +43,8 @@ class Reason(StrEnum):
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     SURPLUS = "surplus"
+    # Of this service: the log says what happened.
+    INTERNAL_ERROR = "internal_error"
 
 
 #: Reasons that may not occur again when the same URL is requested a moment later.

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 
 import ledger
+import psycopg
 import pytest
 from factories import make_facts, make_image, make_job, start_job
 from fakes.postgres_proxy import PostgresProxy, postgres_proxy
@@ -13,11 +14,12 @@ from ledger import at_once
 from sqlalchemy import func, select, text
 
 from pixcrawler_worker.db import image_records, images, session
-from pixcrawler_worker.db.images import HASH_VERSION, NewImage, insert_new
+from pixcrawler_worker.db.images import HASH_VERSION, NewImage, insert_each, insert_new
 from pixcrawler_worker.db.models import CrawlCandidate, Image, ImageFact
 from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.storage_keys import url_hash
+from pixcrawler_worker.errors import OutageError
 
 
 def insert(sessions: Sessions, job_id: int, *found: NewImage) -> list[int]:
@@ -263,3 +265,56 @@ def test_finishing_a_chunk_takes_as_many_statements_for_500_images_as_for_5(
     assert few == many
     assert many.count("COPY") == 1
     assert len(many) <= 12
+
+
+# Images that the database rejects
+
+
+@pytest.fixture
+def picky(sessions: Sessions) -> Iterator[None]:
+    """A constraint and a trigger that an operator has added."""
+    ledger.execute(sessions, "ALTER TABLE images ADD CONSTRAINT picky CHECK (original_url NOT LIKE '%bad%')")
+    ledger.execute(
+        sessions,
+        "CREATE FUNCTION picky() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF NEW.original_url LIKE '%full%' THEN RAISE disk_full; END IF; RETURN NEW; END $$",
+    )
+    ledger.execute(sessions, "CREATE TRIGGER picky BEFORE INSERT ON images FOR EACH ROW EXECUTE FUNCTION picky()")
+    yield
+    ledger.execute(sessions, "DROP FUNCTION picky CASCADE")
+    ledger.execute(sessions, "ALTER TABLE images DROP CONSTRAINT picky")
+
+
+@pytest.mark.usefixtures("picky")
+@pytest.mark.parametrize("bad", [{0}, {7}, {12}, {3, 4}, {0, 5, 12}, set(range(12))])
+def test_images_that_the_database_rejects_do_not_cost_the_others(sessions: Sessions, bad: set[int]) -> None:
+    job_id = make_job(sessions)
+    found = [make_image(f"{'bad' if number in bad else 'good'} {number}") for number in range(13)]
+    inserted = transact(sessions, lambda session: insert_each(session, job_id, found))
+    good = sorted(set(range(13)) - bad)
+    assert inserted.positions == good
+    assert inserted.errors.keys() == bad
+    assert all("picky" in error and error.endswith("(SQLSTATE 23514)") for error in inserted.errors.values())
+    assert count(sessions, job_id) == len(good)
+    again = transact(sessions, lambda session: insert_each(session, job_id, found))
+    assert again.positions == []
+    assert again.errors.keys() == bad
+
+
+@pytest.mark.usefixtures("picky")
+@pytest.mark.parametrize("number", [1, 13])
+def test_an_error_that_every_image_causes_is_about_none_of_them(sessions: Sessions, number: int) -> None:
+    job_id = make_job(sessions)
+    found = [make_image(f"bad {one}") for one in range(number)]
+    with pytest.raises(psycopg.Error, match="picky"):
+        transact(sessions, lambda session: insert_each(session, job_id, found))
+    assert count(sessions, job_id) == 0
+
+
+@pytest.mark.usefixtures("picky")
+def test_an_outage_is_about_no_image(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    found = [make_image(name) for name in ("good", "full", "better")]
+    with pytest.raises(OutageError, match="disk_full"):
+        transact(sessions, lambda session: insert_each(session, job_id, found), pauses=())
+    assert count(sessions, job_id) == 0

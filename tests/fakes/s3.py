@@ -129,6 +129,38 @@ def mounted(server: Server, path: str) -> Iterator[str]:
         yield f"{endpoint}{path}"
 
 
+@dataclass
+class Front:
+    """What clients of a server request instead of it; with a status, that is the response to everything."""
+
+    endpoint: str = ""
+    status: int | None = None
+
+
+@contextmanager
+def fronted(server: Server) -> Iterator[Front]:
+    """Serve a server that checks no signatures through a front."""
+    front = Front()
+    target = urlsplit(server.endpoint).netloc
+
+    class Handler(_Handler):
+        def respond(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if front.status is not None:
+                self.send(front.status, b"<Error><Code>Outage</Code></Error>")
+                return
+            passed = {name: value for name, value in self.headers.items() if name.lower() in {"content-type", "range"}}
+            connection = http.client.HTTPConnection(target, timeout=_TIMEOUT_SECONDS)
+            with contextlib.closing(connection):
+                connection.request(self.command, self.path, body, passed)
+                response = connection.getresponse()
+                self.send(response.status, response.read(), dict(response.getheaders()))
+
+    with _listening(Handler) as endpoint:
+        front.endpoint = endpoint
+        yield front
+
+
 def _is_signed(method: str, path: str, query: list[tuple[str, str]], headers: dict[str, str], body: bytes) -> bool:
     by_query = dict(query)
     if "X-Amz-Signature" in by_query:

@@ -265,7 +265,7 @@ def test_a_result_that_cannot_be_written_in_time_releases_its_chunk_and_costs_no
     chunk = the_chunk(sessions, ref)
     assert (chunk.state, chunk.attempt, chunk.max_attempts, chunk.crash_count) == ("queued", 1, MAX_ATTEMPTS + 1, 0)
     assert chunk.error == "the database does not answer: not now (SQLSTATE 53100)"
-    assert 1.2 < delay(sessions, ref) <= 1.5
+    assert 0.1 < delay(sessions, ref) <= 1.5
 
 
 def test_an_outage_costs_no_attempt_and_ends(runtime: Runtime, sessions: Sessions) -> None:
