@@ -131,30 +131,36 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
         try:
             taken, prepared = transact(runtime.sessions, work)
         except (NotRunningError, OutageError) as error:
-            # It may be the other job that was cancelled just now, or whose rows are locked.
+            # The job whose turn it is may have been cancelled just now, or its rows are locked.
             log.info("the turns were not kept", chunk=chunk_id, reason=str(error))
             return _claim(runtime, kind, chunk_id, None, limits, jitter)
         except Exception:
-            # Whatever is wrong with the job whose turn it is, it must not stop the others.
+            # Whatever is wrong with it, it must not stop the others.
             log.exception("the turns were not kept", chunk=chunk_id)
             return _claim(runtime, kind, chunk_id, None, limits, jitter)
         if taken.postponed:
             turns.postpone(taken.postponed)
-    else:
-        try:
-            taken, prepared = transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
-        except NotRunningError as error:
-            log.info("message dropped", chunk=chunk_id, reason=str(error))
-            return None
-        except OutageError as error:
-            log.warning("message dropped: the sweep sends it again", chunk=chunk_id, reason=str(error))
-            return None
-        except Exception as error:
+        return (kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None
+    try:
+        taken, prepared = transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
+    except Exception as error:
+        if not _is_dropped(error, chunk_id):
             # With no claim there is no lease to expire: uncounted, this would be tried for ever.
             log.exception("chunk could not be claimed", chunk=chunk_id)
             _count_attempt(runtime, kind, chunk_id, error, limits, jitter)
-            return None
-    return (kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None
+        return None
+    return (kind, taken.claim, prepared) if taken.claim else None
+
+
+def _is_dropped(error: Exception, chunk_id: int) -> bool:
+    """Return whether an error means that nothing is to be done about a message now, and log it then."""
+    if isinstance(error, OutageError):
+        log.warning("message dropped: the sweep sends it again", chunk=chunk_id, reason=str(error))
+    elif isinstance(error, NotRunningError):
+        log.info("message dropped", chunk=chunk_id, reason=str(error))
+    else:
+        return False
+    return True
 
 
 def _count_attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
@@ -170,12 +176,9 @@ def _count_attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depe
 
     try:
         transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
-    except NotRunningError as dropped:
-        log.info("message dropped", chunk=chunk_id, reason=str(dropped))
-    except OutageError as outage:
-        log.warning("message dropped: the sweep sends it again", chunk=chunk_id, reason=str(outage))
-    except Exception:
-        log.exception("the attempt could not be counted: the sweep sends the message again", chunk=chunk_id)
+    except Exception as raised:
+        if not _is_dropped(raised, chunk_id):
+            log.exception("the attempt could not be counted: the sweep sends the message again", chunk=chunk_id)
 
 
 def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
