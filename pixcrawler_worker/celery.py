@@ -341,7 +341,7 @@ def _check(sender: str, options: Mapping[str, Any] = MappingProxyType({}), **_: 
     try:
         configured = settings.load()
         configured.require_broker()
-        _require_pool(options.get("pool_cls"))
+        _require_pool(options.get("pool") or options.get("pool_cls"))
         if unknown := settings_report.unknown(protocol.SOURCES.installed()):
             log.warning("unknown settings are ignored", did_you_mean=unknown)
         if networks := [str(network) for network in configured.allowed_networks]:
