@@ -248,6 +248,13 @@ class Channel(kombu_redis.Channel):
                     f"Redis is full; waiting until it has room: raise its maxmemory or remove data ({error})"
                 ) from error
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Keep the queues of the control channel alive; while Redis is full, they stay as they are."""
+        try:
+            super().maybe_refresh_binding_expiry()
+        except ResponseError as error:
+            self.connection.report_full(f"the control channel is not refreshed: {error}")
+
     def queue_key(self, exchange: str, routing_key: str, message: dict[str, Any]) -> str | None:
         """Return the key of the list in Redis where a message belongs; None when there is none."""
         try:
