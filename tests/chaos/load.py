@@ -24,9 +24,9 @@ from pixcrawler_worker.domain.messages import QUEUES, Task
 T = TypeVar("T")
 
 #: Job groups at a time: those that must end as without faults, and those set apart.
-_ORDINARY, _APART = 9, 6
-#: Seconds in which a job must end, counted from when its last waiting chunk became due.
-BOUND = 150.0
+_ORDINARY, _APART = 8, 5
+#: Seconds in which something must happen to a job that is due, and in which it must end.
+STILL, BOUND = 100.0, 600.0
 #: Share of the jobs that are requested in the transaction that inserts them.
 _REQUESTED = 0.5
 #: Seconds after which an API sends a start again whose job is still pending.
@@ -327,20 +327,21 @@ class Load:
             self._ended(group, status)
         elif status == "pending" and now - group.sent > _RESEND and not group.requested:
             self._start(group)
-        elif now - group.since > BOUND and self._is_late(group):
+        elif now - group.since > STILL and self._is_late(group):
             self._end(group, f"still {status}")
 
     def _is_late(self, group: Group) -> bool:
-        """Return whether the job is due: a chunk that waits for its next attempt is not late."""
-        key = f"{group.stage}_job_id"
-        waiting = self.write(
+        """Return whether nothing happens to the job although it could: a chunk that waits for its next attempt may."""
+        stage = group.stage
+        row = self.write(
             lambda connection: connection.execute(
-                f"SELECT coalesce(extract(epoch FROM max(available_at) - clock_timestamp()), 0)::float"
-                f" FROM pixcrawler.chunks WHERE {key} = %s AND state = 'queued'".encode(),
+                f"SELECT extract(epoch FROM clock_timestamp() - greatest(job.updated_at,"
+                f" (SELECT max(available_at) FROM pixcrawler.chunks WHERE {stage}_job_id = job.id AND state = 'queued')"
+                f"))::float FROM {stage}_jobs AS job WHERE id = %s".encode(),
                 (group.job,),
             ).fetchone()
         )
-        return waiting is None or float(waiting[0]) < -BOUND / 2 or time.monotonic() - group.since > 4 * BOUND
+        return row is not None and (row[0] > STILL or time.monotonic() - group.since > BOUND)
 
     def _ended(self, group: Group, status: str) -> None:
         if (not group.fate and status == "completed") or group.restored:
