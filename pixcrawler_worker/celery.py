@@ -266,7 +266,7 @@ class Sweeper(bootsteps.StartStopStep):
             with pool.acquire(block=True, timeout=_ACQUIRE_SECONDS) as connection:
                 broker_watch.look(connection)
         except KombuError as error:
-            log.warning("the broker does not respond", reason=str(error))
+            log.warning("the broker could not be checked", reason=str(error))
         except TransientError:
             return  # the sweep that follows meets the same database, and says so
         except Exception:

@@ -209,3 +209,27 @@ def _delete_children_first(sessions: Sessions, ref: JobRef, image_ids: Sequence[
         with contextlib.suppress(ZeroDivisionError), session.begin_nested():
             session.connection().exec_driver_sql(f"DELETE FROM crawl_jobs WHERE id = {ref.id}")
             raise ZeroDivisionError
+
+
+def test_a_delete_locks_no_job_while_its_transaction_goes_on(sessions: Sessions, database_url: str) -> None:
+    """Otherwise it would wait with its next statement for a worker that waits for the job."""
+    job = crawl_of(sessions, 10)
+    validated(sessions, job, invalid=2)
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM images WHERE id = %s", (ids(sessions, job)[5],))
+        connection.execute("DELETE FROM validation_jobs")
+        with sessions.begin() as worker:
+            worker.connection().exec_driver_sql(f"SELECT FROM crawl_jobs WHERE id = {job} FOR UPDATE NOWAIT")
+    assert valid(sessions, job) == 9
+
+
+def test_a_transaction_counts_once_however_many_statements_it_has(sessions: Sessions, database_url: str) -> None:
+    job = crawl_of(sessions, 10)
+    ledger.execute(sessions, "UPDATE crawl_jobs SET updated_at = '2001-01-01' WHERE id = :id", id=job)
+    with psycopg.connect(database_url) as connection:
+        for image in ids(sessions, job)[:4]:
+            connection.execute("DELETE FROM images WHERE id = %s", (image,))
+        connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        assert connection.execute("SELECT valid_images FROM crawl_jobs").fetchone() == (6,)
+        assert connection.execute("SELECT count(*) FROM pixcrawler.recounts").fetchone() == (0,)
+    assert valid(sessions, job) == 6

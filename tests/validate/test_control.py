@@ -221,3 +221,11 @@ def test_a_retry_against_a_cancel_and_a_delete_leaves_no_half_job(runtime: Runti
             assert states == []
             continue
         assert (counted(runtime, ref)[0], states) in [("running", ["queued"]), ("failed", ["cancelled"])]
+
+
+def test_a_pending_validation_that_is_ended_in_its_row_gets_its_time_and_its_error(runtime: Runtime) -> None:
+    ref = make_validation(runtime, crawl_of(runtime))
+    by_status(runtime, ref)
+    row = validation_jobs.row(runtime, ref)
+    assert (row.status, row.error_message, row.completed_at is not None) == ("failed", "cancelled", True)
+    assert sweeper.sweep(runtime, JOB_KINDS.values()).idle
