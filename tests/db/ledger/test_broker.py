@@ -1,8 +1,9 @@
 """Messages that a broker has lost are sent again at once, in batches, by one worker, and once."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 
 import ledger
 import pytest
@@ -78,7 +79,20 @@ def test_the_first_identity_means_no_loss(sessions: Sessions) -> None:
 
 def test_of_many_workers_one_notes_a_loss(sessions: Sessions) -> None:
     note(sessions, "first")
-    assert sorted(at_once(*[partial(note, sessions, "second")] * 6)) == [False] * 5 + [True]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(3) as threads:
+        with sessions.begin() as other:
+            # So that all of them have seen the change before the first one notes it.
+            other.connection().exec_driver_sql("SELECT FROM pixcrawler.broker FOR UPDATE")
+            noting = [threads.submit(note, sessions, "second") for _ in range(3)]
+            while query(sessions, waiting) < len(noting):
+                time.sleep(0.01)
+        assert sorted(one.result() for one in noting) == [False, False, True]
+
+
+def query(sessions: Sessions, statement: str) -> int:
+    with sessions.begin() as session:
+        return int(session.connection().exec_driver_sql(statement).scalar_one())
 
 
 def test_an_identity_that_never_stays_floods_nothing(sessions: Sessions) -> None:
