@@ -23,6 +23,7 @@ from celery import Celery, bootsteps, concurrency, signals
 from kombu.exceptions import KombuError, OperationalError
 
 from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
+from pixcrawler_worker.broker import queues
 from pixcrawler_worker.broker.consumer import Consumer
 from pixcrawler_worker.broker.transport import CheckedAMQP
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
@@ -196,6 +197,11 @@ class Reconnection(bootsteps.StartStopStep):
         if self._connected:
             broker_watch.reconnected()
         self._connected = True
+
+
+def requests_wait() -> bool:
+    """Return whether messages about whole jobs wait in the queues of this worker; False when the broker is away."""
+    return queues.has_requests(runtime.current().settings.require_broker(), app.amqp.queues.consume_from)
 
 
 class Sweeper(bootsteps.StartStopStep):

@@ -5,7 +5,7 @@ import contextlib
 import os
 import platform
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.metadata import version
@@ -33,6 +33,16 @@ class Runtime:
     """Connections to everything outside of the process. Open it once per process, after a fork.
 
     Nothing connects before its first use: a process that only sweeps has no decoder and no HTTP client.
+
+    Attributes:
+        settings: of the process.
+        sessions: transactions in the database.
+        storage: files of images and exports.
+        downloader: requests to untrusted hosts.
+        decoder: decodes untrusted bytes.
+        loop: runs the work of chunks.
+        sources: those that were used so far, by name.
+        requests_wait: returns whether messages about whole jobs (start, cancel, retry) wait for a process.
     """
 
     settings: Settings
@@ -42,6 +52,7 @@ class Runtime:
     decoder: Decoder
     loop: asyncio.AbstractEventLoop
     sources: dict[str, Source] = field(default_factory=dict)
+    requests_wait: Callable[[], bool] = lambda: False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop of this process, whose connections stay open, and return its result."""

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeGuard
 
 import structlog
 
 from pixcrawler_worker import runtime
-from pixcrawler_worker.celery import app, send_messages
+from pixcrawler_worker.celery import app, requests_wait, send_messages
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.domain.postgres_types import MAX_INT4, MAX_INT8
@@ -49,7 +50,8 @@ def _register(kind: AnyJobKind) -> None:
             (chunk_id,) = _arguments(kind, ("chunk_id",), given, named)
             if not _is_id(chunk_id, MAX_INT8):
                 raise UnknownJobError(f"chunk of a {kind.table.name}", chunk_id)
-            send_messages(executor.run(runtime.current(), kind, chunk_id, turns=_turns()))
+            opened = replace(runtime.current(), requests_wait=requests_wait)
+            send_messages(executor.run(opened, kind, chunk_id, turns=_turns()))
 
     if kind.cancel_task:
         _register_transition(kind, kind.cancel_task, cancel)

@@ -96,11 +96,13 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     request = crawls.load(session, ref.id)
     try:
         options = parse(request.options)
-        round_ = _round(runtime, request, options, crawls.chunk_results(session, ref.id))
+        history = crawls.chunk_results(session, ref.id)
+        round_ = _round(runtime, request, options, history)
     except PermanentError as error:
         # The row or the configuration changed under the job: it ends with what it has.
         return _end(session, ref, counters, request, reason=str(error))
-    if round_ and request.round < options.max_rounds:
+    uncounted = {result.yielded for result in history if result.yielded}
+    if round_ and request.round - len(uncounted) < options.max_rounds:
         crawls.next_round(session, ref.id)
         return Chunks([chunk.to_json() for chunk in round_])
     return _end(session, ref, counters, request)

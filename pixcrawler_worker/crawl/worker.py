@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.options import CrawlOptions, parse
 from pixcrawler_worker.db import crawls, images
 from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.ledger import fairness
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import licenses, storage_keys
@@ -31,6 +34,13 @@ log = structlog.get_logger()
 _RETRY_SECONDS = 0.5
 #: Downloads at a time beyond the images that are missing: they replace rejected candidates without a wait.
 _SPARE_DOWNLOADS = 8
+#: Seconds without a candidate that ends, after which a chunk leaves the rest to a later one if other jobs wait for its
+#: process: the first time that candidates of its result page are left, the second, ... After that it stays.
+_STALLS = (1.0, 4.0, 16.0)
+#: The same for a page that is new, when chunks before it did so: its hosts are probably the same.
+_STALL_OF_SLOW = 0.25
+#: Seconds between two looks at whether a chunk should stop.
+_LOOK_SECONDS = 0.25
 #: Attempts to search a failing source when the job has other sources: half a minute.
 _MAX_SEARCH_ATTEMPTS = 3
 
@@ -45,6 +55,8 @@ class CrawlWork:
         options: of the job.
         quota: images that the chunk may store, at most.
         urls: the page of the URL list, for the source `urls`.
+        round: of the job.
+        stall: seconds without progress after which other jobs come first; None when this page has waited often enough.
         only_source: whether the job has no other source.
     """
 
@@ -53,6 +65,8 @@ class CrawlWork:
     options: CrawlOptions
     quota: int
     urls: tuple[str, ...]
+    round: int
+    stall: float | None
     only_source: bool
 
 
@@ -80,6 +94,7 @@ class CrawlProgress:
         reserved: images that are being stored.
         left: positions of leftovers.
         more: whether the source may have further result pages.
+        yielded: whether the chunk stopped early, because its hosts are slow.
     """
 
     quota: int
@@ -92,6 +107,7 @@ class CrawlProgress:
     reserved: int = 0
     left: tuple[int, ...] = ()
     more: bool = False
+    yielded: bool = False
 
     @property
     def missing(self) -> int:
@@ -123,17 +139,29 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
         options=options,
         quota=min(chunk.quota, request.max_images - request.valid_images),
         urls=crawls.urls(session, claim.job.id, chunk.page) if chunk.source == planner.URLS else (),
+        round=request.round,
+        stall=_stall(session, claim, chunk),
         only_source=len(planner.sources(runtime, request, options)) == 1,
     )
+
+
+def _stall(session: Session, claim: Claim, chunk: CrawlChunk) -> float | None:
+    """Return for how many seconds the hosts of a chunk may be silent while other jobs wait; None for ever."""
+    if chunk.only is None:
+        return _STALL_OF_SLOW if crawls.yielded_before(session, claim.job.id, claim.chunk_id) else _STALLS[0]
+    yielded = crawls.times_yielded(session, claim.job.id, chunk)
+    return _STALLS[yielded] if yielded < len(_STALLS) else None
 
 
 async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlProgress:
     """Store as many new images as the quota allows from the candidates of the chunk.
 
+    Candidates for which `limits.chunk_budget` does not last, and those of slow hosts while other jobs wait for the
+    process, are left to another chunk.
+
     Raises:
         TransientError, PermanentError: from the source or the storage.
     """
-    del limits  # the number of candidates bounds the time of a chunk
     page = await _search(runtime, work)
     positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
     offers = [
@@ -150,7 +178,7 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
         else:
             progress.processed.add(offer.url_hash)
             new.append(offer)
-    left = await _process_all(runtime, work, progress, new)
+    left = await _process_all(runtime, work, progress, new, budget=limits.chunk_budget.total_seconds())
     progress.left = tuple(offer.position for offer in left)
     progress.processed -= {offer.url_hash for offer in left}
     return progress
@@ -181,6 +209,7 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
         more=progress.more,
         downloaded=progress.downloaded,
         reasons={str(reason): count for reason, count in rejected.items()},
+        yielded=work.round if progress.yielded else 0,
     )
     return Report(
         result=result.to_json(),
@@ -219,10 +248,11 @@ def _seen(runtime: Runtime, job_id: int, offers: Sequence[_Offer]) -> frozenset[
     return transact(runtime.sessions, lambda session: images.seen(session, job_id, hashes))
 
 
-async def _process_all(
-    runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offers: Sequence[_Offer]
+async def _process_all(  # noqa: C901 - one loop, four ways to end it
+    runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offers: Sequence[_Offer], *, budget: float
 ) -> list[_Offer]:
     """Process candidates in their order, several at a time, until the quota is met; return the leftovers."""
+    begun = ended = time.monotonic()
     waiting = deque(offers)
     running: dict[asyncio.Task[bool], _Offer] = {}
     left: list[_Offer] = []
@@ -234,11 +264,18 @@ async def _process_all(
                 running[asyncio.ensure_future(_process(runtime, work, progress, offer))] = offer
             if not running:
                 break
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 offer = running.pop(task)
                 if not task.result():
                     left.append(offer)
+            now = time.monotonic()
+            ended = now if done else ended
+            # Without one that ended, a later chunk would get no further.
+            if ended > begun and now - begun > budget:
+                break
+            if not done and await _should_yield(runtime, work, now - ended):
+                break
     except BaseException:
         progress.downloaded_positions.clear()
         raise
@@ -250,7 +287,23 @@ async def _process_all(
                 task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
     late = [offer for task, offer in running.items() if task.cancelled() or not task.result()]
+    progress.yielded = len(progress.images) < work.quota and bool(late or waiting)
     return sorted([*left, *late, *waiting], key=lambda offer: offer.position)
+
+
+async def _should_yield(runtime: Runtime, work: CrawlWork, stalled: float) -> bool:
+    """Return whether other jobs wait for the process of a chunk whose hosts have not answered for so many seconds."""
+    if work.stall is None or stalled < work.stall:
+        return False
+
+    def do_others_wait() -> bool:
+        others_wait = functools.partial(fairness.others_wait, ref=work.claim.job)
+        return runtime.requests_wait() or transact(runtime.sessions, others_wait, pauses=())
+
+    try:
+        return await asyncio.to_thread(do_others_wait)
+    except TransientError:
+        return False
 
 
 async def _process(runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offer: _Offer) -> bool:

@@ -19,6 +19,8 @@ from pixcrawler_worker.domain.messages import QUEUES, Task
 _NOW = func.clock_timestamp()
 #: Jobs that one clean-up looks at.
 _BATCH = 200
+#: Chunks before another one that say what its hosts are like.
+_NEIGHBORS = 8
 
 
 CRAWL_JOBS = JobTable(
@@ -158,6 +160,24 @@ def chunk_results(session: Session, job_id: int) -> list[CrawlChunkResult]:
         else CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result)
         for row in rows
     ]
+
+
+def times_yielded(session: Session, job_id: int, chunk: CrawlChunk) -> int:
+    """Return how often chunks with the result page of this one stopped early because its hosts were slow."""
+    same = [Chunk.payload[name].astext == str(getattr(chunk, name)) for name in ("source", "query", "label", "page")]
+    yielded = Chunk.result["yielded"].astext != "0"
+    query = select(func.count()).where(
+        Chunk.crawl_job_id == job_id, Chunk.state == ChunkState.COMPLETED, yielded, *same
+    )
+    return session.scalar(query) or 0
+
+
+def yielded_before(session: Session, job_id: int, chunk_id: int) -> bool:
+    """Return whether one of the few chunks before this one stopped early because its hosts were slow."""
+    own = select(Chunk.seq).where(Chunk.id == chunk_id).scalar_subquery()
+    before = select(Chunk.result).where(Chunk.crawl_job_id == job_id, Chunk.seq < own).order_by(Chunk.seq.desc())
+    latest = before.limit(_NEIGHBORS).subquery()
+    return bool(session.scalar(select(exists().where(latest.c.result["yielded"].astext != "0"))))
 
 
 def past_grace_period(session: Session, *, grace_period: timedelta) -> list[int]:

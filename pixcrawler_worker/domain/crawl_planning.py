@@ -94,6 +94,8 @@ class CrawlChunkResult:
         downloaded: complete downloads.
         reasons: rejection reasons with counts.
         failed: whether the chunk failed, so that nothing is known of its page.
+        yielded: the round in which the chunk stopped early because its hosts were slow; 0 when it did not. Such a
+            round is not counted, because it leaves candidates that would have been tried.
     """
 
     chunk: CrawlChunk
@@ -104,6 +106,7 @@ class CrawlChunkResult:
     downloaded: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     failed: bool = False
+    yielded: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result of a completed chunk."""
@@ -114,6 +117,7 @@ class CrawlChunkResult:
             "reasons": dict(self.reasons),
             "left": self.left,
             "more": self.more,
+            "yielded": self.yielded,
         }
 
     @classmethod
@@ -132,6 +136,7 @@ class CrawlChunkResult:
             more=fields.flag("more"),
             downloaded=fields.integer("downloaded", default=0),
             reasons=fields.counts("reasons", optional=True),
+            yielded=fields.integer("yielded", default=0),
         )
 
 

@@ -39,7 +39,7 @@ _HEARTBEAT_RETRY = 0.5
 
 
 #: Share of the claims in which the job that ends soonest may be ahead of the others. The rest keeps the others going.
-_FAVORED = 0.75
+_FAVORED = 0.8
 
 
 @dataclass(frozen=True, slots=True)

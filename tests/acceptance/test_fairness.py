@@ -62,6 +62,47 @@ def test_a_job_of_10_chunks_beside_one_of_5000_takes_less_than_twice_its_time(
     assert sorted(beside)[2] < 2 * min(alone)
 
 
+def test_a_job_beside_one_whose_hosts_are_dead_takes_less_than_twice_its_time(
+    stack: Stack, slow_host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dead hosts accept connections and send nothing after the first bytes: a chunk of theirs takes 21 s."""
+    with stack.worker(PIXCRAWLER_FETCH_SECONDS="30"):
+        seconds(stack, good(slow_host, 40), chunk_size=4)
+        alone = [seconds(stack, good(slow_host, 40), chunk_size=4) for _ in range(3)]
+        dead = start(stack, [f"{stack.host}/fault/slow/{number}" for number in range(400)], chunk_size=4)
+        beside = []
+        for _ in range(5):
+            stack.wait(dead, until=lambda row: row["active_chunks"] == 2)
+            time.sleep(2)
+            beside.append(seconds(stack, good(slow_host, 40), chunk_size=4))
+        send(stack, Task.CRAWL_CANCEL, dead, queue="maintenance")
+        stack.wait(dead)
+    report(capsys, alone=min(alone), slowest=max(beside), median=sorted(beside)[2])
+    assert sorted(beside)[2] < 2 * min(alone)
+
+
+def test_candidates_of_slow_hosts_are_tried_to_the_end_although_other_jobs_wait(
+    stack: Stack, slow_host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its hosts keep giving the process away to jobs that come and go, and still nothing of it is lost."""
+    with stack.worker(PIXCRAWLER_FETCH_SECONDS="4"):
+        urls = [f"{stack.host}/fault/slow/{number}" for number in range(8)] + good(slow_host, 8)
+        mixed = start(stack, urls, chunk_size=4)
+        begun = time.monotonic()
+        others = 0
+        while stack.job(mixed)["status"] in {"pending", "running"}:
+            seconds(stack, good(slow_host, 10))
+            others += 1
+            assert time.monotonic() - begun < 100
+    yielded = stack.query(
+        "SELECT count(*) FROM pixcrawler.chunks WHERE crawl_job_id = %s AND result->>'yielded' <> '0'", mixed
+    )[0][0]
+    report(capsys, seconds=time.monotonic() - begun, others=others, yielded=yielded)
+    assert yielded > 0
+    assert stack.reasons(mixed) == {"timeout": 8}
+    assert stack.job(mixed)["valid_images"] == 8
+
+
 def test_one_job_of_a_user_beside_100_of_another_takes_less_than_twice_its_time(
     stack: Stack, slow_host: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     extract,
     func,
     literal,
+    or_,
     select,
     union_all,
     update,
@@ -108,6 +109,15 @@ def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the
         taken = chunks.claim(session, turn.table, other, owner=owner, lease=lease)
         return Taken(taken, _postpone(session, table, chunk_id))
     return Taken(chunks.claim(session, table, chunk_id, owner=owner, lease=lease))
+
+
+def others_wait(session: Session, ref: JobRef) -> bool:
+    """Return whether another job, of whatever kind, has chunks that can be claimed."""
+    model = ref.table.model
+    due = select(literal(1)).where(ref.table.chunk_key == model.id, chunks.claimable()).limit(1).scalar_subquery()
+    same_kind = exists().where(model.status == JobStatus.RUNNING, model.id != ref.id, due.is_not(None))
+    other_kind = exists().where(ref.table.chunk_key.is_(None), chunks.claimable())
+    return bool(session.scalar(select(or_(same_kind, other_kind))))
 
 
 def next_turn(session: Session, tables: Sequence[JobTable], named: JobRef, *, favor_short: bool) -> JobRef:
