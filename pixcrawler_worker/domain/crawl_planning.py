@@ -117,8 +117,7 @@ class CrawlChunkResult:
             "reasons": dict(self.reasons),
             "left": self.left,
             "more": self.more,
-            "yielded": self.yielded,
-        }
+        } | ({"yielded": self.yielded} if self.yielded else {})
 
     @classmethod
     def from_json(cls, chunk: CrawlChunk, result: Mapping[str, Any]) -> "CrawlChunkResult":

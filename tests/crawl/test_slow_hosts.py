@@ -1,0 +1,148 @@
+"""Chunks whose hosts are silent: they leave their candidates to a later chunk while other jobs wait, and lose none."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import ledger
+import pytest
+from doubles import first, image_urls, start, status, urls_of
+from factories import start_job
+from fakes.hosts import HostileServer
+
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import crawls
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
+from pixcrawler_worker.domain.crawl_planning import CrawlChunkResult
+from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.jobs import executor
+from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.policy import Policy
+
+pytestmark = pytest.mark.usefixtures("sound")
+
+#: Seconds after which a silent host is given up.
+GIVEN_UP = 3.0
+
+
+@pytest.fixture
+def hurried(runtime: Runtime) -> Iterator[Runtime]:
+    """A runtime whose downloads may take three seconds."""
+    policy = Policy(
+        user_agent="tests", allowed_networks=runtime.settings.allowed_networks, deadline=timedelta(seconds=GIVEN_UP)
+    )
+    downloader = Downloader(policy)
+    yield replace(runtime, downloader=downloader)
+    runtime.run(downloader.aclose())
+
+
+def silent(host: HostileServer, count: int) -> list[str]:
+    return [host.url(f"/fault/slow/{number}") for number in range(count)]
+
+
+def seconds(runtime: Runtime, message: ChunkMessage) -> float:
+    """Run a chunk and return how long it took."""
+    begun = time.monotonic()
+    executor.run(runtime, CRAWL, message.chunk_id)
+    return time.monotonic() - begun
+
+
+def results(runtime: Runtime, ref: JobRef) -> list[CrawlChunkResult]:
+    """The results of the job's chunks in their order."""
+    with runtime.sessions.begin() as session:
+        return crawls.chunk_results(session, ref.id)
+
+
+def drive(runtime: Runtime, messages: list[ChunkMessage], *, limits: JobLimits = LIMITS) -> None:
+    waiting = deque(messages)
+    while waiting:
+        waiting.extend(executor.run(runtime, CRAWL, waiting.popleft().chunk_id, limits=limits))
+
+
+@pytest.mark.parametrize("kind", [CRAWL_JOBS, EXPORT_JOBS], ids=repr)
+def test_a_chunk_of_silent_hosts_ends_when_another_job_waits(
+    hurried: Runtime, host: HostileServer, kind: JobTable
+) -> None:
+    ref, messages = start(hurried, [*silent(host, 2), *image_urls(host, f"waits-{kind.name}", 1)])
+    start_job(hurried.sessions, kind=kind)
+    seconds(hurried, first(messages))
+    (result,) = results(hurried, ref)
+    assert (result.stored, result.offered, result.left, result.yielded) == (1, 1, (0, 1), 1)
+
+
+def test_it_ends_when_a_message_about_a_job_waits(hurried: Runtime, host: HostileServer) -> None:
+    ref, messages = start(hurried, silent(host, 2))
+    seconds(replace(hurried, requests_wait=lambda: True), first(messages))
+    assert first(results(hurried, ref)).yielded == 1
+
+
+def test_it_stays_when_no_other_job_could_use_the_process(hurried: Runtime, host: HostileServer) -> None:
+    ref, messages = start(hurried, silent(host, 2), chunk_size=2)
+    delayed, ended = start_job(hurried.sessions), start_job(hurried.sessions)
+    with hurried.sessions.begin() as session:
+        claim = ledger.claim(hurried.sessions, ledger.ids_of(hurried.sessions, delayed)[0])
+        chunks.release(session, claim, error="busy", jitter=0.5)
+    ledger.cancel(hurried.sessions, ended)
+    assert seconds(hurried, first(messages)) >= GIVEN_UP
+    (result,) = results(hurried, ref)
+    assert (result.reasons, result.left, result.yielded) == ({"timeout": 2}, (), 0)
+
+
+def test_every_candidate_is_tried_in_the_end_and_such_rounds_are_not_counted(
+    hurried: Runtime, host: HostileServer
+) -> None:
+    good = image_urls(host, "tried", 2)
+    ref, messages = start(hurried, [*silent(host, 3), *good], job={"max_images": 5}, max_rounds=1)
+    start_job(hurried.sessions)
+    drive(hurried, messages)
+    assert status(hurried, ref) is JobStatus.COMPLETED
+    assert urls_of(hurried, ref) == set(good)
+    with hurried.sessions.begin() as session:
+        assert planner.reasons(session, ref.id) == {"timeout": 3}
+    assert [(result.left, result.yielded) for result in results(hurried, ref)] == [((0, 1, 2), 1), ((), 0)]
+
+
+def test_the_next_chunk_of_such_a_job_waits_less(hurried: Runtime, host: HostileServer) -> None:
+    ref, messages = start(hurried, silent(host, 4), chunk_size=2)
+    start_job(hurried.sessions)
+    slow, fast = (seconds(hurried, message) for message in messages)
+    assert fast < slow
+    assert [result.yielded for result in results(hurried, ref)] == [1, 1]
+
+
+def test_a_page_that_has_waited_often_enough_stays(hurried: Runtime, host: HostileServer) -> None:
+    ref, messages = start(hurried, silent(host, 2), max_rounds=1)
+    other = start_job(hurried.sessions)
+    (again,) = executor.run(hurried, CRAWL, first(messages).chunk_id)
+    ledger.execute(
+        hurried.sessions,
+        "INSERT INTO pixcrawler.chunks (crawl_job_id, seq, payload, max_attempts, state, result, task_id)"
+        " SELECT crawl_job_id, seq + number, payload, max_attempts, state, result, gen_random_uuid()"
+        " FROM pixcrawler.chunks, generate_series(100, 101) AS numbers (number)"
+        " WHERE crawl_job_id = :id AND state = 'completed'",
+        id=ref.id,
+    )
+    with hurried.sessions.begin() as session:
+        claim = chunks.claim(session, CRAWL_JOBS, again.chunk_id, owner="test", lease=timedelta(minutes=1))
+        assert claim is not None
+        assert CRAWL.prepare(hurried, session, claim).stall is None
+        session.rollback()
+    ledger.execute(hurried.sessions, "DELETE FROM crawl_jobs WHERE id IN (:one, :two)", one=ref.id, two=other.id)
+
+
+def test_what_the_budget_does_not_last_for_is_left_to_another_chunk(runtime: Runtime, host: HostileServer) -> None:
+    good = image_urls(host, "budget", 12)
+    narrow = replace(runtime, settings=runtime.settings.model_copy(update={"fetch_concurrency": 2}))
+    ref, messages = start(narrow, good, job={"max_images": 12}, max_rounds=1)
+    drive(narrow, messages, limits=JobLimits(chunk_budget=timedelta(0)))
+    assert urls_of(narrow, ref) == set(good)
+    assert len(results(narrow, ref)) > 2
+    assert results(narrow, ref)[-1].left == ()
