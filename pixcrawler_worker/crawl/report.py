@@ -26,6 +26,8 @@ _SIZE_CLASSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _MEANINGS: Mapping[str, str] = {
     "bad_url": "invalid URL",
     "forbidden_address": "IP address in a private network",
+    "forbidden_port": "port that is not allowed",
+    "insecure_redirect": "redirect from https to http",
     "unresolved": "unknown host name",
     "connect_failed": "no connection to the host",
     "tls_failed": "invalid TLS certificate",
@@ -53,7 +55,7 @@ _MEANINGS: Mapping[str, str] = {
     "duplicate_url": "duplicate URL",
     "duplicate_bytes": "duplicate file",
     "surplus": "more images than requested",
-    "internal_error": "internal error",
+    "internal_error": "error of the worker, see its log",
 }
 
 

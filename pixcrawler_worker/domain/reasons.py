@@ -11,6 +11,8 @@ class Reason(StrEnum):
     # Of the URL.
     BAD_URL = "bad_url"
     FORBIDDEN_ADDRESS = "forbidden_address"
+    FORBIDDEN_PORT = "forbidden_port"
+    INSECURE_REDIRECT = "insecure_redirect"
     # Of the connection.
     UNRESOLVED = "unresolved"
     CONNECT_FAILED = "connect_failed"
@@ -43,7 +45,7 @@ class Reason(StrEnum):
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     SURPLUS = "surplus"
-    # Of this service: the log says what happened.
+    # Of the worker: a bug that one candidate met; its traceback is in the log.
     INTERNAL_ERROR = "internal_error"
 
 

@@ -73,7 +73,16 @@ _UNASSIGNED = IPv4Address("240.0.0.1")
 
 
 class DeniedError(PermissionError):
-    """No connection may be made to this address. An `OSError`, since it is raised where a failed connect would be."""
+    """No connection may be made to this address. An `OSError`, since it is raised where a failed connect would be.
+
+    Args:
+        message: the address or the port, and why.
+        reason: what is counted.
+    """
+
+    def __init__(self, message: str, *, reason: Reason = Reason.FORBIDDEN_ADDRESS) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def is_public(address: Address) -> bool:
@@ -119,8 +128,8 @@ class Guard:
         in its ASCII form; nothing else changes, since signed URLs live by the letter.
 
         Raises:
-            RejectedError: `BAD_URL` when it cannot be read in exactly one way, `FORBIDDEN_ADDRESS` when it may not
-                be requested. The detail never repeats the URL.
+            RejectedError: `BAD_URL` when it cannot be read in exactly one way, `FORBIDDEN_ADDRESS` or `FORBIDDEN_PORT`
+                when it may not be requested. The detail never repeats the URL.
         """
         parts, port = _split(url)
         host = _host(parts)
@@ -133,7 +142,7 @@ class Guard:
                 _check_name(host)
                 self._check_port(requested_port)
         except DeniedError as error:
-            raise RejectedError(Reason.FORBIDDEN_ADDRESS, str(error)) from error
+            raise RejectedError(error.reason, str(error)) from error
         authority = f"[{host}]" if isinstance(literal, IPv6Address) else host
         if requested_port != _DEFAULT_PORTS[parts.scheme]:
             authority += f":{requested_port}"
@@ -170,11 +179,11 @@ class Guard:
             try:
                 self.check(ip_address(answer), port)
             except DeniedError as error:
-                raise DeniedError(f"{host}: {error}") from error
+                raise DeniedError(f"{host}: {error}", reason=error.reason) from error
 
     def _check_port(self, port: int) -> None:
         if port not in self.ports:
-            raise DeniedError(f"port {port} is not allowed")
+            raise DeniedError(f"port {port} is not allowed", reason=Reason.FORBIDDEN_PORT)
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:
@@ -187,7 +196,7 @@ def _split(url: str) -> tuple[SplitResult, int | None]:
     try:
         parts, second = urlsplit(url), URL(url, encoded=True)
         port, second_port = parts.port, second.explicit_port
-    except ValueError:
+    except (ValueError, IndexError):  # IndexError: yarl, on brackets after which nothing follows
         raise RejectedError(Reason.BAD_URL, "cannot be parsed") from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise RejectedError(Reason.BAD_URL, "is neither http nor https")
@@ -217,7 +226,17 @@ def _host(parts: SplitResult) -> str:
     host = host.removesuffix(".").lower()
     if not _HOSTNAME.fullmatch(host):
         raise RejectedError(Reason.BAD_URL, "has a host that is not a name")
+    if "xn--" in host and not _is_decodable(host):
+        raise RejectedError(Reason.BAD_URL, "has a host that is not an internationalized name")
     return host
+
+
+def _is_decodable(host: str) -> bool:
+    """Return whether each label of a name that says so is Punycode (RFC 3492): what is not cannot be looked up."""
+    try:
+        return URL(f"http://{host}/", encoded=True).host is not None
+    except (ValueError, IndexError):  # UnicodeError among them
+        return False
 
 
 def _literal(host: str) -> Address | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from ipaddress import ip_address
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -15,6 +16,9 @@ from pixcrawler_worker.web.addresses import Guard
 
 #: Takes a name, gives its addresses, raises OSError; called in a thread.
 Lookup = Callable[[str], list[str]]
+#: An address as `getaddrinfo` returns it, and what makes a socket for it.
+AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
+SocketFactory = Callable[[AddressInfo], socket.socket]
 
 # For one process: enough to hide the latency of hosts, few enough for 64 bodies at once in a small machine.
 MAX_CONNECTIONS = 64
@@ -40,19 +44,24 @@ def guarded_connector(
     The socket goes to the checked address while SNI and certificate stay on the name, so a name that changes
     between check and use (DNS rebinding) gains nothing.
     """
+    return aiohttp.TCPConnector(
+        limit=MAX_CONNECTIONS,
+        limit_per_host=MAX_CONNECTIONS_PER_HOST,
+        resolver=GuardedResolver(guard, lookup, lookup_timeout),
+        socket_factory=checked_sockets(guard),
+        ssl=tls or True,
+    )
 
-    def checked_socket(info: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+
+def checked_sockets(guard: Guard) -> SocketFactory:
+    """Return what makes the socket for an address, after it was checked."""
+
+    def make(info: AddressInfo) -> socket.socket:
         family, kind, protocol, _, (host, port, *_) = info
         guard.check(ip_address(str(host)), int(str(port)))
         return socket.socket(family, kind, protocol)
 
-    return aiohttp.TCPConnector(
-        limit=MAX_CONNECTIONS,
-        limit_per_host=MAX_CONNECTIONS_PER_HOST,
-        resolver=_GuardedResolver(guard, lookup, lookup_timeout),
-        socket_factory=checked_socket,
-        ssl=tls or True,
-    )
+    return make
 
 
 def system_lookup(host: str) -> list[str]:
@@ -61,7 +70,7 @@ def system_lookup(host: str) -> list[str]:
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
 
 
-class _GuardedResolver(AbstractResolver):
+class GuardedResolver(AbstractResolver):
     """Resolves names in threads, and rejects a name with any forbidden address."""
 
     def __init__(self, guard: Guard, lookup: Lookup, timeout: timedelta) -> None:
@@ -71,6 +80,12 @@ class _GuardedResolver(AbstractResolver):
         self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
+        """Return the addresses of a name.
+
+        Raises:
+            OSError: when it has none, or one that is not allowed (`DeniedError`).
+            TimeoutError: when the name server is silent.
+        """
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._timeout):
             answers = await loop.run_in_executor(self._threads, self._lookup, host)

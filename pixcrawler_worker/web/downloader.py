@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from urllib.parse import urljoin
 
 import aiohttp
-from multidict import CIMultiDict
+from aiohttp import CookieJar
+from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.web import failures
+from pixcrawler_worker.web import encodings, failures
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.connect import Lookup, system_lookup
 from pixcrawler_worker.web.failures import without_query
@@ -60,6 +61,16 @@ class ApiResponse:
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A response that was read; of a redirect, only its head."""
+
+    status: int
+    headers: MultiMapping[str]
+    raw_headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +125,10 @@ class Downloader:
             max_bytes=limit,
             any_status=False,
         )
-        target, response, body = await self._send(outgoing)
-        if not body:
-            raise RejectedError(Reason.EMPTY, f"{without_query(target)} answered {response.status} without a body")
-        return Fetched(str(target), response.status, _media_type(response), body)
+        target, answer = await self._send(outgoing)
+        if not answer.body:
+            raise RejectedError(Reason.EMPTY, f"{without_query(target)} answered {answer.status} without a body")
+        return Fetched(str(target), answer.status, _media_type(answer.headers), answer.body)
 
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, content: bytes = b""
@@ -138,8 +149,8 @@ class Downloader:
             max_bytes=self._policy.max_bytes,
             any_status=True,
         )
-        target, response, body = await self._send(outgoing)
-        return ApiResponse(str(target), response.status, response.raw_headers, body)
+        target, answer = await self._send(outgoing)
+        return ApiResponse(str(target), answer.status, answer.raw_headers, answer.body)
 
     async def aclose(self) -> None:
         """Close every connection. A later request opens new ones."""
@@ -147,7 +158,7 @@ class Downloader:
         if pool:
             await pool.aclose()
 
-    async def _send(self, outgoing: _Outgoing) -> tuple[URL, aiohttp.ClientResponse, bytes]:
+    async def _send(self, outgoing: _Outgoing) -> tuple[URL, _Answer]:
         target = outgoing.target
         if self._pool is None:
             self._pool = Pool.open(self._policy, self._guard, lookup=self._lookup, tls=self._tls)
@@ -155,7 +166,7 @@ class Downloader:
         async with pool.slot(target.host or ""):
             try:
                 async with asyncio.timeout(self._policy.deadline.total_seconds()):
-                    return await self._follow(pool.session, outgoing)
+                    return await self._follow(pool, outgoing)
             except TimeoutError as error:
                 raise RejectedError(Reason.TIMEOUT, f"{without_query(target)} took too long") from error
             except aiohttp.ClientProxyConnectionError as error:
@@ -167,26 +178,20 @@ class Downloader:
                 detail = f"{without_query(target)}: {type(error).__name__}"
                 raise RejectedError(failures.of_error(error), detail) from None
 
-    async def _follow(
-        self, session: aiohttp.ClientSession, outgoing: _Outgoing
-    ) -> tuple[URL, aiohttp.ClientResponse, bytes]:
+    async def _follow(self, pool: Pool, outgoing: _Outgoing) -> tuple[URL, _Answer]:
+        # Cookies that a redirect sets are sent to the URLs that it leads to, and forgotten with the last of them.
+        cookies: CookieJar | None = None
         for _ in range(self._policy.max_redirects + 1):
-            target = outgoing.target
-            sending = session.request(
-                outgoing.method,
-                target,
-                headers=outgoing.headers,
-                data=outgoing.content or None,
-                allow_redirects=False,
-            )
-            async with sending as response, _aborting(response):
-                if response.status not in _REDIRECTS:
-                    _check_head(response, outgoing)
-                    return target, response, await _body(response, without_query(target), outgoing.max_bytes)
-                outgoing = self._redirected(outgoing, response)
+            answer = await _exchange(pool, outgoing, cookies)
+            if answer.status not in _REDIRECTS:
+                return outgoing.target, answer
+            if "Set-Cookie" in answer.headers:
+                cookies = cookies or CookieJar(unsafe=True)
+                cookies.update_cookies_from_headers(answer.headers.getall("Set-Cookie"), outgoing.target)
+            outgoing = self._redirected(outgoing, answer)
         raise RejectedError(Reason.TOO_MANY_REDIRECTS, f"{without_query(outgoing.target)} is one too many")
 
-    def _redirected(self, outgoing: _Outgoing, response: aiohttp.ClientResponse) -> _Outgoing:
+    def _redirected(self, outgoing: _Outgoing, response: _Answer) -> _Outgoing:
         """Return the request that a redirect asks for, with its URL checked like any other."""
         before = outgoing.target
         location = response.headers.get("Location")
@@ -201,7 +206,7 @@ class Downloader:
         except RejectedError as error:
             raise RejectedError(error.reason, f"{without_query(before)} redirects: {error}") from error
         if before.scheme == "https" and target.scheme == "http":
-            raise RejectedError(Reason.FORBIDDEN_ADDRESS, f"{without_query(before)} redirects from https to http")
+            raise RejectedError(Reason.INSECURE_REDIRECT, f"{without_query(before)} redirects from https to http")
         changed = replace(outgoing, target=target)
         if target.origin() != before.origin():
             headers = CIMultiDict(outgoing.headers)
@@ -211,6 +216,61 @@ class Downloader:
         if response.status == _SEE_OTHER or (outgoing.method == "POST" and response.status in _POST_BECOMES_GET):
             changed = replace(changed, method="HEAD" if outgoing.method == "HEAD" else "GET", content=b"")
         return changed
+
+
+async def _exchange(pool: Pool, outgoing: _Outgoing, cookies: CookieJar | None) -> _Answer:
+    """Send one request and read its response, in the lenient way when aiohttp cannot read it."""
+    host = outgoing.target.host or ""
+    headers = CIMultiDict(outgoing.headers)
+    if cookies is not None and (known := cookies.filter_cookies(outgoing.target)):
+        headers["Cookie"] = known.output(attrs=[], header="", sep=";").strip()
+    outgoing = replace(outgoing, headers=headers)
+    may_be_lenient = pool.lenient is not None and outgoing.method == "GET" and not outgoing.any_status
+    if may_be_lenient and host in pool.lenient_hosts:
+        return await _exchange_leniently(pool, outgoing)
+    try:
+        return await _exchange_strictly(pool, outgoing)
+    except aiohttp.ClientResponseError as error:
+        if not may_be_lenient or isinstance(error, aiohttp.ClientHttpProxyError):
+            raise
+    pool.read_leniently(host)
+    return await _exchange_leniently(pool, outgoing)
+
+
+async def _exchange_strictly(pool: Pool, outgoing: _Outgoing) -> _Answer:
+    sending = pool.session.request(
+        outgoing.method,
+        outgoing.target,
+        headers=outgoing.headers,
+        data=outgoing.content or None,
+        allow_redirects=False,
+    )
+    url = without_query(outgoing.target)
+    async with sending as response, _aborting(response):
+        body = b""
+        if response.status not in _REDIRECTS:
+            _check_head(response.status, response.headers, response.content_length, outgoing)
+            try:
+                body = await _body(_blocks(response), url, outgoing.max_bytes)
+            except aiohttp.ClientPayloadError as error:
+                if failures.was_reset(response):
+                    raise RejectedError(Reason.RESET, f"{url} reset the connection") from error
+                raise
+            body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
+        return _Answer(response.status, response.headers, response.raw_headers, body)
+
+
+async def _exchange_leniently(pool: Pool, outgoing: _Outgoing) -> _Answer:
+    assert pool.lenient is not None
+    headers = [*pool.session.headers.items(), *outgoing.headers.items()]
+    url = without_query(outgoing.target)
+    async with pool.lenient.get(outgoing.target, headers) as response:
+        body = b""
+        if response.status not in _REDIRECTS:
+            _check_head(response.status, response.headers, response.length, outgoing)
+            body = await _body(response.blocks(), url, outgoing.max_bytes)
+            body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
+        return _Answer(response.status, response.headers, (), body)
 
 
 @asynccontextmanager
@@ -227,31 +287,29 @@ async def _aborting(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
             response.connection.transport.abort()
 
 
-def _check_head(response: aiohttp.ClientResponse, outgoing: _Outgoing) -> None:
+def _check_head(status: int, headers: MultiMapping[str], length: int | None, outgoing: _Outgoing) -> None:
     """Reject what can be rejected before the body is read."""
-    url, status = without_query(outgoing.target), response.status
+    url = without_query(outgoing.target)
     if not outgoing.any_status and status not in range(200, 300):
         raise RejectedError(failures.of_status(status), f"{url} answered {status}")
-    # Identity was requested. 484 bytes of gzip within gzip can become 200 MB.
-    if response.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise RejectedError(Reason.BAD_RESPONSE, f"{url} sends an encoded body")
-    if (response.content_length or 0) > outgoing.max_bytes:
+    encodings.check(headers, url)
+    if (length or 0) > outgoing.max_bytes:
         raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} announces more than {outgoing.max_bytes} bytes")
 
 
-async def _body(response: aiohttp.ClientResponse, url: str, limit: int) -> bytes:
-    body = bytearray()  # not a list of chunks: a host that sends two bytes at a time would fill it with overhead
-    try:
-        while chunk := await response.content.readany():
-            body += chunk
-            if len(body) > limit:
-                raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends more than {limit} bytes")
-    except aiohttp.ClientPayloadError as error:
-        if failures.was_reset(response):
-            raise RejectedError(Reason.RESET, f"{url} reset the connection after {len(body)} bytes") from error
-        raise
+async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    while block := await response.content.readany():
+        yield block
+
+
+async def _body(blocks: AsyncIterator[bytes], url: str, limit: int) -> bytes:
+    body = bytearray()  # not a list of blocks: a host that sends two bytes at a time would fill it with overhead
+    async for block in blocks:
+        body += block
+        if len(body) > limit:
+            raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends more than {limit} bytes")
     return bytes(body)
 
 
-def _media_type(response: aiohttp.ClientResponse) -> str | None:
-    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower() or None
+def _media_type(headers: MultiMapping[str]) -> str | None:
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower() or None

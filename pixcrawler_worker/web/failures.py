@@ -36,7 +36,7 @@ def of_status(status: int) -> Reason:
 def of_error(error: aiohttp.ClientError) -> Reason:
     """Return the reason for an error of aiohttp."""
     if isinstance(error.__cause__, DeniedError):
-        return Reason.FORBIDDEN_ADDRESS
+        return error.__cause__.reason
     return next(reason for kind, reason in _ERROR_REASONS if isinstance(error, kind))
 
 

@@ -30,7 +30,7 @@ class Policy:
     deadline: timedelta = timedelta(seconds=30)
     connect_timeout: timedelta = timedelta(seconds=5)
     idle_timeout: timedelta = timedelta(seconds=10)
-    max_redirects: int = 5
+    max_redirects: int = 10
     ports: frozenset[int] = frozenset({80, 443})
     allowed_networks: tuple[Network, ...] = ()
     egress_proxy: str | None = None

@@ -13,26 +13,35 @@ from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.connect import (
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_HOST,
+    GuardedResolver,
     Lookup,
+    checked_sockets,
     connections_to,
     guarded_connector,
 )
+from pixcrawler_worker.web.lenient import LenientClient
 from pixcrawler_worker.web.policy import Policy
 
-# Bytes of the status line and of any single header, and number of headers. All common servers stay far below.
-_MAX_HEADER_BYTES = 8190
-_MAX_HEADERS = 128
+# Bytes of the status line and of any single header, and number of headers. A policy for scripts can take 20 kB.
+_MAX_HEADER_BYTES = 1 << 16
+_MAX_HEADERS = 1000
+# Hosts whose responses aiohttp cannot read, and which are asked in the other way at once.
+_MAX_LENIENT_HOSTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """What belongs to one event loop: the connections, and the queues in front of them.
 
+    `lenient` reads what aiohttp's parser rejects; there is none behind a proxy.
+
     The connector has the same limits, but waiting in its queue counts against the deadline; here forty images of a
     busy host wait without becoming forty timeouts.
     """
 
     session: aiohttp.ClientSession
+    lenient: LenientClient | None
+    lenient_hosts: dict[str, None] = field(default_factory=dict)
     connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
     hosts: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
 
@@ -40,6 +49,17 @@ class Pool:
     def open(cls, policy: Policy, guard: Guard, *, lookup: Lookup, tls: ssl.SSLContext | None) -> "Pool":
         """Return a pool for the running loop. Nothing connects before the first request."""
         # With a proxy there is one address to connect to, and the operator chose it.
+        lenient = (
+            None
+            if policy.egress_proxy
+            else LenientClient(
+                resolver=GuardedResolver(guard, lookup, policy.idle_timeout),
+                socket_factory=checked_sockets(guard),
+                tls=tls or ssl.create_default_context(),
+                connect_timeout=policy.connect_timeout,
+                idle_timeout=policy.idle_timeout,
+            )
+        )
         connector = (
             aiohttp.TCPConnector(limit=MAX_CONNECTIONS, limit_per_host=MAX_CONNECTIONS_PER_HOST, ssl=tls or True)
             if policy.egress_proxy
@@ -62,7 +82,13 @@ class Pool:
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADERS,
         )
-        return cls(session)
+        return cls(session, lenient)
+
+    def read_leniently(self, host: str) -> None:
+        """Note that responses of a host cannot be read by aiohttp."""
+        if len(self.lenient_hosts) >= _MAX_LENIENT_HOSTS:
+            del self.lenient_hosts[next(iter(self.lenient_hosts))]
+        self.lenient_hosts[host] = None
 
     @asynccontextmanager
     async def slot(self, host: str) -> AsyncIterator[None]:

@@ -288,13 +288,49 @@ def test_a_url_that_can_be_misread_is_rejected(url: str) -> None:
         "http://nas.lan/",
         "http://router.home.arpa/",
         "http://home.arpa./",
-        "http://example.com:22/",
-        "http://example.com:0/",
-        "http://8.8.8.8:8080/",
     ],
 )
 def test_a_url_of_an_internal_host_is_forbidden(url: str) -> None:
     assert rejection(url) is Reason.FORBIDDEN_ADDRESS
+
+
+@pytest.mark.parametrize("url", ["http://example.com:22/", "http://example.com:0/", "http://8.8.8.8:8080/"])
+def test_a_port_that_is_not_allowed_is_said_to_be_one(url: str) -> None:
+    assert rejection(url) is Reason.FORBIDDEN_PORT
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://xn--a.example/",
+        "http://xn--0.pt/x.jpg",
+        "http://www.xn--.example/",
+        "http://a.xn--a-/",
+        "http://[::1]@/x",
+    ],
+)
+def test_a_host_that_cannot_be_decoded_is_a_bad_url(url: str) -> None:
+    assert rejection(url) is Reason.BAD_URL
+
+
+def test_a_name_of_today_that_the_older_standard_does_not_have_is_a_host() -> None:
+    # IDNA 2008 keeps this letter, which IDNA 2003 replaced.
+    assert str(INTERNET.target("http://xn--fa-hia.de/")) == str(INTERNET.target("http://faß.de/"))
+
+
+@given(
+    st.text()
+    | st.from_regex(r"https?://[^/]{0,40}(/.{0,20})?", fullmatch=True)
+    | st.from_regex(r"http://([a-z]{1,4}\.)?xn--[a-z0-9-]{0,12}\.[a-z]{2,4}/", fullmatch=True)
+)
+def test_whatever_a_list_holds_is_a_target_or_rejected(url: str) -> None:
+    try:
+        target = INTERNET.target(url)
+    except RejectedError:
+        return
+    # What aiohttp does with it.
+    assert target.host
+    assert target.raw_path_qs.isascii()
 
 
 @pytest.mark.parametrize(

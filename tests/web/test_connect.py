@@ -122,7 +122,7 @@ def test_a_certificate_is_checked_against_the_name() -> None:
         assert rejection(f"{base}/good/1.jpg", lookup=lookup) is Reason.TLS_FAILED
         other = f"https://other.example:{port}/good/1.jpg"
         assert rejection(other, lookup=lookup, tls=trusting) is Reason.TLS_FAILED
-        assert rejection(f"{base}/down", lookup=lookup, tls=trusting) is Reason.FORBIDDEN_ADDRESS
+        assert rejection(f"{base}/down", lookup=lookup, tls=trusting) is Reason.INSECURE_REDIRECT
 
 
 def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:

@@ -20,7 +20,7 @@ def server() -> Iterator[hosts.HostileServer]:
         yield server
 
 
-def test_a_host_gets_the_user_agent_and_no_other_information(server: hosts.HostileServer) -> None:
+def test_a_host_gets_the_user_agent_and_its_own_cookie_and_no_other_information(server: hosts.HostileServer) -> None:
     host = server.base.replace("http://127.0.0.1", "images.example")
     fetch(f"http://{host}/cookie", lookup=lambda _: ["127.0.0.1"])
     line, *fields = server.heads["/good/cookie.jpg"].strip().split("\r\n")
@@ -28,6 +28,7 @@ def test_a_host_gets_the_user_agent_and_no_other_information(server: hosts.Hosti
     assert sorted(fields) == [
         "Accept-Encoding: identity",
         "Accept: image/*,*/*;q=0.8",
+        "Cookie: a=b",
         f"Host: {host}",
         "User-Agent: PixCrawlerTest/1 (+mailto:tests@example.com)",
     ]
@@ -40,8 +41,9 @@ def test_with_an_egress_proxy_everything_goes_through_it(server: hosts.HostileSe
     proxied = policy(egress_proxy=server.base)
     assert fetch("http://images.example/good/8.jpg", allowed=proxied, lookup=unused).body == hosts.jpeg("8")
     assert server.heads["/good/8.jpg"].startswith("GET http://images.example/good/8.jpg HTTP/1.1")
-    for url in ("http://127.0.0.1/", "http://localhost/", "http://images.example:8080/"):
+    for url in ("http://127.0.0.1/", "http://localhost/"):
         assert rejection(url, allowed=proxied) is Reason.FORBIDDEN_ADDRESS
+    assert rejection("http://images.example:8080/", allowed=proxied) is Reason.FORBIDDEN_PORT
     assert rejection("https://images.example/", allowed=proxied) is Reason.CONNECT_FAILED
 
 

@@ -19,6 +19,10 @@ def seconds(text: str) -> float | None:
     ("header", "expected"),
     [
         ("120", 120),
+        ("0.5", 0.5),
+        ("1.", 1),
+        (".25", 0.25),
+        ("1." + "3" * 5000, 1.333333),
         (" 0 ", 0),
         ("0" * 50 + "7", 7),
         (format_datetime(NOW + timedelta(seconds=1000), usegmt=True), 1000),
@@ -30,13 +34,16 @@ def test_seconds_and_dates_are_read(header: str, expected: float) -> None:
     assert seconds(header) == expected
 
 
-@pytest.mark.parametrize("header", ["9" * 30, "9" * 5000, str(2**63), "Fri, 31 Dec 9999 23:59:59 GMT"])
+@pytest.mark.parametrize(
+    "header", ["9" * 30, "9" * 5000, "9" * 5000 + ".5", str(2**63), "Fri, 31 Dec 9999 23:59:59 GMT"]
+)
 def test_what_no_number_of_the_machine_holds_is_capped_at_a_year(header: str) -> None:
     assert seconds(header) == 365 * 86_400
 
 
 @pytest.mark.parametrize(
-    "header", ["", "soon", "-5", "1.5", "\u00b2", "\u0663", "99 years", "Mon, 99 Foo 99999 99:99:99"]
+    "header",
+    ["", "soon", "-5", ".", "1.5.2", "1,5", "1e3", "\u00b2", "\u0663", "99 years", "Mon, 99 Foo 99999 99:99:99"],
 )
 def test_what_cannot_be_read_is_none(header: str) -> None:
     assert seconds(header) is None

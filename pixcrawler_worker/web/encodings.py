@@ -1,0 +1,74 @@
+"""Content-Encoding: what a host says about its body, and the body without it.
+
+Identity is requested, and an image is compressed already. Yet hosts send gzip all the same, and name encodings that are
+none (`UTF-8`, `none`, `binary`, `aws-chunked`) for plain bytes.
+"""
+
+import zlib
+
+from multidict import MultiMapping
+
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+#: Encodings that are decoded: gzip, and zlib's format, which is what `deflate` means (RFC 9110, 8.4.1).
+_GZIP, _DEFLATE = frozenset({"gzip", "x-gzip"}), "deflate"
+#: Encodings that exist, and cannot be decoded here.
+_UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+#: A body may become so many times larger, or so many bytes: what is more than both is a bomb.
+_MAX_RATIO, _ALWAYS_ALLOWED = 100, 1 << 20
+
+
+def check(headers: MultiMapping[str], url: str) -> None:
+    """Return when the body of a response can be read.
+
+    Raises:
+        RejectedError: when it is encoded in a way that cannot be decoded.
+    """
+    named = _named(headers)
+    if len(named) > 1 or not _UNSUPPORTED.isdisjoint(named):
+        raise RejectedError(Reason.BAD_RESPONSE, f"{url} sends a body encoded with {', '.join(named)[:60]}")
+
+
+def decode(body: bytes, headers: MultiMapping[str], url: str, *, max_bytes: int) -> bytes:
+    """Return a body without its encoding; the body itself when it has none.
+
+    Args:
+        body: as it arrived.
+        headers: of the response, for which `check` returned.
+        url: for errors.
+        max_bytes: cap of the result.
+
+    Raises:
+        RejectedError: when it becomes too large, or ends early.
+    """
+    named = _named(headers)
+    if not _GZIP.isdisjoint(named) and body.startswith(_GZIP_MAGIC):
+        window = zlib.MAX_WBITS | 16
+    elif _DEFLATE in named and _is_zlib(body):
+        window = zlib.MAX_WBITS
+    else:
+        return body
+    limit = min(max_bytes, max(_ALWAYS_ALLOWED, len(body) * _MAX_RATIO))
+    decompressor = zlib.decompressobj(window)
+    try:
+        decoded = decompressor.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RejectedError(Reason.BAD_RESPONSE, f"{url} sends a body that is not the {named[0]} it claims") from error
+    if len(decoded) > limit:
+        raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends {named[0]} of more than {limit} bytes")
+    if not decompressor.eof:
+        raise RejectedError(Reason.TRUNCATED, f"{url} sends {named[0]} that ends early")
+    return decoded
+
+
+def _named(headers: MultiMapping[str]) -> list[str]:
+    """Return the known encodings that a response names, in their order; names that are none of an encoding are not."""
+    value = ",".join(headers.getall("Content-Encoding", []))
+    known = _GZIP | _UNSUPPORTED | {_DEFLATE}
+    return [name for part in value.split(",") if (name := part.strip().lower()) in known]
+
+
+def _is_zlib(body: bytes) -> bool:
+    """Return whether a body begins as zlib's format does (RFC 1950, 2.2)."""
+    return len(body) > 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0  # noqa: PLR2004 - of RFC 1950

@@ -1,0 +1,55 @@
+import gzip
+import zlib
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.web import encodings
+
+URL = "http://images.example/1.jpg"
+
+
+def named(*values: str) -> CIMultiDict[str]:
+    return CIMultiDict([("Content-Encoding", value) for value in values])
+
+
+@given(st.binary(max_size=2000), st.sampled_from(["gzip", "X-GZip", " gzip ", "gzip, UTF-8"]))
+def test_gzip_is_decoded_and_the_cap_holds_for_the_result(body: bytes, encoding: str) -> None:
+    sent = gzip.compress(body)
+    assert encodings.decode(sent, named(encoding), URL, max_bytes=len(body)) == body
+    if body:
+        with pytest.raises(RejectedError) as caught:
+            encodings.decode(sent, named(encoding), URL, max_bytes=len(body) - 1)
+        assert caught.value.reason is Reason.TOO_MANY_BYTES
+
+
+def test_a_body_that_becomes_a_hundred_times_larger_is_rejected_from_a_megabyte_on() -> None:
+    assert len(encodings.decode(gzip.compress(bytes(1 << 20)), named("gzip"), URL, max_bytes=1 << 30)) == 1 << 20
+    with pytest.raises(RejectedError, match="too_many_bytes"):
+        encodings.decode(gzip.compress(bytes((1 << 20) + 1)), named("gzip"), URL, max_bytes=1 << 30)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["", "identity", "UTF-8", "none", "binary", "aws-chunked", "\u00e9"]))
+def test_what_is_no_encoding_changes_nothing(body: bytes, encoding: str) -> None:
+    encodings.check(named(encoding), URL)
+    assert encodings.decode(body, named(encoding), URL, max_bytes=1) == body
+
+
+@given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate"]))
+def test_any_body_is_decoded_returned_or_rejected(body: bytes, encoding: str) -> None:
+    with suppress(RejectedError):
+        assert isinstance(encodings.decode(body, named(encoding), URL, max_bytes=1000), bytes)
+
+
+def test_deflate_is_the_format_of_zlib() -> None:
+    assert encodings.decode(zlib.compress(b"image"), named("deflate"), URL, max_bytes=10) == b"image"
+
+
+@pytest.mark.parametrize("values", [("br",), ("zstd",), ("gzip, gzip",), ("gzip", "gzip"), ("UTF-8, br",)])
+def test_what_cannot_be_decoded_is_named(values: tuple[str, ...]) -> None:
+    with pytest.raises(RejectedError, match=r"encoded with (br|zstd|gzip, gzip)"):
+        encodings.check(named(*values), URL)
