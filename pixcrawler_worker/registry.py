@@ -1,4 +1,4 @@
-"""The kinds of jobs that this worker knows. A new one is a folder, a table and a line here."""
+"""The kinds of jobs that this worker knows. A new one is a folder, a table and an entry of `JOB_KINDS`."""
 
 from collections.abc import Mapping
 

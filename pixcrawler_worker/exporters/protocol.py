@@ -93,8 +93,8 @@ class Entry:
     """A file of an archive.
 
     Attributes:
-        path: unique, ASCII, relative, with `/` between its parts. A part has at most 99 characters and the path at most
-            200, so that every tar can store it and Windows can unpack it.
+        path: unique in all archives of the export, ASCII, relative, with `/` between its parts. A part has at most 99
+            characters and the path at most 200, so that every tar can store it and Windows can unpack it.
         body: content of the file.
     """
 
