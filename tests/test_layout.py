@@ -7,7 +7,8 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "pixcrawler_worker"
 
-#: Modules without a test file at their own path, and where they are tested instead. Of what there was before, this list only gets shorter.
+#: Modules without a test file at their own path, and where they are tested instead. It gets longer only with a kind of
+#: job, whose modules are tested together.
 TESTED_ELSEWHERE = {
     "cli/celery_processes.py": "acceptance/test_build.py",
     "cli/console.py": "cli/test_job_watch.py",
