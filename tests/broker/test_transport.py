@@ -2,6 +2,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import malformed
 import pytest
@@ -24,8 +25,9 @@ def good(**headers: object) -> bytes:
 class Listener:
     """A consumer of the queue `crawl`; `handle` is what it does with each message."""
 
-    def __init__(self, connection: CheckedConnection) -> None:
+    def __init__(self, connection: CheckedConnection, channel: Any) -> None:
         self.connection = connection
+        self.channel = channel
         self.taken: list[Message] = []
         self.handle: Handler = Message.ack
 
@@ -44,7 +46,7 @@ class Listener:
 @contextlib.contextmanager
 def listening(broker_url: str, **options: object) -> Iterator[Listener]:
     with CheckedConnection(broker_url, transport_options=options) as connection, connection.channel() as channel:
-        listener = Listener(connection)
+        listener = Listener(connection, channel)
         queue = Queue("crawl", exchange="", routing_key="crawl")
         with Consumer(channel, [queue], on_message=listener.on_message, auto_declare=False):
             yield listener
@@ -118,7 +120,7 @@ def test_a_message_whose_handling_raises_is_set_aside(
 
     server.lpush("crawl", good())
     with listening(broker_url) as listener:
-        listener.connection.default_channel.basic_qos(0, 1, apply_global=True)
+        listener.channel.basic_qos(0, 1, apply_global=True)
         listener.handle = fail
         with capture_logs() as logged:
             listener.listen(until=lambda: bool(listener.taken))
