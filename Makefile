@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo test coverage test-readers test-scale chaos gate-long mutations check lock clean
+.PHONY: demo test coverage test-readers test-scale crash-points chaos gate-long mutations check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
@@ -29,6 +29,10 @@ test-readers: .venv-readers/ready
 # Gigabytes and minutes.
 test-scale: .venv/ready
 	.venv/bin/pytest -q --timeout=1800 -m scale
+
+# An error, a broken connection and a kill at every statement of every transition of every kind of job: half an hour.
+crash-points: .venv/ready
+	.venv/bin/pytest -q -n auto --timeout=1800 -m crash_points
 
 # Jobs of all kinds on real workers and services while faults are injected: see tests/chaos/__main__.py. SEED repeats
 # an order of faults; ONLY and WITHOUT choose kinds of them by parts of their names.

@@ -1,6 +1,6 @@
 """An error, a broken connection or a kill at any statement of any transition costs nothing, of any kind of job.
 
-All of it takes an hour: `make crash-points`. Here are a few transitions of few statements, with all that can happen.
+All of it takes half an hour: `make crash-points`. Here are a few transitions of few statements, with all that can happen.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def test_a_fault_at_any_statement_of_a_short_transition_costs_nothing(
     assert points.try_all("toy", transition, fault) >= 4
 
 
-@pytest.mark.scale
+@pytest.mark.crash_points
 @pytest.mark.parametrize(("kind", "transition", "fault"), ALL)
 def test_a_fault_at_any_statement_of_any_transition_costs_nothing(
     points: Points, record_property: Callable[[str, object], None], kind: str, transition: Transition, fault: Fault
