@@ -1,6 +1,6 @@
 """An error, a broken connection or a kill at any statement of any transition costs nothing, of any kind of job.
 
-All of it takes half an hour: `make crash-points`. Here are a few transitions of few statements, with all that can happen.
+`make crash-points` tries all of them, in half an hour. Here are a few transitions of few statements.
 """
 
 from collections.abc import Callable

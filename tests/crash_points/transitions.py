@@ -223,7 +223,7 @@ def claimed(world: World, chunk_id: int) -> Claim:
     runtime = world.runtime
 
     def claim(session: Session) -> Claim | None:
-        return chunks.claim(session, world.kind.table, chunk_id, owner=owner(), lease=runtime.settings.lease)
+        return chunks.claim(session, world.kind.table, chunk_id, owner=owner(chunk_id), lease=runtime.settings.lease)
 
     found = transact(runtime.sessions, claim)
     assert found is not None
