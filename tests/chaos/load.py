@@ -26,7 +26,7 @@ T = TypeVar("T")
 #: Job groups at a time: those that must end as without faults, and those set apart.
 _ORDINARY, _APART = 8, 5
 #: Seconds in which something must happen to a job that is due, and in which it must end.
-STILL, BOUND = 100.0, 600.0
+STILL, BOUND = 150.0, 600.0
 #: Share of the jobs that are requested in the transaction that inserts them.
 _REQUESTED = 0.5
 #: Seconds after which an API sends a start again whose job is still pending.
