@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import TypeGuard
 
 import structlog
+from celery.exceptions import Reject
 
 from pixcrawler_worker import runtime
 from pixcrawler_worker.celery import app, requests_wait, send_messages
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.domain.postgres_types import MAX_INT4, MAX_INT8
-from pixcrawler_worker.errors import UnknownJobError
+from pixcrawler_worker.errors import OutageError, UnknownJobError
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.kind import AnyJobKind
 from pixcrawler_worker.jobs.limits import LIMITS
@@ -39,7 +40,7 @@ def _register(kind: AnyJobKind) -> None:
     @app.task(name=str(kind.start_task))
     def start(*given: object, **named: object) -> None:
         """Plan a pending job, with its options; on one that was started do nothing."""
-        with _unknown_dropped():
+        with _unknown_dropped(), _put_back_in_outage():
             job_id, options = _arguments(kind, (kind.table.id_name, "options"), given, named)
             send_messages(submission.start(runtime.current(), kind, _job_id(kind, job_id), options))
 
@@ -69,7 +70,7 @@ def _turns() -> executor.Turns:
 def _register_transition(kind: AnyJobKind, task: str, transition: Callable[[int], list[ChunkMessage]]) -> None:
     @app.task(name=str(task))
     def run(*given: object, **named: object) -> None:
-        with _unknown_dropped():
+        with _unknown_dropped(), _put_back_in_outage():
             (job_id,) = _arguments(kind, (kind.table.id_name,), given, named)
             send_messages(transition(_job_id(kind, job_id)))
 
@@ -114,6 +115,20 @@ def _unknown_dropped() -> Iterator[None]:
         yield
     except UnknownJobError as error:
         log.warning("message dropped", reason=str(error))
+
+
+@contextlib.contextmanager
+def _put_back_in_outage() -> Iterator[None]:
+    """Put a message back into its queue while the database is unavailable: no row may know yet what it asks for.
+
+    Each turn takes the seconds for which a transaction is tried. Messages about chunks need no such care: their rows
+    are there, and sweeps send them again.
+    """
+    try:
+        yield
+    except OutageError as error:
+        log.warning("message put back: the database is unavailable", reason=str(error))
+        raise Reject(str(error), requeue=True) from error
 
 
 for _kind in JOB_KINDS.values():

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import ledger
 import outages
+import psycopg
 import pytest
 from acceptance_stack import Stack, send
 from chaos.services import Storage as Volume
@@ -173,6 +175,42 @@ def test_an_outage_that_outlasts_the_time_of_a_transition_costs_work_and_nothing
         refuse_results(stack, "53100", seconds=100)
         jobs.start_others()
         jobs.wait_until_ended(seconds=240)
+
+
+@contextmanager
+def closed(stack: Stack) -> Iterator[None]:
+    """Let the database accept no connection, and end those that it has."""
+    name = urlsplit(stack.database_url).path.removeprefix("/")
+    server = stack.database_url.replace(f"/{name}?", "/postgres?")
+    with psycopg.connect(server, autocommit=True) as connection:
+
+        def allow(connections: str) -> None:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {connections}".encode())
+
+        stack.close()
+        allow("false")
+        try:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+            yield
+        finally:
+            allow("true")
+
+
+def test_a_start_message_survives_a_database_that_accepts_no_connection(stack: Stack, slow_host: str) -> None:
+    """It is the only thing that knows the options of the job."""
+    with stack.worker(concurrency=1):
+        job_id = stack.make_job(max_images=2)
+        ready = stack.make_job(max_images=1)
+        send(stack, Task.CRAWL_START, ready, {"urls": [f"{slow_host}/good/0.jpg"]})
+        stack.wait(ready)
+        with closed(stack):
+            send(stack, Task.CRAWL_START, job_id, {"urls": [f"{slow_host}/good/{number}.jpg" for number in (1, 2)]})
+            deadline = time.monotonic() + 60
+            while "message put back" not in stack.log():
+                assert time.monotonic() < deadline, stack.log()[-4000:]
+                time.sleep(0.1)
+        stack.wait(job_id)
+    assert stack.job(job_id)["valid_images"] == 2
 
 
 # The storage
