@@ -21,7 +21,7 @@ from pixcrawler_worker.domain import licenses, storage_keys
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import PermanentError, TransientError, WorkerError
 from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
@@ -94,6 +94,7 @@ class CrawlProgress:
         reserved: images that are being stored.
         left: positions of leftovers.
         more: whether the source may have further result pages.
+        bugs: names of the errors whose traceback was logged.
         yielded: whether the chunk stopped early, because its hosts are slow.
     """
 
@@ -107,6 +108,7 @@ class CrawlProgress:
     reserved: int = 0
     left: tuple[int, ...] = ()
     more: bool = False
+    bugs: set[str] = field(default_factory=set)
     yielded: bool = False
 
     @property
@@ -164,12 +166,14 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
     """
     page = await _search(runtime, work)
     positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
-    offers = [
-        _Offer(at, page.candidates[at], storage_keys.url_hash(page.candidates[at].url))
-        for at in positions
-        if at < len(page.candidates)
-    ]
     progress = CrawlProgress(quota=work.quota, more=page.more)
+    offers: list[_Offer] = []
+    for at in positions:
+        if at < len(page.candidates):
+            try:
+                offers.append(_Offer(at, page.candidates[at], storage_keys.url_hash(page.candidates[at].url)))
+            except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
+                _reject_internally(progress, error, source=work.chunk.source)
     seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, offers)
     new: list[_Offer] = []
     for offer in offers:
@@ -307,7 +311,30 @@ async def _should_yield(runtime: Runtime, work: CrawlWork, stalled: float) -> bo
 
 
 async def _process(runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offer: _Offer) -> bool:
-    """Store or reject one candidate; return False when the quota was met meanwhile, so that it is a leftover."""
+    """Store or reject one candidate; return False when the quota was met meanwhile, so that it is a leftover.
+
+    A bug that the candidate meets rejects it, and costs the others nothing. Trouble of the storage or of the operator's
+    proxy is the chunk's.
+    """
+    try:
+        return await _process_soundly(runtime, work, progress, offer)
+    except WorkerError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever one candidate raises is its own
+        _reject_internally(progress, error, source=work.chunk.source, url_hash=offer.url_hash.hex())
+        return True
+
+
+def _reject_internally(progress: CrawlProgress, error: Exception, **where: str) -> None:
+    """Count a candidate that met a bug; log the traceback of the first of its kind in the chunk."""
+    progress.rejected[Reason.INTERNAL_ERROR] += 1
+    kind = type(error).__name__
+    traceback = None if kind in progress.bugs else error
+    progress.bugs.add(kind)
+    log.error("candidate rejected: internal error", error=kind, exc_info=traceback, **where)
+
+
+async def _process_soundly(runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offer: _Offer) -> bool:
     try:
         _check_candidate(offer.candidate, work.options)
         body = await _download(runtime, offer.candidate.url)

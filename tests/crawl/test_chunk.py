@@ -8,6 +8,7 @@ from typing import Any
 import ledger
 import psycopg
 import pytest
+import structlog
 from doubles import (
     StubSource,
     WatchedDecoder,
@@ -27,6 +28,7 @@ from doubles import (
     urls_of,
     with_sources,
 )
+from fakes import hosts
 from fakes.hosts import HostileServer
 
 from pixcrawler_worker.crawl import planner
@@ -39,6 +41,7 @@ from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
+from pixcrawler_worker.web.http import AsyncClient
 
 pytestmark = pytest.mark.usefixtures("sound")
 
@@ -69,6 +72,57 @@ def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, 
     assert urls_of(runtime, ref) == set(valid)
     # The valid images, the web page, the corrupt image and the decompression bomb were downloaded completely.
     assert counted(runtime, ref) == (14, 8, 5)
+
+
+@pytest.mark.parametrize("error", [UnicodeError("label"), OverflowError(), IndexError("brackets"), MemoryError()])
+def test_a_bug_that_one_candidate_meets_is_its_rejection_and_costs_the_others_nothing(
+    runtime: Runtime, host: HostileServer, error: Exception
+) -> None:
+    listed = image_urls(host, f"bug-{type(error).__name__}", 12)
+
+    def fetch(url: str) -> None:
+        if url in {listed[3], listed[4]}:
+            raise error
+
+    ref, messages = start(runtime, listed)
+    with structlog.testing.capture_logs() as logs:
+        drive(replace(runtime, downloader=WatchedDownloader(runtime, fetch)), messages)
+    assert first(results(runtime, ref))["reasons"] == {"internal_error": 2}
+    assert urls_of(runtime, ref) == set(listed) - {listed[3], listed[4]}
+    assert the_chunk(runtime, ref).crash_count == 0
+    tracebacks = [line["exc_info"] for line in logs if "internal error" in line["event"]]
+    assert tracebacks == [error, None], "one traceback for a kind of bug"
+
+
+def test_what_the_decoder_raises_is_a_rejection_of_the_image(runtime: Runtime, host: HostileServer) -> None:
+    listed = image_urls(host, "decoder-bug", 5)
+    ref, messages = start(runtime, listed)
+
+    def inspect(_decoder: Decoder, body: bytes) -> None:
+        if body == hosts.jpeg("decoder-bug-2"):
+            raise KeyError("bands")
+
+    drive(replace(runtime, decoder=WatchedDecoder(inspect)), messages)
+    assert first(results(runtime, ref))["reasons"] == {"internal_error": 1}
+    assert counted(runtime, ref) == (5, 5, 4)
+
+
+def test_odd_candidates_of_a_source_do_not_cost_the_others(runtime: Runtime, host: HostileServer) -> None:
+    valid = image_urls(host, "odd-source", 4)
+
+    class Odd(StubSource):
+        async def search(self, query: Query, http: AsyncClient) -> Page:
+            del query, http
+            odd: list[Any] = [None, 17, {"url": valid[0]}, Candidate(url=None), Candidate(url=5), Candidate(url=[])]  # type: ignore[arg-type]
+            sized = Candidate(url=valid[0], width="160")  # type: ignore[arg-type]
+            return Page((*odd, sized, *(Candidate(url=url) for url in valid[1:])), more=False)
+
+    runtime = with_sources(runtime, odd=Odd(lambda _: Page((), more=False)))
+    ref, messages = start(runtime, sources=["odd"])
+    drive(runtime, messages)
+    result = first(results(runtime, ref))
+    assert result["reasons"] == {"internal_error": 7}
+    assert result["stored"] == 3
 
 
 def test_a_quota_is_met_exactly_and_the_next_round_uses_the_leftovers(runtime: Runtime, host: HostileServer) -> None:
