@@ -127,8 +127,8 @@ def crawl_result(connection: psycopg.Connection, job_id: int) -> CrawlResult:
     ).fetchall()
     status, *counters = _one(
         connection,
-        "SELECT status, total_images, downloaded_images, total_chunks, active_chunks, completed_chunks, failed_chunks"
-        " FROM crawl_jobs WHERE id = %s",
+        # Not the number of chunks: what a chunk had to leave under trouble is the work of another one.
+        "SELECT status, total_images, downloaded_images, total_chunks - completed_chunks FROM crawl_jobs WHERE id = %s",
         job_id,
     )
     reasons = connection.execute(
@@ -136,7 +136,7 @@ def crawl_result(connection: psycopg.Connection, job_id: int) -> CrawlResult:
         " WHERE crawl_job_id = %s GROUP BY key",
         (job_id,),
     ).fetchall()
-    names = ("total_images", "downloaded_images", "total_chunks", "active_chunks", "completed_chunks", "failed_chunks")
+    names = ("total_images", "downloaded_images", "incomplete_chunks")
     return CrawlResult(
         status,
         frozenset((url, digest) for url, digest in images),
