@@ -291,6 +291,8 @@ def _child(value: object, part: str | int) -> object:
 
 _EXPECTATIONS: Mapping[str, Sequence[str]] = {
     "bool_type": ("true", "false"),
+    "int_parsing_size": ("a number with fewer digits",),
+    "string_unicode": ("a string of characters, without unpaired surrogates",),
     "dict_type": ("an object",),
     "list_type": ("an array",),
     "model_type": ("an object",),

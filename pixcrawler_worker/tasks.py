@@ -27,7 +27,10 @@ def sweep(*_: object, **__: object) -> None:
     """Sweep once, and clean up the storage of jobs that are over. Arguments mean nothing."""
     send_messages(sweeper.sweep(runtime.current(), JOB_KINDS.values()).messages)
     for kind in JOB_KINDS.values():
-        kind.clean_up(runtime.current(), LIMITS)
+        try:
+            kind.clean_up(runtime.current(), LIMITS)
+        except Exception:  # the other kinds have files to delete, too
+            log.exception("storage not cleaned up", kind=kind.table.name)
 
 
 def _register(kind: AnyJobKind) -> None:

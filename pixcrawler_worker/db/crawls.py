@@ -185,7 +185,7 @@ def past_grace_period(session: Session, *, grace_period: timedelta) -> list[int]
     query = (
         select(CrawlJob.id)
         .join(CrawlPlan, CrawlPlan.crawl_job_id == CrawlJob.id)
-        .where(CrawlJob.status.in_(ENDED), CrawlJob.completed_at + grace_period <= _NOW, CrawlPlan.cleaned_at.is_(None))
+        .where(CrawlJob.status.in_(ENDED), CrawlJob.completed_at <= _NOW - grace_period, CrawlPlan.cleaned_at.is_(None))
         .order_by(CrawlJob.id)
         .limit(_BATCH)
     )

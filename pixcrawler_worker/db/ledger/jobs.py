@@ -131,7 +131,7 @@ def add_chunks(session: Session, ref: JobRef, payloads: Sequence[Mapping[str, An
             .where(model.id == ref.id)
             .values(
                 total_chunks=model.total_chunks + len(payloads),
-                task_ids=model.task_ids.op("||")(literal([str(task_id) for task_id in task_ids], JSONB)),
+                task_ids=_list_of(model.task_ids).op("||")(literal([str(task_id) for task_id in task_ids], JSONB)),
                 updated_at=_NOW,
             )
         )
@@ -368,6 +368,11 @@ def _requeue(session: Session, task_ids: Mapping[int, uuid.UUID], generation: in
         )
         .execution_options(synchronize_session=False)
     )
+
+
+def _list_of(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a JSON column; an empty array in place of anything but an array that another program wrote there."""
+    return case((func.jsonb_typeof(column) == "array", column), else_=literal([], JSONB))
 
 
 def _task_id(chunk_id: int, generation: int) -> uuid.UUID:
