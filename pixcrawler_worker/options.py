@@ -155,6 +155,8 @@ Name = Annotated[
     StringConstraints(pattern=r"\S", max_length=_MAX_NAME),
     Expected(f"a string that is not blank, of at most {_MAX_NAME} characters"),
 ]
+#: Entries of a list of names, formats or licenses: more than any job needs, and few enough to compare each image with.
+MAX_NAMES = 10_000
 #: A format of images as `ImageFacts.format` has it; `JPEG`, `.jpg`, `image/jpeg` and `tif` are accepted, too.
 ImageFormat = Annotated[
     StrictStr, AfterValidator(image_format), WithJsonSchema({"type": "string", "examples": list(FORMATS)})

@@ -248,3 +248,19 @@ def test_deep_nesting_is_rejected(where: str, depth: int) -> None:
                 parse({name: deep})
     with pytest.raises(PermanentError):
         parse(deep_list)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"sources": ["a"] * 10_001}, "options.sources: expected at most 10000 entries, got an array"),
+        ({"licenses": ["cc0"] * 10_001}, "options.licenses: expected at most 10000 entries, got an array"),
+        ({"min_width": 10**30}, f"options.min_width: expected an integer of at most 2147483647, got 1{'0' * 30}"),
+        ({"\ud800": 1}, "options: expected a string of characters, without unpaired surrogates, got an object"),
+    ],
+    ids=["sources", "licenses", "width", "surrogate"],
+)
+def test_lists_numbers_and_keys_have_bounds(raw: dict[str, object], message: str) -> None:
+    with pytest.raises(PermanentError) as caught:
+        parse_crawl_options(raw)
+    assert str(caught.value) == message

@@ -5,21 +5,25 @@ from typing import Annotated, Any
 from pydantic import Field, StrictBool
 
 from pixcrawler_worker import options
-from pixcrawler_worker.options import ImageFormat, Integer, License, Name, Options, Size, Text
+from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Options, Size, Text
 
 
 class CrawlOptions(Options):
     """Options of a crawl. They are recorded in the ledger, so that a retry or a recovery needs no message."""
 
-    sources: tuple[Name, ...] | None = Field(None, description="names of sources; by default all that are configured")
+    sources: tuple[Name, ...] | None = Field(
+        None, max_length=MAX_NAMES, description="names of sources; by default all that are configured"
+    )
     urls: tuple[Text, ...] = Field((), description="URLs for the source `urls`")
     licenses: tuple[License, ...] | None = Field(
-        None, description="licenses and families to accept, such as cc0 or cc-by-4.0; all by default"
+        None,
+        max_length=MAX_NAMES,
+        description="licenses and families to accept, such as cc0 or cc-by-4.0; all by default",
     )
     min_width: Size = Field(32, description="pixels")
     min_height: Size = Field(32, description="pixels")
     formats: tuple[ImageFormat, ...] | None = Field(
-        None, description="image formats to accept, such as jpg or png; all by default"
+        None, max_length=MAX_NAMES, description="image formats to accept, such as jpg or png; all by default"
     )
     chunk_size: Annotated[int, Integer(1, 1000)] | None = Field(
         None, description="candidates per chunk; by default the setting PIXCRAWLER_CHUNK_SIZE"

@@ -67,11 +67,16 @@ class Select(Options):
     )
     exclude_flags: tuple[Name, ...] = Field(
         default=("exact_duplicate",),
+        max_length=options.MAX_NAMES,
         description="exclude images with findings of these checks in the effective validation",
     )
-    labels: tuple[Name, ...] | None = Field(default=None, description="labels to export; by default all")
+    labels: tuple[Name, ...] | None = Field(
+        default=None, max_length=options.MAX_NAMES, description="labels to export; by default all"
+    )
     licenses: tuple[License, ...] | None = Field(
-        default=None, description="licenses and families to export, such as cc0 or cc-by; by default all"
+        default=None,
+        max_length=options.MAX_NAMES,
+        description="licenses and families to export, such as cc0 or cc-by; by default all",
     )
     min_width: Size | None = None
     min_height: Size | None = None

@@ -80,7 +80,7 @@ class Formats(ErrorCheck):
     """The format of the file is allowed, by its content."""
 
     allow: tuple[ImageFormat, ...] = Field(
-        default=FORMATS, min_length=1, description="jpg, png, webp, gif, bmp, tiff, avif"
+        default=FORMATS, min_length=1, max_length=options.MAX_NAMES, description="jpg, png, webp, gif, bmp, tiff, avif"
     )
 
 
@@ -258,7 +258,9 @@ class ValidationRules(Options):
     level: Level = Level.STANDARD
     mode: Mode | None = Field(default=None, description="by default lenient, and strict for the level strict")
     checks: Checks = Checks()
-    classifiers: Mapping[Name, ClassifierCheck] = Field(default={}, description="installed classifiers by name")
+    classifiers: Mapping[Name, ClassifierCheck] = Field(
+        default={}, max_length=100, description="installed classifiers by name"
+    )
     sample: Size | None = Field(
         default=None, description="number of images to validate, chosen by the hashes of their ids; by default all"
     )
