@@ -24,10 +24,10 @@ from pixcrawler_worker.jobs.sweeper import Swept
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
 
-#: Raises for the rows of the chosen jobs, as a database with a damaged page does.
+#: Raises for the rows of the chosen jobs, as a value that its column cannot hold does.
 POISON = """
 CREATE OR REPLACE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN RAISE EXCEPTION 'this row cannot be written' USING ERRCODE = 'XX000'; END $$
+BEGIN RAISE EXCEPTION 'this row cannot be written' USING ERRCODE = '22023'; END $$
 """
 
 
@@ -170,7 +170,7 @@ def test_a_row_that_cannot_be_written_is_logged_counted_and_put_off_and_the_next
 
 @pytest.mark.parametrize(
     ("state", "level", "event"),
-    [("XX001", "error", "step of the sweep failed"), ("55P03", "warning", "step of the sweep put off")],
+    [("22012", "error", "step of the sweep failed"), ("55P03", "warning", "step of the sweep put off")],
     ids=["bug", "passing"],
 )
 def test_a_step_whose_query_fails_stops_no_other_step_and_no_other_kind(
@@ -182,7 +182,7 @@ def test_a_step_whose_query_fails_stops_no_other_step_and_no_other_kind(
         sessions,
         POISON.replace("RETURNS trigger", "RETURNS timestamptz")
         .replace("poison", "poisoned_time")
-        .replace("XX000", state),
+        .replace("22023", state),
     )
     broken = replace(toy_kind(), table=replace(TOY_JOBS, requested_at=literal_column("poisoned_time()", DateTime)))
     before = errors("start")
