@@ -88,9 +88,8 @@ MUTATIONS = (
     Mutation(
         name="a claim takes a chunk in any state",
         files="db/ledger/chunks.py",
-        old="            Chunk.state == ChunkState.QUEUED,\n            Chunk.available_at <= _NOW,\n"
-        "            Chunk.attempt < Chunk.max_attempts,\n",
-        new="            Chunk.available_at <= _NOW,\n            Chunk.attempt < Chunk.max_attempts,\n",
+        old="and_(Chunk.state == ChunkState.QUEUED, Chunk.available_at <= _NOW, Chunk.attempt < Chunk.max_attempts)",
+        new="and_(Chunk.available_at <= _NOW, Chunk.attempt < Chunk.max_attempts)",
         tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
@@ -155,14 +154,14 @@ MUTATIONS = (
     Mutation(
         name="every worker sends lost messages again at once",
         files="jobs/sweeper.py",
-        old="        if not sweeps.try_lock(session, sweeps.Step.REDISPATCH):\n            return []\n",
-        new="",
+        old="if room <= 0 or not sweeps.try_lock(session, sweeps.Step.REDISPATCH):",
+        new="if room <= 0:",
         tests=("jobs/test_sweeper.py",),
     ),
     Mutation(
         name="every worker dispatches at once",
         files="jobs/sweeper.py",
-        old="        if not sweeps.try_lock(session, sweeps.Step.DISPATCH):\n            return []\n",
+        old="            if not sweeps.try_lock(session, sweeps.Step.DISPATCH):\n                return\n",
         new="",
         tests=("jobs/test_sweeper.py",),
     ),
@@ -183,15 +182,15 @@ MUTATIONS = (
     Mutation(
         name="sending lost messages again waits for locked rows",
         files="db/ledger/chunks.py",
-        old="        .with_for_update(of=Chunk, key_share=True, skip_locked=True)",
-        new="        .with_for_update(of=Chunk, key_share=True)",
+        old="query.with_for_update(of=Chunk, key_share=True, skip_locked=True)",
+        new="query.with_for_update(of=Chunk, key_share=True)",
         tests=("db/ledger/test_locked_rows.py",),
     ),
     Mutation(
         name="a crash does not count",
         files="db/ledger/chunks.py",
-        old="crashes = row.crash_count + 1",
-        new="crashes = row.crash_count",
+        old="crashes = min(max(row.crash_count, 0), _MAX_SMALLINT - 1) + 1",
+        new="crashes = min(max(row.crash_count, 0), _MAX_SMALLINT - 1)",
         tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
@@ -309,8 +308,8 @@ MUTATIONS = (
     Mutation(
         name="the interval of resending does not grow",
         files="db/ledger/chunks.py",
-        old="after * factor < _NOW",
-        new="after < _NOW",
+        old="_NOW - after * func.power(2, doublings)",
+        new="_NOW - after",
         tests=("crawl/test_sweep.py", "jobs/test_sweeper.py"),
     ),
     Mutation(
@@ -372,8 +371,8 @@ MUTATIONS = (
     Mutation(
         name="the cap of bytes holds only for announced lengths",
         files="web/downloader.py",
-        old="            if len(body) > limit:\n",
-        new="            if False:\n",
+        old="        if len(body) > limit:\n",
+        new="        if False:\n",
         tests=("web/test_downloader.py",),
     ),
     Mutation(
@@ -428,8 +427,8 @@ MUTATIONS = (
     Mutation(
         name="a Retry-After without end is not capped",
         files="web/retry_after.py",
-        old="return _MAX if len(significant) > _MAX_DIGITS else min(",
-        new="return min(",
+        old="        if len(whole) > _MAX_DIGITS:\n            return _MAX\n",
+        new="",
         tests=("web/test_retry_after.py",),
     ),
     Mutation(
