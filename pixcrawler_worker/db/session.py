@@ -63,6 +63,9 @@ _ABOUT_A_ROW = ("22", "23", "44", "54", "P0")
 #: Characters of an error that are worth showing.
 _MAX_DESCRIPTION = 500
 
+#: Levels of a JSON value: what is nested more deeply can be read, but not written or copied by recursion.
+_MAX_DEPTH = 200
+
 #: Seconds between the attempts at a transaction, and seconds after which there is no further attempt: one that ran into
 #: a timeout of its own has waited enough.
 _PAUSES = (0.05, 0.2, 0.5, 1.0, 2.0)
@@ -122,15 +125,28 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
 
 
 def _read_json(content: str | bytes) -> object:
-    """Return a JSON value; the text itself when Python cannot read it.
+    """Return a JSON value; the text itself when Python cannot read it, or copy and write it by recursion.
 
     PostgreSQL stores JSON that is nested more deeply, and numbers with more digits, than Python reads. Whatever expects
     an object or an array rejects the text, so that such a row fails its job and nothing else.
     """
+    text_ = content if isinstance(content, str) else content.decode()
     try:
-        return json.loads(content)
+        value = json.loads(text_)
     except (RecursionError, ValueError):
-        return content if isinstance(content, str) else content.decode()
+        return text_
+    may_be_deep = text_.count("[") + text_.count("{") > _MAX_DEPTH
+    return text_ if may_be_deep and _is_too_deep(value) else value
+
+
+def _is_too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        if not inner:
+            return False
+        level = [child for one in inner for child in one if isinstance(child, dict | list)]
+    return bool(level)
 
 
 def sessions(engine: Engine) -> Sessions:
