@@ -125,7 +125,7 @@ def send_messages(messages: Iterable[ChunkMessage]) -> None:
                     producer=producer,
                     ignore_result=True,
                 )
-    except OperationalError as error:
+    except KombuError as error:
         log.warning("messages not sent, the sweep will send them again", reason=str(error))
         with contextlib.suppress(TransientError):
             sweeper.unsent(runtime.current(), given)

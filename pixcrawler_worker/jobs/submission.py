@@ -179,10 +179,17 @@ def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, opt
 
 
 def _note_ignored(runtime: Runtime, kind: AnyJobKind, ref: JobRef, options: object) -> None:
-    """Note options for a job that was started before, once for each that differ however often they come."""
+    """Note options for a job that was started before, once for each that differ however often they come.
+
+    A job that ended before it was planned, because it was cancelled before this message, keeps them for a retry.
+    """
 
     def work(session: Session) -> None:
-        if jobs.lock(session, ref) is not None:
+        status = jobs.lock(session, ref)
+        if status in ENDED and not jobs.counters(session, ref).total:
+            with contextlib.suppress(PermanentError):
+                kind.record_request(runtime, session, ref, options)
+        elif status is not None:
             _note(session, kind, ref, options, "options_ignored")
 
     if options:

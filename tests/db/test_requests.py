@@ -14,7 +14,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import images
+from pixcrawler_worker.db import crawls, images
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.jobs import submission, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
@@ -237,3 +237,15 @@ def test_a_role_needs_no_rights_on_the_tables_of_the_worker(runtime: Runtime, da
         connection.execute("RESET ROLE")
         assert connection.execute("SELECT valid_images FROM crawl_jobs").fetchone() == (0,)
         connection.rollback()
+
+
+def test_a_job_that_is_cancelled_before_its_message_keeps_the_options_for_a_retry(runtime: Runtime) -> None:
+    ref = CRAWL.table.ref(factories.make_job(runtime.sessions))
+    submission.cancel(runtime, CRAWL, ref.id)
+    for _ in range(2):
+        assert submission.start(runtime, CRAWL, ref.id, CC0) == []
+    assert submission.start(runtime, CRAWL, ref.id, {"urls": 5}) == []
+    assert submission.retry(runtime, CRAWL, ref.id)
+    assert recorded(runtime, ref)[0]["licenses"] == ["cc0"]
+    with runtime.sessions.begin() as session:
+        assert crawls.all_urls(session, ref.id) == tuple(URLS)
