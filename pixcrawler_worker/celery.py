@@ -303,10 +303,10 @@ class Sweeper(bootsteps.StartStopStep):
         return False
 
 
-class Metrics(bootsteps.StartStopStep):
+class MetricsServer(bootsteps.StartStopStep):
     """Serves the metrics of the worker's main process, where an operator asks for it."""
 
-    label = "Metrics"
+    label = "Metrics server"
     # Children that start before it do not even inherit the port.
     requires = ("celery.worker.components:Pool",)
 
@@ -327,7 +327,7 @@ def _is_gone(pid: int) -> bool:
 
 app.steps["worker"].add(Sweeper)
 app.steps["consumer"].add(Reconnection)
-app.steps["worker"].add(Metrics)
+app.steps["worker"].add(MetricsServer)
 
 
 @signals.setup_logging.connect

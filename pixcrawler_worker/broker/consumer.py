@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 from celery.worker import consumer
 from kombu import Message
 
-from pixcrawler_worker.broker.reading import Reason, UnreadableError
+from pixcrawler_worker.broker.reading import Fault, UnreadableError
 
 
 class Consumer(consumer.Consumer):
@@ -32,4 +32,4 @@ class Consumer(consumer.Consumer):
     def on_unknown_message(self, body: object, message: Message) -> NoReturn:
         """Raise: the transport sets the message aside."""
         del body, message
-        raise UnreadableError(Reason.ENVELOPE, "it asks for no task")
+        raise UnreadableError(Fault.ENVELOPE, "it asks for no task")

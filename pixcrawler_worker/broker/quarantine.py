@@ -16,7 +16,7 @@ import redis
 import structlog
 
 from pixcrawler_worker import metrics
-from pixcrawler_worker.broker.reading import Reason
+from pixcrawler_worker.broker.reading import Fault
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 log = structlog.get_logger()
@@ -53,7 +53,7 @@ _SECRETS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QuarantinedMessage:
     """A message that was set aside.
 
     Attributes:
@@ -62,7 +62,7 @@ class Entry:
         reason: the kind of trouble.
         detail: what is wrong with it.
         size: bytes.
-        task: the name of the task that it asks for, where that can be told.
+        task: the name of the task that it asks for, where that is known.
         task_id: its id, likewise.
         excerpt: its beginning, without what may be a secret.
     """
@@ -77,10 +77,10 @@ class Entry:
     excerpt: str
 
 
-def describe(raw: bytes, *, queue: str, reason: Reason, detail: str) -> Entry:
+def describe(raw: bytes, *, queue: str, reason: Fault, detail: str) -> QuarantinedMessage:
     """Return the entry for a message."""
     beginning = raw[:_LOOKED_AT].decode(errors="replace")
-    return Entry(
+    return QuarantinedMessage(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         queue=_short(queue),
         reason=reason.value,
@@ -99,7 +99,7 @@ def excerpt(text: str) -> str:
     return _printable(text)[:_MAX_EXCERPT]
 
 
-def add(pipe: redis.client.Pipeline, entry: Entry) -> None:
+def add(pipe: redis.client.Pipeline, entry: QuarantinedMessage) -> None:
     """Add an entry, and forget the oldest ones beyond the limit, in the transaction of a pipeline."""
     pipe.lpush(KEY, json.dumps(asdict(entry)))
     pipe.ltrim(KEY, 0, MAX_ENTRIES - 1)
@@ -118,7 +118,7 @@ def connect(broker_url: str, *, timeout: float = _TIMEOUT) -> redis.Redis:
         raise PermanentError("invalid broker URL, expected for example redis://:password@host:6379/0") from error
 
 
-def read(broker_url: str, *, limit: int, timeout: float = _TIMEOUT) -> tuple[int, Sequence[Entry]]:
+def read(broker_url: str, *, limit: int, timeout: float = _TIMEOUT) -> tuple[int, Sequence[QuarantinedMessage]]:
     """Return the number of messages in quarantine, and the newest ones.
 
     Raises:
@@ -154,7 +154,7 @@ def clear(broker_url: str) -> int:
     return int(count)
 
 
-def summary(count: int, newest: Sequence[Entry]) -> str:
+def summary(count: int, newest: Sequence[QuarantinedMessage]) -> str:
     """Return one line about what is in quarantine, with the commands to see and to clear it."""
     if not count:
         return "no unreadable message was set aside"
@@ -178,7 +178,7 @@ class Reporter:
         self._lines = 0
         self._suppressed = 0
 
-    def report(self, entry: Entry, error: BaseException | None = None) -> None:
+    def report(self, entry: QuarantinedMessage, error: BaseException | None = None) -> None:
         """Count an entry, and log it unless there have been too many of late.
 
         Args:
@@ -206,12 +206,14 @@ class Reporter:
         )
 
 
-def _parsed(raw: bytes) -> Entry:
+def _parsed(raw: bytes) -> QuarantinedMessage:
     """Return an entry; one that something else wrote is shown as it is."""
     try:
-        return Entry(**json.loads(raw))
+        return QuarantinedMessage(**json.loads(raw))
     except (ValueError, TypeError, RecursionError):
-        return Entry("", KEY, Reason.NOT_JSON.value, "not an entry of the quarantine", len(raw), None, None, "")
+        return QuarantinedMessage(
+            "", KEY, Fault.NOT_JSON.value, "not an entry of the quarantine", len(raw), None, None, ""
+        )
 
 
 def _header(text: str, name: str) -> str | None:

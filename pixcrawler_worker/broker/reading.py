@@ -46,7 +46,7 @@ _DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
 _COMMAND_KEYS = {"method", "arguments", "destination", "pattern", "matcher", "ticket", "reply_to"}
 
 
-class Reason(StrEnum):
+class Fault(StrEnum):
     """Why a message was set aside."""
 
     TOO_LARGE = "too_large"
@@ -69,7 +69,7 @@ class UnreadableError(Exception):
         detail: what is wrong, in a few words, without values of the message.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Fault, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
@@ -86,18 +86,18 @@ def read_task(raw: bytes) -> dict[str, Any]:
     body = _read_body(envelope)
     if isinstance(body, list):
         if "task" not in headers:
-            raise UnreadableError(Reason.HEADERS, "there is no header `task`")
+            raise UnreadableError(Fault.HEADERS, "there is no header `task`")
         _check_arguments(body)
-        _check_fields(headers, Reason.HEADERS)
+        _check_fields(headers, Fault.HEADERS)
     elif isinstance(body, dict):
         # Protocol 1, or a mixture: Celery takes the fields from the body, and those in headers take precedence.
         args, kwargs = body.get("args", []), body.get("kwargs", {})
         _check_arguments([args, kwargs, {key: body.get(key) for key in ("callbacks", "errbacks", "chord")}])
         if "task" in headers and "args" not in body:
-            raise UnreadableError(Reason.BODY, "the body has no arguments")
-        _check_fields({**body, **headers}, Reason.BODY)
+            raise UnreadableError(Fault.BODY, "the body has no arguments")
+        _check_fields({**body, **headers}, Fault.BODY)
     else:
-        raise UnreadableError(Reason.BODY, "the body is neither a list nor an object")
+        raise UnreadableError(Fault.BODY, "the body is neither a list nor an object")
     return envelope
 
 
@@ -112,7 +112,7 @@ def read_broadcast(raw: bytes, *, is_command: bool) -> dict[str, Any]:
     if not is_command:
         return envelope
     if not isinstance(body, dict) or not isinstance(body.get("method"), str):
-        raise UnreadableError(Reason.COMMAND, "the body names no command")
+        raise UnreadableError(Fault.COMMAND, "the body names no command")
     checks: Mapping[str, bool] = {
         "arguments": isinstance(body.get("arguments"), dict | None),
         "destination": isinstance(body.get("destination"), list | str | None),
@@ -123,9 +123,9 @@ def read_broadcast(raw: bytes, *, is_command: bool) -> dict[str, Any]:
         "clock": _is_count(envelope["headers"].get("clock")),
     }
     if invalid := [name for name, is_valid in checks.items() if not is_valid]:
-        raise UnreadableError(Reason.COMMAND, f"`{invalid[0]}` is invalid")
+        raise UnreadableError(Fault.COMMAND, f"`{invalid[0]}` is invalid")
     if body.keys() - _COMMAND_KEYS:
-        raise UnreadableError(Reason.COMMAND, "the command has an unknown key")
+        raise UnreadableError(Fault.COMMAND, "the command has an unknown key")
     return envelope
 
 
@@ -138,7 +138,7 @@ def read_reply(raw: bytes) -> dict[str, Any]:
     envelope = read_envelope(raw)
     _read_body(envelope)
     if not _is_count(envelope["headers"].get("clock")):
-        raise UnreadableError(Reason.HEADERS, "`clock` is invalid")
+        raise UnreadableError(Fault.HEADERS, "`clock` is invalid")
     return envelope
 
 
@@ -150,10 +150,10 @@ def read_envelope(raw: bytes) -> dict[str, Any]:
     """
     envelope = parse(raw)
     if not isinstance(envelope, dict):
-        raise UnreadableError(Reason.ENVELOPE, "the message is not an object")
+        raise UnreadableError(Fault.ENVELOPE, "the message is not an object")
     properties = envelope.get("properties")
     if not isinstance(properties, dict):
-        raise UnreadableError(Reason.ENVELOPE, "`properties` is not an object")
+        raise UnreadableError(Fault.ENVELOPE, "`properties` is not an object")
     delivery_info = properties.get("delivery_info")
     checks: Mapping[str, bool] = {
         "delivery_tag": _is_tag(properties.get("delivery_tag")),
@@ -165,10 +165,10 @@ def read_envelope(raw: bytes) -> dict[str, Any]:
         "reply_to": isinstance(properties.get("reply_to"), str | None),
     }
     if invalid := [name for name, is_valid in checks.items() if not is_valid]:
-        raise UnreadableError(Reason.ENVELOPE, f"`properties.{invalid[0]}` is missing or invalid")
+        raise UnreadableError(Fault.ENVELOPE, f"`properties.{invalid[0]}` is missing or invalid")
     headers = envelope.get("headers")
     if not isinstance(headers, dict | None):
-        raise UnreadableError(Reason.HEADERS, "`headers` is not an object")
+        raise UnreadableError(Fault.HEADERS, "`headers` is not an object")
     envelope["headers"] = headers or {}
     return envelope
 
@@ -180,12 +180,12 @@ def parse(raw: bytes) -> Any:
         UnreadableError: when it is none, or too large.
     """
     if len(raw) > MAX_BYTES:
-        raise UnreadableError(Reason.TOO_LARGE, f"it has {len(raw)} bytes, more than {MAX_BYTES}")
+        raise UnreadableError(Fault.TOO_LARGE, f"it has {len(raw)} bytes, more than {MAX_BYTES}")
     _check_nesting(raw)
     try:
         return json.loads(raw.decode())
     except Exception as error:  # the decoders of kombu for dates and numbers raise whatever the library below raises
-        raise UnreadableError(Reason.NOT_JSON, f"it cannot be parsed ({type(error).__name__})") from error
+        raise UnreadableError(Fault.NOT_JSON, f"it cannot be parsed ({type(error).__name__})") from error
 
 
 def _check_nesting(text: bytes) -> None:
@@ -199,9 +199,9 @@ def _check_nesting(text: bytes) -> None:
             depth += 1
             containers += 1
             if depth > MAX_DEPTH:
-                raise UnreadableError(Reason.TOO_DEEP, f"it is nested deeper than {MAX_DEPTH}")
+                raise UnreadableError(Fault.TOO_DEEP, f"it is nested deeper than {MAX_DEPTH}")
             if containers > MAX_CONTAINERS:
-                raise UnreadableError(Reason.TOO_LARGE, f"it has more than {MAX_CONTAINERS} lists and objects")
+                raise UnreadableError(Fault.TOO_LARGE, f"it has more than {MAX_CONTAINERS} lists and objects")
         elif first in {b"]", b"}"}:
             depth -= 1
 
@@ -210,59 +210,59 @@ def _read_body(envelope: Mapping[str, Any]) -> Any:
     """Return the body, decoded as kombu decodes it, but within bounds."""
     content_type, content_encoding = envelope.get("content-type"), envelope.get("content-encoding")
     if content_type != "application/json":
-        raise UnreadableError(Reason.CONTENT_TYPE, "the content type is not application/json")
+        raise UnreadableError(Fault.CONTENT_TYPE, "the content type is not application/json")
     if not _is_encoding(content_encoding):
-        raise UnreadableError(Reason.CONTENT_TYPE, "the content encoding is unknown")
+        raise UnreadableError(Fault.CONTENT_TYPE, "the content encoding is unknown")
     body, encoding = envelope.get("body"), envelope["properties"].get("body_encoding")
     if not isinstance(body, str):
-        raise UnreadableError(Reason.BODY, "the body is not a string")
+        raise UnreadableError(Fault.BODY, "the body is not a string")
     # As kombu compares them: the one in any case, the other exactly.
     if not isinstance(encoding, str | None) or (encoding and encoding.lower() != "utf-8" and encoding != "base64"):
-        raise UnreadableError(Reason.BODY, "the encoding of the body is unknown")
+        raise UnreadableError(Fault.BODY, "the encoding of the body is unknown")
     try:
         content = base64.b64decode(body.encode()) if encoding == "base64" else body.encode()
     except ValueError as error:
-        raise UnreadableError(Reason.BODY, "the body is not in its encoding") from error
+        raise UnreadableError(Fault.BODY, "the body is not in its encoding") from error
     if compression := envelope["headers"].get("compression"):
         content = _decompress(content, compression)
     try:
         return parse(content)
     except UnreadableError as error:
-        reason = Reason.BODY if error.reason is Reason.NOT_JSON else error.reason
+        reason = Fault.BODY if error.reason is Fault.NOT_JSON else error.reason
         raise UnreadableError(reason, f"the body: {error.detail}") from error
 
 
 def _decompress(content: bytes, method: object) -> bytes:
     if not isinstance(method, str) or method not in _DECOMPRESSORS:
-        raise UnreadableError(Reason.COMPRESSION, "the compression is unknown")
+        raise UnreadableError(Fault.COMPRESSION, "the compression is unknown")
     decompressor = _DECOMPRESSORS[method]()
     try:
         plain: bytes = decompressor.decompress(content, MAX_BYTES + 1)
     except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UnreadableError(Reason.COMPRESSION, "the body cannot be decompressed") from error
+        raise UnreadableError(Fault.COMPRESSION, "the body cannot be decompressed") from error
     if len(plain) > MAX_BYTES:
-        raise UnreadableError(Reason.TOO_LARGE, f"the body: it has more than {MAX_BYTES} bytes when decompressed")
+        raise UnreadableError(Fault.TOO_LARGE, f"the body: it has more than {MAX_BYTES} bytes when decompressed")
     if not decompressor.eof or decompressor.unused_data:
-        raise UnreadableError(Reason.COMPRESSION, "the body cannot be decompressed")
+        raise UnreadableError(Fault.COMPRESSION, "the body cannot be decompressed")
     return plain
 
 
 def _check_arguments(body: list[Any]) -> None:
     if len(body) != len(("args", "kwargs", "embed")):
-        raise UnreadableError(Reason.BODY, "the body does not have three parts")
+        raise UnreadableError(Fault.BODY, "the body does not have three parts")
     args, kwargs, embed = body
     if not isinstance(args, list):
-        raise UnreadableError(Reason.BODY, "the arguments are not a list")
+        raise UnreadableError(Fault.BODY, "the arguments are not a list")
     if not isinstance(kwargs, dict):
-        raise UnreadableError(Reason.BODY, "the keyword arguments are not an object")
+        raise UnreadableError(Fault.BODY, "the keyword arguments are not an object")
     if not isinstance(embed, dict | None):
-        raise UnreadableError(Reason.BODY, "the third part of the body is not an object")
+        raise UnreadableError(Fault.BODY, "the third part of the body is not an object")
     for name in ("callbacks", "errbacks", "chain", "chord"):
         if not _FIELDS[name]((embed or {}).get(name)):
-            raise UnreadableError(Reason.BODY, f"`{name}` is invalid")
+            raise UnreadableError(Fault.BODY, f"`{name}` is invalid")
 
 
-def _check_fields(fields: Mapping[str, Any], reason: Reason) -> None:
+def _check_fields(fields: Mapping[str, Any], reason: Fault) -> None:
     for name in ("task", "id"):
         if not _is_identifier(fields.get(name)):
             raise UnreadableError(reason, f"`{name}` is missing or invalid")

@@ -11,20 +11,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import kombu.transport.redis
 import redis
 import structlog
 from celery.app.amqp import AMQP
 from kombu import Connection
 from kombu.exceptions import InconsistencyError, OperationalError
-from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, RedisError, ResponseError
 
 from pixcrawler_worker.broker import quarantine, reading
-from pixcrawler_worker.broker.reading import Reason, UnreadableError
+from pixcrawler_worker.broker.reading import Fault, UnreadableError
 
 log = structlog.get_logger()
 
@@ -42,7 +41,7 @@ _BROKER_ERRORS = (RedisError, OSError, OperationalError, InconsistencyError)
 _REPORTER = quarantine.Reporter()
 
 
-class BrokerFullError(RedisConnectionError):
+class BrokerFullError(redis.ConnectionError):
     """Redis is at its `maxmemory`: as with one that is away, the connection is tried again later."""
 
 
@@ -66,11 +65,11 @@ class Client(redis.Redis):
         return reply
 
 
-class PrefixedClient(Client, kombu_redis.PrefixedStrictRedis):
+class PrefixedClient(Client, kombu.transport.redis.PrefixedStrictRedis):
     """The same for the transport option `global_keyprefix`."""
 
 
-class QoS(kombu_redis.QoS):
+class QoS(kombu.transport.redis.QoS):
     """Messages that were taken and not acknowledged yet."""
 
     def append(self, message: virtual.Message, delivery_tag: str) -> None:
@@ -119,7 +118,7 @@ class QoS(kombu_redis.QoS):
             elif key:
                 (pipe.lpush if leftmost else pipe.rpush)(key, message)
 
-        entries: list[quarantine.Entry] = []
+        entries: list[quarantine.QuarantinedMessage] = []
         with self.channel.conn_or_acquire(client) as connected:
             connected.transaction(restore, self.unacked_key)
         # The transaction may have run more than once.
@@ -177,22 +176,22 @@ class QoS(kombu_redis.QoS):
         """
         taken = reading.parse(stored)
         if not (isinstance(taken, list) and len(taken) == len(("message", "exchange", "routing key"))):
-            raise UnreadableError(Reason.ENVELOPE, "it is not a message that was taken")
+            raise UnreadableError(Fault.ENVELOPE, "it is not a message that was taken")
         message, exchange, routing_key = taken
         if not isinstance(exchange, str) or not isinstance(routing_key, str):
-            raise UnreadableError(Reason.ENVELOPE, "its queue is unknown")
+            raise UnreadableError(Fault.ENVELOPE, "its queue is unknown")
         message = reading.read_envelope(dumps(message).encode())
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
         key = self.channel.queue_key(exchange, routing_key, message)
         if key is None:
-            raise UnreadableError(Reason.ENVELOPE, "its queue is unknown")
+            raise UnreadableError(Fault.ENVELOPE, "its queue is unknown")
         if pipe.type(key) not in _QUEUE_TYPES:
-            raise UnreadableError(Reason.ENVELOPE, "its queue is not one")
+            raise UnreadableError(Fault.ENVELOPE, "its queue is not one")
         return key, dumps(message)
 
 
-class Channel(kombu_redis.Channel):
+class Channel(kombu.transport.redis.Channel):
     """A channel of plain Redis."""
 
     QoS = QoS
@@ -220,7 +219,7 @@ class Channel(kombu_redis.Channel):
         except (RedisError, OSError) as trouble:
             # What was popped is in the log alone; what is recorded as taken is set aside when it is restored.
             log.warning("an unreadable message could not be recorded", reason=str(trouble))
-        _REPORTER.report(entry, error.__cause__ if error.reason is Reason.UNHANDLED else None)
+        _REPORTER.report(entry, error.__cause__ if error.reason is Fault.UNHANDLED else None)
 
     def move_wrong_queues(self) -> bool:
         """Move keys of this channel's queues that hold something else out of the way; return if there were any."""
@@ -232,7 +231,7 @@ class Channel(kombu_redis.Channel):
                         kept = f"{quarantine.KEY}:{key}"
                         client.rename(key, kept)
                         detail = f"the key of the queue holds a {bytes_to_str(found)}, moved to {kept}"
-                        self.set_aside(b"", queue, UnreadableError(Reason.ENVELOPE, detail))
+                        self.set_aside(b"", queue, UnreadableError(Fault.ENVELOPE, detail))
                         moved = True
         return moved
 
@@ -282,11 +281,11 @@ class Channel(kombu_redis.Channel):
         return published
 
 
-class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+class SentinelChannel(Channel, kombu.transport.redis.SentinelChannel):
     """A channel of a Redis that Sentinel finds."""
 
 
-class Transport(kombu_redis.Transport):
+class Transport(kombu.transport.redis.Transport):
     """The transport for `redis://`, `rediss://` and `redis+socket://`."""
 
     Channel = Channel
@@ -332,7 +331,7 @@ class Transport(kombu_redis.Transport):
             self.delivering = before
 
     def _set_aside(self, message: dict[str, Any], queue: str, error: Exception) -> None:
-        unhandled = UnreadableError(Reason.UNHANDLED, f"{type(error).__name__} when it was handled")
+        unhandled = UnreadableError(Fault.UNHANDLED, f"{type(error).__name__} when it was handled")
         unhandled.__cause__ = error
         delivery_tag = message["properties"]["delivery_tag"]
         self.channels[-1].set_aside(dumps(message).encode(), queue, unhandled, delivery_tag=delivery_tag)
@@ -340,13 +339,13 @@ class Transport(kombu_redis.Transport):
             channel.qos.forget(delivery_tag)
 
 
-class SentinelTransport(Transport, kombu_redis.SentinelTransport):
+class SentinelTransport(Transport, kombu.transport.redis.SentinelTransport):
     """The transport for `sentinel://`."""
 
     Channel = SentinelChannel
 
 
-_TRANSPORTS = {kombu_redis.Transport: Transport, kombu_redis.SentinelTransport: SentinelTransport}
+_TRANSPORTS = {kombu.transport.redis.Transport: Transport, kombu.transport.redis.SentinelTransport: SentinelTransport}
 
 
 class CheckedConnection(Connection):
@@ -364,7 +363,7 @@ class CheckedAMQP(AMQP):
     Connection = CheckedConnection
 
 
-def describe(raw: bytes, queue: str, error: UnreadableError) -> quarantine.Entry:
+def describe(raw: bytes, queue: str, error: UnreadableError) -> quarantine.QuarantinedMessage:
     """Return the entry in quarantine for a message."""
     return quarantine.describe(raw, queue=queue, reason=error.reason, detail=error.detail)
 

@@ -22,7 +22,7 @@ _COMMANDS = {
     "validate": ("validate", "validate", "Validate the images of a crawl job."),
     "export": ("export", "export", "Export the images of a crawl job as a dataset."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
-    "quarantine": ("quarantine", "quarantine", "List messages that no worker could read."),
+    "quarantine": ("quarantine", "quarantine_command", "List messages that no worker could read."),
     "sources": ("sources", "sources", "List the sources with their limits and terms of use."),
     "settings": ("settings", "show_settings", "Show every setting with its origin and value."),
     "doctor": ("doctor", "doctor", "Check database, broker, storage and sources."),

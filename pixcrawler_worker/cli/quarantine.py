@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from pixcrawler_worker.broker import quarantine as messages
+from pixcrawler_worker.broker import quarantine
 from pixcrawler_worker.cli import arguments, connection, console
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.settings import Settings
@@ -14,11 +14,11 @@ from pixcrawler_worker.settings import Settings
 _PATIENCE = 0.5
 
 
-@click.command()
+@click.command("quarantine")
 @click.option("--limit", type=arguments.NUMBER, default=20, show_default=True, help="Number of messages to list.")
 @click.option("--clear", is_flag=True, help="Forget them all.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def quarantine(*, limit: int, clear: bool, as_json: bool) -> None:
+def quarantine_command(*, limit: int, clear: bool, as_json: bool) -> None:
     """List the newest messages that no worker could read.
 
     Workers set such messages aside. The list has when and from which queue they were taken, what is wrong with them,
@@ -26,14 +26,14 @@ def quarantine(*, limit: int, clear: bool, as_json: bool) -> None:
     """
     broker_url = connection.load_settings().require_broker()
     if clear:
-        click.echo(f"{messages.clear(broker_url)} messages forgotten")
+        click.echo(f"{quarantine.clear(broker_url)} messages forgotten")
         return
-    count, newest = messages.read(broker_url, limit=limit)
+    count, newest = quarantine.read(broker_url, limit=limit)
     if as_json:
         click.echo(json.dumps({"count": count, "messages": [asdict(entry) for entry in newest]}, indent=2))
         return
     if not newest:
-        click.echo(messages.summary(0, ()))
+        click.echo(quarantine.summary(0, ()))
         return
     for entry in newest:
         task = f"  {entry.task}" if entry.task else ""
@@ -48,8 +48,8 @@ def note(settings: Settings) -> None:
     if settings.broker_url is None:
         return
     try:
-        count, newest = messages.read(settings.broker_url.get_secret_value(), limit=1, timeout=_PATIENCE)
+        count, newest = quarantine.read(settings.broker_url.get_secret_value(), limit=1, timeout=_PATIENCE)
     except (PermanentError, TransientError):
         return
     if count:
-        click.echo(f"pixcrawler: {messages.summary(count, newest)}", err=True)
+        click.echo(f"pixcrawler: {quarantine.summary(count, newest)}", err=True)

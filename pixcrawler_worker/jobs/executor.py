@@ -256,7 +256,7 @@ class _Heartbeat:
 
     def __init__(self, runtime: Runtime, claim: Claim, limits: JobLimits) -> None:
         self.lost: concurrent.futures.Future[None] = concurrent.futures.Future()
-        # Nobody who waits for it can cancel it.
+        # What waits for it cannot cancel it.
         self.lost.set_running_or_notify_cancel()
         self._runtime = runtime
         self._claim = claim

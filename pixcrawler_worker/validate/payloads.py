@@ -76,5 +76,5 @@ class ValidationChunkResult:
 
     @classmethod
     def from_json(cls, result: Mapping[str, Any]) -> "ValidationChunkResult":
-        """Return the result; that of a chunk that failed, or that nobody can read, has found nothing."""
+        """Return the result; that of a chunk that failed, or that cannot be read, has found nothing."""
         return cls(counts=counts(result.get("counts")), images=counts(result).get("images", 0))

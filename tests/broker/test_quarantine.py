@@ -6,15 +6,15 @@ import redis
 from structlog.testing import capture_logs
 
 from pixcrawler_worker.broker import quarantine
-from pixcrawler_worker.broker.reading import Reason
+from pixcrawler_worker.broker.reading import Fault
 from pixcrawler_worker.errors import TransientError
 
 
-def entry(detail: str = "it is invalid", raw: bytes = b"{}") -> quarantine.Entry:
-    return quarantine.describe(raw, queue="crawl", reason=Reason.BODY, detail=detail)
+def entry(detail: str = "it is invalid", raw: bytes = b"{}") -> quarantine.QuarantinedMessage:
+    return quarantine.describe(raw, queue="crawl", reason=Fault.BODY, detail=detail)
 
 
-def add(url: str, *entries: quarantine.Entry) -> None:
+def add(url: str, *entries: quarantine.QuarantinedMessage) -> None:
     with redis.Redis.from_url(url) as server, server.pipeline() as pipe:
         for one in entries:
             quarantine.add(pipe, one)
@@ -83,7 +83,7 @@ def test_an_excerpt_holds_no_secret(text: str) -> None:
 
 def test_an_entry_is_small_and_printable_whatever_the_message_is() -> None:
     for raw in (b"\0\x1b[31m" * 1000, b"\xff" * 100_000, json.dumps(malformed.envelope("a", queue="b")).encode()):
-        found = quarantine.describe(raw, queue="q\n" * 1000, reason=Reason.BODY, detail="d\n" * 1000)
+        found = quarantine.describe(raw, queue="q\n" * 1000, reason=Fault.BODY, detail="d\n" * 1000)
         assert len(json.dumps(found.excerpt)) < 2500
         assert found.excerpt.isprintable()
         assert found.queue.isprintable()

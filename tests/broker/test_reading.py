@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pixcrawler_worker.broker import reading
-from pixcrawler_worker.broker.reading import MAX_BYTES, MAX_DEPTH, Reason, UnreadableError
+from pixcrawler_worker.broker.reading import MAX_BYTES, MAX_DEPTH, Fault, UnreadableError
 
 TASK = "pixcrawler.crawl.start"
 
@@ -26,7 +26,7 @@ def good() -> dict[str, Any]:
     return malformed.envelope(TASK, 5, {"urls": ['https://a.example/[{"1.jpg']}, queue="crawl")
 
 
-def reason(raw: bytes) -> Reason:
+def reason(raw: bytes) -> Fault:
     with pytest.raises(UnreadableError) as caught:
         reading.read_task(raw)
     assert "\n" not in caught.value.detail
@@ -91,11 +91,11 @@ def test_messages_of_other_languages_are_readable() -> None:
 
 @pytest.mark.parametrize("name", sorted(reading._FIELDS))  # noqa: SLF001 - the table is what is tested
 def test_each_field_is_checked_in_messages_of_both_protocols(name: str) -> None:
-    assert reason(malformed.changed(f"headers/{name}", -5.5)(good())) is Reason.HEADERS
+    assert reason(malformed.changed(f"headers/{name}", -5.5)(good())) is Fault.HEADERS
     message = good()
     body = {"task": TASK, "id": "7", "args": [5], "kwargs": {}, name: -5.5}
     message |= {"headers": {}, "body": malformed.encoded(json.dumps(body).encode())}
-    assert reason(json.dumps(message).encode()) is Reason.BODY
+    assert reason(json.dumps(message).encode()) is Fault.BODY
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_a_small_body_that_becomes_large_is_not_unpacked(method: str, compress: 
     message = good()
     message["headers"]["compression"] = method
     message["body"] = malformed.encoded(compress(b"[" + b" " * MAX_BYTES + b"]"))
-    assert reason(json.dumps(message).encode()) is Reason.TOO_LARGE
+    assert reason(json.dumps(message).encode()) is Fault.TOO_LARGE
 
 
 def test_nesting_is_bounded_before_anything_is_parsed() -> None:
     assert reading.parse(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
     with pytest.raises(UnreadableError) as caught:
         reading.parse(b"[" * (MAX_DEPTH + 1) + b"no JSON")
-    assert caught.value.reason is Reason.TOO_DEEP
+    assert caught.value.reason is Fault.TOO_DEEP
 
 
 def test_brackets_in_texts_do_not_count() -> None:

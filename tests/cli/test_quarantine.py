@@ -9,7 +9,7 @@ from calls import DEAD, call
 from factories import make_job
 
 from pixcrawler_worker.broker import quarantine
-from pixcrawler_worker.broker.reading import Reason
+from pixcrawler_worker.broker.reading import Fault
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.errors import PermanentError
 
@@ -19,7 +19,7 @@ def two_messages(broker: redis.Redis) -> None:
     with broker.pipeline() as pipe:
         for detail in ("it is too deep", "`id` is [bold]missing[/bold]"):
             raw = b'{"task": "a.b", "password": "hunter2"} \x1b[31m'
-            quarantine.add(pipe, quarantine.describe(raw, queue="crawl", reason=Reason.BODY, detail=detail))
+            quarantine.add(pipe, quarantine.describe(raw, queue="crawl", reason=Fault.BODY, detail=detail))
         pipe.execute()
 
 

@@ -211,7 +211,7 @@ def _active(table: JobTable) -> Select[Any]:
 
 
 def _first_claimable(session: Session, ref: JobRef) -> int | None:
-    """Lock the first chunk of a job that can be claimed and that nobody else is claiming; None when there is none."""
+    """Lock the first chunk of a job that can be claimed and that no other transaction claims; None without one."""
     jobs.pin(session, ref)
     return session.scalar(
         select(Chunk.id)
