@@ -85,8 +85,12 @@ def test_a_bug_that_one_candidate_meets_is_its_rejection_and_costs_the_others_no
             raise error
 
     ref, messages = start(runtime, listed)
-    with structlog.testing.capture_logs() as logs:
-        drive(replace(runtime, downloader=WatchedDownloader(runtime, fetch)), messages)
+    watched = replace(runtime, downloader=WatchedDownloader(runtime, fetch))
+    try:
+        with structlog.testing.capture_logs() as logs:
+            drive(watched, messages)
+    finally:
+        runtime.run(watched.downloader.aclose())
     assert first(results(runtime, ref))["reasons"] == {"internal_error": 2}
     assert urls_of(runtime, ref) == set(listed) - {listed[3], listed[4]}
     assert the_chunk(runtime, ref).crash_count == 0
@@ -102,7 +106,11 @@ def test_what_the_decoder_raises_is_a_rejection_of_the_image(runtime: Runtime, h
         if body == hosts.jpeg("decoder-bug-2"):
             raise KeyError("bands")
 
-    drive(replace(runtime, decoder=WatchedDecoder(inspect)), messages)
+    watched = replace(runtime, decoder=WatchedDecoder(inspect))
+    try:
+        drive(watched, messages)
+    finally:
+        runtime.run(watched.decoder.aclose())
     assert first(results(runtime, ref))["reasons"] == {"internal_error": 1}
     assert counted(runtime, ref) == (5, 5, 4)
 
