@@ -51,6 +51,7 @@ _MEANINGS: Mapping[str, str] = {
     "too_small": "image too small",
     "corrupt": "corrupt image",
     "decoder_died": "decoder crashed",
+    "invalid_entry": "entry of the source without a URL",
     "license_not_wanted": "license not accepted",
     "duplicate_url": "duplicate URL",
     "duplicate_bytes": "duplicate file",

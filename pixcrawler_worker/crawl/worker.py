@@ -167,6 +167,8 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
     page = await _search(runtime, work)
     positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
     progress = CrawlProgress(quota=work.quota, more=page.more)
+    if page.invalid and work.chunk.only is None:
+        progress.rejected[Reason.INVALID_ENTRY] += page.invalid
     offers: list[_Offer] = []
     for at in positions:
         if at < len(page.candidates):

@@ -22,6 +22,8 @@ _VERSIONED = re.compile(r"(?P<family>[a-z0-9-]*?[a-z0])-?(?P<version>[1-9]\.[0-9
 _MAX_LENGTH = 200
 #: Characters of a name that an error quotes.
 _MAX_QUOTE = 60
+#: What Creative Commons calls versions that are for no country in particular.
+_NAMED_VERSION = re.compile(r"-(international|unported|generic|universal)(-license)?$")
 _CUSTOM = re.compile(r"licenseref-[a-z0-9.-]{1,60}")
 #: The two kinds of URLs of Creative Commons deeds (https://creativecommons.org/licenses/).
 _DEED = re.compile(
@@ -41,7 +43,8 @@ def normalized(text: str) -> str | None:
     if deed := _DEED.fullmatch(lowered):
         name = {"zero": "cc0", "mark": "cc-pdm"}.get(deed["name"], deed["name"])
         lowered = "-".join(filter(None, (name, deed["version"], deed["port"])))
-    plain = re.sub(r"[\s_/-]+", "-", lowered).strip("-")
+    plain = _NAMED_VERSION.sub("", re.sub(r"[\s_/\u2010-\u2015\u2212-]+", "-", lowered).strip("-"))
+    plain = plain.replace("nd-nc", "nc-nd")
     if _CUSTOM.fullmatch(plain):
         return plain
     found = _VERSIONED.fullmatch(plain)

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
     DECODER_DIED = "decoder_died"
     # Of what the source states.
+    INVALID_ENTRY = "invalid_entry"
     LICENSE_NOT_WANTED = "license_not_wanted"
     # Of the images that the job has already.
     DUPLICATE_URL = "duplicate_url"

@@ -5,7 +5,7 @@ of a width that Wikimedia keeps ready (https://www.mediawiki.org/wiki/Common_thu
 are more than a dataset needs, and more than its servers like to send to robots.
 """
 
-import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from html.parser import HTMLParser
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.sources.fields import Side, Text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient, Response, read_json, retry_after_of
 
@@ -31,6 +32,12 @@ _MAX_PARTS = 100
 _DEFAULT_RETRY_AFTER = timedelta(seconds=5)
 #: Errors that may pass (https://www.mediawiki.org/wiki/API:Errors_and_warnings), with a Retry-After and without one.
 _BUSY = frozenset({"maxlag", "ratelimited"})
+#: Elements that are not shown, that stand on a line of their own, and that have no end tag.
+_UNSEEN = frozenset({"style", "script", "template", "head", "title", "noscript"})
+_BREAKS = frozenset({"br", "div", "p", "li", "ul", "ol", "tr", "td", "th", "table", "hr", "dd", "dt"})
+_VOID = frozenset(
+    {"br", "hr", "img", "input", "link", "meta", "wbr", "area", "base", "col", "embed", "source", "track"}
+)
 _PASSING = ("internal_api_error", "readonly", "timeout", "search-backend", "cirrussearch")
 
 
@@ -64,7 +71,8 @@ class Commons(Source):
             if part.batchcomplete or not continuation or repeats:
                 break
         files = _merged(parts)
-        return Page(tuple(_candidates(files, query)), more="gsroffset" in continuation and bool(files))
+        # A page may be empty although there are more: what it had was removed meanwhile.
+        return Page(tuple(_candidates(files, query)), "gsroffset" in continuation, invalid=_invalid(parts, files))
 
 
 def _parameters(query: Query) -> dict[str, str | int]:
@@ -88,7 +96,7 @@ def _parameters(query: Query) -> dict[str, str | int]:
 
 
 class _Query(BaseModel):
-    pages: list[dict[str, Any]] = []
+    pages: list[Any] = []
 
 
 class _Part(BaseModel):
@@ -111,19 +119,20 @@ class _File(BaseModel):
     """The fields of `imageinfo` that are used."""
 
     url: str
-    mediatype: str
-    width: int | None = None
-    height: int | None = None
-    thumburl: str | None = None
-    thumbwidth: int | None = None
-    thumbheight: int | None = None
-    descriptionurl: str | None = None
-    extmetadata: dict[str, Any] | list[Any] = {}  # PHP writes an empty object as an empty list.
+    mediatype: Text = None
+    width: Side = None
+    height: Side = None
+    thumburl: Text = None
+    thumbwidth: Side = None
+    thumbheight: Side = None
+    descriptionurl: Text = None
+    extmetadata: Any = None  # PHP writes an empty object as an empty list.
 
     def text(self, name: str) -> str:
         """Return a field of the file's description as plain text; nothing when it is missing."""
         entry = self.extmetadata.get(name) if isinstance(self.extmetadata, dict) else None
-        return _plain(str(entry.get("value", ""))) if isinstance(entry, dict) else ""
+        value = entry.get("value") if isinstance(entry, dict) else None
+        return _plain(str(value)) if isinstance(value, str | int | float) else ""
 
 
 def _read(response: Response) -> _Part:
@@ -157,10 +166,22 @@ def _validated(model: type[T], data: object) -> T:
 def _merged(parts: Iterable[_Part]) -> list[dict[str, Any]]:
     """Return the files with what all parts say of them, the most relevant first: the API does not order them."""
     found: dict[object, dict[str, Any]] = {}
-    for page in (page for part in parts for page in part.query.pages):
+    for page in (page for part in parts for page in part.query.pages if isinstance(page, dict)):
         key = page.get("pageid")
         found[key] = found.get(key, {}) | page
     return sorted(found.values(), key=_rank)
+
+
+def _invalid(parts: Iterable[_Part], files: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of entries that are not files, or that no part of the batch describes."""
+    odd = sum(not isinstance(page, dict) for part in parts for page in part.query.pages)
+    return odd + sum(not _is_described(page) for page in files)
+
+
+def _is_described(page: Mapping[str, Any]) -> bool:
+    described = page.get("imageinfo")
+    first = described[0] if isinstance(described, list) and described else None
+    return isinstance(first, dict) and isinstance(first.get("url"), str)
 
 
 def _rank(page: Mapping[str, Any]) -> int:
@@ -169,13 +190,11 @@ def _rank(page: Mapping[str, Any]) -> int:
 
 
 def _candidates(pages: Iterable[Mapping[str, Any]], query: Query) -> Iterator[Candidate]:
-    for page in pages:
-        described = page.get("imageinfo") or [None]
-        # A file that is missing has no description. An odd one does not cost the others.
-        with contextlib.suppress(ValidationError, LookupError):
-            file = _File.model_validate(described[0])
-            if file.mediatype == "BITMAP":
-                yield _candidate(file, str(page.get("title", "")), query)
+    for page in filter(_is_described, pages):
+        # Sounds, films and drawings are no candidates.
+        file = _File.model_validate(page["imageinfo"][0])
+        if file.mediatype in {"BITMAP", None}:
+            yield _candidate(file, str(page.get("title", "")), query)
 
 
 def _candidate(file: _File, page_title: str, query: Query) -> Candidate:
@@ -202,20 +221,44 @@ def _credit(file: _File, page_title: str) -> Credit:
     )
 
 
-class _Text(HTMLParser):
-    """The text of a piece of HTML."""
+class _VisibleText(HTMLParser):
+    """The text of a piece of HTML as a browser shows it: without styles, scripts and hidden elements."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
+        # Open elements below the first one that is not shown, that one included.
+        self._hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _BREAKS:
+            self.parts.append(" ")
+        if tag in _VOID:
+            return
+        if self._hidden or tag in _UNSEEN or _is_hidden(dict(attrs)):
+            self._hidden.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _BREAKS:
+            self.parts.append(" ")
+        if tag in self._hidden:
+            # Elements that were not closed end with the one around them.
+            while self._hidden.pop() != tag:
+                pass
 
     def handle_data(self, data: str) -> None:
-        self.parts.append(data)
+        if not self._hidden:
+            self.parts.append(data)
+
+
+def _is_hidden(attributes: Mapping[str, str | None]) -> bool:
+    style = re.sub(r"\s", "", attributes.get("style") or "").lower()
+    return "hidden" in attributes or "display:none" in style or "visibility:hidden" in style
 
 
 def _plain(html: str) -> str:
     """Return the text of a field that editors may fill with HTML, in one line."""
-    parser = _Text()
+    parser = _VisibleText()
     parser.feed(html)
     parser.close()
     return " ".join("".join(parser.parts).split())

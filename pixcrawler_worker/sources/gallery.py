@@ -47,7 +47,9 @@ class Gallery(Source):
         entries = self._entries(await self._index(http), query.text)
         start = query.page * query.page_size
         chosen = entries[start : start + query.page_size]
-        return Page(tuple(self._candidate(self._base, entry) for entry in chosen), start + len(chosen) < len(entries))
+        found = [self._candidate(self._base, entry) for entry in chosen]
+        candidates = tuple(filter(None, found))
+        return Page(candidates, start + len(chosen) < len(entries), invalid=len(found) - len(candidates))
 
     async def _index(self, http: AsyncClient) -> object:
         url = urljoin(f"{self._base}", "index.json")
@@ -60,16 +62,19 @@ class Gallery(Source):
     def _entries(self, index: object, text: str) -> list[object]:
         if not isinstance(index, dict):
             raise PermanentError("the gallery's index must be an object that maps labels to lists of images")
-        found: object = next((index[label] for label in index if _same(label) == _same(text)), [])
+        # The label as it is written, before one that differs in its case.
+        same = (index[label] for label in index if _same(label) == _same(text))
+        found: object = index[text] if text in index else next(same, [])
         if not isinstance(found, list):
             raise PermanentError(f"the gallery's index has no list of images under {text!r}")
         return found
 
-    def _candidate(self, base: str, entry: object) -> Candidate:
+    def _candidate(self, base: str, entry: object) -> Candidate | None:
+        """Return the image of an entry; None for an entry without a file."""
         described: dict[str, object] = entry if isinstance(entry, dict) else {"file": entry}
         file = described.get("file")
         if not isinstance(file, str):
-            raise PermanentError("an entry of the gallery's index has no file")
+            return None
         known = {name: value for name in _CREDITS if isinstance(value := described.get(name), str)}
         if license_ := licenses.identifier(known.pop("license", "")):
             known["license"] = license_

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.sources.fields import Side, Text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient, read_json
 
@@ -76,22 +77,22 @@ class _Image(BaseModel):
     """One of the results, as far as it is used."""
 
     url: str
-    width: int | None = None
-    height: int | None = None
-    title: str | None = None
-    creator: str | None = None
-    foreign_landing_url: str | None = None
-    license: str = ""
-    license_version: str | None = None
-    license_url: str | None = None
-    attribution: str | None = None
+    width: Side = None
+    height: Side = None
+    title: Text = None
+    creator: Text = None
+    foreign_landing_url: Text = None
+    license: Text = None
+    license_version: Text = None
+    license_url: Text = None
+    attribution: Text = None
 
     def candidate(self) -> Candidate:
         credit = Credit(
             page_url=self.foreign_landing_url,
             title=self.title,
             author=self.creator,
-            license=licenses.identifier(f"{self.license} {self.license_version or ''}"),
+            license=licenses.identifier(f"{self.license or ''} {self.license_version or ''}"),
             license_url=self.license_url,
             attribution=self.attribution,
         )
@@ -101,7 +102,7 @@ class _Image(BaseModel):
 class _Results(BaseModel):
     """A response; the number of pages is limited to what can be reached."""
 
-    results: list[dict[str, Any]]
+    results: list[Any]
     page_count: int
 
 
@@ -112,11 +113,12 @@ def _page(data: object, query: Query) -> Page:
         raise PermanentError(
             "openverse answered with something else than a search: is PIXCRAWLER_OPENVERSE_URL right?"
         ) from None
-    more = bool(found.results) and query.page + 1 < found.page_count
-    return Page(tuple(_candidates(found.results)), more)
+    # A page may be empty although there are more: what it had was removed meanwhile.
+    candidates = tuple(_candidates(found.results))
+    return Page(candidates, query.page + 1 < found.page_count, invalid=len(found.results) - len(candidates))
 
 
-def _candidates(results: Iterable[dict[str, Any]]) -> Iterator[Candidate]:
+def _candidates(results: Iterable[object]) -> Iterator[Candidate]:
     for result in results:
         # An odd entry does not cost the others.
         with contextlib.suppress(ValidationError):

@@ -67,10 +67,12 @@ class Page:
     Attributes:
         candidates: in the source's order, at most as many as were requested.
         more: False when this is certainly the last page. True may turn out wrong: the next page is empty.
+        invalid: number of entries that are not candidates, because they have no URL; they are counted as rejected.
     """
 
     candidates: tuple[Candidate, ...]
     more: bool
+    invalid: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

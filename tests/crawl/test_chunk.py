@@ -123,13 +123,13 @@ def test_odd_candidates_of_a_source_do_not_cost_the_others(runtime: Runtime, hos
             del query, http
             odd: list[Any] = [None, 17, {"url": valid[0]}, Candidate(url=None), Candidate(url=5), Candidate(url=[])]  # type: ignore[arg-type]
             sized = Candidate(url=valid[0], width="160")  # type: ignore[arg-type]
-            return Page((*odd, sized, *(Candidate(url=url) for url in valid[1:])), more=False)
+            return Page((*odd, sized, *(Candidate(url=url) for url in valid[1:])), more=False, invalid=2)
 
     runtime = with_sources(runtime, odd=Odd(lambda _: Page((), more=False)))
     ref, messages = start(runtime, sources=["odd"])
     drive(runtime, messages)
     result = first(results(runtime, ref))
-    assert result["reasons"] == {"internal_error": 7}
+    assert result["reasons"] == {"internal_error": 7, "invalid_entry": 2}
     assert result["stored"] == 3
 
 

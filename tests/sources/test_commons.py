@@ -164,7 +164,6 @@ ODD: dict[str, dict[str, Any]] = {
     "no description": {"imageinfo": None},
     "a document": {"imageinfo": [{"url": "https://x/a.pdf", "mediatype": "OFFICE"}]},
     "a number for a text": {"imageinfo": [{"url": 7, "mediatype": "BITMAP"}]},
-    "a text for a number": {"imageinfo": [{"url": "https://x/a.jpg", "mediatype": "BITMAP", "width": "wide"}]},
     "a text for a file": {"imageinfo": ["https://x/a.jpg"]},
     "an object for a list": {"imageinfo": {"0": {}}},
 }
@@ -175,6 +174,56 @@ def test_an_odd_file_does_not_cost_the_others(odd: str) -> None:
     (found,) = described({"pageid": 2, "index": 1} | ODD[odd])
     assert (found.url, found.credit.title, found.credit.license) == ("https://x/1", "A.b", None)
     assert found.credit.attribution == "A.b, via Wikimedia Commons"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", "wide"),
+        ("width", -1),
+        ("height", 10**12),
+        ("thumburl", None),
+        ("descriptionurl", False),
+        ("extmetadata", None),
+        ("extmetadata", []),
+        ("extmetadata", 7),
+        ("extmetadata", {"Artist": None}),
+        ("extmetadata", {"Artist": {"value": []}}),
+    ],
+)
+def test_an_odd_field_does_not_cost_its_file(field: str, value: object) -> None:
+    page = {"pageid": 2, "index": 1, "imageinfo": [{"url": "https://x/a.jpg", "mediatype": "BITMAP", field: value}]}
+    found = {candidate.url: candidate for candidate in described(page)}
+    odd = found["https://x/a.jpg"]
+    assert (odd.width, odd.height, odd.credit.author) == (None, None, None)
+
+
+def test_entries_without_a_url_are_counted() -> None:
+    data = {"batchcomplete": True, "query": {"pages": [None, 5, {"pageid": 3, "imageinfo": [{}]}]}}
+    with providers.serving(catalog(1), commons=lambda *_: web.json_response(data)) as server:
+        assert search(server.commons_url) == Page((), more=False, invalid=3)
+
+
+def test_an_empty_page_does_not_end_the_search() -> None:
+    data = {"batchcomplete": True, "continue": {"gsroffset": 50, "continue": "gsroffset||"}}
+    with providers.serving(catalog(1), commons=lambda *_: web.json_response(data)) as server:
+        assert search(server.commons_url) == Page((), more=True)
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<style>.x{color:red}</style><div class='fn'>Bob</div>", "Bob"),
+        ("<div style='display: none'>label QS:Len,&quot;x&quot;<p>more</div>Title", "Title"),
+        ("<span hidden>no</span><script>alert(1)</script>yes", "yes"),
+        ("Zo\u00eb &amp; <i>\u00c5nn</i><br>two lines<br/>three", "Zo\u00eb & \u00c5nn two lines three"),
+        ("<div style='display:none'><img src=x><br>a</div>b</div>c", "b c"),
+    ],
+)
+def test_the_text_of_html_is_what_a_browser_shows(html: str, text: str) -> None:
+    info = {"url": "https://x/a.jpg", "mediatype": "BITMAP", "extmetadata": {"Artist": {"value": html}}}
+    found = {candidate.url: candidate for candidate in described({"pageid": 2, "index": 1, "imageinfo": [info]})}
+    assert found["https://x/a.jpg"].credit.author == text
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,14 @@ def test_fields_of_another_type_are_unknown() -> None:
 
 
 @pytest.mark.parametrize("entry", [None, 1, [], {}, {"file": None}, {"name": "1.jpg"}])
-def test_an_entry_without_a_file_is_an_error(entry: object) -> None:
-    with pytest.raises(PermanentError, match="has no file"):
-        offered({"cat": [entry]})
+def test_an_entry_without_a_file_does_not_cost_the_others_and_is_counted(entry: object) -> None:
+    assert len(offered({"cat": ["1.jpg", entry, "2.jpg"]})) == 2
+    with hosts.serving(responses={"/pets/index.json": response(json.dumps({"cat": [entry]}).encode())}) as server:
+        assert search(f"{server.base}/pets") == Page((), more=False, invalid=1)
+
+
+def test_the_label_is_taken_as_it_is_written_before_one_of_another_case() -> None:
+    assert [found.url for found in offered({"Cat": ["1.jpg"], "cat": ["2.jpg"]})] == ["BASE/pets/2.jpg"]
 
 
 def test_the_base_may_end_with_a_slash() -> None:

@@ -89,16 +89,40 @@ def test_an_odd_result_does_not_cost_the_others() -> None:
     odd: list[dict[str, object]] = [
         {},
         {"url": None},
-        {"url": "https://x/1", "width": "wide"},
         {"url": ["https://x/1"]},
     ]
-    results = [*odd, {"url": "https://x/2", "license": "by"}]
+    results: list[object] = [None, 5, "x", [], *odd, {"url": "https://x/2", "license": "by"}]
     data = {"results": results, "page_count": 1}
     with providers.serving(catalog(1), openverse=responding(data)) as server:
+        page = search(server.openverse_url)
+    (found,) = page.candidates
+    assert (found.url, found.credit.license, page.invalid) == ("https://x/2", "cc-by", 7)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("width", "160", (160, "by", "cc-by-4.0")),
+        ("width", 160.0, (160, "by", "cc-by-4.0")),
+        ("width", 160.5, (None, "by", "cc-by-4.0")),
+        ("width", -1, (None, "by", "cc-by-4.0")),
+        ("width", 10**12, (None, "by", "cc-by-4.0")),
+        ("width", "9" * 5000, (None, "by", "cc-by-4.0")),
+        ("creator", 17, (None, "17", "cc-by-4.0")),
+        ("creator", {"name": "x"}, (None, None, "cc-by-4.0")),
+        ("license_version", 4.0, (None, "by", "cc-by-4.0")),
+        ("license_version", None, (None, "by", "cc-by")),
+        ("license", None, (None, "by", "licenseref-4.0")),
+    ],
+)
+def test_an_odd_field_does_not_cost_its_result(field: str, value: object, expected: tuple[object, ...]) -> None:
+    result = {"url": "https://x/1", "creator": "by", "license": "by", "license_version": "4.0", field: value}
+    data = {"results": [result], "page_count": 1}
+    with providers.serving(catalog(1), openverse=responding(data)) as server:
         (found,) = search(server.openverse_url).candidates
-    assert (found.url, found.credit.license) == ("https://x/2", "cc-by")
+    assert (found.width, found.credit.author, found.credit.license) == expected
 
 
-def test_a_page_without_results_is_the_last_whatever_the_count_says() -> None:
+def test_an_empty_page_does_not_end_the_search() -> None:
     with providers.serving(catalog(1), openverse=responding({"results": [], "page_count": 12})) as server:
-        assert search(server.openverse_url) == Page((), more=False)
+        assert search(server.openverse_url) == Page((), more=True)
