@@ -283,7 +283,8 @@ class Load:
                 )
             # The time at which an image was crawled is part of an archive, and all that differs between two runs.
             connection.execute(
-                "UPDATE pixcrawler.image_facts SET crawled_at = '2026-01-01T00:00:00Z' WHERE crawl_job_id = %s", (crawl,)
+                "UPDATE pixcrawler.image_facts SET crawled_at = '2026-01-01T00:00:00Z' WHERE crawl_job_id = %s",
+                (crawl,),
             )
             return _inserted(
                 connection,
