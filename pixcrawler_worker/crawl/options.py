@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, StrictBool
+from pydantic import AfterValidator, Field, StrictBool
 
 from pixcrawler_worker import options
 from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Options, Size, Text
@@ -14,7 +14,9 @@ class CrawlOptions(Options):
     sources: tuple[Name, ...] | None = Field(
         None, max_length=MAX_NAMES, description="names of sources; by default all that are configured"
     )
-    urls: tuple[Text, ...] = Field((), description="URLs for the source `urls`")
+    urls: tuple[Annotated[Text, AfterValidator(str.strip)], ...] = Field(
+        (), description="URLs for the source `urls`, without spaces around them"
+    )
     licenses: tuple[License, ...] | None = Field(
         None,
         max_length=MAX_NAMES,

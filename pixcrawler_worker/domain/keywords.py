@@ -12,6 +12,7 @@ from pixcrawler_worker.errors import PermanentError
 MAX_KEYWORD_LENGTH = 200
 #: Keywords of a job: the chunks of one round.
 MAX_KEYWORDS = 10_000
+_JOINERS = "\u200c\u200d"
 _EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "label": "panda", "max_images": 200}'
 
 
@@ -70,10 +71,18 @@ def _keyword(entry: object, position: int) -> Keyword:
     return Keyword(query, _text(entry.get("label", query), f"{where}.label"), cap)
 
 
+def _without_invisible(text: str) -> str:
+    """Return a text without invisible characters, by which two labels that look alike would differ.
+
+    The joiners U+200C and U+200D stay: in several languages and in emoji they change how a word looks.
+    """
+    return "".join(character for character in text if unicodedata.category(character) != "Cf" or character in _JOINERS)
+
+
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise PermanentError(f"{where} must be a string, not {quoted(value)}")
-    text = " ".join(unicodedata.normalize("NFC", value).split())
+    text = " ".join(_without_invisible(unicodedata.normalize("NFC", value)).split())
     if not text:
         raise PermanentError(f"{where} is blank")
     if len(text) > MAX_KEYWORD_LENGTH:

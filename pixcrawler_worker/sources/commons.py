@@ -32,6 +32,8 @@ _MAX_PARTS = 100
 _DEFAULT_RETRY_AFTER = timedelta(seconds=5)
 #: Errors that may pass (https://www.mediawiki.org/wiki/API:Errors_and_warnings), with a Retry-After and without one.
 _BUSY = frozenset({"maxlag", "ratelimited"})
+#: Characters that are operators wherever they stand.
+_OPERATORS = re.compile(r'["*?\\/:~|(){}\[\]<>^]')
 #: Elements that are not shown, that stand on a line of their own, and that have no end tag.
 _UNSEEN = frozenset({"style", "script", "template", "head", "title", "noscript"})
 _BREAKS = frozenset({"br", "div", "p", "li", "ul", "ol", "tr", "td", "th", "table", "hr", "dd", "dt"})
@@ -83,7 +85,7 @@ def _parameters(query: Query) -> dict[str, str | int]:
         "formatversion": 2,
         "maxlag": 5,
         "generator": "search",
-        "gsrsearch": f"filetype:bitmap {query.text}",
+        "gsrsearch": f"filetype:bitmap {_words(query.text)}",
         "gsrnamespace": 6,
         "gsrlimit": query.page_size,
         "gsroffset": query.page * query.page_size,
@@ -93,6 +95,16 @@ def _parameters(query: Query) -> dict[str, str | int]:
         "iiextmetadatafilter": _METADATA,
         "iiurlwidth": width,
     }
+
+
+def _words(text: str) -> str:
+    """Return a keyword without what the search takes for an operator.
+
+    `-dog` excludes, `intitle:` and `insource:/.../` search other fields, `~`, `*`, `?` and `"` are patterns, AND, OR
+    and NOT combine: https://www.mediawiki.org/wiki/Help:CirrusSearch.
+    """
+    words = (word.lstrip("-!~+") for word in _OPERATORS.sub(" ", text).split())
+    return " ".join(word.lower() if word in {"AND", "OR", "NOT"} else word for word in words if word) or text
 
 
 class _Query(BaseModel):

@@ -134,3 +134,7 @@ def test_an_unknown_format_is_rejected_by_name() -> None:
         message_of({"formats": ["jpgg"]}) == "options.formats[0]: there is no image format 'jpgg'; did you mean 'jpg'?"
     )
     assert "; known are jpg, png, webp" in message_of({"formats": ["heic"]})
+
+
+def test_urls_have_no_spaces_around_them() -> None:
+    assert options.parse({"urls": [" https://x/1 ", "https://x/a b\n"]}).urls == ("https://x/1", "https://x/a b")
