@@ -87,7 +87,7 @@ class QoS(kombu.transport.redis.QoS):
                 pipe.hset(self.unacked_key, delivery_tag, taken)
                 pipe.execute()
         except ResponseError as error:
-            self.channel.connection.report_full(f"a taken message could not be recorded: {error}")
+            self._report_full(f"a taken message could not be recorded: {error}")
         virtual.QoS.append(self, message, delivery_tag)
 
     def restore_visible(self, start: int = 0, num: int | None = 10, interval: int | None = 10) -> None:
@@ -97,7 +97,7 @@ class QoS(kombu.transport.redis.QoS):
                 self._index_all()
             super().restore_visible(start=start, num=num, interval=interval)
         except ResponseError as error:
-            self.channel.connection.report_full(f"messages of workers that died are not restored yet: {error}")
+            self._report_full(f"messages of workers that died are not restored yet: {error}")
 
     def restore_by_tag(self, tag: Any, client: redis.Redis | None = None, leftmost: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
         """Put one message back into its queue in one transaction, or into quarantine."""
@@ -139,7 +139,7 @@ class QoS(kombu.transport.redis.QoS):
         try:
             super().ack(delivery_tag)
         except ResponseError as error:
-            self.channel.connection.report_full(f"a message is acknowledged without a transaction: {error}")
+            self._report_full(f"a message is acknowledged without a transaction: {error}")
             with self.channel.conn_or_acquire() as client:
                 for remove, key in ((client.hdel, self.unacked_key), (client.zrem, self.unacked_index_key)):
                     with contextlib.suppress(ResponseError):
@@ -157,6 +157,11 @@ class QoS(kombu.transport.redis.QoS):
         """Count a message as handled, if it is one of this channel."""
         if delivery_tag in self._delivered:
             virtual.QoS.ack(self, delivery_tag)
+
+    def _report_full(self, reason: str) -> None:
+        # A message of a channel that was closed meanwhile is acknowledged as well.
+        if self.channel.connection is not None:
+            self.channel.connection.report_full(reason)
 
     def _index_all(self) -> None:
         """Let messages that are recorded as taken without a time be restored now: nothing holds them."""
@@ -261,6 +266,18 @@ class Channel(kombu.transport.redis.Channel):
         except (ValueError, TypeError):  # bindings in Redis that kombu cannot unpack
             return None
         return self._q_for_pri(queues[0], self._get_message_priority(message)) if queues and queues[0] else None
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's own
+        """Return how to connect.
+
+        Raises:
+            redis.ConnectionError: when the channel or its connection was closed. Celery acknowledges a task there that
+                has ended since, and takes the AttributeError that kombu would raise for a bug.
+        """
+        if self.connection is None or self.connection.client is None:
+            raise redis.ConnectionError("the connection to Redis is closed")
+        found: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
+        return found
 
     def _get_client(self) -> Callable[..., Client]:
         found = super()._get_client()

@@ -243,3 +243,19 @@ def test_a_damaged_record_stops_no_message(broker_url: str, server: redis.Redis,
         listener.listen(until=lambda: bool(listener.taken))
         assert listener.taken[0].acknowledged
         server.delete(key)
+
+
+def test_a_task_that_ends_after_its_channel_was_closed_ends_no_worker(broker_url: str, server: redis.Redis) -> None:
+    server.lpush("crawl", good())
+    with listening(broker_url) as listener:
+        listener.handle = lambda _: None
+        listener.listen(until=lambda: bool(listener.taken))
+        errors = listener.connection.connection_errors
+        listener.channel.close()
+        assert server.llen("crawl") == 1, "it was put back"
+        with full(server):
+            listener.taken[0].ack()
+        # As kombu does after a broken connection.
+        listener.channel._disconnect_pools()  # noqa: SLF001 - there is no public way
+        with pytest.raises(errors, match="is closed"):
+            listener.channel.qos.ack(listener.taken[0].delivery_tag)
