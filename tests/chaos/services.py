@@ -24,7 +24,7 @@ TESTS = Path(__file__).parents[1]
 #: Connections that PostgreSQL accepts: few, so that a fault can take all of them.
 _MAX_CONNECTIONS = 60
 #: Bytes of the storage, where it is a file system of its own.
-_STORAGE_BYTES = 256 * 1024**2
+_STORAGE_BYTES = 2 * 1024**3
 
 
 class Server:
