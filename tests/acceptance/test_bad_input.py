@@ -67,7 +67,8 @@ def test_invalid_urls_in_a_list_are_counted_and_do_no_other_harm(stack: Stack) -
         send(stack, Task.CRAWL_START, job_id, {"urls": [*junk, *listed, *junk]})
         stack.wait(job_id)
     assert stack.job(job_id)["valid_images"] == 20
-    assert stack.reasons(job_id) == {"bad_url": len(junk), "duplicate_url": len(junk)}
+    # Spaces around a URL are none of it, so that the three blank ones are the same.
+    assert stack.reasons(job_id) == {"bad_url": len(junk) - 2, "duplicate_url": len(junk) + 2}
 
 
 def test_storage_that_cannot_be_written_fails_the_job_and_says_so(stack: Stack) -> None:
