@@ -18,10 +18,9 @@ def _text(value: object) -> str | None:
 def _side(value: object) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(_MAX_SIDE)):
         value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    usable = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIDE
-    return value if usable and isinstance(value, int) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value) if 0 < value <= _MAX_SIDE else None
 
 
 #: A text, or None where the provider has none.

@@ -221,10 +221,10 @@ class Downloader:
 async def _exchange(pool: Pool, outgoing: _Outgoing, cookies: CookieJar | None) -> _Answer:
     """Send one request and read its response, in the lenient way when aiohttp cannot read it."""
     host = outgoing.target.host or ""
-    headers = CIMultiDict(outgoing.headers)
     if cookies is not None and (known := cookies.filter_cookies(outgoing.target)):
+        headers = CIMultiDict(outgoing.headers)
         headers["Cookie"] = known.output(attrs=[], header="", sep=";").strip()
-    outgoing = replace(outgoing, headers=headers)
+        outgoing = replace(outgoing, headers=headers)
     may_be_lenient = pool.lenient is not None and outgoing.method == "GET" and not outgoing.any_status
     if may_be_lenient and host in pool.lenient_hosts:
         return await _exchange_leniently(pool, outgoing)

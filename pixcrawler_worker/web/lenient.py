@@ -47,7 +47,7 @@ class LenientClient:
     Args:
         resolver: checks what a name resolves to.
         socket_factory: checks the address of each socket.
-        tls: trusted certificates.
+        tls: trusted certificates; the system's when it is None.
         connect_timeout: for a TCP connection with its TLS handshake.
         idle_timeout: the longest wait for the next bytes.
     """
@@ -57,7 +57,7 @@ class LenientClient:
         *,
         resolver: AbstractResolver,
         socket_factory: SocketFactory,
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         connect_timeout: timedelta,
         idle_timeout: timedelta,
     ) -> None:
@@ -116,6 +116,8 @@ class LenientClient:
             )
             if target.scheme == "http":
                 return await asyncio.open_connection(sock=connected, limit=MAX_HEAD_BYTES)
+            # Read when it is needed: most processes never are here, and the system's certificates take milliseconds.
+            self._tls = self._tls or ssl.create_default_context()
             return await asyncio.open_connection(
                 sock=connected, limit=MAX_HEAD_BYTES, ssl=self._tls, server_hostname=host.rstrip(".")
             )

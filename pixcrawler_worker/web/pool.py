@@ -55,7 +55,7 @@ class Pool:
             else LenientClient(
                 resolver=GuardedResolver(guard, lookup, policy.idle_timeout),
                 socket_factory=checked_sockets(guard),
-                tls=tls or ssl.create_default_context(),
+                tls=tls,
                 connect_timeout=policy.connect_timeout,
                 idle_timeout=policy.idle_timeout,
             )
