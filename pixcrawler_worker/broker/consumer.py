@@ -23,7 +23,7 @@ class Consumer(consumer.Consumer):
     restart_count = 0
 
     def __init__(self, on_task_request: Any, *, worker_options: dict[str, Any] | None = None, **options: Any) -> None:
-        # The ledger says what was cancelled, so workers have nothing to tell each other; and both raise on reconnects.
+        # The ledger says what was cancelled, so workers need no messages to each other; and both raise on reconnects.
         quiet = {"without_gossip": True, "without_mingle": True}
         super().__init__(on_task_request, worker_options={**(worker_options or {}), **quiet}, **options)
         # Celery's own loop, of events where its pool has them.

@@ -2,10 +2,10 @@
 
 import base64
 import json
-import uuid
 from collections.abc import Callable
 from typing import Any
 
+import malformed
 from chaos.faults.broker import CHUNK_LISTS
 from chaos.faults.catalog import Arena, SkippedError, fault
 
@@ -18,38 +18,7 @@ _NOTHING = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 def message(task: str, *args: object, queue: str = "crawl", **keywords: object) -> Message:
     """Return a message as Celery's second protocol has it, encoded for Redis by kombu."""
-    number = str(uuid.uuid4())
-    return {
-        "body": _encoded(json.dumps([args, keywords, _NOTHING]).encode()),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
-            "lang": "py",
-            "task": task,
-            "id": number,
-            "root_id": number,
-            "parent_id": None,
-            "group": None,
-            "argsrepr": repr(args),
-            "kwargsrepr": repr(keywords),
-            "origin": "chaos",
-            "shadow": None,
-            "retries": 0,
-            "timelimit": [None, None],
-            "eta": None,
-            "expires": None,
-            "ignore_result": True,
-        },
-        "properties": {
-            "correlation_id": number,
-            "reply_to": str(uuid.uuid4()),
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": queue},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
-        },
-    }
+    return {**malformed.envelope(task, *args, queue=queue), "body": malformed.body_of(*args, **keywords)}
 
 
 def _encoded(body: bytes) -> str:
