@@ -36,9 +36,7 @@ def connections_to(host: str) -> int:
     return _FEWER.get(host, MAX_CONNECTIONS_PER_HOST)
 
 
-def guarded_connector(
-    guard: Guard, *, lookup: Lookup, lookup_timeout: timedelta, tls: ssl.SSLContext | None
-) -> aiohttp.TCPConnector:
+def guarded_connector(guard: Guard, *, resolver: "GuardedResolver", tls: ssl.SSLContext | None) -> aiohttp.TCPConnector:
     """Make the connector for the running loop: every address of a name is checked, and again at its connect.
 
     The socket goes to the checked address while SNI and certificate stay on the name, so a name that changes
@@ -47,7 +45,7 @@ def guarded_connector(
     return aiohttp.TCPConnector(
         limit=MAX_CONNECTIONS,
         limit_per_host=MAX_CONNECTIONS_PER_HOST,
-        resolver=GuardedResolver(guard, lookup, lookup_timeout),
+        resolver=resolver,
         socket_factory=checked_sockets(guard),
         ssl=tls or True,
     )

@@ -49,11 +49,12 @@ class Pool:
     def open(cls, policy: Policy, guard: Guard, *, lookup: Lookup, tls: ssl.SSLContext | None) -> "Pool":
         """Return a pool for the running loop. Nothing connects before the first request."""
         # With a proxy there is one address to connect to, and the operator chose it.
+        resolver = GuardedResolver(guard, lookup, policy.idle_timeout)
         lenient = (
             None
             if policy.egress_proxy
             else LenientClient(
-                resolver=GuardedResolver(guard, lookup, policy.idle_timeout),
+                resolver=resolver,
                 socket_factory=checked_sockets(guard),
                 tls=tls,
                 connect_timeout=policy.connect_timeout,
@@ -63,7 +64,7 @@ class Pool:
         connector = (
             aiohttp.TCPConnector(limit=MAX_CONNECTIONS, limit_per_host=MAX_CONNECTIONS_PER_HOST, ssl=tls or True)
             if policy.egress_proxy
-            else guarded_connector(guard, lookup=lookup, lookup_timeout=policy.idle_timeout, tls=tls)
+            else guarded_connector(guard, resolver=resolver, tls=tls)
         )
         session = aiohttp.ClientSession(
             connector=connector,

@@ -12,7 +12,7 @@ from fakes import hosts
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.web.addresses import DeniedError, Guard
-from pixcrawler_worker.web.connect import connections_to, guarded_connector, system_lookup
+from pixcrawler_worker.web.connect import GuardedResolver, connections_to, guarded_connector, system_lookup
 from pixcrawler_worker.web.downloader import Downloader
 
 
@@ -91,7 +91,7 @@ def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: host
 
     async def run() -> None:
         guard = Guard(ports=frozenset({port}))
-        connector = guarded_connector(guard, lookup=system_lookup, lookup_timeout=SOON, tls=None)
+        connector = guarded_connector(guard, resolver=GuardedResolver(guard, system_lookup, SOON), tls=None)
         async with aiohttp.ClientSession(connector=connector) as session:
             with pytest.raises(aiohttp.ClientConnectorError) as caught:
                 await session.get(server.url("/good/1.jpg"))
