@@ -198,7 +198,9 @@ def test_a_claim_that_the_database_rejects_ends_with_the_reason(runtime: Runtime
     """The sequence of fence tokens is exhausted: no claim is possible, and counting the attempt needs none."""
     ref, _ = one_chunk(runtime, sessions)
     with sessions.begin() as session:
-        last = session.connection().exec_driver_sql("SELECT nextval('pixcrawler.fence')").scalar_one()
+        # One more than the next token: PostgreSQL takes no maximum that is the minimum, 1.
+        exhausted = "SELECT setval('pixcrawler.fence', nextval('pixcrawler.fence') + 1)"
+        last = session.connection().exec_driver_sql(exhausted).scalar_one()
     ledger.execute(sessions, f"ALTER SEQUENCE pixcrawler.fence MAXVALUE {last}")
     try:
         assert run_until_ended(runtime, sessions, toy_kind(), ref) == MAX_ATTEMPTS
