@@ -20,7 +20,7 @@ from pixcrawler_worker import runtime
 from pixcrawler_worker.celery import BrokerWatch, Reconnection, app, broker_identity, broker_watch
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import dispatch
 from pixcrawler_worker.db.models import Broker
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.messages import QUEUES, Task
@@ -384,7 +384,7 @@ def test_what_a_dead_broker_does_not_take_is_sent_by_the_next_sweep(
 ) -> None:
     ref = start_job(sessions, chunks=2)
     with sessions.begin() as session:
-        messages = chunks.dispatch_next(session, ref, limit=2)
+        messages = dispatch.next_due(session, ref, limit=2)
     given = [(str(one.task), str(one.queue), one.chunk_id, one.task_id) for one in messages]
     program = f"""
 from pixcrawler_worker.celery import send_messages
@@ -399,4 +399,4 @@ send_messages(ChunkMessage(*message) for message in {given!r})
         timeout=60,
     )
     with sessions.begin() as session:
-        assert chunks.dispatch_next(session, ref, limit=2) == messages
+        assert dispatch.next_due(session, ref, limit=2) == messages

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
-from pixcrawler_worker.db.ledger import chunks, fairness, jobs
+from pixcrawler_worker.db.ledger import chunks, dispatch, fairness, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.session import Session, describe, transact
@@ -370,7 +370,7 @@ def _next_messages(
             case ChunkOutcome.JOB_FINISHED:
                 return submission.conclude(runtime, kind, job.id)
             case ChunkOutcome.CONTINUES:
-                return transact(runtime.sessions, lambda session: chunks.dispatch_next(session, job, limit=1))
+                return transact(runtime.sessions, lambda session: dispatch.next_due(session, job, limit=1))
     except TransientError as error:
         log.warning("what follows is left to the sweep", reason=str(error))
     except Exception:

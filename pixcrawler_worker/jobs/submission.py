@@ -9,7 +9,7 @@ import contextlib
 import structlog
 
 from pixcrawler_worker.db import activity_log
-from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger import dispatch, jobs
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ENDED, JobStatus
@@ -85,7 +85,7 @@ def conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessa
         match kind.conclude(runtime, session, ref, counters):
             case Chunks(payloads):
                 jobs.add_chunks(session, ref, payloads)
-                return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
+                return dispatch.next_due(session, ref, limit=runtime.settings.dispatch_window)
             case Conclusion() as conclusion:
                 _end(session, ref, conclusion)
                 return []
@@ -146,7 +146,7 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
         jobs.retry(session, ref)
         kind.reopened(session, ref)
         activity_log.record(session, ref, "retried")
-        return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
+        return dispatch.next_due(session, ref, limit=runtime.settings.dispatch_window)
 
     try:
         messages = transact(runtime.sessions, work)
@@ -175,7 +175,7 @@ def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, opt
     jobs.begin(session, ref)
     jobs.add_chunks(session, ref, plan.payloads)
     activity_log.record(session, ref, "started", plan.details)
-    return chunks.dispatch_next(session, ref, limit=runtime.settings.dispatch_window)
+    return dispatch.next_due(session, ref, limit=runtime.settings.dispatch_window)
 
 
 def _note_ignored(runtime: Runtime, kind: AnyJobKind, ref: JobRef, options: object) -> None:

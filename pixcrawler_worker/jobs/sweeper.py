@@ -20,7 +20,7 @@ import structlog
 
 from pixcrawler_worker import metrics
 from pixcrawler_worker.db import activity_log
-from pixcrawler_worker.db.ledger import broker, chunks, jobs, sweeps
+from pixcrawler_worker.db.ledger import broker, chunks, dispatch, jobs, sweeps
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState
@@ -245,7 +245,7 @@ class _Sweep:
             if not sweeps.try_lock(session, sweeps.Step.DISPATCH):
                 return
             waiting = self.setbacks.waiting(_Step.DISPATCH, kind.table.name)
-            for ref, room in chunks.short_of_messages(session, kind.table, window=window):
+            for ref, room in dispatch.short_of_messages(session, kind.table, window=window):
                 if ref.id not in waiting:
                     self._row(_Step.DISPATCH, kind, ref.id, functools.partial(self._dispatch_job, ref, room))
 
@@ -254,7 +254,7 @@ class _Sweep:
     def _dispatch_job(self, ref: JobRef, room: int) -> None:
         # In a transaction of its own, while the one that found the job has the lock.
         self.swept.messages += transact(
-            self.runtime.sessions, lambda session: chunks.dispatch_next(session, ref, limit=room)
+            self.runtime.sessions, lambda session: dispatch.next_due(session, ref, limit=room)
         )
 
     def redispatch(self, kind: AnyJobKind) -> None:
@@ -266,7 +266,7 @@ class _Sweep:
         def send(ids: Collection[int]) -> None:
             messages = transact(
                 sessions,
-                lambda session: chunks.redispatch_lost(session, kind.table, after=after, limit=room, among=ids),
+                lambda session: dispatch.resend_lost(session, kind.table, after=after, limit=room, among=ids),
             )
             self.swept.redispatched += len(messages)
             self.swept.messages += messages
@@ -274,7 +274,7 @@ class _Sweep:
         def work(session: Session) -> None:
             if room <= 0 or not sweeps.try_lock(session, sweeps.Step.REDISPATCH):
                 return
-            ids = chunks.lost(session, kind.table, after=after, limit=room, skip=skip)
+            ids = dispatch.lost(session, kind.table, after=after, limit=room, skip=skip)
             try:
                 send(ids)
             except Exception:  # noqa: BLE001 - one of the chunks; below it meets its error alone, and is named

@@ -17,7 +17,7 @@ import pytest
 from ledger import at_once
 from toy.kind import make_toy, toy, toy_kind
 
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import dispatch
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.session import Sessions
@@ -304,7 +304,7 @@ def test_a_message_that_met_an_outage_is_sent_again(runtime: Runtime, sessions: 
     assert (chunk.state, chunk.attempt) == (ChunkState.QUEUED, 0)
     outages.end(sessions)
     with sessions.begin() as session:
-        again = chunks.redispatch_lost(session, ref.table, after=timedelta(0), limit=9)
+        again = dispatch.resend_lost(session, ref.table, after=timedelta(0), limit=9)
     assert [one.chunk_id for one in again] == [message.chunk_id]
 
 

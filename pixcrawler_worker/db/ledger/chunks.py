@@ -10,21 +10,19 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Text, and_, case, cast, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
-from pixcrawler_worker.db.ledger import broker, jobs
-from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, not_in
+from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
-from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable
+from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.domain.retry import GiveUp, after_outage, after_transient_error, counted_attempt
 
 #: Characters of an error that are kept.
 _MAX_ERROR_LENGTH = 2000
-#: The interval until a message counts as lost doubles so many times at most: it becomes 16 times the first one.
-_MAX_DOUBLINGS = 4
 _MAX_SMALLINT = 2**15 - 1
 
 _NOW = func.clock_timestamp()
@@ -318,102 +316,6 @@ def expire_lease(session: Session, owner: str) -> bool:
     return expired is not None
 
 
-def dispatch_next(session: Session, ref: JobRef, *, limit: int) -> list[ChunkMessage]:
-    """Choose due chunks of the job that no message was sent for, in their order, and note that one is sent now."""
-    chosen = (
-        select(Chunk.id)
-        .where(
-            jobs.belongs_to(ref),
-            Chunk.state == ChunkState.QUEUED,
-            Chunk.dispatched_at.is_(None),
-            Chunk.available_at <= _NOW,
-        )
-        .order_by(Chunk.seq)
-        .limit(limit)
-        # Skipping instead of waiting is what allows this after the job's row was locked.
-        .with_for_update(key_share=True, skip_locked=True)
-    )
-    return _dispatch(session, ref.table, list(session.scalars(chosen)))
-
-
-def lost(session: Session, table: JobTable, *, after: timedelta, limit: int, skip: Collection[int] = ()) -> list[int]:
-    """Return due chunks of running jobs whose message must be lost.
-
-    A message counts as lost after the given time, a second one after twice that time, up to 16 times that time: a queue
-    that is only long is not flooded. One that was sent before the broker lost its messages counts as lost at once.
-
-    Args:
-        session: any transaction.
-        table: of the kind of job.
-        after: age of a first message that is lost.
-        limit: of chunks.
-        skip: ids of chunks to leave out.
-    """
-    return list(session.scalars(_lost(table, after, limit).where(not_in(Chunk.id, skip))))
-
-
-def redispatch_lost(
-    session: Session, table: JobTable, *, after: timedelta, limit: int, among: Collection[int] | None = None
-) -> list[ChunkMessage]:
-    """Choose chunks whose message must be lost, see `lost`, and note that it is sent again.
-
-    Args:
-        session: any transaction.
-        table: of the kind of job.
-        after: age of a first message that is lost.
-        limit: of messages.
-        among: ids of chunks to choose from; None for all.
-    """
-    query = _lost(table, after, limit)
-    if among is not None:
-        query = query.where(Chunk.id.in_(among))
-    locked = query.with_for_update(of=Chunk, key_share=True, skip_locked=True)
-    return _dispatch(session, table, list(session.scalars(locked)))
-
-
-def _lost(table: JobTable, after: timedelta, limit: int) -> Select[int]:
-    doublings = func.least(func.greatest(Chunk.dispatch_count, 1) - 1, _MAX_DOUBLINGS)
-    return (
-        select(Chunk.id)
-        .join(table.model, table.chunk_key == table.model.id)
-        .where(
-            Chunk.state == ChunkState.QUEUED,
-            Chunk.available_at <= _NOW,
-            Chunk.dispatched_at.is_not(None),
-            # The other way round, a time at the end of what the type has would be an error.
-            or_(
-                Chunk.dispatched_at < _NOW - after * func.power(2, doublings),
-                Chunk.dispatched_at < broker.lost_at(),
-            ),
-            table.model.status == JobStatus.RUNNING,
-        )
-        .order_by(Chunk.id)
-        .limit(limit)
-    )
-
-
-def short_of_messages(session: Session, table: JobTable, *, window: int) -> list[tuple[JobRef, int]]:
-    """Return running jobs that have due chunks without a message, with how many messages may be sent now.
-
-    Args:
-        session: any transaction.
-        table: of the kind of job.
-        window: chunks of one job that may be running or dispatched at a time.
-    """
-    undispatched = (Chunk.state == ChunkState.QUEUED) & Chunk.dispatched_at.is_(None)
-    waiting = func.count().filter(undispatched & (Chunk.available_at <= _NOW))
-    dispatched = func.count().filter(~undispatched)
-    columns: list[ColumnElement[Any]] = [table.chunk_key.label("job_id"), dispatched.label("dispatched")]
-    rows = session.execute(
-        select(*columns)
-        .join(table.model, table.chunk_key == table.model.id)
-        .where(table.model.status == JobStatus.RUNNING, Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING]))
-        .group_by(table.chunk_key)
-        .having(waiting > 0, dispatched < window)
-    )
-    return [(table.ref(row["job_id"]), window - row["dispatched"]) for row in rows.mappings()]
-
-
 def results(session: Session, ref: JobRef) -> list[dict[str, Any]]:
     """Return what the job's completed chunks reported, in their order."""
     rows = session.scalars(
@@ -486,27 +388,6 @@ def _expired(session: Session, table: JobTable, chunk_id: int | None) -> Row[*tu
         # Everything that is locked later on is locked here, so that nothing is waited for while locks are held.
         .with_for_update(key_share=True, skip_locked=True)
     ).one_or_none()
-
-
-def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMessage]:
-    if not ids:
-        return []
-    rows = session.execute(
-        update(Chunk)
-        .where(Chunk.id.in_(ids))
-        .values(
-            dispatched_at=_NOW,
-            # With the broker's messages, the queue that grew so long is gone.
-            dispatch_count=case(
-                (Chunk.dispatched_at < broker.lost_at(), 1),
-                else_=func.least(Chunk.dispatch_count, MAX_INT4 - 1) + 1,
-            ),
-        )
-        .returning(Chunk.id, Chunk.task_id)
-        .execution_options(synchronize_session=False)
-    )
-    sent = {row.id: str(row.task_id) for row in rows}
-    return [ChunkMessage(table.chunk_task, table.queue, chunk_id, sent[chunk_id]) for chunk_id in sorted(sent)]
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from factories import start_job
 from ledger import at_once
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.ledger import broker, chunks
+from pixcrawler_worker.db.ledger import broker, dispatch
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.session import Sessions
 
@@ -39,7 +39,7 @@ def suspect(sessions: Sessions, *, age: timedelta = NOW, gap: timedelta = NOW) -
 
 def redispatched(sessions: Sessions, *, limit: int = 500) -> list[int]:
     with sessions.begin() as session:
-        found = chunks.redispatch_lost(session, CRAWL_JOBS, after=LEASE, limit=limit)
+        found = dispatch.resend_lost(session, CRAWL_JOBS, after=LEASE, limit=limit)
     return [message.chunk_id for message in found]
 
 
@@ -47,7 +47,7 @@ def dispatched(sessions: Sessions, count: int = 4) -> tuple[JobRef, list[ChunkMe
     """A job whose messages were sent, and sent again so often that the next time is far away."""
     ref = start_job(sessions, chunks=count)
     with sessions.begin() as session:
-        messages = chunks.dispatch_next(session, ref, limit=count)
+        messages = dispatch.next_due(session, ref, limit=count)
     ledger.execute(sessions, "UPDATE pixcrawler.chunks SET dispatch_count = 9")
     return ref, messages
 
@@ -126,7 +126,7 @@ def test_messages_that_were_not_sent_are_sent_by_the_next_sweep(sessions: Sessio
         assert broker.unsent(session, [message.chunk_id for message in messages[:3]]) == 2
     assert counts(sessions, ref) == [(True, 9), (False, 8), (False, 8), (True, 9)]
     with sessions.begin() as session:
-        again = chunks.dispatch_next(session, ref, limit=9)
+        again = dispatch.next_due(session, ref, limit=9)
     assert again == messages[1:3]
     assert counts(sessions, ref)[1:] == [(True, 9)] * 3, "what was not sent was not counted"
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
-from pixcrawler_worker.db.ledger import chunks, fairness, jobs
+from pixcrawler_worker.db.ledger import chunks, dispatch, fairness, jobs
 from pixcrawler_worker.db.ledger.fairness import Taken
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
 from pixcrawler_worker.db.session import Sessions, transact
@@ -54,9 +54,9 @@ def served(taken: Taken) -> JobRef | None:
     return None if taken.claim is None else taken.claim.job
 
 
-def dispatch(sessions: Sessions, ref: JobRef, *, limit: int = 100) -> None:
+def send(sessions: Sessions, ref: JobRef, *, limit: int = 100) -> None:
     with sessions.begin() as session:
-        chunks.dispatch_next(session, ref, limit=limit)
+        dispatch.next_due(session, ref, limit=limit)
 
 
 def test_a_job_alone_runs_the_chunks_of_its_messages(sessions: Sessions) -> None:
@@ -76,7 +76,7 @@ def test_messages_of_a_large_job_run_chunks_of_a_small_one_in_turns(sessions: Se
 
 def test_a_message_that_gave_its_turn_away_is_sent_again(sessions: Sessions) -> None:
     large, small = start_job(sessions, chunks=8), start_job(sessions, chunks=3)
-    dispatch(sessions, large)
+    send(sessions, large)
     ledger.execute(sessions, "UPDATE pixcrawler.chunks SET dispatched_at = dispatched_at - interval '1 hour'")
     take(sessions, large)
     before = ledger.chunks_of(sessions, large)[1]

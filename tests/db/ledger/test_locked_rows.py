@@ -9,7 +9,7 @@ from factories import start_job
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunks, dispatch
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
 
@@ -17,12 +17,12 @@ from pixcrawler_worker.db.session import Sessions
 Step = Callable[[Session, JobRef], list[int]]
 
 
-def dispatch(session: Session, ref: JobRef) -> list[int]:
-    return [message.chunk_id for message in chunks.dispatch_next(session, ref, limit=2)]
+def send(session: Session, ref: JobRef) -> list[int]:
+    return [message.chunk_id for message in dispatch.next_due(session, ref, limit=2)]
 
 
 def redispatch(session: Session, ref: JobRef) -> list[int]:
-    messages = chunks.redispatch_lost(session, ref.table, after=timedelta(seconds=60), limit=2)
+    messages = dispatch.resend_lost(session, ref.table, after=timedelta(seconds=60), limit=2)
     return [message.chunk_id for message in messages]
 
 
@@ -56,7 +56,7 @@ def expired(sessions: Sessions, chunk_id: int) -> None:
     ledger.expire_lease(sessions, chunk_id)
 
 
-@pytest.mark.parametrize(("prepare", "step"), [(queued, dispatch), (lost, redispatch), (expired, reap)])
+@pytest.mark.parametrize(("prepare", "step"), [(queued, send), (lost, redispatch), (expired, reap)])
 def test_a_locked_chunk_is_passed_over(
     sessions: Sessions, ref: JobRef, prepare: Callable[[Sessions, int], None], step: Step
 ) -> None:

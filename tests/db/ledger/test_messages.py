@@ -8,7 +8,7 @@ import pytest
 from factories import TABLES, start_job
 from ledger import at_once
 
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunks, dispatch
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.session import Sessions, transact
 
@@ -28,14 +28,14 @@ def test_chunks_are_announced_in_order_and_once(sessions: Sessions) -> None:
     for limit in (2, 2, 2, 2):
         with sessions.begin() as session:
             announced.append(
-                [(message.chunk_id, message.task_id) for message in chunks.dispatch_next(session, ref, limit=limit)]
+                [(message.chunk_id, message.task_id) for message in dispatch.next_due(session, ref, limit=limit)]
             )
     assert announced == [expected[:2], expected[2:4], expected[4:], []]
 
 
 def test_many_announcers_at_once_announce_each_chunk_once(sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=16)
-    announce = [lambda: transact(sessions, lambda session: chunks.dispatch_next(session, ref, limit=4))] * 8
+    announce = [lambda: transact(sessions, lambda session: dispatch.next_due(session, ref, limit=4))] * 8
     for _ in range(4):
         announced = [message.chunk_id for messages in at_once(*announce) for message in messages]
         assert len(announced) == len(set(announced))
@@ -45,33 +45,33 @@ def test_many_announcers_at_once_announce_each_chunk_once(sessions: Sessions) ->
 def test_a_resting_chunk_is_announced_when_its_rest_is_over(sessions: Sessions) -> None:
     ref = start_job(sessions)
     with sessions.begin() as session:
-        chunks.dispatch_next(session, ref, limit=1)
+        dispatch.next_due(session, ref, limit=1)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
         chunks.release(session, claim, error="busy", jitter=0.5)
-        assert chunks.dispatch_next(session, ref, limit=1) == []
-        assert chunks.short_of_messages(session, ref.table, window=4) == []
+        assert dispatch.next_due(session, ref, limit=1) == []
+        assert dispatch.short_of_messages(session, ref.table, window=4) == []
     ledger.make_due(sessions, ref)
     with sessions.begin() as session:
-        assert chunks.short_of_messages(session, ref.table, window=4) == [(ref, 4)]
-        assert [message.chunk_id for message in chunks.dispatch_next(session, ref, limit=1)] == [claim.chunk_id]
+        assert dispatch.short_of_messages(session, ref.table, window=4) == [(ref, 4)]
+        assert [message.chunk_id for message in dispatch.next_due(session, ref, limit=1)] == [claim.chunk_id]
 
 
 @every_kind
 def test_jobs_are_short_of_messages_while_their_window_has_room(sessions: Sessions, kind: JobTable) -> None:
     ref = start_job(sessions, chunks=6, kind=kind)
     with sessions.begin() as session:
-        assert chunks.short_of_messages(session, ref.table, window=4) == [(ref, 4)]
-        chunks.dispatch_next(session, ref, limit=3)
+        assert dispatch.short_of_messages(session, ref.table, window=4) == [(ref, 4)]
+        dispatch.next_due(session, ref, limit=3)
     with sessions.begin() as session:
-        assert chunks.short_of_messages(session, ref.table, window=4) == [(ref, 1)]
-        chunks.dispatch_next(session, ref, limit=1)
-        assert chunks.short_of_messages(session, ref.table, window=4) == []
+        assert dispatch.short_of_messages(session, ref.table, window=4) == [(ref, 1)]
+        dispatch.next_due(session, ref, limit=1)
+        assert dispatch.short_of_messages(session, ref.table, window=4) == []
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
-        assert chunks.short_of_messages(session, ref.table, window=4) == []
+        assert dispatch.short_of_messages(session, ref.table, window=4) == []
         chunks.finish(session, claim, result={}, gains={})
-        assert chunks.short_of_messages(session, ref.table, window=4) == [(ref, 1)]
+        assert dispatch.short_of_messages(session, ref.table, window=4) == [(ref, 1)]
 
 
 @every_kind
@@ -86,11 +86,11 @@ def test_a_message_is_taken_for_lost_after_a_while_and_later_each_time(sessions:
             ago=timedelta(minutes=minutes_ago),
         )
         with sessions.begin() as session:
-            return chunks.redispatch_lost(session, kind, after=timedelta(minutes=1), limit=10)
+            return dispatch.resend_lost(session, kind, after=timedelta(minutes=1), limit=10)
 
     assert lost(99) == [], "nobody was told of it yet"
     with sessions.begin() as session:
-        chunks.dispatch_next(session, ref, limit=1)
+        dispatch.next_due(session, ref, limit=1)
     for patience in (1, 2, 4, 8, 16, 16, 16):
         assert lost(patience - 0.1) == []
         assert [(message.queue, message.chunk_id) for message in lost(patience + 0.1)] == [(kind.queue, chunk_id)]
