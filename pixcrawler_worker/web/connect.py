@@ -1,21 +1,18 @@
 """Connections to addresses that the guard allows, and to no others."""
 
-import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.helpers import is_ip_address
 
 from pixcrawler_worker.web.addresses import Guard
+from pixcrawler_worker.web.resolver import CachingResolver
 
-#: Takes a name, gives its addresses, raises OSError; called in a thread.
-Lookup = Callable[[str], list[str]]
 #: An address as `getaddrinfo` returns it, and what makes a socket for it.
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 SocketFactory = Callable[[AddressInfo], socket.socket]
@@ -27,16 +24,13 @@ MAX_CONNECTIONS_PER_HOST = 8
 # Hosts that publish a smaller number: https://wikitech.wikimedia.org/wiki/Robot_policy.
 _FEWER = {"upload.wikimedia.org": 2}
 
-# A name server that does not answer holds its thread for half a minute; this many may hang before others wait.
-_LOOKUP_THREADS = 32
-
 
 def connections_to(host: str) -> int:
     """Return how many connections to a host one process may have at once."""
     return _FEWER.get(host, MAX_CONNECTIONS_PER_HOST)
 
 
-def guarded_connector(guard: Guard, *, resolver: "GuardedResolver", tls: ssl.SSLContext | None) -> aiohttp.TCPConnector:
+def guarded_connector(guard: Guard, *, resolver: AbstractResolver, tls: ssl.SSLContext | None) -> aiohttp.TCPConnector:
     """Make the connector for the running loop: every address of a name is checked, and again at its connect.
 
     The socket goes to the checked address while SNI and certificate stay on the name, so a name that changes
@@ -46,6 +40,7 @@ def guarded_connector(guard: Guard, *, resolver: "GuardedResolver", tls: ssl.SSL
         limit=MAX_CONNECTIONS,
         limit_per_host=MAX_CONNECTIONS_PER_HOST,
         resolver=resolver,
+        use_dns_cache=False,  # the resolver has one, for all connectors of the process
         socket_factory=checked_sockets(guard),
         ssl=tls or True,
     )
@@ -62,20 +57,17 @@ def checked_sockets(guard: Guard) -> SocketFactory:
     return make
 
 
-def system_lookup(host: str) -> list[str]:
-    """Resolve a name as the system does, in the families this machine speaks."""
-    infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
-
-
 class GuardedResolver(AbstractResolver):
-    """Resolves names in threads, and rejects a name with any forbidden address."""
+    """Rejects a name with any forbidden address.
 
-    def __init__(self, guard: Guard, lookup: Lookup, timeout: timedelta) -> None:
+    Args:
+        guard: the rules.
+        names: looks the names up.
+    """
+
+    def __init__(self, guard: Guard, names: CachingResolver) -> None:
         self._guard = guard
-        self._lookup = lookup
-        self._timeout = timeout.total_seconds()
-        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
+        self._names = names
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[ResolveResult]:
         """Return the addresses of a name.
@@ -84,11 +76,7 @@ class GuardedResolver(AbstractResolver):
             OSError: when it has none, or one that is not allowed (`DeniedError`).
             TimeoutError: when the name server is silent.
         """
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._timeout):
-            answers = await loop.run_in_executor(self._threads, self._lookup, host)
-        if not answers:
-            raise OSError("the name has no address")
+        answers = [host] if is_ip_address(host) else await self._names.addresses(host)
         self._guard.check_resolved(host, answers, port)
         flags = socket.AI_NUMERICHOST
         return [
@@ -97,4 +85,4 @@ class GuardedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing to close: the threads end with the last reference to their pool, when their lookups do."""
+        """Nothing to close: what was looked up is the process's."""

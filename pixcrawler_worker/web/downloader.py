@@ -16,10 +16,10 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.web import encodings, failures
 from pixcrawler_worker.web.addresses import Guard
-from pixcrawler_worker.web.connect import Lookup, system_lookup
 from pixcrawler_worker.web.failures import without_query
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.pool import Pool
+from pixcrawler_worker.web.resolver import CachingResolver, Lookup, system_lookup
 
 _SEE_OTHER = 303
 _REDIRECTS = frozenset({301, 302, _SEE_OTHER, 307, 308})
@@ -96,7 +96,7 @@ class Downloader:
 
     def __init__(self, policy: Policy, *, lookup: Lookup | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._policy = policy
-        self._lookup = lookup or system_lookup
+        self._names = CachingResolver(lookup or system_lookup, patience=policy.connect_timeout)
         self._tls = tls
         networks = () if policy.egress_proxy else policy.allowed_networks
         self._guard = Guard(ports=policy.ports, allowed_networks=networks)
@@ -161,7 +161,7 @@ class Downloader:
     async def _send(self, outgoing: _Outgoing) -> tuple[URL, _Answer]:
         target = outgoing.target
         if self._pool is None:
-            self._pool = Pool.open(self._policy, self._guard, lookup=self._lookup, tls=self._tls)
+            self._pool = Pool.open(self._policy, self._guard, names=self._names, tls=self._tls)
         pool = self._pool
         async with pool.slot(target.host or ""):
             try:

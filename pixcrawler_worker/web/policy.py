@@ -14,8 +14,8 @@ class Policy:
         user_agent: the User-Agent that is sent; honest, with a way to reach the operator.
         max_bytes: largest body that is accepted.
         deadline: for one request in all: name, connect, TLS, headers, body and every redirect.
-        connect_timeout: for one TCP connection with its TLS handshake.
-        idle_timeout: the longest wait for the next bytes of a host, or for a name server.
+        connect_timeout: for the answer of a name server, and for one TCP connection with its TLS handshake.
+        idle_timeout: the longest wait for the next bytes of a host.
         max_redirects: redirects that are followed.
         ports: ports that may be connected to.
         allowed_networks: for development: networks that are allowed although they are not public, and every port

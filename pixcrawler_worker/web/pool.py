@@ -14,13 +14,13 @@ from pixcrawler_worker.web.connect import (
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_HOST,
     GuardedResolver,
-    Lookup,
     checked_sockets,
     connections_to,
     guarded_connector,
 )
 from pixcrawler_worker.web.lenient import LenientClient
 from pixcrawler_worker.web.policy import Policy
+from pixcrawler_worker.web.resolver import CachingResolver
 
 # Bytes of the status line and of any single header, and number of headers. A policy for scripts can take 20 kB.
 _MAX_HEADER_BYTES = 1 << 16
@@ -46,10 +46,10 @@ class Pool:
     hosts: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
 
     @classmethod
-    def open(cls, policy: Policy, guard: Guard, *, lookup: Lookup, tls: ssl.SSLContext | None) -> "Pool":
+    def open(cls, policy: Policy, guard: Guard, *, names: CachingResolver, tls: ssl.SSLContext | None) -> "Pool":
         """Return a pool for the running loop. Nothing connects before the first request."""
         # With a proxy there is one address to connect to, and the operator chose it.
-        resolver = GuardedResolver(guard, lookup, policy.idle_timeout)
+        resolver = GuardedResolver(guard, names)
         lenient = (
             None
             if policy.egress_proxy

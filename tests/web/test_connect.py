@@ -12,8 +12,9 @@ from fakes import hosts
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.web.addresses import DeniedError, Guard
-from pixcrawler_worker.web.connect import GuardedResolver, connections_to, guarded_connector, system_lookup
+from pixcrawler_worker.web.connect import GuardedResolver, connections_to, guarded_connector
 from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.resolver import ANSWER_TTL, CachingResolver, system_lookup
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_name_server_that_does_not_answer_is_a_timeout_and_does_not_delay_clos
 
     async def run() -> float:
         started = time.monotonic()
-        downloader = Downloader(policy(idle_timeout=SOON), lookup=hang)
+        downloader = Downloader(policy(connect_timeout=SOON), lookup=hang)
         with pytest.raises(RejectedError, match="timeout"):
             await downloader.fetch("http://images.example/")
         await downloader.aclose()
@@ -71,19 +72,27 @@ def test_a_name_with_one_forbidden_address_is_not_connected_to_at_its_others(ser
     assert server.hits.total() == before
 
 
-def test_a_name_is_checked_again_for_every_connection(server: hosts.HostileServer) -> None:
+def test_a_name_that_changes_is_checked_again(server: hosts.HostileServer) -> None:
+    now = 0.0
     answers = iter((["127.0.0.1"], ["10.0.0.1"]))
-    port = server.base.rpartition(":")[2]
+    names = CachingResolver(lambda _: next(answers), patience=SOON, clock=lambda: now)
+    resolver = GuardedResolver(Guard(ports=frozenset({80}), allowed_networks=LOOPBACK), names)
 
-    async def run() -> None:
-        downloader = Downloader(policy(), lookup=lambda _: next(answers))
-        await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
-        await downloader.aclose()
-        with pytest.raises(RejectedError, match="forbidden_address"):
-            await downloader.fetch(f"http://images.example:{port}/good/1.jpg")
-        await downloader.aclose()
+    async def found() -> list[str]:
+        return [each["host"] for each in await resolver.resolve("images.example", 80)]
 
-    asyncio.run(run())
+    assert asyncio.run(found()) == ["127.0.0.1"]
+    now = ANSWER_TTL + 1
+    with pytest.raises(DeniedError):
+        asyncio.run(found())
+
+
+def test_what_is_remembered_of_a_name_is_checked_for_every_port() -> None:
+    names = CachingResolver(lambda _: ["93.184.215.14"], patience=SOON)
+    resolver = GuardedResolver(Guard(ports=frozenset({443})), names)
+    assert asyncio.run(resolver.resolve("images.example", 443))
+    with pytest.raises(DeniedError, match="port 80"):
+        asyncio.run(resolver.resolve("images.example", 80))
 
 
 def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: hosts.HostileServer) -> None:
@@ -91,7 +100,8 @@ def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: host
 
     async def run() -> None:
         guard = Guard(ports=frozenset({port}))
-        connector = guarded_connector(guard, resolver=GuardedResolver(guard, system_lookup, SOON), tls=None)
+        resolver = GuardedResolver(guard, CachingResolver(system_lookup, patience=SOON))
+        connector = guarded_connector(guard, resolver=resolver, tls=None)
         async with aiohttp.ClientSession(connector=connector) as session:
             with pytest.raises(aiohttp.ClientConnectorError) as caught:
                 await session.get(server.url("/good/1.jpg"))
@@ -138,8 +148,3 @@ def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:
 def test_hosts_that_publish_a_limit_get_no_more_connections() -> None:
     assert connections_to("upload.wikimedia.org") == 2
     assert connections_to("images.example") == 8
-
-
-def test_the_lookup_of_the_system_returns_each_address_once() -> None:
-    found = system_lookup("127.0.0.1")
-    assert found == ["127.0.0.1"]

@@ -1,0 +1,294 @@
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from pixcrawler_worker.web.resolver import (
+    ANSWER_TTL,
+    FAILURE_TTL,
+    MAX_LOOKUPS,
+    MAX_LOOKUPS_OF_DOMAIN,
+    MAX_LOOKUPS_OF_UNKNOWN_DOMAIN,
+    CachingResolver,
+    registered_domain,
+    system_lookup,
+)
+
+PATIENCE = timedelta(seconds=0.3)
+ADDRESS = "93.184.215.14"
+
+
+class NameServer:
+    """Stands for the system's lookup: counts what it is asked, and does not answer names with `dead` until released."""
+
+    def __init__(self, *, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.asked: Counter[str] = Counter()
+        self.at_work = 0
+        self.max_at_work = 0
+        self.release = threading.Event()
+        self._lock = threading.Lock()
+
+    def lookup(self, name: str) -> list[str]:
+        with self._lock:
+            self.asked[name] += 1
+            self.at_work += 1
+            self.max_at_work = max(self.max_at_work, self.at_work)
+        try:
+            if "dead" in name:
+                self.release.wait(20)
+                raise OSError("no answer")
+            time.sleep(self.seconds)
+            if "unknown" in name:
+                raise OSError("Name or service not known")
+            return [ADDRESS]
+        finally:
+            with self._lock:
+                self.at_work -= 1
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+async def outcome(pending: Awaitable[list[str]]) -> str:
+    try:
+        return ",".join(await pending)
+    except OSError as error:
+        return type(error).__name__
+
+
+async def outcomes(names: CachingResolver, *hosts: str) -> Counter[str]:
+    return Counter(await asyncio.gather(*(outcome(names.addresses(host)) for host in hosts)))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_thousand_requests_for_one_name_are_one_lookup() -> None:
+    server = NameServer(seconds=0.02)
+    names = CachingResolver(server.lookup, patience=PATIENCE)
+    assert asyncio.run(outcomes(names, *["a.example"] * 1000)) == {ADDRESS: 1000}
+    assert server.asked == {"a.example": 1}
+
+
+def test_an_answer_outlives_its_event_loop_and_is_asked_again_after_a_minute() -> None:
+    server, clock = NameServer(), Clock()
+    names = CachingResolver(server.lookup, patience=PATIENCE, clock=clock)
+    for ahead, lookups in ((0, 1), (ANSWER_TTL - 5, 1), (ANSWER_TTL + 1, 2)):
+        clock.ahead = ahead
+        asyncio.run(outcomes(names, "a.example"))
+        assert server.asked["a.example"] == lookups
+
+
+def test_a_name_that_does_not_exist_is_remembered_for_seconds() -> None:
+    server, clock = NameServer(), Clock()
+    names = CachingResolver(server.lookup, patience=PATIENCE, clock=clock)
+    assert asyncio.run(outcomes(names, *["unknown.example"] * 1000)) == {"OSError": 1000}
+    assert asyncio.run(outcomes(names, "unknown.example")) == {"OSError": 1}
+    assert server.asked["unknown.example"] == 1
+    clock.ahead = FAILURE_TTL + 1
+    asyncio.run(outcomes(names, "unknown.example"))
+    assert server.asked["unknown.example"] == 2
+
+
+def test_an_error_names_what_the_system_said() -> None:
+    names = CachingResolver(NameServer().lookup, patience=PATIENCE)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"^Name or service not known$"):
+            asyncio.run(names.addresses("unknown.example"))
+
+
+def test_a_name_without_an_address_is_an_error() -> None:
+    names = CachingResolver(lambda _: [], patience=PATIENCE)
+    with pytest.raises(OSError, match="no address"):
+        asyncio.run(names.addresses("a.example"))
+
+
+def test_a_thousand_urls_of_a_dead_name_cost_one_lookup_and_one_wait() -> None:
+    server = NameServer()
+    names = CachingResolver(server.lookup, patience=PATIENCE)
+
+    async def run() -> float:
+        started = time.monotonic()
+        # As a worker does: 32 at a time.
+        for _ in range(1000 // 32 + 1):
+            assert await outcomes(names, *["dead.example"] * 32) == {"TimeoutError": 32}
+        return time.monotonic() - started
+
+    assert asyncio.run(run()) < 1.5
+    server.release.set()
+    until(lambda: not server.at_work)
+    assert asyncio.run(outcomes(names, "dead.example")) == {"TimeoutError": 1}
+    assert server.asked == {"dead.example": 1}
+
+
+def test_an_answer_that_comes_too_late_is_there_for_the_next_request() -> None:
+    server = NameServer(seconds=0.5)
+    names = CachingResolver(server.lookup, patience=PATIENCE)
+    assert asyncio.run(outcomes(names, "slow.example")) == {"TimeoutError": 1}
+    until(lambda: not server.at_work)
+    assert asyncio.run(outcomes(names, "slow.example")) == {ADDRESS: 1}
+    assert server.asked == {"slow.example": 1}
+
+
+def test_a_request_that_is_cancelled_leaves_the_lookup_to_the_others() -> None:
+    server = NameServer(seconds=0.1)
+    names = CachingResolver(server.lookup, patience=PATIENCE)
+
+    async def run() -> list[str]:
+        first = asyncio.ensure_future(names.addresses("a.example"))
+        second = asyncio.ensure_future(names.addresses("a.example"))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        return await second
+
+    assert asyncio.run(run()) == [ADDRESS]
+    assert server.asked == {"a.example": 1}
+
+
+def test_the_names_of_a_silent_name_server_hold_few_threads_and_fail_at_once_when_it_is_known() -> None:
+    server, clock = NameServer(), Clock()
+    names = CachingResolver(server.lookup, patience=PATIENCE, clock=clock)
+    dead = [f"h{number}.dead.example" for number in range(1000)]
+
+    async def run() -> float:
+        assert await outcomes(names, *dead[:200]) == {"TimeoutError": 200}
+        started = time.monotonic()
+        assert await outcomes(names, *dead) == {"TimeoutError": 1000}
+        return time.monotonic() - started
+
+    assert asyncio.run(run()) < 0.3
+    assert server.max_at_work == MAX_LOOKUPS_OF_UNKNOWN_DOMAIN
+    server.release.set()
+    until(lambda: not server.at_work)
+    # Its threads are free again, and it is still known to be silent.
+    assert asyncio.run(outcomes(names, *dead)) == {"TimeoutError": 1000}
+    assert sum(server.asked.values()) == MAX_LOOKUPS_OF_UNKNOWN_DOMAIN
+    clock.ahead = FAILURE_TTL + 1
+    asyncio.run(outcomes(names, "new.dead.example"))
+    assert server.asked["new.dead.example"] == 1
+
+
+def test_a_silent_name_server_of_many_names_does_not_delay_the_names_of_others() -> None:
+    server = NameServer(seconds=0.01)
+    names = CachingResolver(server.lookup, patience=PATIENCE)
+    dead = [f"h{number}.dead.example" for number in range(1000)]
+
+    async def run() -> float:
+        others = asyncio.ensure_future(outcomes(names, *dead))
+        await asyncio.sleep(0.05)
+        started = time.monotonic()
+        good = await outcomes(names, *(f"www.good{number}.example" for number in range(100)))
+        took = time.monotonic() - started
+        assert good == {ADDRESS: 100}
+        await others
+        return took
+
+    assert asyncio.run(run()) < 0.25
+    server.release.set()
+
+
+def test_any_number_of_silent_domains_leaves_threads_to_domains_that_answer() -> None:
+    server, clock = NameServer(), Clock()
+    names = CachingResolver(server.lookup, patience=PATIENCE / 3, clock=clock)
+    assert asyncio.run(outcomes(names, "known.example")) == {ADDRESS: 1}
+
+    async def run() -> None:
+        for start in range(0, 400, 50):
+            dead = [f"www.dead{number}.example" for number in range(start, start + 50)]
+            await outcomes(names, *dead)
+            clock.ahead += 3
+        assert await outcomes(names, "www.unheard-of.example") == {"TimeoutError": 1}
+        started = time.monotonic()
+        assert await outcomes(names, "www.known.example", "img.known.example") == {ADDRESS: 2}
+        assert time.monotonic() - started < 0.2
+
+    asyncio.run(run())
+    assert server.max_at_work <= MAX_LOOKUPS
+    server.release.set()
+    until(lambda: not server.at_work)
+    assert asyncio.run(outcomes(names, "www.heard-of.example")) == {ADDRESS: 1}
+
+
+def test_a_domain_whose_name_servers_answer_may_have_more_lookups_at_once() -> None:
+    server = NameServer(seconds=0.05)
+    names = CachingResolver(server.lookup, patience=timedelta(seconds=5))
+    assert asyncio.run(outcomes(names, *(f"h{number}.a.example" for number in range(100)))) == {ADDRESS: 100}
+    assert MAX_LOOKUPS_OF_UNKNOWN_DOMAIN < server.max_at_work <= MAX_LOOKUPS_OF_DOMAIN
+
+
+def test_a_domain_that_answers_is_not_given_up_for_one_name_that_hangs() -> None:
+    server = NameServer()
+    names = CachingResolver(server.lookup, patience=PATIENCE)
+    assert asyncio.run(outcomes(names, "www.a.example")) == {ADDRESS: 1}
+    assert asyncio.run(outcomes(names, "dead.a.example")) == {"TimeoutError": 1}
+    assert asyncio.run(outcomes(names, "img.a.example")) == {ADDRESS: 1}
+    server.release.set()
+    until(lambda: not server.at_work)
+    assert asyncio.run(outcomes(names, "cdn.a.example")) == {ADDRESS: 1}
+
+
+def test_a_bug_of_the_lookup_reaches_each_request_and_is_not_remembered() -> None:
+    calls: list[str] = []
+
+    def broken(name: str) -> list[str]:
+        calls.append(name)
+        raise ValueError("a bug")
+
+    names = CachingResolver(broken, patience=PATIENCE)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a bug"):
+            asyncio.run(names.addresses("a.example"))
+    assert len(calls) == 2
+
+
+def test_the_oldest_is_forgotten_for_a_new_name() -> None:
+    server = NameServer()
+    names = CachingResolver(server.lookup, patience=PATIENCE, max_remembered=3)
+    for name in ("a.example", "b.example", "c.example", "a.example", "d.example", "c.example", "a.example"):
+        asyncio.run(outcomes(names, name))
+    assert server.asked == {"a.example": 2, "b.example": 1, "c.example": 1, "d.example": 1}
+
+
+def test_of_thousands_of_addresses_few_are_remembered() -> None:
+    names = CachingResolver(lambda _: [f"93.184.{n // 250}.{n % 250}" for n in range(5000)], patience=PATIENCE)
+    assert len(asyncio.run(names.addresses("a.example"))) == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("localhost", "localhost"),
+        ("example.com", "example.com"),
+        ("a.b.example.com", "example.com"),
+        ("img.example.co.uk", "example.co.uk"),
+        ("example.co.uk", "example.co.uk"),
+        ("co.uk", "co.uk"),
+        ("cdn.example.com.au", "example.com.au"),
+        ("com.example.org", "example.org"),
+        ("img.bbc.fr", "bbc.fr"),
+    ],
+)
+def test_a_name_belongs_to_the_domain_that_was_registered(name: str, domain: str) -> None:
+    assert registered_domain(name) == domain
+
+
+def test_the_lookup_of_the_system_returns_each_address_once() -> None:
+    assert system_lookup("127.0.0.1") == ["127.0.0.1"]
+
+
+def test_the_lookup_of_the_system_reads_the_file_of_hosts() -> None:
+    assert "127.0.0.1" in system_lookup("localhost")
