@@ -70,10 +70,13 @@ class Injector:
 
     def _deal(self) -> None:
         while not self._stopping.wait(self._random.expovariate(self._per_second)):
-            one = self._next()
-            if one is None or not self._acting.acquire(timeout=1):
+            # Before one is chosen: what is chosen counts as busy until it has acted.
+            if not self._acting.acquire(timeout=1):
                 continue
-            self._pool.submit(self._act, one)
+            if one := self._next():
+                self._pool.submit(self._act, one)
+            else:
+                self._acting.release()
 
     def _next(self) -> Fault | None:
         """Return the next kind of the round that may act beside those that do."""
