@@ -86,6 +86,25 @@ def after_outage(*, attempt: int, max_attempts: int, jitter: float) -> Retry | G
     return Retry(delay * (1 + jitter), allowed)
 
 
+def after_part(*, attempt: int, max_attempts: int, progressed: bool) -> tuple[int, int]:
+    """Return attempts and allowed attempts of a chunk that is queued again for the rest of its work.
+
+    Every attempt that got further is the last of its kind, so the count starts anew. One that did not is a deferral; a
+    chunk that may not be deferred once more has to do without its rest, see `may_defer`.
+
+    Args:
+        attempt: number of the attempt, from 1.
+        max_attempts: attempts that the chunk may have.
+        progressed: whether the attempt has brought the chunk further.
+    """
+    return (0, MAX_ATTEMPTS) if progressed else (attempt, _with_deferral(max_attempts))
+
+
+def may_defer(attempt: int) -> bool:
+    """Return whether a chunk may be queued again after the n-th attempt, if that brought it no further."""
+    return attempt < MAX_ATTEMPTS_WITH_DEFERRALS
+
+
 def counted_attempt(*, attempt: int, max_attempts: int) -> int:
     """Return the number of an attempt, from 1, without those that ended with a deferral."""
     return max(1, attempt - max(0, max_attempts - MAX_ATTEMPTS))

@@ -25,7 +25,7 @@ from pixcrawler_worker.db.session import Session, describe, transact
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome
 from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 from pixcrawler_worker.jobs import submission
-from pixcrawler_worker.jobs.kind import AnyJobKind, JobKind, Result, Work
+from pixcrawler_worker.jobs.kind import AnyJobKind, JobKind, Report, Result, Work
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, owner
 
@@ -321,13 +321,29 @@ def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
                 open_chunks = jobs.counters(session, claim.job).open
                 return ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED
             case ClaimState.VALID:
-                report = kind.write(session, work, result)
-                return chunks.finish(session, claim, result=report.result, gains=report.gains)
+                return _complete(session, claim, kind.write(session, work, result))
 
     while True:
         # Only a limit that is lowered at this very moment makes a second turn necessary.
         with contextlib.suppress(LimitExceededError):
             return transact(runtime.sessions, finish, pauses=_pauses(limits, jitter))
+
+
+def _complete(session: Session, claim: Claim, report: Report) -> ChunkOutcome:
+    """Complete the chunk, or queue it again for the rest of its work."""
+    if report.rest is None:
+        return chunks.finish(session, claim, result=report.result, gains=report.gains)
+    rest = report.rest
+    log.info("chunk put back with the rest of its work", delay=rest.delay.total_seconds())
+    return chunks.put_back(
+        session,
+        claim,
+        result=report.result,
+        gains=report.gains,
+        payload=rest.payload,
+        delay=rest.delay,
+        progressed=rest.progressed,
+    )
 
 
 def _close(

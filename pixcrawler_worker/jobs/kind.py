@@ -6,6 +6,7 @@ retry and cancel, claims with leases and fence tokens, deadlines, counters, lost
 
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from pixcrawler_worker.db.ledger.chunks import Claim
@@ -59,16 +60,35 @@ class Conclusion:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """What an attempt has left of its chunk, to be done by another attempt.
+
+    Attributes:
+        payload: of the chunk from now on, with JSON's types only.
+        delay: time until the chunk is due.
+        progressed: whether the attempt has brought the chunk further. If not, that must not happen for ever: see
+            `domain.retry.may_defer`.
+    """
+
+    payload: Mapping[str, Any]
+    delay: timedelta = timedelta(0)
+    progressed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a chunk has brought.
 
     Attributes:
-        result: kept with the chunk, with JSON's types only.
-        gains: increments of counting columns of the job's table, by name.
+        result: kept with the chunk, with JSON's types only. With a rest, the next attempt finds it in `Claim.so_far`,
+            and its own result has to include it.
+        gains: increments of counting columns of the job's table, by name, by this attempt.
+        rest: what is left of the chunk, which is queued again for it; None when the chunk is completed.
     """
 
     result: Mapping[str, Any]
     gains: Mapping[str, int] = field(default_factory=dict)
+    rest: Rest | None = None
 
 
 def _no_request(runtime: Runtime, session: Session, ref: JobRef, options: object) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 
 from crash_points.world import World, raising
 from doubles import query
+from toy.kind import toy_in_parts
 
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
@@ -54,6 +55,13 @@ def last_attempt(world: World) -> Act:
     for chunk_id in others:
         executor.run(world.runtime, world.kind, chunk_id)
     return lambda runtime: executor.run(runtime, world.kind, last)
+
+
+def part(world: World) -> Act:
+    """Claim, and put back the chunk with the rest of its work."""
+    world.kind = toy_in_parts()
+    chunk_id = world.chunk_ids(started(world))[-1]
+    return lambda runtime: executor.run(runtime, world.kind, chunk_id)
 
 
 def release(world: World) -> Act:
@@ -169,14 +177,10 @@ def clean_up(world: World) -> Act:
     return lambda runtime: world.kind.clean_up(runtime, LIMITS)
 
 
-#: Kinds whose ended jobs leave files in storage.
-_CLEANED = ("crawl", "export")
-
-
 def transitions_of(kind: str) -> list[Transition]:
     """Return the transitions that jobs of a kind have."""
-    own = [clean_up] if kind in _CLEANED else []
-    return [*_OF_ALL, *own]
+    own = {"crawl": [clean_up], "export": [clean_up], "toy": [part]}
+    return [*_OF_ALL, *own.get(kind, [])]
 
 
 _OF_ALL: tuple[Transition, ...] = (

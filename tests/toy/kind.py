@@ -5,7 +5,7 @@ It shows what a new kind needs, and that the core serves it without a change: no
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from factories import make_project
@@ -21,7 +21,7 @@ from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import Counters, JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.display import JobDisplay
-from pixcrawler_worker.jobs.kind import Chunks, Conclusion, JobKind, Report
+from pixcrawler_worker.jobs.kind import Chunks, Conclusion, JobKind, Report, Rest
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 
@@ -124,6 +124,46 @@ def toy_kind(work: Callable[[int], Awaitable[int]] = the_number) -> JobKind[int,
         write=_write,
         conclude=_conclude,
         recount=_recount,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is left of a number, and what was added of it before."""
+
+    number: int
+    left: int
+    added: int
+
+
+def toy_in_parts(step: int = 1, *, delay: timedelta = timedelta(0)) -> JobKind[Part, int]:
+    """The kind, with chunks that add at most `step` of their number in one attempt, and are put back for the rest."""
+
+    def prepare(runtime: Runtime, session: Session, claim: Claim) -> Part:
+        number = _prepare(runtime, session, claim)
+        return Part(number, int(claim.payload.get("left", number)), int(claim.so_far.get("added", 0)))
+
+    async def work(runtime: Runtime, part: Part, limits: JobLimits) -> int:
+        del runtime, limits
+        return min(part.left, step)
+
+    def write(session: Session, part: Part, result: int) -> Report:
+        del session
+        left = part.left - result
+        rest = Rest({"number": part.number, "left": left}, delay, progressed=result > 0) if left else None
+        return Report({"number": part.number, "added": part.added + result}, {"sum": result}, rest)
+
+    whole = toy_kind()
+    return JobKind(
+        table=whole.table,
+        display=whole.display,
+        start_task=whole.start_task,
+        plan=whole.plan,
+        prepare=prepare,
+        work=work,
+        write=write,
+        conclude=whole.conclude,
+        recount=whole.recount,
     )
 
 

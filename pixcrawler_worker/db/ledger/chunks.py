@@ -5,7 +5,7 @@ number may end the attempt. What a worker that lost its claim brings late carrie
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import Any
@@ -19,7 +19,13 @@ from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import FENCE, Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
 from pixcrawler_worker.domain.postgres_types import storable
-from pixcrawler_worker.domain.retry import GiveUp, after_outage, after_transient_error, counted_attempt
+from pixcrawler_worker.domain.retry import (
+    GiveUp,
+    after_outage,
+    after_part,
+    after_transient_error,
+    counted_attempt,
+)
 
 #: Characters of an error that are kept.
 _MAX_ERROR_LENGTH = 2000
@@ -30,7 +36,10 @@ _NOW = func.clock_timestamp()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One attempt at a chunk: only the claim with the fence may end it."""
+    """One attempt at a chunk: only the claim with the fence may end it.
+
+    `so_far` is the result of the parts that earlier attempts have done, empty without any; see `put_back`.
+    """
 
     chunk_id: int
     job: JobRef
@@ -38,6 +47,7 @@ class Claim:
     attempt: int
     max_attempts: int
     payload: dict[str, Any]
+    so_far: dict[str, Any] = field(default_factory=dict)
 
     @property
     def counted_attempt(self) -> int:
@@ -95,7 +105,7 @@ def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease
         return None
     job = table.ref(job_id)
     jobs.pin(session, job)
-    columns = (Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload)
+    columns = (Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload, Chunk.result)
     row = session.execute(
         update(Chunk)
         .where(Chunk.id == chunk_id, claimable())
@@ -117,7 +127,9 @@ def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease
         ).one_or_none()
     if row is None:
         return None
-    return Claim(row.id, job, row.fence, row.attempt, row.max_attempts, _object(row.payload))
+    return Claim(
+        row.id, job, row.fence, row.attempt, row.max_attempts, _object(row.payload), so_far=_object(row.result)
+    )
 
 
 def heartbeat(session: Session, claim: Claim, *, lease: timedelta) -> bool:
@@ -136,13 +148,15 @@ def lock_claim(session: Session, claim: Claim) -> ClaimState:
     """Lock the claimed chunk for the transaction that ends the attempt, and return whether the claim is valid."""
     jobs.pin(session, claim.job)
     row = session.execute(
-        select(Chunk.state, Chunk.fence).where(Chunk.id == claim.chunk_id).with_for_update(key_share=True)
+        select(Chunk.state, Chunk.fence, Chunk.error).where(Chunk.id == claim.chunk_id).with_for_update(key_share=True)
     ).one_or_none()
     if row is None or row.fence != claim.fence:
         return ClaimState.LOST
     if row.state == ChunkState.RUNNING:
         return ClaimState.VALID
-    return ClaimState.FINISHED if row.state == ChunkState.COMPLETED else ClaimState.LOST
+    # What was released or reaped has an error; what was put back has none.
+    was_put_back = row.state == ChunkState.QUEUED and row.error is None
+    return ClaimState.FINISHED if was_put_back or row.state == ChunkState.COMPLETED else ClaimState.LOST
 
 
 def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int]) -> ChunkOutcome:
@@ -153,6 +167,48 @@ def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: 
     """
     _write(session, claim.chunk_id, state=ChunkState.COMPLETED, result=dict(result), lease_until=None, error=None)
     return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
+
+
+def put_back(  # noqa: PLR0913 - what `finish` needs, and what is left to do
+    session: Session,
+    claim: Claim,
+    *,
+    result: Mapping[str, Any],
+    gains: Mapping[str, int],
+    payload: Mapping[str, Any],
+    delay: timedelta,
+    progressed: bool,
+) -> ChunkOutcome:
+    """Queue a chunk whose claim `lock_claim` found valid for the rest of its work; what it has brought so far is kept.
+
+    Args:
+        session: a transaction of its own.
+        claim: of the attempt.
+        result: of all parts so far.
+        gains: of this part; see `jobs.count`.
+        payload: of the chunk from now on: what is left to do.
+        delay: time until the chunk is due.
+        progressed: whether the attempt has brought the chunk further: that costs no attempt.
+
+    Raises:
+        NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
+    """
+    attempt, max_attempts = after_part(attempt=claim.attempt, max_attempts=claim.max_attempts, progressed=progressed)
+    _write(
+        session,
+        claim.chunk_id,
+        state=ChunkState.QUEUED,
+        payload=dict(payload),
+        result=dict(result),
+        attempt=attempt,
+        max_attempts=max_attempts,
+        available_at=_NOW + delay,
+        lease_until=None,
+        dispatched_at=None,
+        dispatch_count=0,
+        error=None,
+    )
+    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.QUEUED), gains)
 
 
 def release(  # noqa: PLR0913 - what went wrong, and what decides about the delay
@@ -317,9 +373,9 @@ def expire_lease(session: Session, owner: str) -> bool:
 
 
 def results(session: Session, ref: JobRef) -> list[dict[str, Any]]:
-    """Return what the job's completed chunks reported, in their order."""
+    """Return what the job's chunks have reported, in their order: completed ones, and parts of others."""
     rows = session.scalars(
-        select(Chunk.result).where(jobs.belongs_to(ref), Chunk.state == ChunkState.COMPLETED).order_by(Chunk.seq)
+        select(Chunk.result).where(jobs.belongs_to(ref), Chunk.result.is_not(None)).order_by(Chunk.seq)
     )
     return [row for row in rows if isinstance(row, dict)]
 

@@ -363,7 +363,8 @@ def _requeue(session: Session, task_ids: Mapping[int, uuid.UUID], generation: in
             available_at=_NOW,
             dispatched_at=None,
             dispatch_count=0,
-            result=null(),
+            # The parts of a chunk that failed or was cancelled are done, and its payload has the rest.
+            result=case((Chunk.state == ChunkState.COMPLETED, null()), else_=Chunk.result),
             error=None,
         )
         .execution_options(synchronize_session=False)
