@@ -36,8 +36,11 @@ _DENIED_IPV4 = tuple(
         "172.16.0.0/12",  # private
         "192.0.0.0/24",  # protocol assignments
         "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112: like the two below, routed to whichever network offers the service nearby
+        "192.52.193.0/24",  # multicast relays
         "192.88.99.0/24",  # 6to4 relays
         "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
         "198.18.0.0/15",  # benchmarks
         "198.51.100.0/24",  # documentation
         "203.0.113.0/24",  # documentation
@@ -53,12 +56,16 @@ _DENIED_IPV6 = tuple(
         "2001::/23",  # protocol assignments, Teredo among them
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4: carries an IPv4 address
+        "2620:4f:8000::/48",  # AS112
         "3fff::/20",  # documentation
     )
 )
 
-# Names that mean something only inside a network (RFC 6761, 6762, 8375, ICANN's .internal, Kubernetes' .svc).
-_INTERNAL_NAMES = ("internal", "local", "localhost", "svc", "lan", "home.arpa")
+# Names that mean something only inside a network (RFC 6761, appendix G of RFC 6762, RFC 8375, Kubernetes' .svc).
+_INTERNAL_NAMES = (
+    *("local", "localhost", "localdomain", "intranet", "internal", "private", "corp", "home", "lan", "home.arpa"),
+    "svc",
+)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
@@ -68,8 +75,10 @@ _SAFE_IN_QUERY = _SAFE_IN_PATH + "?"
 
 _ISATAP = 0x5EFE  # IANA's number in the interface identifiers of RFC 5214
 
-# Reserved, and on no interface: a host on which even this can be bound has ip_nonlocal_bind set.
-_UNASSIGNED = IPv4Address("240.0.0.1")
+# Reserved, and on no interface: where even these can be bound, binding proves nothing (`ip_nonlocal_bind` of Linux).
+_UNASSIGNED = {4: IPv4Address("240.0.0.1"), 6: IPv6Address("4000::1")}
+#: Letters that the older standard of internationalized names replaced or dropped, and the current one keeps.
+_DEVIATIONS = re.compile("[\u00df\u03c2\u200c\u200d]")
 
 
 class DeniedError(PermissionError):
@@ -103,7 +112,7 @@ def is_own(address: Address) -> bool:
     A public address of this machine leads past the firewall to services that trust local callers. Binding needs no
     list of interfaces and is right even when addresses come and go.
     """
-    return _can_bind(address) and not _can_bind(_UNASSIGNED)
+    return _can_bind(address) and (not _can_bind(_UNASSIGNED[address.version]) or _is_own_source(address))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,9 +229,13 @@ def _host(parts: SplitResult) -> str:
             raise RejectedError(Reason.BAD_URL, "has brackets around something else than IPv6") from None
     if not host.isascii():
         try:
-            host = URL.build(scheme="http", host=host).raw_host or ""
+            read = URL.build(scheme="http", host=host)
         except ValueError:
             raise RejectedError(Reason.BAD_URL, "has a host that is not an internationalized name") from None
+        # yarl goes back to the older standard for names that the current one does not have; browsers do not.
+        if not set(_DEVIATIONS.findall(host)) <= set(read.host or ""):
+            raise RejectedError(Reason.BAD_URL, "has a host that is read differently by two standards")
+        host = read.raw_host or ""
     host = host.removesuffix(".").lower()
     if not _HOSTNAME.fullmatch(host):
         raise RejectedError(Reason.BAD_URL, "has a host that is not a name")
@@ -269,3 +282,14 @@ def _can_bind(address: Address) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_own_source(address: Address) -> bool:
+    """Return whether packets to an address would come from it: of all addresses, only for our own. Nothing is sent."""
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))
+            return ip_address(probe.getsockname()[0]) == address
+    except OSError:
+        return False

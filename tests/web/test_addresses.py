@@ -21,8 +21,11 @@ DENIED_IPV4 = [
     "172.16.0.0/12",
     "192.0.0.0/24",
     "192.0.2.0/24",
+    "192.31.196.0/24",
+    "192.52.193.0/24",
     "192.88.99.0/24",
     "192.168.0.0/16",
+    "192.175.48.0/24",
     "198.18.0.0/15",
     "198.51.100.0/24",
     "203.0.113.0/24",
@@ -34,6 +37,7 @@ DENIED_IPV6 = [
     "2001::/23",
     "2001:db8::/32",
     "2002::/16",
+    "2620:4f:8000::/48",
     "3fff::/20",
     "4000::/2",
     "8000::/1",
@@ -303,6 +307,8 @@ def test_a_port_that_is_not_allowed_is_said_to_be_one(url: str) -> None:
     "url",
     [
         "http://xn--a.example/",
+        "http://a_\u00df.example/",
+        "http://a\u200db.example/",
         "http://xn--0.pt/x.jpg",
         "http://www.xn--.example/",
         "http://a.xn--a-/",
@@ -311,6 +317,12 @@ def test_a_port_that_is_not_allowed_is_said_to_be_one(url: str) -> None:
 )
 def test_a_host_that_cannot_be_decoded_is_a_bad_url(url: str) -> None:
     assert rejection(url) is Reason.BAD_URL
+
+
+def test_capitals_of_letters_that_the_older_standard_replaced_are_hosts() -> None:
+    assert str(INTERNET.target("http://\u039f\u0394\u039f\u03a3.example/")) == "http://xn--pxavbq.example/"
+    # The tables of Unicode before 15.1 have "ss" for it.
+    assert INTERNET.target("http://FA\u1e9e.de/").raw_host in ("xn--fa-hia.de", "fass.de")
 
 
 def test_a_name_of_today_that_the_older_standard_does_not_have_is_a_host() -> None:
