@@ -1,0 +1,96 @@
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import namespace
+import pytest
+import refused
+from refused import KINDS, PUBLIC, PUBLIC_IPV6, SERVER, Connects
+
+from pixcrawler_worker.domain.reasons import Reason
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    """What `namespace.py` saw: in a network of its own, which takes root or a system that lets users have one."""
+    alone = ["unshare", "--net", "--mount", "--map-root-user"]
+    try:
+        subprocess.run([*alone, "ip", "link", "add", "type", "veth"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network of its own: {error}")
+    program = [*alone, sys.executable, namespace.__file__]
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(program, capture_output=True, check=False, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert not done.returncode, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_table_has_hundreds_of_cases_of_each_kind() -> None:
+    urls, answers, redirects, rebinding = (cases for cases, _ in KINDS.values())
+    assert len({(case.url, case.answers) for case in (*urls, *answers)}) == len(urls) + len(answers)
+    assert len(urls) > 250
+    assert len(redirects) > 250
+    assert len(answers) > 200
+    assert len(rebinding) > 80
+    assert {case.reason for case in redirects} == {Reason.BAD_URL, Reason.FORBIDDEN_ADDRESS, Reason.FORBIDDEN_PORT}
+
+
+@pytest.mark.parametrize("kind", ["urls", "answers", "rebinding"])
+def test_a_forbidden_target_is_rejected_in_every_way_and_never_connected_to(kind: str) -> None:
+    with Connects() as connects:
+        wrong = asyncio.run(refused.wrong_outcomes(kind))
+    assert not wrong
+    assert not connects.addresses
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on its loopback interface")
+def test_a_redirect_to_a_forbidden_target_is_rejected_in_every_way_and_never_followed() -> None:
+    with Connects() as connects:
+        wrong = asyncio.run(refused.wrong_outcomes("redirects"))
+    assert not wrong
+    assert connects.hosts() == {SERVER}
+
+
+def test_nothing_connects_to_the_addresses_of_this_machine() -> None:
+    addresses = sorted({"127.0.0.1", *refused.own_addresses()})
+    with refused.listening(addresses) as (port, accepted):
+        found = asyncio.run(refused.rejections_of_listeners(addresses, port))
+        assert set(found.values()) == {Reason.FORBIDDEN_ADDRESS}
+        assert not accepted
+        socket.create_connection(("127.0.0.1", port)).close()
+        while not accepted:  # the listeners do count
+            pass
+
+
+def test_no_packet_goes_to_a_forbidden_target(seen: dict[str, Any]) -> None:
+    packets = seen["packets"]
+    assert packets["cases"] > 900
+    assert not any(packets["wrong"].values())
+    assert packets["refused"] == {}
+    # What is allowed does send some, and they are seen.
+    assert set(packets["allowed"]) == {PUBLIC, PUBLIC_IPV6}
+
+
+def test_public_addresses_of_this_machine_are_denied_even_where_any_address_can_be_bound(seen: dict[str, Any]) -> None:
+    for found in seen["own"].values():
+        assert found == {"reasons": ["forbidden_address"], "accepted": {}, "others": [False, False]}
+
+
+def test_a_silent_name_server_does_not_delay_what_others_answer(seen: dict[str, Any]) -> None:
+    names = seen["names"]
+    assert names["good"] == {PUBLIC: 1000}
+    assert names["lookups"] == 100
+    assert names["seconds"] < 1
+    assert names["silent"] == {"TimeoutError": 300}
+    assert names["silent_asked"] == 4
+
+
+def test_the_system_decides_what_a_name_is(seen: dict[str, Any]) -> None:
+    assert seen["names"]["in_the_file"] == "8.8.4.4"
+    assert seen["names"]["unknown"] == {"OSError": 100}
+    assert seen["names"]["lookups_of_unknown"] == 1
