@@ -548,7 +548,8 @@ async def rejections_at_connect(case: Case) -> dict[str, Reason | None]:
     guard, resolver = Guard(ports=frozenset({80, 443})), Rebinding(case.answers[0])
     strict: Reason | None = None
     connector = guarded_connector(guard, resolver=resolver, tls=None)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    at_once = aiohttp.ClientTimeout(sock_connect=0.1)
+    async with aiohttp.ClientSession(connector=connector, timeout=at_once) as session:
         try:
             await session.get(guard.target(case.url))
         except aiohttp.ClientConnectorError as error:
