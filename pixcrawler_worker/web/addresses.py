@@ -76,7 +76,7 @@ _SAFE_IN_QUERY = _SAFE_IN_PATH + "?"
 _ISATAP = 0x5EFE  # IANA's number in the interface identifiers of RFC 5214
 
 # Reserved, and on no interface: where even these can be bound, binding proves nothing (`ip_nonlocal_bind` of Linux).
-_UNASSIGNED = {4: IPv4Address("240.0.0.1"), 6: IPv6Address("4000::1")}
+_UNASSIGNED: dict[int, Address] = {4: IPv4Address("240.0.0.1"), 6: IPv6Address("4000::1")}
 #: Letters that the older standard of internationalized names replaced or dropped, and the current one keeps.
 _DEVIATIONS = re.compile("[\u00df\u03c2\u200c\u200d]")
 
