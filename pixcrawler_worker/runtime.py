@@ -24,6 +24,7 @@ from pixcrawler_worker.sources.protocol import Source, SourceConfig
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.policy import Policy
+from pixcrawler_worker.web.robots_cache import SharedRobots
 
 T = TypeVar("T")
 
@@ -99,7 +100,7 @@ def connect(settings: Settings) -> Runtime:
         settings=settings,
         sessions=session.sessions(session.connect(settings.require_database())),
         storage=Storage(settings.storage()),
-        downloader=Downloader(_policy(settings)),
+        downloader=Downloader(_policy(settings), shared_robots=SharedRobots.at(_secret_value(settings.broker_url))),
         decoder=Decoder(
             Limits(
                 max_pixels=settings.max_image_pixels,

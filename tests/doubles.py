@@ -105,9 +105,9 @@ class WatchedDownloader(Downloader):
         super().__init__(Policy(user_agent="tests", allowed_networks=runtime.settings.allowed_networks))
         self._before_fetch = fetch
 
-    async def fetch(self, url: str, *, max_bytes: int | None = None) -> Fetched:
+    async def fetch(self, url: str, **options: Any) -> Fetched:
         self._before_fetch(url)
-        return await super().fetch(url, max_bytes=max_bytes)
+        return await super().fetch(url, **options)
 
 
 class WatchedDecoder(Decoder):

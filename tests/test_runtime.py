@@ -19,6 +19,7 @@ from pixcrawler_worker import runtime
 from pixcrawler_worker import settings as configuration
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
@@ -201,6 +202,19 @@ def test_the_downloader_follows_the_settings(settings: Settings) -> None:
         assert caught.value.reason is Reason.TOO_MANY_BYTES
         assert "PixCrawler/" in server.heads["/good/1.jpg"]
         assert "(+mailto:me@example.org)" in server.heads["/good/1.jpg"]
+
+
+def test_processes_with_a_broker_share_what_robots_txt_says(settings: Settings, services: Services) -> None:
+    disallow = b"User-agent: PixCrawler\nDisallow: /good/"
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(disallow), disallow)
+    with_broker = settings.model_copy(update={"broker_url": SecretStr(services.broker_url)})
+    with hosts.serving(responses={"/robots.txt": response}) as server:
+        for _ in range(2):
+            with closing(runtime.connect(with_broker)) as opened:
+                with pytest.raises(RejectedError) as caught:
+                    opened.run(opened.downloader.fetch(server.url("/good/1.jpg"), respect_robots=True))
+                assert caught.value.reason is Reason.ROBOTS_DISALLOWED
+        assert server.hits == {"/robots.txt": 1}
 
 
 def test_private_networks_are_not_fetched_from_unless_allowed(settings: Settings) -> None:

@@ -39,6 +39,8 @@ class RawCrawlOptions(TypedDict):
     min_width: int | None
     min_height: int | None
     urls: TextIO | None
+    ignore_opt_outs: bool
+    ignore_robots: bool
 
 
 def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -80,6 +82,12 @@ _OPTIONS = (
         type=click.File(errors="replace"),
         help="File with one URL per line, or - for stdin; a single KEYWORD labels its images.",
     ),
+    click.option(
+        "--ignore-opt-outs",
+        is_flag=True,
+        help="Keep images whose owner opts out of indexes, AI training, or text and data mining.",
+    ),
+    click.option("--ignore-robots", is_flag=True, help="Request images that the robots.txt of their host disallows."),
 )
 
 
@@ -108,8 +116,10 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "licenses": list(raw["licenses"]),
             "min_width": raw["min_width"],
             "min_height": raw["min_height"],
+            "respect_opt_outs": not raw["ignore_opt_outs"],
+            "respect_robots": not raw["ignore_robots"],
         }
-        parsed = options.parse({name: value for name, value in given.items() if value})
+        parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
     if urls and len(labels) > 1:

@@ -32,6 +32,10 @@ class CrawlOptions(Options):
     )
     max_rounds: Annotated[int, Integer(1, 100)] = Field(5, description="rounds, the first one included")
     safe_search: StrictBool = Field(True, description="exclude adult content, where the source supports it")
+    respect_opt_outs: StrictBool = Field(
+        True, description="reject images whose owner opts out with X-Robots-Tag or tdm-reservation"
+    )
+    respect_robots: StrictBool = Field(True, description="reject images that the robots.txt of their host disallows")
 
 
 def parse(raw: object) -> CrawlOptions:

@@ -339,7 +339,7 @@ def _reject_internally(progress: CrawlProgress, error: Exception, **where: str) 
 async def _process_soundly(runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offer: _Offer) -> bool:
     try:
         _check_candidate(offer.candidate, work.options)
-        body = await _download(runtime, offer.candidate.url)
+        body = await _download(runtime, offer.candidate.url, work.options)
         progress.downloaded += 1
         progress.downloaded_positions.add(offer.position)
         facts = await runtime.decoder.inspect(body)
@@ -359,14 +359,20 @@ async def _process_soundly(runtime: Runtime, work: CrawlWork, progress: CrawlPro
     return True
 
 
-async def _download(runtime: Runtime, url: str) -> bytes:
+async def _download(runtime: Runtime, url: str, options: CrawlOptions) -> bytes:
+    fetch = functools.partial(
+        runtime.downloader.fetch,
+        url,
+        respect_robots=options.respect_robots,
+        respect_opt_outs=options.respect_opt_outs,
+    )
     try:
-        return (await runtime.downloader.fetch(url)).body
+        return (await fetch()).body
     except RejectedError as error:
         if error.reason not in PASSING:
             raise
     await asyncio.sleep(_RETRY_SECONDS)
-    return (await runtime.downloader.fetch(url)).body
+    return (await fetch()).body
 
 
 def _check_candidate(candidate: Candidate, options: CrawlOptions) -> None:

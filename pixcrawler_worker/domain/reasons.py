@@ -30,6 +30,11 @@ class Reason(StrEnum):
     HTTP_STATUS = "http_status"
     TOO_MANY_BYTES = "too_many_bytes"
     EMPTY = "empty"
+    # Of what the owner of the site wants.
+    OPTED_OUT = "opted_out"
+    TDM_RESERVED = "tdm_reserved"
+    ROBOTS_DISALLOWED = "robots_disallowed"
+    ROBOTS_UNREACHABLE = "robots_unreachable"
     # Of the content.
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"

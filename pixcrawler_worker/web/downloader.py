@@ -2,9 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from urllib.parse import urljoin
 
 import aiohttp
@@ -14,12 +15,14 @@ from yarl import URL
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.web import encodings, failures
+from pixcrawler_worker.web import encodings, failures, opt_outs
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.failures import without_query
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.pool import Pool
 from pixcrawler_worker.web.resolver import CachingResolver, Lookup, system_lookup
+from pixcrawler_worker.web.robots import Robots, product_token
+from pixcrawler_worker.web.robots_cache import SharedRobots
 
 _SEE_OTHER = 303
 _REDIRECTS = frozenset({301, 302, _SEE_OTHER, 307, 308})
@@ -75,14 +78,26 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outgoing:
-    """A request on its way, changed by redirects; `any_status` where errors of the host are responses like others."""
+    """A request on its way, changed by redirects.
+
+    Attributes:
+        any_status: errors of the host are responses like others.
+        raw: the response's headers are read as bytes, which only aiohttp does.
+        cut: of a longer body the first `max_bytes` are enough.
+        before_hop: called with each URL that a redirect leads to; what it raises ends the request.
+        opt_outs_of: product token of the crawler to which the headers of each response may deny its use; None for none.
+    """
 
     method: str
     target: URL
     headers: CIMultiDict[str]
     content: bytes
     max_bytes: int
-    any_status: bool
+    any_status: bool = False
+    raw: bool = False
+    cut: bool = False
+    before_hop: Callable[[URL], Awaitable[None]] | None = None
+    opt_outs_of: str | None = None
 
 
 class Downloader:
@@ -92,22 +107,41 @@ class Downloader:
         policy: what is allowed.
         lookup: resolves a name; the system's resolver by default.
         tls: trusted certificates; the system's by default.
+        shared_robots: the robots.txt files that other workers have read; None when there are no other workers.
     """
 
-    def __init__(self, policy: Policy, *, lookup: Lookup | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        lookup: Lookup | None = None,
+        tls: ssl.SSLContext | None = None,
+        shared_robots: SharedRobots | None = None,
+    ) -> None:
         self._policy = policy
         self._names = CachingResolver(lookup or system_lookup, patience=policy.connect_timeout)
         self._tls = tls
         networks = () if policy.egress_proxy else policy.allowed_networks
         self._guard = Guard(ports=policy.ports, allowed_networks=networks)
         self._pool: Pool | None = None
+        self._agent = product_token(policy.user_agent)
+        self._robots = Robots(self._read_robots, agent=self._agent, shared=shared_robots)
 
-    async def fetch(self, url: str, *, max_bytes: int | None = None) -> Fetched:
+    async def fetch(
+        self,
+        url: str,
+        *,
+        max_bytes: int | None = None,
+        respect_robots: bool = False,
+        respect_opt_outs: bool = False,
+    ) -> Fetched:
         """Download one file, following redirects. Many may run at once; time in a queue does not count.
 
         Args:
             url: http or https.
             max_bytes: a cap for this body, below the policy's.
+            respect_robots: do not request what the robots.txt of its host disallows, by redirect neither.
+            respect_opt_outs: do not read what is sent with a header by which its owner opts out (`web/opt_outs.py`).
 
         Returns:
             A response with a status from 200 to 299 and at least one byte.
@@ -123,8 +157,11 @@ class Downloader:
             headers=CIMultiDict({"Accept": "image/*,*/*;q=0.8"}),
             content=b"",
             max_bytes=limit,
-            any_status=False,
+            before_hop=self._robots.check if respect_robots else None,
+            opt_outs_of=self._agent if respect_opt_outs else None,
         )
+        if outgoing.before_hop:
+            await outgoing.before_hop(outgoing.target)
         target, answer = await self._send(outgoing)
         if not answer.body:
             raise RejectedError(Reason.EMPTY, f"{without_query(target)} answered {answer.status} without a body")
@@ -148,15 +185,45 @@ class Downloader:
             content=content,
             max_bytes=self._policy.max_bytes,
             any_status=True,
+            raw=True,
         )
         target, answer = await self._send(outgoing)
         return ApiResponse(str(target), answer.status, answer.raw_headers, answer.body)
+
+    async def crawl_delay(self, url: str) -> timedelta | None:
+        """Return the time between two requests that the robots.txt of a host asks for, at most a day; None for none.
+
+        Args:
+            url: of a file of the host.
+
+        Raises:
+            RejectedError: the URL may not be requested at all.
+            TransientError: the operator's own proxy cannot be reached.
+        """
+        return await self._robots.crawl_delay(self._guard.target(url))
 
     async def aclose(self) -> None:
         """Close every connection. A later request opens new ones."""
         pool, self._pool = self._pool, None
         if pool:
             await pool.aclose()
+        await self._robots.aclose()
+
+    async def _read_robots(
+        self, url: str, *, max_bytes: int, before_hop: Callable[[URL], Awaitable[None]]
+    ) -> tuple[int, bytes]:
+        outgoing = _Outgoing(
+            method="GET",
+            target=self._guard.target(url),
+            headers=CIMultiDict({"Accept": "text/plain,*/*;q=0.8"}),
+            content=b"",
+            max_bytes=max_bytes,
+            any_status=True,
+            cut=True,
+            before_hop=before_hop,
+        )
+        _, answer = await self._send(outgoing)
+        return answer.status, answer.body
 
     async def _send(self, outgoing: _Outgoing) -> tuple[URL, _Answer]:
         target = outgoing.target
@@ -189,6 +256,8 @@ class Downloader:
                 cookies = cookies or CookieJar(unsafe=True)
                 cookies.update_cookies_from_headers(answer.headers.getall("Set-Cookie"), outgoing.target)
             outgoing = self._redirected(outgoing, answer)
+            if outgoing.before_hop:
+                await outgoing.before_hop(outgoing.target)
         raise RejectedError(Reason.TOO_MANY_REDIRECTS, f"{without_query(outgoing.target)} is one too many")
 
     def _redirected(self, outgoing: _Outgoing, response: _Answer) -> _Outgoing:
@@ -225,7 +294,7 @@ async def _exchange(pool: Pool, outgoing: _Outgoing, cookies: CookieJar | None) 
         headers = CIMultiDict(outgoing.headers)
         headers["Cookie"] = known.output(attrs=[], header="", sep=";").strip()
         outgoing = replace(outgoing, headers=headers)
-    may_be_lenient = pool.lenient is not None and outgoing.method == "GET" and not outgoing.any_status
+    may_be_lenient = pool.lenient is not None and outgoing.method == "GET" and not outgoing.raw
     if may_be_lenient and host in pool.lenient_hosts:
         return await _exchange_leniently(pool, outgoing)
     try:
@@ -248,10 +317,11 @@ async def _exchange_strictly(pool: Pool, outgoing: _Outgoing) -> _Answer:
     url = without_query(outgoing.target)
     async with sending as response, _aborting(response):
         body = b""
+        _check_opt_outs(response.status, response.headers, outgoing)
         if response.status not in _REDIRECTS:
             _check_head(response.status, response.headers, response.content_length, outgoing)
             try:
-                body = await _body(_blocks(response), url, outgoing.max_bytes)
+                body = await _body(_blocks(response), url, outgoing)
             except aiohttp.ClientPayloadError as error:
                 if failures.was_reset(response):
                     raise RejectedError(Reason.RESET, f"{url} reset the connection") from error
@@ -266,9 +336,10 @@ async def _exchange_leniently(pool: Pool, outgoing: _Outgoing) -> _Answer:
     url = without_query(outgoing.target)
     async with pool.lenient.get(outgoing.target, headers) as response:
         body = b""
+        _check_opt_outs(response.status, response.headers, outgoing)
         if response.status not in _REDIRECTS:
             _check_head(response.status, response.headers, response.length, outgoing)
-            body = await _body(response.blocks(), url, outgoing.max_bytes)
+            body = await _body(response.blocks(), url, outgoing)
             body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
         return _Answer(response.status, response.headers, (), body)
 
@@ -293,8 +364,14 @@ def _check_head(status: int, headers: MultiMapping[str], length: int | None, out
     if not outgoing.any_status and status not in range(200, 300):
         raise RejectedError(failures.of_status(status), f"{url} answered {status}")
     encodings.check(headers, url)
-    if (length or 0) > outgoing.max_bytes:
+    if (length or 0) > outgoing.max_bytes and not outgoing.cut:
         raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} announces more than {outgoing.max_bytes} bytes")
+
+
+def _check_opt_outs(status: int, headers: MultiMapping[str], outgoing: _Outgoing) -> None:
+    """Reject what its owner does not want to be used. An error is only an error: many sites mark theirs as noindex."""
+    if outgoing.opt_outs_of is not None and (status in range(200, 300) or status in _REDIRECTS):
+        opt_outs.check(headers, without_query(outgoing.target), agent=outgoing.opt_outs_of)
 
 
 async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -302,10 +379,13 @@ async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         yield block
 
 
-async def _body(blocks: AsyncIterator[bytes], url: str, limit: int) -> bytes:
+async def _body(blocks: AsyncIterator[bytes], url: str, outgoing: _Outgoing) -> bytes:
+    limit = outgoing.max_bytes
     body = bytearray()  # not a list of blocks: a host that sends two bytes at a time would fill it with overhead
     async for block in blocks:
         body += block
+        if len(body) >= limit and outgoing.cut:
+            return bytes(body[:limit])
         if len(body) > limit:
             raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends more than {limit} bytes")
     return bytes(body)

@@ -25,6 +25,8 @@ RAW = st.fixed_dictionaries(
         "chunk_size": st.none() | st.integers(1, 1000),
         "max_rounds": st.integers(1, 100),
         "safe_search": st.booleans(),
+        "respect_opt_outs": st.booleans(),
+        "respect_robots": st.booleans(),
     },
 )
 
@@ -48,6 +50,8 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
         "chunk_size": None,
         "max_rounds": 5,
         "safe_search": True,
+        "respect_opt_outs": True,
+        "respect_robots": True,
     }
 
 
@@ -85,6 +89,8 @@ def test_an_option_without_a_similar_one_is_rejected_with_all_known_ones(name: o
         *(("chunk_size", value) for value in ("100", 100.0, True, 0, 1001)),
         *(("max_rounds", value) for value in ("5", 5.0, True, 0, 101, None)),
         *(("safe_search", value) for value in (1, "true", None)),
+        *(("respect_opt_outs", value) for value in (0, "false", None)),
+        *(("respect_robots", value) for value in (0, "false", None)),
     ],
 )
 def test_an_invalid_value_is_rejected_with_the_name_of_the_option(name: str, value: object) -> None:
