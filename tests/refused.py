@@ -161,6 +161,8 @@ BAD_URLS = [
     "http://xn--a.example/",
     "http://xn--0.pt/x.jpg",
     "http://www.xn--.example/",
+    "http://xn--\u3002/",
+    "http://xn--\u3002example/",
     "http://a.xn--a-/",
     # Ports that are none.
     "http://example.com:port/",

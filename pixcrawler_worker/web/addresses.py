@@ -230,10 +230,11 @@ def _host(parts: SplitResult) -> str:
     if not host.isascii():
         try:
             read = URL.build(scheme="http", host=host)
+            kept = set(read.host or "")
         except ValueError:
             raise RejectedError(Reason.BAD_URL, "has a host that is not an internationalized name") from None
         # yarl goes back to the older standard for names that the current one does not have; browsers do not.
-        if not set(_DEVIATIONS.findall(host)) <= set(read.host or ""):
+        if not kept.issuperset(_DEVIATIONS.findall(host)):
             raise RejectedError(Reason.BAD_URL, "has a host that is read differently by two standards")
         host = read.raw_host or ""
     host = host.removesuffix(".").lower()
