@@ -37,7 +37,17 @@ class TransientError(WorkerError):
 
 
 class OutageError(TransientError):
-    """The service's own database or storage is unavailable, full, or denies access: none of its jobs is to blame."""
+    """The service's own database or storage is unavailable, full, or denies access: none of its jobs is to blame.
+
+    Args:
+        message: as of `TransientError`.
+        may_be_one_file: whether it may be trouble of one file alone, which is denied or damaged. The caller finds out
+            whether others can be read.
+    """
+
+    def __init__(self, message: str, *, may_be_one_file: bool = False) -> None:
+        super().__init__(message)
+        self.may_be_one_file = may_be_one_file
 
 
 class PermanentError(WorkerError):

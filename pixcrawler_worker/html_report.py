@@ -2,14 +2,17 @@
 
 import asyncio
 import base64
-import contextlib
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+import structlog
+
 from pixcrawler_worker.domain.reasons import RejectedError
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.runtime import Runtime
+
+log = structlog.get_logger()
 
 #: Images that are read at a time. The decoder takes one after the other, and they may be large.
 _MAX_READS = 8
@@ -133,7 +136,7 @@ def figure(thumbnail: bytes | None, caption: str, *, alt: str, hint: str = "") -
 
 
 async def thumbnails(runtime: Runtime, images: Iterable[tuple[int, str]]) -> dict[int, bytes]:
-    """Return thumbnails as JPEG by image id; files that are missing or cannot be decoded have none.
+    """Return thumbnails as JPEG by image id; files that are missing or cannot be read or decoded have none.
 
     Args:
         runtime: connects to storage and decoder.
@@ -147,9 +150,16 @@ async def thumbnails(runtime: Runtime, images: Iterable[tuple[int, str]]) -> dic
 
     async def thumbnail(image_id: int, url: str) -> None:
         async with reads:
-            with contextlib.suppress(PermanentError, RejectedError):
+            try:
                 body = await runtime.storage.get(runtime.storage.key(url))
                 made[image_id] = await runtime.decoder.thumbnail(body, side=_THUMBNAIL_SIDE)
+            except (PermanentError, RejectedError):
+                pass
+            except WorkerError as error:
+                if not (isinstance(error, OutageError) and error.may_be_one_file):
+                    raise
+            except Exception:
+                log.exception("no thumbnail: internal error", image=image_id)
 
     try:
         async with asyncio.TaskGroup() as group:

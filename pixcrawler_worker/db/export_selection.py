@@ -71,7 +71,7 @@ _INSERT = """
 INSERT INTO pixcrawler.export_items (export_job_id, seq, image_id, split, digest, copy, cost, upto)
 WITH known AS (
     SELECT i.id, i.original_url, coalesce(f.sha256, v.sha256, sha256(convert_to(i.original_url, 'UTF8'))) AS digest,
-        coalesce(f.label, :default_label) AS label, f.license, coalesce(v.keeper_id, i.id) AS family,
+        coalesce(nullif(f.label, ''), :default_label) AS label, f.license, coalesce(v.keeper_id, i.id) AS family,
         coalesce(v.valid, true) AS valid, coalesce(v.findings, '[]'::jsonb) AS findings,
         coalesce(v.width, i.width) AS width, coalesce(v.height, i.height) AS height, i.format,
         coalesce(v.file_size, i.file_size, :unknown_bytes)::bigint AS file_size,
@@ -113,11 +113,11 @@ WITH known AS (
         (SELECT count(*) FROM unnest(CAST(:bounds AS numeric[])) AS bound WHERE bound <= position) AS split
     FROM selected
 ), costed AS (
-    SELECT *, 3 * letters + 2000 + CASE
+    SELECT *, 3 * letters + 2000 + greatest(0, CASE
         WHEN format = ANY(:copied) AND NOT (:may_rotate AND format = 'jpg' AND orientation <> 1) THEN file_size
         WHEN format = ANY(:copied) THEN file_size + file_size / 8
         WHEN :lossy THEN least(pixels * 3, file_size * 2) + 65536
-        ELSE pixels * 4 + 65536 END AS cost
+        ELSE pixels * 4 + 65536 END) AS cost
     FROM sorted
 )
 SELECT :export, row_number() OVER place - 1, id, split, digest, copy, cost, sum(cost) OVER place

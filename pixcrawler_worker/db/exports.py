@@ -152,7 +152,7 @@ def labels(session: Session, job_id: int) -> list[str]:
 
 def _labels(session: Session, job_id: int, *, default_label: str) -> list[str]:
     found = session.scalars(
-        select(func.coalesce(ImageFact.label, literal(default_label)))
+        select(func.coalesce(func.nullif(ImageFact.label, ""), literal(default_label)))
         .select_from(ExportItem)
         .outerjoin(ImageFact, ImageFact.image_id == ExportItem.image_id)
         .where(ExportItem.export_job_id == job_id)

@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import SQLCoreOperations
 
 from pixcrawler_worker.db.models import Image, ImageFact
-from pixcrawler_worker.domain.facts import Credit, ImageFacts
+from pixcrawler_worker.domain.facts import FORMATS, Credit, ImageFacts
 
 #: Masks the 64 bits of a hash, which PostgreSQL keeps as a signed number.
 UNSIGNED = 2**64 - 1
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,11 @@ class ImageRecord:
 
     @property
     def facts(self) -> ImageFacts | None:
-        """What the crawl recorded of the bytes; None when that is not complete."""
-        if self.sha256 is None or not self.width or not self.height or self.file_size is None or not self.format:
+        """What the crawl recorded of the bytes; None when that is not complete, or cannot be true."""
+        if self.sha256 is None or self.width is None or self.height is None or self.file_size is None:
+            return None
+        possible = min(self.width, self.height) > 0 and self.file_size >= 0 and len(self.sha256) == _DIGEST_BYTES
+        if not possible or self.format not in FORMATS:
             return None
         return ImageFacts(
             sha256=self.sha256,
@@ -76,7 +80,7 @@ class ImageRecord:
             height=self.height,
             file_size=self.file_size,
             mode=self.mode or "",
-            frames=self.frames or 1,
+            frames=max(self.frames or 1, 1),
             phash=(self.phash or 0) & UNSIGNED,
             dhash=(self.dhash or 0) & UNSIGNED,
         )

@@ -181,7 +181,7 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterabl
             with factory.begin() as session:
                 return work(session)
         except (DBAPIError, psycopg.Error) as error:
-            if not _is_passing(error):
+            if not is_passing(error):
                 raise
             met: Exception = error
             outage = OutageError(f"the database does not answer: {describe(error)}")
@@ -215,7 +215,8 @@ def _default_pauses() -> Iterable[float]:
     return itertools.takewhile(lambda _: time.monotonic() < end, _PAUSES)
 
 
-def _is_passing(error: DBAPIError | psycopg.Error) -> bool:
+def is_passing(error: DBAPIError | psycopg.Error) -> bool:
+    """Return whether the same statement may succeed later."""
     state = getattr(_driver_error(error), "sqlstate", None)
     if state is None:
         # Without an answer from the server only a broken connection passes; the rest are bugs in the call.

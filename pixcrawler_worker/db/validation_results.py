@@ -1,23 +1,30 @@
 """Images to validate, and their validation results: read and written in bulk."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import psycopg
+import structlog
 from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
 from pixcrawler_worker.db.images import signed
 from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
+from pixcrawler_worker.db.session import describe, is_passing
 from pixcrawler_worker.db.validations import selected
-from pixcrawler_worker.domain.checks import Finding, Metrics, Severity
+from pixcrawler_worker.domain.checks import Finding, Metrics, Severity, internal_error
 from pixcrawler_worker.domain.facts import ImageFacts
-from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable
+from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable_json
 from pixcrawler_worker.domain.storage_keys import url_hash
+
+log = structlog.get_logger()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,11 @@ COPY pixcrawler.verdicts (
 _TYPES = ("int4", "int4", "bool", "jsonb", "bytea", "int8", "int8", "int4", "int4", "int4", "jsonb")
 _NO_FINDINGS = Jsonb([])
 _METRICS = Metrics.__slots__
+#: The types of metrics that queries read as numbers.
+_NUMBERS = {
+    **dict.fromkeys(("brightness_p5", "brightness_p99", "entropy", "std", "sharpness"), (int, float)),
+    **dict.fromkeys(("channel_delta", "orientation"), (int,)),
+}
 
 
 def insert(session: Session, job_id: int, results: Iterable[ValidationResult]) -> None:
@@ -68,12 +80,68 @@ def insert(session: Session, job_id: int, results: Iterable[ValidationResult]) -
             copy.write_row(_row(job_id, result))
 
 
+def insert_each(session: Session, job_id: int, results: Sequence[ValidationResult]) -> list[ValidationResult]:
+    """Insert results as `insert` does, and those that the database rejects without what was measured and found.
+
+    Returns:
+        The results as they are now: one with the finding `internal_error` in place of a rejected one.
+
+    Raises:
+        DBAPIError, psycopg.Error: when no result can be inserted.
+    """
+    written = list(results)
+    errors = _write_each(session, results, lambda part: insert(session, job_id, part))
+    for position, line in errors.items():
+        image_id = results[position].image_id
+        log.error("validation result rejected by the database", image=image_id, reason=line)
+        written[position] = _without_measurements(image_id, line)
+    insert(session, job_id, [written[position] for position in errors])
+    return written
+
+
+def _write_each(session: Session, rows: Sequence[T], write: Callable[[Sequence[T]], None]) -> dict[int, str]:
+    """Write rows, and return the errors of those that the database rejects, by position.
+
+    They are written together. After an error each half is tried, then the halves of a half, each in a savepoint.
+
+    Raises:
+        DBAPIError, psycopg.Error: when the error is not about the rows, because it passes.
+    """
+    errors: dict[int, str] = {}
+
+    def write_between(first: int, last: int) -> None:
+        try:
+            with session.begin_nested():
+                write(rows[first:last])
+        except Exception as error:
+            if isinstance(error, DBAPIError | psycopg.Error) and is_passing(error):
+                raise
+            if last - first == 1:
+                errors[first] = describe(error)
+                return
+            middle = (first + last) // 2
+            write_between(first, middle)
+            write_between(middle, last)
+
+    if rows:
+        write_between(0, len(rows))
+    return errors
+
+
+def _without_measurements(image_id: int, line: str) -> ValidationResult:
+    return ValidationResult(
+        image_id=image_id, valid=True, findings=[internal_error(line)], sha256=None, facts=None, metrics=None
+    )
+
+
 def _row(job_id: int, result: ValidationResult) -> tuple[object, ...]:
     facts = result.facts
-    metrics = None if result.metrics is None else Jsonb({name: getattr(result.metrics, name) for name in _METRICS})
+    metrics = None if result.metrics is None else _metrics_json(result.metrics)
     findings = _findings_json(result.findings) if result.findings else _NO_FINDINGS
     if facts is None:
         return job_id, result.image_id, result.valid, findings, result.sha256, *[None] * 5, metrics
+    if min(facts.width, facts.height) <= 0:
+        raise ValueError(f"an image cannot have {facts.width}x{facts.height} pixels")
     return (
         job_id,
         result.image_id,
@@ -89,13 +157,23 @@ def _row(job_id: int, result: ValidationResult) -> tuple[object, ...]:
     )
 
 
+def _metrics_json(metrics: Metrics) -> Jsonb:
+    """Return metrics as queries read them.
+
+    Raises:
+        ValueError: when they are not the numbers that queries read.
+    """
+    values = {name: getattr(metrics, name) for name in _METRICS}
+    for name, type_ in _NUMBERS.items():
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, type_) or not abs(value) <= MAX_INT4:
+            raise ValueError(f"{name} is not a number that is measured")
+    return Jsonb({name: storable_json(value) for name, value in values.items()})
+
+
 def _findings_json(findings: Iterable[Finding]) -> Jsonb:
-    return Jsonb([[f.check, f.severity, _storable(f.value), _storable(f.threshold)] for f in findings])
-
-
-def _storable(value: object) -> object:
-    """Return a value without what PostgreSQL cannot store: texts may quote untrusted bytes."""
-    return storable(value) if isinstance(value, str) else value
+    """Return findings without what PostgreSQL cannot store: texts may quote untrusted bytes."""
+    return Jsonb([[f.check, f.severity, storable_json(f.value), storable_json(f.threshold)] for f in findings])
 
 
 #: A row of `comparable_images` in PostgreSQL's binary COPY format: the number of fields, then each with its length.
@@ -125,7 +203,8 @@ COPY (
         coalesce((v.metrics->>'entropy')::float8 < {entropy} OR (v.metrics->>'std')::float8 < {std}, false),
         v.valid
     FROM pixcrawler.verdicts v
-    WHERE v.validation_job_id = {job} AND v.phash IS NOT NULL
+    WHERE v.validation_job_id = {job} AND octet_length(v.sha256) = 32
+        AND num_nulls(v.phash, v.dhash, v.width, v.height, v.file_size) = 0
     ORDER BY v.image_id
 ) TO STDOUT (FORMAT BINARY)
 """
@@ -264,9 +343,29 @@ def record_facts(
     hash_version: int,
     label: str,
 ) -> None:
-    """Record what was measured of images whose rows another program wrote; values that are known already stay."""
-    if not measured:
-        return
+    """Record what was measured of images whose rows another program wrote; values that are known already stay.
+
+    What the database rejects of an image is not recorded.
+
+    Raises:
+        DBAPIError: when the error is not about a row.
+    """
+
+    def record(part: Sequence[tuple[ImageRecord, ImageFacts]]) -> None:
+        _record_facts(session, crawl_job_id, part, hash_version=hash_version, label=label)
+
+    for position, line in _write_each(session, measured, record).items():
+        log.error("facts rejected by the database", image=measured[position][0].id, reason=line)
+
+
+def _record_facts(
+    session: Session,
+    crawl_job_id: int,
+    measured: Sequence[tuple[ImageRecord, ImageFacts]],
+    *,
+    hash_version: int,
+    label: str,
+) -> None:
     session.execute(
         text(
             """

@@ -119,6 +119,8 @@ class Check(NamedTuple):
 
 #: Checks that compare all images of a job.
 JOB_CHECKS = frozenset({"odd_size", "exact_duplicate", "near_duplicate"})
+#: What is found in an image that the worker could not check because of a bug.
+INTERNAL_ERROR = "internal_error"
 #: Checks that need the stored file read and decoded.
 PIXEL_CHECKS = frozenset(
     {
@@ -164,14 +166,37 @@ def classifier_check(name: str, *, severity: Severity, score_above: float) -> Ch
     return Check(name, severity, test)
 
 
-def run_checks(image: CheckedImage, checks: Iterable[Check]) -> list[Finding]:
-    """Return the findings of the checks for an image, in the order of the checks."""
+def run_checks(
+    image: CheckedImage, checks: Iterable[Check], *, on_error: Callable[[Exception, str], str]
+) -> list[Finding]:
+    """Return the findings of the checks for an image, in the order of the checks.
+
+    A check that raises finds `INTERNAL_ERROR`, and the others are run nevertheless.
+
+    Args:
+        image: what is known of it.
+        checks: the active checks.
+        on_error: takes what a check raised, and its name; returns a line that says so.
+    """
     found = []
     for name, severity, test in checks:
-        hit = test(image)
+        try:
+            hit = test(image)
+        except Exception as error:  # noqa: BLE001 - a bug in one check is not one in the others
+            found.append(internal_error(f"{name}: {on_error(error, name)}"))
+            continue
         if hit is not None:
             found.append(Finding(name, severity, *hit))
     return found
+
+
+def internal_error(line: str) -> Finding:
+    """Return the finding of an image that could not be checked because of a bug, which does not make it invalid.
+
+    Args:
+        line: what went wrong.
+    """
+    return Finding(INTERNAL_ERROR, Severity.INFO, line, None)
 
 
 def is_valid(findings: Iterable[Finding], mode: Mode) -> bool:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pixcrawler_worker.db.exports import ExportEntry
 from pixcrawler_worker.db.image_records import UNSIGNED
 from pixcrawler_worker.domain import tables
+from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.domain.tables import Value
+from pixcrawler_worker.errors import PermanentError, WorkerError
 from pixcrawler_worker.export import card, report
 from pixcrawler_worker.export.archive_formats import Archive, Plain, Tar, Zip
 from pixcrawler_worker.export.archive_stream import ArchiveStream
@@ -20,6 +22,7 @@ from pixcrawler_worker.export.sidecars import Sidecars
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 from pixcrawler_worker.exporters.spool import Spool
+from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.uploads import Sink
 
@@ -29,6 +32,8 @@ _ARCHIVES: Mapping[ExportFormat, type[Archive]] = {
     ExportFormat.CSV: Plain,
 }
 _CHECKSUMS = "SHA256SUMS"
+#: Limits of `Entry.path`: characters of all of it, and of each of its parts.
+_MAX_PATH, _MAX_NAME = 200, 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,8 @@ class _ArchiveWriter:
         )
         self._layout = plan.layout(self._dataset)
         self._summary = Summary()
+        self._paths: set[int] = set()
+        self._bugs = InternalErrors("image left out: internal error")
         self._sidecars = Sidecars(plan.options.extras)
         self.has_report = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
 
@@ -113,10 +120,9 @@ class _ArchiveWriter:
         # Closed at once when something fails: nothing is left running then.
         async with contextlib.aclosing(reader.read(self._part.pages)) as found:
             async for entry, file in found:
-                if isinstance(file, str):
-                    self._summary.skipped[file] += 1
-                else:
-                    await self._add_image(entry, file)
+                reason = file if isinstance(file, str) else await self._add_image(reader, entry, file)
+                if reason is not None:
+                    self._summary.skipped[reason] += 1
         for written in self._layout.close():
             await self._add(written)
         table = None
@@ -151,13 +157,42 @@ class _ArchiveWriter:
         part = f"part {dataset.part + 1} of {dataset.parts}" if dataset.parts > 1 else ""
         return card.write(self._plan, self._summary, part=part)
 
-    async def _add_image(self, entry: ExportEntry, file: ImageFile) -> None:
-        sample = self._sample(entry, file)
-        file_name, written = self._layout.add(sample)
-        self._sidecars.add(file_name, sample.row)
+    async def _add_image(self, reader: ImageReader, entry: ExportEntry, file: ImageFile) -> str | None:
+        """Add an image; return the reason when it is left out instead. Whatever the layout raises for it is its own."""
+        try:
+            sample = self._sample(entry, file)
+            file_name, entries = self._layout.add(sample)
+            # All of them, before the first is written: no part of the image is in the archive then.
+            written = [self._checked(one) for one in entries]
+            file_name.encode("ascii")
+            self._sidecars.add(file_name, sample.row)
+        except WorkerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            line = self._bugs.add(error, image=entry.image.id)
+            return reader.left_out(entry, Reason.INTERNAL_ERROR, PermanentError(line))
         self._summary.add(entry.image, label=sample.label, split=sample.split, extension=file.extension, size=file.size)
         for one in written:
             await self._add(one, file if one.body is file.body else None)
+        return None
+
+    def _checked(self, written: Entry) -> Entry:
+        """Return a file that a layout adds for an image.
+
+        Raises:
+            TypeError, ValueError: when it is not as `Entry` describes it.
+        """
+        content: object = written.body
+        if not isinstance(content, bytes | Spool):
+            raise TypeError(f"the layout returned a file with {type(content).__name__} in place of bytes")
+        parts = written.path.split("/")
+        possible = written.path.isascii() and written.path.isprintable() and len(written.path) <= _MAX_PATH
+        if not possible or any(part in {"", ".", ".."} or len(part) > _MAX_NAME for part in parts):
+            raise ValueError(f"the layout returned the path {written.path[:_MAX_PATH]!r}")
+        if hash(written.path) in self._paths:
+            raise ValueError(f"the layout returned the path {written.path!r} twice")
+        self._paths.add(hash(written.path))
+        return written
 
     async def _add(self, written: Entry, file: ImageFile | None = None) -> None:
         """Append a file. Checksums of an image that were computed when it was read are used."""

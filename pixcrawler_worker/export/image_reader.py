@@ -6,13 +6,16 @@ import hashlib
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from pixcrawler_worker.db.exports import ExportEntry
-from pixcrawler_worker.domain.reasons import RejectedError
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.export.options import ImageOptions
 from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.inspection.conversion import Conversion
+from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.storage.failures import FileMissingError
@@ -20,7 +23,7 @@ from pixcrawler_worker.storage.failures import FileMissingError
 #: Limits of a batch in images and in bytes; and how many batches are read at a time, while others are written.
 _BATCH, _BATCH_BYTES, _PREFETCHED = 32, 8 * 1024 * 1024, 2
 #: Reasons for leaving out an image.
-_MISSING, _CHANGED = "missing", "changed"
+_MISSING, _CHANGED, _UNREADABLE = "missing", "changed", "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,9 @@ class ImageReader:
         self._options = options
         self._formats = formats
         self._reads_files = reads_files
+        self._bugs = InternalErrors("image left out: internal error")
+        # Whether the storage has answered for a file, be it that there is none.
+        self._answered = False
 
     async def read(
         self, pages: AsyncIterator[Sequence[ExportEntry]]
@@ -97,38 +103,105 @@ class ImageReader:
                     yield pair
 
     async def _read(self, entries: Sequence[ExportEntry]) -> list[tuple[ExportEntry, ImageFile | str]]:
-        if not self._reads_files and all(entry.sha256 is not None for entry in entries):
-            return [(entry, _recorded(entry)) for entry in entries]
+        files: dict[int, ImageFile | str] = {}
+        for entry in entries:
+            if not self._reads_files and _is_recorded(entry):
+                files[entry.seq] = _recorded(entry)
+        unread = [entry for entry in entries if entry.seq not in files]
+        found = await self._bodies(unread)
+        # What one raises ends the chunk, and not before all have ended.
+        works = (self._file(entry, one) for entry, one in zip(unread, found, strict=True))
+        for entry, file in zip(unread, await asyncio.gather(*works, return_exceptions=True), strict=True):
+            if isinstance(file, BaseException):
+                raise file
+            files[entry.seq] = file
+        return [(entry, files[entry.seq]) for entry in entries]
+
+    async def _bodies(self, entries: Sequence[ExportEntry]) -> list["_Body | Exception"]:
+        """Return the content of each image's file, or why there is none.
+
+        Raises:
+            OutageError, PermanentError: when the storage is unavailable, or can read none of its files.
+        """
         storage = self._runtime.storage
         keys = [_key(storage, entry) for entry in entries]
         known = [key for key in keys if key is not None]
-        read = iter(await storage.get_all(known, _Body.of, max_bytes=self._runtime.settings.max_image_bytes))
-        found = [FileMissingError("its row names no file here") if key is None else next(read) for key in keys]
-        checked = [self._checked(entry, one) for entry, one in zip(entries, found, strict=True)]
-        left = ((entry, one) for entry, one in zip(entries, checked, strict=True) if isinstance(one, _Body))
-        decoded = iter(await asyncio.gather(*(self._decoded(entry, body) for entry, body in left)))
-        files = (next(decoded) if isinstance(one, _Body) else one for one in checked)
-        return list(zip(entries, files, strict=True))
+        max_bytes = self._runtime.settings.max_image_bytes
+        found: Sequence[_Body | Exception]
+        try:
+            found = await storage.get_all(known, _Body.of, max_bytes=max_bytes)
+        except OutageError as error:
+            if not error.may_be_one_file:
+                raise
+            found = [error] * len(known)
+        except WorkerError:
+            raise
+        except Exception:  # noqa: BLE001 - it is not known which of the files it met
+            found = [await self._body(key, max_bytes) for key in known]
+        if not self._answered:
+            await self._require_answer(known, found)
+        read = iter(found)
+        return [FileMissingError("its row names no file here") if key is None else next(read) for key in keys]
 
-    def _checked(
-        self, entry: ExportEntry, found: "_Body | FileMissingError | RejectedError"
-    ) -> "ImageFile | str | _Body":
+    async def _body(self, key: str, max_bytes: int) -> "_Body | Exception":
+        try:
+            return (await self._runtime.storage.get_all([key], _Body.of, max_bytes=max_bytes))[0]
+        except WorkerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one file raises is its own
+            return error
+
+    async def _require_answer(self, keys: Sequence[str], found: Sequence["_Body | Exception"]) -> None:
+        """Check that trouble with these files is their own, because others can be read.
+
+        Raises:
+            OutageError, PermanentError: when it is that of the storage.
+        """
+        errors = [one for one in found if _may_be_of_the_storage(one)]
+        if len(errors) == len(found):
+            folders = {key.rpartition("/")[0] for key in keys}
+            for folder in folders:
+                if await self._runtime.storage.has_readable(f"{folder}/", besides=keys):
+                    break
+            else:
+                if errors:
+                    raise errors[0]
+                return  # no file was read
+        self._answered = True
+
+    async def _file(self, entry: ExportEntry, found: "_Body | Exception") -> ImageFile | str:
+        """Return an image's file, or the reason why it is left out. Whatever the image raises is its own."""
+        try:
+            checked = self._checked(entry, found)
+            return await self._decoded(entry, checked) if isinstance(checked, _Body) else checked
+        except WorkerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            line = self._bugs.add(error, image=entry.image.id)
+            return self.left_out(entry, Reason.INTERNAL_ERROR, PermanentError(line))
+
+    def _checked(self, entry: ExportEntry, found: "_Body | Exception") -> "ImageFile | str | _Body":
         """Return an image's file, the reason why it is left out, or its content where the decoder has to read it."""
-        if isinstance(found, FileMissingError):
-            return self._left_out(entry, _MISSING, found)
-        if isinstance(found, RejectedError):
-            return self._left_out(entry, found.reason, found)
+        match found:
+            case FileMissingError():
+                return self.left_out(entry, _MISSING, found)
+            case RejectedError():
+                return self.left_out(entry, found.reason, found)
+            case WorkerError():
+                return self.left_out(entry, _UNREADABLE, found)
+            case Exception():
+                raise found
         if entry.sha256 is not None and found.sha256 != entry.sha256:
-            return self._left_out(entry, _CHANGED, PermanentError("its file has changed since it was stored"))
+            return self.left_out(entry, _CHANGED, PermanentError("its file has changed since it was stored"))
         image = entry.image
-        if image.format is None or image.width is None or image.height is None or self._conversion(entry, found.body):
+        if not _has_facts(entry) or self._conversion(entry, found.body):
             return found
-        return found.file(image.format, image.width, image.height)
+        return found.file(image.format or "", image.width or 0, image.height or 0)
 
     async def _decoded(self, entry: ExportEntry, found: _Body) -> ImageFile | str:
         """Return an image's file, converted as the options say, or the reason why it is left out."""
         try:
-            if entry.image.format is None or entry.image.width is None or entry.image.height is None:
+            if not _has_facts(entry):
                 # Its row was not written by a crawl.
                 facts = await self._runtime.decoder.inspect(found.body)
                 entry = replace(
@@ -142,10 +215,15 @@ class ImageReader:
                     changed = await asyncio.to_thread(_Body.of, converted.body)
                     return changed.file(converted.format, converted.width, converted.height)
         except RejectedError as error:
-            return self._left_out(entry, error.reason, error)
-        return found.file(entry.image.format or "jpg", entry.image.width or 0, entry.image.height or 0)
+            return self.left_out(entry, error.reason, error)
+        return found.file(entry.image.format or "", entry.image.width or 0, entry.image.height or 0)
 
-    def _left_out(self, entry: ExportEntry, reason: str, error: PermanentError | RejectedError) -> str:
+    def left_out(self, entry: ExportEntry, reason: str, error: WorkerError) -> str:
+        """Return the reason why an image is left out.
+
+        Raises:
+            PermanentError: when the options say that this fails the export.
+        """
         if self._options.on_error == "fail":
             raise PermanentError(f"image {entry.image.original_url} is {reason}: {error}") from error
         return str(reason)
@@ -181,12 +259,27 @@ async def _batches(pages: AsyncIterator[Sequence[ExportEntry]]) -> AsyncIterator
     async for page in pages:
         for entry in page:
             batch.append(entry)
-            size += entry.image.file_size or _BATCH_BYTES
+            size += max(entry.image.file_size or _BATCH_BYTES, 0)
             if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
     if batch:
         yield batch
+
+
+def _may_be_of_the_storage(found: "_Body | Exception") -> TypeGuard[OutageError | PermanentError]:
+    return isinstance(found, OutageError | PermanentError) and not isinstance(found, FileMissingError)
+
+
+def _has_facts(entry: ExportEntry) -> bool:
+    """Return whether the row says what the file is, and that can be true: another program may have written it."""
+    image = entry.image
+    return image.format in FORMATS and min(image.width or 0, image.height or 0) > 0
+
+
+def _is_recorded(entry: ExportEntry) -> bool:
+    """Return whether the row says everything that a table of images has."""
+    return entry.sha256 is not None and _has_facts(entry) and (entry.image.file_size or -1) >= 0
 
 
 def _recorded(entry: ExportEntry) -> ImageFile:
@@ -197,7 +290,7 @@ def _recorded(entry: ExportEntry) -> ImageFile:
         size=image.file_size or 0,
         sha256=entry.sha256,
         crc=0,
-        extension=image.format or "jpg",
+        extension=image.format or "",
         width=image.width or 0,
         height=image.height or 0,
     )

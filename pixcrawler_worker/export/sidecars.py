@@ -30,10 +30,12 @@ class Sidecars:
 
     def add(self, file_name: str, row: Mapping[str, Value]) -> None:
         """Add an image: its name in tables, and its other columns."""
+        cells = (tables.cell(file_name), *tables.cells(row))
+        credit = _credit_line(file_name, row).encode()
         if self._table is not None:
-            self._rows.writerow((tables.cell(file_name), *tables.cells(row)))
+            self._rows.writerow(cells)
         if self._credits is not None:
-            self._credits.write(_credit_line(file_name, row).encode())
+            self._credits.write(credit)
 
     def files(self) -> Iterator[tuple[str, Spool]]:
         """Yield names and contents of the files, without the checksums, which cover all others."""

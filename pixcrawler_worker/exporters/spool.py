@@ -5,6 +5,8 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 
+from pixcrawler_worker.errors import OutageError
+
 #: Limit of the bytes that stay in memory, and bytes of one read.
 _IN_MEMORY, _BLOCK = 1 << 16, 1 << 20
 #: Bytes that are hashed and written at a time.
@@ -26,7 +28,11 @@ class Spool:
         self._file.close()
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes.
+
+        Raises:
+            OutageError: when the folder of temporary files is full or not writable.
+        """
         self._pending.append(data)
         self._pending_bytes += len(data)
         self.size += len(data)
@@ -38,7 +44,10 @@ class Spool:
         data = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise OutageError(f"a temporary file could not be written: {error}") from error
         self._digest.update(data)
         self._crc = zlib.crc32(data, self._crc)
 

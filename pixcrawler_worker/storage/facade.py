@@ -14,7 +14,7 @@ from obstore.exceptions import NotFoundError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.errors import OutageError, PermanentError
+from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.storage import local, multipart
 from pixcrawler_worker.storage.failures import FileMissingError, translated
 from pixcrawler_worker.storage.local import LocalSink
@@ -29,6 +29,8 @@ _UPLOAD_PART = 16 * 1024 * 1024
 _CONCURRENT_PARTS = 2
 #: Minimum size of the blocks in which large files are read.
 _DOWNLOAD_PART = 4 * 1024 * 1024
+#: Files that are tried to find out whether any can be read, and the bytes that one of them may have.
+_MAX_TRIED, _MAX_TRIED_BYTES = 4, 64 * 1024 * 1024
 #: The maximum TTL of presigned URLs of S3 (AWS, "Sharing objects with presigned URLs").
 _MAX_LINK_TTL = timedelta(days=7)
 
@@ -148,10 +150,11 @@ class Storage:
                 raise RejectedError(Reason.TOO_MANY_BYTES, f"{self.url(key)} has more than {max_bytes} bytes")
             return bytes(await response.bytes_async())
 
-    async def get_all(
-        self, keys: Sequence[str], use: Callable[[bytes], T], *, max_bytes: int
-    ) -> list[T | FileMissingError | RejectedError]:
+    async def get_all(self, keys: Sequence[str], use: Callable[[bytes], T], *, max_bytes: int) -> list[T | WorkerError]:
         """Return the result of `use` for each file, or the error of reading it: many small files in one thread.
+
+        An error in the result may be about its file alone: `FileMissingError`, `RejectedError`, another
+        `PermanentError`, or an `OutageError` with `may_be_one_file`.
 
         Args:
             keys: of the files.
@@ -159,7 +162,7 @@ class Storage:
             max_bytes: maximum size of a file.
 
         Raises:
-            OutageError, PermanentError: as for `put`.
+            OutageError: when the storage is unavailable, or denies all of them.
         """
         paths = [self._path(key) for key in keys]
         if all(paths):
@@ -169,13 +172,42 @@ class Storage:
             return found
         # They are downloaded concurrently.
         bodies = await asyncio.gather(*(self._get_or_error(key, max_bytes) for key in keys))
+        outages = [one for one in bodies if isinstance(one, OutageError)]
+        if outages and len(outages) == len(bodies):
+            raise outages[0]
         return await asyncio.to_thread(lambda: [use(body) if isinstance(body, bytes) else body for body in bodies])
 
-    async def _get_or_error(self, key: str, max_bytes: int) -> bytes | FileMissingError | RejectedError:
+    async def _get_or_error(self, key: str, max_bytes: int) -> bytes | WorkerError:
         try:
             return await self.get(key, max_bytes=max_bytes)
-        except (FileMissingError, RejectedError) as error:
+        except (PermanentError, RejectedError) as error:
             return error
+        except OutageError as error:
+            if error.may_be_one_file:
+                return error
+            raise
+
+    async def has_readable(self, prefix: str, *, besides: Collection[str]) -> bool:
+        """Return whether one of a few files below the prefix can be read, so that trouble with others is their own.
+
+        Args:
+            prefix: of the keys; ends with a `/`.
+            besides: keys of files that are not tried.
+        """
+        tried = 0
+        try:
+            async for key in self.keys(prefix):
+                if key in besides:
+                    continue
+                found = await self._get_or_error(key, _MAX_TRIED_BYTES)
+                if isinstance(found, bytes | RejectedError):
+                    return True
+                tried += 1
+                if tried == _MAX_TRIED:
+                    break
+        except WorkerError:
+            return False
+        return False
 
     def _require_folder(self) -> None:
         """Check that the folder of a local storage exists: without its volume, every file would seem to be missing.

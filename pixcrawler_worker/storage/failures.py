@@ -10,6 +10,7 @@ from obstore.exceptions import (
     InvalidPathError,
     NotFoundError,
     NotSupportedError,
+    PermissionDeniedError,
 )
 
 from pixcrawler_worker.errors import OutageError, PermanentError
@@ -20,6 +21,8 @@ _MISSING = (NotFoundError, FileNotFoundError, InvalidPathError, ValueError)
 _PERMANENT = (NotSupportedError, IsADirectoryError, NotADirectoryError, FileExistsError)
 #: The system's codes for paths that no file can have.
 _IMPOSSIBLE = {errno.ENAMETOOLONG, errno.ELOOP}
+#: The system's codes for a file that it denies or cannot read, whatever it does with others.
+_OF_A_FILE = {errno.EACCES, errno.EPERM, errno.EIO}
 #: How obstore passes the codes of the system on.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)", re.ASCII)
 #: The error code in a response of S3.
@@ -61,7 +64,8 @@ def of_error(what: str, error: Exception) -> OutageError | PermanentError:
         return FileMissingError(f"{what}: {first_line(error)}")
     if isinstance(error, _PERMANENT):
         return PermanentError(f"{what}: {first_line(error)}")
-    return OutageError(f"{what}: {first_line(error)}")
+    may_be_one_file = isinstance(error, PermissionDeniedError) or _os_code(error) in _OF_A_FILE
+    return OutageError(f"{what}: {first_line(error)}", may_be_one_file=may_be_one_file)
 
 
 def _os_code(error: Exception) -> int | None:

@@ -12,7 +12,8 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.storage.failures import FileMissingError, of_error, translated
+from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
+from pixcrawler_worker.storage.failures import of_error, translated
 
 T = TypeVar("T")
 #: Part of the name of a file that is not complete.
@@ -103,12 +104,20 @@ def write(path: str, body: bytes) -> None:
             left = left[file.write(left) :]
 
 
-def use(function: Callable[[bytes], T], path: str, max_bytes: int) -> T | FileMissingError | RejectedError:
-    """Return the result of a function for the content of a file, or the error of reading it."""
+def use(function: Callable[[bytes], T], path: str, max_bytes: int) -> T | WorkerError:
+    """Return the result of a function for the content of a file, or the error of reading it.
+
+    Raises:
+        OutageError: when it is of more than this file.
+    """
     try:
         return function(read(path, max_bytes))
-    except (FileMissingError, RejectedError) as error:
+    except (PermanentError, RejectedError) as error:
         return error
+    except OutageError as error:
+        if error.may_be_one_file:
+            return error
+        raise
 
 
 def open_nonblocking(path: str, flags: int) -> int:

@@ -11,7 +11,7 @@ from pixcrawler_worker.db.ledger.chunks import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.db.validations import VALIDATION_JOBS, ValidationRequest
-from pixcrawler_worker.domain.checks import JOB_CHECKS, Mode, invalidating
+from pixcrawler_worker.domain.checks import INTERNAL_ERROR, JOB_CHECKS, Mode, invalidating
 from pixcrawler_worker.domain.lifecycle import ChunkState, Counters, JobStatus
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.errors import PermanentError, UnknownJobError
@@ -148,11 +148,14 @@ def _complete(session: Session, ref: JobRef, request: ValidationRequest, validat
         tasks = (task_of(chunk.payload) for chunk in failed)
         left = sum(task.images for task in tasks if isinstance(task, ImagesTask))
         notes.append(f"{left} images could not be validated: {failed[0].error}")
+    found = counts(session, ref.id)
+    if bugs := found[INTERNAL_ERROR]:
+        notes.append(f"{bugs} images met an internal error and were not checked completely: see the worker's log")
     counters = validations.set_counters(session, ref.id)
     # Before the crawl job's images are counted: only a completed validation counts.
     jobs.end(session, ref, JobStatus.COMPLETED)
     valid_images = validations.update_valid_images(session, request.crawl_job_id)
-    details = {**counters, "counts": dict(counts(session, ref.id)), "valid_images_of_crawl_job": valid_images}
+    details = {**counters, "counts": dict(found), "valid_images_of_crawl_job": valid_images}
     return Conclusion(JobStatus.COMPLETED, "; ".join(filter(None, notes)) or None, details)
 
 

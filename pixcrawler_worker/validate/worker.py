@@ -6,9 +6,10 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from pixcrawler_worker.db import images, validation_results
@@ -17,18 +18,29 @@ from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.db.validation_results import ComparisonResult, ValidationResult
-from pixcrawler_worker.domain.checks import Check, CheckedImage, Finding, Metrics, Mode, is_valid, run_checks
+from pixcrawler_worker.domain.checks import (
+    Check,
+    CheckedImage,
+    Finding,
+    Metrics,
+    Mode,
+    internal_error,
+    is_valid,
+    run_checks,
+)
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.labels import default_label
 from pixcrawler_worker.domain.reasons import RejectedError
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
+from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.inspection.decoder import File
+from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 from pixcrawler_worker.validate import classifiers, duplicates, planner
-from pixcrawler_worker.validate.classifiers import Classifier
+from pixcrawler_worker.validate.classifiers import Scorer
 from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask, ValidationChunkResult, task_of
 from pixcrawler_worker.validate.rules import (
     Decode,
@@ -41,12 +53,16 @@ from pixcrawler_worker.validate.rules import (
     ValidationRules,
 )
 
+log = structlog.get_logger()
+
 #: Version of the hashes of images that were measured; inspected images have `images.HASH_VERSION`.
 _MEASURED_HASHES = 2
 #: Files that are read at a time, while others are decoded.
 _CONCURRENT_READS = 16
-#: Value of the finding `decode` for files that are missing.
-_MISSING = "missing"
+#: Values of the finding `decode` for files that are missing, and for those that the storage cannot read.
+_MISSING, _UNREADABLE = "missing", "unreadable"
+#: Share of a chunk's budget that a classifier may take for one image.
+_CLASSIFIER_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +95,14 @@ class Validated:
         measured: facts of images whose rows had none.
         compared: what comparing all images adds to their results.
         left: id of the first image that there was no time for; None when there was time for all.
+        late: ids of images that were begun, and not done when there was no more time.
     """
 
     results: Sequence[ValidationResult] = ()
     measured: Sequence[tuple[ImageRecord, ImageFacts]] = ()
     compared: Sequence[ComparisonResult] = ()
     left: int | None = None
+    late: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +113,7 @@ class _Reading:
     facts: ImageFacts | None = None
     metrics: Metrics | None = None
     broken: str | None = None
+    bug: str | None = None
     body: bytes = b""
 
 
@@ -121,151 +140,217 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
 async def work(runtime: Runtime, work: ValidationWork, limits: JobLimits) -> Validated:
     """Validate the chunk's images, or compare all images of the job.
 
-    Images for which `limits.chunk_budget` does not last are left to another chunk.
-    """
-    if isinstance(work.task, CompareTask):
-        return await _compare_all(runtime, work)
-    return await _validate_all(runtime, work, limits.chunk_budget.total_seconds())
-
-
-async def _validate_all(runtime: Runtime, work: ValidationWork, seconds: float) -> Validated:
-    """Validate every image of the range, reading some while another one is decoded.
+    Images for which `limits.chunk_budget` does not last are left to another chunk, and those that are begun by then to
+    a chunk each, half of the time from then to the deadline later: what one image takes is not taken from others.
 
     Raises:
         TransientError, PermanentError: from the storage, or when no decoder can be started.
     """
-    checker = _checker(runtime, work.rules)
-    results: dict[int, ValidationResult] = {}
-    measured: list[tuple[ImageRecord, ImageFacts]] = []
-    waiting, taken = iter(work.images), itertools.count()
-    deadline = time.monotonic() + seconds
-
-    async def validate_next() -> None:
-        while (next(taken) < _CONCURRENT_READS or time.monotonic() < deadline) and (image := next(waiting, None)):
-            reading = await _read_image(runtime, checker, image)
-            results[image.id] = _validate(checker, image, reading, await _scores(runtime, checker, reading))
-            if reading.facts is not None and image.facts is None:
-                measured.append((image, reading.facts))
-
+    if isinstance(work.task, CompareTask):
+        return await _compare_all(runtime, work)
+    validation = _Validation(runtime, work, limits)
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_CONCURRENT_READS):
-                group.create_task(validate_next())
-    except ExceptionGroup as group_error:
-        # Concurrent reads fail for the same reason: one error is enough.
-        raise group_error.exceptions[0] from None
-    left = next(waiting, None)
-    done = [results[image.id] for image in work.images if image.id in results]
-    return Validated(done, measured, left=None if left is None else left.id)
+        return await validation.run()
+    finally:
+        validation.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Checker:
-    """The rules, prepared for many images."""
+@dataclass(slots=True)
+class _Progress:
+    """What has become of the images of a chunk so far.
 
-    checks: Sequence[Check]
-    mode: Mode
-    reads_pixels: bool
-    strict: bool
-    max_bytes: int
-    seconds: float
-    classifiers: Mapping[str, Classifier]
+    Attributes:
+        results: by the id of the image.
+        measured: facts of images whose rows had none.
+        troubled: images whose files could not be read, with the errors of the storage, which may be of the file alone.
+        answered: whether the storage answered for an image, be it that it has no such file.
+    """
 
-
-def _checker(runtime: Runtime, rules: ValidationRules) -> _Checker:
-    active = rules.active()
-    size, decode = active.get("file_size", FileSize()), active.get("decode", Decode())
-    assert isinstance(size, FileSize)
-    assert isinstance(decode, Decode)
-    return _Checker(
-        checks=rules.image_checks(),
-        mode=rules.effective_mode,
-        reads_pixels=rules.reads_pixels,
-        strict="strict_jpeg" in active,
-        max_bytes=max(size.max_bytes, runtime.settings.max_image_bytes),
-        seconds=decode.timeout_s,
-        classifiers=classifiers.load(rules.classifiers),
-    )
+    results: dict[int, ValidationResult] = field(default_factory=dict)
+    measured: list[tuple[ImageRecord, ImageFacts]] = field(default_factory=list)
+    troubled: list[tuple[ImageRecord, WorkerError]] = field(default_factory=list)
+    answered: bool = False
 
 
-async def _read_image(runtime: Runtime, checker: _Checker, image: ImageRecord) -> _Reading:
-    """Read and decode the file of an image, as far as the rules need it."""
-    if not checker.reads_pixels and (recorded := image.facts) is not None:
-        return _Reading(facts=recorded)
-    try:
-        key = _key(runtime, image)
-        if checker.reads_pixels and not checker.classifiers:
-            with runtime.storage.opened(key) as file:
-                if file is not None:
-                    stored = File(file.fileno(), checker.max_bytes)
-                    facts, metrics = await runtime.decoder.measure(
-                        stored, strict=checker.strict, seconds=checker.seconds
-                    )
-                    return _Reading(facts.sha256, facts, metrics)
-        body = await runtime.storage.get(key, max_bytes=checker.max_bytes)
-        if checker.reads_pixels:
-            facts, metrics = await runtime.decoder.measure(body, strict=checker.strict, seconds=checker.seconds)
-            return _Reading(facts.sha256, facts, metrics, body=body)
-        facts = await runtime.decoder.inspect(body)
-        return _Reading(facts.sha256, facts)
-    except FileMissingError:
-        return _Reading(broken=_MISSING)
-    except RejectedError as error:
-        return _Reading(await _digest(runtime, checker, image), broken=error.reason)
+class _Validation:
+    """Validates the images of a range: each ends with a result, and whatever it raises is its own."""
 
+    def __init__(self, runtime: Runtime, work: ValidationWork, limits: JobLimits) -> None:
+        active = work.rules.active()
+        size, decode = active.get("file_size", FileSize()), active.get("decode", Decode())
+        assert isinstance(size, FileSize)
+        assert isinstance(decode, Decode)
+        self._runtime = runtime
+        self._work = work
+        self._checks: Sequence[Check] = work.rules.image_checks()
+        self._mode: Mode = work.rules.effective_mode
+        self._reads_pixels = work.rules.reads_pixels
+        self._strict = "strict_jpeg" in active
+        self._max_bytes = max(size.max_bytes, runtime.settings.max_image_bytes)
+        self._seconds = decode.timeout_s
+        budget, deadline = limits.chunk_budget.total_seconds(), limits.chunk_deadline.total_seconds()
+        self._budget, self._stop = budget, (budget + deadline) / 2
+        self._scorers = {
+            name: Scorer(one, seconds=budget * _CLASSIFIER_SHARE)
+            for name, one in classifiers.load(work.rules.classifiers).items()
+        }
+        self._bugs = InternalErrors("image not checked: internal error")
+        self._progress = _Progress()
 
-async def _digest(runtime: Runtime, checker: _Checker, image: ImageRecord) -> bytes | None:
-    """Return the SHA-256 of a file that cannot be decoded: its content may still be what the crawl stored."""
-    try:
-        return hashlib.sha256(await runtime.storage.get(_key(runtime, image), max_bytes=checker.max_bytes)).digest()
-    except (FileMissingError, RejectedError):
-        return None
+    def close(self) -> None:
+        """End the threads of classifiers."""
+        for scorer in self._scorers.values():
+            scorer.close()
 
+    async def run(self) -> Validated:
+        """Validate the images, reading some while another one is decoded."""
+        images, progress = self._work.images, self._progress
+        waiting, taken = iter(images), itertools.count()
+        begun = time.monotonic()
+        late: set[int] = set()
 
-def _key(runtime: Runtime, image: ImageRecord) -> str:
-    try:
-        return runtime.storage.key(image.storage_url or "")
-    except PermanentError as error:
-        # The row has no storage URL, or one of another storage.
-        raise FileMissingError(str(error)) from error
+        async def validate_next() -> None:
+            while (next(taken) < _CONCURRENT_READS or time.monotonic() < begun + self._budget) and (
+                image := next(waiting, None)
+            ):
+                late.add(image.id)
+                await self._validate(image)
+                late.discard(image.id)
 
+        try:
+            # The only image of a chunk is not stopped: its attempts end at the deadline, and are counted.
+            async with asyncio.timeout(self._stop if len(images) > 1 else None), asyncio.TaskGroup() as group:
+                for _ in range(_CONCURRENT_READS):
+                    group.create_task(validate_next())
+        except ExceptionGroup as group_error:
+            # Concurrent reads fail for the same reason: one error is enough.
+            raise group_error.exceptions[0] from None
+        except TimeoutError:
+            pass
+        await self._end_troubled()
+        left = next(waiting, None)
+        return Validated(
+            [progress.results[image.id] for image in images if image.id in progress.results],
+            progress.measured,
+            left=None if left is None else left.id,
+            late=sorted(late),
+        )
 
-async def _scores(runtime: Runtime, checker: _Checker, reading: _Reading) -> Mapping[str, float | str]:
-    if not checker.classifiers or reading.facts is None:
-        return {}
-    try:
-        thumbnail = await runtime.decoder.thumbnail(reading.body, side=classifiers.SIDE)
-    except RejectedError as error:
-        return dict.fromkeys(checker.classifiers, f"failed: {error}")
-    return {
-        name: await asyncio.to_thread(classifiers.score, one, thumbnail) for name, one in checker.classifiers.items()
-    }
+    async def _validate(self, image: ImageRecord) -> None:
+        """Add the result of an image. Trouble of the decoder or of the storage as a whole is the chunk's."""
+        try:
+            reading = await self._read_image(image)
+            self._progress.answered = True
+        except (OutageError, PermanentError) as error:
+            if isinstance(error, OutageError) and not error.may_be_one_file:
+                raise
+            self._progress.troubled.append((image, error))
+            return
+        except WorkerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one image raises is its own
+            reading = _Reading(bug=self._bugs.add(error, image=image.id))
+        try:
+            scores = await self._scores(reading)
+        except WorkerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            reading, scores = replace(reading, bug=self._bugs.add(error, image=image.id)), {}
+        self._add(image, reading, scores)
 
+    async def _end_troubled(self) -> None:
+        """Add the results of images whose files the storage cannot read, although it can read others.
 
-def _validate(
-    checker: _Checker, image: ImageRecord, reading: _Reading, scores: Mapping[str, float | str]
-) -> ValidationResult:
-    recorded = image.facts
-    checked = CheckedImage(
-        filename=image.filename,
-        source_url=image.original_url,
-        credit=image.credit,
-        recorded_sha256=recorded.sha256 if recorded else None,
-        sha256=reading.sha256,
-        facts=reading.facts,
-        broken=reading.broken,
-        metrics=reading.metrics,
-        scores=scores,
-    )
-    found = run_checks(checked, checker.checks)
-    return ValidationResult(
-        image_id=image.id,
-        valid=is_valid(found, checker.mode),
-        findings=found,
-        sha256=reading.sha256,
-        facts=reading.facts,
-        metrics=reading.metrics,
-    )
+        Raises:
+            OutageError, PermanentError: when it can read none.
+        """
+        troubled = self._progress.troubled
+        if not troubled:
+            return
+        if not self._progress.answered:
+            storage = self._runtime.storage
+            besides = {storage.key(image.storage_url or "") for image, _ in troubled}
+            if not await storage.has_readable(crawl_job_prefix(self._work.crawl_job_id), besides=besides):
+                raise troubled[0][1]
+        for image, error in troubled:
+            log.warning("the file of an image cannot be read", image=image.id, reason=str(error))
+            self._add(image, _Reading(broken=_UNREADABLE), {})
+
+    async def _read_image(self, image: ImageRecord) -> _Reading:
+        """Read and decode the file of an image, as far as the rules need it."""
+        if not self._reads_pixels and (recorded := image.facts) is not None:
+            return _Reading(facts=recorded)
+        decoder, storage = self._runtime.decoder, self._runtime.storage
+        try:
+            key = self._key(image)
+            if self._reads_pixels and not self._scorers:
+                with storage.opened(key) as file:
+                    if file is not None:
+                        stored = File(file.fileno(), self._max_bytes)
+                        facts, metrics = await decoder.measure(stored, strict=self._strict, seconds=self._seconds)
+                        return _Reading(facts.sha256, facts, metrics)
+            body = await storage.get(key, max_bytes=self._max_bytes)
+            if self._reads_pixels:
+                facts, metrics = await decoder.measure(body, strict=self._strict, seconds=self._seconds)
+                return _Reading(facts.sha256, facts, metrics, body=body)
+            facts = await decoder.inspect(body)
+            return _Reading(facts.sha256, facts)
+        except FileMissingError:
+            return _Reading(broken=_MISSING)
+        except RejectedError as error:
+            return _Reading(await self._digest(image), broken=error.reason)
+
+    async def _digest(self, image: ImageRecord) -> bytes | None:
+        """Return the SHA-256 of a file that cannot be decoded: its content may still be what the crawl stored."""
+        try:
+            body = await self._runtime.storage.get(self._key(image), max_bytes=self._max_bytes)
+            return hashlib.sha256(body).digest()
+        except (FileMissingError, RejectedError):
+            return None
+
+    def _key(self, image: ImageRecord) -> str:
+        try:
+            return self._runtime.storage.key(image.storage_url or "")
+        except PermanentError as error:
+            # The row has no storage URL, or one of another storage.
+            raise FileMissingError(str(error)) from error
+
+    async def _scores(self, reading: _Reading) -> Mapping[str, float | str]:
+        if not self._scorers or reading.facts is None:
+            return {}
+        try:
+            thumbnail = await self._runtime.decoder.thumbnail(reading.body, side=classifiers.SIDE)
+        except RejectedError as error:
+            return dict.fromkeys(self._scorers, f"failed: {error}")
+        return {name: await scorer.score(thumbnail) for name, scorer in self._scorers.items()}
+
+    def _add(self, image: ImageRecord, reading: _Reading, scores: Mapping[str, float | str]) -> None:
+        checked = CheckedImage(
+            filename=image.filename,
+            source_url=image.original_url,
+            credit=image.credit,
+            recorded_sha256=image.sha256,
+            sha256=reading.sha256,
+            facts=reading.facts,
+            broken=reading.broken,
+            metrics=reading.metrics,
+            scores=scores,
+        )
+        found = run_checks(
+            checked, self._checks, on_error=lambda error, check: self._bugs.add(error, image=image.id, check=check)
+        )
+        if reading.bug is not None:
+            found.append(internal_error(reading.bug))
+        self._progress.results[image.id] = ValidationResult(
+            image_id=image.id,
+            valid=is_valid(found, self._mode),
+            findings=found,
+            sha256=reading.sha256,
+            facts=reading.facts,
+            metrics=reading.metrics,
+        )
+        if reading.facts is not None and image.facts is None:
+            self._progress.measured.append((image, reading.facts))
 
 
 async def _compare_all(runtime: Runtime, work: ValidationWork) -> Validated:
@@ -336,21 +421,29 @@ def _odd_sizes(sizes: NDArray[np.float64], check: OddSize) -> Iterator[tuple[int
 def write(session: Session, work: ValidationWork, validated: Validated) -> Report:
     """Write the results; return the counts of the chunk."""
     job_id = work.claim.job.id
-    found = Counter(finding.check for result in validated.results for finding in result.findings)
+    results = validation_results.insert_each(session, job_id, validated.results)
+    found = Counter(check for result in results for check in {finding.check for finding in result.findings})
     found.update(finding.check for result in validated.compared for finding in result.findings)
-    valid = sum(result.valid for result in validated.results)
-    invalid = len(validated.results) - valid
-    validation_results.insert(session, job_id, validated.results)
+    valid = sum(result.valid for result in results)
+    invalid = len(results) - valid
     version = _MEASURED_HASHES if work.rules.reads_pixels else images.HASH_VERSION
     validation_results.record_facts(
         session, work.crawl_job_id, validated.measured, hash_version=version, label=work.label
     )
-    if validated.left is not None and isinstance(work.task, ImagesTask):
-        rest = replace(work.task, first=validated.left, images=len(work.images) - len(validated.results))
+    if isinstance(work.task, ImagesTask) and (rest := _rest(work.task, validated, images=len(work.images))):
         jobs.lock(session, work.claim.job)
-        jobs.add_chunks(session, work.claim.job, [rest.to_json()])
+        jobs.add_chunks(session, work.claim.job, [task.to_json() for task in rest])
     invalidated = validation_results.add_comparisons(session, job_id, validated.compared)
     return Report(
-        result=ValidationChunkResult(counts=found, images=len(validated.results)).to_json(),
+        result=ValidationChunkResult(counts=found, images=len(results)).to_json(),
         gains={"validated_images": valid - invalidated, "invalid_images": invalid + invalidated},
     )
+
+
+def _rest(task: ImagesTask, validated: Validated, *, images: int) -> list[ImagesTask]:
+    """Return the tasks of other chunks: one for each late image, and one for those that were not begun."""
+    rest = [replace(task, first=image_id, last=image_id, images=1) for image_id in validated.late]
+    if validated.left is not None:
+        left = images - len(validated.results) - len(validated.late)
+        rest.append(replace(task, first=validated.left, images=left))
+    return rest

@@ -7,7 +7,7 @@ import pytest
 from factories import make_facts
 
 from pixcrawler_worker.domain import checks
-from pixcrawler_worker.domain.checks import CheckedImage, Finding, Metrics, Mode, Severity, is_valid, run_checks
+from pixcrawler_worker.domain.checks import Check, CheckedImage, Finding, Metrics, Mode, Severity, is_valid
 from pixcrawler_worker.domain.facts import Credit
 
 METRICS = Metrics(
@@ -163,6 +163,23 @@ BOUNDARIES: list[tuple[str, dict[str, Any], CheckedImage, CheckedImage, object, 
         None,
     ),
 ]
+
+
+def run_checks(image: CheckedImage, active: list[Check]) -> list[Finding]:
+    return checks.run_checks(image, active, on_error=lambda error, _: type(error).__name__)
+
+
+def test_a_check_that_raises_leaves_the_image_valid_and_the_other_checks_are_run() -> None:
+    def broken(_image: CheckedImage) -> None:
+        raise ZeroDivisionError
+
+    active = [Check("odd", Severity.ERROR, broken), Check("bad", Severity.WARN, lambda _: (1, 2))]
+    found = run_checks(GOOD, active)
+    assert found == [
+        Finding("internal_error", Severity.INFO, "odd: ZeroDivisionError", None),
+        Finding("bad", Severity.WARN, 1, 2),
+    ]
+    assert is_valid(found[:1], Mode.STRICT)
 
 
 @pytest.mark.parametrize(
