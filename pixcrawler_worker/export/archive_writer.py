@@ -160,21 +160,28 @@ class _ArchiveWriter:
     async def _add_image(self, reader: ImageReader, entry: ExportEntry, file: ImageFile) -> str | None:
         """Add an image; return the reason when it is left out instead. Whatever the layout raises for it is its own."""
         try:
-            sample = self._sample(entry, file)
-            file_name, entries = self._layout.add(sample)
-            # All of them, before the first is written: no part of the image is in the archive then.
-            written = [self._checked(one) for one in entries]
-            file_name.encode("ascii")
-            self._sidecars.add(file_name, sample.row)
-        except WorkerError:
+            sample, written = self._arranged(entry, file)
+        except (WorkerError, KeyboardInterrupt):
             raise
-        except Exception as error:  # noqa: BLE001 - see above
+        except BaseException as error:  # noqa: BLE001 - a layout of another package may raise anything
             line = self._bugs.add(error, image=entry.image.id)
             return reader.left_out(entry, Reason.INTERNAL_ERROR, PermanentError(line))
         self._summary.add(entry.image, label=sample.label, split=sample.split, extension=file.extension, size=file.size)
         for one in written:
             await self._add(one, file if one.body is file.body else None)
         return None
+
+    def _arranged(self, entry: ExportEntry, file: ImageFile) -> tuple[Sample, list[Entry]]:
+        """Return an image with its files in the archive, which is in the sidecar files now.
+
+        The files are complete before the first is written: of an image whose layout raises, none is in the archive.
+        """
+        sample = self._sample(entry, file)
+        file_name, entries = self._layout.add(sample)
+        written = [self._checked(one) for one in entries]
+        file_name.encode("ascii")
+        self._sidecars.add(file_name, sample.row)
+        return sample, written
 
     def _checked(self, written: Entry) -> Entry:
         """Return a file that a layout adds for an image.

@@ -114,9 +114,8 @@ class ArchiveResult:
 
 
 def archives_of(ended: Iterable[EndedChunk]) -> list[ArchiveResult]:
-    """Return the archives that these chunks have written and that have images, in their order."""
-    results = [ArchiveResult.from_json(chunk.result) for chunk in ended if "size" in chunk.result]
-    return [result for result in results if result.summary.images]
+    """Return the archives that these chunks have written, in their order; some may have no images."""
+    return [ArchiveResult.from_json(chunk.result) for chunk in ended if "size" in chunk.result]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

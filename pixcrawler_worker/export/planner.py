@@ -69,7 +69,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
         return Conclusion.never_planned(Task.EXPORT_START)
     if published is not None:
         return _complete(session, ref, Publication.from_json(published.result))
-    if not archives_of(ended):
+    if not any(archive.summary.images for archive in archives_of(ended)):
         return Conclusion.failure(_nothing_exported(ended))
     return Chunks([PublishTask().to_json()])
 

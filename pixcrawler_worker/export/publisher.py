@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 
 
 async def publish(
-    runtime: Runtime, job_id: int, plan: Plan, archives: Sequence[ArchiveResult], shown: Sequence[ExportEntry]
+    runtime: Runtime, job_id: int, plan: Plan, written: Sequence[ArchiveResult], shown: Sequence[ExportEntry]
 ) -> Publication:
     """Write the files next to the archives, the manifest last; return the URL and the totals.
 
@@ -25,12 +25,13 @@ async def publish(
         runtime: connects to storage and decoder.
         job_id: the export job.
         plan: plan of the export.
-        archives: its archives, in their order.
+        written: its archives, in their order; those without images are not published.
         shown: images of the contact sheet.
     """
     summary = Summary()
-    for archive in archives:
+    for archive in written:
         summary.merge(archive.summary)
+    archives = [archive for archive in written if archive.summary.images]
     name, files = archives[0].name, [archive.name for archive in archives]
     if plan.options.extras.croissant:
         files.append(croissant.NAME)

@@ -73,9 +73,9 @@ def test_a_publication_is_read_as_it_was_written() -> None:
     assert Publication.from_json(PUBLICATION).to_json() == PUBLICATION
 
 
-def test_only_chunks_that_wrote_images_have_archives() -> None:
+def test_only_chunks_that_wrote_archives_have_them() -> None:
     empty = {**ARCHIVE_RESULT, "images": 0}
     results = (ARCHIVE_RESULT, empty, PUBLICATION)
     ended = [EndedChunk({}, ChunkState.COMPLETED, result, None) for result in results]
     ended.append(EndedChunk(ARCHIVE_PAYLOAD, ChunkState.FAILED, {}, "the disk is full"))
-    assert archives_of(ended) == [ArchiveResult.from_json(ARCHIVE_RESULT)]
+    assert archives_of(ended) == [ArchiveResult.from_json(ARCHIVE_RESULT), ArchiveResult.from_json(empty)]

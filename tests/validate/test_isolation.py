@@ -195,7 +195,7 @@ ROWS = st.fixed_dictionaries(
     {},
     optional={
         "filename": st.sampled_from(["", ".", "a" * 255, "\u202e\u200b.jpg", "../../x", "\x01\n"]),
-        "original_url": st.sampled_from(["", "http://[::1]@/x.jpg", "http://xn--\u0131/", "\ufffd" * 3000, "%00"]),
+        "original_url": st.sampled_from(["", "http://[::1]@/x.jpg", "http://xn--\u0131/", "\ufffd" * 300, "%00"]),
         "storage_url": st.sampled_from([None, "", "file://", "s3://x/y", "\u202e"]),
         "width": st.sampled_from([None, 0, -1, 2**31 - 1, -(2**31)]),
         "height": st.sampled_from([None, 0, -1, 2**31 - 1, -(2**31)]),
