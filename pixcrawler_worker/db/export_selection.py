@@ -108,8 +108,8 @@ WITH known AS (
     ORDER BY digest, copy LIMIT :limit
 ), sorted AS (
     SELECT *,
-        least(width::bigint * height, CAST(:max_side AS bigint) ^ 2, CAST(:unknown_bytes AS bigint) * 8)::bigint
-            AS pixels,
+        greatest(0, least(width::bigint * height, CAST(:max_side AS bigint) ^ 2, CAST(:unknown_bytes AS bigint) * 8)
+            )::bigint AS pixels,
         (SELECT count(*) FROM unnest(CAST(:bounds AS numeric[])) AS bound WHERE bound <= position) AS split
     FROM selected
 ), costed AS (

@@ -11,7 +11,7 @@ import structlog
 from doubles import WatchedStorage, query
 from export import exporting
 from export.exporting import StoredImage, crawl_of, export, image_bytes, made, make_export, metadata_rows, stored_images
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -253,6 +253,7 @@ LAYOUTS = ("imagefolder", "coco", "parquet", "tfrecord", "label_studio", "flat",
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(rows=st.lists(st.tuples(ROWS, FACTS, BODIES), min_size=6, max_size=6), layout=st.sampled_from(LAYOUTS))
+@example(rows=[({"width": -(2**31), "height": 2**31 - 1, "format": "exe"}, {}, None)] * 6, layout="flat")
 def test_whatever_a_row_and_its_file_hold_the_others_are_exported(
     runtime: Runtime, rows: list[tuple[dict[str, Any], dict[str, Any], bytes | None]], layout: str
 ) -> None:
