@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from urllib.parse import urljoin
@@ -84,6 +84,7 @@ class _Outgoing:
         any_status: errors of the host are responses like others.
         raw: the response's headers are read as bytes, which only aiohttp does.
         cut: of a longer body the first `max_bytes` are enough.
+        queues: it waits for a connection that its host has left.
         before_hop: called with each URL that a redirect leads to; what it raises ends the request.
         opt_outs_of: product token of the crawler to which the headers of each response may deny its use; None for none.
     """
@@ -96,6 +97,7 @@ class _Outgoing:
     any_status: bool = False
     raw: bool = False
     cut: bool = False
+    queues: bool = True
     before_hop: Callable[[URL], Awaitable[None]] | None = None
     opt_outs_of: str | None = None
 
@@ -220,6 +222,8 @@ class Downloader:
             max_bytes=max_bytes,
             any_status=True,
             cut=True,
+            # Those who have the connections of the host may be waiting for it, after a redirect.
+            queues=False,
             before_hop=before_hop,
         )
         _, answer = await self._send(outgoing)
@@ -230,7 +234,7 @@ class Downloader:
         if self._pool is None:
             self._pool = Pool.open(self._policy, self._guard, names=self._names, tls=self._tls)
         pool = self._pool
-        async with pool.slot(target.host or ""):
+        async with pool.slot(target.host or "") if outgoing.queues else nullcontext():
             try:
                 async with asyncio.timeout(self._policy.deadline.total_seconds()):
                     return await self._follow(pool, outgoing)

@@ -501,6 +501,18 @@ def test_where_a_redirect_leads_is_asked_too(serve: Callable[..., HostileServer]
     assert not server.hits["/good/private.jpg"] + other.hits["/good/private.jpg"]
 
 
+def test_redirects_of_many_files_at_once_do_not_wait_for_each_other(serve: Callable[..., HostileServer]) -> None:
+    other = serve(robots_txt=PRIVATE)
+    moved = {
+        f"moved_{n}": answer(b"", f"Location: {other.url(f'/good/{n}.jpg')}", status="302 Found") for n in range(20)
+    }
+    server = serve(**moved)
+    begun = time.monotonic()
+    assert fetch(*(server.url(f"/{name}") for name in moved)) == {None: 20}
+    assert time.monotonic() - begun < 4, "each had its connection, and waited until the deadline for one more"
+    assert other.hits["/robots.txt"] == 1
+
+
 def test_redirects_to_a_robots_txt_are_followed_and_it_holds_where_they_began(
     serve: Callable[..., HostileServer],
 ) -> None:
