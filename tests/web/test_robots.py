@@ -54,6 +54,7 @@ def allows(text: str | bytes, path: str) -> bool:
         ("User-agent: *\nAllow: /\nDisallow: /*.gif$", "/a.gif", False),
         ("User-agent: *\nAllow: /\nDisallow: /*.gif$", "/a.gif?b", True),
         ("User-agent: *\nDisallow: /*size=", "/a.jpg?x&size=9", False),
+        ("User-agent: *\nDisallow: /*" + "*" * 3000 + ".gif", "/a.jpg", True),
         ("User-agent: *\nDisallow: /gr%C3%BC%C3%9Fe", "/gr%c3%bc%c3%9fe.jpg", False),
         ("User-agent: *\nDisallow: /grüße", "/gr%C3%BC%C3%9Fe.jpg", False),
         ("User-agent: *\nDisallow: /a%2Fb", "/a/b", True),
