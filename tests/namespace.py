@@ -1,7 +1,8 @@
-"""The guard and the resolver in a network of their own: a program for `unshare --net --mount --map-root-user`.
+"""The guard and the resolver as a program, with `--alone` for `unshare --net --mount --map-root-user`.
 
-Its one way out is a wire (a pair of veth interfaces), so that every packet to whatever address is sent for real, seen,
-and goes no further; and its name server is the one of the system. It prints what it saw as JSON.
+It runs the table of `refused.py`. Alone, it has a network of its own: the one way out is a wire (a pair of veth
+interfaces), so that every packet to whatever address is sent for real, seen, and goes no further; and the name server
+of the system is its own. It prints what it saw as JSON.
 """
 
 import asyncio
@@ -58,9 +59,18 @@ def sniffing() -> Iterator[Counter[str]]:
     raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL))
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
 
+    raw.settimeout(0.1)
+    done = threading.Event()
+
     def read() -> None:
+        # Until nothing has arrived for a moment, at the end.
         while True:
-            packet, (_, kind, *_) = raw.recvfrom(256)
+            try:
+                packet, (_, kind, *_) = raw.recvfrom(256)
+            except TimeoutError:
+                if done.is_set():
+                    return
+                continue
             if kind in (_IPV4, _IPV6):
                 first, width = (12, 4) if kind == _IPV4 else (8, 16)
                 source, target = (str(ip_address(packet[at : at + width])) for at in (first, first + width))
@@ -69,26 +79,49 @@ def sniffing() -> Iterator[Counter[str]]:
             else:
                 seen[f"protocol {kind:#x}"] += 1
 
-    threading.Thread(target=read, daemon=True).start()
-    yield seen
-    time.sleep(0.1)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        reader.join()
+        raw.close()
 
 
-def packets() -> dict[str, Any]:
-    """Run every case of the table, then one request that is allowed."""
-    with sniffing() as seen:
-        wrong = {kind: asyncio.run(refused.wrong_outcomes(kind)) for kind in KINDS}
-    refused_to = dict(seen)
-    with sniffing() as seen:
-        names = refused.Names([(PUBLIC,), (PUBLIC_IPV6,)])
-        for name in ("a", "b"):
-            asyncio.run(refused.fetch(f"http://{name}.example/", refused.policy(), names))
-    return {
-        "cases": sum(len(cases) for cases, _ in KINDS.values()),
-        "wrong": {kind: {case: str(found) for case, found in cases.items()} for kind, cases in wrong.items()},
-        "refused": refused_to,
-        "allowed": dict(seen),
-    }
+def table() -> dict[str, Any]:
+    """Run every case of the table, and return what was not rejected for its reason, and what was connected to."""
+    found: dict[str, Any] = {}
+    for kind, (cases, _) in KINDS.items():
+        with refused.Connects() as connects:
+            wrong = asyncio.run(refused.wrong_outcomes(kind))
+        texts = {case: {way: str(reason) for way, reason in ways.items()} for case, ways in wrong.items()}
+        found[kind] = {"cases": len(cases), "wrong": texts, "connects": sorted(connects.hosts())}
+    return found
+
+
+async def allowed() -> None:
+    """Request addresses that are allowed, and answer nothing."""
+    names = refused.Names([(PUBLIC,), (PUBLIC_IPV6,)])
+    for name in ("a", "b"):
+        await refused.fetch(f"http://{name}.example/", refused.policy(), names)
+
+
+def eyeballs() -> dict[str, Any]:
+    """Request a name whose first address is public and never answers, and whose second one is a server's."""
+    found: dict[str, Any] = {}
+    for first in (PUBLIC, PUBLIC_IPV6):
+        for way in (refused.fetch, refused.read_leniently):
+            started = time.monotonic()
+            reason = asyncio.run(_beyond(first, way))
+            found[f"{way.__name__} {first}"] = {"reason": reason, "seconds": time.monotonic() - started}
+    return found
+
+
+async def _beyond(first: str, way: refused.Way) -> str | None:
+    async with refused.answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi") as port:
+        names = refused.Names([(first, SERVER)])
+        return await way(f"http://images.example:{port}/", refused.policy(f"{SERVER}/32", port=port), names)
 
 
 def own() -> dict[str, Any]:
@@ -176,6 +209,20 @@ async def _names(server: NameServer) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def alone() -> dict[str, Any]:
+    """Run everything, in a network of its own."""
     build()
-    sys.stdout.write(json.dumps({"packets": packets(), "own": own(), "names": names()}))
+    with sniffing() as refused_packets:
+        found: dict[str, Any] = {"table": table()}
+    with sniffing() as allowed_packets:
+        asyncio.run(allowed())
+    return found | {
+        "packets": {"refused": refused_packets, "allowed": allowed_packets},
+        "eyeballs": eyeballs(),
+        "own": own(),
+        "names": names(),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(alone() if "--alone" in sys.argv else {"table": table()}))

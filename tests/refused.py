@@ -7,12 +7,14 @@ connect of this process escapes; `namespace.py` listens to the network as well.
 import asyncio
 import contextlib
 import socket
+import ssl
 import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any, Self
 import aiohttp
 import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
+from downloads import CERTIFICATE
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.web import http
@@ -461,9 +464,9 @@ def policy(*allowed: str, port: int | None = None) -> Policy:
 Way = Callable[[str, Policy, Names], Awaitable[Reason | None]]
 
 
-async def fetch(url: str, allowed: Policy, names: Names) -> Reason | None:
+async def fetch(url: str, allowed: Policy, names: Names, tls: ssl.SSLContext | None = None) -> Reason | None:
     """As images are downloaded."""
-    downloader = Downloader(allowed, lookup=names.lookup)
+    downloader = Downloader(allowed, lookup=names.lookup, tls=tls)
     try:
         await downloader.fetch(url)
     except RejectedError as error:
@@ -560,35 +563,58 @@ async def rejections_at_connect(case: Case) -> dict[str, Reason | None]:
 
 
 @contextlib.asynccontextmanager
-async def redirecting(status: int, location: str) -> AsyncIterator[int]:
-    """Serve redirects: `/strict`, and `/lenient` with a line in it that aiohttp cannot read."""
+async def answering(response: bytes, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve one response at the address of the tests' server, and yield its port."""
 
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        odd = b"no colon\r\n" if b"/lenient" in head else b""
-        lines = b"HTTP/1.1 %d Found\r\n%sLocation: %s\r\nContent-Length: 0\r\n\r\n"
-        writer.write(lines % (status, odd, location.encode()))
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(response)
         writer.close()
 
-    async with await asyncio.start_server(respond, SERVER, 0) as server:
+    async with await asyncio.start_server(respond, SERVER, 0, ssl=tls) as server:
         yield server.sockets[0].getsockname()[1]
 
 
 async def rejections_of_redirect(case: Case) -> dict[str, Reason | None]:
-    """Follow a redirect to a case in every way, one of them without the scheme."""
-    found: dict[str, Reason | None] = {}
+    """Follow a redirect to a case: from a response that aiohttp reads and from one that it does not, and over TLS."""
     # An internal name may be looked up where a network is allowed; what it resolves to is inside.
     answers = case.answers or ((PUBLIC,) if case.reason is Reason.FORBIDDEN_PORT else ("127.0.0.1",))
     status = STATUSES[len(case.label) % len(STATUSES)]
-    for path, way, location in (
-        ("strict", fetch, case.url),
-        ("lenient", fetch, case.url),
-        ("strict", search, case.url.removeprefix("http:")),
+    found: dict[str, Reason | None] = {}
+    for kind, way, odd, location in (
+        ("strict", fetch, b"", case.url),
+        ("lenient", fetch, b"no colon\r\n", case.url),
+        ("source", search, b"", case.url.removeprefix("http:")),
+        ("tls", _fetch_over_tls, b"", case.url),
     ):
-        async with redirecting(status, location) as port:
-            url = f"http://{SERVER}:{port}/{path}"
-            found[f"{path} {way.__name__}"] = await way(url, policy(f"{SERVER}/32"), Names([answers]))
+        head = b"HTTP/1.1 %d Found\r\n%sLocation: %s\r\n" % (status, odd, location.encode())
+        tls = _listening_tls() if kind == "tls" else None
+        async with answering(head + b"Content-Length: 0\r\n\r\n", tls=tls) as port:
+            host = f"images.example:{port}" if tls else f"{SERVER}:{port}"
+            names = Names([(SERVER,), answers] if tls else [answers])
+            url = f"{'https' if tls else 'http'}://{host}/"
+            found[kind] = await way(url, policy(f"{SERVER}/32"), names)
+    if found["tls"] is Reason.INSECURE_REDIRECT and case.url.lower().startswith("http:"):
+        # Said before the name is looked up.
+        found["tls"] = case.reason
     return found
+
+
+async def _fetch_over_tls(url: str, allowed: Policy, names: Names) -> Reason | None:
+    return await fetch(url, allowed, names, tls=_trusting_tls())
+
+
+@cache
+def _listening_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+@cache
+def _trusting_tls() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(CERTIFICATE))
 
 
 #: Kinds of cases: what they are, and how each is requested in every way.

@@ -193,9 +193,10 @@ class CachingResolver:
     def _run(self, running: _Running) -> None:
         try:
             found = self._lookup(running.name)[:_MAX_ADDRESSES]
-        except OSError as error:
-            self._note(running, [], str(error))
         except Exception as error:  # noqa: BLE001 - a bug of the lookup reaches each request that waits for it
+            if _is_of_the_name(error):
+                self._note(running, [], str(error))
+                return
             with self._lock:
                 del self._running[running.name]
             running.answer.set_exception(error)
@@ -221,6 +222,13 @@ class CachingResolver:
         entries[key] = value
         if len(entries) > self._max_remembered:
             entries.popitem(last=False)
+
+
+def _is_of_the_name(error: Exception) -> bool:
+    """Return whether a lookup failed for its name, and not for this machine, such as one without a free file."""
+    if isinstance(error, socket.gaierror):
+        return error.errno not in (socket.EAI_MEMORY, socket.EAI_SYSTEM)
+    return isinstance(error, OSError) and error.errno is None
 
 
 def system_lookup(name: str) -> list[str]:

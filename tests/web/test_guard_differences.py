@@ -159,7 +159,7 @@ def explanation(table: Explained, case: object) -> str:
     return reason
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(addresses())
 def test_an_address_is_public_for_both_or_the_difference_is_explained(address: Address) -> None:
     ours, theirs = is_public(address), is_public_for_them(address)
@@ -193,7 +193,7 @@ URLS = (
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(URLS)
 def test_a_url_is_requested_by_both_or_the_difference_is_explained(url: str) -> None:
     ours, theirs = we_allow(url), they_allow(url)
@@ -201,7 +201,7 @@ def test_a_url_is_requested_by_both_or_the_difference_is_explained(url: str) -> 
         event(explanation(URLS_THAT_ONLY_WE_REJECT if theirs else URLS_THAT_ONLY_THEY_REJECT, url))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=700, deadline=None)
 @given(URLS)
 @example("http://_\u00df.example/")
 @example("http://\u039f\u0394\u039f\u03a3.example/")

@@ -1,4 +1,7 @@
 import asyncio
+import errno
+import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -253,6 +256,42 @@ def test_a_bug_of_the_lookup_reaches_each_request_and_is_not_remembered() -> Non
         with pytest.raises(ValueError, match="a bug"):
             asyncio.run(names.addresses("a.example"))
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EBUSY, "busy"),
+        socket.gaierror(socket.EAI_MEMORY, "no"),
+    ],
+)
+def test_trouble_of_this_machine_is_not_remembered_of_a_name(error: OSError) -> None:
+    outcomes_in_turn: list[OSError | None] = [error, None]
+
+    def lookup(_name: str) -> list[str]:
+        if trouble := outcomes_in_turn.pop(0):
+            raise trouble
+        return [ADDRESS]
+
+    names = CachingResolver(lookup, patience=PATIENCE)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        asyncio.run(names.addresses("a.example"))
+    assert asyncio.run(names.addresses("a.example")) == [ADDRESS]
+
+
+def test_a_name_that_the_system_does_not_know_is_remembered() -> None:
+    asked: list[str] = []
+
+    def lookup(name: str) -> list[str]:
+        asked.append(name)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    names = CachingResolver(lookup, patience=PATIENCE)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Name or service not known"):
+            asyncio.run(names.addresses("a.example"))
+    assert asked == ["a.example"]
 
 
 def test_the_oldest_is_forgotten_for_a_new_name() -> None:
