@@ -16,6 +16,8 @@ from pydantic import SecretStr
 from pixcrawler_worker import settings
 from pixcrawler_worker.db import session
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.domain.placeholders import Placeholders
+from pixcrawler_worker.inspection import placeholders
 from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.settings import Settings, of_source
@@ -41,6 +43,7 @@ class Runtime:
         storage: files of images and exports.
         downloader: requests to untrusted hosts.
         decoder: decodes untrusted bytes.
+        placeholders: images that hosts send in place of missing ones.
         loop: runs the work of chunks.
         sources: those that were used so far, by name.
         requests_wait: returns whether messages about whole jobs (start, cancel, retry) wait for a process.
@@ -51,6 +54,7 @@ class Runtime:
     storage: Storage
     downloader: Downloader
     decoder: Decoder
+    placeholders: Placeholders
     loop: asyncio.AbstractEventLoop
     sources: dict[str, Source] = field(default_factory=dict)
     requests_wait: Callable[[], bool] = lambda: False
@@ -108,6 +112,7 @@ def connect(settings: Settings) -> Runtime:
                 seconds=settings.decode_seconds,
             )
         ),
+        placeholders=placeholders.load(settings.placeholders),
         loop=asyncio.new_event_loop(),
     )
 

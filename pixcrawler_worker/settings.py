@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.inspection import placeholders
 
 PREFIX = "PIXCRAWLER_"
 ENV_FILE = ".env"
@@ -66,6 +68,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest image that is decoded")
     max_image_frames: int = Field(500, ge=1, description="largest number of frames of an image that is decoded")
     decode_seconds: float = Field(20, ge=1, le=120, description="total time for decoding one image")
+    placeholders: Path | None = Field(None, description="a list of further placeholder images, which are rejected")
     start_pending: bool = Field(False, description="start pending rows without a message")
     metrics_port: int | None = Field(
         None, ge=1, le=65_535, description="port on which a worker serves Prometheus metrics; by default it does not"
@@ -76,6 +79,15 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("placeholders")
+    @classmethod
+    def _parse(cls, value: Path | None) -> Path | None:
+        try:
+            placeholders.load(value)
+        except PermanentError as error:
+            raise PydanticCustomError("placeholders", "{error}", {"error": str(error)}) from None
+        return value
 
     @property
     def lease(self) -> timedelta:

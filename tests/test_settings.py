@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 from pixcrawler_worker import settings
 from pixcrawler_worker.client import BROKER_VARIABLES
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.inspection import placeholders
 from pixcrawler_worker.settings import Settings
 
 CONTRACT = Path(__file__).parents[1] / "docs" / "contract.md"
@@ -37,6 +38,7 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "MAX_IMAGE_PIXELS": ("1000", 1000),
     "MAX_IMAGE_FRAMES": ("7", 7),
     "DECODE_SECONDS": ("2.5", 2.5),
+    "PLACEHOLDERS": (str(placeholders.SHIPPED), placeholders.SHIPPED),
     "START_PENDING": ("true", True),
     "METRICS_PORT": ("9400", 9400),
     "LOG_FORMAT": ("json", "json"),
@@ -208,3 +210,8 @@ def _written(default: object) -> str:
             return str(default).lower()
         case _:
             return str(default)
+
+
+def test_a_broken_list_of_placeholders_is_named_with_its_line() -> None:
+    Path("list.txt").write_text("# mine\nsha256:12\n")
+    assert "PIXCRAWLER_PLACEHOLDERS is invalid: list.txt, line 2: a SHA-256 has" in error_of(placeholders="list.txt")

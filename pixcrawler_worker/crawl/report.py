@@ -49,6 +49,7 @@ _MEANINGS: Mapping[str, str] = {
     "robots_unreachable": "robots.txt could not be read",
     "not_an_image": "not an image",
     "unsupported_format": "image format not supported",
+    "placeholder": "placeholder of the host for a missing image",
     "format_not_wanted": "format not requested",
     "too_many_pixels": "too many pixels",
     "too_complex": "file structure too complex",

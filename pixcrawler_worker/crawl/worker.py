@@ -27,6 +27,7 @@ from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 from pixcrawler_worker.web import http
+from pixcrawler_worker.web.downloader import Fetched
 
 log = structlog.get_logger()
 
@@ -339,10 +340,12 @@ def _reject_internally(progress: CrawlProgress, error: Exception, **where: str) 
 async def _process_soundly(runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offer: _Offer) -> bool:
     try:
         _check_candidate(offer.candidate, work.options)
-        body = await _download(runtime, offer.candidate.url, work.options)
+        fetched = await _download(runtime, offer.candidate.url, work.options)
         progress.downloaded += 1
         progress.downloaded_positions.add(offer.position)
-        facts = await runtime.decoder.inspect(body)
+        runtime.placeholders.check_url(fetched.url)
+        facts = await runtime.decoder.inspect(fetched.body)
+        runtime.placeholders.check_image(facts)
         _check_facts(facts, work.options)
         _check_digest(facts, progress)
     except RejectedError as error:
@@ -354,12 +357,13 @@ async def _process_soundly(runtime: Runtime, work: CrawlWork, progress: CrawlPro
         return False
     with progress.reserve(facts.sha256):
         key = storage_keys.image_key(work.claim.job.id, work.chunk.label, facts)
-        await runtime.storage.put(key, body)
+        await runtime.storage.put(key, fetched.body)
     progress.images[offer.position] = _new_image(work, offer, facts, storage_url=runtime.storage.url(key))
     return True
 
 
-async def _download(runtime: Runtime, url: str, options: CrawlOptions) -> bytes:
+async def _download(runtime: Runtime, url: str, options: CrawlOptions) -> Fetched:
+    runtime.placeholders.check_url(url)
     fetch = functools.partial(
         runtime.downloader.fetch,
         url,
@@ -367,12 +371,12 @@ async def _download(runtime: Runtime, url: str, options: CrawlOptions) -> bytes:
         respect_opt_outs=options.respect_opt_outs,
     )
     try:
-        return (await fetch()).body
+        return await fetch()
     except RejectedError as error:
         if error.reason not in PASSING:
             raise
     await asyncio.sleep(_RETRY_SECONDS)
-    return (await fetch()).body
+    return await fetch()
 
 
 def _check_candidate(candidate: Candidate, options: CrawlOptions) -> None:

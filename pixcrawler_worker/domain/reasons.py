@@ -38,6 +38,7 @@ class Reason(StrEnum):
     # Of the content.
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
+    PLACEHOLDER = "placeholder"
     FORMAT_NOT_WANTED = "format_not_wanted"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_COMPLEX = "too_complex"

@@ -1,5 +1,6 @@
 """One chunk, run in this process on a real database, storage and web server."""
 
+import hashlib
 import os
 import signal
 from dataclasses import replace
@@ -35,6 +36,7 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.domain import placeholders
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.inspection.decoder import Decoder
@@ -72,6 +74,24 @@ def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, 
     assert urls_of(runtime, ref) == set(valid)
     # The valid images, the web page, the corrupt image and the decompression bomb were downloaded completely.
     assert counted(runtime, ref) == (14, 8, 5)
+
+
+def test_placeholders_are_rejected_by_url_by_redirect_and_by_bytes(runtime: Runtime, host: HostileServer) -> None:
+    by_bytes, valid = image_urls(host, "placeholder", 2)
+    known = placeholders.parse(
+        [
+            f"sha256:{hashlib.sha256(hosts.jpeg('placeholder-0')).hexdigest()}",
+            f"url:{host.base}/good/redirected-*.jpg",
+            "url:127.0.0.1/good/gone.jpg",
+        ],
+        "list",
+    )
+    urls = [by_bytes, valid, host.url("/fault/redirect-ok/placeholder"), host.url("/good/gone.jpg")]
+    ref, messages = start(runtime, urls)
+    executor.run(replace(runtime, placeholders=known), CRAWL, first(messages).chunk_id)
+    assert first(results(runtime, ref))["reasons"] == {"placeholder": 3}
+    assert urls_of(runtime, ref) == {valid}
+    assert host.hits["/good/gone.jpg"] == 0  # a candidate with such a URL is not downloaded
 
 
 @pytest.mark.parametrize("error", [UnicodeError("label"), OverflowError(), IndexError("brackets"), MemoryError()])
