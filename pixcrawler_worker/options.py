@@ -134,7 +134,7 @@ def image_format(name: str) -> str:
         ValueError: when it is unknown.
     """
     plain = name.lower().removeprefix("image/").removeprefix(".")
-    plain = {"jpeg": "jpg", "tif": "tiff"}.get(plain, plain)
+    plain = {"jpeg": "jpg", "tif": "tiff", "heif": "heic"}.get(plain, plain)
     if plain not in FORMATS:
         raise ValueError(f"there is no image format {short(name)!r}; {hint(plain, FORMATS)}")
     return plain

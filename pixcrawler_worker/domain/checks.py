@@ -139,7 +139,7 @@ PIXEL_CHECKS = frozenset(
 )
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 _PLAIN_MODES = frozenset({"RGB", "L"})
-_EXTENSIONS = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tif": "tiff"}
+_EXTENSIONS = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tif": "tiff", "heif": "heic", "hif": "heic"}
 
 
 def image_check(name: str, parameters: Mapping[str, Any]) -> Check:

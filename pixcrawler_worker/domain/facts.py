@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-#: Formats that are decoded, as `ImageFacts.format` and file names have them.
-FORMATS = ("jpg", "png", "webp", "gif", "bmp", "tiff", "avif")
+#: Formats that are written, as `ImageFacts.format` and file names have them.
+WRITTEN_FORMATS = ("jpg", "png", "webp", "gif", "bmp", "tiff", "avif")
+#: Formats that are decoded. The last two need an extra of their name.
+FORMATS = (*WRITTEN_FORMATS, "heic", "jxl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +15,9 @@ class ImageFacts:
     Attributes:
         sha256: digest of the whole file, 32 bytes.
         format: extension of the decoded format in lower case (one of `FORMATS`).
-        width: pixels, as stored (before any EXIF orientation).
-        height: pixels, as stored.
+        width: pixels, as stored (before any EXIF orientation); of a HEIC or JPEG XL as shown, since their decoders turn
+            it.
+        height: pixels, likewise.
         file_size: bytes.
         mode: Pillow's mode of the first frame (`RGB`, `L`, `CMYK`, ...).
         frames: frames that the container declares; 1 for a still image.

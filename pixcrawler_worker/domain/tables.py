@@ -42,6 +42,8 @@ MIME = {
     "bmp": "image/bmp",
     "tiff": "image/tiff",
     "avif": "image/avif",
+    "heic": "image/heic",
+    "jxl": "image/jxl",
 }
 
 #: Spreadsheets evaluate cells with these first characters as formulas, including the full-width forms.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from pixcrawler_worker.db.exports import ExportEntry
-from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.facts import FORMATS, WRITTEN_FORMATS
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.export.options import ImageOptions
@@ -232,7 +232,7 @@ class ImageReader:
         """Return how to convert an image; None when its file is copied unchanged."""
         options, formats = self._options, self._formats
         target = (entry.image.format or "") if options.format == "keep" else str(options.format)
-        if target not in formats:
+        if target not in formats or target not in WRITTEN_FORMATS:
             target = formats[0]
         rotated = options.orient and (entry.orientation or 1) != 1
         if options.orient and entry.orientation is None:

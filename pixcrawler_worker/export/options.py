@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictBool, StrictStr, StringConstraints, WithJsonSchema
 
 from pixcrawler_worker import options
-from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.domain.postgres_types import MAX_INT8
 from pixcrawler_worker.errors import PermanentError
@@ -34,7 +34,12 @@ _KEEP = "keep"
 
 
 def _target_format(name: str) -> str:
-    return _KEEP if name == _KEEP else image_format(name)
+    if name == _KEEP:
+        return _KEEP
+    found = image_format(name)
+    if found not in WRITTEN_FORMATS:
+        raise ValueError(f"{found} can be read only; images are written as {', '.join(WRITTEN_FORMATS)}")
+    return found
 
 
 def _layout(name: str) -> str:
@@ -55,7 +60,7 @@ SplitName = Annotated[
 TargetFormat = Annotated[
     StrictStr,
     AfterValidator(_target_format),
-    WithJsonSchema({"type": "string", "examples": [_KEEP, *FORMATS]}),
+    WithJsonSchema({"type": "string", "examples": [_KEEP, *WRITTEN_FORMATS]}),
 ]
 
 

@@ -25,7 +25,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar
 
-from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.spool import Spool
@@ -108,14 +108,15 @@ class Layout(ABC):
     Attributes:
         summary: one line: which readers open it.
         export_formats: what it can be exported as.
-        image_formats: image formats that all its readers open; images of others are converted to the first of them.
+        image_formats: image formats that all its readers open, of `WRITTEN_FORMATS`; images of others are converted to
+            the first of them.
         default_splits: ratios of splits where the options have none; empty for a dataset that is not split.
         split_per_part: whether an archive has images of one split only.
     """
 
     summary: ClassVar[str]
     export_formats: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.ZIP, ExportFormat.TAR})
-    image_formats: ClassVar[tuple[str, ...]] = FORMATS
+    image_formats: ClassVar[tuple[str, ...]] = WRITTEN_FORMATS
     default_splits: ClassVar[Mapping[str, float]] = MappingProxyType({})
     split_per_part: ClassVar[bool] = False
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _BEST_QUALITY = 100
@@ -20,7 +20,7 @@ class Conversion:
     colors than the ones that are written (CMYK).
 
     Attributes:
-        format: extension of the format to write, one of `domain.facts.FORMATS`.
+        format: extension of the format to write, one of `domain.facts.WRITTEN_FORMATS`.
         mode: None keeps the size. `fit`: the longer side has `size` pixels. `cover`: `size` x `size`, the rest is
             cut off on both sides. `pad`: as `fit`, then centered on `size` x `size` of the background. `shortest`: the
             shorter side has `size` pixels.
@@ -48,8 +48,8 @@ class Conversion:
     strip: bool = False
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"{self.format!r} is not one of {', '.join(FORMATS)}")
+        if self.format not in WRITTEN_FORMATS:
+            raise ValueError(f"{self.format!r} is not one of {', '.join(WRITTEN_FORMATS)}")
         if self.mode is not None and self.size < 1:
             raise ValueError(f"{self.mode} needs a size above 0, not {self.size}")
         if not 1 <= self.quality <= _BEST_QUALITY:

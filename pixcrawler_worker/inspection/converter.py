@@ -53,16 +53,6 @@ _MAX_PROFILE_BYTES = 1_048_576
 _JPEG_HARMLESS = {"APP0": b"JFIF\0", "APP2": b"ICC_PROFILE\0", "APP14": b"Adobe"}
 _JPEG_END = b"\xff\xd9"
 
-#: As in ImageOps.exif_transpose, which fails when EXIF is broken and its orientation is valid.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 #: Those that swap width and height.
 _ACROSS = range(5, 9)
 
@@ -97,8 +87,8 @@ def convert(body: bytes, extension: str, conversion: Conversion, limits: Limits)
         RejectedError: as `pixels.decode`; TOO_MANY_PIXELS also when the result would be too large.
     """
     with pixels.opened(body, extension, limits) as image:
-        orientation = _orientation(image)
-        turned = conversion.orient and orientation in _TURNS
+        orientation = pixels.orientation(image)
+        turned = conversion.orient and orientation in pixels.TURNS
         plan = _plan(image.size, conversion)
         is_unchanged = extension == conversion.format and plan.keeps(image.size) and not turned
         if is_unchanged and not (conversion.strip and _has_metadata(image, body, extension)):
@@ -113,20 +103,11 @@ def convert(body: bytes, extension: str, conversion: Conversion, limits: Limits)
         image.close()
         canvas = plan.canvas
         if turned and extension != "tiff":
-            output = output.transpose(_TURNS[orientation])
+            output = output.transpose(pixels.TURNS[orientation])
             canvas = canvas[::-1] if orientation in _ACROSS else canvas
         output = _composed(output, canvas, conversion)
         written = _encoded(output, conversion, exif, profile, own)
         return Converted(body=written, format=conversion.format, width=output.width, height=output.height)
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return what EXIF says, 1 when it is broken."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - for hostile tags Pillow raises nearly everything, and the pixels are good
-        return 1
-    return orientation if orientation in range(1, 9) else 1
 
 
 def _tables(image: Image.Image) -> dict[str, Any]:

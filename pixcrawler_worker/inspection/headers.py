@@ -2,16 +2,18 @@
 
 No decoder has run yet, so nothing here costs more than a walk over the container's blocks, which ends where the limits
 do: decoders do something for each block, and some of them something for each pair. The sources are the formats' own
-specifications: T.81 (JPEG), PNG 3rd edition, GIF89a, RFC 9649 (WebP), BITMAPINFOHEADER, TIFF 6.0; AVIF is in `boxes`.
+specifications: T.81 (JPEG), PNG 3rd edition, GIF89a, RFC 9649 (WebP), BITMAPINFOHEADER, TIFF 6.0; AVIF and HEIC are in
+`boxes`, JPEG XL is in `jxl`.
 """
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import boxes, sniffing
+from pixcrawler_worker.inspection import boxes, extras, jxl, sniffing
 from pixcrawler_worker.inspection.limits import Limits
 
 #: A Huffman code has at least one bit, and a block of 8x8 pixels at least one code (T.81, F.1.2): 512 pixels a byte.
@@ -24,7 +26,7 @@ class Header:
 
     Attributes:
         format: extension in lower case, as in `ImageFacts`.
-        width: pixels of the canvas as stored; the largest image of an AVIF.
+        width: pixels of the canvas as stored; the largest image of an AVIF or HEIC.
         height: pixels, likewise.
         frames: frames or pages; `read` stops counting above the limit.
     """
@@ -36,7 +38,7 @@ class Header:
 
 
 def read(body: bytes, limits: Limits) -> Header:
-    """Return the header of an image in one of the seven formats.
+    """Return the header of an image in one of the formats that are decoded.
 
     Args:
         body: the whole file.
@@ -44,9 +46,9 @@ def read(body: bytes, limits: Limits) -> Header:
             the size are checked.
 
     Raises:
-        RejectedError: NOT_AN_IMAGE when it is something else, UNSUPPORTED_FORMAT when it is an image of another format
-            or in a variant that is not decoded, CORRUPT when the container is broken or truncated, TOO_COMPLEX when it
-            has more parts than allowed.
+        RejectedError: NOT_AN_IMAGE when it is something else, UNSUPPORTED_FORMAT when it is an image of another format,
+            in a variant that is not decoded, or of a format whose extra is not installed, CORRUPT when the container is
+            broken or truncated, TOO_COMPLEX when it has more parts than allowed.
     """
     reader = _reader(body)
     if reader is None:
@@ -63,8 +65,12 @@ def _reader(body: bytes) -> Callable[[bytes, Limits], Header] | None:
             return reader
     if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
         return _webp
-    if body[4:8] == b"ftyp" and {b"avif", b"avis"} & set(sniffing.brands(body)):
-        return _avif
+    if body[4:8] == b"ftyp":
+        brands = set(sniffing.brands(body))
+        if brands & {b"avif", b"avis"}:
+            return _avif
+        if brands & sniffing.HEIC_BRANDS:
+            return _heic
     return None
 
 
@@ -148,6 +154,8 @@ _JPEG_UNSUPPORTED = {
 def _png(body: bytes, limits: Limits) -> Header:
     """Walk the chunks to IEND; acTL holds the frames of an APNG (PNG 3rd edition, 5 and 11)."""
     kind, width, height = struct.unpack_from(">4sII", body, 12)
+    if kind == b"CgBI":
+        raise RejectedError(Reason.UNSUPPORTED_FORMAT, "it is a PNG of Apple's own kind (CgBI), which is not supported")
     if kind != b"IHDR":
         raise RejectedError(Reason.CORRUPT, "its first chunk is not IHDR")
     frames = 1
@@ -158,7 +166,7 @@ def _png(body: bytes, limits: Limits) -> Header:
         if position >= len(body):
             raise _truncated("before its IEND chunk")
         size, kind = struct.unpack_from(">I4s", body, position)
-        if kind == b"acTL":
+        if kind == b"acTL" and size >= 8:  # noqa: PLR2004 - two numbers
             frames = max(1, struct.unpack_from(">I", body, position + 8)[0])
         compressed += kind in _PNG_COMPRESSED
         blocks += 1
@@ -257,7 +265,9 @@ def _bmp(body: bytes, _: Limits) -> Header:
     (header_size,) = struct.unpack_from("<I", body, 14)
     width, height = struct.unpack_from("<HH" if header_size == _BMP_CORE_HEADER else "<ii", body, 18)
     if header_size > _BMP_CORE_HEADER:
-        bits, compression = struct.unpack_from("<HI", body, 28)
+        bits, compression = struct.unpack_from("<HI", body, 28) if header_size > _OS2_SHORT_HEADER else (24, 0)
+        if name := _BMP_HOLDS.get(compression):
+            raise RejectedError(Reason.UNSUPPORTED_FORMAT, f"it is a BMP that holds a {name}, which is not supported")
         plain = (abs(width) * bits // 8 + 4) * abs(height) + _BMP_MAX_HEADERS
         if compression in _BMP_RUN_LENGTHS and len(body) > plain:
             # Pillow decodes them in Python.
@@ -267,41 +277,114 @@ def _bmp(body: bytes, _: Limits) -> Header:
     return Header(format="bmp", width=width, height=abs(height))
 
 
-_BMP_CORE_HEADER = 12
+_BMP_CORE_HEADER, _OS2_SHORT_HEADER = 12, 16
+_BMP_HOLDS = {4: "JPEG", 5: "PNG"}
 _BMP_RUN_LENGTHS = frozenset({1, 2})
 #: More than a header and 256 colors have.
 _BMP_MAX_HEADERS = 65_536
 
 
+class _TiffLayout(NamedTuple):
+    """Where the numbers of a directory are (TIFF 6.0, 2; the same of BigTIFF).
+
+    Attributes:
+        first: position of the offset of the first directory.
+        offset: type of an offset.
+        count: type of the number of entries.
+        entry: bytes of an entry.
+        value: position of the value in an entry.
+        types: of the values that are read by their numbers: BYTE, SHORT, LONG, LONG8.
+    """
+
+    first: int
+    offset: str
+    count: str
+    entry: int
+    value: int
+    types: Mapping[int, str]
+
+
+_TIFF = _TiffLayout(4, "I", "H", 12, 8, {1: "B", 3: "H", 4: "I"})
+_BIG_TIFF = _TiffLayout(8, "Q", "Q", 20, 12, {1: "B", 3: "H", 4: "I", 16: "Q"})
+_TIFF_SIZE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_REDUCED, _TIFF_CHILDREN = (256, 257), 259, 262, 254, 330
+_DNG_VERSION = 50706
+#: Colors before they are made from what a sensor saw: CFA and LinearRaw (DNG 1.7).
+_TIFF_RAW = frozenset({32803, 34892})
+#: What Pillow has a decoder for, WebP not among them: libtiff is built without it.
+_TIFF_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000})
+
+
 def _tiff(body: bytes, limits: Limits) -> Header:
-    """Read the first directory and follow the chain of the others (TIFF 6.0, 2)."""
+    """Read the first directory and follow the chain of the others."""
     order = "<" if body.startswith(b"II") else ">"
-    (offset,) = struct.unpack_from(f"{order}I", body, 4)
-    first = _tiff_directory(body, order, offset, limits)
+    layout = _BIG_TIFF if b"+" in body[2:4] else _TIFF
+    if layout is _BIG_TIFF and order == ">":
+        raise RejectedError(
+            Reason.UNSUPPORTED_FORMAT, "it is a BigTIFF with the highest byte first, which is not supported"
+        )
+    (offset,) = struct.unpack_from(order + layout.offset, body, layout.first)
+    first = _tiff_directory(body, order, layout, offset, limits)
+    if name := _tiff_unsupported(body, first):
+        raise RejectedError(Reason.UNSUPPORTED_FORMAT, f"it is {name}, which is not supported")
     seen = {0}
     while offset not in seen and len(seen) <= limits.max_frames + 1:
         seen.add(offset)
-        (entries,) = struct.unpack_from(f"{order}H", body, offset)
+        (entries,) = _unpack(order + layout.count, body, offset)
         limits.check_tags(entries)
-        (offset,) = struct.unpack_from(f"{order}I", body, offset + 2 + 12 * entries)
-    return Header(format="tiff", width=first.get(256, 0), height=first.get(257, 0), frames=len(seen) - 1)
+        after = offset + struct.calcsize(order + layout.count) + layout.entry * entries
+        (offset,) = _unpack(order + layout.offset, body, after)
+    width, height = (first.get(tag, 0) for tag in _TIFF_SIZE)
+    return Header(format="tiff", width=width, height=height, frames=len(seen) - 1)
 
 
-def _tiff_directory(body: bytes, order: str, offset: int, limits: Limits) -> dict[int, int]:
-    """Values of the entries that are one BYTE, SHORT or LONG (types 1, 3 and 4), by tag."""
+def _tiff_directory(body: bytes, order: str, layout: _TiffLayout, offset: int, limits: Limits) -> dict[int, int]:
+    """Return the first values of the entries by tag, 0 for types that are not read."""
     values = {}
-    (entries,) = struct.unpack_from(f"{order}H", body, offset)
+    (entries,) = _unpack(order + layout.count, body, offset)
     limits.check_tags(entries)
-    for position in range(offset + 2, offset + 2 + 12 * entries, 12):
+    begin = offset + struct.calcsize(order + layout.count)
+    for position in range(begin, begin + layout.entry * entries, layout.entry):
         tag, kind = struct.unpack_from(f"{order}HH", body, position)
-        if code := {1: "B", 3: "H", 4: "I"}.get(kind):
-            (values[tag],) = struct.unpack_from(order + code, body, position + 8)
+        values[tag] = 0
+        if code := layout.types.get(kind):
+            (values[tag],) = struct.unpack_from(order + code, body, position + layout.value)
     return values
+
+
+def _tiff_unsupported(body: bytes, first: Mapping[int, int]) -> str | None:
+    """Return the name of a TIFF that is not decoded. Of a raw image, decoders would take the thumbnail for it."""
+    if body[8:10] == b"CR":
+        return "a Canon raw image (CR2)"
+    if _DNG_VERSION in first:
+        return "a raw image (DNG)"
+    if first.get(_TIFF_PHOTOMETRIC) in _TIFF_RAW or (first.get(_TIFF_REDUCED, 0) & 1 and _TIFF_CHILDREN in first):
+        return "a raw image of a camera (NEF, ARW or another one that is built like a TIFF)"
+    compression = first.get(_TIFF_COMPRESSION, 1)
+    return None if compression in _TIFF_COMPRESSIONS else f"a TIFF of compression {compression}"
+
+
+def _unpack(layout: str, body: bytes, position: int) -> tuple[int, ...]:
+    """Return numbers of a body at a position that is stated in it, and may be larger than any."""
+    if position > len(body):
+        raise IndexError
+    return struct.unpack_from(layout, body, position)
 
 
 def _avif(body: bytes, limits: Limits) -> Header:
     width, height, frames = boxes.largest(body, limits)
     return Header(format="avif", width=width, height=height, frames=frames)
+
+
+def _heic(body: bytes, limits: Limits) -> Header:
+    extras.require("heic")
+    width, height, frames = boxes.largest(body, limits)
+    return Header(format="heic", width=width, height=height, frames=frames)
+
+
+def _jxl(body: bytes, limits: Limits) -> Header:
+    extras.require("jxl")
+    width, height = jxl.size(body, limits)
+    return Header(format="jxl", width=width, height=height)
 
 
 _READERS: tuple[tuple[bytes, Callable[[bytes, Limits], Header]], ...] = (
@@ -312,4 +395,8 @@ _READERS: tuple[tuple[bytes, Callable[[bytes, Limits], Header]], ...] = (
     (b"BM", _bmp),
     (b"II*\0", _tiff),
     (b"MM\0*", _tiff),
+    (b"II+\0", _tiff),
+    (b"MM\0+", _tiff),
+    (jxl.CODESTREAM, _jxl),
+    (jxl.CONTAINER, _jxl),
 )

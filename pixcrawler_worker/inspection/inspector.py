@@ -53,8 +53,9 @@ def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | 
 
 
 def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:
-    # An AVIF's header gives bounds only; for a TIFF, Pillow gives the size after turning it.
-    size = decoded if header.format == "avif" else header
+    # The boxes of an AVIF or HEIC give bounds only, and a JPEG XL's header the size before it is turned, which all
+    # decoders of it do; for a TIFF, Pillow gives the size after turning it.
+    size = decoded if header.format in {"avif", "heic", "jxl"} else header
     return ImageFacts(
         sha256=hashlib.sha256(body).digest(),
         format=header.format,

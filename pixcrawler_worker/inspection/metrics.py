@@ -25,7 +25,7 @@ _EDGES_SIDE = 64
 _BLUR_FACTOR, _BLUR_HISTOGRAM_FROM = 0.01, 0.18
 #: Parts of red, green and blue in the square of perceived brightness (http://alienryderflex.com/hsp.html), by value.
 _RED, _GREEN, _BLUE = (np.round(weight * np.arange(256) ** 2).astype(np.uint16) for weight in (0.241, 0.691, 0.068))
-_ORIENTATION, _GPS = 0x0112, 0x8825
+_GPS = 0x8825
 _MAX_ERROR_LENGTH = 200
 
 
@@ -129,11 +129,10 @@ def _counts(histogram: Sequence[int]) -> NDArray[np.int64]:
 def _tags(image: Image.Image) -> tuple[int, bool]:
     """Return EXIF's orientation, and whether it has a place; broken EXIF says neither."""
     try:
-        exif = image.getexif()
-        orientation = exif.get(_ORIENTATION, 1)
-        return (orientation if orientation in range(1, 9) else 1), bool(exif.get_ifd(_GPS))
+        has_place = bool(image.getexif().get_ifd(_GPS))
     except Exception:  # noqa: BLE001 - for hostile tags Pillow raises nearly everything, and the pixels are good
-        return 1, False
+        has_place = False
+    return pixels.orientation(image), has_place
 
 
 def _strict_error(body: bytes) -> str | None:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -13,7 +14,6 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -22,7 +22,7 @@ from PIL import (
 )
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import png
+from pixcrawler_worker.inspection import extras, png
 from pixcrawler_worker.inspection.limits import Limits
 
 #: Both hashes are taken from an image reduced to about this many pixels a side: half of it moves one more bit of 64,
@@ -31,8 +31,22 @@ _REDUCED_SIDE = 128
 #: Characters of a decoder's message that a log line keeps: some quote the file.
 _MAX_DETAIL = 200
 _THUMBNAIL_QUALITY = 80
+_ORIENTATION = 0x0112
+#: As in ImageOps.exif_transpose, which fails when EXIF is broken.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: How Pillow's messages begin that are about a file's kind of pixels and not about damage.
+_UNSUPPORTED = ("unknown pixel mode", "Invalid value for samples per pixel", "Unsupported BMP")
 
-#: Pillow's names. Importing a plug-in registers it; without these, the first AVIF or WebP would import all forty.
+#: Pillow's names. Importing a plug-in registers it; without these, the first AVIF or WebP would import all forty. The
+#: last two are imported with the first image of theirs.
 PILLOW = {
     "jpg": JpegImagePlugin.JpegImageFile.format,
     "png": PngImagePlugin.PngImageFile.format,
@@ -41,6 +55,8 @@ PILLOW = {
     "bmp": BmpImagePlugin.BmpImageFile.format,
     "tiff": TiffImagePlugin.TiffImageFile.format,
     "avif": AvifImagePlugin.AvifImageFile.format,
+    "heic": "HEIF",
+    "jxl": "JXL",
 }
 # As many threads as cores would each take a stack and a frame of the decode process's address space.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -84,7 +100,9 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
     with opened(body, extension, limits) as image:
         if extension == "jpg":
             image.draft("RGB", (side, side))
-        upright = ImageOps.exif_transpose(loaded(image))
+        upright = loaded(image)
+        if (turn := TURNS.get(orientation(upright))) is not None:
+            upright = upright.transpose(turn)
         upright = upright.convert("RGBA") if upright.has_transparency_data else byte_per_band(upright).convert("RGB")
         upright.thumbnail((side, side))
         small = Image.new("RGB", upright.size, "white")
@@ -102,22 +120,44 @@ def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]
         RejectedError: as `decode`.
     """
     if extension == "png":
-        body = png.without_unreadable_texts(body)
+        body = png.without_broken_chunks(body)
+    _register(extension)
     try:
         # Warnings are for the authors of the file.
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[PILLOW[extension]]) as image:
             limits.check_size(*image.size)
+            if extension == "jxl" and orientation(image) != 1:
+                # The decoder has turned it as its codestream says; what EXIF says is the same again.
+                del image.getexif()[_ORIENTATION]
             yield image
     except RejectedError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise RejectedError(Reason.TOO_MANY_PIXELS, "it needs more memory than the decoder may have") from error
     except UnidentifiedImageError as error:
-        cause = _cause(body, extension) or error
-        raise RejectedError(Reason.CORRUPT, f"{type(cause).__name__}: {str(cause)[:_MAX_DETAIL]}") from error
+        raise _rejection(_cause(body, extension) or error, extension) from error
     except Exception as error:
         # For hostile files Pillow raises nearly everything: OSError, SyntaxError, TypeError, KeyError, struct.error...
-        raise RejectedError(Reason.CORRUPT, f"{type(error).__name__}: {str(error)[:_MAX_DETAIL]}") from error
+        raise _rejection(error, extension) from error
+
+
+def _rejection(error: Exception, extension: str) -> RejectedError:
+    detail = f"{type(error).__name__}: {str(error)[:_MAX_DETAIL]}"
+    if str(error).startswith(_UNSUPPORTED):
+        return RejectedError(
+            Reason.UNSUPPORTED_FORMAT, f"a {extension.upper()} of a kind that is not supported ({detail})"
+        )
+    return RejectedError(Reason.CORRUPT, detail)
+
+
+@cache
+def _register(extension: str) -> None:
+    """Import the plug-in of a format that comes with an extra: one thread, and no thumbnail in place of the image."""
+    match extension, extras.decoder(extension):
+        case "heic", module if module is not None:
+            module.register_heif_opener(decode_threads=1, thumbnails=False)
+        case "jxl", module if module is not None:
+            module.JpegXLImagePlugin.DECODE_THREADS = 0
 
 
 def _cause(body: bytes, extension: str) -> Exception | None:
@@ -134,6 +174,15 @@ def loaded(image: Image.Image) -> Image.Image:
     """Decode an opened image; of the mode that Pillow converts to one other only (La), return that one (LA)."""
     image.load()
     return image.convert("LA") if image.mode == "La" else image
+
+
+def orientation(image: Image.Image) -> int:
+    """Return what EXIF says, 1 when it is broken."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - for hostile tags Pillow raises nearly everything, and the pixels are good
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def byte_per_band(image: Image.Image) -> Image.Image:

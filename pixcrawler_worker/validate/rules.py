@@ -80,7 +80,7 @@ class Formats(ErrorCheck):
     """The format of the file is allowed, by its content."""
 
     allow: tuple[ImageFormat, ...] = Field(
-        default=FORMATS, min_length=1, max_length=options.MAX_NAMES, description="jpg, png, webp, gif, bmp, tiff, avif"
+        default=FORMATS, min_length=1, max_length=options.MAX_NAMES, description=", ".join(FORMATS)
     )
 
 

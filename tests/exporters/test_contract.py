@@ -9,7 +9,7 @@ from itertools import accumulate, chain
 import pytest
 from layout_samples import EXTRAS, LABELS, SPLITS, Written, archives, content, dataset, sample, write
 
-from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import Entry, ExportFormat
@@ -72,7 +72,7 @@ def test_it_describes_itself(name: str) -> None:
     assert layout.export_formats
     assert layout.export_formats <= set(ExportFormat)
     assert layout.image_formats
-    assert set(layout.image_formats) <= set(FORMATS)
+    assert set(layout.image_formats) <= set(WRITTEN_FORMATS)
     assert sum(layout.default_splits.values()) == pytest.approx(1 if layout.default_splits else 0)
 
 

@@ -2,13 +2,18 @@
 
 import struct
 import zlib
+from collections.abc import Mapping
 from functools import cache
 from io import BytesIO
 from typing import Any
 
+import pillow_heif
+import pillow_jxl  # noqa: F401 - teaches Pillow the format
 from PIL import Image, ImageDraw
 
 from pixcrawler_worker.domain.reasons import Reason
+
+pillow_heif.register_heif_opener()
 
 #: Every way of writing a format that a reader has to tell apart, by a name for the test's report.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -24,6 +29,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiff": ("TIFF", {}),
     "tiff-deflate": ("TIFF", {"compression": "tiff_deflate"}),
     "avif": ("AVIF", {"speed": 10}),
+    "heic": ("HEIF", {}),
+    "jxl": ("JXL", {}),
+    "jxl-boxes": ("JXL", {"use_container": True}),
 }
 
 AVIF_MAGIC = b"\0\0\0\x10ftypavif\0\0\0\0"
@@ -203,6 +211,79 @@ def nested_boxes(depth: int) -> bytes:
 def tiff_of_tags(tags: int) -> bytes:
     entries = b"".join(struct.pack("<HHII", 256 + tag, 3, 1, 9) for tag in range(tags))
     return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4)
+
+
+def tiff_of(  # noqa: PLR0913 - what a TIFF may be
+    tags: Mapping[int, tuple[int, list[int]]],
+    *,
+    bits: tuple[int, ...] = (8, 8, 8),
+    pixels: bytes | None = None,
+    order: str = "<",
+    big: bool = False,
+    more: bytes = b"",
+) -> bytes:
+    """A TIFF or BigTIFF of 16x16 pixels in one strip, with tags (type and values) in place of the usual ones.
+
+    Args:
+        more: bytes between the header and the first directory.
+    """
+    pixels = bytes(range(256)) * sum(bits) if pixels is None else pixels
+    size = 16 * 16 * sum(bits) // 8
+    used: dict[int, tuple[int, list[int]]] = {
+        256: (3, [16]),
+        257: (3, [16]),
+        258: (3, list(bits)),
+        259: (3, [1]),
+        262: (3, [1 if len(bits) == 1 else 2]),
+        273: (4, [0]),
+        277: (3, [len(bits)]),
+        278: (3, [16]),
+        279: (4, [size]),
+        **tags,
+    }
+    number, entry = ("Q", "HHQ") if big else ("I", "HHI")
+    room = 8 if big else 4
+    first = (16 if big else 8) + len(more)
+    values = first + (8 + 20 * len(used) + 8 if big else 2 + 12 * len(used) + 4)
+    long = sum(
+        struct.calcsize(_TIFF_TYPES[kind]) * len(given)
+        for kind, given in used.values()
+        if struct.calcsize(_TIFF_TYPES[kind]) * len(given) > room
+    )
+    directory = pool = b""
+    for tag, (kind, given) in sorted(used.items()):
+        placed = [offset + values + long for offset in given] if tag in (273, 324) else given
+        packed = struct.pack(f"{order}{len(placed)}{_TIFF_TYPES[kind]}", *placed)
+        if len(packed) > room:
+            pool += packed
+            packed = struct.pack(order + number, values + len(pool) - len(packed))
+        directory += struct.pack(order + entry, tag, kind, len(given)) + packed.ljust(room, b"\0")
+    name = b"II" if order == "<" else b"MM"
+    head = struct.pack(order + "HHHQ", 43, 8, 0, first) if big else struct.pack(order + "HI", 42, first)
+    return (
+        name
+        + head
+        + more
+        + struct.pack(order + ("Q" if big else "H"), len(used))
+        + directory
+        + bytes(room)
+        + pool
+        + pixels
+    )
+
+
+#: Formats of numbers by the types of a TIFF: BYTE, SHORT, LONG and LONG8.
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
+
+def bmp_of(
+    *, header: int = 40, compression: int = 0, bits: int = 24, masks: tuple[int, ...] = (), height: int = 4
+) -> bytes:
+    """A bitmap of 4x4 pixels; `masks` are the bits of red, green, blue and alpha."""
+    pixels = bytes(range(4 * 4 * max(bits, 8) // 8))
+    fields = struct.pack("<IiiHHIIIIII", header, 4, height, 1, bits, compression, len(pixels), 0, 0, 0, 0)[:header]
+    described = (fields + struct.pack(f"<{len(masks)}I", *masks)).ljust(header, b"\0")
+    return b"BM" + struct.pack("<III", 14 + len(described) + len(pixels), 0, 14 + len(described)) + described + pixels
 
 
 def bmp_of_run_lengths(width: int, height: int, codes: bytes) -> bytes:

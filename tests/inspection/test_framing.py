@@ -1,6 +1,6 @@
 import pytest
 
-from pixcrawler_worker.domain.facts import FORMATS, ImageFacts
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS, ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
@@ -33,7 +33,7 @@ def test_facts_are_read_as_they_were_written() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"a\nb\n", bytes(range(256))])
 def test_a_conversion_and_an_image_are_split_as_they_were_joined(body: bytes) -> None:
-    for format_ in FORMATS:
+    for format_ in WRITTEN_FORMATS:
         conversion = Conversion(format=format_, mode="pad", size=7, background="#010203", strip=True)
         assert framing.split_conversion(framing.join_conversion(conversion, body)) == (conversion, body)
 

@@ -7,7 +7,7 @@ import pytest
 from inspection import samples
 from PIL import Image
 
-from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.conversion import Conversion
 from pixcrawler_worker.inspection.decoder import Decoder
@@ -90,7 +90,7 @@ def test_a_tiff_with_premultiplied_alpha_is_inspected_measured_and_converted() -
     assert opened(thumbnail(body, 64, Limits())).getpixel((5, 5)) == (200, 200, 200)
     _, measured = measure_bytes(body, Limits(), strict=False)
     assert measured.brightness_p99 == pytest.approx(200 / 255, abs=0.01)
-    for format_ in FORMATS:
+    for format_ in WRITTEN_FORMATS:
         assert convert(body, Conversion(format=format_), Limits()) or format_ == "tiff"
 
 

@@ -13,7 +13,7 @@ from pixcrawler_worker.validate.rules import MODELS, Level, ValidationRules, par
 DOCUMENTED: dict[str, dict[str, Any]] = {
     "decode": {"severity": "error", "max_pixels": 50000000, "max_frames": 500, "timeout_s": 20},
     "strict_jpeg": {"severity": "warn"},
-    "formats": {"severity": "error", "allow": ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"]},
+    "formats": {"severity": "error", "allow": ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif", "heic", "jxl"]},
     "extension_match": {"severity": "warn"},
     "content_hash": {"severity": "error"},
     "file_size": {"severity": "error", "min_bytes": 1024, "max_bytes": 52428800},
