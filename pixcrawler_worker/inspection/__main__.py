@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing
@@ -31,10 +32,39 @@ def main() -> None:
         inspect_bytes(_FIRST, limits)
         _silence_decoders()
         gc.freeze()  # what is imported stays: no collection has to look at it again
+        memory = _Memory(limits)
         worker.sendall(framing.frame(b""))
         while (request := _receive(worker)) is not None:
             _limit_cpu(limits.seconds)
+            memory.allow(request[1])
             worker.sendall(framing.frame(_response(*request, limits)))
+
+
+class _Memory:
+    """The address space of this process: more while it converts images than while it looks at them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._converting = limits.memory_bytes
+        self._decoding = min(_address_space() + limits.decoding_bytes, limits.memory_bytes)
+        self._allowed = limits.memory_bytes
+
+    def allow(self, operation: int) -> None:
+        """Allow as much as an operation may take. Memory that earlier ones left scattered goes back to the system."""
+        allowed = self._converting if operation == Operation.CONVERT else self._decoding
+        if sys.platform != "linux":
+            return
+        if allowed != self._allowed:
+            resource.setrlimit(resource.RLIMIT_AS, (allowed, self._converting))
+            self._allowed = allowed
+
+
+def _address_space() -> int:
+    """Return the bytes of address space that this process has."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # not Linux, where there is no limit either
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _response(body: bytes | None, operation: int, parameter: int, limits: Limits) -> bytes:

@@ -86,7 +86,7 @@ def convert(body: bytes, extension: str, conversion: Conversion, limits: Limits)
     Raises:
         RejectedError: as `pixels.decode`; TOO_MANY_PIXELS also when the result would be too large.
     """
-    with pixels.opened(body, extension, limits) as image:
+    with pixels.opened(body, extension, limits, whole=True) as image:
         orientation = pixels.orientation(image)
         turned = conversion.orient and orientation in pixels.TURNS
         plan = _plan(image.size, conversion)

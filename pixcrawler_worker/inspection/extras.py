@@ -2,7 +2,6 @@
 
 import importlib
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
@@ -13,28 +12,18 @@ _MODULES = {"heic": ("a HEIC image", "pillow_heif"), "jxl": ("a JPEG XL image", 
 
 def require(extension: str) -> None:
     """Raise RejectedError, UNSUPPORTED_FORMAT, when the decoder of a format is not installed."""
-    name, module = _MODULES[extension]
-    if not _is_installed(module):
+    if decoder(extension) is None:
         raise RejectedError(
             Reason.UNSUPPORTED_FORMAT,
-            f"it looks like {name}, which needs an extra: pip install 'pixcrawler-worker[{extension}]'",
+            f"it looks like {_MODULES[extension][0]}, which needs an extra: "
+            f"pip install 'pixcrawler-worker[{extension}]'",
         )
 
 
-def decoder(extension: str) -> ModuleType | None:
-    """Return the module that decodes a format, imported now if it was not before; None for formats without an extra.
-
-    Only the decode process calls this.
-
-    Raises:
-        RejectedError: UNSUPPORTED_FORMAT when it is not installed.
-    """
-    if extension not in _MODULES:
-        return None
-    require(extension)
-    return importlib.import_module(_MODULES[extension][1])
-
-
 @cache
-def _is_installed(module: str) -> bool:
-    return find_spec(module) is not None
+def decoder(extension: str) -> ModuleType | None:
+    """Return the module that decodes a format; None when it is not installed. Only the decode process calls this."""
+    try:
+        return importlib.import_module(_MODULES[extension][1])
+    except ImportError:
+        return None

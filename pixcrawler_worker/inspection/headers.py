@@ -9,7 +9,7 @@ specifications: T.81 (JPEG), PNG 3rd edition, GIF89a, RFC 9649 (WebP), BITMAPINF
 import re
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
@@ -29,12 +29,14 @@ class Header:
         width: pixels of the canvas as stored; the largest image of an AVIF or HEIC.
         height: pixels, likewise.
         frames: frames or pages; `read` stops counting above the limit.
+        pixel_bytes: memory that decoding it takes for each pixel, besides the file: for most, that of Pillow's image.
     """
 
     format: str
     width: int
     height: int
     frames: int = 1
+    pixel_bytes: float = 4.0
 
 
 def read(body: bytes, limits: Limits) -> Header:
@@ -81,7 +83,7 @@ def _truncated(where: str) -> RejectedError:
 def _jpeg(body: bytes, limits: Limits) -> Header:
     """Walk the segments to the first scan (T.81, B.1 and B.2.2)."""
     header: Header | None = None
-    segments = padding = 0
+    segments = padding = frame = 0
     position = 2
     while True:
         begin, marker = _jpeg_marker(body, position)
@@ -92,10 +94,11 @@ def _jpeg(body: bytes, limits: Limits) -> Header:
         segments += 1
         limits.check_segments(segments)
         if marker in _JPEG_START_OF_FRAME:
-            header = header or _jpeg_frame(body, begin, marker)
+            header, frame = (header, frame) if header else (_jpeg_frame(body, begin, marker), begin)
         position = begin + 2 + struct.unpack_from(">H", body, begin + 2)[0]
     if header is None:
         raise RejectedError(Reason.CORRUPT, "its data begins before a frame header")
+    header = replace(header, pixel_bytes=_jpeg_pixel_bytes(body, frame, begin))
     # Entropy-coded data has no such bytes (T.81, F.1.2.3), metadata and what follows the image may.
     if body.count(_JPEG_SCAN, begin) > limits.max_scans:
         _check_scans(body, begin, limits)
@@ -124,6 +127,21 @@ def _jpeg_frame(body: bytes, position: int, marker: int) -> Header:
     return Header(format="jpg", width=width, height=height)
 
 
+def _jpeg_pixel_bytes(body: bytes, frame: int, scan: int) -> float:
+    """Return the memory of a JPEG's coefficients for each pixel: decoders keep all of them if there are several scans.
+
+    Its pixels take next to nothing, because it is scaled down while it is decoded.
+    """
+    components, scanned = body[frame + 9], body[scan + 4]
+    if body[frame + 1] not in _JPEG_PROGRESSIVE and scanned >= components:
+        return 0.0
+    samplings = [body[frame + 11 + 3 * number] for number in range(components)]
+    across = max((sampling >> 4 for sampling in samplings), default=0)
+    down = max((sampling & 15 for sampling in samplings), default=0)
+    samples = sum((sampling >> 4) * (sampling & 15) for sampling in samplings)
+    return _JPEG_COEFFICIENT_BYTES * samples / max(across * down, 1)
+
+
 def _check_scans(body: bytes, position: int, limits: Limits) -> None:
     """Count the scans exactly, to the end of the image."""
     scans = 0
@@ -142,7 +160,8 @@ def _check_scans(body: bytes, position: int, limits: Limits) -> None:
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _JPEG_SCAN, _JPEG_END, _JPEG_BITS = b"\xff\xda", 0xD9, 8
 _JPEG_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-_JPEG_ARITHMETIC = frozenset({0xC9, 0xCA})
+_JPEG_ARITHMETIC, _JPEG_PROGRESSIVE = frozenset({0xC9, 0xCA}), frozenset({0xC2, 0xCA})
+_JPEG_COEFFICIENT_BYTES = 2
 _JPEG_UNSUPPORTED = {
     0xC3: "lossless JPEG (SOF3)",
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"),
@@ -232,7 +251,7 @@ def _webp(body: bytes, limits: Limits) -> Header:
     end = riff_size + 8
     if end > len(body):
         raise _truncated(f"{end - len(body)} bytes early")
-    width, height = _webp_size(body)
+    width, height = webp_size(body)
     frames = blocks = 0
     max_blocks = limits.max_blocks_of(len(body))
     position = 12
@@ -243,11 +262,17 @@ def _webp(body: bytes, limits: Limits) -> Header:
         if blocks > max_blocks:
             raise limits.too_many_blocks(len(body))
         position += 8 + size + (size & 1)
-    return Header(format="webp", width=width, height=height, frames=max(1, frames))
+    # A large one that is no animation is scaled down while it is decoded (`webp`).
+    pixel_bytes = _ANIMATED_WEBP_BYTES if frames else 4.0
+    return Header(format="webp", width=width, height=height, frames=max(1, frames), pixel_bytes=pixel_bytes)
 
 
-def _webp_size(body: bytes) -> tuple[int, int]:
-    """Return width and height from the first chunk, whose content begins at byte 20."""
+#: Two canvases, and what is made of them: as a rule 16, with alpha 20.
+_ANIMATED_WEBP_BYTES = 20.0
+
+
+def webp_size(body: bytes) -> tuple[int, int]:
+    """Return width and height of a WebP from its first chunk, whose content begins at byte 20."""
     match body[12:16]:
         case b"VP8 " if body[23:26] == b"\x9d\x01\x2a":
             width, height = struct.unpack_from("<HH", body, 26)
@@ -290,7 +315,7 @@ class _TiffLayout(NamedTuple):
     Attributes:
         first: position of the offset of the first directory.
         offset: type of an offset.
-        count: type of the number of entries.
+        entries: type of the number of entries.
         entry: bytes of an entry.
         value: position of the value in an entry.
         types: of the values that are read by their numbers: BYTE, SHORT, LONG, LONG8.
@@ -298,7 +323,7 @@ class _TiffLayout(NamedTuple):
 
     first: int
     offset: str
-    count: str
+    entries: str
     entry: int
     value: int
     types: Mapping[int, str]
@@ -307,7 +332,7 @@ class _TiffLayout(NamedTuple):
 _TIFF = _TiffLayout(4, "I", "H", 12, 8, {1: "B", 3: "H", 4: "I"})
 _BIG_TIFF = _TiffLayout(8, "Q", "Q", 20, 12, {1: "B", 3: "H", 4: "I", 16: "Q"})
 _TIFF_SIZE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_REDUCED, _TIFF_CHILDREN = (256, 257), 259, 262, 254, 330
-_DNG_VERSION = 50706
+_TIFF_SAMPLES, _TIFF_STRIP_ROWS, _DNG_VERSION = 277, 278, 50706
 #: Colors before they are made from what a sensor saw: CFA and LinearRaw (DNG 1.7).
 _TIFF_RAW = frozenset({32803, 34892})
 #: What Pillow has a decoder for, WebP not among them: libtiff is built without it.
@@ -329,20 +354,25 @@ def _tiff(body: bytes, limits: Limits) -> Header:
     seen = {0}
     while offset not in seen and len(seen) <= limits.max_frames + 1:
         seen.add(offset)
-        (entries,) = _unpack(order + layout.count, body, offset)
+        (entries,) = _unpack(order + layout.entries, body, offset)
         limits.check_tags(entries)
-        after = offset + struct.calcsize(order + layout.count) + layout.entry * entries
+        after = offset + struct.calcsize(order + layout.entries) + layout.entry * entries
         (offset,) = _unpack(order + layout.offset, body, after)
     width, height = (first.get(tag, 0) for tag in _TIFF_SIZE)
-    return Header(format="tiff", width=width, height=height, frames=len(seen) - 1)
+    pixel_bytes = 4.0
+    if first.get(_TIFF_COMPRESSION, 1) != 1:
+        # A strip is decompressed as a whole.
+        rows = min(first.get(_TIFF_STRIP_ROWS, height), height)
+        pixel_bytes += max(1, first.get(_TIFF_SAMPLES, 1)) * rows / max(1, height)
+    return Header(format="tiff", width=width, height=height, frames=len(seen) - 1, pixel_bytes=pixel_bytes)
 
 
 def _tiff_directory(body: bytes, order: str, layout: _TiffLayout, offset: int, limits: Limits) -> dict[int, int]:
     """Return the first values of the entries by tag, 0 for types that are not read."""
     values = {}
-    (entries,) = _unpack(order + layout.count, body, offset)
+    (entries,) = _unpack(order + layout.entries, body, offset)
     limits.check_tags(entries)
-    begin = offset + struct.calcsize(order + layout.count)
+    begin = offset + struct.calcsize(order + layout.entries)
     for position in range(begin, begin + layout.entry * entries, layout.entry):
         tag, kind = struct.unpack_from(f"{order}HH", body, position)
         values[tag] = 0
@@ -372,19 +402,24 @@ def _unpack(layout: str, body: bytes, position: int) -> tuple[int, ...]:
 
 def _avif(body: bytes, limits: Limits) -> Header:
     width, height, frames = boxes.largest(body, limits)
-    return Header(format="avif", width=width, height=height, frames=frames)
+    return Header(format="avif", width=width, height=height, frames=frames, pixel_bytes=_AVIF_BYTES)
 
 
 def _heic(body: bytes, limits: Limits) -> Header:
     extras.require("heic")
     width, height, frames = boxes.largest(body, limits)
-    return Header(format="heic", width=width, height=height, frames=frames)
+    return Header(format="heic", width=width, height=height, frames=frames, pixel_bytes=_HEIC_BYTES)
 
 
 def _jxl(body: bytes, limits: Limits) -> Header:
     extras.require("jxl")
-    width, height = jxl.size(body, limits)
-    return Header(format="jxl", width=width, height=height)
+    width, height, is_plain = jxl.size(body, limits)
+    return Header(format="jxl", width=width, height=height, pixel_bytes=_PLAIN_JXL_BYTES if is_plain else _JXL_BYTES)
+
+
+#: Memory that decoders take for a pixel of usual images (4:2:0, no alpha): their frame, the same as RGB, a copy of it,
+#: and Pillow's image. Those that take more are rejected when there is none left; libjxl ends its process then.
+_AVIF_BYTES, _HEIC_BYTES, _PLAIN_JXL_BYTES, _JXL_BYTES = 9.0, 8.0, 9.0, 12.0
 
 
 _READERS: tuple[tuple[bytes, Callable[[bytes, Limits], Header]], ...] = (

@@ -20,7 +20,7 @@ def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
     Raises:
         RejectedError: EMPTY, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, TOO_COMPLEX, TOO_MANY_PIXELS or CORRUPT.
     """
-    header = _header(body, limits)
+    header = _decodable_header(body, limits)
     return _facts(body, header, pixels.decode(body, header.format, limits))
 
 
@@ -30,14 +30,14 @@ def measure_bytes(body: bytes, limits: Limits, *, strict: bool) -> tuple[ImageFa
     The hashes are taken from another reduction than those of `inspect_bytes`: some differ by a bit, so the two must not
     be compared with each other.
     """
-    header = _header(body, limits)
+    header = _decodable_header(body, limits)
     decoded, measured = metrics.measure(body, header.format, limits, strict=strict)
     return _facts(body, header, decoded), measured
 
 
 def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
     """Return a JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
-    return pixels.thumbnail(body, _header(body, limits).format, side, limits)
+    return pixels.thumbnail(body, _decodable_header(body, limits).format, side, limits)
 
 
 def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | None:
@@ -67,6 +67,13 @@ def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:
         phash=pixels.phash(decoded.gray),
         dhash=pixels.dhash(decoded.gray),
     )
+
+
+def _decodable_header(body: bytes, limits: Limits) -> headers.Header:
+    """Return what `body` declares, when decoding it is within the limits, too. Converting may take more memory."""
+    header = _header(body, limits)
+    limits.check_memory(header.width, header.height, header.pixel_bytes)
+    return header
 
 
 def _header(body: bytes, limits: Limits) -> headers.Header:

@@ -14,8 +14,8 @@ _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 
 _MAX_BYTES = 12
 
 
-def size(body: bytes, limits: Limits) -> tuple[int, int]:
-    """Return width and height, before any orientation.
+def size(body: bytes, limits: Limits) -> tuple[int, int, bool]:
+    """Return width and height, before any orientation, and whether it is a plain image: 8 bits of color without alpha.
 
     Raises:
         RejectedError: CORRUPT when there is no codestream, TOO_COMPLEX when too many boxes are before it.
@@ -30,9 +30,11 @@ def size(body: bytes, limits: Limits) -> tuple[int, int]:
     height = _side(bits, is_small=is_small)
     ratio = bits.take(3)
     if ratio == 0:
-        return _side(bits, is_small=is_small), height
-    across, down = _RATIOS[ratio]
-    return height * across // down, height
+        width = _side(bits, is_small=is_small)
+    else:
+        across, down = _RATIOS[ratio]
+        width = height * across // down
+    return width, height, bool(bits.take(1))
 
 
 def _side(bits: "_Bits", *, is_small: int) -> int:

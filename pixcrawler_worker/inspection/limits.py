@@ -8,6 +8,8 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 _HARMLESS_PIXELS = 1_000_000
 #: More than a file that is written here has besides its pixels: a profile of up to a megabyte, EXIF, and headers.
 _MAX_METADATA_BYTES = 2_097_152
+#: Address space for the file, for reduced copies, and for what is scattered.
+_ROOM_BYTES = 24_000_000
 #: Bytes for which a container may have one more block.
 _BYTES_PER_BLOCK = 64
 
@@ -17,7 +19,8 @@ class Limits:
     """What an image may declare, and what its decoding may take.
 
     Attributes:
-        max_pixels: width x height. 50 Mpx is above every camera phone's default and decodes into 200 MB at most.
+        max_pixels: width x height. 50 Mpx is above every camera phone's default. Formats whose decoders take more than
+            four bytes a pixel have fewer (`max_decoded_bytes`).
         max_side: pixels along either side; larger images are strips, which no training pipeline can use.
         max_frames: frames of an animation, or pages of a TIFF.
         max_frame_pixels: frames x width x height, which limits the work of playing the animation: 240 frames of
@@ -37,8 +40,8 @@ class Limits:
         max_box_depth: boxes inside each other.
         max_tags: entries of one directory of a TIFF.
         seconds: deadline of one image, in wall time. The largest honest ones take four.
-        memory_bytes: address space of the decode process. It is at 125 MB before the first image and at 1.1 GB for
-            50 Mpx of WebP with alpha, the maximum of all formats; AVIF takes 0.9 GB, PNG and TIFF 0.8 GB at most.
+        memory_bytes: address space of the decode process while it converts. It is at 125 MB before the first image, and
+            at 1.2 GB for 50 Mpx of PNG with alpha that become a WebP. Otherwise it may have less (`decoding_bytes`).
     """
 
     max_pixels: int = 50_000_000
@@ -61,6 +64,26 @@ class Limits:
     def max_converted_bytes(self) -> int:
         """The largest file that a conversion may write: four bytes a pixel, and metadata."""
         return 4 * self.max_pixels + _MAX_METADATA_BYTES
+
+    @property
+    def max_decoded_bytes(self) -> int:
+        """The memory that inspecting an image may take besides its file: four bytes a pixel."""
+        return 4 * self.max_pixels
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Address space that the decode process may have besides what it begins with, unless it converts."""
+        return self.max_decoded_bytes + _ROOM_BYTES
+
+    def check_memory(self, width: int, height: int, pixel_bytes: float) -> None:
+        """Raise RejectedError when decoding an image takes too much memory: so many bytes for each of its pixels."""
+        needed = round(width * height * pixel_bytes)
+        if needed > self.max_decoded_bytes:
+            raise RejectedError(
+                Reason.TOO_MANY_PIXELS,
+                f"{width}x{height} of such pixels take {needed // 10**6:,} MB to be decoded, more than "
+                f"{self.max_decoded_bytes // 10**6:,} MB",
+            )
 
     def check_size(self, width: int, height: int) -> None:
         """Raise RejectedError when an image of `width` x `height` pixels is empty or too large to decode."""

@@ -68,26 +68,25 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
 
 def _in_color(image: Image.Image) -> tuple[Image.Image, bool]:
     """Return the image reduced and in RGB, transparency on white, and whether it has any."""
+    # By a whole factor, so there are 129 pixels at least unless there were fewer: any other costs four times as much.
+    factor = max(1, -(-max(image.size) // _SIDE))
+    factors = min(factor, image.width), min(factor, image.height)
     if not image.has_transparency_data:
-        # Pillow converts LAB to nothing; its first band is lightness.
-        plain = image.getchannel(0) if image.mode == "LAB" else pixels.byte_per_band(image)
-        # Converting what is RGB already would copy all of it.
-        return _reduced(plain if plain.mode == "RGB" else plain.convert("RGB")), False
+        if image.mode == "LAB":  # Pillow converts it to nothing; its first band is lightness.
+            return pixels.reduced(image, factors, lambda band: band.getchannel(0).convert("RGB")), False
+        stretch = pixels.stretching(image)
+        return pixels.reduced(image, factors, lambda band: _rgb(stretch(band))), False
     # Reduced before it is composed with white: what color an invisible pixel has must not count.
-    reduced = _reduced(image.convert("RGBA"))
-    lowest, _ = reduced.getchannel("A").getextrema()
+    small = pixels.reduced(image, factors, lambda band: band.convert("RGBA"))
+    lowest, _ = small.getchannel("A").getextrema()
     assert isinstance(lowest, int | float)
-    white = Image.new("RGBA", reduced.size, "white")
-    return Image.alpha_composite(white, reduced).convert("RGB"), lowest < 255  # noqa: PLR2004 - opaque
+    white = Image.new("RGBA", small.size, "white")
+    return Image.alpha_composite(white, small).convert("RGB"), lowest < 255  # noqa: PLR2004 - opaque
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    """Return the image with at most 256 pixels a side, each an average of those that it replaces.
-
-    By a whole factor, so there are 129 of them at least unless there were fewer: any other costs four times as much.
-    """
-    factor = -(-max(image.size) // _SIDE)
-    return image.reduce((min(factor, image.width), min(factor, image.height))) if factor > 1 else image
+def _rgb(image: Image.Image) -> Image.Image:
+    # Converting what is RGB already would copy all of it.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _brightness(small: Image.Image) -> tuple[float, float]:

@@ -1,10 +1,9 @@
 """Pillow and NumPy: pixels from bytes, and hashes from pixels. Imported by the decode process only."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -22,7 +21,7 @@ from PIL import (
 )
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import extras, png
+from pixcrawler_worker.inspection import extras, headers, png, webp
 from pixcrawler_worker.inspection.limits import Limits
 
 #: Both hashes are taken from an image reduced to about this many pixels a side: half of it moves one more bit of 64,
@@ -31,6 +30,8 @@ _REDUCED_SIDE = 128
 #: Characters of a decoder's message that a log line keeps: some quote the file.
 _MAX_DETAIL = 200
 _THUMBNAIL_QUALITY = 80
+#: Pixels that are converted at a time.
+_MAX_BAND_PIXELS = 2_000_000
 _ORIENTATION = 0x0112
 #: As in ImageOps.exif_transpose, which fails when EXIF is broken.
 TURNS = {
@@ -46,7 +47,7 @@ TURNS = {
 _UNSUPPORTED = ("unknown pixel mode", "Invalid value for samples per pixel", "Unsupported BMP")
 
 #: Pillow's names. Importing a plug-in registers it; without these, the first AVIF or WebP would import all forty. The
-#: last two are imported with the first image of theirs.
+#: last two come with an extra.
 PILLOW = {
     "jpg": JpegImagePlugin.JpegImageFile.format,
     "png": PngImagePlugin.PngImageFile.format,
@@ -60,6 +61,11 @@ PILLOW = {
 }
 # As many threads as cores would each take a stack and a frame of the decode process's address space.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# Imported at once, so that they are no part of what an image may take.
+if heic := extras.decoder("heic"):
+    heic.register_heif_opener(decode_threads=1, thumbnails=False)
+if jxl := extras.decoder("jxl"):
+    jxl.JpegXLImagePlugin.DECODE_THREADS = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +106,16 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
     with opened(body, extension, limits) as image:
         if extension == "jpg":
             image.draft("RGB", (side, side))
-        upright = loaded(image)
-        if (turn := TURNS.get(orientation(upright))) is not None:
+        whole = loaded(image)
+        turn = TURNS.get(orientation(whole))
+        factor = max(1, max(whole.size) // (2 * side))
+        mode = "RGBA" if whole.has_transparency_data else "RGB"
+        stretch = stretching(whole)
+        upright = reduced(
+            whole, (min(factor, whole.width), min(factor, whole.height)), lambda band: stretch(band).convert(mode)
+        )
+        if turn is not None:
             upright = upright.transpose(turn)
-        upright = upright.convert("RGBA") if upright.has_transparency_data else byte_per_band(upright).convert("RGB")
         upright.thumbnail((side, side))
         small = Image.new("RGB", upright.size, "white")
         small.paste(upright, mask=upright.getchannel("A") if upright.mode == "RGBA" else None)
@@ -113,18 +125,23 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
 
 
 @contextmanager
-def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]:
+def opened(body: bytes, extension: str, limits: Limits, *, whole: bool = False) -> Iterator[Image.Image]:
     """Open an image without decoding it yet; whatever goes wrong with it inside the context is a rejection.
+
+    Args:
+        body: the whole file.
+        extension: of its format.
+        limits: what it may take.
+        whole: whether all pixels are needed, whatever memory that takes; otherwise a large WebP is scaled down.
 
     Raises:
         RejectedError: as `decode`.
     """
     if extension == "png":
         body = png.without_broken_chunks(body)
-    _register(extension)
     try:
         # Warnings are for the authors of the file.
-        with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(body), formats=[PILLOW[extension]]) as image:
+        with warnings.catch_warnings(action="ignore"), _image(body, extension, limits, whole=whole) as image:
             limits.check_size(*image.size)
             if extension == "jxl" and orientation(image) != 1:
                 # The decoder has turned it as its codestream says; what EXIF says is the same again.
@@ -141,23 +158,26 @@ def opened(body: bytes, extension: str, limits: Limits) -> Iterator[Image.Image]
         raise _rejection(error, extension) from error
 
 
+def _image(body: bytes, extension: str, limits: Limits, *, whole: bool) -> Image.Image:
+    if extension == "webp" and not whole:
+        width, height = headers.webp_size(body)
+        needed = width * height * webp.BYTES_PER_PIXEL
+        if needed > limits.max_decoded_bytes:
+            if (image := webp.scaled(body)) is not None:
+                return image
+            limits.check_memory(width, height, webp.BYTES_PER_PIXEL)
+    return Image.open(BytesIO(body), formats=[PILLOW[extension]])
+
+
 def _rejection(error: Exception, extension: str) -> RejectedError:
     detail = f"{type(error).__name__}: {str(error)[:_MAX_DETAIL]}"
+    if "memory" in str(error).lower():  # of libraries that have an error of their own for it
+        return RejectedError(Reason.TOO_MANY_PIXELS, f"it needs more memory than the decoder may have ({detail})")
     if str(error).startswith(_UNSUPPORTED):
         return RejectedError(
             Reason.UNSUPPORTED_FORMAT, f"a {extension.upper()} of a kind that is not supported ({detail})"
         )
     return RejectedError(Reason.CORRUPT, detail)
-
-
-@cache
-def _register(extension: str) -> None:
-    """Import the plug-in of a format that comes with an extra: one thread, and no thumbnail in place of the image."""
-    match extension, extras.decoder(extension):
-        case "heic", module if module is not None:
-            module.register_heif_opener(decode_threads=1, thumbnails=False)
-        case "jxl", module if module is not None:
-            module.JpegXLImagePlugin.DECODE_THREADS = 0
 
 
 def _cause(body: bytes, extension: str) -> Exception | None:
@@ -187,13 +207,22 @@ def orientation(image: Image.Image) -> int:
 
 def byte_per_band(image: Image.Image) -> Image.Image:
     """Return `image` with what Pillow would cut off at 255 stretched to a byte: 16-bit grays and floats."""
+    return stretching(image)(image)
+
+
+def stretching(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return how `byte_per_band` changes `image`, for each of its parts."""
     if not image.mode.startswith(("I", "F")):
-        return image
-    low, high = image.convert("F").getextrema()
-    assert isinstance(low, float)
-    assert isinstance(high, float)
+        return lambda part: part
+    rows = max(_MAX_BAND_PIXELS // image.width, 1)
+    extremes = [
+        image.crop((0, top, image.width, min(top + rows, image.height))).convert("F").getextrema()
+        for top in range(0, image.height, rows)
+    ]
+    low = min(float(lowest) for lowest, _ in extremes)  # type: ignore[arg-type]  # pairs, since they are of one band
+    high = max(float(highest) for _, highest in extremes)  # type: ignore[arg-type]  # likewise
     scale = 255 / (high - low) if high > low else 0.0
-    return image.convert("F").point(lambda value: value * scale - low * scale).convert("L")
+    return lambda part: part.convert("F").point(lambda value: value * scale - low * scale).convert("L")
 
 
 def phash(gray: Image.Image) -> int:
@@ -210,21 +239,38 @@ def dhash(gray: Image.Image) -> int:
 
 def _gray(image: Image.Image) -> Image.Image:
     """Return `image` in gray and reduced: transparency on white, 16 bits and more as floats."""
+    factors = max(1, image.width // _REDUCED_SIDE), max(1, image.height // _REDUCED_SIDE)
     if image.mode.startswith(("I", "F")):
-        return _reduced(image.convert("F"))
+        return reduced(image, factors, lambda band: band.convert("F"))
     if image.mode == "LAB":  # Pillow converts it to nothing; its first band is lightness.
-        return _reduced(image.getchannel(0))
+        return reduced(image, factors, lambda band: band.getchannel(0))
     if not image.has_transparency_data:
-        return _reduced(image.convert("L"))
+        return reduced(image, factors, lambda band: band.convert("L"))
     # Reduced before it is composed with white: what color an invisible pixel has must not count.
-    reduced = _reduced(image.convert("RGBA"))
-    white = Image.new("RGBA", reduced.size, "white")
-    return Image.alpha_composite(white, reduced).convert("L")
+    small = reduced(image, factors, lambda band: band.convert("RGBA"))
+    white = Image.new("RGBA", small.size, "white")
+    return Image.alpha_composite(white, small).convert("L")
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    """Return `image` averaged by whole factors, so that each side has 128 to 255 pixels unless it had fewer."""
-    return image.reduce((max(1, image.width // _REDUCED_SIDE), max(1, image.height // _REDUCED_SIDE)))
+def reduced(image: Image.Image, factors: tuple[int, int], convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return `image` converted and then averaged by whole factors, for width and height.
+
+    A large one in bands, which gives the same pixels: converting all of it would take the memory of another one.
+    """
+    if image.width * image.height <= _MAX_BAND_PIXELS:
+        return convert(image).reduce(factors)
+    down = factors[1]
+    rows = max(_MAX_BAND_PIXELS // image.width // down, 1) * down
+    bands = [
+        convert(image.crop((0, top, image.width, min(top + rows, image.height)))).reduce(factors)
+        for top in range(0, image.height, rows)
+    ]
+    whole = Image.new(bands[0].mode, (bands[0].width, sum(band.height for band in bands)))
+    top = 0
+    for band in bands:
+        whole.paste(band, (0, top))
+        top += band.height
+    return whole
 
 
 def _shrunk(gray: Image.Image, width: int, height: int) -> NDArray[np.float64]:

@@ -99,7 +99,9 @@ def test_two_lists_are_one_with_the_larger_distance_of_a_hash_in_both() -> None:
         f"phash:{PHASH:016x}/1", f"sha256:{DIGEST.hex()}", "url:b.org/gone.png"
     )
 
-    assert (known.hashes, known.digests, len(known.patterns)) == ({PHASH: 3}, {DIGEST}, 2)
+    assert known.hashes == {PHASH: 3}
+    assert known.digests == {DIGEST}
+    assert len(known.patterns) == 2
 
 
 @pytest.mark.parametrize(

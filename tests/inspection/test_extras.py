@@ -3,8 +3,6 @@ import sys
 
 import pytest
 
-from pixcrawler_worker.inspection import extras
-
 #: Inspects an image in a process in which a module cannot be found.
 WITHOUT = """
 import sys
@@ -37,7 +35,3 @@ def test_without_its_extra_a_format_is_unsupported_and_the_extra_is_named(
         f"unsupported_format: it looks like {name}, which needs an extra: "
         f"pip install 'pixcrawler-worker[{extension}]'\n"
     )
-
-
-def test_other_formats_need_no_extra() -> None:
-    assert extras.decoder("png") is None

@@ -85,7 +85,7 @@ def test_a_large_truncated_jpeg_never_passes(options: dict[str, bool]) -> None:
 
 def test_bytes_after_the_end_of_an_image_are_ignored() -> None:
     for name in samples.VARIANTS:
-        if name != "avif":  # Its boxes have to fill the file.
+        if name not in {"avif", "heic"}:  # Their boxes have to fill the file.
             assert rejection(samples.variant(name) + b"\0appended", SMALL) is None
 
 
