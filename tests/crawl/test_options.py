@@ -139,7 +139,7 @@ def test_an_unknown_format_is_rejected_by_name() -> None:
     assert (
         message_of({"formats": ["jpgg"]}) == "options.formats[0]: there is no image format 'jpgg'; did you mean 'jpg'?"
     )
-    assert "; known are jpg, png, webp" in message_of({"formats": ["heic"]})
+    assert "; known are jpg, png, webp" in message_of({"formats": ["psd"]})
 
 
 def test_urls_have_no_spaces_around_them() -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import struct
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from inspection import samples
@@ -18,7 +19,7 @@ LOW = Limits(max_pixels=5_000_000)
 USUAL = Limits()
 
 
-def large(*, alpha: bool = False, **options: object) -> bytes:
+def large(*, alpha: bool = False, **options: Any) -> bytes:
     scene = samples.scene(2400, 1800)
     if alpha:
         scene.putalpha(Image.radial_gradient("L").resize(scene.size))
@@ -27,9 +28,7 @@ def large(*, alpha: bool = False, **options: object) -> bytes:
 
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True, "quality": 0}])
-def test_a_large_one_has_the_facts_and_measurements_of_one_that_is_not(
-    options: dict[str, object], *, alpha: bool
-) -> None:
+def test_a_large_one_has_the_facts_and_measurements_of_one_that_is_not(options: dict[str, Any], *, alpha: bool) -> None:
     body = large(alpha=alpha, **options)
 
     facts, usual = inspect_bytes(body, LOW), inspect_bytes(body, USUAL)
@@ -81,7 +80,7 @@ def test_an_animation_is_none_of_them_and_has_to_be_small() -> None:
 
 
 @pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True, "quality": 0}])
-def test_a_truncated_or_broken_one_is_corrupt(options: dict[str, object]) -> None:
+def test_a_truncated_or_broken_one_is_corrupt(options: dict[str, Any]) -> None:
     body = large(**options)
     for length in (len(body) - 2, len(body) // 2, 1000):
         cut = body[:4] + struct.pack("<I", length - 8) + body[8:length]
