@@ -79,24 +79,36 @@ def test_a_host_is_asked_once_by_all_workers(redis_url: str) -> None:
     assert host.asked == 1
 
 
+class CountingRobots(SharedRobots):
+    """What workers share, and how often this one looks there."""
+
+    looks = 0
+
+    async def get(self, host: str) -> Shared | None:
+        self.looks += 1
+        return await super().get(host)
+
+
 def test_what_another_worker_read_holds_no_longer_than_there(redis_url: str, server: redis.Redis) -> None:
     host, now = Host(), [0.0]
 
-    async def ask(shared: SharedRobots) -> None:
+    async def ask_twice(shared: SharedRobots) -> int:
         robots = Robots(host, agent="PixCrawler/1", shared=shared, clock=lambda: now[0])
         await robots.check(URL("https://images.example/open"))
         now[0] += 50
         await robots.check(URL("https://images.example/open"))
+        assert isinstance(shared, CountingRobots)
+        return shared.looks
 
-    run(SharedRobots(redis_url), ask)
-    assert host.asked == 1
+    assert run(CountingRobots(redis_url), ask_twice) == 1
     (key,) = server.keys(f"{PREFIX}*")
     assert 86_300 < server.ttl(key) <= 86_400
+    assert run(CountingRobots(redis_url), ask_twice) == 1
     server.expire(key, 40)
-    run(SharedRobots(redis_url), ask)
-    assert host.asked == 1, "after 50 seconds of the clock it is read from Redis again"
+    assert run(CountingRobots(redis_url), ask_twice) == 2
+    assert host.asked == 1
     server.delete(key)
-    run(SharedRobots(redis_url), ask)
+    run(CountingRobots(redis_url), ask_twice)
     assert host.asked == 2
 
 
