@@ -125,7 +125,7 @@ def test_a_file_with_more_rules_than_can_be_followed_closes_its_host(line: str, 
 
 
 HALF = robots.MAX_BYTES // 2
-#: What takes Protego alone from one second to hours, or gigabytes.
+#: What takes Protego alone seconds to parse or for each URL, or tens of gigabytes.
 HOSTILE = {
     "crawlers times rules": "".join(f"useragent:a{n}\n" for n in range(20_000))
     + "".join(f"allow:/{n}\n" for n in range(20_000)),
