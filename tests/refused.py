@@ -476,6 +476,18 @@ async def fetch(url: str, allowed: Policy, names: Names, tls: ssl.SSLContext | N
     return None
 
 
+async def fetch_with_robots(url: str, allowed: Policy, names: Names) -> Reason | None:
+    """As images are downloaded where robots.txt is read first."""
+    downloader = Downloader(allowed, lookup=names.lookup)
+    try:
+        await downloader.fetch(url, respect_robots=True)
+    except RejectedError as error:
+        return error.reason
+    finally:
+        await downloader.aclose()
+    return None
+
+
 async def search(url: str, allowed: Policy, names: Names) -> Reason | None:
     """As sources request their providers."""
     downloader = Downloader(allowed, lookup=names.lookup)
@@ -514,7 +526,7 @@ async def _lenient(url: str, guard: Guard, resolver: AbstractResolver) -> Reason
         return error.reason if isinstance(error, DeniedError) else Reason.UNRESOLVED
 
 
-WAYS: tuple[Way, ...] = (fetch, read_leniently, search)
+WAYS: tuple[Way, ...] = (fetch, fetch_with_robots, read_leniently, search)
 
 
 async def rejections(case: Case) -> dict[str, Reason | None]:
@@ -585,6 +597,7 @@ async def rejections_of_redirect(case: Case) -> dict[str, Reason | None]:
     for kind, way, odd, location in (
         ("strict", fetch, b"", case.url),
         ("lenient", fetch, b"no colon\r\n", case.url),
+        ("robots", fetch_with_robots, b"", case.url),
         ("source", search, b"", case.url.removeprefix("http:")),
         ("tls", _fetch_over_tls, b"", case.url),
     ):
