@@ -364,14 +364,14 @@ MUTATIONS = (
     Mutation(
         name="a silent name server may use up the threads",
         files="web/resolver.py",
-        old="limit = MAX_LOOKUPS_OF_DOMAIN if answers else MAX_LOOKUPS_OF_UNKNOWN_DOMAIN",
+        old="limit = MAX_LOOKUPS_OF_DOMAIN if is_known else MAX_LOOKUPS_OF_UNKNOWN_DOMAIN",
         new="limit = MAX_LOOKUPS",
         tests=("web/test_resolver.py",),
     ),
     Mutation(
         name="silent domains leave no thread to those that answer",
         files="web/resolver.py",
-        old="if slow >= _MAX_SLOW_LOOKUPS and not answers:",
+        old="if unknown >= MAX_LOOKUPS_OF_UNKNOWN_DOMAINS and not is_known:",
         new="if False:",
         tests=("web/test_resolver.py",),
     ),

@@ -456,8 +456,8 @@ def policy(*allowed: str, port: int | None = None) -> Policy:
         user_agent="PixCrawlerTest/1 (+mailto:tests@example.com)",
         allowed_networks=tuple(ip_network(text) for text in allowed),
         ports=frozenset(ports),
-        deadline=timedelta(seconds=5),
-        connect_timeout=timedelta(seconds=0.5),
+        deadline=timedelta(seconds=10),
+        connect_timeout=timedelta(seconds=3),
     )
 
 
@@ -514,8 +514,8 @@ async def _lenient(url: str, guard: Guard, resolver: AbstractResolver) -> Reason
         resolver=resolver,
         socket_factory=checked_sockets(guard),
         tls=None,
-        connect_timeout=timedelta(seconds=0.5),
-        idle_timeout=timedelta(seconds=0.5),
+        connect_timeout=timedelta(seconds=3),
+        idle_timeout=timedelta(seconds=3),
     )
     try:
         async with client.get(guard.target(url), ()):

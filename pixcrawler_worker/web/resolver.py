@@ -31,12 +31,11 @@ MAX_REMEMBERED = 10_000
 _MAX_ADDRESSES = 32
 
 MAX_LOOKUPS = 128
+# Of domains whose name servers have not answered yet: the others have the rest for themselves.
+MAX_LOOKUPS_OF_UNKNOWN_DOMAINS = 96
 # Of one domain: at first, and once its name servers have answered.
 MAX_LOOKUPS_OF_UNKNOWN_DOMAIN = 4
 MAX_LOOKUPS_OF_DOMAIN = 16
-# Seconds after which a lookup is slow, and how many slow ones there may be before only domains that answer get threads.
-_SLOW = 2.0
-_MAX_SLOW_LOOKUPS = 96
 # Seconds between two looks for a free thread.
 _LOOK = 0.1
 
@@ -85,6 +84,7 @@ class _Running:
     name: str
     domain: str
     started: float
+    is_known: bool  # its domain has answered before
     answer: "Future[_Answer]" = field(default_factory=Future)
 
 
@@ -173,14 +173,14 @@ class CachingResolver:
         asked_from = self._domains.get(domain, now)
         if asked_from > now:
             raise TimeoutError
-        answers = asked_from == -math.inf
-        limit = MAX_LOOKUPS_OF_DOMAIN if answers else MAX_LOOKUPS_OF_UNKNOWN_DOMAIN
+        is_known = asked_from == -math.inf
+        limit = MAX_LOOKUPS_OF_DOMAIN if is_known else MAX_LOOKUPS_OF_UNKNOWN_DOMAIN
         if len(of_domain) >= limit or len(self._running) >= MAX_LOOKUPS:
             return None
-        slow = sum(now - running.started > _SLOW for running in self._running.values())
-        if slow >= _MAX_SLOW_LOOKUPS and not answers:
+        unknown = sum(not running.is_known for running in self._running.values())
+        if unknown >= MAX_LOOKUPS_OF_UNKNOWN_DOMAINS and not is_known:
             return None
-        running = _Running(name, domain, now)
+        running = _Running(name, domain, now, is_known)
         # So that a request that is cancelled does not cancel the lookup of the others.
         running.answer.set_running_or_notify_cancel()
         try:

@@ -85,14 +85,14 @@ def test_an_address_that_does_not_answer_costs_a_quarter_of_a_second(alone: dict
     assert len(alone["eyeballs"]) == 4
     for found in alone["eyeballs"].values():
         assert found["reason"] is None
-        assert 0.2 < found["seconds"] < 1
+        assert 0.2 < found["seconds"] < 3
 
 
 def test_a_silent_name_server_does_not_delay_what_others_answer(alone: dict[str, Any]) -> None:
     names = alone["names"]
     assert names["good"] == {PUBLIC: 1000}
     assert names["lookups"] == 100
-    assert names["seconds"] < 1
+    assert names["seconds"] < 2
     assert names["silent"] == {"TimeoutError": 300}
     assert names["silent_asked"] == 4
 
