@@ -25,8 +25,10 @@ from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Source, SourceConfig
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.hosts import Hosts
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.robots_cache import SharedRobots
+from pixcrawler_worker.web.shared_hosts import RedisHosts
 
 T = TypeVar("T")
 
@@ -71,6 +73,8 @@ class Runtime:
                 task.cancel()
                 with contextlib.suppress(KeyboardInterrupt):
                     self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            with contextlib.suppress(Exception):
+                self.loop.run_until_complete(self.downloader.rest())
             if task.done() and not task.cancelled():
                 # Retrieved, so that asyncio does not log it again when the task is garbage-collected.
                 task.exception()
@@ -104,7 +108,9 @@ def connect(settings: Settings) -> Runtime:
         settings=settings,
         sessions=session.sessions(session.connect(settings.require_database())),
         storage=Storage(settings.storage()),
-        downloader=Downloader(_policy(settings), shared_robots=SharedRobots.at(_secret_value(settings.broker_url))),
+        downloader=Downloader(
+            _policy(settings), hosts=_hosts(settings), shared_robots=SharedRobots.at(_secret_value(settings.broker_url))
+        ),
         decoder=Decoder(
             Limits(
                 max_pixels=settings.max_image_pixels,
@@ -160,6 +166,12 @@ def _policy(settings: Settings) -> Policy:
         allowed_networks=settings.allowed_networks,
         egress_proxy=_secret_value(settings.egress_proxy),
     )
+
+
+def _hosts(settings: Settings) -> Hosts:
+    broker = _secret_value(settings.broker_url)
+    is_redis = broker is not None and broker.startswith(("redis://", "rediss://", "unix://"))
+    return Hosts(settings.host_connections, RedisHosts(broker) if broker and is_redis else None)
 
 
 def source_config(settings: Settings, name: str) -> SourceConfig:

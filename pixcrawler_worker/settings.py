@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     chunk_size: int = Field(100, ge=1, le=1000, description="candidates per chunk, unless a job says otherwise")
     dispatch_window: int = Field(32, ge=1, le=10_000, description="chunks of a job that are dispatched at a time")
     fetch_concurrency: int = Field(32, ge=1, le=256, description="downloads at a time in one worker process")
+    host_connections: Annotated[Mapping[str, Annotated[int, Field(ge=1, le=1000)]], NoDecode] = Field(
+        {}, description="connections that all workers share, by host: example.org=2, comma-separated"
+    )
     fetch_seconds: float = Field(30, ge=1, le=300, description="total time for one download")
     max_image_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="largest response body that is downloaded")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest image that is decoded")
@@ -74,6 +77,16 @@ class Settings(BaseSettings):
         None, ge=1, le=65_535, description="port on which a worker serves Prometheus metrics; by default it does not"
     )
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
+
+    @field_validator("host_connections", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if not all(host.strip() and number.strip() for host, _, number in pairs):
+            raise ValueError("expected pairs such as upload.wikimedia.org=2, separated by commas")
+        return {host.strip().lower(): number.strip() for host, _, number in pairs}
 
     @field_validator("allowed_networks", mode="before")
     @classmethod

@@ -564,7 +564,7 @@ async def rejections_at_connect(case: Case) -> dict[str, Reason | None]:
     """Connect to a name that was allowed and now is at another address, in both ways that there are."""
     guard, resolver = Guard(ports=frozenset({80, 443})), Rebinding(case.answers[0])
     strict: Reason | None = None
-    connector = guarded_connector(guard, resolver=resolver, tls=None)
+    connector = guarded_connector(guard, resolver=resolver, tls=None, keep=True)
     at_once = aiohttp.ClientTimeout(sock_connect=0.1)
     async with aiohttp.ClientSession(connector=connector, timeout=at_once) as session:
         try:

@@ -2,20 +2,33 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from pixcrawler_worker import settings
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity_log, job_views
+from pixcrawler_worker.db import activity_log, crawls, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.jobs.display import JobDisplay, Row, counts
+from pixcrawler_worker.web.hosts import Hosts
 
 
 def _details(session: Session, job: CrawlView) -> dict[str, Any]:
+    hosts = Hosts(settings.load().host_connections)
     return {
         "reasons": dict(planner.reasons(session, job.id)),
+        "waiting": [
+            {
+                "host": one.host,
+                "candidates": one.candidates,
+                "until": one.until.isoformat(),
+                "connections": hosts.limit(one.host),
+            }
+            for one in crawls.waiting(session, job.id)
+        ],
         "validations": [
             {"id": one.id, "status": one.status, "valid": one.validated_images, "invalid": one.invalid_images}
             for one in job_views.of_crawl(session, ValidationView, job.id)
@@ -32,6 +45,7 @@ def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
         ("keywords", [json.dumps(job.keywords, ensure_ascii=False)]),
         ("images", [f"{job.valid_images} of {job.max_images}"]),
         ("candidates", [f"{job.total_images} found, {job.downloaded_images} downloaded"]),
+        ("waiting", [_waiting(one) for one in details["waiting"]]),
         ("rejected", counts(details["reasons"])),
         (
             "validation",
@@ -45,6 +59,12 @@ def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
             [f"{one['id']}  {one['status']}: {one['images']} images as {one['format']}" for one in details["exports"]],
         ),
     ]
+
+
+def _waiting(one: Mapping[str, Any]) -> str:
+    until = datetime.fromisoformat(one["until"]).astimezone()
+    allowed = "" if one["connections"] is None else f", connections allowed: {one['connections']}"
+    return f"{one['candidates']:>6}  for {one['host']} until {until:%H:%M:%S}{allowed}"
 
 
 def _outcome(session: Session, job: CrawlView) -> list[str]:

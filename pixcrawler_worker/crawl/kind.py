@@ -20,6 +20,7 @@ CRAWL = JobKind(
     work=worker.work,
     write=worker.write,
     conclude=planner.conclude,
+    has_more=crawls.has_retriable,
     reopened=crawls.reopened,
     recount=crawls.recount,
     marked=crawls.marked,

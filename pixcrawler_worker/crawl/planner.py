@@ -101,8 +101,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     except PermanentError as error:
         # The row or the configuration changed under the job: it ends with what it has.
         return _end(session, ref, counters, request, reason=str(error))
-    uncounted = {result.yielded for result in history if result.yielded}
-    if round_ and request.round - len(uncounted) < options.max_rounds:
+    if round_ and request.round < options.max_rounds:
         crawls.next_round(session, ref.id)
         return Chunks([chunk.to_json() for chunk in round_])
     return _end(session, ref, counters, request)

@@ -1,20 +1,23 @@
 """Crawl jobs: their table, what they were requested with, and what their chunks have brought so far."""
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, exists, func, insert, join, select, update
+from sqlalchemy import and_, delete, exists, func, insert, join, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
+from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.errors import PermanentError
 
 _NOW = func.clock_timestamp()
 #: Jobs that one clean-up looks at.
@@ -34,6 +37,15 @@ CRAWL_JOBS = JobTable(
     queue=QUEUES[Task.CRAWL_CHUNK],
     limits={"valid_images": "max_images"},
 )
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCandidates:
+    """Candidates that wait for a host which is left alone, and until when."""
+
+    host: str
+    candidates: int
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +129,28 @@ def next_round(session: Session, job_id: int) -> None:
     session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(round=CrawlPlan.round + 1))
 
 
+def has_retriable(session: Session, ref: JobRef) -> bool:
+    """Return whether a job is short of images and has candidates that were rejected for now."""
+    short = exists().where(CrawlJob.id == ref.id, CrawlJob.valid_images < CrawlJob.max_images)
+    found = exists().where(Chunk.crawl_job_id == ref.id, Chunk.result.has_key("retriable"))
+    return bool(session.scalar(select(and_(short, found))))
+
+
 def reopened(session: Session, ref: JobRef) -> None:
-    """Note that the job runs again: files of it may be written, so that its storage has to be cleaned up again."""
-    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == ref.id).values(cleaned_at=None))
+    """Note that the job runs again: its rounds start anew, with the candidates that were rejected for now as leftovers.
+
+    Files of it may be written, so that its storage has to be cleaned up again.
+    """
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == ref.id).values(cleaned_at=None, round=0))
+    rows = session.execute(
+        select(Chunk.id, Chunk.payload, Chunk.result).where(
+            Chunk.crawl_job_id == ref.id, Chunk.state == ChunkState.COMPLETED, Chunk.result.has_key("retriable")
+        )
+    )
+    for row in rows.all():
+        with contextlib.suppress(PermanentError):  # another version wrote it, or a person: it stays as it is
+            result = CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result).reopened()
+            session.execute(update(Chunk).where(Chunk.id == row.id).values(result=result.to_json()))
 
 
 def recount(session: Session, ref: JobRef) -> dict[str, int]:
@@ -155,29 +186,48 @@ def chunk_results(session: Session, job_id: int) -> list[CrawlChunkResult]:
         .order_by(Chunk.seq)
     )
     return [
-        CrawlChunkResult(chunk=CrawlChunk.from_json(row.payload), failed=True)
+        _failed(CrawlChunk.from_json(row.payload), row.result)
         if row.state == ChunkState.FAILED
         else CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result)
         for row in rows
     ]
 
 
-def times_yielded(session: Session, job_id: int, chunk: CrawlChunk) -> int:
-    """Return how often chunks with the result page of this one stopped early because its hosts were slow."""
-    same = [Chunk.payload[name].astext == str(getattr(chunk, name)) for name in ("source", "query", "label", "page")]
-    yielded = Chunk.result["yielded"].astext != "0"
-    query = select(func.count()).where(
-        Chunk.crawl_job_id == job_id, Chunk.state == ChunkState.COMPLETED, yielded, *same
-    )
-    return session.scalar(query) or 0
+def _failed(chunk: CrawlChunk, so_far: Any) -> CrawlChunkResult:  # noqa: ANN401 - a column of JSON
+    """Return the result of a chunk that failed, with the parts of it that were done before."""
+    if so_far is None:
+        return CrawlChunkResult(chunk=chunk, failed=True)
+    return replace(CrawlChunkResult.from_json(chunk, so_far), failed=True)
 
 
 def yielded_before(session: Session, job_id: int, chunk_id: int) -> bool:
-    """Return whether one of the few chunks before this one stopped early because its hosts were slow."""
+    """Return whether one of the few chunks before this one made way for others because its hosts were slow."""
     own = select(Chunk.seq).where(Chunk.id == chunk_id).scalar_subquery()
-    before = select(Chunk.result).where(Chunk.crawl_job_id == job_id, Chunk.seq < own).order_by(Chunk.seq.desc())
+    before = select(Chunk.payload).where(Chunk.crawl_job_id == job_id, Chunk.seq < own).order_by(Chunk.seq.desc())
     latest = before.limit(_NEIGHBORS).subquery()
-    return bool(session.scalar(select(exists().where(latest.c.result["yielded"].astext != "0"))))
+    return bool(session.scalar(select(exists().where(latest.c.payload.has_key("yields")))))
+
+
+def waiting(session: Session, job_id: int) -> list[WaitingCandidates]:
+    """Return the candidates of the job that wait for hosts which are left alone, by host."""
+    rows = session.execute(
+        select(Chunk.payload["waiting"], Chunk.available_at).where(
+            Chunk.crawl_job_id == job_id,
+            Chunk.state == ChunkState.QUEUED,
+            Chunk.available_at > _NOW,
+            Chunk.payload.has_key("waiting"),
+        )
+    )
+    found: dict[str, WaitingCandidates] = {}
+    for hosts, until in rows:
+        for host, count in stored_json.counts(hosts).items():
+            known = found.get(host)
+            found[host] = WaitingCandidates(
+                host,
+                count + (known.candidates if known else 0),
+                max(until, known.until) if known else until,
+            )
+    return sorted(found.values(), key=lambda one: (-one.candidates, one.host))
 
 
 def past_grace_period(session: Session, *, grace_period: timedelta) -> list[int]:

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import delete, func, literal, select
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from sqlalchemy.types import LargeBinary
 
-from pixcrawler_worker.db.models import CrawlCandidate, Image
+from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, is_about_a_row
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.postgres_types import storable
@@ -196,32 +193,6 @@ def signed(bits: int) -> int:
 def _text(value: str | None) -> str | None:
     """Return a text without characters that PostgreSQL cannot store."""
     return None if value is None else storable(value)
-
-
-def add_candidates(session: Session, job_id: int, hashes: Sequence[bytes]) -> int:
-    """Record URLs as processed and return how many of them the job had not seen before."""
-    if not hashes:
-        return 0
-    offered = select(literal(job_id), func.unnest(literal(sorted(set(hashes)), ARRAY(LargeBinary))))
-    new = session.scalars(
-        postgresql.insert(CrawlCandidate)
-        .from_select(["crawl_job_id", "url_hash"], offered)
-        .on_conflict_do_nothing()
-        .returning(CrawlCandidate.url_hash)
-    )
-    return len(new.all())
-
-
-def seen(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
-    """Return which of the URLs the job has processed already."""
-    return frozenset(
-        session.scalars(
-            select(CrawlCandidate.url_hash).where(
-                CrawlCandidate.crawl_job_id == job_id,
-                CrawlCandidate.url_hash == func.any(literal(list(hashes), ARRAY(LargeBinary))),
-            )
-        )
-    )
 
 
 def files(session: Session, job_id: int) -> frozenset[str]:

@@ -345,7 +345,10 @@ class CrawlUrls(Base):
 
 
 class CrawlCandidate(Base):
-    """A URL that a crawl job has processed, with any outcome: it is neither counted nor downloaded again."""
+    """A URL that a crawl job has processed: it is not counted again, and only downloaded again if it is retriable.
+
+    One that became an image has no `reason`; one that was rejected has its URL and the reason.
+    """
 
     __tablename__ = "crawl_candidates"
     __table_args__ = ({"schema": PRIVATE},)
@@ -354,6 +357,9 @@ class CrawlCandidate(Base):
         ForeignKey("crawl_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     url_hash: Mapped[bytes] = mapped_column(primary_key=True)
+    url: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    retriable: Mapped[bool] = mapped_column(server_default="false")
 
 
 class ImageFact(Base):

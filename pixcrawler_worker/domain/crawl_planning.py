@@ -7,8 +7,9 @@ and further result pages.
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pixcrawler_worker.domain.keywords import Keyword
@@ -48,6 +49,8 @@ class CrawlChunk:
         page_size: candidates per result page, which defines what a page number stands for.
         quota: images that the chunk may store, at most.
         only: positions of leftovers within the page; None for all candidates.
+        yields: how often the chunk made way for other jobs, because its hosts were slow.
+        waiting: number of candidates that wait for each host that is left alone, until the chunk is due.
     """
 
     source: str
@@ -57,10 +60,16 @@ class CrawlChunk:
     page_size: int
     quota: int
     only: tuple[int, ...] | None = None
+    yields: int = 0
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the payload of the chunk."""
-        return asdict(self)
+        payload = asdict(self)
+        for name in ("yields", "waiting"):
+            if not payload[name]:
+                del payload[name]
+        return payload
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> "CrawlChunk":
@@ -78,6 +87,8 @@ class CrawlChunk:
             page_size=fields.integer("page_size", minimum=1, maximum=MAX_INT4),
             quota=fields.integer("quota"),
             only=fields.integers("only") if fields.has("only") else None,
+            yields=fields.integer("yields", default=0),
+            waiting=fields.counts("waiting", optional=True),
         )
 
 
@@ -93,9 +104,8 @@ class CrawlChunkResult:
         more: whether the source may have further result pages.
         downloaded: complete downloads.
         reasons: rejection reasons with counts.
-        failed: whether the chunk failed, so that nothing is known of its page.
-        yielded: the round in which the chunk stopped early because its hosts were slow; 0 when it did not. Such a
-            round is not counted, because it leaves candidates that would have been tried.
+        retriable: positions of candidates that were rejected for now, with the reasons.
+        failed: whether the chunk failed, so that nothing is known of the rest of its page.
     """
 
     chunk: CrawlChunk
@@ -105,23 +115,26 @@ class CrawlChunkResult:
     more: bool = True
     downloaded: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
+    retriable: Mapping[int, str] = field(default_factory=dict)
     failed: bool = False
-    yielded: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result of a completed chunk."""
-        return {
+        """Return the result of a chunk."""
+        result = {
             "offered": self.offered,
             "stored": self.stored,
             "downloaded": self.downloaded,
             "reasons": dict(self.reasons),
             "left": self.left,
             "more": self.more,
-        } | ({"yielded": self.yielded} if self.yielded else {})
+        }
+        if self.retriable:
+            result["retriable"] = {str(position): reason for position, reason in self.retriable.items()}
+        return result
 
     @classmethod
     def from_json(cls, chunk: CrawlChunk, result: Mapping[str, Any]) -> "CrawlChunkResult":
-        """Return the result of a completed chunk.
+        """Return the result of a chunk, or of the parts of it that are done.
 
         Raises:
             PermanentError: when the result is invalid; the message names the field.
@@ -135,7 +148,31 @@ class CrawlChunkResult:
             more=fields.flag("more"),
             downloaded=fields.integer("downloaded", default=0),
             reasons=fields.counts("reasons", optional=True),
-            yielded=fields.integer("yielded", default=0),
+            retriable=fields.positions("retriable"),
+        )
+
+    def after(self, earlier: "CrawlChunkResult") -> "CrawlChunkResult":
+        """Return the result of this part of a chunk with those before it."""
+        reasons = Counter(earlier.reasons)
+        reasons.update(self.reasons)
+        return replace(
+            self,
+            offered=earlier.offered + self.offered,
+            stored=earlier.stored + self.stored,
+            downloaded=earlier.downloaded + self.downloaded,
+            reasons=dict(reasons),
+            retriable={**earlier.retriable, **self.retriable},
+        )
+
+    def reopened(self) -> "CrawlChunkResult":
+        """Return the result as if the candidates that were rejected for now had not been tried: they are leftovers."""
+        again = Counter(self.retriable.values())
+        return replace(
+            self,
+            offered=max(0, self.offered - again.total()),
+            reasons=dict(Counter(self.reasons) - again),
+            left=tuple(sorted({*self.left, *self.retriable})),
+            retriable={},
         )
 
 

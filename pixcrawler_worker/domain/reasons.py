@@ -22,6 +22,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     BAD_RESPONSE = "bad_response"
+    HOST_UNAVAILABLE = "host_unavailable"
     # Of the response.
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
@@ -55,9 +56,25 @@ class Reason(StrEnum):
     # Of the worker: a bug that one candidate met; its traceback is in the log.
     INTERNAL_ERROR = "internal_error"
 
+    @property
+    def is_retriable(self) -> bool:
+        """Whether a candidate that was rejected for it may become an image some other day."""
+        return self in _RETRIABLE
+
 
 #: Reasons that may not occur again when the same URL is requested a moment later.
 PASSING = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.SERVER_ERROR, Reason.TRUNCATED})
+
+
+#: Reasons that say nothing lasting about the candidate.
+_RETRIABLE = PASSING | {
+    Reason.UNRESOLVED,
+    Reason.TIMEOUT,
+    Reason.HOST_UNAVAILABLE,
+    Reason.RATE_LIMITED,
+    Reason.DECODER_DIED,
+    Reason.INTERNAL_ERROR,
+}
 
 
 class RejectedError(WorkerError):

@@ -4,6 +4,7 @@ The functions return what they are asked for, or raise a `PermanentError` that n
 what was given: `payload.page: expected an integer of at least 0, got "wide"`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from pixcrawler_worker.errors import PermanentError
 _MAX_QUOTE = 60
 #: Bits of an integer that a message quotes: Python does not write more than 4,300 digits.
 _MAX_QUOTED_BITS = 128
+#: A position in a page, as a key.
+_POSITION = re.compile("[0-9]{1,9}")
 
 
 class Fields:
@@ -90,6 +93,17 @@ class Fields:
         if isinstance(value, Mapping) and len(found := counts(value)) == len(value):
             return found
         raise self._invalid(name, "an object of counts")
+
+    def positions(self, name: str) -> dict[int, str]:
+        """Return an object whose keys are positions and whose values are texts; empty when there is none."""
+        value = self._value.get(name)
+        if value is None:
+            return {}
+        if isinstance(value, Mapping) and all(
+            _POSITION.fullmatch(position) and isinstance(text, str) for position, text in value.items()
+        ):
+            return {int(position): text for position, text in value.items()}
+        raise self._invalid(name, "an object of texts by position")
 
     def has(self, name: str) -> bool:
         """Return whether there is a value that is not null."""

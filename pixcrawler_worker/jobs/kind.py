@@ -105,6 +105,12 @@ def _no_parents(session: Session, ref: JobRef) -> None:
     """Lock nothing else: concluding writes to the job's own row only."""
 
 
+def _nothing_more(session: Session, ref: JobRef) -> bool:
+    """Return False: what a retry runs again are chunks."""
+    del session, ref
+    return False
+
+
 def _no_recount(session: Session, ref: JobRef) -> Mapping[str, int]:
     """Return nothing: the row has no counters that follow from other tables."""
     del session, ref
@@ -143,6 +149,7 @@ class JobKind(Generic[Work, Result]):
             PermanentError fails the job.
         differing: returns which options of a message differ from the recorded ones, for people; None when none does.
         lock_parents: locks what `conclude` writes to besides the job's own row, before the job is locked.
+        has_more: returns whether a retry of an ended job has more to do than its failed and cancelled chunks.
         reopened: notes that an ended job runs again.
         recount: returns counters of the job's row as they follow from other tables, by column: sweeps repair them.
         marked: returns jobs that are to be recounted, because rows that the counters follow from were deleted,
@@ -163,6 +170,7 @@ class JobKind(Generic[Work, Result]):
     record_request: Callable[[Runtime, Session, JobRef, object], None] = _no_request
     differing: Callable[[Session, JobRef, object], str | None] = _no_difference
     lock_parents: Callable[[Session, JobRef], None] = _no_parents
+    has_more: Callable[[Session, JobRef], bool] = _nothing_more
     reopened: Callable[[Session, JobRef], None] = _no_parents
     recount: Callable[[Session, JobRef], Mapping[str, int]] = _no_recount
     marked: Callable[[Session, Collection[int]], Sequence[int]] = _none_marked

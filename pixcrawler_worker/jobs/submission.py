@@ -131,7 +131,9 @@ def drop_chunks(runtime: Runtime, ref: JobRef) -> int:
 
 
 def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
-    """Run the failed and cancelled chunks of an ended job again; a job that was never planned is planned.
+    """Run the failed and cancelled chunks of an ended job again, and what else its kind would try again.
+
+    A job that was never planned is planned.
 
     Raises:
         UnknownJobError: when there is no such job.
@@ -143,7 +145,7 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
     def work(session: Session) -> list[ChunkMessage] | None:
         if not jobs.counters(session, ref).total:
             return None if jobs.reopen(session, ref) else []
-        jobs.retry(session, ref)
+        jobs.retry(session, ref, has_more=kind.has_more(session, ref))
         kind.reopened(session, ref)
         activity_log.record(session, ref, "retried")
         return dispatch.next_due(session, ref, limit=runtime.settings.dispatch_window)

@@ -17,28 +17,18 @@ from pixcrawler_worker.web.resolver import CachingResolver
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 SocketFactory = Callable[[AddressInfo], socket.socket]
 
-# For one process: enough to hide the latency of hosts, few enough for 64 bodies at once in a small machine.
-MAX_CONNECTIONS = 64
-# A browser opens 6; a little more, since a response here is always one small file.
-MAX_CONNECTIONS_PER_HOST = 8
-# Hosts that publish a smaller number: https://wikitech.wikimedia.org/wiki/Robot_policy.
-_FEWER = {"upload.wikimedia.org": 2}
 
-
-def connections_to(host: str) -> int:
-    """Return how many connections to a host one process may have at once."""
-    return _FEWER.get(host, MAX_CONNECTIONS_PER_HOST)
-
-
-def guarded_connector(guard: Guard, *, resolver: AbstractResolver, tls: ssl.SSLContext | None) -> aiohttp.TCPConnector:
-    """Make the connector for the running loop: every address of a name is checked, and again at its connect.
+def guarded_connector(
+    guard: Guard, *, resolver: AbstractResolver, tls: ssl.SSLContext | None, keep: bool
+) -> aiohttp.TCPConnector:
+    """Make a connector for the running loop: every address of a name is checked, and again at its connect.
 
     The socket goes to the checked address while SNI and certificate stay on the name, so a name that changes
-    between check and use (DNS rebinding) gains nothing.
+    between check and use (DNS rebinding) gains nothing. Without `keep`, each connection serves one request.
     """
     return aiohttp.TCPConnector(
-        limit=MAX_CONNECTIONS,
-        limit_per_host=MAX_CONNECTIONS_PER_HOST,
+        limit=0,  # requests wait in front of it, where that does not count against their deadline
+        force_close=not keep,
         resolver=resolver,
         use_dns_cache=False,  # the resolver has one, for all connectors of the process
         socket_factory=checked_sockets(guard),

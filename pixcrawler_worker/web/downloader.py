@@ -1,9 +1,11 @@
 """Requests to untrusted hosts: guarded, bounded in time and bytes, and with a reason for everything that fails."""
 
 import asyncio
+import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from urllib.parse import urljoin
@@ -15,9 +17,11 @@ from yarl import URL
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.web import encodings, failures, opt_outs
+from pixcrawler_worker.web import descriptors, encodings, failures, hosts, opt_outs, retry_after
 from pixcrawler_worker.web.addresses import Guard
+from pixcrawler_worker.web.bodies import Bodies, Body
 from pixcrawler_worker.web.failures import without_query
+from pixcrawler_worker.web.hosts import Hosts
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.pool import Pool
 from pixcrawler_worker.web.resolver import CachingResolver, Lookup, system_lookup
@@ -28,6 +32,16 @@ _SEE_OTHER = 303
 _REDIRECTS = frozenset({301, 302, _SEE_OTHER, 307, 308})
 #: Redirects after which a POST becomes a GET, as in browsers (RFC 9110, 15.4).
 _POST_BECOMES_GET = frozenset({301, 302, _SEE_OTHER})
+_TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
+#: Seconds that a request to an API, or one that was redirected, waits for a place at its host.
+_LONG_PATIENCE = 30.0
+#: A body that is slower than so many bytes a second, after so many seconds, does not arrive in time.
+_MIN_SPEED, _SPEED_SECONDS = 1000, 10.0
+#: Seconds that a host which did not answer has for each part of its next response.
+_PROBATION_SECONDS = 3.0
+_ON_PROBATION = aiohttp.ClientTimeout(total=None, sock_connect=_PROBATION_SECONDS, sock_read=_PROBATION_SECONDS)
+#: Reasons of requests to which a host did not respond at all.
+_SILENCE = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.TIMEOUT})
 #: Headers of a request that must not follow a redirect to another origin.
 _CREDENTIALS = ("Authorization", "Cookie")
 
@@ -81,10 +95,12 @@ class _Outgoing:
     """A request on its way, changed by redirects.
 
     Attributes:
+        taken: what its body takes of the budget.
+        keep: more requests to the host follow.
         any_status: errors of the host are responses like others.
         raw: the response's headers are read as bytes, which only aiohttp does.
         cut: of a longer body the first `max_bytes` are enough.
-        queues: it waits for a connection that its host has left.
+        is_first: it is the first request to a host: without an answer, the host counts as down.
         before_hop: called with each URL that a redirect leads to; what it raises ends the request.
         opt_outs_of: product token of the crawler to which the headers of each response may deny its use; None for none.
     """
@@ -94,12 +110,46 @@ class _Outgoing:
     headers: CIMultiDict[str]
     content: bytes
     max_bytes: int
+    taken: Body
+    keep: bool = True
     any_status: bool = False
     raw: bool = False
     cut: bool = False
-    queues: bool = True
+    is_first: bool = False
     before_hop: Callable[[URL], Awaitable[None]] | None = None
     opt_outs_of: str | None = None
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far an exchange has come, and what bounds it.
+
+    Attributes:
+        deadline: of the exchange.
+        has_head: whether the host has sent the head of a response.
+        on_probation: whether the host has to answer soon, because it did not before.
+    """
+
+    deadline: asyncio.Timeout
+    on_probation: bool = False
+    has_head: bool = False
+
+    async def take(self, taken: Body, count: int) -> float:
+        """Wait until the body may have more bytes, at no cost to the deadline; return the seconds that this took."""
+        begun = time.monotonic()
+        await taken.take(count)
+        waited = time.monotonic() - begun
+        if waited and (when := self.deadline.when()) is not None:
+            self.deadline.reschedule(when + waited)
+        return waited
+
+
+class _BusyError(Exception):
+    """The host asks to be left alone; `wait` is how long, None when it does not say."""
+
+    def __init__(self, status: int, headers: MultiMapping[str]) -> None:
+        super().__init__(str(status))
+        self.wait = retry_after.parse(headers.get("Retry-After", "")) or None
 
 
 class Downloader:
@@ -109,7 +159,12 @@ class Downloader:
         policy: what is allowed.
         lookup: resolves a name; the system's resolver by default.
         tls: trusted certificates; the system's by default.
+        hosts: how hosts are treated; without it, this process knows only what it sees itself.
         shared_robots: the robots.txt files that other workers have read; None when there are no other workers.
+
+    Attributes:
+        hosts: how hosts are treated.
+        bodies: bytes of all bodies in flight.
     """
 
     def __init__(
@@ -118,8 +173,11 @@ class Downloader:
         *,
         lookup: Lookup | None = None,
         tls: ssl.SSLContext | None = None,
+        hosts: Hosts | None = None,
         shared_robots: SharedRobots | None = None,
     ) -> None:
+        self.hosts = hosts or Hosts()
+        self.bodies = Bodies(policy.max_bytes_in_flight)
         self._policy = policy
         self._names = CachingResolver(lookup or system_lookup, patience=policy.connect_timeout)
         self._tls = tls
@@ -129,11 +187,20 @@ class Downloader:
         self._agent = product_token(policy.user_agent)
         self._robots = Robots(self._read_robots, agent=self._agent, shared=shared_robots)
 
-    async def fetch(
+    def host(self, url: str) -> str | None:
+        """Return the name by which `hosts` knows the host of a URL; None when the URL may not be requested."""
+        try:
+            return hosts.key(self._guard.target(url))
+        except RejectedError:
+            return None
+
+    async def fetch(  # noqa: PLR0913 - what to respect, and what the body may take
         self,
         url: str,
         *,
         max_bytes: int | None = None,
+        keep: bool = True,
+        taken: Body | None = None,
         respect_robots: bool = False,
         respect_opt_outs: bool = False,
     ) -> Fetched:
@@ -142,6 +209,9 @@ class Downloader:
         Args:
             url: http or https.
             max_bytes: a cap for this body, below the policy's.
+            keep: whether more requests to the host will follow, so that its connection is worth keeping.
+            taken: what the body takes of the budget for bodies in flight, until its context ends; by default it is
+                returned with the body.
             respect_robots: do not request what the robots.txt of its host disallows, by redirect neither.
             respect_opt_outs: do not read what is sent with a header by which its owner opts out (`web/opt_outs.py`).
 
@@ -150,21 +220,25 @@ class Downloader:
 
         Raises:
             RejectedError: anything that went wrong with this URL; the detail names host and path, never the query.
-            TransientError: the operator's own proxy cannot be reached.
+            HostClosedError: the host is to be left alone for a while; nothing is said about the URL.
+            TransientError: the operator's own proxy cannot be reached, or this process is out of connections.
         """
         limit = self._policy.max_bytes if max_bytes is None else min(max_bytes, self._policy.max_bytes)
-        outgoing = _Outgoing(
-            method="GET",
-            target=self._guard.target(url),
-            headers=CIMultiDict({"Accept": "image/*,*/*;q=0.8"}),
-            content=b"",
-            max_bytes=limit,
-            before_hop=self._robots.check if respect_robots else None,
-            opt_outs_of=self._agent if respect_opt_outs else None,
-        )
-        if outgoing.before_hop:
-            await outgoing.before_hop(outgoing.target)
-        target, answer = await self._send(outgoing)
+        with contextlib.nullcontext(taken) if taken else self.bodies.body() as held:
+            outgoing = _Outgoing(
+                method="GET",
+                target=self._guard.target(url),
+                headers=CIMultiDict({"Accept": "image/*,*/*;q=0.8"}),
+                content=b"",
+                max_bytes=limit,
+                keep=keep,
+                taken=held,
+                before_hop=self._robots.check if respect_robots else None,
+                opt_outs_of=self._agent if respect_opt_outs else None,
+            )
+            if outgoing.before_hop:
+                await outgoing.before_hop(outgoing.target)
+            target, answer = await self._send(outgoing)
         if not answer.body:
             raise RejectedError(Reason.EMPTY, f"{without_query(target)} answered {answer.status} without a body")
         return Fetched(str(target), answer.status, _media_type(answer.headers), answer.body)
@@ -180,16 +254,18 @@ class Downloader:
             headers: of the request; User-Agent and Accept-Encoding are the policy's.
             content: body of the request.
         """
-        outgoing = _Outgoing(
-            method=method,
-            target=self._guard.target(url),
-            headers=CIMultiDict(headers or {}),
-            content=content,
-            max_bytes=self._policy.max_bytes,
-            any_status=True,
-            raw=True,
-        )
-        target, answer = await self._send(outgoing)
+        with self.bodies.body() as taken:
+            outgoing = _Outgoing(
+                method=method,
+                target=self._guard.target(url),
+                headers=CIMultiDict(headers or {}),
+                content=content,
+                max_bytes=self._policy.max_bytes,
+                any_status=True,
+                raw=True,
+                taken=taken,
+            )
+            target, answer = await self._send(outgoing)
         return ApiResponse(str(target), answer.status, answer.raw_headers, answer.body)
 
     async def crawl_delay(self, url: str) -> timedelta | None:
@@ -200,60 +276,57 @@ class Downloader:
 
         Raises:
             RejectedError: the URL may not be requested at all.
-            TransientError: the operator's own proxy cannot be reached.
+            TransientError: the operator's own proxy cannot be reached, or the host is to be left alone.
         """
         return await self._robots.crawl_delay(self._guard.target(url))
+
+    async def rest(self) -> None:
+        """Give back the connections that workers share, because nothing is downloaded now."""
+        if self._pool:
+            await self._pool.rest()
 
     async def aclose(self) -> None:
         """Close every connection. A later request opens new ones."""
         pool, self._pool = self._pool, None
         if pool:
             await pool.aclose()
+        await self.hosts.aclose()
         await self._robots.aclose()
 
     async def _read_robots(
         self, url: str, *, max_bytes: int, before_hop: Callable[[URL], Awaitable[None]]
     ) -> tuple[int, bytes]:
-        outgoing = _Outgoing(
-            method="GET",
-            target=self._guard.target(url),
-            headers=CIMultiDict({"Accept": "text/plain,*/*;q=0.8"}),
-            content=b"",
-            max_bytes=max_bytes,
-            any_status=True,
-            cut=True,
-            # Those who have the connections of the host may be waiting for it, after a redirect.
-            queues=False,
-            before_hop=before_hop,
-        )
-        _, answer = await self._send(outgoing)
+        with self.bodies.body() as taken:
+            outgoing = _Outgoing(
+                method="GET",
+                target=self._guard.target(url),
+                headers=CIMultiDict({"Accept": "text/plain,*/*;q=0.8"}),
+                content=b"",
+                max_bytes=max_bytes,
+                any_status=True,
+                cut=True,
+                is_first=True,
+                before_hop=before_hop,
+                taken=taken,
+            )
+            _, answer = await self._send(outgoing)
         return answer.status, answer.body
 
     async def _send(self, outgoing: _Outgoing) -> tuple[URL, _Answer]:
-        target = outgoing.target
+        """Send a request, and those that redirects ask for. One deadline holds for all, but for waits for places."""
         if self._pool is None:
-            self._pool = Pool.open(self._policy, self._guard, names=self._names, tls=self._tls)
+            self._pool = Pool.open(self._policy, self._guard, self.hosts, names=self._names, tls=self._tls)
         pool = self._pool
-        async with pool.slot(target.host or "") if outgoing.queues else nullcontext():
-            try:
-                async with asyncio.timeout(self._policy.deadline.total_seconds()):
-                    return await self._follow(pool, outgoing)
-            except TimeoutError as error:
-                raise RejectedError(Reason.TIMEOUT, f"{without_query(target)} took too long") from error
-            except aiohttp.ClientProxyConnectionError as error:
-                raise TransientError("the egress proxy cannot be reached") from error
-            except aiohttp.ClientConnectorError as error:
-                raise RejectedError(failures.of_error(error), f"{without_query(target)}: {error.__cause__}") from error
-            except aiohttp.ClientError as error:
-                # Its text may hold the URL with its query, or whatever the host sent: it is not kept as the cause.
-                detail = f"{without_query(target)}: {type(error).__name__}"
-                raise RejectedError(failures.of_error(error), detail) from None
-
-    async def _follow(self, pool: Pool, outgoing: _Outgoing) -> tuple[URL, _Answer]:
         # Cookies that a redirect sets are sent to the URLs that it leads to, and forgotten with the last of them.
         cookies: CookieJar | None = None
-        for _ in range(self._policy.max_redirects + 1):
-            answer = await _exchange(pool, outgoing, cookies)
+        seconds = self._policy.deadline.total_seconds()
+        for redirects in range(self._policy.max_redirects + 1):
+            patience = _LONG_PATIENCE if redirects or outgoing.any_status else hosts.PATIENCE
+            host = hosts.key(outgoing.target)
+            async with pool.connection(host, keep=outgoing.keep, patience=patience) as session:
+                begun = time.monotonic()
+                answer = await self._ask(pool, session, host, outgoing, cookies, seconds)
+                seconds -= time.monotonic() - begun
             if answer.status not in _REDIRECTS:
                 return outgoing.target, answer
             if "Set-Cookie" in answer.headers:
@@ -263,6 +336,42 @@ class Downloader:
             if outgoing.before_hop:
                 await outgoing.before_hop(outgoing.target)
         raise RejectedError(Reason.TOO_MANY_REDIRECTS, f"{without_query(outgoing.target)} is one too many")
+
+    async def _ask(  # noqa: PLR0913, PLR0917 - everything that one exchange depends on
+        self,
+        pool: Pool,
+        session: aiohttp.ClientSession,
+        host: str,
+        outgoing: _Outgoing,
+        cookies: CookieJar | None,
+        seconds: float,
+    ) -> _Answer:
+        """Send one request, read its response, and note what that says about the host."""
+        sent = time.monotonic()
+        progress: _Progress | None = None
+        try:
+            async with asyncio.timeout(max(0.0, seconds)) as deadline:
+                progress = _Progress(deadline, on_probation=self.hosts.is_on_probation(host))
+                answer = await _exchange(pool, session, outgoing, cookies, progress)
+        except _BusyError as busy:
+            raise await self.hosts.limited(host, busy.wait, sent=sent) from None
+        except Exception as error:
+            raised = _rejection(error, outgoing.target)
+            if progress is None or not progress.has_head:
+                if isinstance(raised, RejectedError) and raised.reason in _SILENCE:
+                    closed = await self.hosts.failed(host, sent=sent, at_once=outgoing.is_first)
+                    if closed is not None:
+                        raise closed from raised
+            else:
+                await self.hosts.answered(host)
+            if raised is error:
+                raise
+            raise raised from (error if _may_be_shown(error) else None)
+        if outgoing.raw and _is_busy(answer.status, answer.headers):
+            await self.hosts.limited(host, _BusyError(answer.status, answer.headers).wait, sent=sent)
+        else:
+            await self.hosts.answered(host)
+        return answer
 
     def _redirected(self, outgoing: _Outgoing, response: _Answer) -> _Outgoing:
         """Return the request that a redirect asks for, with its URL checked like any other."""
@@ -291,7 +400,13 @@ class Downloader:
         return changed
 
 
-async def _exchange(pool: Pool, outgoing: _Outgoing, cookies: CookieJar | None) -> _Answer:
+async def _exchange(
+    pool: Pool,
+    session: aiohttp.ClientSession,
+    outgoing: _Outgoing,
+    cookies: CookieJar | None,
+    progress: _Progress,
+) -> _Answer:
     """Send one request and read its response, in the lenient way when aiohttp cannot read it."""
     host = outgoing.target.host or ""
     if cookies is not None and (known := cookies.filter_cookies(outgoing.target)):
@@ -300,32 +415,34 @@ async def _exchange(pool: Pool, outgoing: _Outgoing, cookies: CookieJar | None) 
         outgoing = replace(outgoing, headers=headers)
     may_be_lenient = pool.lenient is not None and outgoing.method == "GET" and not outgoing.raw
     if may_be_lenient and host in pool.lenient_hosts:
-        return await _exchange_leniently(pool, outgoing)
+        return await _exchange_leniently(pool, outgoing, progress)
     try:
-        return await _exchange_strictly(pool, outgoing)
+        return await _exchange_strictly(session, outgoing, progress)
     except aiohttp.ClientResponseError as error:
         if not may_be_lenient or isinstance(error, aiohttp.ClientHttpProxyError):
             raise
     pool.read_leniently(host)
-    return await _exchange_leniently(pool, outgoing)
+    return await _exchange_leniently(pool, outgoing, progress)
 
 
-async def _exchange_strictly(pool: Pool, outgoing: _Outgoing) -> _Answer:
-    sending = pool.session.request(
+async def _exchange_strictly(session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _Progress) -> _Answer:
+    sending = session.request(
         outgoing.method,
         outgoing.target,
         headers=outgoing.headers,
         data=outgoing.content or None,
         allow_redirects=False,
+        timeout=_ON_PROBATION if progress.on_probation else session.timeout,
     )
     url = without_query(outgoing.target)
     async with sending as response, _aborting(response):
+        progress.has_head = True
         body = b""
         _check_opt_outs(response.status, response.headers, outgoing)
         if response.status not in _REDIRECTS:
             _check_head(response.status, response.headers, response.content_length, outgoing)
             try:
-                body = await _body(_blocks(response), url, outgoing)
+                body = await _body(_blocks(response), url, outgoing, progress)
             except aiohttp.ClientPayloadError as error:
                 if failures.was_reset(response):
                     raise RejectedError(Reason.RESET, f"{url} reset the connection") from error
@@ -334,16 +451,17 @@ async def _exchange_strictly(pool: Pool, outgoing: _Outgoing) -> _Answer:
         return _Answer(response.status, response.headers, response.raw_headers, body)
 
 
-async def _exchange_leniently(pool: Pool, outgoing: _Outgoing) -> _Answer:
+async def _exchange_leniently(pool: Pool, outgoing: _Outgoing, progress: _Progress) -> _Answer:
     assert pool.lenient is not None
-    headers = [*pool.session.headers.items(), *outgoing.headers.items()]
+    headers = [*pool.kept.headers.items(), *outgoing.headers.items()]
     url = without_query(outgoing.target)
     async with pool.lenient.get(outgoing.target, headers) as response:
+        progress.has_head = True
         body = b""
         _check_opt_outs(response.status, response.headers, outgoing)
         if response.status not in _REDIRECTS:
             _check_head(response.status, response.headers, response.length, outgoing)
-            body = await _body(response.blocks(), url, outgoing)
+            body = await _body(response.blocks(), url, outgoing, progress)
             body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
         return _Answer(response.status, response.headers, (), body)
 
@@ -365,6 +483,8 @@ async def _aborting(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
 def _check_head(status: int, headers: MultiMapping[str], length: int | None, outgoing: _Outgoing) -> None:
     """Reject what can be rejected before the body is read."""
     url = without_query(outgoing.target)
+    if not outgoing.raw and _is_busy(status, headers):
+        raise _BusyError(status, headers)
     if not outgoing.any_status and status not in range(200, 300):
         raise RejectedError(failures.of_status(status), f"{url} answered {status}")
     encodings.check(headers, url)
@@ -383,16 +503,50 @@ async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         yield block
 
 
-async def _body(blocks: AsyncIterator[bytes], url: str, outgoing: _Outgoing) -> bytes:
-    limit = outgoing.max_bytes
+async def _body(blocks: AsyncIterator[bytes], url: str, outgoing: _Outgoing, progress: _Progress) -> bytes:
     body = bytearray()  # not a list of blocks: a host that sends two bytes at a time would fill it with overhead
+    begun = time.monotonic()
     async for block in blocks:
+        begun += await progress.take(outgoing.taken, len(block))
         body += block
-        if len(body) >= limit and outgoing.cut:
-            return bytes(body[:limit])
-        if len(body) > limit:
-            raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends more than {limit} bytes")
+        if len(body) >= outgoing.max_bytes and outgoing.cut:
+            return bytes(body[: outgoing.max_bytes])
+        if len(body) > outgoing.max_bytes:
+            raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends more than {outgoing.max_bytes} bytes")
+        seconds = time.monotonic() - begun
+        if seconds > _SPEED_SECONDS and len(body) < _MIN_SPEED * seconds:
+            raise RejectedError(Reason.TIMEOUT, f"{url} sends less than {_MIN_SPEED} bytes a second")
     return bytes(body)
+
+
+def _is_busy(status: int, headers: MultiMapping[str]) -> bool:
+    """Return whether a response asks to be left alone: 429, and 503 that says for how long."""
+    return status == _TOO_MANY_REQUESTS or (
+        status == _UNAVAILABLE and retry_after.parse(headers.get("Retry-After", "")) is not None
+    )
+
+
+def _rejection(error: Exception, target: URL) -> Exception:
+    """Return what an error of an exchange means for its URL; the error itself where that is its own."""
+    url = without_query(target)
+    if descriptors.is_own_limit(error):
+        return TransientError("this process or machine is out of connections or open files")
+    match error:
+        case TimeoutError():
+            return RejectedError(Reason.TIMEOUT, f"{url} took too long")
+        case aiohttp.ClientProxyConnectionError():
+            return TransientError("the egress proxy cannot be reached")
+        case aiohttp.ClientConnectorError():
+            return RejectedError(failures.of_error(error), f"{url}: {error.__cause__}")
+        case aiohttp.ClientError():
+            return RejectedError(failures.of_error(error), f"{url}: {type(error).__name__}")
+        case _:
+            return error
+
+
+def _may_be_shown(error: Exception) -> bool:
+    """Return whether an error may be the cause of another: texts of aiohttp may hold a query, or what a host sent."""
+    return not isinstance(error, aiohttp.ClientError) or isinstance(error, aiohttp.ClientConnectorError)
 
 
 def _media_type(headers: MultiMapping[str]) -> str | None:

@@ -16,7 +16,7 @@ import httpx
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
-    retry_if_exception_type,
+    retry_if_exception,
     retry_if_result,
     stop_after_attempt,
     wait_exponential_jitter,
@@ -26,6 +26,7 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.web import retry_after
 from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.hosts import HostClosedError
 
 AsyncClient = httpx.AsyncClient
 Response = httpx.Response
@@ -75,13 +76,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: trouble on the way that may pass.
             RequestRejectedError: trouble that will not.
-            TransientError: the operator's own proxy cannot be reached.
+            TransientError: the operator's own proxy cannot be reached, or the host is to be left alone.
         """
         content = await request.aread()
         if request.method not in _SAFE_METHODS:
             return await self._send(request, content)
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((httpx.TransportError, TransientError)) | retry_if_result(_is_hiccup),
+            retry=retry_if_exception(_may_pass) | retry_if_result(_is_hiccup),
             stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_exponential_jitter(multiplier=_FIRST_DELAY, max=_MAX_DELAY, jitter=_FIRST_DELAY),
             retry_error_callback=_last_outcome,
@@ -184,6 +185,11 @@ def _of_status(name: str, response: httpx.Response) -> TransientError | Permanen
         return TransientError(message, retry_after=wait)
     message = f"{name} answered {status}: {_quoted(response.content)}"
     return TransientError(message) if status in _SERVER_ERRORS else PermanentError(message)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether an error may be gone a moment later; a host that is to be left alone is not asked again."""
+    return isinstance(error, httpx.TransportError | TransientError) and not isinstance(error, HostClosedError)
 
 
 def _is_hiccup(response: httpx.Response) -> bool:

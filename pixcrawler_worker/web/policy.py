@@ -13,6 +13,7 @@ class Policy:
     Attributes:
         user_agent: the User-Agent that is sent; honest, with a way to reach the operator.
         max_bytes: largest body that is accepted.
+        max_bytes_in_flight: bytes of all bodies that a process holds at a time; each body may exceed it alone.
         deadline: for one request in all: name, connect, TLS, headers, body and every redirect.
         connect_timeout: for the answer of a name server, and for one TCP connection with its TLS handshake.
         idle_timeout: the longest wait for the next bytes of a host.
@@ -27,6 +28,7 @@ class Policy:
 
     user_agent: str
     max_bytes: int = 20 * 1024 * 1024
+    max_bytes_in_flight: int = 64 * 1024 * 1024
     deadline: timedelta = timedelta(seconds=30)
     connect_timeout: timedelta = timedelta(seconds=5)
     idle_timeout: timedelta = timedelta(seconds=10)

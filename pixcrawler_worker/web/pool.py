@@ -1,23 +1,18 @@
-"""The connections of one event loop, and the queues in front of them."""
+"""The connections of one event loop: kept ones, those of one request, and those that all workers share."""
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
 
 import aiohttp
 
 from pixcrawler_worker.web.addresses import Guard
-from pixcrawler_worker.web.connect import (
-    MAX_CONNECTIONS,
-    MAX_CONNECTIONS_PER_HOST,
-    GuardedResolver,
-    checked_sockets,
-    connections_to,
-    guarded_connector,
-)
+from pixcrawler_worker.web.connect import GuardedResolver, checked_sockets, guarded_connector
+from pixcrawler_worker.web.descriptors import Room, room
+from pixcrawler_worker.web.hosts import PLACES, Hosts
 from pixcrawler_worker.web.lenient import LenientClient
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.resolver import CachingResolver
@@ -29,24 +24,63 @@ _MAX_HEADERS = 1000
 _MAX_LENIENT_HOSTS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """What belongs to one event loop: the connections, and the queues in front of them.
+# Seconds for which an idle connection is kept.
+_KEEP_SECONDS = 15.0
+# Seconds for which a process has a connection that all workers share, before it is another one's turn; and for which an
+# idle one is kept.
+_TURN_SECONDS, _IDLE_SECONDS = 10.0, 0.5
+# Seconds between the end of such a connection and its return: the host has seen it end when the next one begins.
+_FAREWELL_SECONDS = 0.05
 
-    `lenient` reads what aiohttp's parser rejects; there is none behind a proxy.
 
-    The connector has the same limits, but waiting in its queue counts against the deadline; here forty images of a
-    busy host wait without becoming forty timeouts.
+@dataclass(slots=True, eq=False)
+class _Line:
+    """One connection of those that all workers share.
+
+    Attributes:
+        session: with this connection only.
+        name: by which it was borrowed.
+        since: when, by the monotonic clock.
+        free: whether no request uses it.
+        used: when its last request ended.
     """
 
     session: aiohttp.ClientSession
+    name: str
+    since: float
+    free: bool = False
+    used: float = 0.0
+
+
+@dataclass(slots=True)
+class Pool:
+    """What belongs to one event loop: the connections, and the queue in front of them.
+
+    Attributes:
+        hosts: places and limits of hosts.
+        room: connections that this process may have.
+        kept: serves several requests with a connection.
+        single: serves one request with a connection.
+        lenient: reads what aiohttp's parser rejects; there is none behind a proxy.
+        lenient_hosts: hosts whose responses aiohttp cannot read.
+    """
+
+    hosts: Hosts
+    room: Room
+    kept: aiohttp.ClientSession
+    single: aiohttp.ClientSession
     lenient: LenientClient | None
-    lenient_hosts: dict[str, None] = field(default_factory=dict)
-    connections: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CONNECTIONS))
-    hosts: WeakValueDictionary[str, asyncio.Semaphore] = field(default_factory=WeakValueDictionary)
+    lenient_hosts: dict[str, None]
+    _open_line: Callable[[], aiohttp.ClientSession]
+    _connections: asyncio.Semaphore
+    _lines: dict[str, list[_Line]] = field(default_factory=dict)
+    _recent: dict[str, float] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @classmethod
-    def open(cls, policy: Policy, guard: Guard, *, names: CachingResolver, tls: ssl.SSLContext | None) -> "Pool":
+    def open(
+        cls, policy: Policy, guard: Guard, hosts: Hosts, *, names: CachingResolver, tls: ssl.SSLContext | None
+    ) -> "Pool":
         """Return a pool for the running loop. Nothing connects before the first request."""
         # With a proxy there is one address to connect to, and the operator chose it.
         resolver = GuardedResolver(guard, names)
@@ -61,29 +95,26 @@ class Pool:
                 idle_timeout=policy.idle_timeout,
             )
         )
-        connector = (
-            aiohttp.TCPConnector(limit=MAX_CONNECTIONS, limit_per_host=MAX_CONNECTIONS_PER_HOST, ssl=tls or True)
-            if policy.egress_proxy
-            else guarded_connector(guard, resolver=resolver, tls=tls)
+
+        def session(*, keep: bool) -> aiohttp.ClientSession:
+            connector = (
+                aiohttp.TCPConnector(limit=0, force_close=not keep, ssl=tls or True)
+                if policy.egress_proxy
+                else guarded_connector(guard, resolver=resolver, tls=tls, keep=keep)
+            )
+            return _session(policy, connector)
+
+        available = room()
+        return cls(
+            hosts=hosts,
+            room=available,
+            kept=session(keep=True),
+            single=session(keep=False),
+            lenient=lenient,
+            lenient_hosts={},
+            _open_line=lambda: session(keep=True),
+            _connections=asyncio.Semaphore(available.open),
         )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            proxy=policy.egress_proxy,
-            headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
-            # The one deadline over everything is the downloader's; a timeout per hop would start again with each.
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=policy.connect_timeout.total_seconds(),
-                sock_read=policy.idle_timeout.total_seconds(),
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=_MAX_HEADER_BYTES,
-            max_field_size=_MAX_HEADER_BYTES,
-            max_headers=_MAX_HEADERS,
-        )
-        return cls(session, lenient)
 
     def read_leniently(self, host: str) -> None:
         """Note that responses of a host cannot be read by aiohttp."""
@@ -92,12 +123,101 @@ class Pool:
         self.lenient_hosts[host] = None
 
     @asynccontextmanager
-    async def slot(self, host: str) -> AsyncIterator[None]:
-        """Wait for the host first, so that a busy host never holds connections that it cannot use."""
-        of_host = self.hosts.setdefault(host, asyncio.Semaphore(connections_to(host)))
-        async with of_host, self.connections:
-            yield
+    async def connection(self, host: str, *, keep: bool, patience: float) -> AsyncIterator[aiohttp.ClientSession]:
+        """Wait for a place at a host and a connection, and yield what sends a request over it.
+
+        A host comes first, so that a busy one never holds connections that it cannot use.
+
+        Args:
+            host: see `hosts.key`.
+            keep: whether more requests to the host will follow.
+            patience: seconds to wait for a place.
+
+        Raises:
+            HostClosedError: the host is to be left alone, or none becomes free soon.
+        """
+        async with self.hosts.place(host, patience=patience), self._connections:
+            if limit := self.hosts.limit(host):
+                line = await self._line(host, limit)
+                try:
+                    yield line.session
+                finally:
+                    self._put_down(host, line)
+            else:
+                yield self.kept if self._may_keep(host, keep=keep) else self.single
+
+    async def rest(self) -> None:
+        """Give back the connections that workers share: this process has no use for them now."""
+        free = [(host, line) for host, lines in self._lines.items() for line in lines if line.free]
+        await asyncio.gather(*(self._retire(host, line) for host, line in free), *self._tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self.session.close()
+        lines = [(host, line) for host, lines in self._lines.items() for line in lines]
+        await asyncio.gather(*(self._retire(host, line) for host, line in lines), *self._tasks, return_exceptions=True)
+        await self.kept.close()
+        await self.single.close()
+
+    def _may_keep(self, host: str, *, keep: bool) -> bool:
+        """Return whether a connection may stay open after its request: as many as there is room for."""
+        now = time.monotonic()
+        if keep and host not in self._recent and (len(self._recent) + 1) * PLACES > self.room.idle:
+            self._recent = {name: at for name, at in self._recent.items() if now - at < _KEEP_SECONDS}
+            keep = (len(self._recent) + 1) * PLACES <= self.room.idle
+        if keep:
+            self._recent[host] = now
+        return keep or host in self._recent
+
+    async def _line(self, host: str, limit: int) -> _Line:
+        """Return a connection to a host with a limit; the place that its caller holds says that there may be one."""
+        for line in [line for line in self._lines.get(host, []) if line.free]:
+            if time.monotonic() - line.since < _TURN_SECONDS:
+                line.free = False
+                return line
+            await self._retire(host, line)
+        name = await self.hosts.borrow(host, limit)
+        line = _Line(self._open_line(), name, time.monotonic())
+        self._lines.setdefault(host, []).append(line)
+        return line
+
+    def _put_down(self, host: str, line: _Line) -> None:
+        line.free, line.used = True, time.monotonic()
+        asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._retire_if_idle, host, line, line.used)
+
+    def _retire_if_idle(self, host: str, line: _Line, used: float) -> None:
+        if line.free and line.used == used and line in self._lines.get(host, []):
+            task = asyncio.get_running_loop().create_task(self._retire(host, line))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _retire(self, host: str, line: _Line) -> None:
+        """Close a connection, and give it back once the host has seen its end."""
+        lines = self._lines.get(host, [])
+        if line not in lines:
+            return
+        lines.remove(line)
+        if not lines:
+            del self._lines[host]
+        await line.session.close()
+        await asyncio.sleep(_FAREWELL_SECONDS)
+        await self.hosts.give_back(host, line.name)
+
+
+def _session(policy: Policy, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        proxy=policy.egress_proxy,
+        headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
+        # The one deadline over everything is the downloader's; a timeout per hop would start again with each.
+        timeout=aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=policy.connect_timeout.total_seconds(),
+            sock_read=policy.idle_timeout.total_seconds(),
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        max_line_size=_MAX_HEADER_BYTES,
+        max_field_size=_MAX_HEADER_BYTES,
+        max_headers=_MAX_HEADERS,
+    )

@@ -80,18 +80,23 @@ class Injector:
 
     def _next(self) -> Fault | None:
         """Return the next kind of the round that may act beside those that do."""
-        if len(self._round) < len(self._kinds) / 4:
-            # Not only when none is left: the last ones may all have to wait for each other.
-            dealt = [one for one in self._kinds for _ in range(one.weight)]
-            self._round.extend(self._random.sample(dealt, k=len(dealt)))
         calm = (self._arena.now() - self._begun) % _CYCLE > _CYCLE - _CALM
         with self._lock:
-            for _ in range(len(self._round)):
-                one = self._round.popleft()
-                if (one.alone is None or not self._busy[one.alone]) and not (calm and one.takes):
-                    self._busy[one.alone or ""] += 1
-                    return one
-                self._round.append(one)
+            one = self._take(calm=calm)
+            if one is None and len(self._round) < len(self._kinds):
+                # Not only when none is left: the last ones may all have to wait for each other.
+                dealt = [one for one in self._kinds for _ in range(one.weight)]
+                self._round.extend(self._random.sample(dealt, k=len(dealt)))
+                one = self._take(calm=calm)
+            return one
+
+    def _take(self, *, calm: bool) -> Fault | None:
+        for _ in range(len(self._round)):
+            one = self._round.popleft()
+            if (one.alone is None or not self._busy[one.alone]) and not (calm and one.takes):
+                self._busy[one.alone or ""] += 1
+                return one
+            self._round.append(one)
         return None
 
     def _act(self, one: Fault) -> None:

@@ -13,7 +13,7 @@ from factories import make_facts, make_image
 from toy.kind import make_toy, toy_kind
 
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.crawl.worker import CrawlProgress, CrawlWork
+from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork
 from pixcrawler_worker.db import images
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Project, ValidationJob

@@ -13,9 +13,10 @@ from fakes.postgres_proxy import PostgresProxy, postgres_proxy
 from ledger import at_once
 from sqlalchemy import func, select, text
 
-from pixcrawler_worker.db import image_records, images, session
+from pixcrawler_worker.db import candidates, image_records, images, session
+from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.images import HASH_VERSION, NewImage, insert_each, insert_new
-from pixcrawler_worker.db.models import CrawlCandidate, Image, ImageFact
+from pixcrawler_worker.db.models import Image, ImageFact
 from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.storage_keys import url_hash
@@ -192,40 +193,6 @@ def test_an_insert_with_a_transient_error_is_retried(sessions: Sessions) -> None
     assert len(tries) == 2
 
 
-# Candidates
-
-
-def test_a_url_is_counted_when_it_is_processed_for_the_first_time(sessions: Sessions) -> None:
-    job_id, other = make_job(sessions), make_job(sessions)
-    a, b, c = (url_hash(name) for name in "abc")
-
-    def add(job_id: int, *hashes: bytes) -> int:
-        return transact(sessions, lambda session: images.add_candidates(session, job_id, hashes))
-
-    assert add(job_id, a, b, a) == 2
-    assert add(job_id, b, c) == 1
-    assert add(job_id) == 0
-    assert add(other, a) == 1
-    with sessions.begin() as session:
-        assert images.seen(session, job_id, [a, c, url_hash("d")]) == {a, c}
-        assert images.seen(session, other, [a, c]) == {a}
-        assert images.seen(session, job_id, []) == frozenset()
-
-
-def test_concurrent_chunks_with_the_same_urls_count_each_once(sessions: Sessions) -> None:
-    job_id = make_job(sessions)
-    hashes = [url_hash(str(number)) for number in range(20_000)]
-
-    def add(part: list[bytes]) -> int:
-        with sessions.begin() as session:
-            return images.add_candidates(session, job_id, part)
-
-    assert sum(at_once(partial(add, hashes[:15_000]), partial(add, hashes[:5_000:-1]))) == 20_000
-    with sessions.begin() as session:
-        kept = session.scalar(select(func.count()).where(CrawlCandidate.crawl_job_id == job_id))
-    assert kept == 20_000
-
-
 # Cost
 
 
@@ -251,7 +218,7 @@ def test_finishing_a_chunk_takes_as_many_statements_for_500_images_as_for_5(
         found = [make_image(f"{number} {position}") for position in range(number)]
 
         def finish(session: Session) -> None:
-            images.add_candidates(session, ref.id, [url_hash(image.url) for image in found])
+            candidates.record(session, ref.id, [Outcome(url_hash(image.url)) for image in found])
             ledger.bring(session, claim, found)
 
         transact(counted, lambda session: session.scalar(text("SELECT 1")))

@@ -12,7 +12,7 @@ from fakes import hosts
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.web.addresses import DeniedError, Guard
-from pixcrawler_worker.web.connect import GuardedResolver, connections_to, guarded_connector
+from pixcrawler_worker.web.connect import GuardedResolver, guarded_connector
 from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.resolver import ANSWER_TTL, CachingResolver, system_lookup
 
@@ -101,7 +101,7 @@ def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: host
     async def run() -> None:
         guard = Guard(ports=frozenset({port}))
         resolver = GuardedResolver(guard, CachingResolver(system_lookup, patience=SOON))
-        connector = guarded_connector(guard, resolver=resolver, tls=None)
+        connector = guarded_connector(guard, resolver=resolver, tls=None, keep=True)
         async with aiohttp.ClientSession(connector=connector) as session:
             with pytest.raises(aiohttp.ClientConnectorError) as caught:
                 await session.get(server.url("/good/1.jpg"))
@@ -143,8 +143,3 @@ def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:
     with pytest.raises(RejectedError) as caught:
         fetch_from(respond_in_plain_text, scheme="https")
     assert caught.value.reason is Reason.TLS_FAILED
-
-
-def test_hosts_that_publish_a_limit_get_no_more_connections() -> None:
-    assert connections_to("upload.wikimedia.org") == 2
-    assert connections_to("images.example") == 8

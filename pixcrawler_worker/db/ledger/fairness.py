@@ -120,6 +120,11 @@ def others_wait(session: Session, ref: JobRef) -> bool:
     return bool(session.scalar(select(or_(same_kind, other_kind))))
 
 
+def any_waits(session: Session) -> bool:
+    """Return whether any chunk can be claimed."""
+    return bool(session.scalar(select(exists().where(chunks.claimable()))))
+
+
 def next_turn(session: Session, tables: Sequence[JobTable], named: JobRef, *, favor_short: bool) -> JobRef:
     """Return the job of which a free process is to claim a chunk: one that has claimable chunks, or `named`.
 

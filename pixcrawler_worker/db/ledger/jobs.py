@@ -7,10 +7,10 @@ Several locks are taken in this order: `pin`, chunks (by id), images, the job's 
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, null, select, text, update
+from sqlalchemy import ColumnElement, and_, case, extract, func, literal, null, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, Uuid
@@ -34,6 +34,8 @@ from pixcrawler_worker.domain.retry import MAX_ATTEMPTS
 #: Task ids are derived from the chunk and its generation, so they are known before anything is sent.
 _TASKS = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
 _NOW = func.clock_timestamp()
+#: A job is not older than this: beyond it, arithmetic with its age could leave its range.
+_MAX_AGE = timedelta(days=365)
 # The key is a constant of the code, one for each kind of job. As text, so that a kind may bring its own column.
 _INSERT = """
 INSERT INTO pixcrawler.chunks (id, {key}, generation, seq, payload, max_attempts, task_id)
@@ -86,6 +88,14 @@ def counters(session: Session, ref: JobRef) -> Counters:
         failed=by_state.get(ChunkState.FAILED, 0),
         cancelled=by_state.get(ChunkState.CANCELLED, 0),
     )
+
+
+def age(session: Session, ref: JobRef) -> timedelta:
+    """Return for how long a job has been running; zero for times that were written by hand."""
+    model = ref.table.model
+    seconds = case((func.isfinite(model.started_at), extract("epoch", _NOW - model.started_at)), else_=0)
+    found = session.scalar(select(func.least(seconds, _MAX_AGE.total_seconds())).where(model.id == ref.id))
+    return timedelta(seconds=max(0.0, float(found or 0)))
 
 
 def begin(session: Session, ref: JobRef) -> None:
@@ -281,10 +291,11 @@ def reopen(session: Session, ref: JobRef) -> bool:
     return reopened is not None
 
 
-def retry(session: Session, ref: JobRef) -> None:
+def retry(session: Session, ref: JobRef, *, has_more: bool = False) -> None:
     """Set an ended job running again, with its failed and cancelled chunks queued as a new generation.
 
-    Completed chunks and their results stay. The ids of tasks are new, because workers remember revoked ones.
+    Completed chunks and their results stay. The ids of tasks are new, because workers remember revoked ones. With
+    `has_more`, a completed job without such chunks runs again as well: there is more to do than they say.
 
     Raises:
         NotRunningError: when there is nothing to retry: the job has not ended, has open chunks, or is complete.
@@ -300,7 +311,7 @@ def retry(session: Session, ref: JobRef) -> None:
         raise NotRunningError(f"{ref} has open chunks")
     model: Any = ref.table.model
     again = and_(model.id == ref.id, model.status.in_(ENDED))
-    if not rows:
+    if not rows and not has_more:
         again = and_(again, model.status != JobStatus.COMPLETED)
     values: dict[str, Any] = {
         "status": JobStatus.RUNNING,

@@ -19,6 +19,8 @@ from chaos.faults.catalog import LEASE, Arena, SkippedError, fault
 from chaos.recovery import Victim
 from chaos.workers import Worker, until
 
+from pixcrawler_worker.jobs.limits import LIMITS
+
 _HELD = """
     SELECT id, fence, crash_count, attempt FROM pixcrawler.chunks
     WHERE state = 'running' AND split_part(owner, ':', 2)::int = ANY(%s)
@@ -27,8 +29,10 @@ _HELD = """
 _SPARED_FROM = 4
 #: Seconds in which a statement that was sent before its process was stopped has taken effect.
 _SETTLE = 0.03
-#: Seconds that a worker gets to end when it is asked to.
+#: Seconds that a worker gets to end when it is asked to. After SIGINT it waits for the tasks under way, and those for a
+#: database that is away.
 _GRACE = 45.0
+_LONG_GRACE = _GRACE + LIMITS.transition_time.total_seconds()
 
 
 @contextlib.contextmanager
@@ -216,8 +220,9 @@ def _ask(arena: Arena, *numbers: signal.Signals) -> None:
     for number in numbers:
         processes.send([worker.pid], number)
         arena.hold(arena.between(0.05, 0.6))
-    if not until(lambda: not processes.is_running(worker.pid) or arena.ended.is_set(), seconds=_GRACE):
-        arena.workers.exits.append(f"{worker.name} did not end within {_GRACE:.0f} s of {worker.asked}")
+    grace = _LONG_GRACE if set(numbers) == {signal.SIGINT} else _GRACE
+    if not until(lambda: not processes.is_running(worker.pid) or arena.ended.is_set(), seconds=grace):
+        arena.workers.exits.append(f"{worker.name} did not end within {grace:.0f} s of {worker.asked}")
         arena.events.write("violation", rule="workers end when they are asked", what=arena.workers.exits[-1])
         processes.send(worker.everything(), signal.SIGKILL)
     arena.workers.wait_until_restarted(worker)

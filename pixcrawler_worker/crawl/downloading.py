@@ -1,0 +1,315 @@
+"""Downloading, inspecting and storing the candidates of a chunk, many at a time, each for itself."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from enum import Enum
+
+import structlog
+
+from pixcrawler_worker.crawl.candidate_queue import CandidateQueue
+from pixcrawler_worker.crawl.options import CrawlOptions
+from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause
+from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.ledger import fairness
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain import licenses, storage_keys
+from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
+from pixcrawler_worker.domain.retry import MAX_RETRY_AFTER, may_defer
+from pixcrawler_worker.errors import TransientError, WorkerError
+from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.sources.protocol import Candidate
+from pixcrawler_worker.web.bodies import Body
+from pixcrawler_worker.web.hosts import MAX_STRIKES, Cause, HostClosedError
+
+log = structlog.get_logger()
+
+#: Seconds before the only second attempt at a URL whose failure may pass.
+_RETRY_SECONDS = 0.5
+#: Downloads at a time beyond the images that are missing: they replace rejected candidates without a wait.
+_SPARE_DOWNLOADS = 8
+#: A download that takes longer than so many seconds does not keep others from beginning, up to so many times the usual
+#: number.
+_SLOW_SECONDS, _MAX_SLOW = 1.0, 4
+#: A download that takes longer than so many seconds comes after those that wait for its host.
+_LATE_SECONDS = 10.0
+#: Seconds between two looks at whether a chunk should stop.
+_LOOK_SECONDS = 0.25
+#: Seconds for which a chunk waits for its hosts itself, if nothing else could use its process.
+_MAX_IDLE_SECONDS = 5.0
+#: Closings in a row of a host that is down after which it is given up, if that has lasted long enough.
+_MAX_DOWN = 2
+#: When a host whose connections other workers use is asked for again.
+_BUSY_SECONDS = 10.0
+
+
+class _End(Enum):
+    """What became of one download."""
+
+    DONE = "the candidate became an image, or was rejected"
+    SURPLUS = "the quota was met meanwhile: it is a leftover"
+    AGAIN = "it has to be tried again"
+
+
+class Downloading:
+    """The downloads of one attempt.
+
+    Args:
+        runtime: connects to everything.
+        work: what the attempt has to do.
+        progress: what it brings is noted there.
+        offers: the candidates.
+        budget: seconds after which nothing new is begun.
+    """
+
+    def __init__(
+        self, runtime: Runtime, work: CrawlWork, progress: CrawlProgress, offers: Sequence[Offer], *, budget: float
+    ) -> None:
+        self._runtime, self._work, self._progress, self._budget = runtime, work, progress, budget
+        self._hosts = runtime.downloader.hosts
+        self._queue = CandidateQueue(offers, self._hosts)
+        self._running: dict[asyncio.Task[_End], tuple[Offer, float]] = {}
+        self._left: list[Offer] = []
+        self._begun = self._ended = time.monotonic()
+
+    async def run(self) -> None:
+        """Try the candidates until the quota is met, or until the rest has to wait; note the leftovers or the rest.
+
+        Raises:
+            TransientError, PermanentError: trouble of the storage or of this process.
+        """
+        pause: Pause | None = None
+        try:
+            pause = await self._run()
+        except BaseException:
+            self._progress.downloaded_positions.clear()
+            raise
+        finally:
+            # The quota is met, or something failed: downloads are cancelled. What the decoder already has is awaited,
+            # because cancelling would end the process of the decoder.
+            for task, (offer, _) in self._running.items():
+                if offer.position not in self._progress.downloaded_positions:
+                    task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+        late = [
+            offer
+            for task, (offer, _) in self._running.items()
+            if task.cancelled() or task.exception() is not None or task.result() is not _End.DONE
+        ]
+        rest = tuple(sorted(offer.position for offer in [*self._left, *late, *self._queue]))
+        if pause is None:
+            self._progress.left = rest
+        elif rest:
+            self._progress.pause = Pause(rest, pause.delay, pause.waiting, pause.deferred, pause.yielded)
+
+    async def _run(self) -> Pause | None:
+        """Return why the rest has to wait; None when the quota is met or nothing is left."""
+        await self._hosts.look(sorted(self._queue.by_host()))
+        while len(self._progress.images) < self._work.quota:
+            now = time.monotonic()
+            self._begin(now)
+            if not self._running:
+                if not len(self._queue):
+                    return None
+                if pause := await self._pause(now):
+                    return pause
+                continue
+            done, _ = await asyncio.wait(self._running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._finish(task)
+            now = time.monotonic()
+            self._ended = now if done else self._ended
+            self._postpone_slow(now)
+            # Without one that ended, a later attempt would get no further.
+            if self._ended > self._begun and now - self._begun > self._budget:
+                return Pause(())
+            if not done and await self._should_yield(now - self._ended):
+                return Pause((), yielded=True)
+        return None
+
+    def _begin(self, now: float) -> None:
+        """Begin as many downloads as there is room for."""
+        concurrency = self._runtime.settings.fetch_concurrency
+        quick = sum(now - since < _SLOW_SECONDS for _, since in self._running.values())
+        while quick < min(concurrency, self._progress.missing + _SPARE_DOWNLOADS):
+            if len(self._running) >= concurrency * _MAX_SLOW or (offer := self._queue.next(now)) is None:
+                return
+            self._running[asyncio.ensure_future(self._process(offer))] = offer, now
+            quick += 1
+
+    def _finish(self, task: asyncio.Task[_End]) -> None:
+        offer, _ = self._running.pop(task)
+        if task.cancelled():  # it was slow
+            self._queue.put_back(offer)
+            return
+        match task.result():
+            case _End.SURPLUS:
+                self._left.append(offer)
+            case _End.AGAIN:
+                self._queue.put_back(offer)
+
+    def _postpone_slow(self, now: float) -> None:
+        """Stop a slow download for those that wait for a place at its host; it comes after them."""
+        for task, (offer, since) in self._running.items():
+            is_slow = now - since > _LATE_SECONDS and offer.position not in self._progress.downloaded_positions
+            if is_slow and not offer.late and any(not one.late for one in self._queue if one.host == offer.host):
+                offer.late = True
+                task.cancel()
+
+    async def _pause(self, now: float) -> Pause | None:
+        """Decide what happens when no candidate can be tried now: wait a moment, or return what the rest waits for."""
+        await self._hosts.look(sorted(self._queue.by_host()))
+        self._give_up_hosts()
+        if not len(self._queue):
+            return None
+        wait = self._queue.wait(now)
+        if wait > _MAX_IDLE_SECONDS or now - self._begun > self._budget or (wait and await self._is_needed()):
+            causes = {closed.cause for host in self._queue.by_host() if (closed := self._hosts.closed(host))}
+            return Pause((), timedelta(seconds=wait), self._queue.by_host(), deferred=causes <= {Cause.BUSY})
+        await asyncio.sleep(min(max(wait, 0.01), _LOOK_SECONDS))
+        return None
+
+    def _give_up_hosts(self) -> None:
+        """Reject the candidates of hosts that are not waited for any more."""
+        for host in self._queue.by_host():
+            closed = self._hosts.closed(host)
+            if closed is not None and (reason := self._given_up(closed)):
+                for offer in self._queue.take_all(host):
+                    self._progress.reject(offer, reason)
+                log.info("candidates rejected: their host is closed", host=host, reason=reason, detail=str(closed))
+
+    def _given_up(self, closed: HostClosedError) -> Reason | None:
+        """Return the reason for rejecting the candidates of a closed host; None while it is waited for."""
+        is_last = not may_defer(self._work.claim.attempt)
+        match closed.cause:
+            case Cause.LIMITED if is_last or closed.strikes >= MAX_STRIKES or closed.wait > MAX_RETRY_AFTER:
+                return Reason.RATE_LIMITED
+            case Cause.DOWN if is_last or (closed.strikes >= _MAX_DOWN and closed.lasting >= self._work.patience):
+                return Reason.HOST_UNAVAILABLE
+            case _:
+                return None
+
+    async def _should_yield(self, stalled: float) -> bool:
+        """Return whether other jobs wait for the process of a chunk that has been stalled for so many seconds."""
+        if self._work.stall is None or stalled < self._work.stall:
+            return False
+
+        return await self._ask(functools.partial(fairness.others_wait, ref=self._work.claim.job))
+
+    async def _is_needed(self) -> bool:
+        """Return whether any other chunk could use the process of a chunk that only waits."""
+        return await self._ask(fairness.any_waits)
+
+    async def _ask(self, question: Callable[[Session], bool]) -> bool:
+        def ask() -> bool:
+            return self._runtime.requests_wait() or transact(self._runtime.sessions, question, pauses=())
+
+        try:
+            return await asyncio.to_thread(ask)
+        except TransientError:
+            return False
+
+    async def _process(self, offer: Offer) -> _End:
+        """Store or reject one candidate, or say that it has to be tried again.
+
+        A bug that the candidate meets rejects it, and costs the others nothing. Trouble of the storage, of the
+        operator's proxy or of this process is the chunk's.
+        """
+        try:
+            with self._runtime.downloader.bodies.body() as taken:
+                return await self._try(offer, taken)
+        except HostClosedError as closed:
+            return self._wait_for(offer, closed)
+        except RejectedError as error:
+            if error.reason in PASSING and not offer.tries:
+                offer.tries += 1
+                offer.due = time.monotonic() + _RETRY_SECONDS
+                return _End.AGAIN
+            self._progress.reject(offer, error.reason)
+            log.debug("candidate rejected", reason=error.reason, detail=str(error))
+        except WorkerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one candidate raises is its own
+            self._progress.reject_internally(error, offer, source=self._work.chunk.source)
+        return _End.DONE
+
+    def _wait_for(self, offer: Offer, closed: HostClosedError) -> _End:
+        """Let a candidate wait for the host that is closed, its own or one that it redirects to."""
+        if reason := self._given_up(closed):
+            self._progress.reject(offer, reason)
+            return _End.DONE
+        if isinstance(closed.__cause__, RejectedError):
+            # The host may not be to blame: this URL may be one that never answers.
+            offer.tries += 1
+            if offer.tries > 1:
+                self._progress.reject(offer, closed.__cause__.reason)
+                return _End.DONE
+        offer.host = closed.host
+        if closed.cause is Cause.BUSY:
+            offer.due = time.monotonic() + _BUSY_SECONDS
+        return _End.AGAIN
+
+    async def _try(self, offer: Offer, taken: Body) -> _End:
+        runtime, work, progress = self._runtime, self._work, self._progress
+        _check_candidate(offer.candidate, work.options)
+        keep = self._queue.has(offer.host)
+        fetched = await runtime.downloader.fetch(
+            offer.candidate.url,
+            keep=keep,
+            taken=taken,
+            respect_robots=work.options.respect_robots,
+            respect_opt_outs=work.options.respect_opt_outs,
+        )
+        body = fetched.body
+        progress.downloaded += 1
+        progress.downloaded_positions.add(offer.position)
+        facts = await runtime.decoder.inspect(body)
+        _check_facts(facts, work.options)
+        _check_digest(facts, progress)
+        if progress.missing <= 0:
+            progress.downloaded -= 1
+            return _End.SURPLUS
+        with progress.reserve(facts.sha256):
+            key = storage_keys.image_key(work.claim.job.id, work.chunk.label, facts)
+            await runtime.storage.put(key, body)
+        progress.images[offer.position] = _new_image(work, offer, facts, storage_url=runtime.storage.url(key))
+        return _End.DONE
+
+
+def _check_candidate(candidate: Candidate, options: CrawlOptions) -> None:
+    """Reject a candidate whose source says that it does not fit the options, before it is downloaded."""
+    if not licenses.is_allowed(candidate.credit.license, options.licenses):
+        raise RejectedError(Reason.LICENSE_NOT_WANTED, f"license {candidate.credit.license or 'unknown'}")
+    if (candidate.width or options.min_width) < options.min_width:
+        raise RejectedError(Reason.TOO_SMALL, f"its source says that it is {candidate.width} pixels wide")
+    if (candidate.height or options.min_height) < options.min_height:
+        raise RejectedError(Reason.TOO_SMALL, f"its source says that it is {candidate.height} pixels high")
+
+
+def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
+    if options.formats is not None and facts.format not in options.formats:
+        raise RejectedError(Reason.FORMAT_NOT_WANTED, facts.format)
+    if facts.width < options.min_width or facts.height < options.min_height:
+        raise RejectedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
+
+
+def _check_digest(facts: ImageFacts, progress: CrawlProgress) -> None:
+    if facts.sha256 in progress.digests:
+        raise RejectedError(Reason.DUPLICATE_BYTES, "another URL has the same bytes")
+
+
+def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, *, storage_url: str) -> NewImage:
+    return NewImage(
+        url=offer.candidate.url,
+        url_hash=offer.url_hash,
+        filename=storage_keys.image_filename(facts),
+        storage_url=storage_url,
+        facts=facts,
+        label=work.chunk.label,
+        query=work.chunk.query,
+        source=work.chunk.source,
+        credit=offer.candidate.credit,
+    )

@@ -1,0 +1,167 @@
+"""What a chunk of a crawl has to do, and how far it has come."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+
+from pixcrawler_worker.crawl.options import CrawlOptions
+from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.ledger.chunks import Claim
+from pixcrawler_worker.domain.crawl_planning import CrawlChunk
+from pixcrawler_worker.domain.reasons import Reason
+from pixcrawler_worker.sources.protocol import Candidate
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlWork:
+    """A claimed chunk with what it needs of the job.
+
+    Attributes:
+        claim: of the chunk.
+        chunk: its payload.
+        options: of the job.
+        quota: images that the chunk may store, at most.
+        urls: the page of the URL list, for the source `urls`.
+        stall: seconds without progress after which other jobs come first; None when this chunk has waited often enough.
+        patience: how long a host may have been down before its candidates are rejected.
+        only_source: whether the job has no other source.
+    """
+
+    claim: Claim
+    chunk: CrawlChunk
+    options: CrawlOptions
+    quota: int
+    urls: tuple[str, ...]
+    stall: float | None
+    patience: timedelta
+    only_source: bool
+
+
+@dataclass(slots=True, eq=False)
+class Offer:
+    """A candidate on its way.
+
+    Attributes:
+        position: in the result page.
+        candidate: as its source has it.
+        url_hash: of its URL.
+        host: see `web.hosts.key`; None where its URL may not be requested.
+        due: when it may be tried, by the monotonic clock.
+        tries: downloads that failed so that another one may succeed.
+        late: whether it was slow, so that the others come first.
+    """
+
+    position: int
+    candidate: Candidate
+    url_hash: bytes
+    host: str | None = None
+    due: float = 0.0
+    tries: int = 0
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a candidate did not become an image."""
+
+    url: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What is left of a chunk, and until when.
+
+    Attributes:
+        positions: candidates that are left, within the page.
+        delay: until one of them may be tried.
+        waiting: number of candidates that wait for each host.
+        deferred: whether only connections that other workers use are missing, which costs no attempt.
+        yielded: whether the chunk stopped for other jobs, because its hosts are slow.
+    """
+
+    positions: tuple[int, ...]
+    delay: timedelta = timedelta(0)
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    deferred: bool = False
+    yielded: bool = False
+
+
+@dataclass(slots=True)
+class CrawlProgress:
+    """The progress of one attempt. Every candidate ends up in exactly one of `images`, `rejected`, `left` and `pause`.
+
+    Attributes:
+        quota: images that the chunk may store, at most.
+        images: stored images by their position in the result page.
+        rejected: rejection reasons with counts.
+        rejections: the same by hash, for candidates with a URL.
+        retriable: reasons of candidates that may be tried again if somebody asks for it, by position.
+        processed: hashes of the URLs of candidates that became images or were rejected.
+        digests: SHA-256 of the images.
+        downloaded_positions: positions of candidates whose download has finished.
+        downloaded: number of complete downloads.
+        reserved: images that are being stored.
+        left: positions of leftovers: the quota was met.
+        pause: what is left to another attempt; None when the chunk is done.
+        more: whether the source may have further result pages.
+        bugs: names of the errors whose traceback was logged.
+    """
+
+    quota: int
+    images: dict[int, NewImage] = field(default_factory=dict)
+    rejected: Counter[Reason] = field(default_factory=Counter)
+    rejections: dict[bytes, Rejection] = field(default_factory=dict)
+    retriable: dict[int, Reason] = field(default_factory=dict)
+    processed: set[bytes] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+    downloaded_positions: set[int] = field(default_factory=set)
+    downloaded: int = 0
+    reserved: int = 0
+    left: tuple[int, ...] = ()
+    pause: Pause | None = None
+    more: bool = False
+    bugs: set[str] = field(default_factory=set)
+
+    @property
+    def missing(self) -> int:
+        """Images that the quota still has room for."""
+        return self.quota - len(self.images) - self.reserved
+
+    @contextlib.contextmanager
+    def reserve(self, digest: bytes) -> Iterator[None]:
+        """Reserve room in the quota, and the digest, while the image is stored."""
+        self.reserved += 1
+        self.digests.add(digest)
+        try:
+            yield
+        except BaseException:
+            self.digests.discard(digest)
+            raise
+        finally:
+            self.reserved -= 1
+
+    def reject(self, offer: Offer, reason: Reason) -> None:
+        """Count a candidate that did not become an image."""
+        self.rejected[reason] += 1
+        self.rejections[offer.url_hash] = Rejection(offer.candidate.url, reason)
+        if reason.is_retriable:
+            self.retriable[offer.position] = reason
+
+    def reject_internally(self, error: Exception, offer: Offer | None = None, **where: str) -> None:
+        """Count a candidate that met a bug; log the traceback of the first of its kind in the chunk."""
+        if offer is None:
+            self.rejected[Reason.INTERNAL_ERROR] += 1
+        else:
+            self.reject(offer, Reason.INTERNAL_ERROR)
+            where["url_hash"] = offer.url_hash.hex()
+        kind = type(error).__name__
+        traceback = None if kind in self.bugs else error
+        self.bugs.add(kind)
+        log.error("candidate rejected: internal error", error=kind, exc_info=traceback, **where)

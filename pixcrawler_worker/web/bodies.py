@@ -1,0 +1,70 @@
+"""The bytes of bodies in flight in one process: received and not yet stored, in all below a budget."""
+
+import asyncio
+from collections import OrderedDict
+from types import TracebackType
+from typing import Self
+
+
+class Bodies:
+    """Bounds the bytes of all bodies that a process holds at a time.
+
+    A body takes its bytes as they arrive. Above the budget every body waits but the oldest, which may always go on: so
+    the bound is the budget and one body, and nothing waits for ever.
+
+    Args:
+        budget: bytes.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._held: OrderedDict[Body, int] = OrderedDict()
+        self._total = 0
+        self._waiting: set[asyncio.Event] = set()
+
+    @property
+    def total(self) -> int:
+        """Bytes of all bodies now."""
+        return self._total
+
+    def body(self) -> "Body":
+        """Return a body without bytes: a context that gives back what the body has taken."""
+        return Body(self)
+
+    async def take(self, body: "Body", count: int) -> None:
+        """Wait until a body may have so many bytes more."""
+        self._held.setdefault(body, 0)
+        while self._total + count > self._budget and next(iter(self._held)) is not body:
+            event = asyncio.Event()
+            self._waiting.add(event)
+            try:
+                await event.wait()
+            finally:
+                self._waiting.discard(event)
+        self._held[body] = self._held.get(body, 0) + count
+        self._total += count
+
+    def release(self, body: "Body") -> None:
+        """Give back all bytes of a body."""
+        self._total -= self._held.pop(body, 0)
+        for event in self._waiting:
+            event.set()
+
+
+class Body:
+    """What one body takes of the budget; see `Bodies`."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bodies.release(self)
+
+    async def take(self, count: int) -> None:
+        """Wait until the body may have so many bytes more."""
+        await self._bodies.take(self, count)

@@ -1,0 +1,166 @@
+"""What all workers know of hosts, in Redis: which are closed, and who has the connections that a host allows.
+
+Times are Redis' own. A worker that dies gives nothing back: what it has borrowed is free again when its time is over.
+"""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import redis.asyncio
+import structlog
+from redis.exceptions import RedisError
+
+from pixcrawler_worker.web.hosts import FIRST_PAUSE, LONGEST_PAUSE, Cause, Closing
+
+log = structlog.get_logger()
+
+#: Keys in Redis begin with this.
+PREFIX = "pixcrawler:host:"
+#: Seconds for a connection to Redis, and for each answer: a download must not wait long for it.
+_TIMEOUT = 1.0
+#: Seconds for which Redis is not asked again after it has failed.
+_AWAY_SECONDS = 5.0
+#: Milliseconds for which the number of closings is remembered after the last one.
+_MEMORY_MS = 600_000
+#: Milliseconds after which a borrowed connection is free again: longer than a process keeps one.
+_BORROWED_MS = 90_000
+
+_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+
+_LOOK = (
+    _NOW
+    + """
+local found = {}
+for _, key in ipairs(KEYS) do
+    local host = redis.call('HMGET', key, 'until', 'strikes', 'cause', 'since')
+    table.insert(found, host[1] and
+        {math.max(0, tonumber(host[1]) - now), tonumber(host[2]), host[3], now - tonumber(host[4])} or false)
+end
+return found
+"""
+)
+# A request that was sent before the host was closed says nothing new.
+_CLOSE = (
+    _NOW
+    + """
+local open_at = tonumber(redis.call('HGET', KEYS[1], 'until') or '0')
+local strikes = tonumber(redis.call('HGET', KEYS[1], 'strikes') or '0')
+local cause, wait, age, first, longest, memory = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]),
+    tonumber(ARGV[5]), tonumber(ARGV[6])
+local is_new = now - age >= open_at
+if is_new then strikes = strikes + 1 end
+local since = strikes > 1 and tonumber(redis.call('HGET', KEYS[1], 'since')) or now
+if wait < 0 then
+    wait = is_new and math.min(first * 2 ^ math.min(strikes - 1, 20), longest) or 0
+end
+open_at = math.max(open_at, now + wait)
+redis.call('HSET', KEYS[1], 'until', open_at, 'strikes', strikes, 'cause', cause, 'since', since)
+redis.call('PEXPIRE', KEYS[1], open_at - now + memory)
+return {math.max(0, open_at - now), strikes, cause, now - since}
+"""
+)
+_OPEN = (
+    _NOW
+    + """
+local open_at = tonumber(redis.call('HGET', KEYS[1], 'until') or '0')
+if open_at <= now then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+)
+_BORROW = (
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[2])
+redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[3]))
+return 1
+"""
+)
+
+
+class RedisHosts:
+    """See `hosts.Shared`.
+
+    Args:
+        url: of Redis.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._redis: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
+            url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, decode_responses=True
+        )
+        self._away_until = 0.0
+        self._is_known_away = False
+        self._look = self._redis.register_script(_LOOK)
+        self._close = self._redis.register_script(_CLOSE)
+        self._open = self._redis.register_script(_OPEN)
+        self._borrow = self._redis.register_script(_BORROW)
+
+    async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing]:
+        """Return those of the hosts that were closed lately."""
+        found = await self._run(self._look, [PREFIX + host for host in hosts], []) or []
+        return {host: _closing(row) for host, row in zip(hosts, found, strict=False) if row}
+
+    async def close(self, host: str, cause: Cause, wait: timedelta | None, *, age: timedelta) -> Closing | None:
+        """Close a host; without a wait, for longer each time."""
+        arguments = [cause.name, _ms(wait), _ms(age), _ms(FIRST_PAUSE), _ms(LONGEST_PAUSE), _MEMORY_MS]
+        row = await self._run(self._close, [PREFIX + host], arguments)
+        return _closing(row) if row else None
+
+    async def open(self, host: str) -> None:
+        """Forget that a host was closed."""
+        await self._run(self._open, [PREFIX + host], [])
+
+    async def borrow(self, host: str, limit: int) -> str | None:
+        """Return the name of a connection that this process may have now, None when all are in use."""
+        name = uuid.uuid4().hex
+        taken = await self._run(self._borrow, [f"{PREFIX}{host}:connections"], [limit, name, _BORROWED_MS])
+        # Without Redis each process has the limit for itself.
+        return name if taken or taken is None else None
+
+    async def give_back(self, host: str, name: str) -> None:
+        """Return a borrowed connection."""
+        if self._is_away():
+            return
+        try:
+            await self._redis.zrem(f"{PREFIX}{host}:connections", name)
+        except (RedisError, OSError) as error:
+            self._went_away(error)
+
+    async def aclose(self) -> None:
+        """Close the connections to Redis."""
+        await self._redis.aclose()
+
+    async def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[object]) -> Any:  # noqa: ANN401 - as redis has it
+        if self._is_away():
+            return None
+        try:
+            answer = await script(keys=keys, args=arguments)
+        except (RedisError, OSError) as error:
+            self._went_away(error)
+            return None
+        self._is_known_away = False
+        return answer
+
+    def _is_away(self) -> bool:
+        return time.monotonic() < self._away_until
+
+    def _went_away(self, error: Exception) -> None:
+        if not self._is_known_away:
+            log.warning("Redis does not answer: what workers know of hosts is not shared", error=type(error).__name__)
+        self._is_known_away = True
+        self._away_until = time.monotonic() + _AWAY_SECONDS
+
+
+def _closing(row: Sequence[Any]) -> Closing:
+    wait, strikes, cause, lasting = row
+    known = Cause.__members__.get(str(cause), Cause.LIMITED)
+    return Closing(timedelta(milliseconds=int(wait)), int(strikes), known, timedelta(milliseconds=int(lasting)))
+
+
+def _ms(duration: timedelta | None) -> int:
+    return -1 if duration is None else int(duration / timedelta(milliseconds=1))

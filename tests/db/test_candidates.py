@@ -1,0 +1,66 @@
+"""The ledger of candidates: each URL is counted once, and what was rejected for now may become something else."""
+
+from functools import partial
+
+from factories import make_job
+from ledger import at_once
+from sqlalchemy import func, select
+
+from pixcrawler_worker.db import candidates
+from pixcrawler_worker.db.candidates import Outcome
+from pixcrawler_worker.db.models import CrawlCandidate
+from pixcrawler_worker.db.session import Sessions, transact
+from pixcrawler_worker.domain.storage_keys import url_hash
+
+A, B, C, D = (url_hash(name) for name in "abcd")
+
+
+def record(sessions: Sessions, job_id: int, *outcomes: Outcome) -> int:
+    return transact(sessions, lambda session: candidates.record(session, job_id, outcomes))
+
+
+def decided(sessions: Sessions, job_id: int, *hashes: bytes) -> frozenset[bytes]:
+    return transact(sessions, lambda session: candidates.decided(session, job_id, hashes))
+
+
+def rows(sessions: Sessions, job_id: int) -> dict[bytes, tuple[str | None, str | None, bool]]:
+    columns = (CrawlCandidate.url_hash, CrawlCandidate.url, CrawlCandidate.reason, CrawlCandidate.retriable)
+    with sessions.begin() as session:
+        found = session.execute(select(*columns).where(CrawlCandidate.crawl_job_id == job_id))
+        return {row.url_hash: (row.url, row.reason, row.retriable) for row in found}
+
+
+def test_a_url_is_counted_when_it_is_processed_for_the_first_time(sessions: Sessions) -> None:
+    job_id, other = make_job(sessions), make_job(sessions)
+    assert record(sessions, job_id, Outcome(A), Outcome(B), Outcome(A)) == 2
+    assert record(sessions, job_id, Outcome(B), Outcome(C)) == 1
+    assert record(sessions, job_id) == 0
+    assert record(sessions, other, Outcome(A)) == 1
+    assert decided(sessions, job_id, A, C, D) == {A, C}
+    assert decided(sessions, other, A, C) == {A}
+    assert decided(sessions, job_id) == frozenset()
+
+
+def test_what_was_rejected_for_now_is_not_decided_and_gets_its_new_outcome(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    for_now = Outcome(A, url="http://a.example/\x00", reason="timeout", retriable=True)
+    assert record(sessions, job_id, for_now, Outcome(B, url="http://b.example/", reason="corrupt")) == 2
+    assert decided(sessions, job_id, A, B) == {B}
+    assert rows(sessions, job_id)[A] == ("http://a.example/", "timeout", True)
+    assert record(sessions, job_id, Outcome(A), Outcome(B)) == 0
+    assert rows(sessions, job_id) == {A: (None, None, False), B: ("http://b.example/", "corrupt", False)}
+    assert decided(sessions, job_id, A, B) == {A, B}
+
+
+def test_concurrent_chunks_with_the_same_urls_count_each_once(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    outcomes = [Outcome(url_hash(str(number)), retriable=number % 2 == 0) for number in range(20_000)]
+
+    def add(part: list[Outcome]) -> int:
+        with sessions.begin() as session:
+            return candidates.record(session, job_id, part)
+
+    assert sum(at_once(partial(add, outcomes[:15_000]), partial(add, outcomes[:5_000:-1]))) == 20_000
+    with sessions.begin() as session:
+        kept = session.scalar(select(func.count()).where(CrawlCandidate.crawl_job_id == job_id))
+    assert kept == 20_000
