@@ -169,9 +169,7 @@ def _policy(settings: Settings) -> Policy:
 
 
 def _hosts(settings: Settings) -> Hosts:
-    broker = _secret_value(settings.broker_url)
-    is_redis = broker is not None and broker.startswith(("redis://", "rediss://", "unix://"))
-    return Hosts(settings.host_connections, RedisHosts(broker) if broker and is_redis else None)
+    return Hosts(settings.host_connections, RedisHosts.at(_secret_value(settings.broker_url)))
 
 
 def source_config(settings: Settings, name: str) -> SourceConfig:

@@ -33,6 +33,7 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "CHUNK_SIZE": ("50", 50),
     "DISPATCH_WINDOW": ("8", 8),
     "FETCH_CONCURRENCY": ("4", 4),
+    "HOST_CONNECTIONS": ("Example.org=2, images.example=1,", {"example.org": 2, "images.example": 1}),
     "FETCH_SECONDS": ("5", 5.0),
     "MAX_IMAGE_BYTES": ("4096", 4096),
     "MAX_IMAGE_PIXELS": ("1000", 1000),
@@ -205,6 +206,8 @@ def test_the_contract_lists_every_setting_with_its_default() -> None:
 def _written(default: object) -> str:
     match default:
         case None | ():
+            return "none"
+        case {**rest} if not rest:
             return "none"
         case bool():
             return str(default).lower()

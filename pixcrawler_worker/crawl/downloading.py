@@ -34,12 +34,14 @@ _SPARE_DOWNLOADS = 8
 #: A download that takes longer than so many seconds does not keep others from beginning, up to so many times the usual
 #: number.
 _SLOW_SECONDS, _MAX_SLOW = 1.0, 4
-#: A download that takes longer than so many seconds comes after those that wait for its host.
-_LATE_SECONDS = 10.0
+#: A body that is slower than so many bytes a second after so many seconds comes after those that wait for its host.
+_SLOW_BODY, _SLOW_BODY_SECONDS = 1000, 2.0
+#: The same for a response that does not begin within so many seconds: twice as many after each, up to the last.
+_FIRST_LATE_SECONDS, _MAX_LATE_SECONDS = 3.0, 10.0
 #: Seconds between two looks at whether a chunk should stop.
 _LOOK_SECONDS = 0.25
 #: Seconds for which a chunk waits for its hosts itself, if nothing else could use its process.
-_MAX_IDLE_SECONDS = 5.0
+_MAX_IDLE_SECONDS = 2.0
 #: Closings in a row of a host that is down after which it is given up, if that has lasted long enough.
 _MAX_DOWN = 2
 #: When a host whose connections other workers use is asked for again.
@@ -73,6 +75,7 @@ class Downloading:
         self._queue = CandidateQueue(offers, self._hosts)
         self._running: dict[asyncio.Task[_End], tuple[Offer, float]] = {}
         self._left: list[Offer] = []
+        self._late_seconds: dict[str | None, float] = {}
         self._begun = self._ended = time.monotonic()
 
     async def run(self) -> None:
@@ -153,11 +156,22 @@ class Downloading:
 
     def _postpone_slow(self, now: float) -> None:
         """Stop a slow download for those that wait for a place at its host; it comes after them."""
+        contended = {offer.host for offer in self._queue if not offer.late}
         for task, (offer, since) in self._running.items():
-            is_slow = now - since > _LATE_SECONDS and offer.position not in self._progress.downloaded_positions
-            if is_slow and not offer.late and any(not one.late for one in self._queue if one.host == offer.host):
+            is_stoppable = not offer.late and offer.position not in self._progress.downloaded_positions
+            if is_stoppable and offer.host in contended and self._is_slow(offer, since, now):
                 offer.late = True
                 task.cancel()
+
+    def _is_slow(self, offer: Offer, since: float, now: float) -> bool:
+        if offer.body is not None and offer.body.begun is not None:
+            seconds = now - offer.body.begun
+            return seconds > _SLOW_BODY_SECONDS and offer.body.received < _SLOW_BODY * seconds
+        limit = self._late_seconds.get(offer.host, _FIRST_LATE_SECONDS)
+        if now - since <= limit:
+            return False
+        self._late_seconds[offer.host] = min(2 * limit, _MAX_LATE_SECONDS)
+        return True
 
     async def _pause(self, now: float) -> Pause | None:
         """Decide what happens when no candidate can be tried now: wait a moment, or return what the rest waits for."""
@@ -168,7 +182,7 @@ class Downloading:
         wait = self._queue.wait(now)
         if wait > _MAX_IDLE_SECONDS or now - self._begun > self._budget or (wait and await self._is_needed()):
             causes = {closed.cause for host in self._queue.by_host() if (closed := self._hosts.closed(host))}
-            return Pause((), timedelta(seconds=wait), self._queue.by_host(), deferred=causes <= {Cause.BUSY})
+            return Pause((), timedelta(seconds=wait), dict(self._queue.by_host()), deferred=causes <= {Cause.BUSY})
         await asyncio.sleep(min(max(wait, 0.01), _LOOK_SECONDS))
         return None
 
@@ -219,8 +233,8 @@ class Downloading:
         operator's proxy or of this process is the chunk's.
         """
         try:
-            with self._runtime.downloader.bodies.body() as taken:
-                return await self._try(offer, taken)
+            with self._runtime.downloader.bodies.body() as offer.body:
+                return await self._try(offer, offer.body)
         except HostClosedError as closed:
             return self._wait_for(offer, closed)
         except RejectedError as error:

@@ -14,6 +14,7 @@ from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.sources.protocol import Candidate
+from pixcrawler_worker.web.bodies import Body
 
 log = structlog.get_logger()
 
@@ -55,6 +56,7 @@ class Offer:
         due: when it may be tried, by the monotonic clock.
         tries: downloads that failed so that another one may succeed.
         late: whether it was slow, so that the others come first.
+        body: of its download.
     """
 
     position: int
@@ -64,6 +66,7 @@ class Offer:
     due: float = 0.0
     tries: int = 0
     late: bool = False
+    body: Body | None = None
 
 
 @dataclass(frozen=True, slots=True)

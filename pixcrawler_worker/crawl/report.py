@@ -39,6 +39,7 @@ _MEANINGS: Mapping[str, str] = {
     "not_found": "image not found",
     "forbidden": "access denied by the host",
     "rate_limited": "rate limit of the host exceeded",
+    "host_unavailable": "host down",
     "server_error": "server error",
     "http_status": "other HTTP error",
     "too_many_bytes": "file too large",

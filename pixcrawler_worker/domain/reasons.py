@@ -72,6 +72,7 @@ _RETRIABLE = PASSING | {
     Reason.TIMEOUT,
     Reason.HOST_UNAVAILABLE,
     Reason.RATE_LIMITED,
+    Reason.ROBOTS_UNREACHABLE,
     Reason.DECODER_DIED,
     Reason.INTERNAL_ERROR,
 }

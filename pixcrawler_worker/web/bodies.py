@@ -52,9 +52,16 @@ class Bodies:
 
 
 class Body:
-    """What one body takes of the budget; see `Bodies`."""
+    """What one body takes of the budget; see `Bodies`.
+
+    Attributes:
+        received: its bytes so far.
+        begun: when the head of its response arrived, by the monotonic clock; None before.
+    """
 
     def __init__(self, bodies: Bodies) -> None:
+        self.received = 0
+        self.begun: float | None = None
         self._bodies = bodies
 
     def __enter__(self) -> Self:
@@ -68,3 +75,4 @@ class Body:
     async def take(self, count: int) -> None:
         """Wait until the body may have so many bytes more."""
         await self._bodies.take(self, count)
+        self.received += count

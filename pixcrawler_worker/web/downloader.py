@@ -176,7 +176,7 @@ class Downloader:
         hosts: Hosts | None = None,
         shared_robots: SharedRobots | None = None,
     ) -> None:
-        self.hosts = hosts or Hosts()
+        self.hosts = Hosts() if hosts is None else hosts
         self.bodies = Bodies(policy.max_bytes_in_flight)
         self._policy = policy
         self._names = CachingResolver(lookup or system_lookup, patience=policy.connect_timeout)
@@ -359,7 +359,9 @@ class Downloader:
             raised = _rejection(error, outgoing.target)
             if progress is None or not progress.has_head:
                 if isinstance(raised, RejectedError) and raised.reason in _SILENCE:
-                    closed = await self.hosts.failed(host, sent=sent, at_once=outgoing.is_first)
+                    closed = await self.hosts.failed(
+                        host, sent=sent, connected=raised.reason is Reason.TIMEOUT, at_once=outgoing.is_first
+                    )
                     if closed is not None:
                         raise closed from raised
             else:
@@ -436,6 +438,7 @@ async def _exchange_strictly(session: aiohttp.ClientSession, outgoing: _Outgoing
     )
     url = without_query(outgoing.target)
     async with sending as response, _aborting(response):
+        outgoing.taken.begun = time.monotonic()
         progress.has_head = True
         body = b""
         _check_opt_outs(response.status, response.headers, outgoing)
@@ -456,6 +459,7 @@ async def _exchange_leniently(pool: Pool, outgoing: _Outgoing, progress: _Progre
     headers = [*pool.kept.headers.items(), *outgoing.headers.items()]
     url = without_query(outgoing.target)
     async with pool.lenient.get(outgoing.target, headers) as response:
+        outgoing.taken.begun = time.monotonic()
         progress.has_head = True
         body = b""
         _check_opt_outs(response.status, response.headers, outgoing)

@@ -29,8 +29,13 @@ PLACES = 8
 #: https://wikitech.wikimedia.org/wiki/Robot_policy, and https://www.mediawiki.org/wiki/API:Etiquette (in series).
 PUBLISHED: Mapping[str, int] = {"upload.wikimedia.org": 2, "commons.wikimedia.org": 1}
 
+#: A request that takes longer than so many seconds leaves its place to another one, as long as there are not more of
+#: them than places: some slow files do not keep the others of a host waiting.
+_SLOW_SECONDS = 1.0
 #: Requests in a row without any answer after which a host counts as down.
 _MAX_FAILURES = 5
+#: Seconds for which an answer proves that a host is not down, whatever single files do.
+_PROVEN_SECONDS = 60.0
 #: How long a host that is down is left alone before one request tries it again: at first, and at most.
 _FIRST_DOWN, _LONGEST_DOWN = timedelta(seconds=2), timedelta(minutes=1)
 #: Without a Retry-After, a host that limits requests is left alone so long, then twice as long each time, to the last.
@@ -125,22 +130,26 @@ class _Host:
 
     Attributes:
         places: requests at a time: it shrinks when the host limits requests, and grows with its answers.
-        running: requests under way.
+        running: requests under way that hold a place.
+        slow: those that have left theirs.
         failures: requests in a row without any answer.
         open_at: when it may be asked again, by the monotonic clock.
         strikes, cause: of the last time that it was closed.
         since: when it was closed for the first time in that row.
+        answered: when it last answered.
         looked: when this process last looked at what others know.
         freed: set when a place becomes free.
     """
 
     places: float
     running: int = 0
+    slow: int = 0
     failures: int = 0
     open_at: float = 0.0
     strikes: int = 0
     cause: Cause = Cause.LIMITED
     since: float = 0.0
+    answered: float | None = None
     looked: float = -1.0
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -174,6 +183,9 @@ class Hosts:
         self._clock = clock
         self._jitter = jitter
         self._known: OrderedDict[str, _Host] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def limit(self, host: str) -> int | None:
         """Return how many connections all workers together may have to a host; None without such a limit."""
@@ -225,16 +237,32 @@ class Hosts:
             except TimeoutError:
                 raise HostClosedError(host, Cause.BUSY, timedelta(seconds=1)) from None
         one.running += 1
+        is_slow = False
+
+        def leave() -> None:
+            nonlocal is_slow
+            if one.slow < PLACES <= one.places:
+                is_slow = True
+                one.running -= 1
+                one.slow += 1
+                one.freed.set()
+
+        leaving = asyncio.get_running_loop().call_later(_SLOW_SECONDS, leave)
         try:
             yield
         finally:
-            one.running -= 1
+            leaving.cancel()
+            if is_slow:
+                one.slow -= 1
+            else:
+                one.running -= 1
             one.freed.set()
 
     async def answered(self, host: str) -> None:
         """Note that a host has sent what it was asked for, or at least a proper answer."""
         one = self._host(host)
         one.failures = 0
+        one.answered = self._clock()
         most = self.limit(host) or PLACES
         if one.places < most:
             one.places = min(most, one.places + 1 / one.places)
@@ -257,18 +285,23 @@ class Hosts:
             one.places = max(1.0, one.places / 2)
         return await self._close(host, Cause.LIMITED, retry_after, sent)
 
-    async def failed(self, host: str, *, sent: float, at_once: bool = False) -> HostClosedError | None:
+    async def failed(
+        self, host: str, *, sent: float, connected: bool = False, at_once: bool = False
+    ) -> HostClosedError | None:
         """Note that a host did not answer at all. After several times in a row it is closed.
 
         Args:
             host: that did not answer.
             sent: when the request was sent; see `limited`.
+            connected: whether it took the request: if it has answered others just now, this is about one file.
             at_once: whether one time is enough, because nothing else was requested of it yet.
 
         Returns:
             The error for the request when the host is closed now, otherwise None.
         """
         one = self._host(host)
+        if connected and one.answered is not None and self._clock() - one.answered < _PROVEN_SECONDS:
+            return None
         one.failures += 1
         if one.failures >= _MAX_FAILURES or at_once or self.is_on_probation(host):
             one.places = 1.0
@@ -344,7 +377,9 @@ class Hosts:
         if one is None:
             one = self._known[host] = _Host(places=self.limit(host) or PLACES)
             if len(self._known) > _MAX_HOSTS:
-                oldest = next((name for name, known in self._known.items() if not known.running), None)
+                oldest = next(
+                    (name for name, known in self._known.items() if not known.running and not known.slow), None
+                )
                 if oldest is not None:
                     del self._known[oldest]
         else:

@@ -4,7 +4,6 @@ Redis holds the messages too and evicts nothing, so what is kept there is bounde
 more than a cache: without Redis, or while it is full or away, each process asks for itself.
 """
 
-import re
 import time
 import zlib
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from pixcrawler_worker.web import redis_url
 
 log = structlog.get_logger()
 
@@ -57,14 +58,8 @@ class SharedRobots:
     @classmethod
     def at(cls, broker_url: str | None) -> "SharedRobots | None":
         """Return what is shared through a broker; None when that is not a Redis that can be connected to directly."""
-        scheme = (broker_url or "").partition(":")[0]
-        if broker_url is None or scheme not in {"redis", "rediss", "unix", "redis+socket"}:
-            return None
-        # What kombu calls otherwise than redis-py.
-        url = re.sub("^redis[+]socket:", "unix:", broker_url)
-        if url.startswith("unix:"):
-            url = url.replace("virtual_host=", "db=")
-        return cls(re.sub("(?<=ssl_cert_reqs=)CERT_[A-Z]+", lambda name: name[0].removeprefix("CERT_").lower(), url))
+        url = redis_url.of_broker(broker_url)
+        return None if url is None else cls(url)
 
     async def get(self, host: str) -> Shared | None:
         """Return the rules that a host had when a worker asked it; None when none did, or Redis is away."""

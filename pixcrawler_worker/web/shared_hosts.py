@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import redis.asyncio
 import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from pixcrawler_worker.web import redis_url
 from pixcrawler_worker.web.hosts import FIRST_PAUSE, LONGEST_PAUSE, Cause, Closing
 
 log = structlog.get_logger()
@@ -90,8 +93,12 @@ class RedisHosts:
     """
 
     def __init__(self, url: str) -> None:
-        self._redis: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-            url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, decode_responses=True
+        self._redis: Redis = Redis.from_url(
+            url,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
         )
         self._away_until = 0.0
         self._is_known_away = False
@@ -99,6 +106,12 @@ class RedisHosts:
         self._close = self._redis.register_script(_CLOSE)
         self._open = self._redis.register_script(_OPEN)
         self._borrow = self._redis.register_script(_BORROW)
+
+    @classmethod
+    def at(cls, broker_url: str | None) -> "RedisHosts | None":
+        """Return what is shared through a broker; None when that is not a Redis that can be connected to directly."""
+        url = redis_url.of_broker(broker_url)
+        return None if url is None else cls(url)
 
     async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing]:
         """Return those of the hosts that were closed lately."""

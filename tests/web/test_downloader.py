@@ -146,7 +146,6 @@ def test_a_complete_response_is_accepted_whatever_its_body_is(
         ("/fault/403/1", Reason.FORBIDDEN),
         ("/fault/404/1", Reason.NOT_FOUND),
         ("/fault/410/1", Reason.NOT_FOUND),
-        ("/fault/429/1", Reason.RATE_LIMITED),
         ("/fault/500/1", Reason.SERVER_ERROR),
         ("/fault/reset/1", Reason.RESET),
         ("/fault/close/1", Reason.RESET),

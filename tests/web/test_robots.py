@@ -20,6 +20,7 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.web import robots
 from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.hosts import Cause, HostClosedError
 from pixcrawler_worker.web.robots import Robots, Rules
 
 T = TypeVar("T")
@@ -454,17 +455,19 @@ def server_of_responses() -> Iterator[Callable[..., HostileServer]]:
         yield serve
 
 
-def fetch(*urls: str, respect_robots: bool = True, **changes: Any) -> Counter[Reason | None]:
-    """Download URLs at once and return the reasons of those that are rejected."""
+def fetch(*urls: str, respect_robots: bool = True, **changes: Any) -> Counter[Reason | Cause | None]:
+    """Download URLs at once and return the reasons of those that are rejected, or why their host is closed."""
 
-    async def one(downloader: Downloader, url: str) -> Reason | None:
+    async def one(downloader: Downloader, url: str) -> Reason | Cause | None:
         try:
             await downloader.fetch(url, respect_robots=respect_robots)
         except RejectedError as error:
             return error.reason
+        except HostClosedError as closed:
+            return closed.cause
         return None
 
-    async def work() -> Counter[Reason | None]:
+    async def work() -> Counter[Reason | Cause | None]:
         downloader = Downloader(policy(**changes))
         try:
             return Counter(await asyncio.gather(*(one(downloader, url) for url in urls)))
@@ -576,15 +579,15 @@ def test_a_silent_host_costs_its_files_one_timeout() -> None:
             urls = [f"http://127.0.0.1:{port}/{number}.jpg" for number in range(40)]
             begun = time.monotonic()
             found = await asyncio.to_thread(fetch, *urls, idle_timeout=timedelta(seconds=0.5))
-            assert found == {Reason.TIMEOUT: 40}
+            assert found == {Cause.DOWN: 40}
             return time.monotonic() - begun
 
     assert run(work()) < 2
     assert connections == 1
 
 
-def test_a_closed_port_rejects_all_files_of_its_host_as_before() -> None:
-    assert fetch(*(f"http://127.0.0.1:1/{number}.jpg" for number in range(5))) == {Reason.CONNECT_FAILED: 5}
+def test_a_closed_port_closes_its_host() -> None:
+    assert fetch(*(f"http://127.0.0.1:1/{number}.jpg" for number in range(5))) == {Cause.DOWN: 5}
 
 
 def test_a_host_that_may_not_be_requested_is_not_asked(serve: Callable[..., HostileServer]) -> None:

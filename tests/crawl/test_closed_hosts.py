@@ -1,0 +1,264 @@
+"""Hosts that limit requests, are down, drip, or allow few connections: no image is lost, and no host is pressed."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import ledger
+import pytest
+from aiohttp import web
+from doubles import image_urls, query, start, status, the_chunk, urls_of
+from fakes import polite
+from fakes.hosts import HostileServer
+from fakes.polite import PoliteHost
+from ledger import at_once
+from pydantic import SecretStr
+
+from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl.display import DISPLAY
+from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
+from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.embedded.services import Services
+from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
+from pixcrawler_worker.runtime import Runtime, connect
+from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.policy import Policy
+
+pytestmark = pytest.mark.usefixtures("sound")
+
+
+@pytest.fixture
+def fresh(runtime: Runtime) -> Iterator[Runtime]:
+    """A runtime that knows no host yet."""
+    downloader = Downloader(Policy(user_agent="tests", allowed_networks=runtime.settings.allowed_networks))
+    yield replace(runtime, downloader=downloader)
+    runtime.run(downloader.aclose())
+
+
+def impatient(runtime: Runtime, **changes: Any) -> Runtime:
+    policy = Policy(user_agent="tests", allowed_networks=runtime.settings.allowed_networks, **changes)
+    return replace(runtime, downloader=Downloader(policy))
+
+
+def drive(
+    runtime: Runtime, ref: JobRef, messages: list[ChunkMessage], *, seconds: float = 60, limits: JobLimits = LIMITS
+) -> None:
+    """Run a job to its end as workers do, with sweeps for what is due later."""
+    waiting = deque(messages)
+    until = time.monotonic() + seconds
+    while status(runtime, ref) is JobStatus.RUNNING:
+        assert time.monotonic() < until, "the job does not end"
+        if not waiting:
+            time.sleep(0.05)
+            waiting.extend(sweeper.sweep(runtime, [CRAWL]).messages)
+        else:
+            waiting.extend(executor.run(runtime, CRAWL, waiting.popleft().chunk_id, limits=limits))
+
+
+def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
+    with runtime.sessions.begin() as session:
+        return dict(planner.reasons(session, ref.id))
+
+
+# Rate limits
+
+
+@pytest.mark.parametrize("retry_after", ["1", "0.3", "0", None])
+def test_every_image_of_a_host_that_allows_ten_a_second_arrives(fresh: Runtime, retry_after: str | None) -> None:
+    with polite.serving(polite.per_second(20, retry_after)) as host:
+        ref, messages = start(fresh, host.urls(f"rate-{retry_after}", 40), job={"max_images": 40})
+        drive(fresh, ref, messages)
+        assert urls_of(fresh, ref) == set(host.urls(f"rate-{retry_after}", 40))
+        assert reasons(fresh, ref) == {}
+        assert len(host.requests) < 2 * 40, "it is not asked again and again"
+
+
+@pytest.mark.parametrize("status_code", [429, 503])
+def test_a_host_that_asks_for_a_pause_gets_it_and_no_process_waits(
+    fresh: Runtime, host: HostileServer, status_code: int
+) -> None:
+    with polite.serving(polite.closed_after(3, seconds=12, status=status_code)) as busy:
+        good, late = image_urls(host, f"beside-{status_code}", 20), busy.urls("late", 20)
+        mixed = [url for pair in zip(late, good, strict=True) for url in pair]
+        ref, messages = start(fresh, mixed, job={"max_images": 40})
+        begun = time.monotonic()
+        assert executor.run(fresh, CRAWL, messages[0].chunk_id) == []
+        assert time.monotonic() - begun < 8, "nobody sleeps until the host opens"
+        assert urls_of(fresh, ref) >= set(good), "the others are in before its first retry"
+        chunk = the_chunk(fresh, ref)
+        assert (chunk.state, chunk.attempt) == ("queued", 0)
+        drive(fresh, ref, [])
+        assert urls_of(fresh, ref) == set(mixed)
+        assert busy.forbidden == 0
+
+
+def test_what_waits_for_whom_is_shown(fresh: Runtime) -> None:
+    with polite.serving(polite.closed_after(1, seconds=60)) as busy:
+        ref, messages = start(fresh, busy.urls("shown", 12), job={"max_images": 12})
+        executor.run(fresh, CRAWL, messages[0].chunk_id)
+        with fresh.sessions.begin() as session:
+            job = job_views.job(session, DISPLAY.view, ref.id)
+            assert job is not None
+            details = DISPLAY.details(session, job)
+            rows = dict(DISPLAY.rows(job, details))
+        (waiting,) = details["waiting"]
+        stored = len(urls_of(fresh, ref))
+        assert (waiting["host"], waiting["candidates"]) == (busy.base.removeprefix("http://"), 12 - stored)
+        assert f"{12 - stored}  for {waiting['host']} until " in rows["waiting"][0]
+
+
+def test_a_host_that_asks_for_too_long_a_pause_is_not_waited_for(fresh: Runtime, host: HostileServer) -> None:
+    with polite.serving(polite.closed_after(0, seconds=3600)) as busy:
+        good = image_urls(host, "too-long", 3)
+        ref, messages = start(fresh, [*busy.urls("too-long", 10), *good])
+        drive(fresh, ref, messages)
+        assert urls_of(fresh, ref) == set(good)
+        assert reasons(fresh, ref) == {"rate_limited": 10}
+        assert len(busy.requests) <= 8
+
+
+def test_a_host_that_only_ever_limits_is_given_up(fresh: Runtime) -> None:
+    with polite.serving(polite.per_second(0, "0.1")) as host:
+        ref, messages = start(fresh, host.urls("never", 5))
+        drive(fresh, ref, messages)
+        assert reasons(fresh, ref) == {"rate_limited": 5}
+        assert len(host.requests) <= 30
+
+
+# Hosts that are down
+
+
+def test_a_dead_host_costs_the_others_nothing_and_its_candidates_may_be_retried(
+    fresh: Runtime, host: HostileServer
+) -> None:
+    dead = [f"http://127.0.0.1:1/{number}.jpg" for number in range(50)]
+    good = image_urls(host, "beside-dead", 20)
+    ref, messages = start(fresh, [*dead, *good], max_rounds=1, respect_robots=False)
+    begun = time.monotonic()
+    drive(fresh, ref, messages)
+    assert time.monotonic() - begun < 10
+    assert urls_of(fresh, ref) == set(good)
+    assert sum(reasons(fresh, ref).values()) == 50
+    assert set(reasons(fresh, ref)) <= {"host_unavailable", "connect_failed"}
+    assert set(query(fresh, "SELECT DISTINCT retriable FROM pixcrawler.crawl_candidates WHERE reason IS NOT NULL")) == {
+        (True,)
+    }
+
+
+def test_a_silent_host_is_asked_a_few_times_and_not_for_each_candidate(runtime: Runtime) -> None:
+    hurried = impatient(runtime, idle_timeout=timedelta(seconds=1))
+    with polite.serving(seconds=60) as host:
+        ref, messages = start(hurried, host.urls("silent", 40), max_rounds=1, respect_robots=False)
+        drive(hurried, ref, messages)
+        assert sum(reasons(hurried, ref).values()) == 40
+        assert set(reasons(hurried, ref)) <= {"host_unavailable", "timeout"}
+        assert len(host.requests) <= 12
+    runtime.run(hurried.downloader.aclose())
+
+
+@pytest.mark.parametrize("prefix", ["drip", "silent"])
+def test_slow_files_do_not_keep_the_others_of_their_host_waiting(fresh: Runtime, prefix: str) -> None:
+    """With the default limits, and the slow ones first."""
+    with polite.serving() as host:
+        ref, messages = start(fresh, [*host.urls(prefix, 30), *host.urls("good", 10)], job={"max_images": 10})
+        begun = time.monotonic()
+        drive(fresh, ref, messages)
+        assert urls_of(fresh, ref) == set(host.urls("good", 10))
+        assert time.monotonic() - begun < 25
+
+
+def test_a_host_that_comes_back_soon_loses_nothing(fresh: Runtime) -> None:
+    def away(host: PoliteHost, request: Any) -> None:
+        if time.monotonic() < host.closed_until:
+            request.transport.abort()
+
+    with polite.serving(away) as host:
+        listed = host.urls("restarts", 30)
+        host.closed_until = time.monotonic() + 1.5
+        ref, messages = start(fresh, listed, job={"max_images": 30})
+        drive(fresh, ref, messages)
+        assert urls_of(fresh, ref) == set(listed)
+
+
+def test_dripping_files_end_as_timeouts_within_the_first_attempt(runtime: Runtime) -> None:
+    with polite.serving() as host:
+        ref, messages = start(runtime, [*host.urls("drip", 20), *host.urls("good", 5)], max_rounds=1)
+        hurried = impatient(runtime, deadline=timedelta(seconds=6))
+        executor.run(hurried, CRAWL, messages[0].chunk_id)
+        assert urls_of(hurried, ref) == set(host.urls("good", 5))
+        assert reasons(hurried, ref) == {"timeout": 20}
+        assert status(hurried, ref) is JobStatus.COMPLETED
+        runtime.run(hurried.downloader.aclose())
+
+
+# Limits that workers share
+
+
+def test_two_workers_never_open_more_connections_than_a_host_allows(runtime: Runtime, services: Services) -> None:
+    with polite.serving(seconds=0.02) as host:
+        name = host.base.removeprefix("http://")
+        settings = runtime.settings.model_copy(
+            update={"broker_url": SecretStr(services.broker_url), "host_connections": {name: 2}}
+        )
+        ref, messages = start(runtime, host.urls("shared", 60), job={"max_images": 60}, chunk_size=15)
+        queue = deque(messages)
+
+        def work() -> None:
+            with closing(connect(settings)) as own:
+                until = time.monotonic() + 60
+                while status(own, ref) is JobStatus.RUNNING and time.monotonic() < until:
+                    try:
+                        message = queue.popleft()
+                    except IndexError:
+                        time.sleep(0.05)
+                        queue.extend(sweeper.sweep(own, [CRAWL]).messages)
+                    else:
+                        queue.extend(executor.run(own, CRAWL, message.chunk_id))
+
+        at_once(work, work)
+        assert urls_of(runtime, ref) == set(host.urls("shared", 60))
+        assert host.most_connections == 2
+
+
+# The ledger of candidates
+
+
+def test_a_retry_asks_again_for_what_was_rejected_for_now_and_for_nothing_else(fresh: Runtime) -> None:
+    down = True
+
+    def rule(_: PoliteHost, request: Any) -> Any:
+        if down and "/later" in request.path:
+            return web.Response(status=500)
+        return web.Response(status=404) if "/gone" in request.path else None
+
+    with polite.serving(rule) as host:
+        listed = [*host.urls("later", 4), *host.urls("gone", 3), *host.urls("good", 5)]
+        ref, messages = start(fresh, listed, job={"max_images": 12})
+        drive(fresh, ref, messages)
+        assert reasons(fresh, ref) == {"server_error": 4, "not_found": 3}
+        down = False
+        before = len(host.requests)
+        drive(fresh, ref, submission.retry(fresh, CRAWL, ref.id))
+        assert {path.partition("-")[0] for _, path in host.requests[before:]} == {"/later"}
+        assert urls_of(fresh, ref) == {url for url in listed if "/gone" not in url}
+        assert reasons(fresh, ref) == {"not_found": 3}
+        before = len(host.requests)
+        assert submission.retry(fresh, CRAWL, ref.id) == []
+        assert (status(fresh, ref), len(host.requests)) == (JobStatus.COMPLETED, before)
+        with fresh.sessions.begin() as session:
+            ledger.check_invariants(session, ref.id)
+
+
+def test_a_completed_job_that_has_its_images_is_not_run_again(fresh: Runtime) -> None:
+    with polite.serving(lambda _, request: web.Response(status=500) if "/bad" in request.path else None) as host:
+        ref, messages = start(fresh, [*host.urls("bad", 2), *host.urls("good", 5)], job={"max_images": 5})
+        drive(fresh, ref, messages)
+        assert submission.retry(fresh, CRAWL, ref.id) == []
+        assert status(fresh, ref) is JobStatus.COMPLETED
