@@ -269,6 +269,7 @@ class Downloading:
     async def _try(self, offer: Offer, taken: Body) -> _End:
         runtime, work, progress = self._runtime, self._work, self._progress
         _check_candidate(offer.candidate, work.options)
+        runtime.placeholders.check_url(offer.candidate.url)
         keep = self._queue.has(offer.host)
         fetched = await runtime.downloader.fetch(
             offer.candidate.url,
@@ -277,10 +278,11 @@ class Downloading:
             respect_robots=work.options.respect_robots,
             respect_opt_outs=work.options.respect_opt_outs,
         )
-        body = fetched.body
         progress.downloaded += 1
         progress.downloaded_positions.add(offer.position)
-        facts = await runtime.decoder.inspect(body)
+        runtime.placeholders.check_url(fetched.url)
+        facts = await runtime.decoder.inspect(fetched.body)
+        runtime.placeholders.check_image(facts)
         _check_facts(facts, work.options)
         _check_digest(facts, progress)
         if progress.missing <= 0:
@@ -288,7 +290,7 @@ class Downloading:
             return _End.SURPLUS
         with progress.reserve(facts.sha256):
             key = storage_keys.image_key(work.claim.job.id, work.chunk.label, facts)
-            await runtime.storage.put(key, body)
+            await runtime.storage.put(key, fetched.body)
         progress.images[offer.position] = _new_image(work, offer, facts, storage_url=runtime.storage.url(key))
         return _End.DONE
 
