@@ -420,6 +420,12 @@ async def _exchange(
         return await _exchange_leniently(pool, outgoing, progress)
     try:
         return await _exchange_strictly(session, outgoing, progress)
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        # A kept connection that its host has closed meanwhile: the request has not been answered, and gets a new one.
+        may_repeat = session is pool.kept and outgoing.method == "GET" and not progress.has_head
+        if not may_repeat or isinstance(error, aiohttp.ClientConnectorError):
+            raise
+        return await _exchange_strictly(pool.single, outgoing, progress)
     except aiohttp.ClientResponseError as error:
         if not may_be_lenient or isinstance(error, aiohttp.ClientHttpProxyError):
             raise
