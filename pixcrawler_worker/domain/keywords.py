@@ -1,5 +1,6 @@
 """Reading the keywords of a crawl job's row."""
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from pixcrawler_worker.errors import PermanentError
 MAX_KEYWORD_LENGTH = 200
 #: Keywords of a job: the chunks of one round.
 MAX_KEYWORDS = 10_000
-_JOINERS = "\u200c\u200d"
+#: Characters that are seen only by what they do to those beside them, in several languages and in emoji: joiners,
+#: and selectors of variants.
+_JOINERS, _VARIANTS = "\u200c\u200d", "\ufe0e\ufe0f"
+#: Invisible characters that Unicode counts among letters, marks and symbols.
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+#: After a digit and a selector, the mark that makes a key of it.
+_KEYCAP = "\u20e3"
+#: Characters that are operators of full-text searches wherever they stand.
+_OPERATORS = re.compile(r'["*?\\/:~|&(){}\[\]<>^]')
 _EXPECTED = 'an array of strings, or of objects such as {"query": "red panda", "label": "panda", "max_images": 200}'
 
 
@@ -71,12 +80,28 @@ def _keyword(entry: object, position: int) -> Keyword:
     return Keyword(query, _text(entry.get("label", query), f"{where}.label"), cap)
 
 
+def search_words(text: str) -> str:
+    """Return a keyword without what full-text searches take for operators; nothing when it has nothing else.
+
+    `-dog` excludes, `intitle:` and `insource:/.../` search other fields, `~`, `*`, `?` and `"` are patterns, AND, OR
+    and NOT combine: https://www.mediawiki.org/wiki/Help:CirrusSearch, and the "simple query string" of Elasticsearch.
+    """
+    words = (word.lstrip("-!~+") for word in _OPERATORS.sub(" ", text).split())
+    return " ".join(word.lower() if word in {"AND", "OR", "NOT"} else word for word in words if word)
+
+
 def _without_invisible(text: str) -> str:
     """Return a text without invisible characters, by which two labels that look alike would differ.
 
-    The joiners U+200C and U+200D stay: in several languages and in emoji they change how a word looks.
+    Joiners and selectors stay where they can change how a word looks: between and after others than ASCII.
     """
-    return "".join(character for character in text if unicodedata.category(character) != "Cf" or character in _JOINERS)
+    seen = [one for one in text if one not in _FILLERS and (unicodedata.category(one) != "Cf" or one in _JOINERS)]
+    return "".join(
+        one
+        for one, before, after in zip(seen, [" ", *seen], [*seen[1:], " "], strict=False)
+        if not (one in _JOINERS and (before.isascii() or after.isascii()))
+        and not (one in _VARIANTS and before.isascii() and after != _KEYCAP)
+    )
 
 
 def _text(value: object, where: str) -> str:

@@ -6,17 +6,18 @@ are more than a dataset needs, and more than its servers like to send to robots.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from html.parser import HTMLParser
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.keywords import search_words
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.sources.fields import Side, Text
+from pixcrawler_worker.sources.fields import Side, Text, text_of
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient, Response, read_json, retry_after_of
 
@@ -32,8 +33,9 @@ _MAX_PARTS = 100
 _DEFAULT_RETRY_AFTER = timedelta(seconds=5)
 #: Errors that may pass (https://www.mediawiki.org/wiki/API:Errors_and_warnings), with a Retry-After and without one.
 _BUSY = frozenset({"maxlag", "ratelimited"})
-#: Characters that are operators wherever they stand.
-_OPERATORS = re.compile(r'["*?\\/:~|(){}\[\]<>^]')
+#: Characters of a description that are read: credits are short, and reading HTML takes quadratic time at worst.
+_MAX_HTML = 20_000
+_TAG = re.compile(r"<[^<>]*>?")
 #: Elements that are not shown, that stand on a line of their own, and that have no end tag.
 _UNSEEN = frozenset({"style", "script", "template", "head", "title", "noscript"})
 _BREAKS = frozenset({"br", "div", "p", "li", "ul", "ol", "tr", "td", "th", "table", "hr", "dd", "dt"})
@@ -63,6 +65,8 @@ class Commons(Source):
             PermanentError: when they reject the search, or the response is not the API's.
         """
         parameters = _parameters(query)
+        if not search_words(query.text):
+            raise PermanentError(f"commons cannot search for {query.text!r}: it has no words")
         parts: list[_Part] = []
         continuation: dict[str, str | int] = {}
         while len(parts) < _MAX_PARTS:
@@ -73,8 +77,10 @@ class Commons(Source):
             if part.batchcomplete or not continuation or repeats:
                 break
         files = _merged(parts)
+        candidates, invalid = _candidates(files, query)
+        odd = sum(not isinstance(page, dict) for part in parts for page in part.query.pages)
         # A page may be empty although there are more: what it had was removed meanwhile.
-        return Page(tuple(_candidates(files, query)), "gsroffset" in continuation, invalid=_invalid(parts, files))
+        return Page(candidates, "gsroffset" in continuation, invalid=odd + invalid)
 
 
 def _parameters(query: Query) -> dict[str, str | int]:
@@ -85,7 +91,7 @@ def _parameters(query: Query) -> dict[str, str | int]:
         "formatversion": 2,
         "maxlag": 5,
         "generator": "search",
-        "gsrsearch": f"filetype:bitmap {_words(query.text)}",
+        "gsrsearch": f"filetype:bitmap {search_words(query.text)}",
         "gsrnamespace": 6,
         "gsrlimit": query.page_size,
         "gsroffset": query.page * query.page_size,
@@ -97,18 +103,27 @@ def _parameters(query: Query) -> dict[str, str | int]:
     }
 
 
-def _words(text: str) -> str:
-    """Return a keyword without what the search takes for an operator.
+def _object(value: object) -> object:
+    """Return an object: PHP writes an empty one as an empty array."""
+    return {} if value is None or value == [] else value
 
-    `-dog` excludes, `intitle:` and `insource:/.../` search other fields, `~`, `*`, `?` and `"` are patterns, AND, OR
-    and NOT combine: https://www.mediawiki.org/wiki/Help:CirrusSearch.
-    """
-    words = (word.lstrip("-!~+") for word in _OPERATORS.sub(" ", text).split())
-    return " ".join(word.lower() if word in {"AND", "OR", "NOT"} else word for word in words if word) or text
+
+def _entries(value: object) -> object:
+    """Return a list of entries: older formats have them by their ids."""
+    if isinstance(value, dict) and value:
+        return list(value.values())
+    return [] if value is None else value
+
+
+def _continuation(value: object) -> object:
+    """Return what can be sent back."""
+    if not isinstance(value, dict):
+        return {}
+    return {name: sent for name, sent in value.items() if isinstance(sent, str | int) and not isinstance(sent, bool)}
 
 
 class _Query(BaseModel):
-    pages: list[Any] = []
+    pages: Annotated[list[Any], BeforeValidator(_entries)] = []
 
 
 class _Part(BaseModel):
@@ -117,9 +132,10 @@ class _Part(BaseModel):
     `continuation` has to be sent back, unchanged, for the next part.
     """
 
-    batchcomplete: bool = False
-    continuation: dict[str, str | int] = Field({}, alias="continue")
-    query: _Query = _Query()
+    # Older formats have an empty text in place of true.
+    batchcomplete: Annotated[bool, BeforeValidator(lambda value: value is not None and value is not False)] = False
+    continuation: Annotated[dict[str, str | int], BeforeValidator(_continuation)] = Field({}, alias="continue")
+    query: Annotated[_Query, BeforeValidator(_object)] = _Query()
 
 
 class _Error(BaseModel):
@@ -144,7 +160,7 @@ class _File(BaseModel):
         """Return a field of the file's description as plain text; nothing when it is missing."""
         entry = self.extmetadata.get(name) if isinstance(self.extmetadata, dict) else None
         value = entry.get("value") if isinstance(entry, dict) else None
-        return _plain(str(value)) if isinstance(value, str | int | float) else ""
+        return _plain(text_of(value) or "")
 
 
 def _read(response: Response) -> _Part:
@@ -155,7 +171,7 @@ def _read(response: Response) -> _Part:
         PermanentError: on any other, and on what is not a response of the API.
     """
     data = read_json(response, "commons")
-    if isinstance(data, dict) and "error" in data:
+    if isinstance(data, dict) and data.get("error"):
         error = _validated(_Error, data["error"])
         message = f"commons answered the error {error.code}: {error.info}"[:300]
         if error.code in _BUSY:
@@ -178,22 +194,17 @@ def _validated(model: type[T], data: object) -> T:
 def _merged(parts: Iterable[_Part]) -> list[dict[str, Any]]:
     """Return the files with what all parts say of them, the most relevant first: the API does not order them."""
     found: dict[object, dict[str, Any]] = {}
-    for page in (page for part in parts for page in part.query.pages if isinstance(page, dict)):
-        key = page.get("pageid")
-        found[key] = found.get(key, {}) | page
+    for part in parts:
+        ids: set[object] = set()
+        for page in part.query.pages:
+            if isinstance(page, dict):
+                names = (page.get("pageid"), page.get("title"))
+                name = next((one for one in names if isinstance(one, int | str) and not isinstance(one, bool)), None)
+                # What has no id, or one that the part has already, is no part of another entry.
+                key: object = object() if name is None or name in ids else name
+                ids.add(key)
+                found[key] = found.get(key, {}) | page
     return sorted(found.values(), key=_rank)
-
-
-def _invalid(parts: Iterable[_Part], files: Iterable[Mapping[str, Any]]) -> int:
-    """Return the number of entries that are not files, or that no part of the batch describes."""
-    odd = sum(not isinstance(page, dict) for part in parts for page in part.query.pages)
-    return odd + sum(not _is_described(page) for page in files)
-
-
-def _is_described(page: Mapping[str, Any]) -> bool:
-    described = page.get("imageinfo")
-    first = described[0] if isinstance(described, list) and described else None
-    return isinstance(first, dict) and isinstance(first.get("url"), str)
 
 
 def _rank(page: Mapping[str, Any]) -> int:
@@ -201,12 +212,21 @@ def _rank(page: Mapping[str, Any]) -> int:
     return index if isinstance(index, int) else 0
 
 
-def _candidates(pages: Iterable[Mapping[str, Any]], query: Query) -> Iterator[Candidate]:
-    for page in filter(_is_described, pages):
+def _candidates(pages: Iterable[Mapping[str, Any]], query: Query) -> tuple[tuple[Candidate, ...], int]:
+    """Return the candidates, and the number of entries that are no files, or that no part of the batch describes."""
+    found: list[Candidate] = []
+    invalid = 0
+    for page in pages:
+        described = page.get("imageinfo")
+        try:
+            file = _File.model_validate(described[0] if isinstance(described, list) and described else None)
+        except ValidationError:
+            invalid += 1
+            continue
         # Sounds, films and drawings are no candidates.
-        file = _File.model_validate(page["imageinfo"][0])
         if file.mediatype in {"BITMAP", None}:
-            yield _candidate(file, str(page.get("title", "")), query)
+            found.append(_candidate(file, text_of(page.get("title")) or "", query))
+    return tuple(found), invalid
 
 
 def _candidate(file: _File, page_title: str, query: Query) -> Candidate:
@@ -270,7 +290,13 @@ def _is_hidden(attributes: Mapping[str, str | None]) -> bool:
 
 def _plain(html: str) -> str:
     """Return the text of a field that editors may fill with HTML, in one line."""
+    html = html[:_MAX_HTML]
     parser = _VisibleText()
-    parser.feed(html)
-    parser.close()
-    return " ".join("".join(parser.parts).split())
+    try:
+        parser.feed(html)
+        parser.close()
+        text = "".join(parser.parts)
+    except (AssertionError, ValueError):
+        # The parser gives up at some declarations.
+        text = _TAG.sub(" ", html)
+    return " ".join(text.split())

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.keywords import search_words
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources.fields import Side, Text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
@@ -55,7 +56,10 @@ class Openverse(Source):
             TransientError: when the API is busy or away.
             PermanentError: when it rejects the search, or the response is something else.
         """
-        parameters: dict[str, str | int] = {"q": query.text, "page": query.page + 1, "page_size": query.page_size}
+        words = search_words(query.text)
+        if not words:
+            raise PermanentError(f"openverse cannot search for {query.text!r}: it has no words")
+        parameters: dict[str, str | int] = {"q": words, "page": query.page + 1, "page_size": query.page_size}
         if query.licenses is not None:
             families = {_LICENSES[family] for family in map(licenses.family, query.licenses) if family in _LICENSES}
             if not families:
@@ -103,7 +107,7 @@ class _Results(BaseModel):
     """A response; the number of pages is limited to what can be reached."""
 
     results: list[Any]
-    page_count: int
+    page_count: Side = None
 
 
 def _page(data: object, query: Query) -> Page:
@@ -115,7 +119,9 @@ def _page(data: object, query: Query) -> Page:
         ) from None
     # A page may be empty although there are more: what it had was removed meanwhile.
     candidates = tuple(_candidates(found.results))
-    return Page(candidates, query.page + 1 < found.page_count, invalid=len(found.results) - len(candidates))
+    # Without their number, there may be more as long as a page has anything.
+    more = bool(found.results) if found.page_count is None else query.page + 1 < found.page_count
+    return Page(candidates, more, invalid=len(found.results) - len(candidates))
 
 
 def _candidates(results: Iterable[object]) -> Iterator[Candidate]:

@@ -6,6 +6,7 @@ its names from here.
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from datetime import timedelta
@@ -42,6 +43,8 @@ _TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
 _SERVER_ERRORS = range(500, 600)
 #: Characters of a response that are quoted in an error.
 _MAX_QUOTE = 80
+#: Digits of an integer that can mean something.
+_MAX_DIGITS = 300
 #: Headers of a request that the connection sets itself.
 _OWN_HEADERS = frozenset(
     {"host", "connection", "user-agent", "accept-encoding", "content-length", "transfer-encoding", "cookie"}
@@ -138,7 +141,7 @@ def read_json(response: httpx.Response, name: str) -> Any:  # noqa: ANN401 - wha
     if response.status_code == _TOO_MANY_REQUESTS or response.status_code in _SERVER_ERRORS:
         response.raise_for_status()
     try:
-        return json.loads(response.content)
+        return json.loads(response.content, parse_int=_number)
     except (ValueError, RecursionError):
         where = str(response.request.url.copy_with(query=None))
         raise PermanentError(
@@ -211,6 +214,11 @@ def _last_outcome(state: RetryCallState) -> httpx.Response:
     assert state.outcome is not None
     response: httpx.Response = state.outcome.result()
     return response
+
+
+def _number(digits: str) -> int | float:
+    """Return an integer in JSON; one of more digits than Python reads is infinite, as a float of that size is."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
 def _quoted(body: bytes) -> str:

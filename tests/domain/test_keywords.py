@@ -68,7 +68,24 @@ def test_invalid_keywords_are_rejected_with_what_was_expected(raw: object, messa
         parse_keywords(raw)
 
 
-@pytest.mark.parametrize("invisible", ["\u200b", "\ufeff", "\u2060", "\u00ad", "\u200e"])
+@pytest.mark.parametrize(
+    "invisible",
+    [
+        "\u200b",
+        "\ufeff",
+        "\u2060",
+        "\u00ad",
+        "\u200e",
+        "\u200c",
+        "\u200d",
+        "\ufe0f",
+        "\u034f",
+        "\u115f",
+        "\u2800",
+        "\u3164",
+        "\uffa0",
+    ],
+)
 def test_invisible_characters_make_no_other_class(invisible: str) -> None:
     assert parse_keywords(["cat", f"c{invisible}at", f"{invisible}cat"]) == parse_keywords(["cat"])
     with pytest.raises(PermanentError, match="blank"):
@@ -77,7 +94,12 @@ def test_invisible_characters_make_no_other_class(invisible: str) -> None:
 
 def test_joiners_are_part_of_a_word() -> None:
     # Persian "I want", and an emoji of two people.
-    for word in ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f469\u200d\U0001f680"):
+    for word in (
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f469\u200d\U0001f680",
+        "\u2764\ufe0f",
+        "1\ufe0f\u20e3",
+    ):
         assert [keyword.query for keyword in parse_keywords([word])] == [word]
 
 

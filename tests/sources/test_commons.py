@@ -248,30 +248,3 @@ def test_a_license_is_found_in_any_of_its_fields(metadata: object, license_id: s
 def test_html_in_a_description_becomes_plain_text() -> None:
     (found,) = described(extmetadata={"Artist": {"value": "<a href='x'>\n Ada</a> &amp; <b>co</b>"}})
     assert found.credit.author == "Ada & co"
-
-
-@pytest.mark.parametrize(
-    ("keyword", "sent"),
-    [
-        ("red panda", "red panda"),
-        ("cat -dog", "cat dog"),
-        ("intitle:cat", "intitle cat"),
-        ('"red panda"~2', "red panda 2"),
-        ("insource:/x.*/", "insource x."),
-        ("cat OR dog", "cat or dog"),
-        ("AC/DC", "AC DC"),
-        ("t-shirt", "t-shirt"),
-        ("C++", "C++"),
-        ("???", "???"),
-    ],
-)
-def test_a_keyword_is_words_and_no_operators(keyword: str, sent: str) -> None:
-    searched: list[str] = []
-
-    def record(_number: int, request: web.Request) -> web.Response:
-        searched.append(request.query["gsrsearch"])
-        return web.json_response({"batchcomplete": True})
-
-    with providers.serving(catalog(1), commons=record) as server:
-        search(server.commons_url, text=keyword)
-    assert searched == [f"filetype:bitmap {sent}"]
