@@ -30,8 +30,8 @@ MAX_BYTES = 500 * 1024
 MAX_RULES, MAX_WILDCARDS = 10_000, 2_000
 #: How long what a host answers holds (RFC 9309, 2.4), and how long trouble does.
 _ANSWER_HOLDS, _TROUBLE_HOLDS = timedelta(hours=24), timedelta(minutes=1)
-#: Seconds before the only second attempt.
-_RETRY_SECONDS = 0.5
+#: Seconds before the second attempt and the third: all files of a host depend on it.
+_RETRY_SECONDS = (0.5, 1.0)
 #: Bounds of what one process remembers: hosts, and characters of their rules. A rule takes fifty times its length.
 _MAX_HOSTS, _MAX_SIZE = 1000, 1 << 19
 #: A body of so many bytes is parsed outside of the event loop.
@@ -204,9 +204,12 @@ class Robots:
 
     async def _ask(self, origin: URL) -> _Known:
         known, may_pass = await self._attempt(origin)
-        if may_pass:
-            await asyncio.sleep(_RETRY_SECONDS)
-            known, _ = await self._attempt(origin)
+        for number, seconds in enumerate(_RETRY_SECONDS):
+            # A host that cannot be reached is tried twice, as an image is.
+            if not may_pass or (number and known.is_out_of_reach):
+                break
+            await asyncio.sleep(seconds)
+            known, may_pass = await self._attempt(origin)
         if self._shared and known.is_answer:
             await self._shared.put(self._key(str(origin)), known.rules.text, _ANSWER_HOLDS)
         return known

@@ -317,9 +317,10 @@ def test_a_status_below_500_without_rules_allows_everything(status: int) -> None
 
 
 @pytest.mark.parametrize("status", [500, 999])
-def test_a_server_error_closes_the_host_after_a_second_attempt(status: int) -> None:
-    assert decided((status, b"")) == (Reason.ROBOTS_UNREACHABLE, 2)
+def test_a_server_error_closes_the_host_after_the_third_attempt(status: int) -> None:
+    assert decided((status, b"")) == (Reason.ROBOTS_UNREACHABLE, 3)
     assert decided((status, CLOSED), (404, b"")) == (None, 2)
+    assert decided((status, CLOSED), (503, CLOSED), (200, b"")) == (None, 3)
 
 
 @pytest.mark.parametrize(
@@ -331,8 +332,8 @@ def test_a_server_error_closes_the_host_after_a_second_attempt(status: int) -> N
         (Reason.TLS_FAILED, Reason.TLS_FAILED, 1),
         (Reason.CONNECT_FAILED, Reason.CONNECT_FAILED, 2),
         # There is a robots.txt that cannot be read.
-        (Reason.RESET, Reason.ROBOTS_UNREACHABLE, 2),
-        (Reason.TRUNCATED, Reason.ROBOTS_UNREACHABLE, 2),
+        (Reason.RESET, Reason.ROBOTS_UNREACHABLE, 3),
+        (Reason.TRUNCATED, Reason.ROBOTS_UNREACHABLE, 3),
         (Reason.BAD_RESPONSE, Reason.ROBOTS_UNREACHABLE, 1),
         (Reason.TOO_MANY_BYTES, Reason.ROBOTS_UNREACHABLE, 1),
         # There is none, or the image has its own trouble.
