@@ -135,6 +135,7 @@ class Robots:
         agent: the User-Agent that is sent; its product token is what rules are addressed to.
         shared: what other workers know; None when there are none.
         clock: seconds that only grow.
+        sleep: waits for seconds.
     """
 
     def __init__(
@@ -144,11 +145,13 @@ class Robots:
         agent: str,
         shared: SharedRobots | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._read = read
         self._agent = product_token(agent)
         self._shared = shared
         self._clock = clock
+        self._sleep = sleep
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._size = 0
         self._reading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -208,7 +211,7 @@ class Robots:
             # A host that cannot be reached is tried twice, as an image is.
             if not may_pass or (number and known.is_out_of_reach):
                 break
-            await asyncio.sleep(seconds)
+            await self._sleep(seconds)
             known, may_pass = await self._attempt(origin)
         if self._shared and known.is_answer:
             await self._shared.put(self._key(str(origin)), known.rules.text, _ANSWER_HOLDS)

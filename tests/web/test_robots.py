@@ -244,10 +244,15 @@ class Host:
 
 
 class Clock:
+    """Time that passes only when it is waited for."""
+
     now = 1000.0
 
     def __call__(self) -> float:
         return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -264,8 +269,11 @@ async def reason(asked: Robots, url: str = "https://images.example/a.jpg") -> Re
 
 def decided(*answers: tuple[int, bytes] | Exception | tuple[str, Exception]) -> tuple[Reason | None, int]:
     """Return why a file of a host with these answers is rejected, and how often the host was asked."""
-    host = Host(list(answers))
-    return run(reason(Robots(host, agent="PixCrawler/1"))), len(host.asked)
+    host, clock = Host(list(answers)), Clock()
+    asked = Robots(host, agent="PixCrawler/1", clock=clock, sleep=clock.sleep)
+    decision = run(reason(asked))
+    assert clock.now - 1000 == (0, 0.5, 1.5)[len(host.asked) - 1]
+    return decision, len(host.asked)
 
 
 def test_a_host_is_asked_once_for_files_that_are_requested_at_once() -> None:
@@ -370,7 +378,7 @@ def test_an_answer_holds_for_a_day_and_trouble_for_a_minute(answer: Any, seconds
     host, clock = Host([answer]), Clock()
 
     async def work() -> list[int]:
-        asked = Robots(host, agent="PixCrawler/1", clock=clock)
+        asked = Robots(host, agent="PixCrawler/1", clock=clock, sleep=clock.sleep)
         counts = []
         for later in (0, seconds - 1, 2):
             clock.now += later
@@ -396,7 +404,7 @@ def test_rules_hold_on_while_they_cannot_be_read_again(answer: Any, expected: Re
     host, clock = Host([(200, b"User-agent: *\nDisallow: /a"), answer]), Clock()
 
     async def work() -> tuple[Reason | None, Reason | None]:
-        asked = Robots(host, agent="PixCrawler/1", clock=clock)
+        asked = Robots(host, agent="PixCrawler/1", clock=clock, sleep=clock.sleep)
         await reason(asked)
         clock.now += 90_000
         return await reason(asked), await reason(asked, "https://images.example/b.jpg")
