@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -409,14 +409,13 @@ class Connects:
         self._thread = 0
 
     def __enter__(self) -> Self:
-        if not _recorders:  # a hook cannot be removed, so there is one
-            sys.addaudithook(_record)
+        _record_connects()
         self._thread = threading.get_ident()
         _recorders.append(self)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._thread = 0
+        _recorders.remove(self)
 
     def hosts(self) -> set[str]:
         return {address[0] for address in self.addresses}
@@ -429,9 +428,14 @@ class Connects:
 _recorders: list[Connects] = []
 
 
-def _record(event: str, args: tuple[Any, ...]) -> None:
-    if event == "socket.connect":
-        _recorders[-1].record(args[1])
+@cache  # a hook cannot be removed, so there is one
+def _record_connects() -> None:
+    def record(event: str, args: tuple[Any, ...]) -> None:
+        if event == "socket.connect":
+            for recorder in _recorders:
+                recorder.record(args[1])
+
+    sys.addaudithook(record)
 
 
 class Names:
@@ -614,6 +618,20 @@ async def rejections_of_redirect(case: Case) -> dict[str, Reason | None]:
     return found
 
 
+async def rejections_behind_proxy(case: Case) -> dict[str, Reason | None]:
+    """Request a URL where a proxy sends the requests, at once and by a redirect; the proxy is not asked for it."""
+    found: dict[str, Reason | None] = {}
+    head = b"HTTP/1.1 302 Found\r\nLocation: %s\r\n" % (case.url.encode() if _fits_in_a_header(case.url) else b"file:/")
+    async with answering(head + b"Content-Length: 0\r\n\r\n") as port:
+        allowed = replace(policy(), egress_proxy=f"http://{SERVER}:{port}")
+        with Connects() as connects:
+            found["at once"] = await fetch(case.url, allowed, Names([]))
+        assert not connects.addresses
+        if _fits_in_a_header(case.url):
+            found["redirect"] = await fetch("http://images.example/", allowed, Names([]))
+    return found
+
+
 async def _fetch_over_tls(url: str, allowed: Policy, names: Names) -> Reason | None:
     return await fetch(url, allowed, names, tls=_trusting_tls())
 
@@ -635,6 +653,7 @@ KINDS: dict[str, tuple[list[Case], Callable[[Case], Awaitable[dict[str, Reason |
     "urls": (url_cases(), rejections),
     "answers": (answer_cases(), rejections),
     "redirects": (redirect_cases(), rejections_of_redirect),
+    "proxy": (url_cases(), rejections_behind_proxy),
     "rebinding": (answer_cases()[: len(ADDRESSES)], rejections_at_connect),
 }
 

@@ -28,7 +28,7 @@ ANSWER_TTL = 60.0
 FAILURE_TTL = 10.0
 MAX_REMEMBERED = 10_000
 # Nobody needs more to reach a host, and an answer may hold thousands.
-_MAX_ADDRESSES = 32
+_MAX_ADDRESSES = 16
 
 MAX_LOOKUPS = 128
 # Of domains whose name servers have not answered yet: the others have the rest for themselves.
@@ -135,7 +135,7 @@ class CachingResolver:
         self._domains: OrderedDict[str, float] = OrderedDict()
 
     async def addresses(self, name: str) -> list[str]:
-        """Return the addresses of a name, at most 32, in the order of the system.
+        """Return the addresses of a name, at most 16, in the order of the system.
 
         Raises:
             OSError: it has none.
