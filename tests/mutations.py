@@ -406,8 +406,8 @@ MUTATIONS = (
     Mutation(
         name="where a redirect leads, robots.txt does not count",
         files="web/downloader.py",
-        old="            if outgoing.before_hop:\n                await outgoing.before_hop(outgoing.target)\n",
-        new="",
+        old="self._redirected(outgoing, answer)\n            if outgoing.before_hop:",
+        new="self._redirected(outgoing, answer)\n            if False:",
         tests=("web/test_robots.py",),
     ),
     Mutation(
@@ -441,15 +441,15 @@ MUTATIONS = (
     Mutation(
         name="the cap of bytes holds only for announced lengths",
         files="web/downloader.py",
-        old="        if len(body) > limit:\n",
+        old="        if len(body) > outgoing.max_bytes:\n",
         new="        if False:\n",
         tests=("web/test_downloader.py",),
     ),
     Mutation(
         name="a download has no deadline in all",
         files="web/downloader.py",
-        old="async with asyncio.timeout(self._policy.deadline.total_seconds()):",
-        new="async with asyncio.timeout(None):",
+        old="async with asyncio.timeout(max(0.0, seconds)) as deadline:",
+        new="async with asyncio.timeout(None) as deadline:",
         tests=("web/test_downloader.py",),
     ),
     Mutation(

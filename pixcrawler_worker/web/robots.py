@@ -20,6 +20,7 @@ from yarl import URL
 
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.web.failures import without_query
+from pixcrawler_worker.web.hosts import Cause, HostClosedError
 from pixcrawler_worker.web.robots_cache import SharedRobots
 
 T = TypeVar("T")
@@ -39,9 +40,10 @@ _MUCH = 1 << 16
 #: Longest Crawl-delay that is reported.
 _MAX_DELAY = timedelta(days=1)
 
-_SERVER_ERROR, _TOO_MANY_REQUESTS, _SUCCESSES = 500, 429, range(200, 300)
-#: Trouble that the images of the host would have as well: it is their reason, without a request for each.
-_OF_HOST = frozenset({Reason.UNRESOLVED, Reason.CONNECT_FAILED, Reason.TLS_FAILED, Reason.TIMEOUT})
+_SERVER_ERROR, _SUCCESSES = 500, range(200, 300)
+#: Trouble that the images of the host would have as well: it is their reason, without a request for each. A host that
+#: does not answer, or limits requests, is closed (`hosts.HostClosedError`).
+_OF_HOST = frozenset({Reason.UNRESOLVED, Reason.TLS_FAILED})
 #: What leads to no robots.txt at all, as a 404 does: redirects that are not followed (RFC 9309, 2.3.1.2), and addresses
 #: that the images may not be requested from either.
 _NONE_THERE = frozenset(
@@ -76,6 +78,7 @@ class Read(Protocol):
 
         Raises:
             RejectedError: when there is no response.
+            HostClosedError: when the host is to be left alone for a while.
         """
 
 
@@ -161,7 +164,8 @@ class Robots:
 
         Raises:
             RejectedError: `ROBOTS_DISALLOWED`; `ROBOTS_UNREACHABLE` when the host has a robots.txt that it does not
-                send; the reason for which the host cannot be reached at all.
+                send; the reason for which the host cannot be requested at all.
+            HostClosedError: the host is to be left alone for a while.
             TransientError: the operator's own proxy cannot be reached.
         """
         known = await self._of(target)
@@ -207,9 +211,8 @@ class Robots:
 
     async def _ask(self, origin: URL) -> _Known:
         known, may_pass = await self._attempt(origin)
-        for number, seconds in enumerate(_RETRY_SECONDS):
-            # A host that cannot be reached is tried twice, as an image is.
-            if not may_pass or (number and known.is_out_of_reach):
+        for seconds in _RETRY_SECONDS:
+            if not may_pass:
                 break
             await self._sleep(seconds)
             known, may_pass = await self._attempt(origin)
@@ -234,10 +237,13 @@ class Robots:
             is_of_host = error.reason in _OF_HOST and hop.origin() == origin
             reason = error.reason if is_of_host else Reason.ROBOTS_UNREACHABLE
             return self._troubled((reason, error.detail)), error.reason in PASSING
+        except HostClosedError as closed:
+            if closed.cause is not Cause.DOWN or hop.origin() == origin:
+                raise
+            # Only the host that it redirects to is away.
+            return self._troubled((Reason.ROBOTS_UNREACHABLE, str(closed))), False
         if status >= _SERVER_ERROR:
             return self._troubled((Reason.ROBOTS_UNREACHABLE, f"{url} answered {status}")), True
-        if status == _TOO_MANY_REQUESTS:
-            return self._troubled(None), False
         text = ""
         if status in _SUCCESSES:
             text = await _off_loop(for_agent, body, self._agent, size=len(body))

@@ -318,7 +318,7 @@ def test_the_next_in_line_asks_when_the_first_is_cancelled() -> None:
     assert len(host.asked) == 2
 
 
-@pytest.mark.parametrize("status", [200, 204, 206, 300, 304, 400, 401, 403, 404, 410, 429, 451, 499])
+@pytest.mark.parametrize("status", [200, 204, 206, 300, 304, 400, 401, 403, 404, 410, 451, 499])
 def test_a_status_below_500_without_rules_allows_everything(status: int) -> None:
     body = b"" if status in range(200, 300) else CLOSED
     assert decided((status, body)) == (None, 1)
@@ -336,10 +336,9 @@ def test_a_server_error_closes_the_host_after_the_third_attempt(status: int) -> 
     [
         # The images would have it as well.
         (Reason.UNRESOLVED, Reason.UNRESOLVED, 1),
-        (Reason.TIMEOUT, Reason.TIMEOUT, 1),
         (Reason.TLS_FAILED, Reason.TLS_FAILED, 1),
-        (Reason.CONNECT_FAILED, Reason.CONNECT_FAILED, 2),
         # There is a robots.txt that cannot be read.
+        (Reason.TIMEOUT, Reason.ROBOTS_UNREACHABLE, 1),
         (Reason.RESET, Reason.ROBOTS_UNREACHABLE, 3),
         (Reason.TRUNCATED, Reason.ROBOTS_UNREACHABLE, 3),
         (Reason.BAD_RESPONSE, Reason.ROBOTS_UNREACHABLE, 1),
@@ -364,12 +363,24 @@ def test_trouble_where_a_robots_txt_redirects_to_is_not_the_hosts() -> None:
     assert decided(("https://images.example/other.txt", error)) == (Reason.UNRESOLVED, 1)
 
 
+@pytest.mark.parametrize("cause", Cause)
+def test_a_closed_host_is_waited_for_and_one_that_a_robots_txt_redirects_to_is_not(cause: Cause) -> None:
+    closed = HostClosedError("host", cause, timedelta(seconds=2))
+    with pytest.raises(HostClosedError):
+        decided(closed)
+    elsewhere = "https://elsewhere.example/robots.txt", closed
+    if cause is Cause.DOWN:
+        assert decided(elsewhere) == (Reason.ROBOTS_UNREACHABLE, 1)
+    else:
+        with pytest.raises(HostClosedError):
+            decided(elsewhere)
+
+
 @pytest.mark.parametrize(
     ("answer", "seconds"),
     [
         ((200, CLOSED), 86_400),
         ((404, b""), 86_400),
-        ((429, b""), 60),
         (RejectedError(Reason.TIMEOUT, "because"), 60),
         (RejectedError(Reason.TOO_MANY_REDIRECTS, "because"), 60),
     ],
@@ -393,10 +404,10 @@ def test_an_answer_holds_for_a_day_and_trouble_for_a_minute(answer: Any, seconds
     ("answer", "expected"),
     [
         ((503, b""), Reason.ROBOTS_DISALLOWED),
-        ((429, b""), Reason.ROBOTS_DISALLOWED),
         (RejectedError(Reason.TOO_MANY_REDIRECTS, "because"), Reason.ROBOTS_DISALLOWED),
         (RejectedError(Reason.BAD_RESPONSE, "because"), Reason.ROBOTS_DISALLOWED),
-        (RejectedError(Reason.TIMEOUT, "because"), Reason.TIMEOUT),
+        (RejectedError(Reason.TIMEOUT, "because"), Reason.ROBOTS_DISALLOWED),
+        (RejectedError(Reason.UNRESOLVED, "because"), Reason.UNRESOLVED),
         ((404, b""), None),
     ],
 )
@@ -593,6 +604,36 @@ def test_a_silent_host_costs_its_files_one_timeout() -> None:
 
     assert run(work()) < 2
     assert connections == 1
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Unavailable"])
+def test_a_host_that_limits_requests_is_asked_later_and_then_obeyed(status: str) -> None:
+    asked: list[str] = []
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            asked.append(head.split()[1].decode())
+            if len(asked) == 1:
+                writer.write(f"HTTP/1.1 {status}\r\nRetry-After: 0.2\r\nContent-Length: 0\r\n\r\n".encode())
+            else:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(CLOSED), CLOSED))
+
+    async def work() -> None:
+        downloader = Downloader(policy())
+        async with hosts.listening(converse) as port:
+            url = f"http://127.0.0.1:{port}/a.jpg"
+            try:
+                with pytest.raises(HostClosedError) as caught:
+                    await downloader.fetch(url, respect_robots=True)
+                assert caught.value.cause is Cause.LIMITED
+                await asyncio.sleep(caught.value.wait.total_seconds())
+                with pytest.raises(RejectedError, match="robots_disallowed"):
+                    await downloader.fetch(url, respect_robots=True)
+            finally:
+                await downloader.aclose()
+
+    run(work())
+    assert asked == ["/robots.txt", "/robots.txt"]
 
 
 def test_a_closed_port_closes_its_host() -> None:
