@@ -135,12 +135,15 @@ def figure(thumbnail: bytes | None, caption: str, *, alt: str, hint: str = "") -
     )
 
 
-async def thumbnails(runtime: Runtime, images: Iterable[tuple[int, str]]) -> dict[int, bytes]:
+async def thumbnails(
+    runtime: Runtime, images: Iterable[tuple[int, str]], *, seconds: float | None = None
+) -> dict[int, bytes]:
     """Return thumbnails as JPEG by image id; files that are missing or cannot be read or decoded have none.
 
     Args:
         runtime: connects to storage and decoder.
         images: ids of images with the storage URLs of their files.
+        seconds: time after which the others have none; None to wait for all of them.
 
     Raises:
         TransientError: when the storage does not respond.
@@ -162,10 +165,12 @@ async def thumbnails(runtime: Runtime, images: Iterable[tuple[int, str]]) -> dic
                 log.exception("no thumbnail: internal error", image=image_id)
 
     try:
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
             for image_id, url in images:
                 group.create_task(thumbnail(image_id, url))
     except ExceptionGroup as group_error:
         # Concurrent reads fail for the same reason: one error is enough.
         raise group_error.exceptions[0] from None
+    except TimeoutError:
+        log.info("not all thumbnails were made in time", made=len(made))
     return made

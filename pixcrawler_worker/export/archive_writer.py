@@ -16,8 +16,9 @@ from pixcrawler_worker.errors import PermanentError, WorkerError
 from pixcrawler_worker.export import card, report
 from pixcrawler_worker.export.archive_formats import Archive, Plain, Tar, Zip
 from pixcrawler_worker.export.archive_stream import ArchiveStream
-from pixcrawler_worker.export.image_reader import ImageFile, ImageReader
+from pixcrawler_worker.export.image_reader import ImageFile, ImageReader, left_out
 from pixcrawler_worker.export.plan import Plan
+from pixcrawler_worker.export.prepared import PreparedImages
 from pixcrawler_worker.export.sidecars import Sidecars
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
@@ -70,7 +71,9 @@ class ArchivePart:
     shown: Sequence[ExportEntry]
 
 
-async def write(runtime: Runtime, sink: Sink, plan: Plan, part: ArchivePart) -> WrittenArchive:
+async def write(
+    runtime: Runtime, sink: Sink, plan: Plan, part: ArchivePart, images: ImageReader | PreparedImages
+) -> WrittenArchive:
     """Write an archive.
 
     Args:
@@ -78,19 +81,18 @@ async def write(runtime: Runtime, sink: Sink, plan: Plan, part: ArchivePart) -> 
         sink: receives the archive.
         plan: plan of the export.
         part: the archive.
+        images: reads its images.
 
     Raises:
         PermanentError: when an image is missing or broken and the options say that this fails the export.
         TransientError: when the storage does not respond.
     """
-    reads_files = plan.format is not ExportFormat.CSV
-    reader = ImageReader(runtime, plan.options.image, plan.layout.image_formats, reads_files=reads_files)
     async with ArchiveStream(sink, _ARCHIVES[plan.format]()) as stream:
         writer = _ArchiveWriter(stream, plan, part)
         # The decoder is a process of its own: it makes the thumbnails while this one copies files.
         thumbnails = asyncio.create_task(report.thumbnails(runtime, part.shown if writer.has_report else ()))
         try:
-            return await writer.write(reader, thumbnails)
+            return await writer.write(images, thumbnails)
         finally:
             thumbnails.cancel()
             await asyncio.gather(thumbnails, return_exceptions=True)
@@ -116,11 +118,13 @@ class _ArchiveWriter:
         self._sidecars = Sidecars(plan.options.extras)
         self.has_report = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
 
-    async def write(self, reader: ImageReader, thumbnails: Awaitable[Mapping[int, bytes]]) -> WrittenArchive:
+    async def write(
+        self, images: ImageReader | PreparedImages, thumbnails: Awaitable[Mapping[int, bytes]]
+    ) -> WrittenArchive:
         # Closed at once when something fails: nothing is left running then.
-        async with contextlib.aclosing(reader.read(self._part.pages)) as found:
+        async with contextlib.aclosing(images.read(self._part.pages)) as found:
             async for entry, file in found:
-                reason = file if isinstance(file, str) else await self._add_image(reader, entry, file)
+                reason = file if isinstance(file, str) else await self._add_image(entry, file)
                 if reason is not None:
                     self._summary.skipped[reason] += 1
         for written in self._layout.close():
@@ -157,7 +161,7 @@ class _ArchiveWriter:
         part = f"part {dataset.part + 1} of {dataset.parts}" if dataset.parts > 1 else ""
         return card.write(self._plan, self._summary, part=part)
 
-    async def _add_image(self, reader: ImageReader, entry: ExportEntry, file: ImageFile) -> str | None:
+    async def _add_image(self, entry: ExportEntry, file: ImageFile) -> str | None:
         """Add an image; return the reason when it is left out instead. Whatever the layout raises for it is its own."""
         try:
             sample, written = self._arranged(entry, file)
@@ -165,7 +169,7 @@ class _ArchiveWriter:
             raise
         except BaseException as error:  # noqa: BLE001 - a layout of another package may raise anything
             line = self._bugs.add(error, image=entry.image.id)
-            return reader.left_out(entry, Reason.INTERNAL_ERROR, PermanentError(line))
+            return left_out(self._plan.options.image, entry, Reason.INTERNAL_ERROR, PermanentError(line))
         self._summary.add(entry.image, label=sample.label, split=sample.split, extension=file.extension, size=file.size)
         for one in written:
             await self._add(one, file if one.body is file.body else None)

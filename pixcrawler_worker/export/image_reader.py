@@ -73,9 +73,19 @@ class ImageReader:
         options: how to convert them.
         formats: formats that the layout supports; images of others are converted to the first of them.
         reads_files: False when no files are written, and the recorded facts are enough.
+        batch: images that are read at a time, at most.
     """
 
-    def __init__(self, runtime: Runtime, options: ImageOptions, formats: Sequence[str], *, reads_files: bool) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        options: ImageOptions,
+        formats: Sequence[str],
+        *,
+        reads_files: bool,
+        batch: int = _BATCH,
+    ) -> None:
+        self._batch = batch
         self._runtime = runtime
         self._options = options
         self._formats = formats
@@ -96,7 +106,7 @@ class ImageReader:
             PermanentError: when an image cannot be exported and `on_error` is `fail`.
             TransientError: when the storage does not respond.
         """
-        reads = (self._read(batch) async for batch in _batches(pages))
+        reads = (self._read(batch) async for batch in _batches(pages, limit=self._batch))
         async with contextlib.aclosing(prefetch(reads, limit=_PREFETCHED)) as batches:
             async for pairs in batches:
                 for pair in pairs:
@@ -178,21 +188,21 @@ class ImageReader:
             raise
         except Exception as error:  # noqa: BLE001 - see above
             line = self._bugs.add(error, image=entry.image.id)
-            return self.left_out(entry, Reason.INTERNAL_ERROR, PermanentError(line))
+            return left_out(self._options, entry, Reason.INTERNAL_ERROR, PermanentError(line))
 
     def _checked(self, entry: ExportEntry, found: "_Body | Exception") -> "ImageFile | str | _Body":
         """Return an image's file, the reason why it is left out, or its content where the decoder has to read it."""
         match found:
             case FileMissingError():
-                return self.left_out(entry, _MISSING, found)
+                return left_out(self._options, entry, _MISSING, found)
             case RejectedError():
-                return self.left_out(entry, found.reason, found)
+                return left_out(self._options, entry, found.reason, found)
             case WorkerError():
-                return self.left_out(entry, _UNREADABLE, found)
+                return left_out(self._options, entry, _UNREADABLE, found)
             case Exception():
                 raise found
         if entry.sha256 is not None and found.sha256 != entry.sha256:
-            return self.left_out(entry, _CHANGED, PermanentError("its file has changed since it was stored"))
+            return left_out(self._options, entry, _CHANGED, PermanentError("its file has changed since it was stored"))
         image = entry.image
         if not _has_facts(entry) or self._conversion(entry, found.body):
             return found
@@ -215,18 +225,8 @@ class ImageReader:
                     changed = await asyncio.to_thread(_Body.of, converted.body)
                     return changed.file(converted.format, converted.width, converted.height)
         except RejectedError as error:
-            return self.left_out(entry, error.reason, error)
+            return left_out(self._options, entry, error.reason, error)
         return found.file(entry.image.format or "", entry.image.width or 0, entry.image.height or 0)
-
-    def left_out(self, entry: ExportEntry, reason: str, error: WorkerError) -> str:
-        """Return the reason why an image is left out.
-
-        Raises:
-            PermanentError: when the options say that this fails the export.
-        """
-        if self._options.on_error == "fail":
-            raise PermanentError(f"image {entry.image.original_url} is {reason}: {error}") from error
-        return str(reason)
 
     def _conversion(self, entry: ExportEntry, body: bytes) -> Conversion | None:
         """Return how to convert an image; None when its file is copied unchanged."""
@@ -252,7 +252,18 @@ class ImageReader:
         )
 
 
-async def _batches(pages: AsyncIterator[Sequence[ExportEntry]]) -> AsyncIterator[Sequence[ExportEntry]]:
+def left_out(options: ImageOptions, entry: ExportEntry, reason: str, error: WorkerError) -> str:
+    """Return the reason why an image is left out.
+
+    Raises:
+        PermanentError: when the options say that this fails the export.
+    """
+    if options.on_error == "fail":
+        raise PermanentError(f"image {entry.image.original_url} is {reason}: {error}") from error
+    return str(reason)
+
+
+async def _batches(pages: AsyncIterator[Sequence[ExportEntry]], *, limit: int) -> AsyncIterator[Sequence[ExportEntry]]:
     """Group the images into batches, smaller ones where the images are large."""
     batch: list[ExportEntry] = []
     size = 0
@@ -260,7 +271,7 @@ async def _batches(pages: AsyncIterator[Sequence[ExportEntry]]) -> AsyncIterator
         for entry in page:
             batch.append(entry)
             size += max(entry.image.file_size or _BATCH_BYTES, 0)
-            if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+            if len(batch) >= limit or size >= _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
     if batch:

@@ -16,6 +16,10 @@ _PUBLISH = "publish"
 _TABLE_FIELDS = 2
 
 
+#: What the payload of an archive has from its planning on.
+_PLANNED = ("part", "parts", "first", "last", "name")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveTask:
     """Writing one archive.
@@ -25,6 +29,8 @@ class ArchiveTask:
         parts: number of archives of the export.
         first, last: positions of its first and last image in the export.
         name: file name.
+        segments: positions of the first images of its segments; None when it is written without; see `prepared.py`.
+        prepared: position of the first image that is in no segment yet.
     """
 
     part: int
@@ -32,10 +38,12 @@ class ArchiveTask:
     first: int
     last: int
     name: str
+    segments: tuple[int, ...] | None = None
+    prepared: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the payload of the chunk."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if self.segments is not None or name in _PLANNED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,22 @@ def task_of(payload: Mapping[str, Any]) -> ArchiveTask | PublishTask:
         first=fields.integer("first", maximum=MAX_INT4),
         last=fields.integer("last", maximum=MAX_INT4),
         name=fields.text("name"),
+        segments=fields.integers("segments") if fields.has("segments") else None,
+        prepared=fields.integer("prepared", maximum=MAX_INT4) if fields.has("segments") else 0,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An archive that one attempt could not write in its time.
+
+    Attributes:
+        task: what is left of it.
+        progressed: whether the attempt has prepared images.
+    """
+
+    task: ArchiveTask
+    progressed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

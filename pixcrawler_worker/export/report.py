@@ -14,6 +14,8 @@ from pixcrawler_worker.runtime import Runtime
 NAME = "dataset.html"
 #: Images on the contact sheet, sampled evenly in the order of their hashes.
 SHEET_SIZE = 60
+#: Time for the thumbnails of the contact sheet: the archive does not wait longer for them.
+_THUMBNAIL_SECONDS = 120.0
 #: Rows of a table.
 _MAX_ROWS = 30
 
@@ -21,7 +23,9 @@ _MAX_ROWS = 30
 async def thumbnails(runtime: Runtime, shown: Sequence[ExportEntry]) -> dict[int, bytes]:
     """Return the thumbnails of the contact sheet by their positions in the export."""
     return await html_report.thumbnails(
-        runtime, ((entry.seq, entry.image.storage_url) for entry in shown if entry.image.storage_url)
+        runtime,
+        ((entry.seq, entry.image.storage_url) for entry in shown if entry.image.storage_url),
+        seconds=_THUMBNAIL_SECONDS,
     )
 
 

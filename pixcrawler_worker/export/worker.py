@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import functools
 import json
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+
+import structlog
 
 from pixcrawler_worker.db import exports
 from pixcrawler_worker.db.exports import ExportEntry
@@ -15,20 +18,38 @@ from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import UnknownJobError
-from pixcrawler_worker.export import archive_writer, publisher, report
+from pixcrawler_worker.export import archive_writer, prepared, publisher, report
 from pixcrawler_worker.export.archive_writer import ArchivePart
-from pixcrawler_worker.export.payloads import ArchiveResult, ArchiveTask, Publication, PublishTask, archives_of, task_of
+from pixcrawler_worker.export.image_reader import ImageFile, ImageReader
+from pixcrawler_worker.export.payloads import (
+    ArchiveResult,
+    ArchiveTask,
+    Publication,
+    PublishTask,
+    Unfinished,
+    archives_of,
+    task_of,
+)
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.prefetch import prefetch
-from pixcrawler_worker.jobs.kind import Report
+from pixcrawler_worker.export.prepared import PreparedImages
+from pixcrawler_worker.exporters.protocol import ExportFormat
+from pixcrawler_worker.jobs.kind import Report, Rest
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 
+log = structlog.get_logger()
+
 #: Images in a page that is read from the database, and pages that are read at a time, while others are written.
 _PAGE, _PREFETCHED = 2000, 2
 
-ExportChunkResult: TypeAlias = ArchiveResult | Publication
+#: Images that are read at a time where each may take long: an attempt prepares at least as many.
+_SLOW_BATCH = 4
+#: Share of the time until the deadline of a chunk after which an archive is not finished by its attempt.
+_SHARE = 0.9
+
+ExportChunkResult: TypeAlias = ArchiveResult | Unfinished | Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,37 +90,112 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
 
 
 async def work(runtime: Runtime, work: ExportWork, limits: JobLimits) -> ExportChunkResult:
-    """Write an archive, or publish all of them."""
-    del limits  # the size of an archive bounds its time
+    """Write an archive, or publish all of them.
+
+    An archive that cannot be written before `limits.chunk_deadline` is written by several attempts; see `prepared.py`.
+    """
     if isinstance(work.task, ArchiveTask):
-        return await _write_archive(runtime, work, work.task)
+        return await _write_archive(runtime, work, work.task, limits)
     return await _publish(runtime, work)
 
 
 def write(session: Session, work: ExportWork, result: ExportChunkResult) -> Report:
     """Return the report of the chunk. An export has no rows besides the chunk's result."""
     del session, work
+    if isinstance(result, Unfinished):
+        return Report({}, rest=Rest(result.task.to_json(), progressed=result.progressed))
     images = result.summary.images if isinstance(result, ArchiveResult) else 0
     return Report(result.to_json(), {"exported_images": images})
 
 
-async def _write_archive(runtime: Runtime, work: ExportWork, task: ArchiveTask) -> ArchiveResult:
+async def _write_archive(
+    runtime: Runtime, work: ExportWork, task: ArchiveTask, limits: JobLimits
+) -> ArchiveResult | Unfinished:
     """Write an archive, unless an earlier attempt has written it and only its result was lost."""
     path = key(work.job_id, task.name)
     note = f"{path}.json"
     if (earlier := await _written_before(runtime, path, note)) is not None:
         return earlier
+    if task.segments is not None and task.prepared <= task.last:
+        return await _prepare(runtime, work, task, limits)
+    segments = [prepared.key(path, first) for first in task.segments or ()]
+    seconds = limits.chunk_deadline.total_seconds() * _SHARE
+    try:
+        # Without segments the deadline is that of the attempt; with them, nothing is left but to write.
+        async with asyncio.timeout(seconds if task.segments is None else None) as limit:
+            result = await _write(runtime, work, task, segments)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        log.info("the images of an archive are prepared first: it takes too long", archive=task.name)
+        return Unfinished(replace(task, segments=(), prepared=task.first), progressed=True)
+    except FileMissingError:
+        if not segments:
+            raise
+        # The files of the failed export were deleted before it was tried again.
+        return Unfinished(replace(task, segments=(), prepared=task.first), progressed=False)
+    await runtime.storage.put(note, json.dumps(result.to_json()).encode())
+    await runtime.storage.delete(segments)
+    return result
+
+
+async def _write(runtime: Runtime, work: ExportWork, task: ArchiveTask, segments: Sequence[str]) -> ArchiveResult:
+    images = PreparedImages(runtime.storage, segments) if task.segments is not None else _reader(runtime, work.plan)
     async with (
         contextlib.aclosing(prefetch(_pages(runtime, work.job_id, task), limit=_PREFETCHED)) as pages,
-        runtime.storage.writing(path) as sink,
+        runtime.storage.writing(key(work.job_id, task.name)) as sink,
     ):
         part = ArchivePart(number=task.part, total=task.parts, pages=pages, shown=work.shown)
-        written = await archive_writer.write(runtime, sink, work.plan, part)
-    result = ArchiveResult(
+        written = await archive_writer.write(runtime, sink, work.plan, part, images)
+    return ArchiveResult(
         name=task.name, size=written.size, sha256=written.sha256, table=written.table, summary=written.summary
     )
-    await runtime.storage.put(note, json.dumps(result.to_json()).encode())
-    return result
+
+
+def _reader(runtime: Runtime, plan: Plan, **options: int) -> ImageReader:
+    reads_files = plan.format is not ExportFormat.CSV
+    return ImageReader(runtime, plan.options.image, plan.layout.image_formats, reads_files=reads_files, **options)
+
+
+async def _prepare(runtime: Runtime, work: ExportWork, task: ArchiveTask, limits: JobLimits) -> Unfinished:
+    """Prepare as many images as there is time for, and store them."""
+    path = key(work.job_id, task.name)
+    end = time.monotonic() + limits.chunk_budget.total_seconds()
+    segments, first = list(task.segments or ()), task.prepared
+    images: list[tuple[int, ImageFile | str]] = []
+    size = 0
+
+    async def store() -> None:
+        nonlocal first, images, size
+        await prepared.store(runtime.storage, prepared.key(path, first), images)
+        segments.append(first)
+        first, images, size = images[-1][0] + 1, [], 0
+
+    left = replace(task, first=task.prepared)
+    try:
+        async with (
+            asyncio.timeout(limits.chunk_deadline.total_seconds() * _SHARE) as limit,
+            contextlib.aclosing(prefetch(_pages(runtime, work.job_id, left), limit=_PREFETCHED)) as pages,
+            contextlib.aclosing(_reader(runtime, work.plan, batch=_SLOW_BATCH).read(pages)) as found,
+        ):
+            async for entry, file in found:
+                images.append((entry.seq, file))
+                size += 0 if isinstance(file, str) else len(file.body)
+                if time.monotonic() > end:
+                    break
+                if size >= prepared.FULL_SEGMENT:
+                    await store()
+            else:
+                if images:
+                    await store()
+                first = task.last + 1
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    if images:
+        await store()
+    rest = replace(task, segments=tuple(segments), prepared=first)
+    return Unfinished(rest, progressed=first > task.prepared)
 
 
 async def _pages(
