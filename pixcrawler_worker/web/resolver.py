@@ -6,6 +6,7 @@ others nothing. `docs/decisions/0026-names-are-looked-up-by-the-system.md` compa
 """
 
 import asyncio
+import errno
 import math
 import socket
 import threading
@@ -38,6 +39,9 @@ MAX_LOOKUPS_OF_UNKNOWN_DOMAIN = 4
 MAX_LOOKUPS_OF_DOMAIN = 16
 # Seconds between two looks for a free thread.
 _LOOK = 0.1
+
+# What getaddrinfo() leaves when it cannot open a file or get memory; EBUSY is glibc's, when it cannot open its modules.
+_OUT_OF_SOMETHING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EBUSY, errno.EAGAIN})
 
 # Labels under which a country's domains are registered: `example.co.uk` is one domain, and `co.uk` is none. Where one
 # is missing here, the domains below it share their bounds, and no more than that.
@@ -225,15 +229,25 @@ class CachingResolver:
 
 
 def _is_of_the_name(error: Exception) -> bool:
-    """Return whether a lookup failed for its name, and not for this machine, such as one without a free file."""
+    """Return whether a lookup failed for its name, and not for this machine."""
     if isinstance(error, socket.gaierror):
         return error.errno not in (socket.EAI_MEMORY, socket.EAI_SYSTEM)
     return isinstance(error, OSError) and error.errno is None
 
 
 def system_lookup(name: str) -> list[str]:
-    """Resolve a name as the system does, in the families this machine speaks."""
-    infos = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    """Resolve a name as the system does, in the families this machine speaks.
+
+    Raises:
+        OSError: the name has no address; with `EMFILE`, this machine cannot look any name up.
+    """
+    try:
+        infos = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    except OSError as error:
+        is_gai = isinstance(error, socket.gaierror)
+        if error.errno == socket.EAI_MEMORY if is_gai else error.errno in _OUT_OF_SOMETHING:
+            raise OSError(errno.EMFILE, f"no name can be looked up: {error}") from error
+        raise
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in infos))
 
 

@@ -2,6 +2,8 @@ import asyncio
 import errno
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -339,3 +341,18 @@ def test_the_lookup_of_the_system_returns_each_address_once() -> None:
 
 def test_the_lookup_of_the_system_reads_the_file_of_hosts() -> None:
     assert "127.0.0.1" in system_lookup("localhost")
+
+
+def test_a_process_without_a_free_file_is_not_blamed_on_the_name() -> None:
+    program = (
+        "import errno, os, resource\n"
+        "from pixcrawler_worker.web.resolver import system_lookup\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "try:\n"
+        "    while True: os.open(os.devnull, os.O_RDONLY)\n"
+        "except OSError: pass\n"
+        "try: system_lookup('localhost')\n"
+        "except OSError as error: print(error.errno == errno.EMFILE)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "True"
