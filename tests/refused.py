@@ -509,7 +509,7 @@ async def search(url: str, allowed: Policy, names: Names) -> Reason | None:
 async def read_leniently(url: str, allowed: Policy, names: Names) -> Reason | None:
     """As responses are read that aiohttp cannot read."""
     guard = Guard(ports=allowed.ports, allowed_networks=allowed.allowed_networks)
-    resolver = GuardedResolver(guard, CachingResolver(names.lookup, patience=allowed.connect_timeout))
+    resolver = GuardedResolver(guard, CachingResolver(names.lookup, patience=allowed.lookup_timeout))
     return await _lenient(url, guard, resolver)
 
 

@@ -179,7 +179,7 @@ class Downloader:
         self.hosts = Hosts() if hosts is None else hosts
         self.bodies = Bodies(policy.max_bytes_in_flight)
         self._policy = policy
-        self._names = CachingResolver(lookup or system_lookup, patience=policy.connect_timeout)
+        self._names = CachingResolver(lookup or system_lookup, patience=policy.lookup_timeout)
         self._tls = tls
         networks = () if policy.egress_proxy else policy.allowed_networks
         self._guard = Guard(ports=policy.ports, allowed_networks=networks)

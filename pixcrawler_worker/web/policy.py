@@ -15,7 +15,8 @@ class Policy:
         max_bytes: largest body that is accepted.
         max_bytes_in_flight: bytes of all bodies that a process holds at a time; each body may exceed it alone.
         deadline: for one request in all: name, connect, TLS, headers, body and every redirect.
-        connect_timeout: for the answer of a name server, and for one TCP connection with its TLS handshake.
+        lookup_timeout: for the addresses of a name. A system asks again after 5 s, because packets get lost.
+        connect_timeout: for one TCP connection with its TLS handshake.
         idle_timeout: the longest wait for the next bytes of a host.
         max_redirects: redirects that are followed.
         ports: ports that may be connected to.
@@ -30,6 +31,7 @@ class Policy:
     max_bytes: int = 20 * 1024 * 1024
     max_bytes_in_flight: int = 64 * 1024 * 1024
     deadline: timedelta = timedelta(seconds=30)
+    lookup_timeout: timedelta = timedelta(seconds=7)
     connect_timeout: timedelta = timedelta(seconds=5)
     idle_timeout: timedelta = timedelta(seconds=10)
     max_redirects: int = 10

@@ -44,7 +44,7 @@ def test_a_name_server_that_does_not_answer_is_a_timeout_and_does_not_delay_clos
 
     async def run() -> float:
         started = time.monotonic()
-        downloader = Downloader(policy(connect_timeout=SOON), lookup=hang)
+        downloader = Downloader(policy(lookup_timeout=SOON), lookup=hang)
         with pytest.raises(RejectedError, match="timeout"):
             await downloader.fetch("http://images.example/")
         await downloader.aclose()

@@ -23,7 +23,7 @@ def test_private_networks_and_other_ports_are_not_allowed() -> None:
 
 
 def test_every_wait_and_body_has_a_limit() -> None:
-    waits = (DEFAULT.connect_timeout, DEFAULT.idle_timeout, DEFAULT.deadline)
+    waits = (DEFAULT.connect_timeout, DEFAULT.lookup_timeout, DEFAULT.idle_timeout, DEFAULT.deadline)
     assert timedelta(0) < min(waits)
     assert max(waits) == DEFAULT.deadline
     assert 0 < DEFAULT.max_bytes <= 32 * 1024 * 1024
