@@ -73,3 +73,34 @@ def test_each_is_an_option(runtime: Runtime, owned: HostileServer, option: str, 
     assert reasons(runtime, ref) == rejected
     assert counted(runtime, ref) == (3, 3 - sum(rejected.values()), 3 - sum(rejected.values()))
     assert bool(owned.hits["/robots.txt"]) is (option != "respect_robots")
+
+
+class BusyAtFirst(dict[str, bytes]):
+    """Responses of a host whose first one asks to wait."""
+
+    served = False
+
+    def __getitem__(self, path: str) -> bytes:
+        if self.served:
+            return super().__getitem__(path)
+        self.served = True
+        return b"HTTP/1.1 503 Unavailable\r\nRetry-After: 0.3\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_a_host_that_is_busy_when_it_is_asked_loses_no_image(runtime: Runtime) -> None:
+    with hosts.serving(responses=BusyAtFirst(RESPONSES)) as server:
+        good = image_urls(server, "busy", 10)
+        ref, messages = start(runtime, [*good, server.url("/private/1.jpg")])
+        drive(runtime, messages)
+        assert urls_of(runtime, ref) == set(good)
+        assert reasons(runtime, ref) == {"robots_disallowed": 1}
+        assert server.hits["/robots.txt"] == 2
+
+
+def test_a_host_whose_robots_txt_cannot_be_read_is_not_requested(runtime: Runtime) -> None:
+    failing = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
+    with hosts.serving(responses={"/robots.txt": failing}) as server:
+        ref, messages = start(runtime, image_urls(server, "unreadable", 10))
+        drive(runtime, messages)
+        assert reasons(runtime, ref) == {"robots_unreachable": 10}
+        assert server.hits == {"/robots.txt": 3}
