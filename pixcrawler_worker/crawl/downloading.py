@@ -45,7 +45,7 @@ _MAX_IDLE_SECONDS = 2.0
 #: Closings in a row of a host that is down after which it is given up, if that has lasted long enough.
 _MAX_DOWN = 2
 #: When a host whose connections other workers use is asked for again.
-_BUSY_SECONDS = 10.0
+_BUSY_SECONDS = 3.0
 
 
 class _End(Enum):

@@ -46,7 +46,7 @@ MAX_STRIKES = 8
 #: most so many seconds.
 _JITTER, _MAX_JITTER = 0.1, 2.0
 #: Seconds for which a look at what other workers know holds.
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.03
 #: Seconds that a request waits for a place before it is put off.
 PATIENCE = 2.0
 #: Seconds between two tries to get a connection that workers share, up to twice as long.
@@ -236,6 +236,7 @@ class Hosts:
                 await asyncio.wait_for(one.freed.wait(), max(0.0, until - self._clock()))
             except TimeoutError:
                 raise HostClosedError(host, Cause.BUSY, timedelta(seconds=1)) from None
+            await self.look([host])
         one.running += 1
         is_slow = False
 

@@ -96,7 +96,7 @@ def test_a_host_that_asks_for_a_pause_gets_it_and_no_process_waits(
         assert (chunk.state, chunk.attempt) == ("queued", 0)
         drive(fresh, ref, [])
         assert urls_of(fresh, ref) == set(mixed)
-        assert busy.forbidden == 0
+        assert busy.forbidden == []
 
 
 def test_what_waits_for_whom_is_shown(fresh: Runtime) -> None:

@@ -21,6 +21,7 @@ class PoliteHost:
     Attributes:
         rule: decides about each request but the one for robots.txt.
         seconds: before a response.
+        dead: whether it answers nothing at all.
         base: its URL.
         requests: when each image was requested, by the monotonic clock, with the path.
         connections: open now.
@@ -31,6 +32,7 @@ class PoliteHost:
 
     rule: Rule | None = None
     seconds: float = 0.0
+    dead: bool = False
     base: str = ""
     requests: list[tuple[float, str]] = field(default_factory=list)
     connections: int = 0
@@ -39,13 +41,15 @@ class PoliteHost:
     tokens: float = 0.0
     refilled: float = 0.0
     closed_until: float = 0.0
-    forbidden: int = 0
+    forbidden: list[float] = field(default_factory=list)
 
     def urls(self, name: str, count: int) -> list[str]:
         """Return the URLs of so many images."""
         return [f"{self.base}/{name}-{number}.jpg" for number in range(count)]
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.dead:
+            await asyncio.sleep(600)
         if request.path == "/robots.txt":
             raise web.HTTPNotFound
         now = time.monotonic()
@@ -58,7 +62,7 @@ class PoliteHost:
             await asyncio.sleep(60)
         await asyncio.sleep(self.seconds)
         self.sent += 1
-        return web.Response(body=jpeg(request.path), content_type="image/jpeg")
+        return web.Response(body=jpeg(f"{request.host}{request.path_qs}"), content_type="image/jpeg")
 
     async def _drip(self, request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "image/jpeg"})
@@ -95,21 +99,24 @@ def closed_after(images: int, *, seconds: float, status: int = 429) -> Rule:
         if not host.closed_until or now >= host.closed_until:
             return None
         # What was on its way when the first answer went out is nobody's fault.
-        host.forbidden += now > host.closed_until - seconds + 0.3
+        if now > host.closed_until - seconds + 0.5:
+            host.forbidden.append(now - host.closed_until + seconds)
         return web.Response(status=status, headers={"Retry-After": str(round(host.closed_until - now + 0.5))})
 
     return rule
 
 
 @contextlib.contextmanager
-def serving(rule: Rule | None = None, *, seconds: float = 0.0) -> Iterator[PoliteHost]:
-    """Run a host on a port of its own, in a thread."""
-    host = PoliteHost(rule, seconds)
+def serving(
+    rule: Rule | None = None, *, seconds: float = 0.0, dead: bool = False, everywhere: bool = False
+) -> Iterator[PoliteHost]:
+    """Run a host on a port of its own, in a thread; with `everywhere`, at each address of the loopback network."""
+    host = PoliteHost(rule, seconds, dead)
     started, ended = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        async with _listening(host):
+        async with _listening(host, "0.0.0.0" if everywhere else "127.0.0.1"):
             started.set()
             await ended.wait()
 
@@ -125,13 +132,13 @@ def serving(rule: Rule | None = None, *, seconds: float = 0.0) -> Iterator[Polit
 
 
 @contextlib.asynccontextmanager
-async def _listening(host: PoliteHost) -> AsyncIterator[None]:
+async def _listening(host: PoliteHost, address: str) -> AsyncIterator[None]:
     server = web.Server(host.handle)
 
     def factory() -> asyncio.Protocol:
         return _Counted(server(), host)
 
-    listening = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+    listening = await asyncio.get_running_loop().create_server(factory, address, 0, backlog=1024)
     host.base = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     try:
         yield
