@@ -205,23 +205,3 @@ def test_a_full_redis_only_reads(redis_url: str, server: redis.Redis) -> None:
         assert text_of(run(SharedRobots(redis_url), lambda shared: shared.get("host"))) == "rules"
     finally:
         server.config_set("maxmemory", before or "0")
-
-
-@pytest.mark.parametrize(
-    ("broker", "url"),
-    [
-        (None, None),
-        ("", None),
-        ("memory://", None),
-        ("amqp://guest@localhost//", None),
-        ("sentinel://localhost:26379", None),
-        ("redis://:pw@host:6379/3", "redis://:pw@host:6379/3"),
-        ("rediss://host/0?ssl_cert_reqs=CERT_REQUIRED", "rediss://host/0?ssl_cert_reqs=required"),
-        ("rediss://host/0?ssl_cert_reqs=none", "rediss://host/0?ssl_cert_reqs=none"),
-        ("redis+socket:///run/redis.sock?virtual_host=2", "unix:///run/redis.sock?db=2"),
-        ("redis+socket://:pw@/run/redis.sock", "unix://:pw@/run/redis.sock"),
-    ],
-)
-def test_the_broker_is_used_where_it_is_redis(broker: str | None, url: str | None) -> None:
-    shared = SharedRobots.at(broker)
-    assert (shared and shared.url) == url
