@@ -19,6 +19,8 @@ _BAND_BITS = 16
 _BAND = np.uint64(0xFFFF)
 #: Pairs that are compared at a time, in 64 MB of temporary arrays.
 _BATCH = 2_000_000
+#: Comparisons of two images that take less time than looking for those that share a band, among a million.
+_MAX_COMPARED = 100_000_000
 
 
 def best_first(
@@ -68,27 +70,59 @@ def near(phash: Hashes, dhash: Hashes, order: Positions, *, max_distance: int, c
         max_distance: bits that two phashes may differ in, 0 to 6.
         confirm_distance: bits that two dhashes may differ in.
     """
-    ranked_phash, ranked_dhash = phash[order], dhash[order]
-    kept_by = np.full(len(order), -1, dtype=np.int64)
-    better, worse = _close_pairs(ranked_phash, ranked_dhash, max_distance, confirm_distance)
-    # Best first: whether the better one of a pair is kept is known before the worse one is compared.
-    for one, other in zip(better.tolist(), worse.tolist(), strict=True):
-        if kept_by[other] < 0 and kept_by[one] < 0:
-            kept_by[other] = one
+    # Images with the same hashes are similar to the same others: the best of them decides for all.
+    pairs = np.stack((phash[order], dhash[order]), axis=1)
+    _, first, same = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    leaders = np.sort(first)
+    of_leader = _keepers(pairs[leaders, 0], pairs[leaders, 1], max_distance, confirm_distance)
+    leader = first[same.reshape(-1)]
+    kept_by = np.where(leader == np.arange(len(order)), -1, leader)
+    found = of_leader >= 0
+    keeper_of = np.full(len(order), -1, dtype=np.int64)
+    keeper_of[leaders[found]] = leaders[of_leader[found]]
+    kept_by = np.where(keeper_of[leader] >= 0, keeper_of[leader], kept_by)
     return {int(order[at]): int(order[kept_by[at]]) for at in np.flatnonzero(kept_by >= 0)}
 
 
-def _close_pairs(phash: Hashes, dhash: Hashes, max_distance: int, confirm_distance: int) -> tuple[Positions, Positions]:
-    """Return the pairs of ranks that are close by both hashes, each once, by the worse rank and then by the better."""
-    found: list[NDArray[np.int64]] = []
-    for one, other in _neighbors(phash, max_distance):
-        sure = np.bitwise_count(dhash[one] ^ dhash[other]) <= confirm_distance
+def _keepers(phash: Hashes, dhash: Hashes, max_distance: int, confirm_distance: int) -> Positions:
+    """Return for each rank, the best first, the best similar rank that is kept itself; -1 where there is none.
+
+    The better neighbors of a rank are not listed, because there may be as many pairs as there are images, squared. The
+    best of them is enough: if it is kept, it is the answer; if not, it is left out, and the next one is looked for.
+    """
+    count = len(phash)
+    keeper = np.full(count, -1, dtype=np.int64)
+    kept = np.zeros(count, dtype=bool)
+    open_ = np.arange(count)
+    while len(open_):
+        candidates = np.flatnonzero(keeper < 0)
+        best = _best_neighbors(phash, dhash, candidates, open_, max_distance, confirm_distance)
+        kept[open_[best == count]] = True
+        near_kept = (best < count) & kept[np.minimum(best, count - 1)]
+        keeper[open_[near_kept]] = best[near_kept]
+        open_ = open_[(best < count) & ~near_kept]
+    return keeper
+
+
+def _best_neighbors(  # noqa: PLR0913, PLR0917 - two hashes, two sets, two distances
+    phash: Hashes, dhash: Hashes, candidates: Positions, open_: Positions, max_distance: int, confirm_distance: int
+) -> Positions:
+    """Return for each open rank the best similar candidate that is better than it; the number of ranks without one."""
+    none = len(phash)
+    best = np.full(none, none, dtype=np.int64)
+    if len(open_) < len(candidates) and len(open_) * len(candidates) <= _MAX_COMPARED:
+        for at in open_:
+            better = candidates[: np.searchsorted(candidates, at)]
+            close = np.bitwise_count(phash[better] ^ phash[at]) <= max_distance
+            close &= np.bitwise_count(dhash[better] ^ dhash[at]) <= confirm_distance
+            if close.any():
+                best[at] = better[np.argmax(close)]
+        return best[open_]
+    for one, other in _neighbors(phash[candidates], max_distance):
+        sure = np.bitwise_count(dhash[candidates[one]] ^ dhash[candidates[other]]) <= confirm_distance
         low, high = np.minimum(one[sure], other[sure]), np.maximum(one[sure], other[sure])
-        found.append(high * len(phash) + low)
-    if not found:
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    pairs = np.unique(np.concatenate(found))
-    return pairs % len(phash), pairs // len(phash)
+        np.minimum.at(best, candidates[high], candidates[low])
+    return best[open_]
 
 
 def _neighbors(hashes: Hashes, max_distance: int) -> Iterator[tuple[Positions, Positions]]:

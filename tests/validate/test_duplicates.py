@@ -1,5 +1,6 @@
 """Neighbors are exactly those that a comparison of all pairs finds, and clusters do not grow by chains."""
 
+import time
 from itertools import combinations
 
 import numpy as np
@@ -100,3 +101,17 @@ def test_planted_neighbors_among_many_are_all_found() -> None:
         flips = chance.choice(64, at % 4, replace=False)
         phash[49_000 + at] = phash[at] ^ np.uint64(sum(1 << int(bit) for bit in flips))
     assert near(phash) == {49_000 + at: at for at in range(1000)}
+
+
+def test_thousands_of_images_that_look_the_same_cost_neither_time_nor_memory() -> None:
+    # Placeholders of a site, each encoded anew: all pairs of them are similar.
+    count = 20_000
+    same = np.full(count, 0x0F0F_1234_5678_9ABC, dtype=np.uint64)
+    begun = time.process_time()
+    found = duplicates.near(same, same, np.arange(count)[::-1], max_distance=3, confirm_distance=8)
+    assert found == dict.fromkeys(range(count - 1), count - 1)
+    # The same with hashes that differ a little.
+    noisy = same[:4000] ^ np.uint64(1) << np.arange(4000, dtype=np.uint64) % np.uint64(3)
+    varied = same[:4000] ^ np.arange(4000, dtype=np.uint64) % np.uint64(256)
+    assert len(duplicates.near(noisy, varied, np.arange(4000), max_distance=3, confirm_distance=8)) == 3999
+    assert time.process_time() - begun < 10
