@@ -17,6 +17,8 @@ _GZIP, _DEFLATE = frozenset({"gzip", "x-gzip"}), "deflate"
 _UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 #: A body may become so many times larger, or so many bytes: what is more than both is a bomb.
 _MAX_RATIO, _ALWAYS_ALLOWED = 100, 1 << 20
+#: Members of a gzip that are read.
+_MAX_MEMBERS = 16
 
 
 def check(headers: MultiMapping[str], url: str) -> None:
@@ -43,23 +45,47 @@ def decode(body: bytes, headers: MultiMapping[str], url: str, *, max_bytes: int)
         RejectedError: when it becomes too large, or ends early.
     """
     named = _named(headers)
+    limit = min(max_bytes, max(_ALWAYS_ALLOWED, len(body) * _MAX_RATIO))
     if not _GZIP.isdisjoint(named) and body.startswith(_GZIP_MAGIC):
         window = zlib.MAX_WBITS | 16
     elif _DEFLATE in named and _is_zlib(body):
         window = zlib.MAX_WBITS
+    elif _DEFLATE in named:
+        return _raw_inflated(body, limit) or body
     else:
         return body
-    limit = min(max_bytes, max(_ALWAYS_ALLOWED, len(body) * _MAX_RATIO))
-    decompressor = zlib.decompressobj(window)
+    decoded = bytearray()
+    rest = body
+    # A body of gzip may have several members (RFC 1952, 2.2); what follows them is none of it.
+    for _ in range(_MAX_MEMBERS):
+        decompressor = zlib.decompressobj(window)
+        try:
+            decoded += decompressor.decompress(rest, limit + 1 - len(decoded))
+        except zlib.error as error:
+            raise RejectedError(
+                Reason.BAD_RESPONSE, f"{url} sends a body that is not the {named[0]} it claims"
+            ) from error
+        if len(decoded) > limit:
+            raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends {named[0]} of more than {limit} bytes")
+        if not decompressor.eof:
+            raise RejectedError(Reason.TRUNCATED, f"{url} sends {named[0]} that ends early")
+        rest = decompressor.unused_data
+        if not rest.startswith(_GZIP_MAGIC):
+            break
+    return bytes(decoded)
+
+
+def _raw_inflated(body: bytes, limit: int) -> bytes | None:
+    """Return a body without the bare deflate that some servers send; None when it is something else.
+
+    An image that is not encoded at all is no stream of deflate that ends where the body does.
+    """
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         decoded = decompressor.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise RejectedError(Reason.BAD_RESPONSE, f"{url} sends a body that is not the {named[0]} it claims") from error
-    if len(decoded) > limit:
-        raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends {named[0]} of more than {limit} bytes")
-    if not decompressor.eof:
-        raise RejectedError(Reason.TRUNCATED, f"{url} sends {named[0]} that ends early")
-    return decoded
+    except zlib.error:
+        return None
+    return decoded if decompressor.eof and not decompressor.unused_data and len(decoded) <= limit else None
 
 
 def _named(headers: MultiMapping[str]) -> list[str]:

@@ -49,6 +49,33 @@ def test_deflate_is_the_format_of_zlib() -> None:
     assert encodings.decode(zlib.compress(b"image"), named("deflate"), URL, max_bytes=10) == b"image"
 
 
+def test_a_gzip_of_several_members_is_decoded_whole_and_what_follows_it_is_left_out() -> None:
+    members = gzip.compress(b"an ") + gzip.compress(b"") + gzip.compress(b"image")
+    for rest in (b"", b"\0" * 100, b"HTTP/1.1 200 OK"):
+        assert encodings.decode(members + rest, named("gzip"), URL, max_bytes=100) == b"an image"
+    with pytest.raises(RejectedError, match="too_many_bytes"):
+        encodings.decode(members, named("gzip"), URL, max_bytes=7)
+    with pytest.raises(RejectedError, match="truncated"):
+        encodings.decode(members[:-4], named("gzip"), URL, max_bytes=100)
+
+
+def test_bare_deflate_is_decoded_and_an_image_that_is_none_is_left_as_it_is() -> None:
+    bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    body = bare.compress(b"image" * 100) + bare.flush()
+    assert encodings.decode(body, named("deflate"), URL, max_bytes=1000) == b"image" * 100
+    for start in (
+        b"\xff\xd8\xff\xe0",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"RIFF\x10\0\0\0WEBP",
+        b"BM",
+        b"II*\0",
+        b"MM\0*",
+    ):
+        image = start + bytes(range(256))
+        assert encodings.decode(image, named("deflate"), URL, max_bytes=1000) == image
+
+
 @pytest.mark.parametrize("values", [("br",), ("zstd",), ("gzip, gzip",), ("gzip", "gzip"), ("UTF-8, br",)])
 def test_what_cannot_be_decoded_is_named(values: tuple[str, ...]) -> None:
     with pytest.raises(RejectedError, match=r"encoded with (br|zstd|gzip, gzip)"):
