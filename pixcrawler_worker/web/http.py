@@ -101,7 +101,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             kind = _ERRORS.get(error.reason, RequestRejectedError)
             raise kind(str(error), request=request) from error
         response = httpx.Response(sent.status, headers=list(sent.headers), content=sent.body, request=request)
-        if not _is_text_encoding(response.charset_encoding or "utf-8"):
+        if not _has_text_encoding(response):
             response.encoding = "utf-8"
         return response
 
@@ -201,11 +201,11 @@ def _is_hiccup(response: httpx.Response) -> bool:
     return response.status_code in _SERVER_ERRORS and not unavailable
 
 
-def _is_text_encoding(name: str) -> bool:
+def _has_text_encoding(response: httpx.Response) -> bool:
     """Return whether the charset of a response is one of text: httpx would unpack zlib and bz2 too, without limit."""
     try:
-        b" ".decode(name, "replace")
-    except (LookupError, ValueError):
+        b" ".decode(response.charset_encoding or "utf-8", "replace")
+    except Exception:  # noqa: BLE001 - httpx reads it with email's parser, which raises anything
         return False
     return True
 

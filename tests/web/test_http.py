@@ -135,6 +135,7 @@ def test_a_charset_of_text_is_used(charset: str, text: str) -> None:
 @example(b"")
 @example(b"HTTP/1.1 999 Request Denied\r\nContent-Length: 0\r\n\r\n")
 @example(b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=\xff\r\nContent-Length: 2\r\n\r\n{}")
+@example(b"HTTP/1.1 200 OK\r\nContent-Type: ;charset*0;\r\nContent-Type: ;charset*\r\nContent-Length: 2\r\n\r\n{}")
 @example(b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=rot13\r\nContent-Length: 2\r\n\r\n{}")
 @example(b"HTTP/1.1 200 OK\r\nSet-Cookie: \xff=;;=\r\nContent-Length: 2\r\n\r\n{}")
 @example(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: \xc2\xb2\r\nContent-Length: 2\r\n\r\n{}")
