@@ -26,7 +26,7 @@ import refused
 from refused import KINDS, PUBLIC, PUBLIC_IPV6, SERVER
 
 from pixcrawler_worker.web import addresses
-from pixcrawler_worker.web.resolver import CachingResolver, system_lookup
+from pixcrawler_worker.web.resolver import CachingResolver, LookupsBusyError, system_lookup
 
 #: Addresses of this machine that look like others of the public internet.
 OWN, OWN_IPV6 = "93.184.215.20", "2606:4700:4700::20"
@@ -193,7 +193,7 @@ async def _names(server: NameServer) -> dict[str, Any]:
     async def outcome(name: str) -> str:
         try:
             return " ".join(await resolver.addresses(name))
-        except OSError as error:
+        except (OSError, LookupsBusyError) as error:
             return type(error).__name__
 
     silent = [asyncio.ensure_future(outcome(f"h{number}.silent.example")) for number in range(300)]

@@ -65,6 +65,7 @@ class GuardedResolver(AbstractResolver):
         Raises:
             OSError: when it has none, or one that is not allowed (`DeniedError`).
             TimeoutError: when the name server is silent.
+            LookupsBusyError: when lookups leave no thread for it.
         """
         answers = [host] if is_ip_address(host) else await self._names.addresses(host)
         self._guard.check_resolved(host, answers, port)

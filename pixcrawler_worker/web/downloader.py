@@ -24,7 +24,7 @@ from pixcrawler_worker.web.failures import without_query
 from pixcrawler_worker.web.hosts import Hosts
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.pool import Pool
-from pixcrawler_worker.web.resolver import CachingResolver, Lookup, system_lookup
+from pixcrawler_worker.web.resolver import CachingResolver, Lookup, LookupsBusyError, system_lookup
 from pixcrawler_worker.web.robots import Robots, product_token
 from pixcrawler_worker.web.robots_cache import SharedRobots
 
@@ -355,6 +355,8 @@ class Downloader:
                 answer = await _exchange(pool, session, outgoing, cookies, progress)
         except _BusyError as busy:
             raise await self.hosts.limited(host, busy.wait, sent=sent) from None
+        except LookupsBusyError:
+            raise hosts.HostClosedError(host, hosts.Cause.BUSY, timedelta(seconds=1)) from None
         except Exception as error:
             raised = _rejection(error, outgoing.target)
             if progress is None or not progress.has_head:

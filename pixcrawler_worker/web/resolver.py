@@ -37,7 +37,8 @@ MAX_LOOKUPS_OF_UNKNOWN_DOMAINS = 96
 # Of one domain: at first, and once its name servers have answered.
 MAX_LOOKUPS_OF_UNKNOWN_DOMAIN = 4
 MAX_LOOKUPS_OF_DOMAIN = 16
-# Seconds between two looks for a free thread.
+# Seconds that a name waits for a thread, and between two looks for one.
+_MAX_WAIT = 1.0
 _LOOK = 0.1
 
 # What getaddrinfo() leaves when it cannot open a file or get memory; EBUSY is glibc's, when it cannot open its modules.
@@ -79,6 +80,10 @@ _REGISTRY_LABELS = frozenset(
     }
 )
 _COUNTRY_LENGTH = 2
+
+
+class LookupsBusyError(Exception):
+    """No thread became free for a name that has not been looked up: nothing is said about it. It is no `OSError`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,8 +149,9 @@ class CachingResolver:
         Raises:
             OSError: it has none.
             TimeoutError: its name server is silent.
+            LookupsBusyError: other lookups, of its domain or in all, leave no thread for it; try again later.
         """
-        until = self._clock() + self._patience
+        until = self._clock() + _MAX_WAIT
         while True:
             with self._lock:
                 now = self._clock()
@@ -158,7 +164,7 @@ class CachingResolver:
                 async with asyncio.timeout(max(running.started + self._patience - now, 0)):
                     return (await asyncio.wrap_future(running.answer)).result()
             if now >= until:
-                raise TimeoutError
+                raise LookupsBusyError
             await asyncio.sleep(min(_LOOK, until - now))
 
     def _start(self, name: str, now: float) -> _Running | None:
@@ -166,6 +172,7 @@ class CachingResolver:
 
         Raises:
             TimeoutError: the name servers of its domain have been silent.
+            LookupsBusyError: they have been for a second.
         """
         domain = registered_domain(name)
         of_domain = [running for running in self._running.values() if running.domain == domain]
@@ -179,6 +186,8 @@ class CachingResolver:
             raise TimeoutError
         is_known = asked_from == -math.inf
         limit = MAX_LOOKUPS_OF_DOMAIN if is_known else MAX_LOOKUPS_OF_UNKNOWN_DOMAIN
+        if len(of_domain) >= limit and all(now - running.started > _MAX_WAIT for running in of_domain):
+            raise LookupsBusyError
         if len(of_domain) >= limit or len(self._running) >= MAX_LOOKUPS:
             return None
         unknown = sum(not running.is_known for running in self._running.values())

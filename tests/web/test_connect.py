@@ -1,8 +1,10 @@
 import asyncio
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from ipaddress import ip_network
 
 import aiohttp
@@ -13,7 +15,8 @@ from fakes import hosts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.web.addresses import DeniedError, Guard
 from pixcrawler_worker.web.connect import GuardedResolver, guarded_connector
-from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.downloader import Downloader, Fetched
+from pixcrawler_worker.web.hosts import HostClosedError
 from pixcrawler_worker.web.resolver import ANSWER_TTL, CachingResolver, system_lookup
 
 
@@ -143,3 +146,22 @@ def test_plain_http_behind_an_https_url_is_a_tls_failure() -> None:
     with pytest.raises(RejectedError) as caught:
         fetch_from(respond_in_plain_text, scheme="https")
     assert caught.value.reason is Reason.TLS_FAILED
+
+
+def test_a_name_for_which_no_thread_is_free_may_be_requested_later() -> None:
+    release = threading.Event()
+
+    def hang(_host: str) -> list[str]:
+        release.wait(10)
+        return []
+
+    async def run() -> list[BaseException | Fetched]:
+        downloader = Downloader(policy(lookup_timeout=timedelta(seconds=2)), lookup=hang)
+        urls = [f"http://h{number}.images.example/" for number in range(6)]
+        found = await asyncio.gather(*map(downloader.fetch, urls), return_exceptions=True)
+        await downloader.aclose()
+        return found
+
+    found = asyncio.run(run())
+    release.set()
+    assert [type(each) for each in found] == [RejectedError] * 4 + [HostClosedError] * 2

@@ -20,6 +20,7 @@ from pixcrawler_worker.web.resolver import (
     MAX_LOOKUPS_OF_UNKNOWN_DOMAIN,
     MAX_LOOKUPS_OF_UNKNOWN_DOMAINS,
     CachingResolver,
+    LookupsBusyError,
     registered_domain,
     system_lookup,
 )
@@ -68,7 +69,7 @@ class Clock:
 async def outcome(pending: Awaitable[list[str]]) -> str:
     try:
         return ",".join(await pending)
-    except OSError as error:
+    except (OSError, LookupsBusyError) as error:
         return type(error).__name__
 
 
@@ -171,7 +172,11 @@ def test_the_names_of_a_silent_name_server_hold_few_threads_and_fail_at_once_whe
     dead = [f"h{number}.dead.example" for number in range(1000)]
 
     async def run() -> float:
-        assert await outcomes(names, *dead[:200]) == {"TimeoutError": 200}
+        # What was never looked up may be tried again; once the name server is known to be silent, there is no use.
+        assert await outcomes(names, *dead[:200]) == {
+            "TimeoutError": MAX_LOOKUPS_OF_UNKNOWN_DOMAIN,
+            "LookupsBusyError": 200 - MAX_LOOKUPS_OF_UNKNOWN_DOMAIN,
+        }
         started = time.monotonic()
         assert await outcomes(names, *dead) == {"TimeoutError": 1000}
         return time.monotonic() - started
@@ -206,6 +211,23 @@ def test_a_silent_name_server_of_many_names_does_not_delay_the_names_of_others()
     server.release.set()
 
 
+def test_names_of_a_domain_whose_lookups_hang_do_not_wait_behind_them() -> None:
+    server = NameServer()
+    names = CachingResolver(server.lookup, patience=timedelta(seconds=10))
+
+    async def run() -> float:
+        others = asyncio.ensure_future(outcomes(names, *(f"h{number}.dead.example" for number in range(4))))
+        await asyncio.sleep(1.1)
+        started = time.monotonic()
+        dead = [f"other{number}.dead.example" for number in range(100)]
+        assert await outcomes(names, *dead) == {"LookupsBusyError": 100}
+        others.cancel()
+        return time.monotonic() - started
+
+    assert asyncio.run(run()) < 0.8
+    server.release.set()
+
+
 def test_any_number_of_silent_domains_leaves_threads_to_domains_that_answer() -> None:
     server = NameServer()
     names = CachingResolver(server.lookup, patience=PATIENCE * 3)
@@ -215,8 +237,11 @@ def test_any_number_of_silent_domains_leaves_threads_to_domains_that_answer() ->
         others = asyncio.ensure_future(outcomes(names, *(f"www.dead{number}.example" for number in range(400))))
         await asyncio.sleep(0.1)
         assert await outcomes(names, "www.known.example", "img.known.example") == {ADDRESS: 2}
-        assert await others == {"TimeoutError": 400}
-        assert await outcomes(names, "www.unheard-of.example") == {"TimeoutError": 1}
+        assert await others == {
+            "TimeoutError": MAX_LOOKUPS_OF_UNKNOWN_DOMAINS,
+            "LookupsBusyError": 400 - MAX_LOOKUPS_OF_UNKNOWN_DOMAINS,
+        }
+        assert await outcomes(names, "www.unheard-of.example") == {"LookupsBusyError": 1}
 
     asyncio.run(run())
     assert server.max_at_work - MAX_LOOKUPS_OF_UNKNOWN_DOMAINS in (0, 1, 2)
@@ -227,11 +252,11 @@ def test_any_number_of_silent_domains_leaves_threads_to_domains_that_answer() ->
 
 def test_there_are_no_more_threads_than_the_limit() -> None:
     server = NameServer()
-    names = CachingResolver(server.lookup, patience=timedelta(seconds=1))
+    names = CachingResolver(server.lookup, patience=timedelta(seconds=2))
     known = [f"d{number}.example" for number in range(12)]
     assert asyncio.run(outcomes(names, *known)) == {ADDRESS: 12}
     dead = [f"dead{number}.{domain}" for domain in known for number in range(20)]
-    assert asyncio.run(outcomes(names, *dead)) == {"TimeoutError": 240}
+    assert asyncio.run(outcomes(names, *dead)) == {"TimeoutError": MAX_LOOKUPS, "LookupsBusyError": 240 - MAX_LOOKUPS}
     assert server.max_at_work == MAX_LOOKUPS
     server.release.set()
 
