@@ -182,7 +182,7 @@ class Downloading:
         wait = self._queue.wait(now)
         if wait > _MAX_IDLE_SECONDS or now - self._begun > self._budget or (wait and await self._is_needed()):
             causes = {closed.cause for host in self._queue.by_host() if (closed := self._hosts.closed(host))}
-            return Pause((), timedelta(seconds=wait), dict(self._queue.by_host()), deferred=causes <= {Cause.BUSY})
+            return Pause((), timedelta(seconds=wait), dict(self._queue.by_host()), deferred=not causes)
         await asyncio.sleep(min(max(wait, 0.01), _LOOK_SECONDS))
         return None
 
@@ -264,6 +264,8 @@ class Downloading:
         offer.host = closed.host
         if closed.cause is Cause.BUSY:
             offer.due = time.monotonic() + _BUSY_SECONDS
+        elif closed.cause is Cause.ASKED:
+            offer.due = time.monotonic() + closed.wait.total_seconds()
         return _End.AGAIN
 
     async def _try(self, offer: Offer, taken: Body) -> _End:

@@ -39,7 +39,8 @@ _LONG_PATIENCE = 30.0
 _MIN_SPEED, _SPEED_SECONDS = 1000, 10.0
 #: Seconds that a host which did not answer has for each part of its next response.
 _PROBATION_SECONDS = 3.0
-_ON_PROBATION = aiohttp.ClientTimeout(total=None, sock_connect=_PROBATION_SECONDS, sock_read=_PROBATION_SECONDS)
+#: The same for a host's first response, to the request for its robots.txt.
+_FIRST_SECONDS = 6.0
 #: Reasons of requests to which a host did not respond at all.
 _SILENCE = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.TIMEOUT})
 #: Headers of a request that must not follow a redirect to another origin.
@@ -442,7 +443,7 @@ async def _exchange_strictly(session: aiohttp.ClientSession, outgoing: _Outgoing
         headers=outgoing.headers,
         data=outgoing.content or None,
         allow_redirects=False,
-        timeout=_ON_PROBATION if progress.on_probation else session.timeout,
+        timeout=_timeout(session, outgoing, progress),
     )
     url = without_query(outgoing.target)
     async with sending as response, _aborting(response):
@@ -490,6 +491,19 @@ async def _aborting(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
         # A connection whose response arrived in full is back in the pool already, and not the response's any more.
         if response.connection is not None and response.connection.transport is not None:
             response.connection.transport.abort()
+
+
+def _timeout(session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _Progress) -> aiohttp.ClientTimeout:
+    """Return how long each part of a response may take: less for a host that has not answered yet, or not lately."""
+    usual = session.timeout
+    if not (progress.on_probation or outgoing.is_first):
+        return usual
+    seconds = _PROBATION_SECONDS if progress.on_probation else _FIRST_SECONDS
+    return aiohttp.ClientTimeout(
+        total=None,
+        sock_connect=min(seconds, usual.sock_connect or seconds),
+        sock_read=min(seconds, usual.sock_read or seconds),
+    )
 
 
 def _check_head(status: int, headers: MultiMapping[str], length: int | None, outgoing: _Outgoing) -> None:

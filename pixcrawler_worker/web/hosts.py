@@ -61,6 +61,7 @@ class Cause(StrEnum):
     LIMITED = "it limits requests"
     DOWN = "it does not answer"
     BUSY = "all connections that it allows are in use"
+    ASKED = "it has not sent its robots.txt yet"
 
 
 class HostClosedError(TransientError):

@@ -6,6 +6,7 @@ crawler, and a file with more of them than can be followed closes its host.
 """
 
 import asyncio
+import functools
 import re
 import time
 from collections import OrderedDict
@@ -13,14 +14,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol, TypeVar
-from weakref import WeakValueDictionary
 
 from protego import Protego
 from yarl import URL
 
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.web.failures import without_query
-from pixcrawler_worker.web.hosts import Cause, HostClosedError
+from pixcrawler_worker.web.hosts import Cause, HostClosedError, key
 from pixcrawler_worker.web.robots_cache import SharedRobots
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ _ANSWER_HOLDS, _TROUBLE_HOLDS = timedelta(hours=24), timedelta(minutes=1)
 _RETRY_SECONDS = (0.5, 1.0)
 #: Bounds of what one process remembers: hosts, and characters of their rules. A rule takes fifty times its length.
 _MAX_HOSTS, _MAX_SIZE = 1000, 1 << 19
+#: Seconds for which a file waits for the robots.txt of its host, before it is another one's turn.
+_PATIENCE = 1.0
 #: A body of so many bytes is parsed outside of the event loop.
 _MUCH = 1 << 16
 #: Longest Crawl-delay that is reported.
@@ -130,6 +132,14 @@ class _Known:
         return len(self.rules.text)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A robots.txt that is being read, and since when."""
+
+    task: "asyncio.Task[_Known]"
+    begun: float
+
+
 class Robots:
     """The robots.txt of each host, requested once a day, however many of its files are waiting.
 
@@ -157,15 +167,15 @@ class Robots:
         self._sleep = sleep
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._size = 0
-        self._reading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reading: dict[str, _Reading] = {}
 
     async def check(self, target: URL) -> None:
-        """Return when a file may be requested. The first question about a host waits for its robots.txt.
+        """Return when a file may be requested. The first questions about a host wait for its robots.txt, for a second.
 
         Raises:
             RejectedError: `ROBOTS_DISALLOWED`; `ROBOTS_UNREACHABLE` when the host has a robots.txt that it does not
                 send; the reason for which the host cannot be requested at all.
-            HostClosedError: the host is to be left alone for a while.
+            HostClosedError: the host is to be left alone for a while, or has not sent its robots.txt yet.
             TransientError: the operator's own proxy cannot be reached.
         """
         known = await self._of(target)
@@ -184,6 +194,10 @@ class Robots:
 
     async def aclose(self) -> None:
         """Close the connection to what other workers know. What this process knows is kept."""
+        tasks = [reading.task for reading in self._reading.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._shared:
             await self._shared.aclose()
 
@@ -191,17 +205,36 @@ class Robots:
         origin = str(target.origin())
         if known := self._remembered(origin):
             return known
-        # The first to come asks, in its own task: when that is cancelled, the next one does.
-        async with self._reading.setdefault(origin, asyncio.Lock()):
-            known = self._remembered(origin)
-            if known is None:
-                known = await self._of_others(origin) or await self._ask(target.origin())
-                before = self._known.get(origin)
-                if before and before.is_answer and not known.is_answer and not known.is_out_of_reach:
-                    # An old copy is better than none (RFC 9309, 2.4).
-                    known = replace(before, expires=known.expires)
-                self._remember(origin, known)
-            return known
+        reading = self._reading.get(origin)
+        if reading is None:
+            # A task of its own: nobody's time is spent on a host that does not answer.
+            task = asyncio.create_task(self._find_out(target.origin()))
+            reading = self._reading[origin] = _Reading(task, self._clock())
+            task.add_done_callback(functools.partial(self._ended, origin))
+        await asyncio.wait({reading.task}, timeout=max(0.0, reading.begun + _PATIENCE - self._clock()))
+        if not reading.task.done():
+            raise HostClosedError(key(target), Cause.ASKED, timedelta(seconds=_PATIENCE))
+        try:
+            return await reading.task
+        except HostClosedError as closed:
+            # An error of one's own, that says nothing about the file.
+            raise HostClosedError(closed.host, closed.cause, closed.wait, closed.strikes, closed.lasting) from None
+
+    def _ended(self, origin: str, task: "asyncio.Task[_Known]") -> None:
+        del self._reading[origin]
+        if not task.cancelled():
+            # Retrieved: there may be nobody left who waits for it.
+            task.exception()
+
+    async def _find_out(self, target: URL) -> _Known:
+        origin = str(target)
+        known = await self._of_others(origin) or await self._ask(target)
+        before = self._known.get(origin)
+        if before and before.is_answer and not known.is_answer and not known.is_out_of_reach:
+            # An old copy is better than none (RFC 9309, 2.4).
+            known = replace(before, expires=known.expires)
+        self._remember(origin, known)
+        return known
 
     async def _of_others(self, origin: str) -> _Known | None:
         if self._shared is None:
