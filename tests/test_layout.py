@@ -19,6 +19,8 @@ TESTED_ELSEWHERE = {
     "cli/up.py": "acceptance/test_crawl.py",
     "crawl/display.py": "cli/test_job_status.py",
     "crawl/kind.py": "crawl/test_claims.py",
+    "crawl/downloading.py": "crawl/test_closed_hosts.py",
+    "crawl/progress.py": "crawl/test_chunk.py",
     "crawl/worker.py": "crawl/test_chunk.py",
     "db/activity_log.py": "crawl/test_planner.py",
     "db/crawls.py": "crawl/test_rounds.py",

@@ -36,7 +36,7 @@ _RETRY_SECONDS = (0.5, 1.0)
 #: Bounds of what one process remembers: hosts, and characters of their rules. A rule takes fifty times its length.
 _MAX_HOSTS, _MAX_SIZE = 1000, 1 << 19
 #: Seconds for which a file waits for the robots.txt of its host, before it is another one's turn.
-_PATIENCE = 1.0
+_PATIENCE = 1.5
 #: A body of so many bytes is parsed outside of the event loop.
 _MUCH = 1 << 16
 #: Longest Crawl-delay that is reported.

@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,12 @@ DEFAULTS = {"PIXCRAWLER_FETCH_SECONDS": "30", "PIXCRAWLER_LEASE_SECONDS": "60", 
 
 @contextlib.contextmanager
 def two_workers(stack: Stack, **env: str) -> Iterator[None]:
-    with stack.worker(**DEFAULTS, **env), stack.worker(**DEFAULTS, **env):
+    with worker(stack, **env), worker(stack, **env):
         yield
+
+
+def worker(stack: Stack, **env: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    return stack.worker(concurrency=2, **{**DEFAULTS, **env})
 
 
 def start(stack: Stack, urls: Sequence[str], *, chunk_size: int = 100, max_images: int | None = None) -> int:
@@ -93,7 +98,7 @@ def test_a_dead_host_among_100_does_not_make_a_job_much_longer(
 
 
 def test_90_dripping_files_and_10_good_ones(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    with polite.serving() as host, stack.worker(**DEFAULTS):
+    with polite.serving() as host, worker(stack):
         urls = host.urls("drip", 90) + host.urls("good", 10)
         begun = time.monotonic()
         job_id = start(stack, urls)
@@ -120,8 +125,7 @@ def test_3000_hosts_with_1024_open_files(stack: Stack, capsys: pytest.CaptureFix
         urls = [f"http://127.{number // 250 + 1}.{number % 250 + 1}.7:{port}/a.jpg?{number}" for number in range(3000)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
         try:
-            limited = stack.worker(**DEFAULTS)
-            with limited as process:
+            with worker(stack) as process:
                 resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (1024, 1024))
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
                 took = seconds(stack, urls, images=3000, chunk_size=1000)

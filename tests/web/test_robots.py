@@ -304,7 +304,7 @@ def test_scheme_and_port_belong_to_a_host() -> None:
     ]
 
 
-def test_the_next_in_line_asks_when_the_first_is_cancelled() -> None:
+def test_the_others_get_the_answer_when_the_first_that_asked_is_cancelled() -> None:
     host = Host([(200, CLOSED)], seconds=0.05)
 
     async def work() -> tuple[Reason | None, bool]:
@@ -315,7 +315,29 @@ def test_the_next_in_line_asks_when_the_first_is_cancelled() -> None:
         return await second, first.cancelled()
 
     assert run(work()) == (Reason.ROBOTS_DISALLOWED, True)
-    assert len(host.asked) == 2
+    assert len(host.asked) == 1
+
+
+def test_a_file_waits_a_moment_for_a_slow_robots_txt_and_then_makes_way() -> None:
+    host = Host([(200, CLOSED)], seconds=2)
+
+    async def work() -> tuple[float, Reason | None]:
+        asked = Robots(host, agent="PixCrawler/1")
+        begun = time.monotonic()
+        with pytest.raises(HostClosedError, match="it has not sent its robots"):
+            await reason(asked)
+        first = time.monotonic() - begun
+        begun = time.monotonic()
+        with pytest.raises(HostClosedError):
+            await reason(asked)
+        assert time.monotonic() - begun < 0.5, "only the first ones wait"
+        await asyncio.sleep(1)
+        return first, await reason(asked)
+
+    first, found = run(work())
+    assert 1 < first < 2
+    assert found is Reason.ROBOTS_DISALLOWED
+    assert len(host.asked) == 1
 
 
 @pytest.mark.parametrize("status", [200, 204, 206, 300, 304, 400, 401, 403, 404, 410, 451, 499])
