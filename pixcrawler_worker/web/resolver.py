@@ -47,37 +47,10 @@ _OUT_OF_SOMETHING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.E
 # Labels under which a country's domains are registered: `example.co.uk` is one domain, and `co.uk` is none. Where one
 # is missing here, the domains below it share their bounds, and no more than that.
 _REGISTRY_LABELS = frozenset(
-    {
-        "ac",
-        "ad",
-        "co",
-        "com",
-        "edu",
-        "gen",
-        "go",
-        "gob",
-        "gov",
-        "govt",
-        "gr",
-        "gv",
-        "id",
-        "ind",
-        "info",
-        "lg",
-        "ltd",
-        "me",
-        "mil",
-        "mod",
-        "ne",
-        "net",
-        "nhs",
-        "nom",
-        "or",
-        "org",
-        "plc",
-        "sch",
-        "web",
-    }
+    (
+        *("ac", "ad", "co", "com", "edu", "gen", "go", "gob", "gov", "govt", "gr", "gv", "id", "ind", "info", "lg"),
+        *("ltd", "me", "mil", "mod", "ne", "net", "nhs", "nom", "or", "org", "plc", "sch", "web"),
+    )
 )
 _COUNTRY_LENGTH = 2
 
@@ -172,7 +145,7 @@ class CachingResolver:
 
         Raises:
             TimeoutError: the name servers of its domain have been silent.
-            LookupsBusyError: they have been for a second.
+            LookupsBusyError: all lookups of its domain have been hanging for a second.
         """
         domain = registered_domain(name)
         of_domain = [running for running in self._running.values() if running.domain == domain]
