@@ -1,4 +1,4 @@
-"""The order in which the candidates of a chunk are tried: their own, but nobody waits for another one's host."""
+"""The order in which the candidates of a chunk are tried: as listed, except that none waits for the host of another."""
 
 from bisect import insort
 from collections import Counter

@@ -105,7 +105,7 @@ class CrawlProgress:
         images: stored images by their position in the result page.
         rejected: rejection reasons with counts.
         rejections: the same by hash, for candidates with a URL.
-        retriable: reasons of candidates that may be tried again if somebody asks for it, by position.
+        retriable: reasons of candidates that a retry of the job tries again, by position.
         processed: hashes of the URLs of candidates that became images or were rejected.
         digests: SHA-256 of the images.
         downloaded_positions: positions of candidates whose download has finished.

@@ -137,7 +137,7 @@ def has_retriable(session: Session, ref: JobRef) -> bool:
 
 
 def reopened(session: Session, ref: JobRef) -> None:
-    """Note that the job runs again: its rounds start anew, with the candidates that were rejected for now as leftovers.
+    """Note that the job runs again: its rounds count from 0, and what was rejected for now is left over.
 
     Files of it may be written, so that its storage has to be cleaned up again.
     """

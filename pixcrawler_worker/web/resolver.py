@@ -28,7 +28,7 @@ ANSWER_TTL = 60.0
 # Long enough for thousands of URLs of one dead name, short enough for a job that is tried again.
 FAILURE_TTL = 10.0
 MAX_REMEMBERED = 10_000
-# Nobody needs more to reach a host, and an answer may hold thousands.
+# No client needs more to reach a host, and an answer may hold thousands.
 _MAX_ADDRESSES = 16
 
 MAX_LOOKUPS = 128
@@ -234,7 +234,7 @@ def system_lookup(name: str) -> list[str]:
 
 
 def registered_domain(name: str) -> str:
-    """Return the part of a name that one owner registered, as far as that can be told without a list of all registries.
+    """Return the part of a name that one owner registered, as far as that can be seen without a list of all registries.
 
     Its name servers answer for all names below it.
     """

@@ -207,7 +207,7 @@ class Robots:
             return known
         reading = self._reading.get(origin)
         if reading is None:
-            # A task of its own: nobody's time is spent on a host that does not answer.
+            # A task of its own: no file waits for long on a host that does not answer.
             task = asyncio.create_task(self._find_out(target.origin()))
             reading = self._reading[origin] = _Reading(task, self._clock())
             task.add_done_callback(functools.partial(self._ended, origin))
@@ -223,7 +223,7 @@ class Robots:
     def _ended(self, origin: str, task: "asyncio.Task[_Known]") -> None:
         del self._reading[origin]
         if not task.cancelled():
-            # Retrieved: there may be nobody left who waits for it.
+            # Retrieved, because the files that waited for it may be gone.
             task.exception()
 
     async def _find_out(self, target: URL) -> _Known:
