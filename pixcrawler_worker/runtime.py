@@ -6,7 +6,7 @@ import os
 import platform
 import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -111,16 +111,20 @@ def connect(settings: Settings) -> Runtime:
         downloader=Downloader(
             _policy(settings), hosts=_hosts(settings), shared_robots=SharedRobots.at(_secret_value(settings.broker_url))
         ),
-        decoder=Decoder(
-            Limits(
-                max_pixels=settings.max_image_pixels,
-                max_frames=settings.max_image_frames,
-                seconds=settings.decode_seconds,
-            )
-        ),
+        decoder=Decoder(image_limits(settings)),
         placeholders=placeholders.load(settings.placeholders),
         loop=asyncio.new_event_loop(),
     )
+
+
+def image_limits(settings: Settings) -> Limits:
+    """Return what an image may declare, and what its decoding may take, by the settings."""
+    limits = Limits(
+        max_pixels=settings.max_image_pixels, max_frames=settings.max_image_frames, seconds=settings.decode_seconds
+    )
+    # With more pixels, in proportion; with fewer, images that take more for each of them may still have what they had.
+    share = max(1.0, limits.max_pixels / Limits().max_pixels)
+    return replace(limits, max_decoded_bytes=round(limits.max_decoded_bytes * share))
 
 
 def owner(chunk_id: int) -> str:

@@ -245,3 +245,14 @@ def test_an_invalid_setting_is_an_error_of_one_line(invalid: dict[str, str], mes
         runtime.connect(configuration.load(**{"database_url": database_url} | invalid))
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "decoded"), [(50_000_000, 160_000_000), (12_000_000, 160_000_000), (100_000_000, 320_000_000)]
+)
+def test_images_may_take_memory_in_proportion_to_their_pixels_and_never_less_than_by_default(
+    pixels: int, decoded: int
+) -> None:
+    limits = runtime.image_limits(Settings(max_image_pixels=pixels, max_image_frames=7, decode_seconds=3))
+
+    assert (limits.max_pixels, limits.max_decoded_bytes, limits.max_frames, limits.seconds) == (pixels, decoded, 7, 3)

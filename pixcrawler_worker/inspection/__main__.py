@@ -19,6 +19,11 @@ from pixcrawler_worker.inspection.limits import Limits
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
+#: Says that this process has started once before, and that the worker knows that it is ready.
+_AGAIN = "again"
+#: Address space that may stay with the process between two images.
+_MAX_KEPT_BYTES = 32_000_000
+
 #: One white pixel, opened before any untrusted bytes: a process that cannot open this must not report that it is ready.
 _FIRST = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 
@@ -33,29 +38,44 @@ def main() -> None:
         _silence_decoders()
         gc.freeze()  # what is imported stays: no collection has to look at it again
         memory = _Memory(limits)
-        worker.sendall(framing.frame(b""))
+        if _AGAIN not in sys.argv:
+            worker.sendall(framing.frame(b""))
         while (request := _receive(worker)) is not None:
             _limit_cpu(limits.seconds)
             memory.allow(request[1])
             worker.sendall(framing.frame(_response(*request, limits)))
+            del request
+            memory.reclaim()
 
 
 class _Memory:
     """The address space of this process: more while it converts images than while it looks at them."""
 
     def __init__(self, limits: Limits) -> None:
+        self._begun_with = _address_space()
         self._converting = limits.memory_bytes
-        self._decoding = min(_address_space() + limits.decoding_bytes, limits.memory_bytes)
+        self._decoding = min(self._begun_with + limits.decoding_bytes, limits.memory_bytes)
         self._allowed = limits.memory_bytes
 
     def allow(self, operation: int) -> None:
-        """Allow as much as an operation may take. Memory that earlier ones left scattered goes back to the system."""
+        """Allow as much as an operation may take."""
         allowed = self._converting if operation == Operation.CONVERT else self._decoding
-        if sys.platform != "linux":
-            return
-        if allowed != self._allowed:
+        if allowed != self._allowed and sys.platform == "linux":
             resource.setrlimit(resource.RLIMIT_AS, (allowed, self._converting))
             self._allowed = allowed
+
+    def reclaim(self) -> None:
+        """Return what images left to the system. What they keep, the next ones lack: with too much, start again."""
+        if _address_space() - self._begun_with < _MAX_KEPT_BYTES:
+            return
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+            trim(0)
+        if _address_space() - self._begun_with >= _MAX_KEPT_BYTES:
+            os.dup2(sys.stderr.fileno(), 2)
+            os.execv(  # noqa: S606 - itself
+                sys.executable, [*sys.orig_argv, *([] if _AGAIN in sys.argv else [_AGAIN])]
+            )
 
 
 def _address_space() -> int:

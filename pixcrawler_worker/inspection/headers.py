@@ -195,7 +195,9 @@ def _png(body: bytes, limits: Limits) -> Header:
     limits.check_compressed_chunks(compressed)
     if position > len(body):
         raise _truncated("inside its IEND chunk")
-    return Header(format="png", width=width, height=height, frames=frames)
+    bits, color = body[24], body[25]
+    pixel_bytes = {0: 3.0 if bits > _BYTE else 1.0, 3: 1.0}.get(color, 4.0)  # gray, a palette
+    return Header(format="png", width=width, height=height, frames=frames, pixel_bytes=pixel_bytes)
 
 
 #: Chunks of which few bytes may be a megabyte.
@@ -229,7 +231,7 @@ def _gif(body: bytes, limits: Limits) -> Header:
             raise limits.too_many_blocks(len(body))
     if frames == 0:
         raise RejectedError(Reason.CORRUPT, "a GIF without a frame")
-    return Header(format="gif", width=width, height=height, frames=frames)
+    return Header(format="gif", width=width, height=height, frames=frames, pixel_bytes=2.0)
 
 
 def _gif_colors(flags: int) -> int:
@@ -252,21 +254,24 @@ def _webp(body: bytes, limits: Limits) -> Header:
     if end > len(body):
         raise _truncated(f"{end - len(body)} bytes early")
     width, height = webp_size(body)
+    kinds: set[bytes] = set()
     frames = blocks = 0
     max_blocks = limits.max_blocks_of(len(body))
     position = 12
     while position + 8 <= end:
         kind, size = struct.unpack_from("<4sI", body, position)
+        kinds.add(kind)
         frames += kind == b"ANMF"
         blocks += 1
         if blocks > max_blocks:
             raise limits.too_many_blocks(len(body))
         position += 8 + size + (size & 1)
-    # A large one that is no animation is scaled down while it is decoded (`webp`).
-    pixel_bytes = _ANIMATED_WEBP_BYTES if frames else 4.0
+    pixel_bytes = _ANIMATED_WEBP_BYTES if frames else _WEBP_BYTES[b"VP8L" in kinds, b"ALPH" in kinds]
     return Header(format="webp", width=width, height=height, frames=max(1, frames), pixel_bytes=pixel_bytes)
 
 
+#: By whether there are lossless pixels and alpha: a large image is scaled down while it is decoded (`webp`).
+_WEBP_BYTES = {(False, False): 1.0, (False, True): 3.0, (True, False): 4.0, (True, True): 4.0}
 #: Two canvases, and what is made of them: as a rule 16, with alpha 20.
 _ANIMATED_WEBP_BYTES = 20.0
 
@@ -289,6 +294,7 @@ def _bmp(body: bytes, _: Limits) -> Header:
     """BITMAPCOREHEADER has two shorts; every later header has two longs, a negative height meaning top-down."""
     (header_size,) = struct.unpack_from("<I", body, 14)
     width, height = struct.unpack_from("<HH" if header_size == _BMP_CORE_HEADER else "<ii", body, 18)
+    bits = 24
     if header_size > _BMP_CORE_HEADER:
         bits, compression = struct.unpack_from("<HI", body, 28) if header_size > _OS2_SHORT_HEADER else (24, 0)
         if name := _BMP_HOLDS.get(compression):
@@ -299,7 +305,7 @@ def _bmp(body: bytes, _: Limits) -> Header:
             raise RejectedError(
                 Reason.TOO_COMPLEX, f"{len(body):,} bytes of run lengths, for {plain:,} at most without them"
             )
-    return Header(format="bmp", width=width, height=abs(height))
+    return Header(format="bmp", width=width, height=abs(height), pixel_bytes=4.0 if bits > _BYTE else 1.0)
 
 
 _BMP_CORE_HEADER, _OS2_SHORT_HEADER = 12, 16
@@ -332,7 +338,9 @@ class _TiffLayout(NamedTuple):
 _TIFF = _TiffLayout(4, "I", "H", 12, 8, {1: "B", 3: "H", 4: "I"})
 _BIG_TIFF = _TiffLayout(8, "Q", "Q", 20, 12, {1: "B", 3: "H", 4: "I", 16: "Q"})
 _TIFF_SIZE, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_REDUCED, _TIFF_CHILDREN = (256, 257), 259, 262, 254, 330
-_TIFF_SAMPLES, _TIFF_STRIP_ROWS, _DNG_VERSION = 277, 278, 50706
+_TIFF_BITS, _TIFF_SAMPLES, _TIFF_STRIP_ROWS, _DNG_VERSION = 258, 277, 278, 50706
+#: Bits of a sample that Pillow keeps in one byte.
+_BYTE = 8
 #: Colors before they are made from what a sensor saw: CFA and LinearRaw (DNG 1.7).
 _TIFF_RAW = frozenset({32803, 34892})
 #: What Pillow has a decoder for, WebP not among them: libtiff is built without it.
@@ -359,7 +367,8 @@ def _tiff(body: bytes, limits: Limits) -> Header:
         after = offset + struct.calcsize(order + layout.entries) + layout.entry * entries
         (offset,) = _unpack(order + layout.offset, body, after)
     width, height = (first.get(tag, 0) for tag in _TIFF_SIZE)
-    pixel_bytes = 4.0
+    is_small = first.get(_TIFF_SAMPLES, 1) == 1 and first.get(_TIFF_BITS, 1) <= _BYTE
+    pixel_bytes = 1.0 if is_small else 4.0
     if first.get(_TIFF_COMPRESSION, 1) != 1:
         # A strip is decompressed as a whole.
         rows = min(first.get(_TIFF_STRIP_ROWS, height), height)
@@ -418,8 +427,9 @@ def _jxl(body: bytes, limits: Limits) -> Header:
 
 
 #: Memory that decoders take for a pixel of usual images (4:2:0, no alpha): their frame, the same as RGB, a copy of it,
-#: and Pillow's image. Those that take more are rejected when there is none left; libjxl ends its process then.
-_AVIF_BYTES, _HEIC_BYTES, _PLAIN_JXL_BYTES, _JXL_BYTES = 9.0, 8.0, 9.0, 12.0
+#: and Pillow's image, which a HEIC goes without (`heic`). Those that take more are rejected when there is none left;
+#: libjxl ends its process then.
+_AVIF_BYTES, _HEIC_BYTES, _PLAIN_JXL_BYTES, _JXL_BYTES = 9.0, 6.5, 9.0, 12.0
 
 
 _READERS: tuple[tuple[bytes, Callable[[bytes, Limits], Header]], ...] = (

@@ -19,8 +19,10 @@ class Limits:
     """What an image may declare, and what its decoding may take.
 
     Attributes:
-        max_pixels: width x height. 50 Mpx is above every camera phone's default. Formats whose decoders take more than
-            four bytes a pixel have fewer (`max_decoded_bytes`).
+        max_pixels: width x height. 50 Mpx is above every camera phone's default. Images that take more than three
+            bytes a pixel have fewer (`max_decoded_bytes`).
+        max_decoded_bytes: memory that an image may take besides its file, unless it is converted. Pillow keeps colors
+            in four bytes a pixel, and some decoders take more besides.
         max_side: pixels along either side; larger images are strips, which no training pipeline can use.
         max_frames: frames of an animation, or pages of a TIFF.
         max_frame_pixels: frames x width x height, which limits the work of playing the animation: 240 frames of
@@ -45,6 +47,7 @@ class Limits:
     """
 
     max_pixels: int = 50_000_000
+    max_decoded_bytes: int = 160_000_000
     max_side: int = 16_384
     max_frames: int = 500
     max_frame_pixels: int = 500_000_000
@@ -64,11 +67,6 @@ class Limits:
     def max_converted_bytes(self) -> int:
         """The largest file that a conversion may write: four bytes a pixel, and metadata."""
         return 4 * self.max_pixels + _MAX_METADATA_BYTES
-
-    @property
-    def max_decoded_bytes(self) -> int:
-        """The memory that inspecting an image may take besides its file: four bytes a pixel."""
-        return 4 * self.max_pixels
 
     @property
     def decoding_bytes(self) -> int:

@@ -42,7 +42,7 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         RejectedError: as `pixels.decode`.
     """
     with pixels.opened(body, extension, limits) as image:
-        width, height = image.size
+        width, height = pixels.full_size(image)
         mode = image.mode
         if extension == "jpg":
             # The smallest scale from which the reduction still has its 129 pixels at least.

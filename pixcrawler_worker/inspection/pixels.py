@@ -21,7 +21,7 @@ from PIL import (
 )
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import extras, headers, png, webp
+from pixcrawler_worker.inspection import extras, headers, heic, png, webp
 from pixcrawler_worker.inspection.limits import Limits
 
 #: Both hashes are taken from an image reduced to about this many pixels a side: half of it moves one more bit of 64,
@@ -62,10 +62,10 @@ PILLOW = {
 # As many threads as cores would each take a stack and a frame of the decode process's address space.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Imported at once, so that they are no part of what an image may take.
-if heic := extras.decoder("heic"):
-    heic.register_heif_opener(decode_threads=1, thumbnails=False)
-if jxl := extras.decoder("jxl"):
-    jxl.JpegXLImagePlugin.DECODE_THREADS = 0
+if _heic := extras.decoder("heic"):
+    _heic.register_heif_opener(decode_threads=1, thumbnails=False)
+if _jxl := extras.decoder("jxl"):
+    _jxl.JpegXLImagePlugin.DECODE_THREADS = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def decode(body: bytes, extension: str, limits: Limits) -> Pixels:
             declared or memory runs out.
     """
     with opened(body, extension, limits) as image:
-        width, height = image.size
+        width, height = full_size(image)
         mode = image.mode
         if extension == "jpg":
             # Scaled down inside the decoder: every byte is still read, at a fraction of the cost.
@@ -143,8 +143,8 @@ def opened(body: bytes, extension: str, limits: Limits, *, whole: bool = False) 
         # Warnings are for the authors of the file.
         with warnings.catch_warnings(action="ignore"), _image(body, extension, limits, whole=whole) as image:
             limits.check_size(*image.size)
-            if extension == "jxl" and orientation(image) != 1:
-                # The decoder has turned it as its codestream says; what EXIF says is the same again.
+            if extension in {"heic", "jxl"} and orientation(image) != 1:
+                # The decoder has turned it as its own data say; what EXIF says is the same again.
                 del image.getexif()[_ORIENTATION]
             yield image
     except RejectedError:
@@ -166,6 +166,9 @@ def _image(body: bytes, extension: str, limits: Limits, *, whole: bool) -> Image
             if (image := webp.scaled(body)) is not None:
                 return image
             limits.check_memory(width, height, webp.BYTES_PER_PIXEL)
+    if extension == "heic" and not whole and _heic is not None:
+        image = Image.open(BytesIO(body), formats=[PILLOW[extension]])
+        return heic.reduced(body, _heic) if image.width * image.height > heic.MAX_PIXELS else image
     return Image.open(BytesIO(body), formats=[PILLOW[extension]])
 
 
@@ -188,6 +191,12 @@ def _cause(body: bytes, extension: str) -> Exception | None:
             return None
     except Exception as error:  # noqa: BLE001 - as above
         return error
+
+
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an opened image, which may have been reduced."""
+    width, height = image.info.get("full_size", image.size)
+    return width, height
 
 
 def loaded(image: Image.Image) -> Image.Image:

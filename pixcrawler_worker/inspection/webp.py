@@ -11,7 +11,7 @@ from functools import cache
 from PIL import Image, _webp
 
 #: Pixels that are left of a large image: enough for hashes, measurements and thumbnails.
-_MAX_PIXELS = 4_000_000
+_MAX_PIXELS = 1_000_000
 #: Bytes that Pillow takes for a pixel.
 BYTES_PER_PIXEL = 20
 #: The interface of libwebp since 0.4 (`WEBP_DECODER_ABI_VERSION` in src/webp/decode.h); its structures are below.

@@ -109,8 +109,8 @@ def avif_sequence_declaring(width: int, height: int) -> bytes:
     return bytes(body)
 
 
-def avif_declaring(width: int, height: int) -> bytes:
-    body = bytearray(variant("avif"))
+def avif_declaring(width: int, height: int, *, variant_name: str = "avif") -> bytes:
+    body = bytearray(variant(variant_name))
     box = body.index(b"ispe")
     body[box + 8 : box + 16] = struct.pack(">II", width, height)
     return bytes(body)
@@ -357,6 +357,16 @@ def hostile() -> dict[str, tuple[bytes, Reason]]:
         "tiff of 501 pages": (tiff(10, 10, pages=501), too_much),
         "tiff whose pages go round": (tiff(10, 10, pages=3, loop=True), corrupt),
         "tiff 16384x16384": (tiff(16_384, 16_384, pages=1), too_much),
+        "bigtiff 16384x16384": (tiff_of({256: (3, [16_384]), 257: (16, [16_384])}, big=True), too_much),
+        "bigtiff of a width beyond any": (tiff_of({256: (16, [2**63])}, big=True), too_much),
+        "bigtiff whose directory is beyond its end": (b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(99), corrupt),
+        "bigtiff of endless tags": (b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**63) + bytes(99), Reason.TOO_COMPLEX),
+        "heic 8000x8000": (avif_declaring(8000, 8000, variant_name="heic"), too_much),
+        "heic within the limits": (avif_declaring(6500, 6500, variant_name="heic"), too_much),
+        "heic whose box claims to be larger than the file": (variant("heic")[:-1], corrupt),
+        "jxl of one color": (encoded(Image.new("RGB", (5000, 4000), (1, 2, 3)), "JXL", lossless=True)[:900], too_much),
+        "jxl of 2^30 rows": (b"\xff\x0a" + (3 << 1 | (2**30 - 1) << 3).to_bytes(12, "little"), too_much),
+        "jxl of nothing": (b"\xff\x0a", corrupt),
         "bmp of minus two thousand million rows": (
             b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 10, -(2**31), 1, 24, 0) + bytes(40),
             too_much,
