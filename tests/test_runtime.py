@@ -253,6 +253,6 @@ def test_an_invalid_setting_is_an_error_of_one_line(invalid: dict[str, str], mes
 def test_images_may_take_memory_in_proportion_to_their_pixels_and_never_less_than_by_default(
     pixels: int, decoded: int
 ) -> None:
-    limits = runtime.image_limits(Settings(max_image_pixels=pixels, max_image_frames=7, decode_seconds=3))
+    limits = runtime.image_limits(configuration.load(max_image_pixels=pixels, max_image_frames=7, decode_seconds=3))
 
     assert (limits.max_pixels, limits.max_decoded_bytes, limits.max_frames, limits.seconds) == (pixels, decoded, 7, 3)

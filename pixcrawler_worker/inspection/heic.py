@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from types import ModuleType
+from typing import Any
 
 from PIL import Image
 
@@ -29,9 +30,8 @@ def reduced(body: bytes, module: ModuleType) -> Image.Image:
     bands = []
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        band = Image.frombuffer(
-            mode, (width, bottom - top), data[top * stride : bottom * stride], "raw", mode, stride, 1
-        )
+        part: Any = data[top * stride : bottom * stride]  # a buffer, which Pillow takes though it has no type for it
+        band = Image.frombuffer(mode, (width, bottom - top), part, "raw", mode, stride, 1)
         bands.append(band.reduce(factor))
     whole = Image.new(mode, (bands[0].width, sum(band.height for band in bands)))
     top = 0
