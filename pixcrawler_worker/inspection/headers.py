@@ -429,7 +429,7 @@ def _jxl(body: bytes, limits: Limits) -> Header:
 #: Memory that decoders take for a pixel of usual images (4:2:0, no alpha): their frame, the same as RGB, a copy of it,
 #: and Pillow's image, which a HEIC goes without (`heic`). Those that take more are rejected when there is none left;
 #: libjxl ends its process then.
-_AVIF_BYTES, _HEIC_BYTES, _PLAIN_JXL_BYTES, _JXL_BYTES = 9.0, 6.5, 9.0, 12.0
+_AVIF_BYTES, _HEIC_BYTES, _PLAIN_JXL_BYTES, _JXL_BYTES = 9.0, 6.0, 9.0, 12.0
 
 
 _READERS: tuple[tuple[bytes, Callable[[bytes, Limits], Header]], ...] = (

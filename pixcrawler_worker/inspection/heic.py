@@ -9,7 +9,7 @@ from PIL import Image
 #: Pixels that are left of an image: enough for hashes, measurements and thumbnails.
 MAX_PIXELS = 1_000_000
 #: Pixels of a band.
-_BAND_PIXELS = 2_000_000
+_BAND_PIXELS = 1_000_000
 
 
 def reduced(body: bytes, module: ModuleType) -> Image.Image:

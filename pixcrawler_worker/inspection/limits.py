@@ -47,7 +47,7 @@ class Limits:
     """
 
     max_pixels: int = 50_000_000
-    max_decoded_bytes: int = 160_000_000
+    max_decoded_bytes: int = 150_000_000
     max_side: int = 16_384
     max_frames: int = 500
     max_frame_pixels: int = 500_000_000

@@ -31,7 +31,7 @@ _REDUCED_SIDE = 128
 _MAX_DETAIL = 200
 _THUMBNAIL_QUALITY = 80
 #: Pixels that are converted at a time.
-_MAX_BAND_PIXELS = 2_000_000
+_MAX_BAND_PIXELS = 1_000_000
 _ORIENTATION = 0x0112
 #: As in ImageOps.exif_transpose, which fails when EXIF is broken.
 TURNS = {

@@ -83,7 +83,7 @@ SCENE = samples.scene(64, 48)
         (samples.encoded(SCENE, "TIFF", compression="tiff_lzw", strip_size=2**31 - 1), 7),
         (samples.encoded(samples.scene(640, 480), "TIFF", compression="tiff_lzw", strip_size=640 * 3 * 48), 4.3),
         (samples.variant("avif"), 9),
-        (samples.variant("heic"), 6.5),
+        (samples.variant("heic"), 6),
         (samples.variant("jxl"), 9),
         (samples.encoded(SCENE.convert("RGBA"), "JXL"), 12),
     ],

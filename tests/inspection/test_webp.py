@@ -89,11 +89,11 @@ def test_a_truncated_or_broken_one_is_corrupt(options: dict[str, Any]) -> None:
         assert rejected.value.reason is Reason.CORRUPT
 
 
-def test_forty_megapixels_take_no_more_memory_than_their_pixels() -> None:
-    body = samples.webp_of_one_color(6300, 6300)
+def test_37_megapixels_take_no_more_memory_than_their_pixels() -> None:
+    body = samples.webp_of_one_color(6100, 6100)
 
     async def story(limits: Limits) -> int:
         async with aclosing(Decoder(limits)) as decoder:
             return (await decoder.inspect(body)).width
 
-    assert asyncio.run(story(Limits(max_pixels_per_byte=10**9))) == 6300
+    assert asyncio.run(story(Limits(max_pixels_per_byte=10**9))) == 6100
