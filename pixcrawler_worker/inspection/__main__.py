@@ -15,7 +15,7 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing
 from pixcrawler_worker.inspection.framing import Operation
 from pixcrawler_worker.inspection.inspector import convert, inspect_bytes, measure_bytes, thumbnail
-from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.limits import Limits, OutOfMemoryError
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -68,9 +68,7 @@ class _Memory:
         """Return what images left to the system. What they keep, the next ones lack: with too much, start again."""
         if _address_space() - self._begun_with < _MAX_KEPT_BYTES:
             return
-        gc.collect()
-        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
-            trim(0)
+        _release()
         if _address_space() - self._begun_with >= _MAX_KEPT_BYTES:
             os.dup2(sys.stderr.fileno(), 2)
             os.execv(  # noqa: S606 - itself
@@ -91,18 +89,34 @@ def _response(body: bytes | None, operation: int, parameter: int, limits: Limits
     if body is None:
         return framing.rejection_response(RejectedError(Reason.TOO_MANY_BYTES, "the file is larger than allowed"))
     try:
-        match Operation(operation):
-            case Operation.THUMBNAIL:
-                return thumbnail(body, parameter, limits)
-            case Operation.METRICS:
-                return framing.facts_response(*measure_bytes(body, limits, strict=bool(parameter)))
-            case Operation.CONVERT:
-                conversion, original = framing.split_conversion(body)
-                return framing.conversion_response(convert(original, conversion, limits))
-            case Operation.FACTS:
-                return framing.facts_response(inspect_bytes(body, limits))
+        try:
+            return _answer(body, operation, parameter, limits)
+        except OutOfMemoryError:
+            # Of what earlier images left, not all can be used again: without it, this one may have enough.
+            _release()
+        return _answer(body, operation, parameter, limits)
     except RejectedError as rejection:
         return framing.rejection_response(rejection)
+
+
+def _answer(body: bytes, operation: int, parameter: int, limits: Limits) -> bytes:
+    match Operation(operation):
+        case Operation.THUMBNAIL:
+            return thumbnail(body, parameter, limits)
+        case Operation.METRICS:
+            return framing.facts_response(*measure_bytes(body, limits, strict=bool(parameter)))
+        case Operation.CONVERT:
+            conversion, original = framing.split_conversion(body)
+            return framing.conversion_response(convert(original, conversion, limits))
+        case Operation.FACTS:
+            return framing.facts_response(inspect_bytes(body, limits))
+
+
+def _release() -> None:
+    """Return memory that is not used to the system."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
 
 
 def _receive(worker: socket.socket) -> tuple[bytes | None, int, int] | None:

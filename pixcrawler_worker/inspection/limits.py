@@ -14,6 +14,14 @@ _ROOM_BYTES = 24_000_000
 _BYTES_PER_BLOCK = 64
 
 
+class OutOfMemoryError(RejectedError):
+    """Decoding an image takes more memory than there is."""
+
+    def __init__(self, detail: str = "") -> None:
+        more = f" ({detail})" if detail else ""
+        super().__init__(Reason.TOO_MANY_PIXELS, f"it needs more memory than the decoder may have{more}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What an image may declare, and what its decoding may take.

@@ -22,7 +22,7 @@ from PIL import (
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import extras, headers, heic, png, webp
-from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.limits import Limits, OutOfMemoryError
 
 #: Both hashes are taken from an image reduced to about this many pixels a side: half of it moves one more bit of 64,
 #: and twice of it costs a quarter more time.
@@ -150,7 +150,7 @@ def opened(body: bytes, extension: str, limits: Limits, *, whole: bool = False) 
     except RejectedError:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
-        raise RejectedError(Reason.TOO_MANY_PIXELS, "it needs more memory than the decoder may have") from error
+        raise OutOfMemoryError from error
     except UnidentifiedImageError as error:
         raise _rejection(_cause(body, extension) or error, extension) from error
     except Exception as error:
@@ -175,7 +175,7 @@ def _image(body: bytes, extension: str, limits: Limits, *, whole: bool) -> Image
 def _rejection(error: Exception, extension: str) -> RejectedError:
     detail = f"{type(error).__name__}: {str(error)[:_MAX_DETAIL]}"
     if "memory" in str(error).lower():  # of libraries that have an error of their own for it
-        return RejectedError(Reason.TOO_MANY_PIXELS, f"it needs more memory than the decoder may have ({detail})")
+        return OutOfMemoryError(detail)
     if str(error).startswith(_UNSUPPORTED):
         return RejectedError(
             Reason.UNSUPPORTED_FORMAT, f"a {extension.upper()} of a kind that is not supported ({detail})"
