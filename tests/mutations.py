@@ -564,6 +564,63 @@ MUTATIONS = (
         new="    return max(0 * limit, _not_invalid(session, crawl_job_id))",
         tests=("db/test_valid_images.py",),
     ),
+    # One image of a validation or an export.
+    Mutation(
+        name="what one image of a validation raises ends its chunk",
+        files="validate/worker.py",
+        old="        except Exception as error:  # noqa: BLE001 - whatever one image raises is its own",
+        new="        except ZeroDivisionError as error:",
+        tests=("validate/test_isolation.py",),
+    ),
+    Mutation(
+        name="an image that takes for ever is validated again with its neighbors",
+        files="validate/worker.py",
+        old="asyncio.timeout(self._stop if len(images) > 1 else None)",
+        new="asyncio.timeout(None)",
+        tests=("validate/test_isolation.py",),
+    ),
+    Mutation(
+        name="a file that cannot be read is an outage although others can be read",
+        files="validate/worker.py",
+        old="        if not self._progress.answered:",
+        new="        if self._progress.answered:",
+        tests=("validate/test_isolation.py",),
+    ),
+    Mutation(
+        name="what a layout returns for an image is written while it is returned",
+        files="export/archive_writer.py",
+        old="written = [self._checked(one) for one in entries]",
+        new="written = list(entries)",
+        tests=("export/test_isolation.py",),
+    ),
+    Mutation(
+        name="what one image of an export raises ends its chunk",
+        files="export/image_reader.py",
+        old="        except Exception as error:  # noqa: BLE001 - see above",
+        new="        except ZeroDivisionError as error:",
+        tests=("export/test_isolation.py",),
+    ),
+    Mutation(
+        name="a slow archive is begun again by every attempt",
+        files="export/worker.py",
+        old="async with asyncio.timeout(seconds if task.segments is None else None) as limit:",
+        new="async with asyncio.timeout(None) as limit:",
+        tests=("export/test_prepared.py",),
+    ),
+    Mutation(
+        name="a segment of a slow archive is forgotten",
+        files="export/worker.py",
+        old="        segments.append(first)\n",
+        new="",
+        tests=("export/test_prepared.py",),
+    ),
+    Mutation(
+        name="entries of Commons without an id are one",
+        files="sources/commons.py",
+        old="object() if name is None or name in ids else name",
+        new="name",
+        tests=("sources/test_odd_answers.py",),
+    ),
 )
 
 
