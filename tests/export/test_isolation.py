@@ -247,7 +247,7 @@ LAYOUTS = ("imagefolder", "coco", "parquet", "tfrecord", "label_studio", "flat",
 
 
 @settings(
-    max_examples=10,
+    max_examples=6,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # an example is a whole job: making it smaller takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

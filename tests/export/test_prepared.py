@@ -52,10 +52,8 @@ def drive_within(runtime: Runtime, ref: JobRef, limits: JobLimits, *, runs: int 
     return runs
 
 
-@pytest.mark.parametrize("options", [{}, {"layout": "coco", "image": {"format": "png"}}])
-def test_an_archive_of_slow_images_is_written_by_several_attempts_and_is_the_same(
-    runtime: Runtime, options: dict[str, Any]
-) -> None:
+def test_an_archive_of_slow_images_is_written_by_several_attempts_and_is_the_same(runtime: Runtime) -> None:
+    options = {"layout": "coco", "image": {"format": "png"}}
     job = crawl_of(runtime, stored_images(60))
     ((gone,),) = query(runtime, "SELECT storage_url FROM images ORDER BY filename OFFSET 30 LIMIT 1")
     runtime.run(runtime.storage.delete([runtime.storage.key(gone)]))

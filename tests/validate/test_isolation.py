@@ -102,8 +102,11 @@ class UnprintableError(Exception):
 ERRORS = [KeyError("bands"), MemoryError(), OverflowError(), UnicodeError("x"), UnprintableError(), RecursionError()]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("mode", ["lenient", "strict"])
+@pytest.mark.parametrize(
+    ("error", "mode"),
+    [*((error, "strict") for error in ERRORS), (ERRORS[0], "lenient")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_a_bug_that_one_image_meets_is_its_finding_and_does_not_make_it_invalid(
     runtime: Runtime, error: Exception, mode: str
 ) -> None:
@@ -156,7 +159,7 @@ ODD: st.SearchStrategy[Any] = st.one_of(
 )
 FIELDS = [("facts", name) for name in ImageFacts.__slots__] + [("metrics", name) for name in Metrics.__slots__]
 SLOW = settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],  # an example is a whole job: making it smaller takes minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
