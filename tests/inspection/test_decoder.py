@@ -1,5 +1,6 @@
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -383,6 +384,27 @@ def test_a_large_jpeg_takes_little_memory() -> None:
             return (await decoder.inspect(body)).width
 
     assert asyncio.run(story()) == 7000
+
+
+def test_what_a_large_image_leaves_goes_back_to_the_system_before_the_next_one() -> None:
+    large = samples.encoded(Image.new("RGB", (7000, 6000), (9, 9, 9)), "JPEG", progressive=True)
+
+    async def story() -> tuple[int, int, set[int | None]]:
+        async with aclosing(Decoder(LIMITS)) as decoder:
+            pid = await ready_pid(decoder)
+            begun_with = address_space(pid)
+            await decoder.inspect(large)
+            await decoder.inspect(JPEG)
+            return begun_with, address_space(pid), {pid, decoder.pid}
+
+    begun_with, left, pids = asyncio.run(story())
+
+    assert left - begun_with < 32_000_000
+    assert len(pids) == 1  # one that keeps too much starts again in place
+
+
+def address_space(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def test_a_process_is_replaced_by_one_that_was_started_in_time() -> None:

@@ -1,11 +1,7 @@
-import asyncio
-from contextlib import aclosing
-
 import pytest
 from inspection import samples
 from PIL import Image
 
-from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.inspector import inspect_bytes, measure_bytes
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -37,13 +33,3 @@ def test_a_large_one_that_is_turned_is_turned_once_and_keeps_its_place() -> None
 
     assert (facts.width, facts.height) == (1200, 1600)
     assert (measured.orientation, measured.gps) == (1, True)
-
-
-def test_what_a_decoder_keeps_of_images_does_not_add_up() -> None:
-    body = samples.encoded(samples.scene(400, 300).resize((5000, 4000)), "HEIF", quality=1)
-
-    async def story() -> list[int]:
-        async with aclosing(Decoder(LIMITS)) as decoder:
-            return [(await decoder.inspect(body)).width for _ in range(4)]
-
-    assert asyncio.run(story()) == [5000] * 4
