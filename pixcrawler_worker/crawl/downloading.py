@@ -11,6 +11,7 @@ import structlog
 
 from pixcrawler_worker.crawl.candidate_queue import CandidateQueue
 from pixcrawler_worker.crawl.options import CrawlOptions
+from pixcrawler_worker.crawl.planner import URLS
 from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger import fairness
@@ -44,8 +45,10 @@ _LOOK_SECONDS = 0.25
 _MAX_IDLE_SECONDS = 2.0
 #: Closings in a row of a host that is down after which it is given up, if that has lasted long enough.
 _MAX_DOWN = 2
-#: When a host whose connections other workers use is asked for again.
-_BUSY_SECONDS = 3.0
+#: When a host whose connections other workers use is asked for again: a URL list is at hand, others are searched again.
+_BUSY_SECONDS, _BUSY_SECONDS_OF_SEARCH = 3.0, 20.0
+#: How long the rest of a chunk waits after trouble of the storage, the operator's proxy or this process.
+_TROUBLE = timedelta(seconds=5)
 
 
 class _End(Enum):
@@ -82,7 +85,8 @@ class Downloading:
         """Try the candidates until the quota is met, or until the rest has to wait; note the leftovers or the rest.
 
         Raises:
-            TransientError, PermanentError: trouble of the storage or of this process.
+            TransientError: trouble of the storage, the operator's proxy or this process, before anything was done.
+            PermanentError: such trouble that does not pass.
         """
         pause: Pause | None = None
         try:
@@ -121,8 +125,14 @@ class Downloading:
                     return pause
                 continue
             done, _ = await asyncio.wait(self._running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                self._finish(task)
+            try:
+                for task in done:
+                    self._finish(task)
+            except TransientError as error:
+                if not (self._progress.images or self._progress.rejections):
+                    raise
+                log.warning("the rest of the chunk is put off", reason=str(error))
+                return Pause((), _TROUBLE)
             now = time.monotonic()
             self._ended = now if done else self._ended
             self._postpone_slow(now)
@@ -148,7 +158,12 @@ class Downloading:
         if task.cancelled():  # it was slow
             self._queue.put_back(offer)
             return
-        match task.result():
+        try:
+            end = task.result()
+        except BaseException:
+            self._queue.put_back(offer)
+            raise
+        match end:
             case _End.SURPLUS:
                 self._left.append(offer)
             case _End.AGAIN:
@@ -263,7 +278,8 @@ class Downloading:
                 return _End.DONE
         offer.host = closed.host
         if closed.cause is Cause.BUSY:
-            offer.due = time.monotonic() + _BUSY_SECONDS
+            is_listed = self._work.chunk.source == URLS
+            offer.due = time.monotonic() + (_BUSY_SECONDS if is_listed else _BUSY_SECONDS_OF_SEARCH)
         elif closed.cause is Cause.ASKED:
             offer.due = time.monotonic() + closed.wait.total_seconds()
         return _End.AGAIN

@@ -89,7 +89,7 @@ def after_outage(*, attempt: int, max_attempts: int, jitter: float) -> Retry | G
 def after_part(*, attempt: int, max_attempts: int, progressed: bool) -> tuple[int, int]:
     """Return attempts and allowed attempts of a chunk that is queued again for the rest of its work.
 
-    Every attempt that got further is the last of its kind, so attempts count from 0. One that did not is a deferral; a
+    After an attempt that got further, attempts count from 0. One that did not is a deferral; a
     chunk that may not be deferred once more has to do without its rest, see `may_defer`.
 
     Args:

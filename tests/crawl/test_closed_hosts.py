@@ -11,7 +11,7 @@ from typing import Any
 import ledger
 import pytest
 from aiohttp import web
-from doubles import image_urls, query, start, status, the_chunk, urls_of
+from doubles import WatchedStorage, image_urls, query, start, status, the_chunk, urls_of
 from fakes import polite
 from fakes.hosts import HostileServer
 from fakes.polite import PoliteHost
@@ -25,6 +25,7 @@ from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.embedded.services import Services
+from pixcrawler_worker.errors import OutageError, TransientError
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, connect
@@ -225,6 +226,35 @@ def test_two_workers_never_open_more_connections_than_a_host_allows(runtime: Run
         at_once(work, work)
         assert urls_of(runtime, ref) == set(host.urls("shared", 60))
         assert host.most_connections == 2
+
+
+# Trouble of the chunk
+
+
+@pytest.mark.parametrize("error", [OutageError("the storage is full"), TransientError("out of open files")])
+def test_what_a_chunk_has_is_kept_when_trouble_comes_in_the_middle(
+    runtime: Runtime, host: HostileServer, error: TransientError
+) -> None:
+    stored = 0
+
+    def put(_: str) -> None:
+        nonlocal stored
+        stored += 1
+        if 3 < stored <= 6:
+            raise error
+
+    listed = image_urls(host, f"trouble-{type(error).__name__}", 10)
+    narrow = runtime.settings.model_copy(update={"fetch_concurrency": 1})
+    troubled = replace(runtime, settings=narrow, storage=WatchedStorage(runtime, put=put))
+    ref, messages = start(troubled, listed, job={"max_images": 10})
+    executor.run(troubled, CRAWL, messages[0].chunk_id)
+    chunk = the_chunk(runtime, ref)
+    assert (chunk.state, chunk.attempt, len(urls_of(runtime, ref))) == ("queued", 0, 3)
+    for _ in range(4):
+        ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now() WHERE state = 'queued'")
+        executor.run(troubled, CRAWL, messages[0].chunk_id)
+    assert urls_of(runtime, ref) == set(listed)
+    assert (status(runtime, ref), reasons(runtime, ref)) == (JobStatus.COMPLETED, {})
 
 
 # The ledger of candidates
