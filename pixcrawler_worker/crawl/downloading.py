@@ -23,6 +23,7 @@ from pixcrawler_worker.domain.retry import MAX_RETRY_AFTER, may_defer
 from pixcrawler_worker.errors import TransientError, WorkerError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate
+from pixcrawler_worker.web import descriptors
 from pixcrawler_worker.web.bodies import Body
 from pixcrawler_worker.web.hosts import MAX_STRIKES, Cause, HostClosedError
 
@@ -261,7 +262,9 @@ class Downloading:
             log.debug("candidate rejected", reason=error.reason, detail=str(error))
         except WorkerError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever one candidate raises is its own
+        except Exception as error:
+            if descriptors.is_own_limit(error):
+                raise TransientError("this process or machine is out of open files or memory") from error
             self._progress.reject_internally(error, offer, source=self._work.chunk.source)
         return _End.DONE
 
