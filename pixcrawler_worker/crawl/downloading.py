@@ -42,8 +42,8 @@ _SLOW_BODY, _SLOW_BODY_SECONDS = 1000, 2.0
 _FIRST_LATE_SECONDS, _MAX_LATE_SECONDS = 3.0, 10.0
 #: Seconds between two looks at whether a chunk should stop.
 _LOOK_SECONDS = 0.25
-#: Seconds for which a chunk waits for its hosts itself, if nothing else could use its process.
-_MAX_IDLE_SECONDS = 2.0
+#: Seconds for which a chunk waits for its hosts itself: in any case, and if nothing else could use its process.
+_MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS = 0.75, 2.0
 #: Closings in a row of a host that is down after which it is given up, if that has lasted long enough.
 _MAX_DOWN = 2
 #: When a host whose connections other workers use is asked for again: a URL list is at hand, others are searched again.
@@ -196,7 +196,8 @@ class Downloading:
         if not len(self._queue):
             return None
         wait = self._queue.wait(now)
-        if wait > _MAX_IDLE_SECONDS or now - self._begun > self._budget or (wait and await self._is_needed()):
+        is_long = wait > _MAX_IDLE_SECONDS or (wait > _MIN_IDLE_SECONDS and await self._is_needed())
+        if is_long or now - self._begun > self._budget:
             causes = {closed.cause for host in self._queue.by_host() if (closed := self._hosts.closed(host))}
             return Pause((), timedelta(seconds=wait), dict(self._queue.by_host()), deferred=not causes)
         await asyncio.sleep(min(max(wait, 0.01), _LOOK_SECONDS))
