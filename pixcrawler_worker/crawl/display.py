@@ -63,8 +63,8 @@ def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
 
 def _waiting(one: Mapping[str, Any]) -> str:
     until = datetime.fromisoformat(one["until"]).astimezone()
-    allowed = "" if one["connections"] is None else f", connections allowed: {one['connections']}"
-    return f"{one['candidates']:>6}  for {one['host']} until {until:%H:%M:%S}{allowed}"
+    allowed = "" if one["connections"] is None else f", {one['connections']} connections allowed"
+    return f"{one['candidates']:>6}  for {one['host']} until {until:%H:%M}{allowed}"
 
 
 def _outcome(session: Session, job: CrawlView) -> list[str]:

@@ -1,6 +1,7 @@
 """`pixcrawler jobs`, called in this process with real services behind it."""
 
 import json
+import re
 from collections.abc import Mapping
 
 import ledger
@@ -114,6 +115,22 @@ def test_untrusted_texts_cannot_control_a_terminal(env: Mapping[str, str], runti
         shown = call(env, "jobs", *words).stdout
         assert "[bold]x[/bold]" in shown
         assert not [character for character in shown if not character.isprintable() and character != "\n"]
+
+
+def test_candidates_that_wait_for_hosts_are_shown(env: Mapping[str, str], sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=3, max_images=500)
+    waiting = {"upload.wikimedia.org": 206, "a" * 60 + ".example:8443": 3}
+    ledger.execute(
+        sessions,
+        "UPDATE pixcrawler.chunks SET payload = payload || jsonb_build_object('waiting', CAST(:hosts AS jsonb)),"
+        " available_at = now() + seq * interval '1 minute' WHERE crawl_job_id = :id",
+        hosts=json.dumps(waiting),
+        id=ref.id,
+    )
+    lines = call(env, "jobs", "show", str(ref.id)).stdout
+    assert re.search(r"waiting +412  for upload.wikimedia.org until \d\d:\d\d, 2 connections allowed *\n", lines)
+    shown = json.loads(call(env, "jobs", "show", str(ref.id), "--json").stdout)["waiting"]
+    assert [(one["candidates"], one["connections"]) for one in shown] == [(412, 2), (6, None)]
 
 
 def test_a_missing_job_is_an_error(env: Mapping[str, str], broker: redis.Redis) -> None:
