@@ -133,6 +133,32 @@ def test_a_part_that_comes_too_late_is_dropped(runtime: Runtime, sessions: Sessi
         assert toy(sessions, ref).sum == 0
 
 
+def test_a_part_whose_commit_lost_its_answer_was_done(runtime: Runtime, sessions: Sessions) -> None:
+    kind = toy_in_parts()
+    _, (chunk_id,) = started(runtime, sessions, kind, numbers=1)
+    with sessions.begin() as session:
+        claim = ledger.claim_of(session, kind.table, chunk_id)
+    assert put_back(sessions, claim) is ChunkOutcome.CONTINUES
+    with sessions.begin() as session:
+        assert chunks.lock_claim(session, claim) is ClaimState.FINISHED
+
+
+@pytest.mark.parametrize("ended_by", ["released", "reaped"])
+def test_an_attempt_that_ended_otherwise_was_not(runtime: Runtime, sessions: Sessions, ended_by: str) -> None:
+    kind = toy_in_parts()
+    _, (chunk_id,) = started(runtime, sessions, kind, numbers=1)
+    with sessions.begin() as session:
+        claim = ledger.claim_of(session, kind.table, chunk_id)
+    with sessions.begin() as session:
+        if ended_by == "released":
+            chunks.release(session, claim, error="busy", jitter=0.0)
+        else:
+            ledger.execute(sessions, "UPDATE pixcrawler.chunks SET lease_until = now() - interval '1 s'")
+            assert chunks.reap(session, kind.table)
+    with sessions.begin() as session:
+        assert chunks.lock_claim(session, claim) is ClaimState.LOST
+
+
 def test_a_retry_continues_with_the_rest(runtime: Runtime, sessions: Sessions) -> None:
     kind = toy_in_parts()
     ref, (chunk_id,) = started(runtime, sessions, kind, numbers=1)
