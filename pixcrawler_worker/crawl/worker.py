@@ -25,6 +25,7 @@ from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Page, Query
 from pixcrawler_worker.web import http
+from pixcrawler_worker.web.hosts import MAX_STRIKES, Cause, HostClosedError
 
 log = structlog.get_logger()
 
@@ -184,6 +185,8 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         with http.translated(chunk.source):
             return await runtime.source(chunk.source).search(query, http.client(runtime.downloader))
     except TransientError as error:
+        if isinstance(error, HostClosedError) and error.cause is Cause.LIMITED and error.strikes >= MAX_STRIKES:
+            raise PermanentError(f"{chunk.source} limits requests: {error}") from error
         if work.only_source or error.retry_after is not None or work.claim.counted_attempt < _MAX_SEARCH_ATTEMPTS:
             raise
         raise PermanentError(f"{error}; its part is left to the other sources") from error
