@@ -8,6 +8,7 @@ from pixcrawler_worker.domain.lifecycle import ChunkState
 class Event(StrEnum):
     CLAIM = "claim"
     FINISH = "finish"
+    PUT_BACK = "put back"
     RELEASE = "release"
     FAIL = "fail"
     REAP = "reap"
@@ -20,6 +21,7 @@ TRANSITIONS = frozenset(
     {
         (ChunkState.QUEUED, Event.CLAIM, ChunkState.RUNNING),
         (ChunkState.RUNNING, Event.FINISH, ChunkState.COMPLETED),
+        (ChunkState.RUNNING, Event.PUT_BACK, ChunkState.QUEUED),
         (ChunkState.RUNNING, Event.RELEASE, ChunkState.QUEUED),
         (ChunkState.RUNNING, Event.FAIL, ChunkState.FAILED),
         (ChunkState.RUNNING, Event.REAP, ChunkState.QUEUED),

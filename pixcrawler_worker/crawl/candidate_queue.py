@@ -2,7 +2,8 @@
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from pixcrawler_worker.crawl.progress import Offer
 from pixcrawler_worker.web.hosts import Hosts
@@ -26,13 +27,18 @@ class CandidateQueue:
     def __iter__(self) -> Iterator[Offer]:
         return iter(self._waiting)
 
-    def next(self, now: float) -> Offer | None:
-        """Take the first candidate that is due and whose host has a place; None when there is none."""
+    def next(self, now: float, begun: Mapping[str | None, int] = MappingProxyType({})) -> Offer | None:
+        """Take the first candidate that is due and whose host has a place; None when there is none.
+
+        Args:
+            now: by the monotonic clock.
+            begun: downloads by host that were begun just now, and may not hold their places yet.
+        """
         full: set[str] = set()
         for at, offer in enumerate(self._waiting):
             if offer.due > now or offer.host in full:
                 continue
-            if offer.host is not None and not self._hosts.places(offer.host):
+            if offer.host is not None and not self._hosts.places(offer.host, begun=begun.get(offer.host, 0)):
                 full.add(offer.host)
                 continue
             del self._waiting[at]

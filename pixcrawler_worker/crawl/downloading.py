@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from enum import Enum
@@ -108,7 +109,7 @@ class Downloading:
             if task.cancelled() or task.exception() is not None or task.result() is not _End.DONE
         ]
         rest = tuple(sorted(offer.position for offer in [*self._left, *late, *self._queue]))
-        if pause is None:
+        if pause is None or len(self._progress.images) >= self._work.quota:
             self._progress.left = rest
         elif rest:
             self._progress.pause = Pause(rest, pause.delay, pause.waiting, pause.deferred, pause.yielded)
@@ -148,10 +149,16 @@ class Downloading:
         """Begin as many downloads as there is room for."""
         concurrency = self._runtime.settings.fetch_concurrency
         quick = sum(now - since < _SLOW_SECONDS for _, since in self._running.values())
+        begun = Counter(
+            offer.host
+            for offer, since in self._running.values()
+            if now - since < _SLOW_SECONDS and offer.position not in self._progress.downloaded_positions
+        )
         while quick < min(concurrency, self._progress.missing + _SPARE_DOWNLOADS):
-            if len(self._running) >= concurrency * _MAX_SLOW or (offer := self._queue.next(now)) is None:
+            if len(self._running) >= concurrency * _MAX_SLOW or (offer := self._queue.next(now, begun)) is None:
                 return
             self._running[asyncio.ensure_future(self._process(offer))] = offer, now
+            begun[offer.host] += 1
             quick += 1
 
     def _finish(self, task: asyncio.Task[_End]) -> None:
@@ -281,10 +288,10 @@ class Downloading:
                 self._progress.reject(offer, closed.__cause__.reason)
                 return _End.DONE
         offer.host = closed.host
-        if closed.cause is Cause.BUSY:
+        if closed.cause is Cause.BUSY and self._hosts.limit(closed.host) is not None:
             is_listed = self._work.chunk.source == URLS
             offer.due = time.monotonic() + (_BUSY_SECONDS if is_listed else _BUSY_SECONDS_OF_SEARCH)
-        elif closed.cause is Cause.ASKED:
+        elif closed.cause in {Cause.BUSY, Cause.ASKED}:
             offer.due = time.monotonic() + closed.wait.total_seconds()
         return _End.AGAIN
 

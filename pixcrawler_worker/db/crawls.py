@@ -143,14 +143,38 @@ def reopened(session: Session, ref: JobRef) -> None:
     """
     session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == ref.id).values(cleaned_at=None, round=0))
     rows = session.execute(
-        select(Chunk.id, Chunk.payload, Chunk.result).where(
-            Chunk.crawl_job_id == ref.id, Chunk.state == ChunkState.COMPLETED, Chunk.result.has_key("retriable")
-        )
+        select(Chunk.id, Chunk.state, Chunk.payload, Chunk.result)
+        .where(Chunk.crawl_job_id == ref.id, Chunk.result.is_not(None))
+        .order_by(Chunk.seq)
     )
+    pages: dict[tuple[str, str, str, int], list[tuple[int, str, CrawlChunkResult]]] = {}
     for row in rows.all():
         with contextlib.suppress(PermanentError):  # another version wrote it, or a person: it stays as it is
-            result = CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result).reopened()
-            session.execute(update(Chunk).where(Chunk.id == row.id).values(result=result.to_json()))
+            result = CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result)
+            page = (result.chunk.source, result.chunk.query, result.chunk.label, result.chunk.page)
+            pages.setdefault(page, []).append((row.id, row.state, result))
+    for results in pages.values():
+        _reopen_page(session, results)
+
+
+def _reopen_page(session: Session, results: Sequence[tuple[int, str, CrawlChunkResult]]) -> None:
+    """Give what was rejected for now to the last chunk of a page: its leftovers are what the next round takes."""
+    retriable = {position for _, _, result in results for position in result.retriable}
+    if not retriable:
+        return
+    for chunk_id, _, result in results:
+        if result.retriable:
+            session.execute(update(Chunk).where(Chunk.id == chunk_id).values(result=result.reopened().to_json()))
+    chunk_id, state, result = results[-1]
+    last = result.reopened()
+    if state == ChunkState.COMPLETED:
+        left = tuple(sorted({*last.left, *retriable}))
+        session.execute(update(Chunk).where(Chunk.id == chunk_id).values(result=replace(last, left=left).to_json()))
+    elif last.chunk.only is not None:
+        only = tuple(sorted({*last.chunk.only, *retriable}))
+        session.execute(
+            update(Chunk).where(Chunk.id == chunk_id).values(payload=replace(last.chunk, only=only).to_json())
+        )
 
 
 def recount(session: Session, ref: JobRef) -> dict[str, int]:

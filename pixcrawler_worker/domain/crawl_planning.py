@@ -165,13 +165,12 @@ class CrawlChunkResult:
         )
 
     def reopened(self) -> "CrawlChunkResult":
-        """Return the result as if the candidates that were rejected for now had not been tried: they are leftovers."""
+        """Return the result as if the candidates that were rejected for now had not been offered."""
         again = Counter(self.retriable.values())
         return replace(
             self,
             offered=max(0, self.offered - again.total()),
             reasons=dict(Counter(self.reasons) - again),
-            left=tuple(sorted({*self.left, *self.retriable})),
             retriable={},
         )
 

@@ -14,7 +14,7 @@ _MAX_OPEN = 256
 _MAX_IDLE = 512
 
 #: Errors that say that this machine or process is out of something, and nothing about the other side.
-OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+OWN_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from pixcrawler_worker.web import descriptors, encodings, failures, hosts, opt_o
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.bodies import Bodies, Body
 from pixcrawler_worker.web.failures import without_query
-from pixcrawler_worker.web.hosts import Hosts
+from pixcrawler_worker.web.hosts import Cause, HostClosedError, Hosts
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.pool import Pool
 from pixcrawler_worker.web.resolver import CachingResolver, Lookup, LookupsBusyError, system_lookup
@@ -137,10 +137,11 @@ class _Progress:
 
     async def take(self, taken: Body, count: int) -> float:
         """Wait until the body may have more bytes, at no cost to the deadline; return the seconds that this took."""
-        begun = time.monotonic()
+        begun, when = time.monotonic(), self.deadline.when()
+        self.deadline.reschedule(None)
         await taken.take(count)
         waited = time.monotonic() - begun
-        if waited and (when := self.deadline.when()) is not None:
+        if when is not None:
             self.deadline.reschedule(when + waited)
         return waited
 
@@ -185,6 +186,7 @@ class Downloader:
         networks = () if policy.egress_proxy else policy.allowed_networks
         self._guard = Guard(ports=policy.ports, allowed_networks=networks)
         self._pool: Pool | None = None
+        self._rested = 0.0
         self._agent = product_token(policy.user_agent)
         self._robots = Robots(self._read_robots, agent=self._agent, shared=shared_robots)
 
@@ -282,7 +284,8 @@ class Downloader:
         return await self._robots.crawl_delay(self._guard.target(url))
 
     async def rest(self) -> None:
-        """Give back the connections that workers share, because nothing is downloaded now."""
+        """Give back the connections that workers share, because nothing is downloaded now; the event loop may stop."""
+        self._rested = time.monotonic()
         if self._pool:
             await self._pool.rest()
 
@@ -322,6 +325,8 @@ class Downloader:
         cookies: CookieJar | None = None
         seconds = self._policy.deadline.total_seconds()
         for redirects in range(self._policy.max_redirects + 1):
+            if seconds <= 0:
+                raise RejectedError(Reason.TIMEOUT, f"{without_query(outgoing.target)} took too long")
             patience = _LONG_PATIENCE if redirects or outgoing.any_status else hosts.PATIENCE
             host = hosts.key(outgoing.target)
             async with pool.connection(host, keep=outgoing.keep, patience=patience) as session:
@@ -359,12 +364,14 @@ class Downloader:
         except LookupsBusyError:
             raise hosts.HostClosedError(host, hosts.Cause.BUSY, timedelta(seconds=1)) from None
         except Exception as error:
+            if sent < self._rested:
+                # The event loop stood still meanwhile: that says nothing about the host.
+                raise HostClosedError(host, Cause.ASKED, timedelta(0)) from None
             raised = _rejection(error, outgoing.target)
             if progress is None or not progress.has_head:
                 if isinstance(raised, RejectedError) and raised.reason in _SILENCE:
-                    closed = await self.hosts.failed(
-                        host, sent=sent, connected=raised.reason is Reason.TIMEOUT, at_once=outgoing.is_first
-                    )
+                    took_it = raised.reason is Reason.TIMEOUT and not isinstance(error, aiohttp.ConnectionTimeoutError)
+                    closed = await self.hosts.failed(host, sent=sent, connected=took_it, at_once=outgoing.is_first)
                     if closed is not None:
                         raise closed from raised
             else:

@@ -50,7 +50,9 @@ _LOOK_SECONDS = 0.03
 #: Seconds that a request waits for a place before it is put off.
 PATIENCE = 2.0
 #: Seconds between two tries to get a connection that workers share, up to twice as long.
-_BORROW_SECONDS = 0.05
+BORROW_SECONDS = 0.05
+#: How long a closing is remembered after its end.
+MEMORY = timedelta(minutes=10)
 #: Hosts that a process remembers.
 _MAX_HOSTS = 10_000
 
@@ -184,6 +186,7 @@ class Hosts:
         self._clock = clock
         self._jitter = jitter
         self._known: OrderedDict[str, _Host] = OrderedDict()
+        self._looking = asyncio.Lock()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -192,10 +195,15 @@ class Hosts:
         """Return how many connections all workers together may have to a host; None without such a limit."""
         return self._limits.get(host, self._limits.get(host.rpartition(":")[0] or host))
 
-    def places(self, host: str) -> int:
-        """Return how many more requests this process may send to a host now; 0 while it is closed."""
+    def places(self, host: str, *, begun: int = 0) -> int:
+        """Return how many more requests this process may send to a host now; 0 while it is closed.
+
+        Args:
+            host: see `key`.
+            begun: requests that are about to take a place.
+        """
         one = self._host(host)
-        return 0 if self._wait(one) > 0 else max(0, int(one.places) - one.running)
+        return 0 if self._wait(one) > 0 else max(0, int(one.places) - max(one.running, begun))
 
     def closed(self, host: str) -> HostClosedError | None:
         """Return why and for how long a host is left alone, as far as this process knows; None when it is not."""
@@ -210,14 +218,16 @@ class Hosts:
 
     async def look(self, hosts: Sequence[str]) -> None:
         """Take over what other workers know of some hosts."""
-        now = self._clock()
-        due = [host for host in hosts if now - self._host(host).looked >= _LOOK_SECONDS]
-        if self._shared is None or not due:
+        if self._shared is None or not self._unseen(hosts):
             return
-        for host in due:
-            self._host(host).looked = now
-        for host, closing in (await self._shared.look(due)).items():
-            self._take_over(self._host(host), closing)
+        # One look at a time: who comes meanwhile waits for it, and has seen the same.
+        async with self._looking:
+            if due := self._unseen(hosts):
+                found = await self._shared.look(due)
+                for host in due:
+                    self._host(host).looked = self._clock()
+                for host, closing in found.items():
+                    self._take_over(self._host(host), closing)
 
     @asynccontextmanager
     async def place(self, host: str, *, patience: float = PATIENCE) -> AsyncIterator[None]:
@@ -311,19 +321,24 @@ class Hosts:
             return await self._close(host, Cause.DOWN, min(_FIRST_DOWN * factor, _LONGEST_DOWN), sent)
         return None
 
-    async def borrow(self, host: str, limit: int) -> str:
+    async def borrow(self, host: str, limit: int, *, patience: float) -> str:
         """Wait for one of the connections to a host that workers share, and return its name.
+
+        Args:
+            host: see `key`.
+            limit: connections of all workers together.
+            patience: seconds to wait.
 
         Raises:
             HostClosedError: none becomes free soon.
         """
         if self._shared is None:
             return ""
-        until = self._clock() + PATIENCE
+        until = self._clock() + patience
         while (name := await self._shared.borrow(host, limit)) is None:
             if self._clock() > until:
                 raise HostClosedError(host, Cause.BUSY, timedelta(seconds=1))
-            await asyncio.sleep(_BORROW_SECONDS * (1 + self._jitter()))
+            await asyncio.sleep(BORROW_SECONDS * (1 + self._jitter()))
         return name
 
     async def give_back(self, host: str, name: str) -> None:
@@ -341,7 +356,7 @@ class Hosts:
         is_new = sent >= one.open_at
         strikes = one.strikes + 1 if is_new else one.strikes
         padded = self._padded(wait if wait is not None else pause(strikes))
-        if is_new or wait is not None:
+        if is_new or (wait is not None and cause is Cause.LIMITED):
             since = one.since if one.strikes else self._clock()
             self._take_over(one, Closing(padded, strikes, cause, timedelta(seconds=self._clock() - since)))
             if self._shared is not None:
@@ -357,15 +372,21 @@ class Hosts:
         wait = timedelta(seconds=max(0.0, self._wait(one)))
         return HostClosedError(host, one.cause, wait, one.strikes, timedelta(seconds=self._clock() - one.since))
 
+    def _unseen(self, hosts: Sequence[str]) -> list[str]:
+        now = self._clock()
+        return [host for host in hosts if now - self._host(host).looked >= _LOOK_SECONDS]
+
     def _padded(self, wait: timedelta) -> timedelta:
         extra = min(wait.total_seconds() * _JITTER, _MAX_JITTER) * self._jitter()
         return wait + timedelta(seconds=extra)
 
     def _take_over(self, one: _Host, closing: Closing) -> None:
         until = self._clock() + closing.wait.total_seconds()
-        if closing.wait > timedelta(0) and until > one.open_at:
-            if one.strikes == 0 and closing.cause is Cause.DOWN:
+        if one.strikes == 0 and closing.strikes:
+            one.cause = closing.cause
+            if closing.cause is Cause.DOWN:
                 one.places = 1.0
+        if closing.wait > timedelta(0) and until > one.open_at:
             one.open_at, one.cause = until, closing.cause
         one.strikes = max(one.strikes, closing.strikes)
         since = self._clock() - closing.lasting.total_seconds()
@@ -386,6 +407,8 @@ class Hosts:
                     del self._known[oldest]
         else:
             self._known.move_to_end(host)
+        if one.strikes and self._clock() > one.open_at + MEMORY.total_seconds():
+            one.strikes, one.failures = 0, 0
         return one
 
 

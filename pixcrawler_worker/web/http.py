@@ -27,7 +27,7 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.web import retry_after
 from pixcrawler_worker.web.downloader import Downloader
-from pixcrawler_worker.web.hosts import HostClosedError
+from pixcrawler_worker.web.hosts import Cause, HostClosedError
 
 AsyncClient = httpx.AsyncClient
 Response = httpx.Response
@@ -163,6 +163,11 @@ def translated(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except HostClosedError as closed:
+        if closed.cause is not Cause.DOWN:
+            raise
+        # Not a wait that the provider asks for: such attempts count.
+        raise TransientError(f"{name} could not be reached: {closed}") from closed
     except httpx.HTTPStatusError as error:
         # Its text holds the URL with its query, which may hold a key: it is not kept as the cause.
         raise _of_status(name, error.response) from None

@@ -1,21 +1,25 @@
 """The connections of one event loop: kept ones, those of one request, and those that all workers share."""
 
 import asyncio
+import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import aiohttp
 
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.connect import GuardedResolver, checked_sockets, guarded_connector
 from pixcrawler_worker.web.descriptors import Room, room
-from pixcrawler_worker.web.hosts import PLACES, Hosts
+from pixcrawler_worker.web.hosts import BORROW_SECONDS, PLACES, HostClosedError, Hosts
 from pixcrawler_worker.web.lenient import LenientClient
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.resolver import CachingResolver
+
+T = TypeVar("T")
 
 # Bytes of the status line and of any single header, and number of headers. A policy for scripts can take 20 kB.
 _MAX_HEADER_BYTES = 1 << 16
@@ -75,7 +79,7 @@ class Pool:
     _connections: asyncio.Semaphore
     _lines: dict[str, list[_Line]] = field(default_factory=dict)
     _recent: dict[str, float] = field(default_factory=dict)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @classmethod
     def open(
@@ -138,7 +142,7 @@ class Pool:
         """
         async with self.hosts.place(host, patience=patience), self._connections:
             if limit := self.hosts.limit(host):
-                line = await self._line(host, limit)
+                line = await self._line(host, limit, patience)
                 try:
                     yield line.session
                 finally:
@@ -168,17 +172,35 @@ class Pool:
             self._recent[host] = now
         return keep or host in self._recent
 
-    async def _line(self, host: str, limit: int) -> _Line:
+    async def _line(self, host: str, limit: int, patience: float) -> _Line:
         """Return a connection to a host with a limit; the place that its caller holds says that there may be one."""
-        for line in [line for line in self._lines.get(host, []) if line.free]:
+        while line := next((line for line in self._lines.get(host, []) if line.free), None):
             if time.monotonic() - line.since < _TURN_SECONDS:
                 line.free = False
                 return line
-            await self._retire(host, line)
-        name = await self.hosts.borrow(host, limit)
+            # To its end even if this request is cancelled; and then the others, who look for a connection, are first.
+            await asyncio.shield(self._aside(self._retire(host, line)))
+            await asyncio.sleep(3 * BORROW_SECONDS)
+        borrowing = self._aside(self.hosts.borrow(host, limit, patience=patience))
+        try:
+            name = await asyncio.shield(borrowing)
+        except asyncio.CancelledError:
+            self._aside(self._give_back(host, borrowing))
+            raise
         line = _Line(self._open_line(), name, time.monotonic())
         self._lines.setdefault(host, []).append(line)
         return line
+
+    async def _give_back(self, host: str, borrowing: asyncio.Task[str]) -> None:
+        with contextlib.suppress(HostClosedError):
+            await self.hosts.give_back(host, await borrowing)
+
+    def _aside(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something that is not cancelled with the request that needs it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _put_down(self, host: str, line: _Line) -> None:
         line.free, line.used = True, time.monotonic()
@@ -186,9 +208,7 @@ class Pool:
 
     def _retire_if_idle(self, host: str, line: _Line, used: float) -> None:
         if line.free and line.used == used and line in self._lines.get(host, []):
-            task = asyncio.get_running_loop().create_task(self._retire(host, line))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._aside(self._retire(host, line))
 
     async def _retire(self, host: str, line: _Line) -> None:
         """Close a connection, and give it back once the host has seen its end."""

@@ -10,13 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from pixcrawler_worker.web import redis_url
-from pixcrawler_worker.web.hosts import FIRST_PAUSE, LONGEST_PAUSE, Cause, Closing
+from pixcrawler_worker.web.hosts import FIRST_PAUSE, LONGEST_PAUSE, MEMORY, Cause, Closing
 
 log = structlog.get_logger()
 
@@ -24,10 +24,12 @@ log = structlog.get_logger()
 PREFIX = "pixcrawler:host:"
 #: Seconds for a connection to Redis, and for each answer: a download must not wait long for it.
 _TIMEOUT = 1.0
+#: Connections of one process to Redis.
+_MAX_CONNECTIONS = 8
+#: Redis is away, full or damaged, or its URL has parts that only kombu understands.
+_TROUBLE = (RedisError, OSError, ValueError, TypeError)
 #: Seconds for which Redis is not asked again after it has failed.
 _AWAY_SECONDS = 5.0
-#: Milliseconds for which the number of closings is remembered after the last one.
-_MEMORY_MS = 600_000
 #: Milliseconds after which a borrowed connection is free again: longer than a process keeps one.
 _BORROWED_MS = 90_000
 
@@ -83,6 +85,7 @@ redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[3]))
 return 1
 """
 )
+_GIVE_BACK = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
 
 class RedisHosts:
@@ -93,19 +96,10 @@ class RedisHosts:
     """
 
     def __init__(self, url: str) -> None:
-        self._redis: Redis = Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT,
-            socket_connect_timeout=_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-        )
+        self._url = url
+        self._redis: Redis | None = None
         self._away_until = 0.0
         self._is_known_away = False
-        self._look = self._redis.register_script(_LOOK)
-        self._close = self._redis.register_script(_CLOSE)
-        self._open = self._redis.register_script(_OPEN)
-        self._borrow = self._redis.register_script(_BORROW)
 
     @classmethod
     def at(cls, broker_url: str | None) -> "RedisHosts | None":
@@ -115,45 +109,50 @@ class RedisHosts:
 
     async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing]:
         """Return those of the hosts that were closed lately."""
-        found = await self._run(self._look, [PREFIX + host for host in hosts], []) or []
+        found = await self._run(_LOOK, [PREFIX + host for host in hosts], []) or []
         return {host: _closing(row) for host, row in zip(hosts, found, strict=False) if row}
 
     async def close(self, host: str, cause: Cause, wait: timedelta | None, *, age: timedelta) -> Closing | None:
         """Close a host; without a wait, for longer each time."""
-        arguments = [cause.name, _ms(wait), _ms(age), _ms(FIRST_PAUSE), _ms(LONGEST_PAUSE), _MEMORY_MS]
-        row = await self._run(self._close, [PREFIX + host], arguments)
+        arguments: list[str | int] = [
+            cause.name,
+            _ms(wait),
+            _ms(age),
+            _ms(FIRST_PAUSE),
+            _ms(LONGEST_PAUSE),
+            _ms(MEMORY),
+        ]
+        row = await self._run(_CLOSE, [PREFIX + host], arguments)
         return _closing(row) if row else None
 
     async def open(self, host: str) -> None:
         """Forget that a host was closed."""
-        await self._run(self._open, [PREFIX + host], [])
+        await self._run(_OPEN, [PREFIX + host], [])
 
     async def borrow(self, host: str, limit: int) -> str | None:
         """Return the name of a connection that this process may have now, None when all are in use."""
         name = uuid.uuid4().hex
-        taken = await self._run(self._borrow, [f"{PREFIX}{host}:connections"], [limit, name, _BORROWED_MS])
+        taken = await self._run(_BORROW, [f"{PREFIX}{host}:connections"], [limit, name, _BORROWED_MS])
         # Without Redis each process has the limit for itself.
         return name if taken or taken is None else None
 
     async def give_back(self, host: str, name: str) -> None:
         """Return a borrowed connection."""
-        if self._is_away():
-            return
-        try:
-            await self._redis.zrem(f"{PREFIX}{host}:connections", name)
-        except (RedisError, OSError) as error:
-            self._went_away(error)
+        await self._run(_GIVE_BACK, [f"{PREFIX}{host}:connections"], [name])
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""
-        await self._redis.aclose()
+        redis, self._redis = self._redis, None
+        if redis is not None:
+            await redis.aclose()
 
-    async def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[object]) -> Any:  # noqa: ANN401 - as redis has it
+    async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:  # noqa: ANN401 - as redis has it
         if self._is_away():
             return None
         try:
-            answer = await script(keys=keys, args=arguments)
-        except (RedisError, OSError) as error:
+            redis = self._redis = self._redis or _connect(self._url)
+            answer = await redis.register_script(script)(keys=keys, args=arguments)
+        except _TROUBLE as error:
             self._went_away(error)
             return None
         self._is_known_away = False
@@ -167,6 +166,20 @@ class RedisHosts:
             log.warning("Redis does not answer: what workers know of hosts is not shared", error=type(error).__name__)
         self._is_known_away = True
         self._away_until = time.monotonic() + _AWAY_SECONDS
+
+
+def _connect(url: str) -> Redis:
+    # Who finds no free connection waits for one: a pool that raises would look like a Redis that is away.
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=_TIMEOUT,
+        socket_timeout=_TIMEOUT,
+        socket_connect_timeout=_TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+    )
+    return Redis.from_pool(pool)
 
 
 def _closing(row: Sequence[Any]) -> Closing:

@@ -286,6 +286,32 @@ def test_a_retry_asks_again_for_what_was_rejected_for_now_and_for_nothing_else(f
             ledger.check_invariants(session, ref.id)
 
 
+def test_a_retry_asks_again_also_when_a_later_round_had_the_rest_of_the_page(fresh: Runtime) -> None:
+    down = True
+
+    def rule(_: PoliteHost, request: Any) -> Any:
+        if "/gone" in request.path:
+            return web.Response(status=404)
+        return web.Response(status=500) if down and "/later" in request.path else None
+
+    with polite.serving(rule) as host:
+        # The first round meets its quota with leftovers, the second one has them.
+        listed = [*host.urls("later", 4), *host.urls("good", 5), *host.urls("gone", 30)]
+        ref, messages = start(fresh, listed, job={"max_images": 12})
+        ledger.execute(
+            fresh.sessions,
+            "UPDATE pixcrawler.chunks SET payload = payload || '{\"quota\": 5}' WHERE crawl_job_id = :id",
+            id=ref.id,
+        )
+        drive(fresh, ref, messages)
+        assert len(ledger.chunks_of(fresh.sessions, ref)) > 1
+        assert reasons(fresh, ref)["server_error"] == 4
+        down = False
+        drive(fresh, ref, submission.retry(fresh, CRAWL, ref.id))
+        assert urls_of(fresh, ref) == {*host.urls("later", 4), *host.urls("good", 5)}
+        assert "server_error" not in reasons(fresh, ref)
+
+
 def test_a_completed_job_that_has_its_images_is_not_run_again(fresh: Runtime) -> None:
     with polite.serving(lambda _, request: web.Response(status=500) if "/bad" in request.path else None) as host:
         ref, messages = start(fresh, [*host.urls("bad", 2), *host.urls("good", 5)], job={"max_images": 5})

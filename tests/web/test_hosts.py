@@ -210,3 +210,11 @@ def test_places_stay_within_their_bounds_whatever_happens(events: list[str], jit
         assert 0 <= known.places("a.example") <= PLACES
     clock.now += 400
     assert 1 <= known.places("a.example") <= PLACES
+
+
+def test_what_happened_long_ago_is_forgotten(known: Hosts, clock: Clock) -> None:
+    for _ in range(8):
+        clock.now += limited(known, clock, None).wait.total_seconds()
+    clock.now += 601
+    assert limited(known, clock, None).strikes == 1
+    assert failed(known, clock) is None

@@ -370,6 +370,8 @@ def _requeue(session: Session, task_ids: Mapping[int, uuid.UUID], generation: in
             attempt=0,
             max_attempts=MAX_ATTEMPTS,
             crash_count=0,
+            # What an attempt of the generation before brings late is no part of this one.
+            fence=null(),
             task_id=new.c.task_id,
             available_at=_NOW,
             dispatched_at=None,

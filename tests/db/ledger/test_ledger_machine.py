@@ -6,6 +6,7 @@ A longer, random run: `LEDGER_EXAMPLES=2000 pytest tests/db/ledger/test_ledger_m
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeVar
 
 import ledger
@@ -57,6 +58,8 @@ SETTINGS = settings(
 
 #: Which chunk or claim a rule takes, modulo those that there are.
 choice = st.integers(0, 11)
+#: How an attempt may end, the usual way twice.
+ENDS = ("finish", "finish", "give_back", "put_back", "give_up", "fall_silent")
 pictures = st.frozensets(st.integers(0, 11), max_size=3)
 
 
@@ -68,6 +71,7 @@ class ModelChunk:
     generation: int = 1
     fence: int | None = None
     due: bool = True
+    parted: bool = False
 
 
 @dataclass
@@ -94,6 +98,7 @@ class Model:
         )
         chunk.state = after
         chunk.due = True
+        chunk.parted = event is Event.PUT_BACK
         self.progress = max(self.progress, progress(self.counters))
 
     def add(self, number: int) -> None:
@@ -179,7 +184,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert deliver(owner) == claim, "its answer might have been lost"
 
     @precondition(lambda self: self.live())
-    @rule(at=choice, how=st.sampled_from(["finish", "finish", "give_back", "give_up", "fall_silent"]), names=pictures)
+    @rule(
+        at=choice,
+        how=st.sampled_from(["finish", "finish", "give_back", "put_back", "give_up", "fall_silent"]),
+        names=pictures,
+    )
     def end(self, at: int, how: str, names: frozenset[int]) -> None:
         """End a claim that stands."""
         held = pick(self.live(), at)
@@ -189,6 +198,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.finish(held, names)
         elif how == "give_back":
             self.give_back(held)
+        elif how == "put_back":
+            self.put_back(held)
         elif how == "give_up":
             self.give_up(held)
         else:
@@ -213,6 +224,23 @@ class LedgerMachine(RuleBasedStateMachine):
         event, after = (Event.FAIL, ChunkState.FAILED) if last else (Event.RELEASE, ChunkState.QUEUED)
         self.close(held, lambda session: chunks.release(session, held.claim, error="busy", jitter=0.5), event, after)
         held.chunk.due = held.chunk.state is not ChunkState.QUEUED
+
+    def put_back(self, held: Held) -> None:
+        def work(session: Session) -> ChunkOutcome:
+            assert chunks.lock_claim(session, held.claim) is ClaimState.VALID
+            return chunks.put_back(
+                session,
+                held.claim,
+                result={"part": 1},
+                gains={},
+                payload={"rest": 1},
+                delay=timedelta(0),
+                progressed=True,
+            )
+
+        self.close(held, work, Event.PUT_BACK, ChunkState.QUEUED)
+        if held.chunk.parted:
+            held.chunk.attempt = 0
 
     def give_up(self, held: Held) -> None:
         def work(session: Session) -> ChunkOutcome:
@@ -246,7 +274,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def come_late(self, at: int, names: frozenset[int]) -> None:
         """Try to end a claim that does not stand any more: nothing may come of it."""
         held = pick(self.late(), at)
-        done = held.chunk.fence == held.claim.fence and held.chunk.state is ChunkState.COMPLETED
+        done = held.chunk.fence == held.claim.fence and (held.chunk.parted or held.chunk.state is ChunkState.COMPLETED)
         assert self.do(lambda session: chunks.lock_claim(session, held.claim)) is (
             ClaimState.FINISHED if done else ClaimState.LOST
         )
@@ -319,7 +347,7 @@ class LedgerMachine(RuleBasedStateMachine):
         model.progress = self.highest_progress = min(model.progress, 99)
         for chunk in again:
             model.move(chunk, Event.RETRY, ChunkState.QUEUED)
-            chunk.attempt, chunk.crashes, chunk.generation = 0, 0, generation
+            chunk.attempt, chunk.crashes, chunk.generation, chunk.fence = 0, 0, generation, None
 
     # What must hold
 
