@@ -188,7 +188,7 @@ def put_back(  # noqa: PLR0913 - what `finish` needs, and what is left to do
         gains: of this part; see `jobs.count`.
         payload: of the chunk from now on: what is left to do.
         delay: time until the chunk is due.
-        progressed: whether the attempt has brought the chunk further: that costs no attempt.
+        progressed: whether the attempt has brought the chunk further: then attempts and crashes count from 0.
 
     Raises:
         NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
@@ -202,6 +202,7 @@ def put_back(  # noqa: PLR0913 - what `finish` needs, and what is left to do
         result=dict(result),
         attempt=attempt,
         max_attempts=max_attempts,
+        crash_count=0 if progressed else Chunk.crash_count,
         available_at=_NOW + delay,
         lease_until=None,
         dispatched_at=None,

@@ -240,7 +240,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
         self.close(held, work, Event.PUT_BACK, ChunkState.QUEUED)
         if held.chunk.parted:
-            held.chunk.attempt = 0
+            held.chunk.attempt, held.chunk.crashes = 0, 0
 
     def give_up(self, held: Held) -> None:
         def work(session: Session) -> ChunkOutcome:
