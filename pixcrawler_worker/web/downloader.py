@@ -122,7 +122,7 @@ class _Outgoing:
 
 
 @dataclass(slots=True)
-class _Progress:
+class _ExchangeProgress:
     """How far an exchange has come, and what bounds it.
 
     Attributes:
@@ -354,10 +354,10 @@ class Downloader:
     ) -> _Answer:
         """Send one request, read its response, and note what that says about the host."""
         sent = time.monotonic()
-        progress: _Progress | None = None
+        progress: _ExchangeProgress | None = None
         try:
             async with asyncio.timeout(max(0.0, seconds)) as deadline:
-                progress = _Progress(deadline, on_probation=self.hosts.is_on_probation(host))
+                progress = _ExchangeProgress(deadline, on_probation=self.hosts.is_on_probation(host))
                 answer = await _exchange(pool, session, outgoing, cookies, progress)
         except _BusyError as busy:
             raise await self.hosts.limited(host, busy.wait, sent=sent) from None
@@ -417,7 +417,7 @@ async def _exchange(
     session: aiohttp.ClientSession,
     outgoing: _Outgoing,
     cookies: CookieJar | None,
-    progress: _Progress,
+    progress: _ExchangeProgress,
 ) -> _Answer:
     """Send one request and read its response, in the lenient way when aiohttp cannot read it."""
     host = outgoing.target.host or ""
@@ -443,7 +443,9 @@ async def _exchange(
     return await _exchange_leniently(pool, outgoing, progress)
 
 
-async def _exchange_strictly(session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _Progress) -> _Answer:
+async def _exchange_strictly(
+    session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _ExchangeProgress
+) -> _Answer:
     sending = session.request(
         outgoing.method,
         outgoing.target,
@@ -470,7 +472,7 @@ async def _exchange_strictly(session: aiohttp.ClientSession, outgoing: _Outgoing
         return _Answer(response.status, response.headers, response.raw_headers, body)
 
 
-async def _exchange_leniently(pool: Pool, outgoing: _Outgoing, progress: _Progress) -> _Answer:
+async def _exchange_leniently(pool: Pool, outgoing: _Outgoing, progress: _ExchangeProgress) -> _Answer:
     assert pool.lenient is not None
     headers = [*pool.kept.headers.items(), *outgoing.headers.items()]
     url = without_query(outgoing.target)
@@ -500,7 +502,7 @@ async def _aborting(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
             response.connection.transport.abort()
 
 
-def _timeout(session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _Progress) -> aiohttp.ClientTimeout:
+def _timeout(session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _ExchangeProgress) -> aiohttp.ClientTimeout:
     """Return how long each part of a response may take: less for a host that has not answered yet, or not lately."""
     usual = session.timeout
     if not (progress.on_probation or outgoing.is_first):
@@ -536,7 +538,7 @@ async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         yield block
 
 
-async def _body(blocks: AsyncIterator[bytes], url: str, outgoing: _Outgoing, progress: _Progress) -> bytes:
+async def _body(blocks: AsyncIterator[bytes], url: str, outgoing: _Outgoing, progress: _ExchangeProgress) -> bytes:
     body = bytearray()  # not a list of blocks: a host that sends two bytes at a time would fill it with overhead
     begun = time.monotonic()
     async for block in blocks:

@@ -105,7 +105,7 @@ class Closing:
     lasting: timedelta = timedelta(0)
 
 
-class Shared(Protocol):
+class SharedKnowledge(Protocol):
     """What workers know together. Nothing here raises: without Redis, each process goes by what it sees itself."""
 
     async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing]:
@@ -176,7 +176,7 @@ class Hosts:
     def __init__(
         self,
         limits: Mapping[str, int] | None = None,
-        shared: Shared | None = None,
+        shared: SharedKnowledge | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,

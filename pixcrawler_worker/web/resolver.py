@@ -67,11 +67,11 @@ class _Running:
     domain: str
     started: float
     is_known: bool  # its domain has answered before
-    answer: "Future[_Answer]" = field(default_factory=Future)
+    answer: "Future[_Resolved]" = field(default_factory=Future)
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Resolved:
     """What a name resolved to, or why it did not, and until when that is believed."""
 
     until: float
@@ -112,7 +112,7 @@ class CachingResolver:
         # Held for a few steps at a time, never during a lookup: threads end when they want, loops come and go.
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._answers: OrderedDict[str, _Resolved] = OrderedDict()
         # Domain to the time from which its name servers are asked again: always, if they answered last.
         self._domains: OrderedDict[str, float] = OrderedDict()
 
@@ -193,7 +193,7 @@ class CachingResolver:
         now = self._clock()
         was_silent = failure is not None and now - running.started > self._patience
         ttl = ANSWER_TTL if failure is None else FAILURE_TTL
-        answer = _Answer(now + ttl, tuple(found), failure, was_silent)
+        answer = _Resolved(now + ttl, tuple(found), failure, was_silent)
         with self._lock:
             del self._running[running.name]
             self._put(self._answers, running.name, answer)

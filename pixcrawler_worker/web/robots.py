@@ -133,7 +133,7 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _RobotsReading:
     """A robots.txt that is being read, and since when."""
 
     task: "asyncio.Task[_Known]"
@@ -167,7 +167,7 @@ class Robots:
         self._sleep = sleep
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._size = 0
-        self._reading: dict[str, _Reading] = {}
+        self._reading: dict[str, _RobotsReading] = {}
 
     async def check(self, target: URL) -> None:
         """Return when a file may be requested. The first questions about a host wait for its robots.txt, for a second.
@@ -209,7 +209,7 @@ class Robots:
         if reading is None:
             # A task of its own: no file waits for long on a host that does not answer.
             task = asyncio.create_task(self._find_out(target.origin()))
-            reading = self._reading[origin] = _Reading(task, self._clock())
+            reading = self._reading[origin] = _RobotsReading(task, self._clock())
             task.add_done_callback(functools.partial(self._ended, origin))
         await asyncio.wait({reading.task}, timeout=max(0.0, reading.begun + _PATIENCE - self._clock()))
         if not reading.task.done():

@@ -34,7 +34,7 @@ _TROUBLE = (RedisError, OSError, ValueError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedRules:
     """Rules that another worker read, and how long they still hold."""
 
     text: str
@@ -61,7 +61,7 @@ class SharedRobots:
         url = redis_url.of_broker(broker_url)
         return None if url is None else cls(url)
 
-    async def get(self, host: str) -> Shared | None:
+    async def get(self, host: str) -> SharedRules | None:
         """Return the rules that a host had when a worker asked it; None when none did, or Redis is away."""
         if not (redis := self._available()):
             return None
@@ -79,7 +79,7 @@ class SharedRobots:
             text = zlib.decompressobj().decompress(stored, _MAX_TEXT).decode()
         except (zlib.error, UnicodeDecodeError):
             return None
-        return Shared(text, timedelta(milliseconds=milliseconds))
+        return SharedRules(text, timedelta(milliseconds=milliseconds))
 
     async def put(self, host: str, text: str, holds: timedelta) -> None:
         """Keep a host's rules for all workers, unless they are too long. Of too many hosts the oldest is forgotten.

@@ -89,7 +89,7 @@ _GIVE_BACK = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
 
 class RedisHosts:
-    """See `hosts.Shared`.
+    """See `hosts.SharedKnowledge`.
 
     Args:
         url: of Redis.

@@ -14,7 +14,7 @@ from yarl import URL
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.web.robots import Robots
-from pixcrawler_worker.web.robots_cache import PREFIX, Shared, SharedRobots
+from pixcrawler_worker.web.robots_cache import PREFIX, SharedRobots, SharedRules
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def run(shared: SharedRobots, work: Callable[[SharedRobots], Coroutine[Any, Any,
     return asyncio.run(closing())
 
 
-def text_of(found: Shared | None) -> str | None:
+def text_of(found: SharedRules | None) -> str | None:
     return None if found is None else found.text
 
 
@@ -85,7 +85,7 @@ class CountingRobots(SharedRobots):
 
     looks = 0
 
-    async def get(self, host: str) -> Shared | None:
+    async def get(self, host: str) -> SharedRules | None:
         self.looks += 1
         return await super().get(host)
 
