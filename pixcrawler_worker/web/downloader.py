@@ -21,7 +21,7 @@ from pixcrawler_worker.web import descriptors, encodings, failures, hosts, opt_o
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.bodies import Bodies, Body
 from pixcrawler_worker.web.failures import without_query
-from pixcrawler_worker.web.hosts import Cause, HostClosedError, Hosts
+from pixcrawler_worker.web.hosts import Hosts
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.pool import Pool
 from pixcrawler_worker.web.resolver import CachingResolver, Lookup, LookupsBusyError, system_lookup
@@ -186,7 +186,6 @@ class Downloader:
         networks = () if policy.egress_proxy else policy.allowed_networks
         self._guard = Guard(ports=policy.ports, allowed_networks=networks)
         self._pool: Pool | None = None
-        self._rested = 0.0
         self._agent = product_token(policy.user_agent)
         self._robots = Robots(self._read_robots, agent=self._agent, shared=shared_robots)
 
@@ -284,8 +283,7 @@ class Downloader:
         return await self._robots.crawl_delay(self._guard.target(url))
 
     async def rest(self) -> None:
-        """Give back the connections that workers share, because nothing is downloaded now; the event loop may stop."""
-        self._rested = time.monotonic()
+        """Give back the connections that workers share, because nothing is downloaded now."""
         if self._pool:
             await self._pool.rest()
 
@@ -364,9 +362,6 @@ class Downloader:
         except LookupsBusyError:
             raise hosts.HostClosedError(host, hosts.Cause.BUSY, timedelta(seconds=1)) from None
         except Exception as error:
-            if sent < self._rested:
-                # The event loop stood still meanwhile: that says nothing about the host.
-                raise HostClosedError(host, Cause.ASKED, timedelta(0)) from None
             raised = _rejection(error, outgoing.target)
             if progress is None or not progress.has_head:
                 if isinstance(raised, RejectedError) and raised.reason in _SILENCE:
