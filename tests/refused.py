@@ -1,6 +1,6 @@
 """What may not be requested: URLs, addresses behind names, redirects; and every way in which the worker requests.
 
-Each way is run as the worker has it, on real sockets. What it connects to is told by Python's audit events, which no
+Each way is run as the worker has it, on real sockets. What it connects to is seen in Python's audit events, which no
 connect of this process escapes; `namespace.py` listens to the network as well.
 """
 

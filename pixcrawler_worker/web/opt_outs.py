@@ -1,6 +1,6 @@
 """Opt-outs of site owners in the headers of a response: X-Robots-Tag, and the TDM Reservation Protocol.
 
-An X-Robots-Tag is a list of directives, which may be addressed: `noai, otherbot: noindex, nofollow` tells every crawler
+An X-Robots-Tag is a list of directives, which may be addressed: `noai, otherbot: noindex, nofollow` asks every crawler
 `noai`, and only `otherbot` the rest. Anybody may send anything in it, so whatever cannot be read is passed over.
 """
 

@@ -91,7 +91,7 @@ def test_a_host_that_asks_for_a_pause_gets_it_and_no_process_waits(
         ref, messages = start(fresh, mixed, job={"max_images": 40})
         begun = time.monotonic()
         assert executor.run(fresh, CRAWL, messages[0].chunk_id) == []
-        assert time.monotonic() - begun < 8, "nobody sleeps until the host opens"
+        assert time.monotonic() - begun < 8, "no process sleeps until the host opens"
         assert urls_of(fresh, ref) >= set(good), "the others are in before its first retry"
         chunk = the_chunk(fresh, ref)
         assert (chunk.state, chunk.attempt) == ("queued", 0)

@@ -98,7 +98,7 @@ def closed_after(images: int, *, seconds: float, status: int = 429) -> Rule:
             host.closed_until = now + seconds
         if not host.closed_until or now >= host.closed_until:
             return None
-        # What was on its way when the first answer went out is nobody's fault.
+        # What was on its way when the first answer went out could not know of it.
         if now > host.closed_until - seconds + 0.5:
             host.forbidden.append(now - host.closed_until + seconds)
         return web.Response(status=status, headers={"Retry-After": str(round(host.closed_until - now + 0.5))})

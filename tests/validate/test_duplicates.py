@@ -104,7 +104,7 @@ def test_planted_neighbors_among_many_are_all_found() -> None:
 
 
 def test_thousands_of_images_that_look_the_same_cost_neither_time_nor_memory() -> None:
-    # Placeholders of a site, each encoded anew: all pairs of them are similar.
+    # Placeholders of a site, each encoded again: all pairs of them are similar.
     count = 20_000
     same = np.full(count, 0x0F0F_1234_5678_9ABC, dtype=np.uint64)
     begun = time.process_time()

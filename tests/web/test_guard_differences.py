@@ -21,7 +21,7 @@ from refused import ADDRESSES, BAD_URLS, FORBIDDEN_PORTS, INTERNAL_NAMES, SPELLE
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.web.addresses import Address, Guard, is_public
 
-#: Reasons of differences, each with what tells whether a case is one of its kind.
+#: Reasons of differences, each with what decides whether a case is one of its kind.
 Explained = dict[str, Callable[[Any], bool]]
 
 GUARD = Guard(ports=frozenset({80, 443}), is_own=lambda _: False)
@@ -90,7 +90,7 @@ def _is_plain_address(host: str) -> bool:
 
 @cache
 def _networks() -> list[IPv4Network | IPv6Network]:
-    """Every range that one of the two tells from its neighbors, and the ranges that hold an IPv4 address."""
+    """Every range that one of the two distinguishes from its neighbors, and the ranges that hold an IPv4 address."""
     theirs = [ip_network(text) for text in IPAddressRanges.recommended_latest]
     holding = ["::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "2002::/16", "2001::/32"]
     isatap = ["2a00:1450:4001:0:0:5efe::/96", "2a00:1450:4001:0:200:5efe::/96", "fe80:0:0:0:0:5efe::/96"]
