@@ -7,6 +7,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
+import redis
 from fakes import s3
 from sqlalchemy import Engine
 
@@ -39,6 +40,16 @@ def _execute(url: str, statement: str) -> None:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     with launcher.running(tmp_path_factory.mktemp("services"), durable=False) as running:
         yield running
+
+
+@pytest.fixture
+def redis_url(services: Services) -> Iterator[str]:
+    """The URL, for redis-py, of an empty database of Redis of this test's own."""
+    url = services.redis_url.replace("db=0", "db=5")
+    with redis.Redis.from_url(url) as server:
+        server.flushdb()
+        yield url
+        server.flushdb()
 
 
 @pytest.fixture(scope="session")

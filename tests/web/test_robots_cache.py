@@ -12,23 +12,12 @@ from fakes import hosts
 from yarl import URL
 
 from pixcrawler_worker.domain.reasons import RejectedError
-from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.web.robots import Robots
 from pixcrawler_worker.web.robots_cache import PREFIX, SharedRobots, SharedRules
 
 T = TypeVar("T")
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def redis_url(services: Services) -> Iterator[str]:
-    """The URL of an empty database of this test's own."""
-    url = services.redis_url.replace("db=0", "db=6")
-    with redis.Redis.from_url(url) as server:
-        server.flushdb()
-        yield url
-        server.flushdb()
 
 
 @pytest.fixture(name="server")

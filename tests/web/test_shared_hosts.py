@@ -1,14 +1,13 @@
 """What workers know together of hosts, in a real Redis."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
 import pytest
 import redis
 
-from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.web.hosts import Cause, Closing, HostClosedError, Hosts
 from pixcrawler_worker.web.shared_hosts import PREFIX, RedisHosts
 
@@ -16,20 +15,11 @@ T = TypeVar("T")
 NOW = timedelta(0)
 
 
-@pytest.fixture
-def url(services: Services) -> Iterator[str]:
-    found = services.redis_url.replace("db=0", "db=6")
-    with redis.Redis.from_url(found) as server:
-        server.flushdb()
-        yield found
-        server.flushdb()
-
-
-def run(url: str, work: Callable[[RedisHosts, RedisHosts], Awaitable[T]]) -> T:
+def run(redis_url: str, work: Callable[[RedisHosts, RedisHosts], Awaitable[T]]) -> T:
     """Run something with what two workers share."""
 
     async def both() -> T:
-        one, other = RedisHosts(url), RedisHosts(url)
+        one, other = RedisHosts(redis_url), RedisHosts(redis_url)
         try:
             return await work(one, other)
         finally:
@@ -43,7 +33,7 @@ def about(wait: timedelta, seconds: float) -> bool:
     return seconds - 0.5 < wait.total_seconds() <= seconds
 
 
-def test_a_host_that_one_worker_closes_is_closed_for_the_others(url: str) -> None:
+def test_a_host_that_one_worker_closes_is_closed_for_the_others(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> None:
         closed = await one.close("a.example", Cause.LIMITED, timedelta(seconds=20), age=NOW)
         found = await other.look(["b.example", "a.example"])
@@ -55,10 +45,10 @@ def test_a_host_that_one_worker_closes_is_closed_for_the_others(url: str) -> Non
         await one.open("a.example")
         assert about((await other.look(["a.example"]))["a.example"].wait, 20), "an answer from before says nothing"
 
-    run(url, work)
+    run(redis_url, work)
 
 
-def test_the_row_ends_with_an_answer(url: str) -> None:
+def test_the_row_ends_with_an_answer(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> None:
         await one.close("a.example", Cause.DOWN, timedelta(milliseconds=20), age=NOW)
         await asyncio.sleep(0.05)
@@ -68,36 +58,36 @@ def test_the_row_ends_with_an_answer(url: str) -> None:
         await other.open("a.example")
         assert await one.look(["a.example"]) == {}
 
-    run(url, work)
+    run(redis_url, work)
 
 
-def test_requests_from_before_the_closing_do_not_make_it_longer(url: str) -> None:
+def test_requests_from_before_the_closing_do_not_make_it_longer(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> list[Closing | None]:
         first = await one.close("a.example", Cause.LIMITED, None, age=NOW)
         late = [await other.close("a.example", Cause.LIMITED, None, age=timedelta(seconds=5)) for _ in range(5)]
         return [first, *late]
 
-    for closing in run(url, work):
+    for closing in run(redis_url, work):
         assert closing is not None
         assert closing.strikes == 1
         assert about(closing.wait, 1)
 
 
-def test_pauses_grow_for_all_workers_together(url: str) -> None:
+def test_pauses_grow_for_all_workers_together(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> list[float]:
         waits = []
         for worker in (one, other, one, other):
             closing = await worker.close("a.example", Cause.LIMITED, None, age=NOW)
             assert closing is not None
             waits.append(closing.wait.total_seconds())
-            with redis.Redis.from_url(url) as server:
+            with redis.Redis.from_url(redis_url) as server:
                 server.hset(PREFIX + "a.example", "until", 0)
         return waits
 
-    assert run(url, work) == pytest.approx([1, 2, 4, 8], abs=0.2)
+    assert run(redis_url, work) == pytest.approx([1, 2, 4, 8], abs=0.2)
 
 
-def test_no_more_connections_are_borrowed_than_a_host_allows(url: str) -> None:
+def test_no_more_connections_are_borrowed_than_a_host_allows(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> None:
         names = await asyncio.gather(*(worker.borrow("a.example", 2) for worker in (one, other) * 5))
         got = [name for name in names if name is not None]
@@ -107,21 +97,21 @@ def test_no_more_connections_are_borrowed_than_a_host_allows(url: str) -> None:
         assert await other.borrow("a.example", 2) is None
         assert await other.borrow("b.example", 1) is not None
 
-    run(url, work)
+    run(redis_url, work)
 
 
-def test_what_a_dead_worker_has_borrowed_is_free_again(url: str) -> None:
+def test_what_a_dead_worker_has_borrowed_is_free_again(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> None:
         name = await one.borrow("a.example", 1)
         assert name is not None
         assert await other.borrow("a.example", 1) is None
-        with redis.Redis.from_url(url) as server:
+        with redis.Redis.from_url(redis_url) as server:
             key = f"{PREFIX}a.example:connections"
             assert 0 < server.pttl(key) <= 90_000
             server.zadd(key, {name: 0})
         assert await other.borrow("a.example", 1) is not None
 
-    run(url, work)
+    run(redis_url, work)
 
 
 def test_without_redis_each_process_goes_by_what_it_sees_and_does_not_wait_long() -> None:
@@ -144,12 +134,12 @@ def test_without_redis_each_process_goes_by_what_it_sees_and_does_not_wait_long(
     asyncio.run(work())
 
 
-def test_damaged_values_are_no_trouble(url: str) -> None:
+def test_damaged_values_are_no_trouble(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> None:
-        with redis.Redis.from_url(url) as server:
+        with redis.Redis.from_url(redis_url) as server:
             server.hset(PREFIX + "a.example", mapping={"until": "soon", "strikes": "many"})
             server.set(PREFIX + "b.example", "text")
         assert await one.look(["a.example"]) == {}
         assert await other.look(["b.example"]) == {}
 
-    run(url, work)
+    run(redis_url, work)
