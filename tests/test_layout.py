@@ -24,6 +24,7 @@ TESTED_ELSEWHERE = {
     "crawl/worker.py": "crawl/test_chunk.py",
     "db/activity_log.py": "crawl/test_planner.py",
     "db/crawls.py": "crawl/test_rounds.py",
+    "db/each_row.py": "db/test_images.py",
     "db/export_selection.py": "export/test_jobs.py",
     "db/exports.py": "export/test_jobs.py",
     "db/image_records.py": "export/test_jobs.py",

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, is_about_a_row
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
@@ -109,31 +110,21 @@ def insert_each(session: Session, job_id: int, found: Sequence[NewImage]) -> Ins
         DBAPIError, psycopg.Error: when the error is not about a row, or every image is rejected: no image is to blame.
     """
     positions: list[int] = []
-    errors: dict[int, DBAPIError | psycopg.Error] = {}
 
     def insert(first: int, last: int) -> None:
-        try:
-            with session.begin_nested():
-                new = insert_new(session, job_id, found[first:last])
-                if last - first < len(found):
-                    session.connection().exec_driver_sql("DROP TABLE incoming")
-        except (DBAPIError, psycopg.Error) as error:
-            if not is_about_a_row(error):
-                raise
-            if last - first == 1:
-                errors[first] = error
-                return
-            middle = (first + last) // 2
-            insert(first, middle)
-            insert(middle, last)
-        else:
-            positions.extend(first + position for position in new)
+        new = insert_new(session, job_id, found[first:last])
+        if last - first < len(found):
+            session.connection().exec_driver_sql("DROP TABLE incoming")
+        positions.extend(first + position for position in new)
 
-    if found:
-        insert(0, len(found))
+    errors = write_each(session, len(found), insert, is_about_a_row=_is_about_a_row)
     if found and len(errors) == len(found):
         raise errors[0]
     return Inserted(positions, {position: describe(error) for position, error in errors.items()})
+
+
+def _is_about_a_row(error: Exception) -> bool:
+    return isinstance(error, DBAPIError | psycopg.Error) and is_about_a_row(error)
 
 
 def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list[int]:

@@ -13,6 +13,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
 from pixcrawler_worker.db.images import signed
 from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
@@ -100,32 +101,20 @@ def insert_each(session: Session, job_id: int, results: Sequence[ValidationResul
 
 
 def _write_each(session: Session, rows: Sequence[T], write: Callable[[Sequence[T]], None]) -> dict[int, str]:
-    """Write rows, and return the errors of those that the database rejects, by position.
-
-    They are written together. After an error each half is tried, then the halves of a half, each in a savepoint.
+    """Write rows as `write_each` does, and return the errors of those that the database rejects, by position.
 
     Raises:
         DBAPIError, psycopg.Error: when the error is not about the rows, because it passes.
     """
-    errors: dict[int, str] = {}
 
     def write_between(first: int, last: int) -> None:
-        try:
-            with session.begin_nested():
-                write(rows[first:last])
-        except Exception as error:
-            if isinstance(error, DBAPIError | psycopg.Error) and is_passing(error):
-                raise
-            if last - first == 1:
-                errors[first] = describe(error)
-                return
-            middle = (first + last) // 2
-            write_between(first, middle)
-            write_between(middle, last)
+        write(rows[first:last])
 
-    if rows:
-        write_between(0, len(rows))
-    return errors
+    def is_about_a_row(error: Exception) -> bool:
+        return not (isinstance(error, DBAPIError | psycopg.Error) and is_passing(error))
+
+    errors = write_each(session, len(rows), write_between, is_about_a_row=is_about_a_row)
+    return {position: describe(error) for position, error in errors.items()}
 
 
 def _without_measurements(image_id: int, line: str) -> ValidationResult:

@@ -1,0 +1,40 @@
+"""Writing many rows at once, where one that the database rejects must not cost the others."""
+
+from collections.abc import Callable
+
+from sqlalchemy.orm import Session
+
+
+def write_each(
+    session: Session, count: int, write: Callable[[int, int], None], *, is_about_a_row: Callable[[Exception], bool]
+) -> dict[int, Exception]:
+    """Write rows together; after an error each half of them, then the halves of a half, each in a savepoint.
+
+    Args:
+        session: the caller's transaction.
+        count: rows.
+        write: writes the rows from a position up to another one, without that.
+        is_about_a_row: whether an error says something about the rows; any other one is raised.
+
+    Returns:
+        The errors of the rows that were rejected, by position.
+    """
+    errors: dict[int, Exception] = {}
+
+    def write_between(first: int, last: int) -> None:
+        try:
+            with session.begin_nested():
+                write(first, last)
+        except Exception as error:
+            if not is_about_a_row(error):
+                raise
+            if last - first == 1:
+                errors[first] = error
+                return
+            middle = (first + last) // 2
+            write_between(first, middle)
+            write_between(middle, last)
+
+    if count:
+        write_between(0, count)
+    return errors
