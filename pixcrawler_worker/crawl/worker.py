@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -154,12 +155,8 @@ def _outcome(url_hash: bytes, rejection: Rejection | None) -> Outcome:
 def _rest(work: CrawlWork, pause: Pause, *, stored: int, ended: int) -> Rest:
     """Return what is left of the chunk. A deferral for connections that other workers use costs no attempt either."""
     chunk = work.chunk
-    rest = CrawlChunk(
-        source=chunk.source,
-        query=chunk.query,
-        label=chunk.label,
-        page=chunk.page,
-        page_size=chunk.page_size,
+    rest = replace(
+        chunk,
         quota=max(1, chunk.quota - stored),
         only=pause.positions,
         yields=chunk.yields + pause.yielded,

@@ -451,11 +451,11 @@ async def _exchange_strictly(
     )
     url = without_query(outgoing.target)
     async with sending as response, _aborting(response):
-        outgoing.taken.begun = time.monotonic()
         progress.has_head = True
         body = b""
         _check_opt_outs(response.status, response.headers, outgoing)
         if response.status not in _REDIRECTS:
+            outgoing.taken.begun = time.monotonic()
             _check_head(response.status, response.headers, response.content_length, outgoing)
             try:
                 body = await _body(_blocks(response), url, outgoing, progress)
@@ -472,11 +472,11 @@ async def _exchange_leniently(pool: Pool, outgoing: _Outgoing, progress: _Exchan
     headers = [*pool.kept.headers.items(), *outgoing.headers.items()]
     url = without_query(outgoing.target)
     async with pool.lenient.get(outgoing.target, headers) as response:
-        outgoing.taken.begun = time.monotonic()
         progress.has_head = True
         body = b""
         _check_opt_outs(response.status, response.headers, outgoing)
         if response.status not in _REDIRECTS:
+            outgoing.taken.begun = time.monotonic()
             _check_head(response.status, response.headers, response.length, outgoing)
             body = await _body(response.blocks(), url, outgoing, progress)
             body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
