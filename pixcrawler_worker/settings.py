@@ -155,7 +155,7 @@ def load(**overrides: object) -> Settings:
         problem = error.errors(include_input=False)[0]
         name = str(problem["loc"][0]).upper()
         name = name if name.startswith(PREFIX) else PREFIX + name
-        raise PermanentError(f"{name} is invalid: {problem['msg']}") from None
+        raise PermanentError(f"{name} is invalid: {problem['msg'].removeprefix('Value error, ')}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{Path(ENV_FILE).resolve()} cannot be read: expected a text file in UTF-8") from error
 
