@@ -270,18 +270,6 @@ class Downloader:
             target, answer = await self._send(outgoing)
         return ApiResponse(str(target), answer.status, answer.raw_headers, answer.body)
 
-    async def crawl_delay(self, url: str) -> timedelta | None:
-        """Return the time between two requests that the robots.txt of a host asks for, at most a day; None for none.
-
-        Args:
-            url: of a file of the host.
-
-        Raises:
-            RejectedError: the URL may not be requested at all.
-            TransientError: the operator's own proxy cannot be reached, or the host is to be left alone.
-        """
-        return await self._robots.crawl_delay(self._guard.target(url))
-
     async def rest(self) -> None:
         """Give back the connections that workers share, because nothing is downloaded now."""
         if self._pool:

@@ -39,8 +39,6 @@ _MAX_HOSTS, _MAX_SIZE = 1000, 1 << 19
 _PATIENCE = 1.5
 #: A body of so many bytes is parsed outside of the event loop.
 _MUCH = 1 << 16
-#: Longest Crawl-delay that is reported.
-_MAX_DELAY = timedelta(days=1)
 
 _SERVER_ERROR, _SUCCESSES = 500, range(200, 300)
 #: Trouble that the images of the host would have as well: it is their reason, without a request for each. A host that
@@ -98,12 +96,6 @@ class Rules:
     def allow(self, target: URL) -> bool:
         """Return whether a URL may be requested."""
         return self._parsed.can_fetch(str(target), "*")
-
-    @property
-    def crawl_delay(self) -> timedelta | None:
-        """The time between two requests that the host asks for, at most a day; None when it asks for none."""
-        seconds = self._parsed.crawl_delay("*")
-        return None if seconds is None else timedelta(seconds=min(seconds, _MAX_DELAY.total_seconds()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +175,6 @@ class Robots:
             raise RejectedError(*known.trouble)
         if not known.rules.allow(target):
             raise RejectedError(Reason.ROBOTS_DISALLOWED, f"{without_query(target)} is disallowed by robots.txt")
-
-    async def crawl_delay(self, target: URL) -> timedelta | None:
-        """Return the time between two requests that the host of a URL asks for; None when it asks for none.
-
-        Raises:
-            TransientError: the operator's own proxy cannot be reached.
-        """
-        return (await self._of(target)).rules.crawl_delay
 
     async def aclose(self) -> None:
         """Close the connection to what other workers know. What this process knows is kept."""

@@ -86,23 +86,6 @@ def test_the_group_of_this_crawler_decides_or_else_that_of_all(text: str | bytes
     assert allows(text, path) is allowed
 
 
-@pytest.mark.parametrize(
-    ("line", "seconds"),
-    [
-        ("", None),
-        ("Crawl-delay: 2.5", 2.5),
-        ("crawl-delay:0", 0),
-        ("Crawl-delay: 1e300", 86_400),
-        ("Crawl-delay: -1", None),
-        ("Crawl-delay: nan", None),
-        ("Crawl-delay: soon", None),
-    ],
-)
-def test_the_crawl_delay_is_at_most_a_day(line: str, seconds: float | None) -> None:
-    expected = None if seconds is None else timedelta(seconds=seconds)
-    assert rules(f"User-agent: *\nDisallow: /a\n{line}").crawl_delay == expected
-
-
 def test_a_file_that_is_cut_ends_with_its_last_whole_line() -> None:
     half = b"User-agent: *\nDisallow: /a\nDisallow: /bbb"
     padding = b"#" * (robots.MAX_BYTES - len(half) - 1) + b"\n"
@@ -185,8 +168,6 @@ def test_leaving_out_other_crawlers_changes_no_decision(lines: list[str], url: s
     text = "\n".join(lines)
     whole, ours = Protego.parse(text), rules(text)
     assert ours.allow(URL(url, encoded=True)) is whole.can_fetch(url, "PixCrawler")
-    delay = whole.crawl_delay("PixCrawler")
-    assert ours.crawl_delay == (None if delay is None else timedelta(seconds=delay))
 
 
 PARTS = [bytes([byte]) for byte in b"*: \n\r$%#/\xff\x00"]
@@ -205,9 +186,7 @@ PARTS = [bytes([byte]) for byte in b"*: \n\r$%#/\xff\x00"]
 )
 @example(body=b"User-agent: *\nDisallow: /%", path="%")
 def test_no_file_raises(body: bytes, path: str) -> None:
-    found = rules(body)
-    assert found.allow(URL(f"https://images.example/{path}", encoded=True)) in {True, False}
-    assert found.crawl_delay is None or timedelta(0) <= found.crawl_delay <= timedelta(days=1)
+    assert rules(body).allow(URL(f"https://images.example/{path}", encoded=True)) in {True, False}
 
 
 def test_the_product_token_is_the_name_of_a_user_agent() -> None:
@@ -483,7 +462,7 @@ def answer(body: bytes, *lines: str, status: str = "200 OK") -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-PRIVATE = answer(b"User-agent: PixCrawlerTest\nDisallow: /good/private\nCrawl-delay: 2\n")
+PRIVATE = answer(b"User-agent: PixCrawlerTest\nDisallow: /good/private\n")
 
 
 @pytest.fixture(name="serve")
@@ -666,18 +645,3 @@ def test_a_host_that_may_not_be_requested_is_not_asked(serve: Callable[..., Host
     server = serve(robots_txt=PRIVATE)
     assert fetch(server.url("/a"), allowed_networks=()) == {Reason.FORBIDDEN_ADDRESS: 1}
     assert not server.hits
-
-
-def test_the_crawl_delay_of_a_host_can_be_asked(serve: Callable[..., HostileServer]) -> None:
-    server, silent = serve(robots_txt=PRIVATE), serve()
-
-    async def work() -> list[timedelta | None]:
-        downloader = Downloader(policy())
-        try:
-            urls = [server.url("/a"), server.url("/b"), silent.url("/a")]
-            return [await downloader.crawl_delay(url) for url in urls]
-        finally:
-            await downloader.aclose()
-
-    assert run(work()) == [timedelta(seconds=2), timedelta(seconds=2), None]
-    assert server.hits["/robots.txt"] == 1
