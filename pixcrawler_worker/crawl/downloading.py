@@ -94,13 +94,13 @@ class Downloading:
         try:
             pause = await self._run()
         except BaseException:
-            self._progress.downloaded_positions.clear()
+            self._progress.downloaded.clear()
             raise
         finally:
             # The quota is met, or something failed: downloads are cancelled. What the decoder already has is awaited,
             # because cancelling would end the process of the decoder.
             for task, (offer, _) in self._running.items():
-                if offer.position not in self._progress.downloaded_positions:
+                if offer.position not in self._progress.downloaded:
                     task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
         late = [
@@ -152,7 +152,7 @@ class Downloading:
         begun = Counter(
             offer.host
             for offer, since in self._running.values()
-            if now - since < _SLOW_SECONDS and offer.position not in self._progress.downloaded_positions
+            if now - since < _SLOW_SECONDS and offer.position not in self._progress.downloaded
         )
         while quick < min(concurrency, self._progress.missing + _SPARE_DOWNLOADS):
             if len(self._running) >= concurrency * _MAX_SLOW or (offer := self._queue.next(now, begun)) is None:
@@ -175,13 +175,14 @@ class Downloading:
             case _End.SURPLUS:
                 self._left.append(offer)
             case _End.AGAIN:
+                self._progress.downloaded.discard(offer.position)
                 self._queue.put_back(offer)
 
     def _postpone_slow(self, now: float) -> None:
         """Stop a slow download for those that wait for a place at its host; it comes after them."""
         contended = {offer.host for offer in self._queue if not offer.late}
         for task, (offer, since) in self._running.items():
-            is_stoppable = not offer.late and offer.position not in self._progress.downloaded_positions
+            is_stoppable = not offer.late and offer.position not in self._progress.downloaded
             if is_stoppable and offer.host in contended and self._is_slow(offer, since, now):
                 offer.late = True
                 task.cancel()
@@ -307,15 +308,13 @@ class Downloading:
             respect_robots=work.options.respect_robots,
             respect_opt_outs=work.options.respect_opt_outs,
         )
-        progress.downloaded += 1
-        progress.downloaded_positions.add(offer.position)
+        progress.downloaded.add(offer.position)
         runtime.placeholders.check_url(fetched.url)
         facts = await runtime.decoder.inspect(fetched.body)
         runtime.placeholders.check_image(facts)
         _check_facts(facts, work.options)
         _check_digest(facts, progress)
         if progress.missing <= 0:
-            progress.downloaded -= 1
             return _End.SURPLUS
         with progress.reserve(facts.sha256):
             key = storage_keys.image_key(work.claim.job.id, work.chunk.label, facts)

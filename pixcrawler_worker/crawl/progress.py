@@ -106,10 +106,9 @@ class CrawlProgress:
         rejected: rejection reasons with counts.
         rejections: the same by hash, for candidates with a URL.
         retriable: reasons of candidates that a retry of the job tries again, by position.
-        processed: hashes of the URLs of candidates that became images or were rejected.
+        processed: hashes of the URLs of candidates that became images or were rejected, with their positions.
         digests: SHA-256 of the images.
-        downloaded_positions: positions of candidates whose download has finished.
-        downloaded: number of complete downloads.
+        downloaded: positions of candidates whose body has arrived.
         reserved: images that are being stored.
         left: positions of leftovers: the quota was met.
         pause: what is left to another attempt; None when the chunk is done.
@@ -122,10 +121,9 @@ class CrawlProgress:
     rejected: Counter[Reason] = field(default_factory=Counter)
     rejections: dict[bytes, Rejection] = field(default_factory=dict)
     retriable: dict[int, Reason] = field(default_factory=dict)
-    processed: set[bytes] = field(default_factory=set)
+    processed: Mapping[bytes, int] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
-    downloaded_positions: set[int] = field(default_factory=set)
-    downloaded: int = 0
+    downloaded: set[int] = field(default_factory=set)
     reserved: int = 0
     left: tuple[int, ...] = ()
     pause: Pause | None = None

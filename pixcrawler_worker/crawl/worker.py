@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,6 +14,7 @@ from pixcrawler_worker.crawl.options import parse
 from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause, Rejection
 from pixcrawler_worker.db import candidates, crawls, images
 from pixcrawler_worker.db.candidates import Outcome
+from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
@@ -100,56 +101,74 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
             new[offer.url_hash] = offer
     await Downloading(runtime, work, progress, list(new.values()), budget=limits.chunk_budget.total_seconds()).run()
     open_positions = {*progress.left, *(progress.pause.positions if progress.pause else ())}
-    progress.processed = {url_hash for url_hash, offer in new.items() if offer.position not in open_positions}
+    progress.processed = {
+        url_hash: offer.position for url_hash, offer in new.items() if offer.position not in open_positions
+    }
     return progress
 
 
 def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     """Write the rows of the images; return the counts of the chunk, and what is left of it."""
     job_id = work.claim.job.id
-    found = [progress.images[at] for at in sorted(progress.images)]
-    request = crawls.load(session, job_id)
-    room = max(0, request.max_images - request.valid_images)
-    inserted = images.insert_each(session, job_id, found[:room])
-    for position, error in inserted.errors.items():
-        log.error("image rejected by the database", url=found[position].url, reason=error)
-    stored, failed = len(inserted.positions), len(inserted.errors)
-    rejected = progress.rejected + Counter(
-        {
-            Reason.DUPLICATE_BYTES: len(found[:room]) - stored - failed,
-            Reason.SURPLUS: len(found[room:]),
-            Reason.INTERNAL_ERROR: failed,
-        }
-    )
+    outcomes = [
+        _outcome(url_hash, progress.rejections.get(url_hash), downloaded=position in progress.downloaded)
+        for url_hash, position in progress.processed.items()
+    ]
+    recorded = candidates.record(session, job_id, outcomes)
+    # What another chunk has decided meanwhile stays as it is.
+    found = {
+        at: progress.images[at] for at in sorted(progress.images) if progress.images[at].url_hash in recorded.hashes
+    }
+    stored, left_out = _insert(session, job_id, found)
+    corrections = [_outcome(found[at].url_hash, Rejection(found[at].url, reason)) for at, reason in left_out.items()]
+    candidates.correct(session, job_id, corrections)
+    rejected = progress.rejected + Counter(left_out.values())
+    rejected[Reason.DUPLICATE_URL] += len(progress.images) - len(found)
+    retriable = progress.retriable | {at: reason for at, reason in left_out.items() if reason.is_retriable}
     result = CrawlChunkResult(
         chunk=work.chunk,
         offered=stored + rejected.total(),
         stored=stored,
         left=progress.left,
         more=progress.more,
-        downloaded=progress.downloaded,
-        reasons={str(reason): count for reason, count in rejected.items()},
-        retriable={position: str(reason) for position, reason in progress.retriable.items()},
+        downloaded=recorded.downloaded,
+        reasons={str(reason): count for reason, count in (+rejected).items()},
+        retriable={position: str(reason) for position, reason in retriable.items()},
     )
     if work.claim.so_far:
         result = result.after(CrawlChunkResult.from_json(work.chunk, work.claim.so_far))
-    outcomes = [_outcome(url_hash, progress.rejections.get(url_hash)) for url_hash in progress.processed]
     return Report(
         result=result.to_json(),
         gains={
-            "total_images": candidates.record(session, job_id, outcomes),
-            "downloaded_images": progress.downloaded,
+            "total_images": recorded.found,
+            "downloaded_images": recorded.downloaded,
             "valid_images": stored,
         },
         rest=_rest(work, progress.pause, stored=stored, ended=len(progress.processed)) if progress.pause else None,
     )
 
 
-def _outcome(url_hash: bytes, rejection: Rejection | None) -> Outcome:
+def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tuple[int, Mapping[int, Reason]]:
+    """Insert images, by position; return how many were inserted, and why the others were not."""
+    request = crawls.load(session, job_id)
+    room = max(0, request.max_images - request.valid_images)
+    positions = list(found)
+    offered = positions[:room]
+    inserted = images.insert_each(session, job_id, [found[at] for at in offered])
+    left_out = dict.fromkeys(positions, Reason.DUPLICATE_BYTES) | dict.fromkeys(positions[room:], Reason.SURPLUS)
+    for index, error in inserted.errors.items():
+        left_out[offered[index]] = Reason.INTERNAL_ERROR
+        log.error("image rejected by the database", url=found[offered[index]].url, reason=error)
+    for index in inserted.positions:
+        del left_out[offered[index]]
+    return len(inserted.positions), left_out
+
+
+def _outcome(url_hash: bytes, rejection: Rejection | None, *, downloaded: bool = False) -> Outcome:
     if rejection is None:
-        return Outcome(url_hash)
+        return Outcome(url_hash, downloaded=downloaded)
     reason = rejection.reason
-    return Outcome(url_hash, url=rejection.url, reason=str(reason), retriable=reason.is_retriable)
+    return Outcome(url_hash, rejection.url, str(reason), retriable=reason.is_retriable, downloaded=downloaded)
 
 
 def _rest(work: CrawlWork, pause: Pause, *, stored: int, ended: int) -> Rest:

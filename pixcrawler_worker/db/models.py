@@ -360,6 +360,7 @@ class CrawlCandidate(Base):
     url: Mapped[str | None] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     retriable: Mapped[bool] = mapped_column(server_default="false")
+    downloads: Mapped[int] = mapped_column(server_default="0")
 
 
 class ImageFact(Base):

@@ -44,9 +44,8 @@ async def crawl_work(_runtime: Runtime, work: CrawlWork, _limits: JobLimits) -> 
     return CrawlProgress(
         quota=work.quota,
         images=found,
-        processed={image.url_hash for image in found.values()},
-        downloaded=len(found),
-        downloaded_positions=set(found),
+        processed={image.url_hash: at for at, image in found.items()},
+        downloaded=set(found),
     )
 
 

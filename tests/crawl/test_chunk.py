@@ -31,11 +31,13 @@ from doubles import (
 )
 from fakes import hosts
 from fakes.hosts import HostileServer
+from sqlalchemy import select
 
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.db.models import CrawlCandidate
 from pixcrawler_worker.domain import placeholders
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
@@ -56,6 +58,15 @@ def results(runtime: Runtime, ref: JobRef) -> list[dict[str, Any]]:
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
     with runtime.sessions.begin() as opened:
         return dict(planner.reasons(opened, ref.id))
+
+
+def rejected(runtime: Runtime, ref: JobRef) -> list[tuple[str, bool]]:
+    """Return the reasons of rejected candidates in the ledger, with whether each may be tried again."""
+    query = select(CrawlCandidate.reason, CrawlCandidate.retriable).where(
+        CrawlCandidate.crawl_job_id == ref.id, CrawlCandidate.reason.is_not(None)
+    )
+    with runtime.sessions.begin() as opened:
+        return [(row.reason, row.retriable) for row in opened.execute(query)]
 
 
 # Results
@@ -133,6 +144,9 @@ def test_what_the_decoder_raises_is_a_rejection_of_the_image(runtime: Runtime, h
         runtime.run(watched.decoder.aclose())
     assert first(results(runtime, ref))["reasons"] == {"internal_error": 1}
     assert counted(runtime, ref) == (5, 5, 4)
+    drive(runtime, submission.retry(runtime, CRAWL, ref.id))
+    assert counted(runtime, ref) == (5, 5, 5), "the second download of a candidate is not counted again"
+    assert reasons(runtime, ref) == {}
 
 
 def test_odd_candidates_of_a_source_do_not_cost_the_others(runtime: Runtime, host: HostileServer) -> None:
@@ -203,6 +217,7 @@ def test_a_job_whose_limit_is_lowered_in_the_middle_of_a_chunk_counts_the_surplu
     drive(replace(runtime, storage=WatchedStorage(runtime, put=lower)), messages)
     assert first(results(runtime, ref))["reasons"] == {"surplus": 2}
     assert counted(runtime, ref) == (5, 5, 3)
+    assert rejected(runtime, ref) == [("surplus", False)] * 2
 
 
 # Duplicates
@@ -234,6 +249,7 @@ def test_the_same_bytes_from_another_url_are_one_image(runtime: Runtime, host: H
     drive(runtime, messages)
     assert reasons(runtime, ref) == {"duplicate_bytes": 3}
     assert counted(runtime, ref) == (4, 4, 1)
+    assert sorted(rejected(runtime, ref)) == [("duplicate_bytes", False)] * 3
     assert len(files_of(runtime, ref)) == 1
 
 

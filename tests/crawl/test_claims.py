@@ -25,16 +25,20 @@ from doubles import (
     status,
     stub_source,
     the_chunk,
+    urls_of,
 )
 from factories import make_image
 from fakes.hosts import HostileServer, serving
 from fakes.postgres_proxy import postgres_proxy
 
+from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import images, session
+from pixcrawler_worker.db import candidates, images, session
+from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
+from pixcrawler_worker.domain import storage_keys
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -371,6 +375,28 @@ def test_a_session_that_is_cut_off_while_a_chunk_finishes_costs_nothing(
     assert len(terminated) == 1
     assert counted(runtime, ref) == (3, 3, 3)
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
+
+
+def test_what_another_chunk_decides_meanwhile_is_counted_once(runtime: Runtime, host: HostileServer) -> None:
+    listed = image_urls(host, "decided", 4)
+    ref, messages = start(runtime, listed, chunk_size=10)
+    outcomes = [
+        Outcome(storage_keys.url_hash(listed[0]), downloaded=True),
+        Outcome(storage_keys.url_hash(listed[1]), url=listed[1], reason="not_found"),
+    ]
+    stored: list[str] = []
+
+    def decide(key: str) -> None:
+        stored.append(key)
+        if len(stored) == 4:
+            with runtime.sessions.begin() as session:
+                candidates.record(session, ref.id, outcomes)
+
+    executor.run(replace(runtime, storage=WatchedStorage(runtime, put=decide)), CRAWL, first(messages).chunk_id)
+    assert urls_of(runtime, ref) == set(listed[2:]), "what was rejected for good gets no row"
+    assert counted(runtime, ref) == (2, 2, 2)
+    with runtime.sessions.begin() as session:
+        assert planner.reasons(session, ref.id) == {"duplicate_url": 2}
 
 
 def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: Runtime, host: HostileServer) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import ledger
 import pytest
 from aiohttp import web
-from doubles import WatchedStorage, image_urls, query, start, status, the_chunk, urls_of
+from doubles import WatchedStorage, counted, image_urls, query, start, status, the_chunk, urls_of
 from fakes import polite
 from fakes.hosts import HostileServer
 from fakes.polite import PoliteHost
@@ -250,11 +250,13 @@ def test_what_a_chunk_has_is_kept_when_trouble_comes_in_the_middle(
     executor.run(troubled, CRAWL, messages[0].chunk_id)
     chunk = the_chunk(runtime, ref)
     assert (chunk.state, chunk.attempt, len(urls_of(runtime, ref))) == ("queued", 0, 3)
+    assert counted(runtime, ref) == (3, 3, 3), "what was downloaded and is tried again is counted then"
     for _ in range(4):
         ledger.execute(runtime.sessions, "UPDATE pixcrawler.chunks SET available_at = now() WHERE state = 'queued'")
         executor.run(troubled, CRAWL, messages[0].chunk_id)
     assert urls_of(runtime, ref) == set(listed)
     assert (status(runtime, ref), reasons(runtime, ref)) == (JobStatus.COMPLETED, {})
+    assert counted(runtime, ref) == (10, 10, 10)
 
 
 # The ledger of candidates

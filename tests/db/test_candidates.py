@@ -5,9 +5,10 @@ from functools import partial
 from factories import make_job
 from ledger import at_once
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import candidates
-from pixcrawler_worker.db.candidates import Outcome
+from pixcrawler_worker.db.candidates import Outcome, Recorded
 from pixcrawler_worker.db.models import CrawlCandidate
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.storage_keys import url_hash
@@ -15,8 +16,12 @@ from pixcrawler_worker.domain.storage_keys import url_hash
 A, B, C, D = (url_hash(name) for name in "abcd")
 
 
-def record(sessions: Sessions, job_id: int, *outcomes: Outcome) -> int:
+def record(sessions: Sessions, job_id: int, *outcomes: Outcome) -> Recorded:
     return transact(sessions, lambda session: candidates.record(session, job_id, outcomes))
+
+
+def recorded(*hashes: bytes, found: int, downloaded: int = 0) -> Recorded:
+    return Recorded(frozenset(hashes), found, downloaded)
 
 
 def decided(sessions: Sessions, job_id: int, *hashes: bytes) -> frozenset[bytes]:
@@ -32,10 +37,10 @@ def rows(sessions: Sessions, job_id: int) -> dict[bytes, tuple[str | None, str |
 
 def test_a_url_is_counted_when_it_is_processed_for_the_first_time(sessions: Sessions) -> None:
     job_id, other = make_job(sessions), make_job(sessions)
-    assert record(sessions, job_id, Outcome(A), Outcome(B), Outcome(A)) == 2
-    assert record(sessions, job_id, Outcome(B), Outcome(C)) == 1
-    assert record(sessions, job_id) == 0
-    assert record(sessions, other, Outcome(A)) == 1
+    assert record(sessions, job_id, Outcome(A), Outcome(B), Outcome(A)) == recorded(A, B, found=2)
+    assert record(sessions, job_id, Outcome(B), Outcome(C)) == recorded(C, found=1)
+    assert record(sessions, job_id) == recorded(found=0)
+    assert record(sessions, other, Outcome(A)) == recorded(A, found=1)
     assert decided(sessions, job_id, A, C, D) == {A, C}
     assert decided(sessions, other, A, C) == {A}
     assert decided(sessions, job_id) == frozenset()
@@ -44,21 +49,46 @@ def test_a_url_is_counted_when_it_is_processed_for_the_first_time(sessions: Sess
 def test_what_was_rejected_for_now_is_not_decided_and_gets_its_new_outcome(sessions: Sessions) -> None:
     job_id = make_job(sessions)
     for_now = Outcome(A, url="http://a.example/\x00", reason="timeout", retriable=True)
-    assert record(sessions, job_id, for_now, Outcome(B, url="http://b.example/", reason="corrupt")) == 2
+    corrupt = Outcome(B, url="http://b.example/", reason="corrupt")
+    assert record(sessions, job_id, for_now, corrupt) == recorded(A, B, found=2)
     assert decided(sessions, job_id, A, B) == {B}
     assert rows(sessions, job_id)[A] == ("http://a.example/", "timeout", True)
-    assert record(sessions, job_id, Outcome(A), Outcome(B)) == 0
+    assert record(sessions, job_id, Outcome(A), Outcome(B)) == recorded(A, found=0)
     assert rows(sessions, job_id) == {A: (None, None, False), B: ("http://b.example/", "corrupt", False)}
     assert decided(sessions, job_id, A, B) == {A, B}
 
 
+def test_a_download_is_counted_once_however_often_the_candidate_is_tried(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    arrived = Outcome(A, reason="decoder_died", retriable=True, downloaded=True)
+    assert record(sessions, job_id, arrived, Outcome(B, reason="timeout", retriable=True)).downloaded == 1
+    assert record(sessions, job_id, arrived, Outcome(B, reason="timeout", retriable=True)).downloaded == 0
+    done = (Outcome(A, downloaded=True), Outcome(B, downloaded=True), Outcome(C, downloaded=True), Outcome(D))
+    assert record(sessions, job_id, *done) == recorded(A, B, C, D, found=2, downloaded=2)
+    assert record(sessions, job_id, *done) == recorded(found=0)
+
+
+def test_an_outcome_can_be_corrected_in_the_transaction_that_has_recorded_it(sessions: Sessions) -> None:
+    job_id, other = make_job(sessions), make_job(sessions)
+    record(sessions, other, Outcome(A))
+
+    def work(session: Session) -> None:
+        candidates.record(session, job_id, [Outcome(A), Outcome(B)])
+        candidates.correct(session, job_id, [Outcome(A, url="http://a.example/", reason="duplicate_bytes")])
+        candidates.correct(session, job_id, [])
+
+    transact(sessions, work)
+    assert rows(sessions, job_id) == {A: ("http://a.example/", "duplicate_bytes", False), B: (None, None, False)}
+    assert rows(sessions, other) == {A: (None, None, False)}
+
+
 def test_concurrent_chunks_with_the_same_urls_count_each_once(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    outcomes = [Outcome(url_hash(str(number)), retriable=number % 2 == 0) for number in range(20_000)]
+    outcomes = [Outcome(url_hash(str(number)), reason="x") for number in range(20_000)]
 
     def add(part: list[Outcome]) -> int:
         with sessions.begin() as session:
-            return candidates.record(session, job_id, part)
+            return candidates.record(session, job_id, part).found
 
     assert sum(at_once(partial(add, outcomes[:15_000]), partial(add, outcomes[:5_000:-1]))) == 20_000
     with sessions.begin() as session:
