@@ -25,6 +25,7 @@ from kombu.exceptions import KombuError, OperationalError
 from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
 from pixcrawler_worker.broker import queues
 from pixcrawler_worker.broker.consumer import Consumer
+from pixcrawler_worker.broker.pool import ChildPool
 from pixcrawler_worker.broker.transport import CheckedAMQP
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
@@ -45,7 +46,7 @@ _LOOKS = 2
 #: and does not wait behind the chunks of other jobs.
 _CHUNK_PRIORITY = 3
 #: Pools that run one chunk in a process at a time.
-_POOLS = {"celery.concurrency.prefork", "celery.concurrency.solo"}
+_POOLS = {ChildPool.__module__, "celery.concurrency.prefork", "celery.concurrency.solo"}
 #: Seconds between two messages that ask for storage to be tidied.
 _TIDY_SECONDS = 600
 #: Seconds that a sweep waits for a connection of the pool.
@@ -79,6 +80,7 @@ def _make() -> Celery:
         task_serializer="json",
         accept_content=["json"],
         worker_consumer=f"{Consumer.__module__}:{Consumer.__name__}",
+        worker_pool=f"{ChildPool.__module__}:{ChildPool.__name__}",
         worker_prefetch_multiplier=1,
         task_soft_time_limit=int(LIMITS.soft_time_limit.total_seconds()),
         task_time_limit=int(LIMITS.time_limit.total_seconds()),

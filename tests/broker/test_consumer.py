@@ -38,20 +38,3 @@ def test_what_it_cannot_handle_reaches_the_transport(consumer: Any) -> None:
         consumer.on_invalid_task(None, message, ValueError("a"))
     with pytest.raises(UnreadableError):
         consumer.on_unknown_message(None, message)
-
-
-def test_a_child_that_dies_while_the_connection_is_restored_is_replaced(consumer: Any) -> None:
-    replaced: list[int] = []
-    consumer.pool = SimpleNamespace(_pool=SimpleNamespace(maintain_pool=lambda: replaced.append(1)))
-    errors: list[Exception] = [ValueError("file descriptor is None"), ValueError("file descriptor is None")]
-
-    def run(argument: int) -> int:
-        if errors:
-            raise errors.pop()
-        return argument
-
-    consumer.event_loop = run
-    assert (consumer.loop(7), len(replaced)) == (7, 2)
-    errors.append(ValueError("a bug"))
-    with pytest.raises(ValueError, match="a bug"):
-        consumer.loop(7)

@@ -1,0 +1,56 @@
+"""Celery's pool of child processes, without two mistakes that cost a worker its main process or its connections.
+
+Both are about file descriptors after the death of a child, and show when the connection to the broker breaks then. They
+are in Celery 5.7; see `docs/decisions/0031-children-and-descriptors.md`.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from celery.concurrency import asynpool, prefork
+
+
+class ChildProcesses(asynpool.AsynPool):
+    """The child processes of one worker."""
+
+    # What the stubs of Celery leave out.
+    _pool: list[Any]
+    _fileno_to_outq: dict[int, Any]
+    _track_child_process: Callable[[Any, Any], None]
+    _untrack_child_process: Callable[[Any, Any], None]
+
+    def _event_process_exit(self, hub: Any, proc: Any) -> None:
+        """Replace a child that has ended.
+
+        The pipe that tells of the end closes a moment before the process can be waited for. Celery looks at that
+        moment, takes the child for alive and watches it no more: the end is noticed seconds later, and a connection
+        that is restored meanwhile ends the worker, because there is nothing to watch.
+        """
+        self._untrack_child_process(proc, hub)
+        self.maintain_pool()
+        if proc in self._pool:
+            # In the next turn of the event loop the pipe is read again.
+            del proc._sentinel_poll
+            # Out of file descriptors: a timer notices the end.
+            with contextlib.suppress(OSError):
+                self._track_child_process(proc, hub)
+
+    def destroy_queues(self, queues: tuple[Any, Any, Any], proc: Any) -> Any:
+        """Close the pipes of a child that ended while it had a task.
+
+        Celery goes on to know the pipe for results by its number, and reads from that whenever the connection to the
+        broker is restored: from the pipe to another child, or a connection to Redis or the database, that has the
+        number by then.
+        """
+        results = queues[1]._reader
+        if not results.closed and self._fileno_to_outq.get(results.fileno()) is proc:
+            del self._fileno_to_outq[results.fileno()]
+        destroy: Any = super().destroy_queues
+        return destroy(queues, proc)
+
+
+class ChildPool(prefork.TaskPool):
+    """The pool of a worker, as `worker_pool` names it."""
+
+    Pool = ChildProcesses
