@@ -312,11 +312,18 @@ class MetricsServer(bootsteps.StartStopStep):
     # Children that start before it do not even inherit the port.
     requires = ("celery.worker.components:Pool",)
 
+    def __init__(self, parent: object, **options: object) -> None:
+        super().__init__(parent, **options)
+        self._port = settings.load().metrics_port
+        if self._port:
+            # Before there are children.
+            metrics.collect()
+
     def start(self, parent: object) -> None:
         """Begin to serve."""
         del parent
-        if port := runtime.current().settings.metrics_port:
-            metrics.serve(port)
+        if self._port:
+            metrics.serve(self._port)
 
 
 def _is_gone(pid: int) -> bool:

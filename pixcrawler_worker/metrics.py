@@ -1,11 +1,15 @@
-"""Prometheus counters of a worker's main process, which serves them when `PIXCRAWLER_METRICS_PORT` is set.
+"""Prometheus counters of a worker, which its main process serves when `PIXCRAWLER_METRICS_PORT` is set.
 
-Child processes do not serve theirs: what the main process does not do itself is counted in the database and in the
-logs. Labels are names of the code (kinds, steps, reasons), never what a row or a message holds, so that no input can
-add series without end.
+Child processes send it what they count, see `collect`. Labels are names of the code (kinds, steps, reasons), never what
+a row or a message holds, so that no input can add series without end.
 """
 
+import contextlib
+import json
 import os
+import socket
+import threading
+from collections.abc import Mapping
 
 import structlog
 from prometheus_client import Counter, start_http_server
@@ -22,6 +26,53 @@ COUNTERS_REPAIRED = Counter("pixcrawler_counters_repaired", "Jobs whose counters
 MESSAGES_QUARANTINED = Counter(
     "pixcrawler_messages_quarantined", "Messages that could not be read and were set aside", ["reason"]
 )
+
+#: Bugs that single candidates, images and exported files met, see `jobs/internal_errors.py`.
+INTERNAL_ERRORS = Counter(
+    "pixcrawler_internal_errors", "Candidates and images that met a bug of the worker or of a plug-in", ["kind"]
+)
+
+#: What child processes count.
+_BY_NAME: Mapping[str, Counter] = {"internal_errors": INTERNAL_ERRORS}
+#: Bytes of what a child sends at once.
+_MAX_BYTES = 1000
+
+
+class _Child:
+    """What a child process sends its counts through; None in all other processes."""
+
+    counts: socket.socket | None = None
+
+
+def collect() -> None:
+    """Have the child processes that are forked from now on send what they count to this process."""
+    receiving, sending = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sending.setblocking(False)
+
+    def become_child() -> None:
+        receiving.close()
+        _Child.counts = sending
+
+    os.register_at_fork(after_in_child=become_child)
+    threading.Thread(target=_receive, args=(receiving,), name="metrics of children", daemon=True).start()
+
+
+def count_internal_error(kind: str) -> None:
+    """Count a bug that one candidate or image of a kind of job met.
+
+    A child never waits for its main process: what that does not take at once is not counted.
+    """
+    if _Child.counts is None:
+        INTERNAL_ERRORS.labels(kind).inc()
+        return
+    with contextlib.suppress(OSError):
+        _Child.counts.send(json.dumps(["internal_errors", kind]).encode())
+
+
+def _receive(receiving: socket.socket) -> None:
+    while True:
+        name, *labels = json.loads(receiving.recv(_MAX_BYTES))
+        _BY_NAME[name].labels(*labels).inc()
 
 
 def serve(port: int) -> bool:

@@ -1,6 +1,8 @@
+import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 
@@ -20,6 +22,26 @@ if os.fork() == 0:
     sys.stdin.read()
 else:
     signal.pause()
+"""
+
+#: The steps of a worker that serve metrics, with two children: one counts, the other fills the way to the main process.
+COUNTING = """
+import os, signal, sys
+from pixcrawler_worker import metrics
+from pixcrawler_worker.celery import MetricsServer
+step = MetricsServer(None)
+children = []
+for count in (3, 100_000):
+    if (pid := os.fork()) == 0:
+        for _ in range(count):
+            metrics.count_internal_error("crawl" if count == 3 else "export")
+        os._exit(0)
+    children.append(pid)
+step.start(None)
+metrics.count_internal_error("validation")
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
+print("ready", flush=True)
+signal.pause()
 """
 
 
@@ -66,3 +88,18 @@ def test_a_child_that_outlives_the_main_process_does_not_keep_the_port(
     other.wait(timeout=10)
     assert metrics.serve(port)
     assert "pixcrawler_chunks_reaped" in served(port)
+
+
+def test_what_children_count_is_served_by_their_main_process(port: int) -> None:
+    env = os.environ | {"PIXCRAWLER_METRICS_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-c", COUNTING], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            assert "ready\n" in process.stdout
+            deadline = time.monotonic() + 10
+            while 'errors_total{kind="crawl"} 3.0' not in (found := served(port)):
+                assert time.monotonic() < deadline, found
+                time.sleep(0.05)
+            assert 'pixcrawler_internal_errors_total{kind="validation"} 1.0' in found
+        finally:
+            process.kill()

@@ -6,17 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import structlog
-
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk
 from pixcrawler_worker.domain.reasons import Reason
+from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.sources.protocol import Candidate
 from pixcrawler_worker.web.bodies import Body
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class CrawlProgress:
         left: positions of leftovers: the quota was met.
         pause: what is left to another attempt; None when the chunk is done.
         more: whether the source may have further result pages.
-        bugs: names of the errors whose traceback was logged.
+        bugs: that candidates met.
     """
 
     quota: int
@@ -128,7 +125,7 @@ class CrawlProgress:
     left: tuple[int, ...] = ()
     pause: Pause | None = None
     more: bool = False
-    bugs: set[str] = field(default_factory=set)
+    bugs: InternalErrors = field(default_factory=lambda: InternalErrors("crawl", "candidate rejected: internal error"))
 
     @property
     def missing(self) -> int:
@@ -156,13 +153,15 @@ class CrawlProgress:
             self.retriable[offer.position] = reason
 
     def reject_internally(self, error: Exception, offer: Offer | None = None, **where: str) -> None:
-        """Count a candidate that met a bug; log the traceback of the first of its kind in the chunk."""
+        """Count a candidate that met a bug.
+
+        Raises:
+            OutageError: when the machine has run out of something, which the next candidate would meet too.
+        """
+        if offer is not None:
+            where["url_hash"] = offer.url_hash.hex()
+        self.bugs.add(error, **where)
         if offer is None:
             self.rejected[Reason.INTERNAL_ERROR] += 1
         else:
             self.reject(offer, Reason.INTERNAL_ERROR)
-            where["url_hash"] = offer.url_hash.hex()
-        kind = type(error).__name__
-        traceback = None if kind in self.bugs else error
-        self.bugs.add(kind)
-        log.error("candidate rejected: internal error", error=kind, exc_info=traceback, **where)

@@ -114,7 +114,7 @@ class _ArchiveWriter:
         self._layout = plan.layout(self._dataset)
         self._summary = Summary()
         self._paths: set[int] = set()
-        self._bugs = InternalErrors("image left out: internal error")
+        self._bugs = InternalErrors("export", "image left out: internal error")
         self._sidecars = Sidecars(plan.options.extras)
         self.has_report = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
 

@@ -90,7 +90,7 @@ class ImageReader:
         self._options = options
         self._formats = formats
         self._reads_files = reads_files
-        self._bugs = InternalErrors("image left out: internal error")
+        self._bugs = InternalErrors("export", "image left out: internal error")
         # Whether the storage has answered for a file, be it that there is none.
         self._answered = False
 

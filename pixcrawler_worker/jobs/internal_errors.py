@@ -1,9 +1,10 @@
-"""Bugs that single items of a chunk meet: logged, counted by the caller, and never the end of the chunk."""
+"""Bugs that single items of a chunk meet: logged, counted, and never the end of the chunk."""
 
 import errno
 
 import structlog
 
+from pixcrawler_worker import metrics
 from pixcrawler_worker.errors import OutageError
 
 log = structlog.get_logger()
@@ -18,10 +19,12 @@ class InternalErrors:
     """The bugs that the items of one chunk meet. The traceback of the first of each type is logged.
 
     Args:
+        kind: of the job, as metrics name it.
         event: message of the log.
     """
 
-    def __init__(self, event: str) -> None:
+    def __init__(self, kind: str, event: str) -> None:
+        self._kind = kind
         self._event = event
         self._types: set[str] = set()
 
@@ -42,6 +45,7 @@ class InternalErrors:
         self._types.add(kind)
         line = describe(error)
         log.error(self._event, error=line, exc_info=traceback, **where)
+        metrics.count_internal_error(self._kind)
         return line
 
 

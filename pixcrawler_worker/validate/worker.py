@@ -194,7 +194,7 @@ class _Validation:
             name: Scorer(one, seconds=budget * _CLASSIFIER_SHARE)
             for name, one in classifiers.load(work.rules.classifiers).items()
         }
-        self._bugs = InternalErrors("image not checked: internal error")
+        self._bugs = InternalErrors("validation", "image not checked: internal error")
         self._progress = _Progress()
 
     def close(self) -> None:
