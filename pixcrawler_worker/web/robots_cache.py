@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from pixcrawler_worker.web import redis_url
-
-log = structlog.get_logger()
+from pixcrawler_worker.web import optional_redis
+from pixcrawler_worker.web.optional_redis import OptionalRedis
 
 PREFIX = "pixcrawler:robots:"
 #: A sorted set of the hosts that are kept, by the time they were written.
@@ -27,10 +22,6 @@ _INDEX = "pixcrawler:robots"
 MAX_HOSTS, _MAX_BYTES = 10_000, 2048
 #: Characters of decompressed rules: more than a robots.txt has that is not cut.
 _MAX_TEXT = 1 << 20
-#: Seconds without an answer after which Redis is away, and for how many it is then left alone.
-_TIMEOUT, _PAUSE = 1.0, 30.0
-#: Redis is away, full or damaged, or its URL has parts that only kombu understands.
-_TROUBLE = (RedisError, OSError, ValueError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +41,26 @@ class SharedRobots:
     """
 
     def __init__(self, url: str, *, max_hosts: int = MAX_HOSTS) -> None:
-        self.url = url
+        self._redis = OptionalRedis(url, "robots.txt files")
         self._max_hosts = max_hosts
-        self._redis: Redis | None = None
-        self._paused_until = 0.0
 
     @classmethod
     def at(cls, broker_url: str | None) -> "SharedRobots | None":
         """Return what is shared through a broker; None when that is not a Redis that can be connected to directly."""
-        url = redis_url.of_broker(broker_url)
+        url = optional_redis.of_broker(broker_url)
         return None if url is None else cls(url)
 
     async def get(self, host: str) -> SharedRules | None:
         """Return the rules that a host had when a worker asked it; None when none did, or Redis is away."""
-        if not (redis := self._available()):
-            return None
-        try:
+
+        async def read(redis: Redis) -> tuple[bytes | None, int]:
             async with redis.pipeline(transaction=False) as pipe:
                 pipe.get(PREFIX + host)
                 pipe.pttl(PREFIX + host)
-                stored, milliseconds = await pipe.execute()
-        except _TROUBLE as error:
-            self._pause(error)
-            return None
+                found, milliseconds = await pipe.execute()
+                return found, milliseconds
+
+        stored, milliseconds = await self._redis.ask(read) or (None, 0)
         if stored is None or milliseconds <= 0:
             return None
         try:
@@ -90,9 +78,10 @@ class SharedRobots:
             holds: how long they are kept.
         """
         compressed = zlib.compress(text.encode())
-        if len(compressed) > _MAX_BYTES or not (redis := self._available()):
+        if len(compressed) > _MAX_BYTES:
             return
-        try:
+
+        async def write(redis: Redis) -> None:
             async with redis.pipeline(transaction=False) as pipe:
                 pipe.set(PREFIX + host, compressed, px=holds)
                 pipe.zadd(_INDEX, {host: time.time()})
@@ -103,28 +92,9 @@ class SharedRobots:
                 oldest: Any = await redis.zpopmin(_INDEX, count - self._max_hosts)
                 if oldest:
                     await redis.delete(*(PREFIX + member.decode() for member, _ in oldest))
-        except _TROUBLE as error:
-            self._pause(error)
+
+        await self._redis.ask(write)
 
     async def aclose(self) -> None:
         """Close the connections. A later call opens new ones, also in another event loop."""
-        redis, self._redis = self._redis, None
-        if redis:
-            await redis.aclose()
-
-    def _available(self) -> Redis | None:
-        if time.monotonic() < self._paused_until:
-            return None
-        if self._redis is None:
-            retry = Retry(NoBackoff(), 0)
-            try:
-                self._redis = Redis.from_url(
-                    self.url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=retry
-                )
-            except _TROUBLE as error:
-                self._pause(error)
-        return self._redis
-
-    def _pause(self, error: Exception) -> None:
-        self._paused_until = time.monotonic() + _PAUSE
-        log.warning("robots.txt files are not shared", reason=str(error), seconds=_PAUSE)
+        await self._redis.aclose()

@@ -3,33 +3,19 @@
 Times are Redis' own. A worker that dies gives nothing back: what it has borrowed is free again when its time is over.
 """
 
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.asyncio import Redis
 
-from pixcrawler_worker.web import redis_url
+from pixcrawler_worker.web import optional_redis
 from pixcrawler_worker.web.hosts import FIRST_PAUSE, LONGEST_PAUSE, MEMORY, Cause, Closing
-
-log = structlog.get_logger()
+from pixcrawler_worker.web.optional_redis import OptionalRedis
 
 #: Keys in Redis begin with this.
 PREFIX = "pixcrawler:host:"
-#: Seconds for a connection to Redis, and for each answer: a download must not wait long for it.
-_TIMEOUT = 1.0
-#: Connections of one process to Redis.
-_MAX_CONNECTIONS = 8
-#: Redis is away, full or damaged, or its URL has parts that only kombu understands.
-_TROUBLE = (RedisError, OSError, ValueError, TypeError)
-#: Seconds for which Redis is not asked again after it has failed.
-_AWAY_SECONDS = 5.0
 #: Milliseconds after which a borrowed connection is free again: longer than a process keeps one.
 _BORROWED_MS = 90_000
 
@@ -96,15 +82,12 @@ class RedisHosts:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._redis: Redis | None = None
-        self._away_until = 0.0
-        self._is_known_away = False
+        self._redis = OptionalRedis(url, "what workers know of hosts")
 
     @classmethod
     def at(cls, broker_url: str | None) -> "RedisHosts | None":
         """Return what is shared through a broker; None when that is not a Redis that can be connected to directly."""
-        url = redis_url.of_broker(broker_url)
+        url = optional_redis.of_broker(broker_url)
         return None if url is None else cls(url)
 
     async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing]:
@@ -142,49 +125,18 @@ class RedisHosts:
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""
-        redis, self._redis = self._redis, None
-        if redis is not None:
-            await redis.aclose()
+        await self._redis.aclose()
 
     async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:  # noqa: ANN401 - as redis has it
-        if self._is_away():
-            return None
-        try:
-            redis = self._redis = self._redis or _connect(self._url)
-            answer = await redis.register_script(script)(keys=keys, args=arguments)
-        except _TROUBLE as error:
-            self._went_away(error)
-            return None
-        self._is_known_away = False
-        return answer
+        async def run(redis: Redis) -> Any:  # noqa: ANN401 - as redis has it
+            return await redis.register_script(script)(keys=keys, args=arguments)
 
-    def _is_away(self) -> bool:
-        return time.monotonic() < self._away_until
-
-    def _went_away(self, error: Exception) -> None:
-        if not self._is_known_away:
-            log.warning("Redis does not answer: what workers know of hosts is not shared", error=type(error).__name__)
-        self._is_known_away = True
-        self._away_until = time.monotonic() + _AWAY_SECONDS
-
-
-def _connect(url: str) -> Redis:
-    # Who finds no free connection waits for one: a pool that raises would look like a Redis that is away.
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=_MAX_CONNECTIONS,
-        timeout=_TIMEOUT,
-        socket_timeout=_TIMEOUT,
-        socket_connect_timeout=_TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=True,
-    )
-    return Redis.from_pool(pool)
+        return await self._redis.ask(run)
 
 
 def _closing(row: Sequence[Any]) -> Closing:
     wait, strikes, cause, lasting = row
-    known = Cause.__members__.get(str(cause), Cause.LIMITED)
+    known = Cause.__members__.get(cause.decode(), Cause.LIMITED)
     return Closing(timedelta(milliseconds=int(wait)), int(strikes), known, timedelta(milliseconds=int(lasting)))
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pixcrawler_worker.web import redis_url
+from pixcrawler_worker.web import optional_redis
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from pixcrawler_worker.web import redis_url
     ],
 )
 def test_a_broker_that_is_redis_has_a_url_for_redis_py(broker: str | None, url: str | None) -> None:
-    assert redis_url.of_broker(broker) == url
+    assert optional_redis.of_broker(broker) == url
