@@ -384,8 +384,8 @@ MUTATIONS = (
     ),
     Mutation(
         name="an opt-out counts only in the response, and not in a redirect",
-        files="web/downloader.py",
-        old="(status in range(200, 300) or status in _REDIRECTS)",
+        files="web/exchange.py",
+        old="(status in range(200, 300) or status in REDIRECTS)",
         new="status in range(200, 300)",
         tests=("web/test_opt_outs.py",),
     ),
@@ -496,7 +496,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="the cap of bytes holds only for announced lengths",
-        files="web/downloader.py",
+        files="web/exchange.py",
         old="        if len(body) > outgoing.max_bytes:\n",
         new="        if False:\n",
         tests=("web/test_downloader.py",),
@@ -510,7 +510,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="a connection with an unread response is closed politely",
-        files="web/downloader.py",
+        files="web/exchange.py",
         old="            response.connection.transport.abort()",
         new="            pass",
         tests=("web/test_downloader.py",),

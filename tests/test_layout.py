@@ -70,6 +70,7 @@ TESTED_ELSEWHERE = {
     "validate/planner.py": "validate/test_jobs.py",
     "validate/report.py": "cli/test_validate.py",
     "validate/worker.py": "validate/test_jobs.py",
+    "web/exchange.py": "web/test_downloader.py",
 }
 
 

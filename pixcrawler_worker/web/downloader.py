@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from urllib.parse import urljoin
@@ -17,9 +16,10 @@ from yarl import URL
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.web import descriptors, encodings, failures, hosts, opt_outs, retry_after
+from pixcrawler_worker.web import descriptors, exchange, failures, hosts
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.bodies import Bodies, Body
+from pixcrawler_worker.web.exchange import REDIRECTS, SEE_OTHER, Answer, BusyError, ExchangeProgress, Outgoing
 from pixcrawler_worker.web.failures import without_query
 from pixcrawler_worker.web.hosts import Hosts
 from pixcrawler_worker.web.policy import Policy
@@ -28,19 +28,10 @@ from pixcrawler_worker.web.resolver import CachingResolver, Lookup, LookupsBusyE
 from pixcrawler_worker.web.robots import Robots, product_token
 from pixcrawler_worker.web.robots_cache import SharedRobots
 
-_SEE_OTHER = 303
-_REDIRECTS = frozenset({301, 302, _SEE_OTHER, 307, 308})
 #: Redirects after which a POST becomes a GET, as in browsers (RFC 9110, 15.4).
-_POST_BECOMES_GET = frozenset({301, 302, _SEE_OTHER})
-_TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
+_POST_BECOMES_GET = frozenset({301, 302, SEE_OTHER})
 #: Seconds that a request to an API, or one that was redirected, waits for a place at its host.
 _LONG_PATIENCE = 30.0
-#: A body that is slower than so many bytes a second, after so many seconds, does not arrive in time.
-_MIN_SPEED, _SPEED_SECONDS = 1000, 10.0
-#: Seconds that a host which did not answer has for each part of its next response.
-_PROBATION_SECONDS = 3.0
-#: The same for a host's first response, to the request for its robots.txt.
-_FIRST_SECONDS = 6.0
 #: Reasons of requests to which a host did not respond at all.
 _SILENCE = frozenset({Reason.CONNECT_FAILED, Reason.RESET, Reason.TIMEOUT})
 #: Headers of a request that must not follow a redirect to another origin.
@@ -79,79 +70,6 @@ class ApiResponse:
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A response that was read; of a redirect, only its head."""
-
-    status: int
-    headers: MultiMapping[str]
-    raw_headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outgoing:
-    """A request on its way, changed by redirects.
-
-    Attributes:
-        taken: what its body takes of the budget.
-        keep: more requests to the host follow.
-        any_status: errors of the host are responses like others.
-        raw: the response's headers are read as bytes, which only aiohttp does.
-        cut: of a longer body the first `max_bytes` are enough.
-        is_first: it is the first request to a host: without an answer, the host counts as down.
-        before_hop: called with each URL that a redirect leads to; what it raises ends the request.
-        opt_outs_of: product token of the crawler to which the headers of each response may deny its use; None for none.
-    """
-
-    method: str
-    target: URL
-    headers: CIMultiDict[str]
-    content: bytes
-    max_bytes: int
-    taken: Body
-    keep: bool = True
-    any_status: bool = False
-    raw: bool = False
-    cut: bool = False
-    is_first: bool = False
-    before_hop: Callable[[URL], Awaitable[None]] | None = None
-    opt_outs_of: str | None = None
-
-
-@dataclass(slots=True)
-class _ExchangeProgress:
-    """How far an exchange has come, and what bounds it.
-
-    Attributes:
-        deadline: of the exchange.
-        has_head: whether the host has sent the head of a response.
-        on_probation: whether the host has to answer soon, because it did not before.
-    """
-
-    deadline: asyncio.Timeout
-    on_probation: bool = False
-    has_head: bool = False
-
-    async def take(self, taken: Body, count: int) -> float:
-        """Wait until the body may have more bytes, at no cost to the deadline; return the seconds that this took."""
-        begun, when = time.monotonic(), self.deadline.when()
-        self.deadline.reschedule(None)
-        await taken.take(count)
-        waited = time.monotonic() - begun
-        if when is not None:
-            self.deadline.reschedule(when + waited)
-        return waited
-
-
-class _BusyError(Exception):
-    """The host asks to be left alone; `wait` is how long, None when it does not say."""
-
-    def __init__(self, status: int, headers: MultiMapping[str]) -> None:
-        super().__init__(str(status))
-        self.wait = retry_after.parse(headers.get("Retry-After", "")) or None
 
 
 class Downloader:
@@ -227,7 +145,7 @@ class Downloader:
         """
         limit = self._policy.max_bytes if max_bytes is None else min(max_bytes, self._policy.max_bytes)
         with contextlib.nullcontext(taken) if taken else self.bodies.body() as held:
-            outgoing = _Outgoing(
+            outgoing = Outgoing(
                 method="GET",
                 target=self._guard.target(url),
                 headers=CIMultiDict({"Accept": "image/*,*/*;q=0.8"}),
@@ -257,7 +175,7 @@ class Downloader:
             content: body of the request.
         """
         with self.bodies.body() as taken:
-            outgoing = _Outgoing(
+            outgoing = Outgoing(
                 method=method,
                 target=self._guard.target(url),
                 headers=CIMultiDict(headers or {}),
@@ -287,7 +205,7 @@ class Downloader:
         self, url: str, *, max_bytes: int, before_hop: Callable[[URL], Awaitable[None]]
     ) -> tuple[int, bytes]:
         with self.bodies.body() as taken:
-            outgoing = _Outgoing(
+            outgoing = Outgoing(
                 method="GET",
                 target=self._guard.target(url),
                 headers=CIMultiDict({"Accept": "text/plain,*/*;q=0.8"}),
@@ -302,7 +220,7 @@ class Downloader:
             _, answer = await self._send(outgoing)
         return answer.status, answer.body
 
-    async def _send(self, outgoing: _Outgoing) -> tuple[URL, _Answer]:
+    async def _send(self, outgoing: Outgoing) -> tuple[URL, Answer]:
         """Send a request, and those that redirects ask for. One deadline holds for all, but for waits for places."""
         if self._pool is None:
             self._pool = Pool.open(self._policy, self._guard, self.hosts, names=self._names, tls=self._tls)
@@ -319,7 +237,7 @@ class Downloader:
                 begun = time.monotonic()
                 answer = await self._ask(pool, session, host, outgoing, cookies, seconds)
                 seconds -= time.monotonic() - begun
-            if answer.status not in _REDIRECTS:
+            if answer.status not in REDIRECTS:
                 return outgoing.target, answer
             if "Set-Cookie" in answer.headers:
                 cookies = cookies or CookieJar(unsafe=True)
@@ -334,18 +252,18 @@ class Downloader:
         pool: Pool,
         session: aiohttp.ClientSession,
         host: str,
-        outgoing: _Outgoing,
+        outgoing: Outgoing,
         cookies: CookieJar | None,
         seconds: float,
-    ) -> _Answer:
+    ) -> Answer:
         """Send one request, read its response, and note what that says about the host."""
         sent = time.monotonic()
-        progress: _ExchangeProgress | None = None
+        progress: ExchangeProgress | None = None
         try:
             async with asyncio.timeout(max(0.0, seconds)) as deadline:
-                progress = _ExchangeProgress(deadline, on_probation=self.hosts.is_on_probation(host))
-                answer = await _exchange(pool, session, outgoing, cookies, progress)
-        except _BusyError as busy:
+                progress = ExchangeProgress(deadline, on_probation=self.hosts.is_on_probation(host))
+                answer = await exchange.send(pool, session, outgoing, cookies, progress)
+        except BusyError as busy:
             raise await self.hosts.limited(host, busy.wait, sent=sent) from None
         except LookupsBusyError:
             raise hosts.HostClosedError(host, hosts.Cause.BUSY, timedelta(seconds=1)) from None
@@ -362,13 +280,13 @@ class Downloader:
             if raised is error:
                 raise
             raise raised from (error if _may_be_shown(error) else None)
-        if outgoing.raw and _is_busy(answer.status, answer.headers):
-            await self.hosts.limited(host, _BusyError(answer.status, answer.headers).wait, sent=sent)
+        if outgoing.raw and exchange.is_busy(answer.status, answer.headers):
+            await self.hosts.limited(host, BusyError(answer.status, answer.headers).wait, sent=sent)
         else:
             await self.hosts.answered(host)
         return answer
 
-    def _redirected(self, outgoing: _Outgoing, response: _Answer) -> _Outgoing:
+    def _redirected(self, outgoing: Outgoing, response: Answer) -> Outgoing:
         """Return the request that a redirect asks for, with its URL checked like any other."""
         before = outgoing.target
         location = response.headers.get("Location")
@@ -390,158 +308,9 @@ class Downloader:
             for name in _CREDENTIALS:
                 headers.popall(name, None)
             changed = replace(changed, headers=headers)
-        if response.status == _SEE_OTHER or (outgoing.method == "POST" and response.status in _POST_BECOMES_GET):
+        if response.status == SEE_OTHER or (outgoing.method == "POST" and response.status in _POST_BECOMES_GET):
             changed = replace(changed, method="HEAD" if outgoing.method == "HEAD" else "GET", content=b"")
         return changed
-
-
-async def _exchange(
-    pool: Pool,
-    session: aiohttp.ClientSession,
-    outgoing: _Outgoing,
-    cookies: CookieJar | None,
-    progress: _ExchangeProgress,
-) -> _Answer:
-    """Send one request and read its response, in the lenient way when aiohttp cannot read it."""
-    host = outgoing.target.host or ""
-    if cookies is not None and (known := cookies.filter_cookies(outgoing.target)):
-        headers = CIMultiDict(outgoing.headers)
-        headers["Cookie"] = known.output(attrs=[], header="", sep=";").strip()
-        outgoing = replace(outgoing, headers=headers)
-    may_be_lenient = pool.lenient is not None and outgoing.method == "GET" and not outgoing.raw
-    if may_be_lenient and host in pool.lenient_hosts:
-        return await _exchange_leniently(pool, outgoing, progress)
-    try:
-        return await _exchange_strictly(session, outgoing, progress)
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        # A kept connection that its host has closed meanwhile: the request has not been answered, and gets a new one.
-        may_repeat = session is pool.kept and outgoing.method == "GET" and not progress.has_head
-        if not may_repeat or isinstance(error, aiohttp.ClientConnectorError):
-            raise
-        return await _exchange_strictly(pool.single, outgoing, progress)
-    except aiohttp.ClientResponseError as error:
-        if not may_be_lenient or isinstance(error, aiohttp.ClientHttpProxyError):
-            raise
-    pool.read_leniently(host)
-    return await _exchange_leniently(pool, outgoing, progress)
-
-
-async def _exchange_strictly(
-    session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _ExchangeProgress
-) -> _Answer:
-    sending = session.request(
-        outgoing.method,
-        outgoing.target,
-        headers=outgoing.headers,
-        data=outgoing.content or None,
-        allow_redirects=False,
-        timeout=_timeout(session, outgoing, progress),
-    )
-    url = without_query(outgoing.target)
-    async with sending as response, _aborting(response):
-        progress.has_head = True
-        body = b""
-        _check_opt_outs(response.status, response.headers, outgoing)
-        if response.status not in _REDIRECTS:
-            outgoing.taken.begun = time.monotonic()
-            _check_head(response.status, response.headers, response.content_length, outgoing)
-            try:
-                body = await _body(_blocks(response), url, outgoing, progress)
-            except aiohttp.ClientPayloadError as error:
-                if failures.was_reset(response):
-                    raise RejectedError(Reason.RESET, f"{url} reset the connection") from error
-                raise
-            body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
-        return _Answer(response.status, response.headers, response.raw_headers, body)
-
-
-async def _exchange_leniently(pool: Pool, outgoing: _Outgoing, progress: _ExchangeProgress) -> _Answer:
-    assert pool.lenient is not None
-    headers = [*pool.kept.headers.items(), *outgoing.headers.items()]
-    url = without_query(outgoing.target)
-    async with pool.lenient.get(outgoing.target, headers) as response:
-        progress.has_head = True
-        body = b""
-        _check_opt_outs(response.status, response.headers, outgoing)
-        if response.status not in _REDIRECTS:
-            outgoing.taken.begun = time.monotonic()
-            _check_head(response.status, response.headers, response.length, outgoing)
-            body = await _body(response.blocks(), url, outgoing, progress)
-            body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
-        return _Answer(response.status, response.headers, (), body)
-
-
-@asynccontextmanager
-async def _aborting(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
-    """Abort the connection if its response was not read to the end: a redirect's body, an error page, a flood.
-
-    Left alone, aiohttp closes it, which over TLS means waiting up to 30 s for an untrusted host to agree.
-    """
-    try:
-        yield
-    finally:
-        # A connection whose response arrived in full is back in the pool already, and not the response's any more.
-        if response.connection is not None and response.connection.transport is not None:
-            response.connection.transport.abort()
-
-
-def _timeout(session: aiohttp.ClientSession, outgoing: _Outgoing, progress: _ExchangeProgress) -> aiohttp.ClientTimeout:
-    """Return how long each part of a response may take: less for a host that has not answered yet, or not lately."""
-    usual = session.timeout
-    if not (progress.on_probation or outgoing.is_first):
-        return usual
-    seconds = _PROBATION_SECONDS if progress.on_probation else _FIRST_SECONDS
-    return aiohttp.ClientTimeout(
-        total=None,
-        sock_connect=min(seconds, usual.sock_connect or seconds),
-        sock_read=min(seconds, usual.sock_read or seconds),
-    )
-
-
-def _check_head(status: int, headers: MultiMapping[str], length: int | None, outgoing: _Outgoing) -> None:
-    """Reject what can be rejected before the body is read."""
-    url = without_query(outgoing.target)
-    if not outgoing.raw and _is_busy(status, headers):
-        raise _BusyError(status, headers)
-    if not outgoing.any_status and status not in range(200, 300):
-        raise RejectedError(failures.of_status(status), f"{url} answered {status}")
-    encodings.check(headers, url)
-    if (length or 0) > outgoing.max_bytes and not outgoing.cut:
-        raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} announces more than {outgoing.max_bytes} bytes")
-
-
-def _check_opt_outs(status: int, headers: MultiMapping[str], outgoing: _Outgoing) -> None:
-    """Reject what its owner does not want to be used. An error is only an error: many sites mark theirs as noindex."""
-    if outgoing.opt_outs_of is not None and (status in range(200, 300) or status in _REDIRECTS):
-        opt_outs.check(headers, without_query(outgoing.target), agent=outgoing.opt_outs_of)
-
-
-async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    while block := await response.content.readany():
-        yield block
-
-
-async def _body(blocks: AsyncIterator[bytes], url: str, outgoing: _Outgoing, progress: _ExchangeProgress) -> bytes:
-    body = bytearray()  # not a list of blocks: a host that sends two bytes at a time would fill it with overhead
-    begun = time.monotonic()
-    async for block in blocks:
-        begun += await progress.take(outgoing.taken, len(block))
-        body += block
-        if len(body) >= outgoing.max_bytes and outgoing.cut:
-            return bytes(body[: outgoing.max_bytes])
-        if len(body) > outgoing.max_bytes:
-            raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends more than {outgoing.max_bytes} bytes")
-        seconds = time.monotonic() - begun
-        if seconds > _SPEED_SECONDS and len(body) < _MIN_SPEED * seconds:
-            raise RejectedError(Reason.TIMEOUT, f"{url} sends less than {_MIN_SPEED} bytes a second")
-    return bytes(body)
-
-
-def _is_busy(status: int, headers: MultiMapping[str]) -> bool:
-    """Return whether a response asks to be left alone: 429, and 503 that says for how long."""
-    return status == _TOO_MANY_REQUESTS or (
-        status == _UNAVAILABLE and retry_after.parse(headers.get("Retry-After", "")) is not None
-    )
 
 
 def _rejection(error: Exception, target: URL) -> Exception:
