@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     max_image_frames: int = Field(500, ge=1, description="largest number of frames of an image that is decoded")
     decode_seconds: float = Field(20, ge=1, le=120, description="total time for decoding one image")
     placeholders: Path | None = Field(None, description="a list of further placeholder images, which are rejected")
+    kept_failures: int = Field(
+        100_000, ge=0, le=10_000_000, description="rejected candidates of a job that are kept with URL and details"
+    )
     start_pending: bool = Field(False, description="start pending rows without a message")
     metrics_port: int | None = Field(
         None, ge=1, le=65_535, description="port on which a worker serves Prometheus metrics; by default it does not"

@@ -40,6 +40,7 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "MAX_IMAGE_FRAMES": ("7", 7),
     "DECODE_SECONDS": ("2.5", 2.5),
     "PLACEHOLDERS": (str(placeholders.SHIPPED), placeholders.SHIPPED),
+    "KEPT_FAILURES": ("0", 0),
     "START_PENDING": ("true", True),
     "METRICS_PORT": ("9400", 9400),
     "LOG_FORMAT": ("json", "json"),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pixcrawler_worker import client, registry
 from pixcrawler_worker.cli import arguments, connection, console, job_status, job_watch, quarantine
+from pixcrawler_worker.cli.failures import failures
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import JobView
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -26,6 +27,9 @@ def jobs() -> None:
     A crawl job is named by its id, as in 3; a validation or an export by its kind and its id, as in validation:3 and
     export:3.
     """
+
+
+jobs.add_command(failures)
 
 
 @jobs.command("list")

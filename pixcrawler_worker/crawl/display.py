@@ -7,7 +7,7 @@ from typing import Any
 
 from pixcrawler_worker import settings
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity_log, crawls, job_views
+from pixcrawler_worker.db import activity_log, candidates, crawls, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.db.ledger import chunks
@@ -20,6 +20,7 @@ def _details(session: Session, job: CrawlView) -> dict[str, Any]:
     hosts = Hosts(settings.load().host_connections)
     return {
         "reasons": dict(planner.reasons(session, job.id)),
+        "retriable": candidates.count_retriable(session, job.id),
         "waiting": [
             {
                 "host": one.host,
@@ -46,7 +47,7 @@ def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
         ("images", [f"{job.valid_images} of {job.max_images}"]),
         ("candidates", [f"{job.total_images} found, {job.downloaded_images} downloaded"]),
         ("waiting", [_waiting(one) for one in details["waiting"]]),
-        ("rejected", counts(details["reasons"])),
+        ("rejected", [*counts(details["reasons"]), *_failures(job, details["retriable"])]),
         (
             "validation",
             [
@@ -59,6 +60,16 @@ def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
             [f"{one['id']}  {one['status']}: {one['images']} images as {one['format']}" for one in details["exports"]],
         ),
     ]
+
+
+def _failures(job: CrawlView, retriable: int) -> list[str]:
+    """Return what can be done about rejected candidates."""
+    if job.total_images <= job.valid_images:
+        return []
+    lines = [f"list them: pixcrawler jobs failures {job.id}"]
+    if retriable and job.ended and job.valid_images < job.max_images:
+        lines.append(f"try {retriable} of them again: pixcrawler jobs retry {job.id}")
+    return lines
 
 
 def _waiting(one: Mapping[str, Any]) -> str:

@@ -217,7 +217,7 @@ class Downloading:
             closed = self._hosts.closed(host)
             if closed is not None and (reason := self._given_up(closed)):
                 for offer in self._queue.take_all(host):
-                    self._progress.reject(offer, reason)
+                    self._progress.reject(offer, reason, str(closed))
                 log.info("candidates rejected: their host is closed", host=host, reason=reason, detail=str(closed))
 
     def _given_up(self, closed: HostClosedError) -> Reason | None:
@@ -267,7 +267,7 @@ class Downloading:
                 offer.tries += 1
                 offer.due = time.monotonic() + _RETRY_SECONDS
                 return _End.AGAIN
-            self._progress.reject(offer, error.reason)
+            self._progress.reject(offer, error.reason, error.detail, status=error.status)
             log.debug("candidate rejected", reason=error.reason, detail=str(error))
         except WorkerError:
             raise
@@ -280,13 +280,13 @@ class Downloading:
     def _wait_for(self, offer: Offer, closed: HostClosedError) -> _End:
         """Let a candidate wait for the host that is closed, its own or one that it redirects to."""
         if reason := self._given_up(closed):
-            self._progress.reject(offer, reason)
+            self._progress.reject(offer, reason, str(closed))
             return _End.DONE
         if isinstance(closed.__cause__, RejectedError):
             # The host may not be to blame: this URL may be one that never answers.
             offer.tries += 1
             if offer.tries > 1:
-                self._progress.reject(offer, closed.__cause__.reason)
+                self._progress.reject(offer, closed.__cause__.reason, closed.__cause__.detail)
                 return _End.DONE
         offer.host = closed.host
         if closed.cause is Cause.BUSY and self._hosts.limit(closed.host) is not None:

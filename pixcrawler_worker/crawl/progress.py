@@ -29,6 +29,7 @@ class CrawlWork:
         stall: seconds without progress after which other jobs come first; None when this chunk has waited often enough.
         patience: how long a host may have been down before its candidates are rejected.
         only_source: whether the job has no other source.
+        keeps_failures: whether URLs and details of rejected candidates are to be kept.
     """
 
     claim: Claim
@@ -39,6 +40,7 @@ class CrawlWork:
     stall: float | None
     patience: timedelta
     only_source: bool
+    keeps_failures: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -68,10 +70,19 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a candidate did not become an image."""
+    """Why a candidate did not become an image.
+
+    Attributes:
+        url: of the candidate.
+        reason: the word that is counted.
+        detail: what happened, in one line without secrets.
+        status: of the HTTP response, where that is the reason.
+    """
 
     url: str
     reason: Reason
+    detail: str = ""
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +156,10 @@ class CrawlProgress:
         finally:
             self.reserved -= 1
 
-    def reject(self, offer: Offer, reason: Reason) -> None:
-        """Count a candidate that did not become an image."""
+    def reject(self, offer: Offer, reason: Reason, detail: str = "", *, status: int | None = None) -> None:
+        """Count a candidate that did not become an image; see `Rejection`."""
         self.rejected[reason] += 1
-        self.rejections[offer.url_hash] = Rejection(offer.candidate.url, reason)
+        self.rejections[offer.url_hash] = Rejection(offer.candidate.url, reason, detail, status)
         if reason.is_retriable:
             self.retriable[offer.position] = reason
 
@@ -160,8 +171,8 @@ class CrawlProgress:
         """
         if offer is not None:
             where["url_hash"] = offer.url_hash.hex()
-        self.bugs.add(error, **where)
+        line = self.bugs.add(error, **where)
         if offer is None:
             self.rejected[Reason.INTERNAL_ERROR] += 1
         else:
-            self.reject(offer, Reason.INTERNAL_ERROR)
+            self.reject(offer, Reason.INTERNAL_ERROR, line)

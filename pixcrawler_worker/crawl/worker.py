@@ -38,6 +38,8 @@ _STALLS = (1.0, 4.0, 16.0)
 _STALL_OF_SLOW = 0.25
 #: Attempts to search a failing source when the job has other sources: half a minute.
 _MAX_SEARCH_ATTEMPTS = 3
+#: Characters of what happened to a rejected candidate that are kept.
+_MAX_DETAIL = 300
 #: A host that is down is waited for as long as a share of the job's time so far, within bounds: a job of hours can wait
 #: for one that restarts, a short one does not become much longer.
 _PATIENCE_SHARE = 0.1
@@ -58,6 +60,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
         stall=_stall(session, claim, chunk),
         patience=min(max(jobs.age(session, claim.job) * _PATIENCE_SHARE, _MIN_PATIENCE), _MAX_PATIENCE),
         only_source=len(planner.sources(runtime, request, options)) == 1,
+        keeps_failures=request.total_images - request.valid_images < runtime.settings.kept_failures,
     )
 
 
@@ -111,7 +114,7 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     """Write the rows of the images; return the counts of the chunk, and what is left of it."""
     job_id = work.claim.job.id
     outcomes = [
-        _outcome(url_hash, progress.rejections.get(url_hash), downloaded=position in progress.downloaded)
+        _outcome(work, url_hash, progress.rejections.get(url_hash), downloaded=position in progress.downloaded)
         for url_hash, position in progress.processed.items()
     ]
     recorded = candidates.record(session, job_id, outcomes)
@@ -120,11 +123,11 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
         at: progress.images[at] for at in sorted(progress.images) if progress.images[at].url_hash in recorded.hashes
     }
     stored, left_out = _insert(session, job_id, found)
-    corrections = [_outcome(found[at].url_hash, Rejection(found[at].url, reason)) for at, reason in left_out.items()]
+    corrections = [_outcome(work, found[at].url_hash, rejection) for at, rejection in left_out.items()]
     candidates.correct(session, job_id, corrections)
-    rejected = progress.rejected + Counter(left_out.values())
+    rejected = progress.rejected + Counter(rejection.reason for rejection in left_out.values())
     rejected[Reason.DUPLICATE_URL] += len(progress.images) - len(found)
-    retriable = progress.retriable | {at: reason for at, reason in left_out.items() if reason.is_retriable}
+    retriable = progress.retriable | {at: one.reason for at, one in left_out.items() if one.reason.is_retriable}
     result = CrawlChunkResult(
         chunk=work.chunk,
         offered=stored + rejected.total(),
@@ -148,27 +151,38 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     )
 
 
-def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tuple[int, Mapping[int, Reason]]:
+def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tuple[int, Mapping[int, Rejection]]:
     """Insert images, by position; return how many were inserted, and why the others were not."""
     request = crawls.load(session, job_id)
     room = max(0, request.max_images - request.valid_images)
     positions = list(found)
     offered = positions[:room]
     inserted = images.insert_each(session, job_id, [found[at] for at in offered])
-    left_out = dict.fromkeys(positions, Reason.DUPLICATE_BYTES) | dict.fromkeys(positions[room:], Reason.SURPLUS)
+    left_out = {at: Rejection(found[at].url, Reason.DUPLICATE_BYTES) for at in offered}
+    left_out |= {at: Rejection(found[at].url, Reason.SURPLUS) for at in positions[room:]}
     for index, error in inserted.errors.items():
-        left_out[offered[index]] = Reason.INTERNAL_ERROR
-        log.error("image rejected by the database", url=found[offered[index]].url, reason=error)
+        at = offered[index]
+        left_out[at] = Rejection(found[at].url, Reason.INTERNAL_ERROR, f"rejected by the database: {error}")
+        log.error("image rejected by the database", url=found[at].url, reason=error)
     for index in inserted.positions:
         del left_out[offered[index]]
     return len(inserted.positions), left_out
 
 
-def _outcome(url_hash: bytes, rejection: Rejection | None, *, downloaded: bool = False) -> Outcome:
+def _outcome(work: CrawlWork, url_hash: bytes, rejection: Rejection | None, *, downloaded: bool = False) -> Outcome:
     if rejection is None:
-        return Outcome(url_hash, downloaded=downloaded)
+        return Outcome(url_hash=url_hash, downloaded=downloaded)
     reason = rejection.reason
-    return Outcome(url_hash, rejection.url, str(reason), retriable=reason.is_retriable, downloaded=downloaded)
+    outcome = Outcome(url_hash=url_hash, reason=str(reason), retriable=reason.is_retriable, downloaded=downloaded)
+    if not work.keeps_failures:
+        return outcome
+    return replace(
+        outcome,
+        url=rejection.url,
+        label=work.chunk.label,
+        detail=rejection.detail[:_MAX_DETAIL] or None,
+        http_status=rejection.status,
+    )
 
 
 def _rest(work: CrawlWork, pause: Pause, *, stored: int, ended: int) -> Rest:

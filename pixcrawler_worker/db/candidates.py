@@ -3,40 +3,55 @@
 A candidate without a row is pending: it was not requested yet, or waits in a chunk.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Boolean, ColumnElement, Integer, Text, func, literal, literal_column, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
-from sqlalchemy.types import LargeBinary
+from sqlalchemy.types import LargeBinary, TypeEngine
 
 from pixcrawler_worker.db.models import CrawlCandidate
 from pixcrawler_worker.domain.postgres_types import storable
 
-#: Columns of an outcome.
-_NAMES = ("url_hash", "url", "reason", "retriable")
+#: The columns of an outcome, with their types.
+_COLUMNS: Mapping[str, type[TypeEngine[Any]]] = {
+    "url_hash": LargeBinary,
+    "reason": Text,
+    "retriable": Boolean,
+    "url": Text,
+    "label": Text,
+    "detail": Text,
+    "http_status": Integer,
+}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of a candidate.
 
     Attributes:
         url_hash: of its URL.
-        url: of one that was rejected.
-        reason: why it was; None when it became an image.
+        reason: why it was rejected; None when it became an image.
         retriable: whether it may become an image when it is tried again.
         downloaded: whether its body has arrived this time.
+        url: of one that was rejected; None when that is not to be kept.
+        label: its class.
+        detail: what happened, in one line without secrets.
+        http_status: of the response, where it was the reason.
     """
 
     url_hash: bytes
-    url: str | None = None
     reason: str | None = None
     retriable: bool = False
     downloaded: bool = False
+    url: str | None = None
+    label: str | None = None
+    detail: str | None = None
+    http_status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +81,18 @@ def record(session: Session, job_id: int, outcomes: Collection[Outcome]) -> Reco
     rows = [by_hash[url_hash] for url_hash in sorted(by_hash)]
     downloads = func.unnest(literal([int(row.downloaded) for row in rows], ARRAY(Integer)))
     inserting = postgresql.insert(CrawlCandidate).from_select(
-        ["crawl_job_id", *_NAMES, "downloads"], select(literal(job_id), *_columns(rows), downloads)
+        ["crawl_job_id", "tried_at", *_COLUMNS, "downloads"],
+        select(literal(job_id), func.now(), *_columns(rows), downloads),
     )
     new = inserting.excluded
     written = session.execute(
         inserting.on_conflict_do_update(
             index_elements=["crawl_job_id", "url_hash"],
             set_={
-                "url": new.url,
-                "reason": new.reason,
-                "retriable": new.retriable,
+                **{name: new[name] for name in _COLUMNS},
                 "downloads": CrawlCandidate.downloads + new.downloads,
+                "attempts": CrawlCandidate.attempts + 1,
+                "tried_at": new.tried_at,
             },
             where=CrawlCandidate.retriable.is_(True),
         ).returning(
@@ -94,22 +110,24 @@ def correct(session: Session, job_id: int, outcomes: Collection[Outcome]) -> Non
     """Replace outcomes that the same transaction has recorded."""
     if not outcomes:
         return
-    right = select(*(column.label(name) for name, column in zip(_NAMES, _columns(outcomes), strict=True))).subquery()
+    right = select(*_columns(outcomes)).subquery()
     session.execute(
         update(CrawlCandidate)
         .where(CrawlCandidate.crawl_job_id == job_id, CrawlCandidate.url_hash == right.c.url_hash)
-        .values(url=right.c.url, reason=right.c.reason, retriable=right.c.retriable)
+        .values({name: right.c[name] for name in _COLUMNS})
         .execution_options(synchronize_session=False)
     )
 
 
-def _columns(rows: Collection[Outcome]) -> tuple[ColumnElement[Any], ...]:
-    return (
-        func.unnest(literal([row.url_hash for row in rows], ARRAY(LargeBinary))),
-        func.unnest(literal([None if row.url is None else storable(row.url) for row in rows], ARRAY(Text))),
-        func.unnest(literal([row.reason for row in rows], ARRAY(Text))),
-        func.unnest(literal([row.retriable for row in rows], ARRAY(Boolean))),
-    )
+def _columns(rows: Collection[Outcome]) -> list[ColumnElement[Any]]:
+    return [
+        func.unnest(literal([_storable(getattr(row, name)) for row in rows], ARRAY(type_))).label(name)
+        for name, type_ in _COLUMNS.items()
+    ]
+
+
+def _storable(value: object) -> object:
+    return storable(value) if isinstance(value, str) else value
 
 
 def decided(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
@@ -123,3 +141,72 @@ def decided(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset
             )
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A candidate that was rejected.
+
+    Attributes:
+        url_hash: of its URL, by which failures are sorted.
+        url: None when it was not kept, because the job had too many.
+        label: its class.
+        reason: why.
+        detail: what happened.
+        http_status: of the response, where it was the reason.
+        retriable: whether a retry of the job tries it again.
+        attempts: how often the job has tried it.
+        tried_at: the last time.
+    """
+
+    url_hash: bytes
+    url: str | None
+    label: str | None
+    reason: str
+    detail: str | None
+    http_status: int | None
+    retriable: bool
+    attempts: int
+    tried_at: datetime | None
+
+
+def failures(  # noqa: PLR0913 - a page of a filtered list
+    session: Session,
+    job_id: int,
+    *,
+    reasons: Collection[str] = (),
+    retriable: bool = False,
+    after: bytes = b"",
+    limit: int = 1000,
+) -> list[Failure]:
+    """Return rejected candidates of a job, sorted by the hashes of their URLs.
+
+    Args:
+        session: read only.
+        job_id: the crawl job.
+        reasons: return only those with one of these; all when empty.
+        retriable: return only those that a retry tries again.
+        after: return those with a greater hash.
+        limit: of the number of rows.
+    """
+    query = (
+        select(*(getattr(CrawlCandidate, column.name) for column in fields(Failure)))
+        .where(
+            CrawlCandidate.crawl_job_id == job_id,
+            CrawlCandidate.url_hash > after,
+            CrawlCandidate.reason.is_not(None),
+        )
+        .order_by(CrawlCandidate.url_hash)
+        .limit(limit)
+    )
+    if reasons:
+        query = query.where(CrawlCandidate.reason.in_(reasons))
+    if retriable:
+        query = query.where(CrawlCandidate.retriable)
+    return [Failure(*row) for row in session.execute(query)]
+
+
+def count_retriable(session: Session, job_id: int) -> int:
+    """Return how many candidates of a job were rejected for now."""
+    query = select(func.count()).where(CrawlCandidate.crawl_job_id == job_id, CrawlCandidate.retriable)
+    return session.scalars(query).one()

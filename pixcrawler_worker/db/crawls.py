@@ -54,6 +54,7 @@ class CrawlRequest:
 
     keywords: Any
     max_images: int
+    total_images: int
     valid_images: int
     options: dict[str, Any]
     round: int
@@ -110,13 +111,22 @@ def load(session: Session, job_id: int) -> CrawlRequest:
     """Return the request of a job whose options are recorded."""
     pages = select(func.count()).where(CrawlUrls.crawl_job_id == job_id).scalar_subquery().label("url_pages")
     row = session.execute(
-        select(CrawlJob.keywords, CrawlJob.max_images, CrawlJob.valid_images, CrawlPlan.options, CrawlPlan.round, pages)
+        select(
+            CrawlJob.keywords,
+            CrawlJob.max_images,
+            CrawlJob.total_images,
+            CrawlJob.valid_images,
+            CrawlPlan.options,
+            CrawlPlan.round,
+            pages,
+        )
         .join(CrawlPlan, CrawlPlan.crawl_job_id == CrawlJob.id)
         .where(CrawlJob.id == job_id)
     ).one()
     return CrawlRequest(
         keywords=row.keywords,
         max_images=row.max_images,
+        total_images=row.total_images,
         valid_images=row.valid_images,
         options=row.options,
         round=row.round,

@@ -347,7 +347,7 @@ class CrawlUrls(Base):
 class CrawlCandidate(Base):
     """A URL that a crawl job has processed: it is not counted again, and only downloaded again if it is retriable.
 
-    One that became an image has no `reason`; one that was rejected has its URL and the reason.
+    One that became an image has no `reason`; one that was rejected has it, with what is known of the failure.
     """
 
     __tablename__ = "crawl_candidates"
@@ -361,6 +361,11 @@ class CrawlCandidate(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     retriable: Mapped[bool] = mapped_column(server_default="false")
     downloads: Mapped[int] = mapped_column(server_default="0")
+    label: Mapped[str | None] = mapped_column(Text)
+    detail: Mapped[str | None] = mapped_column(Text)
+    http_status: Mapped[int | None]
+    attempts: Mapped[int] = mapped_column(server_default="1")
+    tried_at: Mapped[datetime | None]
 
 
 class ImageFact(Base):

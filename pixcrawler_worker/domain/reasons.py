@@ -84,9 +84,11 @@ class RejectedError(WorkerError):
     Args:
         reason: the word that is counted.
         detail: one line for a log, without secrets.
+        status: of the HTTP response, where that is the reason.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, *, status: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.status = status

@@ -221,7 +221,7 @@ def _check_head(status: int, headers: MultiMapping[str], length: int | None, out
     if not outgoing.raw and is_busy(status, headers):
         raise BusyError(status, headers)
     if not outgoing.any_status and status not in range(200, 300):
-        raise RejectedError(failures.of_status(status), f"{url} answered {status}")
+        raise RejectedError(failures.of_status(status), f"{url} answered {status}", status=status)
     encodings.check(headers, url)
     if (length or 0) > outgoing.max_bytes and not outgoing.cut:
         raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} announces more than {outgoing.max_bytes} bytes")

@@ -35,6 +35,8 @@ from sqlalchemy import select
 
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import candidates
+from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import CrawlCandidate
@@ -85,6 +87,37 @@ def test_every_candidate_is_stored_or_counted_with_its_reason(runtime: Runtime, 
     assert urls_of(runtime, ref) == set(valid)
     # The valid images, the web page, the corrupt image and the decompression bomb were downloaded completely.
     assert counted(runtime, ref) == (14, 8, 5)
+
+
+def failures(runtime: Runtime, ref: JobRef) -> dict[str | None, Failure]:
+    with runtime.sessions.begin() as opened:
+        return {failure.url: failure for failure in candidates.failures(opened, ref.id)}
+
+
+def test_what_happened_to_each_rejected_candidate_is_kept(runtime: Runtime, host: HostileServer) -> None:
+    gone, failing, html = (host.url(f"/fault/{fault}/kept?token=hunter2") for fault in ("404", "500", "html"))
+    ref, messages = start(runtime, [*image_urls(host, "kept", 2), gone, failing, html], job={"keywords": ["cat"]})
+    drive(runtime, messages)
+    found = failures(runtime, ref)
+    assert set(found) == {gone, failing, html}
+    status = {url: (one.reason, one.http_status, one.retriable, one.label) for url, one in found.items()}
+    assert status == {
+        gone: ("not_found", 404, False, "cat"),
+        failing: ("server_error", 500, True, "cat"),
+        html: ("not_an_image", None, False, "cat"),
+    }
+    assert all(one.detail and "hunter2" not in one.detail and one.tried_at for one in found.values())
+    drive(runtime, submission.retry(runtime, CRAWL, ref.id))
+    assert {url: one.attempts for url, one in failures(runtime, ref).items()} == {gone: 1, failing: 2, html: 1}
+
+
+def test_failures_beyond_the_limit_are_kept_without_their_urls(runtime: Runtime, host: HostileServer) -> None:
+    limited = replace(runtime, settings=runtime.settings.model_copy(update={"kept_failures": 2}))
+    listed = [host.url(f"/fault/404/beyond-{number}") for number in range(6)]
+    ref, messages = start(limited, listed, chunk_size=2)
+    drive(limited, messages)
+    assert len(failures(limited, ref)) == 3, "two with their URLs, four without"
+    assert rejected(limited, ref) == [("not_found", False)] * 6
 
 
 def test_placeholders_are_rejected_by_url_by_redirect_and_by_bytes(runtime: Runtime, host: HostileServer) -> None:

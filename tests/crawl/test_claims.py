@@ -381,8 +381,8 @@ def test_what_another_chunk_decides_meanwhile_is_counted_once(runtime: Runtime, 
     listed = image_urls(host, "decided", 4)
     ref, messages = start(runtime, listed, chunk_size=10)
     outcomes = [
-        Outcome(storage_keys.url_hash(listed[0]), downloaded=True),
-        Outcome(storage_keys.url_hash(listed[1]), url=listed[1], reason="not_found"),
+        Outcome(url_hash=storage_keys.url_hash(listed[0]), downloaded=True),
+        Outcome(url_hash=storage_keys.url_hash(listed[1]), url=listed[1], reason="not_found"),
     ]
     stored: list[str] = []
 

@@ -37,10 +37,12 @@ def rows(sessions: Sessions, job_id: int) -> dict[bytes, tuple[str | None, str |
 
 def test_a_url_is_counted_when_it_is_processed_for_the_first_time(sessions: Sessions) -> None:
     job_id, other = make_job(sessions), make_job(sessions)
-    assert record(sessions, job_id, Outcome(A), Outcome(B), Outcome(A)) == recorded(A, B, found=2)
-    assert record(sessions, job_id, Outcome(B), Outcome(C)) == recorded(C, found=1)
+    assert record(sessions, job_id, Outcome(url_hash=A), Outcome(url_hash=B), Outcome(url_hash=A)) == recorded(
+        A, B, found=2
+    )
+    assert record(sessions, job_id, Outcome(url_hash=B), Outcome(url_hash=C)) == recorded(C, found=1)
     assert record(sessions, job_id) == recorded(found=0)
-    assert record(sessions, other, Outcome(A)) == recorded(A, found=1)
+    assert record(sessions, other, Outcome(url_hash=A)) == recorded(A, found=1)
     assert decided(sessions, job_id, A, C, D) == {A, C}
     assert decided(sessions, other, A, C) == {A}
     assert decided(sessions, job_id) == frozenset()
@@ -48,33 +50,38 @@ def test_a_url_is_counted_when_it_is_processed_for_the_first_time(sessions: Sess
 
 def test_what_was_rejected_for_now_is_not_decided_and_gets_its_new_outcome(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    for_now = Outcome(A, url="http://a.example/\x00", reason="timeout", retriable=True)
-    corrupt = Outcome(B, url="http://b.example/", reason="corrupt")
+    for_now = Outcome(url_hash=A, url="http://a.example/\x00", reason="timeout", retriable=True)
+    corrupt = Outcome(url_hash=B, url="http://b.example/", reason="corrupt")
     assert record(sessions, job_id, for_now, corrupt) == recorded(A, B, found=2)
     assert decided(sessions, job_id, A, B) == {B}
     assert rows(sessions, job_id)[A] == ("http://a.example/", "timeout", True)
-    assert record(sessions, job_id, Outcome(A), Outcome(B)) == recorded(A, found=0)
+    assert record(sessions, job_id, Outcome(url_hash=A), Outcome(url_hash=B)) == recorded(A, found=0)
     assert rows(sessions, job_id) == {A: (None, None, False), B: ("http://b.example/", "corrupt", False)}
     assert decided(sessions, job_id, A, B) == {A, B}
 
 
 def test_a_download_is_counted_once_however_often_the_candidate_is_tried(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    arrived = Outcome(A, reason="decoder_died", retriable=True, downloaded=True)
-    assert record(sessions, job_id, arrived, Outcome(B, reason="timeout", retriable=True)).downloaded == 1
-    assert record(sessions, job_id, arrived, Outcome(B, reason="timeout", retriable=True)).downloaded == 0
-    done = (Outcome(A, downloaded=True), Outcome(B, downloaded=True), Outcome(C, downloaded=True), Outcome(D))
+    arrived = Outcome(url_hash=A, reason="decoder_died", retriable=True, downloaded=True)
+    assert record(sessions, job_id, arrived, Outcome(url_hash=B, reason="timeout", retriable=True)).downloaded == 1
+    assert record(sessions, job_id, arrived, Outcome(url_hash=B, reason="timeout", retriable=True)).downloaded == 0
+    done = (
+        Outcome(url_hash=A, downloaded=True),
+        Outcome(url_hash=B, downloaded=True),
+        Outcome(url_hash=C, downloaded=True),
+        Outcome(url_hash=D),
+    )
     assert record(sessions, job_id, *done) == recorded(A, B, C, D, found=2, downloaded=2)
     assert record(sessions, job_id, *done) == recorded(found=0)
 
 
 def test_an_outcome_can_be_corrected_in_the_transaction_that_has_recorded_it(sessions: Sessions) -> None:
     job_id, other = make_job(sessions), make_job(sessions)
-    record(sessions, other, Outcome(A))
+    record(sessions, other, Outcome(url_hash=A))
 
     def work(session: Session) -> None:
-        candidates.record(session, job_id, [Outcome(A), Outcome(B)])
-        candidates.correct(session, job_id, [Outcome(A, url="http://a.example/", reason="duplicate_bytes")])
+        candidates.record(session, job_id, [Outcome(url_hash=A), Outcome(url_hash=B)])
+        candidates.correct(session, job_id, [Outcome(url_hash=A, url="http://a.example/", reason="duplicate_bytes")])
         candidates.correct(session, job_id, [])
 
     transact(sessions, work)
@@ -84,7 +91,7 @@ def test_an_outcome_can_be_corrected_in_the_transaction_that_has_recorded_it(ses
 
 def test_concurrent_chunks_with_the_same_urls_count_each_once(sessions: Sessions) -> None:
     job_id = make_job(sessions)
-    outcomes = [Outcome(url_hash(str(number)), reason="x") for number in range(20_000)]
+    outcomes = [Outcome(url_hash=url_hash(str(number)), reason="x") for number in range(20_000)]
 
     def add(part: list[Outcome]) -> int:
         with sessions.begin() as session:

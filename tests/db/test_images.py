@@ -218,7 +218,7 @@ def test_finishing_a_chunk_takes_as_many_statements_for_500_images_as_for_5(
         found = [make_image(f"{number} {position}") for position in range(number)]
 
         def finish(session: Session) -> None:
-            candidates.record(session, ref.id, [Outcome(url_hash(image.url)) for image in found])
+            candidates.record(session, ref.id, [Outcome(url_hash=url_hash(image.url)) for image in found])
             ledger.bring(session, claim, found)
 
         transact(counted, lambda session: session.scalar(text("SELECT 1")))
