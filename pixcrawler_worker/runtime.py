@@ -49,6 +49,7 @@ class Runtime:
         loop: runs the work of chunks.
         sources: those that were used so far, by name.
         requests_wait: returns whether messages about whole jobs (start, cancel, retry) wait for a process.
+        show_progress: shows how many images the running chunk has so far.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class Runtime:
     loop: asyncio.AbstractEventLoop
     sources: dict[str, Source] = field(default_factory=dict)
     requests_wait: Callable[[], bool] = lambda: False
+    show_progress: Callable[[int], None] = lambda _: None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop of this process, whose connections stay open, and return its result."""

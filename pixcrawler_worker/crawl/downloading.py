@@ -130,6 +130,7 @@ class Downloading:
             try:
                 for task in done:
                     self._finish(task)
+                self._runtime.show_progress(len(self._progress.images))
             except TransientError as error:
                 if not (self._progress.images or self._progress.rejections):
                     raise

@@ -37,6 +37,7 @@ class JobView(ABC):
     total_chunks: int
     completed_chunks: int
     failed_chunks: int
+    live_images: int
 
     @property
     def ended(self) -> bool:
@@ -66,7 +67,7 @@ class JobView(ABC):
     @property
     @abstractmethod
     def count(self) -> tuple[int, int, str]:
-        """The images so far, the images at the end, and what they are called."""
+        """The images so far, those of running chunks too, the images at the end, and what they are called."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the view with JSON's types only, and the kind of the job."""
@@ -96,7 +97,7 @@ class CrawlView(JobView):
     @property
     def count(self) -> tuple[int, int, str]:
         """Valid images and requested ones; see `JobView`."""
-        return self.valid_images, self.max_images, "images"
+        return min(self.valid_images + self.live_images, self.max_images), self.max_images, "images"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,8 @@ class ValidationView(_ViewOfCrawl):
     @property
     def count(self) -> tuple[int, int, str]:
         """Validated images and all; see `JobView`."""
-        return self.validated_images + self.invalid_images, self.total_images, "images validated"
+        done = self.validated_images + self.invalid_images + self.live_images
+        return min(done, self.total_images), self.total_images, "images validated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,7 @@ class ExportView(_ViewOfCrawl):
     @property
     def count(self) -> tuple[int, int, str]:
         """Exported images and all; see `JobView`."""
-        return self.exported_images, self.total_images, "images exported"
+        return min(self.exported_images + self.live_images, self.total_images), self.total_images, "images exported"
 
     @property
     def result(self) -> dict[str, Any]:
@@ -194,6 +196,14 @@ def _found(session: Session, view: type[View], *which: ColumnElement[bool], limi
 
 def _column(table: JobTable, name: str) -> ColumnElement[Any]:
     model = table.model
+    if name == "live_images":
+        running = select(func.coalesce(func.sum(Chunk.live_images), 0)).where(
+            # Not those of an earlier claim.
+            table.chunk_key == model.id,
+            Chunk.state == ChunkState.RUNNING,
+            Chunk.live_fence == Chunk.fence,
+        )
+        return running.correlate(model).scalar_subquery().label(name)
     if name not in _CHUNKS or table.has(name):
         column: ColumnElement[Any] = getattr(model, name)
         return column

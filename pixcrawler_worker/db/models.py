@@ -310,6 +310,9 @@ class Chunk(Base):
     task_id: Mapped[uuid.UUID]
     result: Mapped[dict[str, Any] | None]
     error: Mapped[str | None] = mapped_column(Text)
+    # What is shown of a running chunk: its images so far, and the claim that has them.
+    live_images: Mapped[int | None]
+    live_fence: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class CrawlPlan(Base):

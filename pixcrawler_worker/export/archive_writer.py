@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixcrawler_worker.db.exports import ExportEntry
@@ -88,7 +88,7 @@ async def write(
         TransientError: when the storage does not respond.
     """
     async with ArchiveStream(sink, _ARCHIVES[plan.format]()) as stream:
-        writer = _ArchiveWriter(stream, plan, part)
+        writer = _ArchiveWriter(stream, plan, part, runtime.show_progress)
         # The decoder is a process of its own: it makes the thumbnails while this one copies files.
         thumbnails = asyncio.create_task(report.thumbnails(runtime, part.shown if writer.has_report else ()))
         try:
@@ -99,8 +99,11 @@ async def write(
 
 
 class _ArchiveWriter:
-    def __init__(self, stream: ArchiveStream, plan: Plan, part: ArchivePart) -> None:
+    def __init__(
+        self, stream: ArchiveStream, plan: Plan, part: ArchivePart, show_progress: Callable[[int], None]
+    ) -> None:
         self._stream = stream
+        self._show_progress = show_progress
         self._plan = plan
         self._part = part
         self._dataset = Dataset(
@@ -127,6 +130,7 @@ class _ArchiveWriter:
                 reason = file if isinstance(file, str) else await self._add_image(entry, file)
                 if reason is not None:
                     self._summary.skipped[reason] += 1
+                self._show_progress(self._summary.images)
         for written in self._layout.close():
             await self._add(written)
         table = None

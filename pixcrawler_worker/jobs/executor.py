@@ -32,6 +32,8 @@ from pixcrawler_worker.runtime import Runtime, owner
 log = structlog.get_logger()
 T = TypeVar("T")
 
+#: Seconds between two looks at the progress of a chunk, which is shown to users.
+_PROGRESS_SECONDS = 1.0
 #: Seconds between two tries to write a transition: they double from the first to the longest.
 _FIRST_PAUSE, _MAX_PAUSE = 0.05, 5.0
 #: Seconds until a heartbeat that failed is tried again, when the next one is due later.
@@ -192,7 +194,8 @@ def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
 ) -> ChunkOutcome:
     """Do the work and end the attempt one way or the other."""
     try:
-        result = runtime.run(_supervise(heartbeat, kind.work(runtime, work, limits), limits))
+        working = replace(runtime, show_progress=heartbeat.show_progress)
+        result = runtime.run(_supervise(heartbeat, kind.work(working, work, limits), limits))
         return _finish(runtime, kind, claim, work, result, limits, jitter)
     except (_ClaimLostError, NotRunningError):
         return ChunkOutcome.LOST
@@ -245,7 +248,7 @@ async def _supervise(heartbeat: "_Heartbeat", work: Coroutine[Any, Any, T], limi
 
 
 class _Heartbeat:
-    """Extends the lease of a claim until the context ends, in a thread of its own.
+    """Extends the lease of a claim until the context ends, and shows its progress, in a thread of its own.
 
     Neither an event loop that is busy nor a thread pool whose threads all wait for a storage that hangs delays it. A
     database that is unavailable for a moment does not end the work.
@@ -262,6 +265,7 @@ class _Heartbeat:
         self._claim = claim
         self._lease = runtime.settings.lease
         self._interval = limits.heartbeat_interval(self._lease).total_seconds()
+        self._images = self._shown = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._extend_until_ended, name="heartbeat", daemon=True)
 
@@ -273,10 +277,18 @@ class _Heartbeat:
         self._ended.set()
         self._thread.join()
 
+    def show_progress(self, images: int) -> None:
+        """Have it shown how many images the chunk has so far."""
+        self._images = images
+
     def _extend_until_ended(self) -> None:
+        due = time.monotonic() + self._interval
         pause = self._interval
         logged = False
-        while not self._ended.wait(pause):
+        while not self._ended.wait(min(max(0.0, due - time.monotonic()), _PROGRESS_SECONDS)):
+            if time.monotonic() < due:
+                self._show()
+                continue
             try:
                 if not self._extend():
                     self.lost.set_result(None)
@@ -288,6 +300,20 @@ class _Heartbeat:
                 if not logged:
                     log.exception("the lease could not be extended", chunk=self._claim.chunk_id)
                 logged, pause = True, self._interval
+            due = time.monotonic() + pause
+
+    def _show(self) -> None:
+        images = self._images
+        if images == self._shown:
+            return
+        # Only shown, and soon shown again: whatever is wrong is not worth more than that.
+        with contextlib.suppress(Exception):
+            transact(
+                self._runtime.sessions,
+                lambda session: chunks.show_progress(session, self._claim, images=images),
+                pauses=(),
+            )
+        self._shown = images
 
     def _extend(self) -> bool:
         return transact(

@@ -341,6 +341,7 @@ class _Validation:
         )
         if reading.bug is not None:
             found.append(internal_error(reading.bug))
+        self._runtime.show_progress(len(self._progress.results) + 1)
         self._progress.results[image.id] = ValidationResult(
             image_id=image.id,
             valid=is_valid(found, self._mode),

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -35,8 +36,9 @@ from sqlalchemy import select
 
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import candidates
+from pixcrawler_worker.db import candidates, job_views
 from pixcrawler_worker.db.candidates import Failure
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import CrawlCandidate
@@ -118,6 +120,32 @@ def test_failures_beyond_the_limit_are_kept_without_their_urls(runtime: Runtime,
     drive(limited, messages)
     assert len(failures(limited, ref)) == 3, "two with their URLs, four without"
     assert rejected(limited, ref) == [("not_found", False)] * 6
+
+
+def test_the_images_of_a_running_chunk_are_shown_before_it_ends(runtime: Runtime, host: HostileServer) -> None:
+    ref, messages = start(runtime, image_urls(host, "live", 6), job={"max_images": 6})
+    stored: list[str] = []
+    shown: list[CrawlView] = []
+
+    def view() -> CrawlView:
+        with runtime.sessions.begin() as opened:
+            found = job_views.job(opened, CrawlView, ref.id)
+        assert found is not None
+        return found
+
+    def wait_at_the_fourth(key: str) -> None:
+        stored.append(key)
+        deadline = time.monotonic() + 10
+        while len(stored) == 4 and not shown and time.monotonic() < deadline:
+            if view().count[0] == 3:
+                shown.append(view())
+            time.sleep(0.05)
+
+    narrow = runtime.settings.model_copy(update={"fetch_concurrency": 1})
+    slow = replace(runtime, settings=narrow, storage=WatchedStorage(runtime, put=wait_at_the_fourth))
+    drive(slow, messages)
+    assert [(job.valid_images, job.live_images, job.progress) for job in shown] == [(0, 3, 0)]
+    assert (view().valid_images, view().live_images, view().count[:2]) == (6, 0, (6, 6))
 
 
 def test_placeholders_are_rejected_by_url_by_redirect_and_by_bytes(runtime: Runtime, host: HostileServer) -> None:

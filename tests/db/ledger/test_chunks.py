@@ -11,8 +11,10 @@ from factories import TABLES, make_image, start_job
 from ledger import LEASE, at_once
 from sqlalchemy import func, select, text
 
+from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
@@ -175,6 +177,44 @@ def test_a_heartbeat_tells_a_worker_that_the_job_was_cancelled_or_deleted(sessio
     ledger.execute(sessions, f"DELETE FROM {kind.name}_jobs WHERE id = :id", id=ref.id)
     with sessions.begin() as session:
         assert not chunks.heartbeat(session, claim, lease=LEASE)
+
+
+# Progress
+
+
+def live_images(sessions: Sessions, ref: JobRef) -> int:
+    with sessions.begin() as session:
+        view = job_views.job(session, CrawlView, ref.id)
+    assert view is not None
+    return view.live_images
+
+
+def show_progress(sessions: Sessions, claim: Claim, images: int) -> None:
+    with sessions.begin() as session:
+        chunks.show_progress(session, claim, images=images)
+
+
+def test_only_the_claim_that_runs_a_chunk_shows_its_progress(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    zombie = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0], owner="zombie")
+    show_progress(sessions, zombie, 3)
+    assert live_images(sessions, ref) == 3
+    ledger.expire_lease(sessions, zombie.chunk_id)
+    reap(sessions)
+    show_progress(sessions, zombie, 4)
+    ledger.claim(sessions, zombie.chunk_id, owner="live")
+    assert live_images(sessions, ref) == 0
+    show_progress(sessions, zombie, 5)
+    assert live_images(sessions, ref) == 0
+
+
+def test_progress_does_not_wait_for_a_lock(sessions: Sessions) -> None:
+    ref = start_job(sessions)
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    with sessions.begin() as finishing:
+        chunks.lock_claim(finishing, claim)
+        show_progress(sessions, claim, 3)
+    assert live_images(sessions, ref) == 0
 
 
 # Finishing

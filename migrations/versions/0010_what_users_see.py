@@ -1,4 +1,4 @@
-"""What is known of a candidate that was rejected: its class, details, HTTP status, attempts and time."""
+"""What users see of a job: what is known of its rejected candidates, and the images of chunks that still run."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,8 +19,12 @@ def upgrade() -> None:
         sa.Column("tried_at", sa.DateTime(timezone=True)),
     ):
         op.add_column("crawl_candidates", column, schema="pixcrawler")
+    op.add_column("chunks", sa.Column("live_images", sa.Integer()), schema="pixcrawler")
+    op.add_column("chunks", sa.Column("live_fence", sa.BigInteger()), schema="pixcrawler")
 
 
 def downgrade() -> None:
+    op.drop_column("chunks", "live_fence", schema="pixcrawler")
+    op.drop_column("chunks", "live_images", schema="pixcrawler")
     for name in ("tried_at", "attempts", "http_status", "detail", "label"):
         op.drop_column("crawl_candidates", name, schema="pixcrawler")
