@@ -151,7 +151,7 @@ def show_progress(session: Session, claim: Claim, *, images: int) -> None:
     """
     claimed = (
         select(Chunk.id)
-        .where(Chunk.id == claim.chunk_id, Chunk.state == ChunkState.RUNNING, Chunk.fence == claim.fence)
+        .where(Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING)
         .with_for_update(key_share=True, skip_locked=True)
     )
     session.execute(
