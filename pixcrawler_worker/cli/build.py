@@ -141,7 +141,7 @@ def deliver(
             err=True,
         )
         return None
-    validation_id = new_jobs.create_validation(runtime, job.id, name="build", rules={})
+    validation_id = new_jobs.create_validation(runtime, job.id, name=job.name, rules={})
     new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
     validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
     if validation.status != JobStatus.COMPLETED:
@@ -157,8 +157,8 @@ def deliver(
         with download.all_or_nothing(folder):
             _download(runtime, export, folder, delivery)
             with console.out.status("writing the reports"):
-                write_crawl_report(runtime, job.id, folder / "report.html")
-                write_validation_report(runtime, validation.id, folder / "validation.html")
+                write_crawl_report(runtime, job.id, folder / "report.html", dataset=folder)
+                write_validation_report(runtime, validation.id, folder / "validation.html", dataset=folder)
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
         sys.exit(130)

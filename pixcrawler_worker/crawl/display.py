@@ -12,8 +12,12 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.session import Session
+from pixcrawler_worker.domain import explanations
 from pixcrawler_worker.jobs.display import JobDisplay, Row, counts
 from pixcrawler_worker.web.hosts import Hosts
+
+#: Rejection reasons that are explained when a job has ended; `jobs show` explains all of them.
+_MAX_ADVICE = 3
 
 
 def _details(session: Session, job: CrawlView) -> dict[str, Any]:
@@ -48,6 +52,7 @@ def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
         ("candidates", [f"{job.total_images} found, {job.downloaded_images} downloaded"]),
         ("waiting", [_waiting(one) for one in details["waiting"]]),
         ("rejected", [*counts(details["reasons"]), *_failures(job, details["retriable"])]),
+        ("what to do", [_advice(reason, job) for reason in details["reasons"]]),
         (
             "validation",
             [
@@ -78,6 +83,12 @@ def _waiting(one: Mapping[str, Any]) -> str:
     return f"{one['candidates']:>6}  for {one['host']} until {until:%H:%M}{allowed}"
 
 
+def _advice(reason: str, job: CrawlView) -> str:
+    """Return what a rejection reason means, and what to do about it."""
+    found = explanations.explain(reason, job=job.argument)
+    return f"{reason}: {found.meaning}. {found.remedy}".rstrip()
+
+
 def _outcome(session: Session, job: CrawlView) -> list[str]:
     """Return why a job ended with fewer images than requested; nothing when it has all of them."""
     if job.valid_images >= job.max_images:
@@ -85,11 +96,16 @@ def _outcome(session: Session, job: CrawlView) -> list[str]:
     ref = CRAWL_JOBS.ref(job.id)
     last = next(iter(activity_log.latest(session, ref, limit=1)), None)
     reason = last.details.get("reason") if last else None
-    rejected = ", ".join(f"{count} {name}" for name, count in planner.reasons(session, job.id).items())
+    reasons = planner.reasons(session, job.id)
+    rejected = ", ".join(f"{count} {name}" for name, count in reasons.items())
     errors = chunks.errors(session, ref)
     return [
         *([str(reason)] if reason else []),
         *([f"rejected: {rejected}"] if rejected else []),
+        *(
+            _advice(name, job)
+            for name in [name for name in reasons if not explanations.explain(name).is_usual][:_MAX_ADVICE]
+        ),
         *(f"failed: {count} x {error}" for error, count in errors.items()),
     ]
 

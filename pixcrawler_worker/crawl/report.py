@@ -8,62 +8,22 @@ from html import escape
 from pathlib import Path
 
 from pixcrawler_worker import html_report
-from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl import accounting
+from pixcrawler_worker.crawl.accounting import Accounting
 from pixcrawler_worker.db import image_records, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.job_views import CrawlView
-from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain import explanations
 from pixcrawler_worker.errors import UnknownJobError
+from pixcrawler_worker.html_report import DatasetFiles, Places, Table
 from pixcrawler_worker.runtime import Runtime
 
 #: Images per label on the contact sheet, spread evenly over all images of the label.
 _SHEET_SIZE = 12
 #: Upper bounds of the size classes in megapixels.
 _SIZE_CLASSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-
-#: Rejection reasons, in words.
-_MEANINGS: Mapping[str, str] = {
-    "bad_url": "invalid URL",
-    "forbidden_address": "IP address in a private network",
-    "forbidden_port": "port that is not allowed",
-    "insecure_redirect": "redirect from https to http",
-    "unresolved": "unknown host name",
-    "connect_failed": "no connection to the host",
-    "tls_failed": "invalid TLS certificate",
-    "timeout": "no response in time",
-    "reset": "connection reset by the host",
-    "truncated": "response shorter than announced",
-    "too_many_redirects": "too many redirects",
-    "bad_response": "invalid HTTP response",
-    "not_found": "image not found",
-    "forbidden": "access denied by the host",
-    "rate_limited": "rate limit of the host exceeded",
-    "host_unavailable": "host down",
-    "server_error": "server error",
-    "http_status": "other HTTP error",
-    "too_many_bytes": "file too large",
-    "empty": "empty response",
-    "opted_out": "owner opts out of indexes or AI training",
-    "tdm_reserved": "owner reserves text and data mining",
-    "robots_disallowed": "disallowed by robots.txt",
-    "robots_unreachable": "robots.txt could not be read",
-    "not_an_image": "not an image",
-    "unsupported_format": "image format not supported",
-    "placeholder": "placeholder of the host for a missing image",
-    "format_not_wanted": "format not requested",
-    "too_many_pixels": "too many pixels",
-    "too_complex": "file structure too complex",
-    "too_small": "image too small",
-    "corrupt": "corrupt image",
-    "decoder_died": "decoder crashed",
-    "invalid_entry": "entry of the source without a URL",
-    "license_not_wanted": "license not accepted",
-    "duplicate_url": "duplicate URL",
-    "duplicate_bytes": "duplicate file",
-    "surplus": "more images than requested",
-    "internal_error": "error of the worker, see its log",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +32,42 @@ class _Content:
 
     job: CrawlView
     stored: Sequence[ImageRecord]
-    reasons: Mapping[str, int]
+    counts: Accounting
     thumbnails: Mapping[int, bytes]
+    files: DatasetFiles
 
 
-def write_crawl_report(runtime: Runtime, job_id: int, path: Path) -> Path:
+def write_crawl_report(runtime: Runtime, job_id: int, path: Path, *, dataset: Path | None = None) -> Path:
     """Write the HTML report on a crawl job and return its path. Images are embedded.
+
+    Args:
+        runtime: connects to database, storage and decoder.
+        job_id: the row in `crawl_jobs`.
+        path: of the report.
+        dataset: folder of a dataset with the images of the job, to whose files the report links.
 
     Raises:
         PermanentError: when there is no such job, or the file cannot be written.
         TransientError: when database or storage do not respond.
     """
-    job = transact(runtime.sessions, lambda session: job_views.job(session, CrawlView, job_id))
-    if job is None:
+
+    def read(session: Session) -> tuple[CrawlView, Sequence[ImageRecord], Accounting] | None:
+        job = job_views.job(session, CrawlView, job_id)
+        if job is None:
+            return None
+        stored = image_records.of_crawl(session, job_id)
+        return job, stored, accounting.read(session, job, images=len(stored))
+
+    found = transact(runtime.sessions, read)
+    if found is None:
         raise UnknownJobError(CRAWL_JOBS.name, job_id)
-    stored = transact(runtime.sessions, lambda session: image_records.of_crawl(session, job_id))
-    reasons = transact(runtime.sessions, lambda session: planner.reasons(session, job_id))
+    job, stored, counts = found
     sheet = [image for shown in _sheets(stored).values() for image in shown]
     thumbnails = runtime.run(
         html_report.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet if image.storage_url))
     )
-    return html_report.save(path, job.name, _parts(_Content(job, stored, reasons, thumbnails)))
+    files = DatasetFiles(dataset, path, [image.original_url for image in sheet])
+    return html_report.save(path, f"Crawl: {job.name}", _parts(_Content(job, stored, counts, thumbnails, files)))
 
 
 def _sheets(stored: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:
@@ -104,18 +79,29 @@ def _sheets(stored: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:
 
 
 def _parts(found: _Content) -> Iterator[str]:
-    job = found.job
-    title = escape(job.name)
-    yield f'<h1>{title}</h1><div class="soft">crawl job {job.id}, {escape(job.status)}{_when(job)}</div>'
+    job, counts = found.job, found.counts
+    yield f'<h1>{escape(job.name)}</h1><p class="soft">crawl job {job.id}, {escape(job.status)}{_when(job)}</p>'
     yield _tiles(found)
     yield '<div class="columns">'
-    yield html_report.bars("Labels", Counter(image.label or "" for image in found.stored).most_common())
-    yield html_report.bars("Formats", Counter(image.format or "unknown" for image in found.stored).most_common())
-    yield html_report.bars("Sizes", _sizes(found.stored))
-    yield html_report.bars("Licenses", _licenses(found.stored))
+    for heading, counted, column, unit in (
+        ("Images and rejections", counts.outcomes, "What became of the URLs", "URLs"),
+        ("Candidates", counts.candidates, "What the sources returned", "number"),
+    ):
+        yield Table(heading=heading, counts=counted, column=column, unit=unit).html()
     yield "</div>"
-    yield _rejected(found.reasons)
-    yield "<h2>Contact sheet</h2>"
+    yield _rejected(job, counts.reasons)
+    yield '<div class="columns">'
+    note = f"{counts.invalid:,} of these images are not counted as valid." if counts.invalid else ""
+    for heading, column, counted in (
+        ("Labels", "Label", html_report.frequent(Counter(image.label or "" for image in found.stored))),
+        ("Formats", "Format", html_report.frequent(Counter(image.format or "unknown" for image in found.stored))),
+        ("Sizes", "Megapixels (MP)", _sizes(found.stored)),
+        ("Licenses", "License", html_report.frequent(Counter(image.license or "unknown" for image in found.stored))),
+    ):
+        yield Table(heading=heading, counts=counted, column=column, note=note).html()
+    yield "</div>"
+    if found.stored:
+        yield "<h2>Contact sheet</h2>"
     for label, shown in _sheets(found.stored).items():
         yield _sheet(label, shown, found)
 
@@ -125,14 +111,17 @@ def _when(job: CrawlView) -> str:
 
 
 def _tiles(found: _Content) -> str:
-    job = found.job
+    job, counts = found.job, found.counts
     size = sum(image.file_size or 0 for image in found.stored)
     tiles = (
-        (f"{job.valid_images:,}", f"of {job.max_images:,} images"),
+        (f"{counts.found:,}", "candidates found"),
+        (f"{counts.valid:,}", f"of {job.max_images:,} images"),
+        *([(f"{counts.invalid:,}", "images not counted")] if counts.invalid else []),
+        *([(f"{counts.deleted:,}", "images deleted")] if counts.deleted else []),
+        (f"{counts.rejected:,}", "rejected"),
+        *([(f"{counts.again:,}", "to process again" if counts.again > 0 else "counted twice")] if counts.again else []),
         (f"{len({image.label for image in found.stored}):,}", "labels"),
         (f"{size / 1e6:,.1f} MB", "of images"),
-        (f"{job.total_images:,}", "candidates found"),
-        (f"{sum(found.reasons.values()):,}", "rejected"),
     )
     return html_report.tiles(tiles)
 
@@ -150,25 +139,31 @@ def _sizes(stored: Sequence[ImageRecord]) -> list[tuple[str, int]]:
     return [(names[i], counts[i]) for i in range(min(counts), max(counts) + 1)]
 
 
-def _licenses(stored: Sequence[ImageRecord]) -> list[tuple[str, int]]:
-    return Counter(image.license or "unknown" for image in stored).most_common()
-
-
-def _rejected(reasons: Mapping[str, int]) -> str:
+def _rejected(job: CrawlView, reasons: Mapping[str, int]) -> str:
     if not reasons:
         return "<h2>Rejected candidates</h2><p>No candidates were rejected.</p>"
-    named = [(f"{_MEANINGS.get(reason, reason)} ({reason})", count) for reason, count in reasons.items()]
-    return html_report.bars("Rejected candidates", named, kind="bad")
+    return Table(
+        heading="Rejected candidates",
+        counts=[(f"{explanations.explain(reason).meaning} ({reason})", count) for reason, count in reasons.items()],
+        column="Reason",
+        unit="number",
+        is_bad=True,
+        note=f"`pixcrawler jobs failures {job.id}` lists their URLs.",
+        advice=[explanations.explain(reason).remedy for reason in reasons],
+    ).html()
 
 
 def _sheet(label: str, shown: Sequence[ImageRecord], found: _Content) -> str:
-    total = sum(image.label == label for image in found.stored)
-    figures = "".join(_figure(image, found.thumbnails.get(image.id)) for image in shown)
+    total = sum((image.label or "") == label for image in found.stored)
+    figures = "".join(_figure(image, found) for image in shown)
     count = f"{len(shown)} of {total:,}" if len(shown) < total else f"{total:,}"
-    return f'<h3>{escape(label)} <small>{count}</small></h3><div class="sheet">{figures}</div>'
+    return f'<h3>{escape(label) or "(none)"} <small>{count}</small></h3><div class="sheet">{figures}</div>'
 
 
-def _figure(image: ImageRecord, thumbnail: bytes | None) -> str:
+def _figure(image: ImageRecord, found: _Content) -> str:
     caption = f"{image.width}x{image.height} {image.format}"
-    hint = " - ".join(filter(None, (image.title, image.author, image.filename)))
-    return html_report.figure(thumbnail, caption, alt=image.title or image.label or "", hint=hint)
+    hint = " - ".join(filter(None, (image.title, image.author, image.license)))
+    url = image.original_url
+    places = Places(found.files.name(url) or image.filename, found.files.file(url), image.page_url, url)
+    thumbnail = found.thumbnails.get(image.id)
+    return html_report.figure(thumbnail, caption, alt=image.title or image.label or "", places=places, hint=hint)

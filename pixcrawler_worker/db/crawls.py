@@ -1,6 +1,7 @@
 """Crawl jobs: their table, what they were requested with, and what their chunks have brought so far."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.domain.stored_json import Fields
 from pixcrawler_worker.errors import PermanentError
 
 _NOW = func.clock_timestamp()
@@ -284,3 +286,48 @@ def cleaned_up(session: Session, job_id: int) -> None:
 def all_ids(session: Session) -> list[int]:
     """Return all crawl jobs, by their ids."""
     return list(session.scalars(select(CrawlJob.id).order_by(CrawlJob.id)))
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateCounts:
+    """What became of a job's candidates. Each of them is in exactly one of the counts.
+
+    Attributes:
+        stored: images that were stored, including those that were deleted later.
+        reasons: rejection reasons with counts, the most frequent first.
+        left: candidates that are left over: not needed, or not processed.
+    """
+
+    stored: int
+    reasons: Mapping[str, int]
+    left: int
+
+
+def candidate_counts(session: Session, job_id: int, *, list_source: str) -> CandidateCounts:
+    """Return what became of a job's candidates, by the results of its chunks.
+
+    Args:
+        session: of the transaction.
+        job_id: the row in `crawl_jobs`.
+        list_source: name of the source that takes the job's URL list.
+    """
+    rows = session.execute(
+        select(Chunk.state, Chunk.payload, Chunk.result).where(Chunk.crawl_job_id == job_id).order_by(Chunk.seq)
+    )
+    stored, reasons = 0, Counter[str]()
+    pages: dict[tuple[str, str, str, int], int | None] = {}
+    for row in rows:
+        stored += stored_json.counts(row.result).get("stored", 0)
+        reasons.update(stored_json.counts(row.result.get("reasons") if isinstance(row.result, dict) else None))
+        with contextlib.suppress(PermanentError):  # another version wrote it, or a person
+            chunk = CrawlChunk.from_json(row.payload)
+            has_ended = row.state == ChunkState.COMPLETED
+            left = Fields(row.result, "result").integers("left") if has_ended else chunk.only
+            # The newest chunk of a page has what is left of it. What a page has is unknown until it was searched.
+            pages[chunk.source, chunk.query, chunk.label, chunk.page] = None if left is None else len(left)
+    known = {page for (source, _, _, page), left in pages.items() if source == list_source and left is not None}
+    lengths = session.execute(
+        select(CrawlUrls.page, func.cardinality(CrawlUrls.urls)).where(CrawlUrls.crawl_job_id == job_id)
+    )
+    unread = sum(length for page, length in lengths if page not in known)
+    return CandidateCounts(stored, dict(reasons.most_common()), sum(filter(None, pages.values())) + unread)

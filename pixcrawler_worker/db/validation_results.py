@@ -416,6 +416,8 @@ class ValidatedImage:
     height: int | None
     metrics: Mapping[str, float]
     keeper_id: int | None
+    original_url: str
+    page_url: str | None
 
 
 def validated_images(session: Session, job_id: int) -> list[ValidatedImage]:
@@ -432,6 +434,8 @@ def validated_images(session: Session, job_id: int) -> list[ValidatedImage]:
             ValidationResultRow.height,
             ValidationResultRow.metrics,
             ValidationResultRow.keeper_id,
+            Image.original_url,
+            ImageFact.page_url,
         )
         .select_from(ValidationResultRow)
         .join(Image, Image.id == ValidationResultRow.image_id)
@@ -451,6 +455,8 @@ def validated_images(session: Session, job_id: int) -> list[ValidatedImage]:
             height=row.height,
             metrics=row.metrics or {},
             keeper_id=row.keeper_id,
+            original_url=row.original_url,
+            page_url=row.page_url,
         )
         for row in rows
     ]

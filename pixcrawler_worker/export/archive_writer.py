@@ -23,6 +23,7 @@ from pixcrawler_worker.export.sidecars import Sidecars
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Sample
 from pixcrawler_worker.exporters.spool import Spool
+from pixcrawler_worker.html_report import Places
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.uploads import Sink
@@ -117,6 +118,8 @@ class _ArchiveWriter:
         self._layout = plan.layout(self._dataset)
         self._summary = Summary()
         self._paths: set[int] = set()
+        self._shown = frozenset(entry.seq for entry in part.shown)
+        self._places: dict[int, Places] = {}
         self._bugs = InternalErrors("export", "image left out: internal error")
         self._sidecars = Sidecars(plan.options.extras)
         self.has_report = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
@@ -142,7 +145,8 @@ class _ArchiveWriter:
         if self._plan.options.extras.dataset_card:
             await self._add_sidecar("README.md", self._card().encode())
         if self.has_report:
-            html = report.write(self._plan, self._summary, self._part.shown, await thumbnails)
+            sheet = report.Sheet(self._part.shown, await thumbnails, self._places)
+            html = report.write(self._plan, self._summary, sheet)
             await self._add_sidecar(report.NAME, html)
         if self._sidecars.checksums is not None:
             await self._add_sidecar(_CHECKSUMS, self._sidecars.checksums)
@@ -189,6 +193,10 @@ class _ArchiveWriter:
         written = [self._checked(one) for one in entries]
         file_name.encode("ascii")
         self._sidecars.add(file_name, sample.row)
+        if entry.seq in self._shown:
+            # The file is one of its own in some layouts, and inside another one in others.
+            path = next((one.path for one in written if one.body is file.body and file.body), None)
+            self._places[entry.seq] = report.place(entry, file_name, path)
         return sample, written
 
     def _checked(self, written: Entry) -> Entry:
@@ -250,7 +258,7 @@ class _ArchiveWriter:
             "flags": ",".join(sorted({finding[0] for finding in entry.findings})) if entry.findings else "",
         }
         return Sample(
-            stem=entry.digest.hex() + (f"-{entry.copy + 1}" if entry.copy else ""),
+            stem=report.stem(entry),
             extension=file.extension,
             label=label,
             split=split,

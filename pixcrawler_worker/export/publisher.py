@@ -44,7 +44,8 @@ async def publish(
             await runtime.storage.put(key(job_id, "README.md"), card.write(plan, summary).encode())
         if plan.options.extras.html_report:
             files.append(report.NAME)
-            html = report.write(plan, summary, shown, await report.thumbnails(runtime, shown))
+            sheet = report.Sheet(shown, await report.thumbnails(runtime, shown))
+            html = report.write(plan, summary, sheet)
             await runtime.storage.put(key(job_id, report.NAME), html)
     result = ExportResult(
         name=name,

@@ -1,13 +1,15 @@
 """HTML report on an export: counts and a contact sheet. Thumbnails are embedded."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
 from pixcrawler_worker import html_report
 from pixcrawler_worker.db.exports import ExportEntry
+from pixcrawler_worker.domain import explanations
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
+from pixcrawler_worker.html_report import Places, Table
 from pixcrawler_worker.runtime import Runtime
 
 #: Name of the file. The report on a crawl, often kept in the same folder, is `report.html`.
@@ -16,8 +18,50 @@ NAME = "dataset.html"
 SHEET_SIZE = 60
 #: Time for the thumbnails of the contact sheet: the archive does not wait longer for them.
 _THUMBNAIL_SECONDS = 120.0
-#: Rows of a table.
-_MAX_ROWS = 30
+#: Reasons for leaving out an image that only exports have.
+_LEFT_OUT: Mapping[str, str] = {
+    "missing": "file missing in the storage",
+    "changed": "file changed since the crawl",
+    "unreadable": "file not readable in the storage",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """The images of a contact sheet.
+
+    Attributes:
+        shown: the images.
+        thumbnails: JPEG, by position in the export.
+        places: where those that were written are in the archive, by position; None when they are in several archives.
+    """
+
+    shown: Sequence[ExportEntry]
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+    places: Mapping[int, Places] | None = None
+
+    @property
+    def entries(self) -> list[tuple[ExportEntry, Places]]:
+        """The images that are in the dataset, with their places."""
+        if self.places is not None:
+            return [(entry, self.places[entry.seq]) for entry in self.shown if entry.seq in self.places]
+        return [(entry, place(entry, stem(entry), None)) for entry in self.shown]
+
+
+def stem(entry: ExportEntry) -> str:
+    """Return the name of an image's file in the dataset, without its extension."""
+    return entry.digest.hex() + (f"-{entry.copy + 1}" if entry.copy else "")
+
+
+def place(entry: ExportEntry, name: str, file: str | None) -> Places:
+    """Return where an image is found.
+
+    Args:
+        entry: the image.
+        name: of its file in the dataset.
+        file: path of its file from the report; None when it cannot be opened from there.
+    """
+    return Places(name, file, entry.image.page_url, entry.image.original_url)
 
 
 async def thumbnails(runtime: Runtime, shown: Sequence[ExportEntry]) -> dict[int, bytes]:
@@ -29,56 +73,68 @@ async def thumbnails(runtime: Runtime, shown: Sequence[ExportEntry]) -> dict[int
     )
 
 
-def write(plan: Plan, summary: Summary, shown: Sequence[ExportEntry], thumbnails: Mapping[int, bytes]) -> bytes:
+def write(plan: Plan, summary: Summary, sheet: Sheet) -> bytes:
     """Return the HTML report.
 
     Args:
         plan: plan of the export.
         summary: counts of its images.
-        shown: images of the contact sheet.
-        thumbnails: their thumbnails, by position in the export.
+        sheet: the contact sheet.
     """
-    return html_report.document(plan.name, _parts(plan, summary, shown, thumbnails)).encode()
+    return html_report.document(f"Dataset: {plan.name}", _parts(plan, summary, sheet)).encode(errors="replace")
 
 
-def _parts(
-    plan: Plan, summary: Summary, shown: Sequence[ExportEntry], thumbnails: Mapping[int, bytes]
-) -> Iterator[str]:
-    yield f'<h1>{escape(plan.name)}</h1><div class="soft">{_kind(plan)}</div>'
-    licensed = summary.images - summary.licenses.get("", 0)
-    yield html_report.tiles(
-        (
-            (f"{summary.images:,}", "images"),
-            (f"{len(summary.labels):,}", "classes"),
-            (f"{summary.image_bytes / 1e6:,.1f} MB", "of images"),
-            (f"{licensed / summary.images:.0%}" if summary.images else "none", "with a known license"),
-            (f"{sum(summary.skipped.values()):,}", "left out"),
-        )
-    )
+def _parts(plan: Plan, summary: Summary, sheet: Sheet) -> Iterator[str]:
+    yield f'<h1>{escape(plan.name)}</h1><p class="soft">{_kind(plan)}</p>'
+    yield html_report.tiles(_tiles(summary))
     yield '<div class="columns">'
-    yield html_report.bars("Classes", _frequent(summary.labels))
-    if plan.splits:
-        yield html_report.bars("Splits", [(split, summary.splits.get(split, 0)) for split in plan.splits])
-    yield html_report.bars("Licenses", _frequent(summary.licenses))
-    yield html_report.bars("Formats", _frequent(summary.formats))
-    yield html_report.bars("Sources", _frequent(summary.sources))
+    left_out = sum(summary.skipped.values())
+    outcomes = [("in the dataset", summary.images), ("left out", left_out)]
+    yield Table(heading="Selected images", counts=outcomes, column="Result").html()
+    for heading, column, counts in (
+        ("Classes", "Class", summary.labels),
+        ("Splits", "Split", summary.splits if plan.splits else {}),
+        ("Licenses", "License", summary.licenses),
+        ("Formats", "Format", summary.formats),
+        ("Sources", "Source", summary.sources),
+    ):
+        named = [(name or "unknown", count) for name, count in html_report.frequent(counts)]
+        yield Table(heading=heading, counts=named, column=column).html()
     yield "</div>"
-    yield html_report.bars("Left out", _frequent(summary.skipped), kind="bad")
-    yield f"<h2>Contact sheet <small>{len(shown):,} of {summary.images:,}</small></h2>" + '<div class="sheet">'
-    for entry in shown:
-        label = entry.image.label or plan.default_label
-        hint = " - ".join(filter(None, (entry.image.title, entry.image.author, entry.image.license)))
-        yield html_report.figure(thumbnails.get(entry.seq), label, alt=entry.image.title or label, hint=hint)
-    yield "</div>"
+    yield _left_out(summary)
+    entries = sheet.entries
+    if entries:
+        yield f"<h2>Contact sheet <small>{len(entries):,} of {summary.images:,}</small></h2>"
+        figures = "".join(_figure(plan, entry, places, sheet.thumbnails.get(entry.seq)) for entry, places in entries)
+        yield f'<div class="sheet">{figures}</div>'
+
+
+def _tiles(summary: Summary) -> Iterator[tuple[str, str]]:
+    licensed = summary.images - summary.licenses.get("", 0)
+    yield f"{summary.images:,}", "images"
+    if left_out := sum(summary.skipped.values()):
+        yield f"{left_out:,}", "left out"
+        yield f"{summary.images + left_out:,}", "selected"
+    yield f"{len(summary.labels):,}", "classes"
+    yield f"{summary.image_bytes / 1e6:,.1f} MB", "of images"
+    yield (f"{licensed / summary.images:.0%}" if summary.images else "none"), "with a known license"
+
+
+def _left_out(summary: Summary) -> str:
+    counts = html_report.frequent(summary.skipped)
+    return Table(
+        heading="Left out",
+        counts=[(_LEFT_OUT.get(name) or explanations.explain(name).meaning, count) for name, count in counts],
+        column="Reason",
+        is_bad=True,
+    ).html()
+
+
+def _figure(plan: Plan, entry: ExportEntry, places: Places, thumbnail: bytes | None) -> str:
+    label = entry.image.label or plan.default_label
+    hint = " - ".join(filter(None, (entry.image.title, entry.image.author, entry.image.license)))
+    return html_report.figure(thumbnail, label, alt=entry.image.title or label, places=places, hint=hint)
 
 
 def _kind(plan: Plan) -> str:
     return escape(f"{plan.layout_name} as {plan.format}, crawled until {plan.crawl_ended_at:%Y-%m-%d}")
-
-
-def _frequent(counts: Counter[str]) -> list[tuple[str, int]]:
-    """Return the most frequent values with their counts, and the sum of the others."""
-    ordered = sorted(counts.items(), key=lambda counted: (-counted[1], counted[0]))
-    rest = ordered[_MAX_ROWS:]
-    lines = [(name or "unknown", count) for name, count in ordered[:_MAX_ROWS]]
-    return [*lines, (f"{len(rest):,} more", sum(count for _, count in rest))] if rest else lines

@@ -1,5 +1,6 @@
 """HTML report on a validation: results, findings, image statistics, the worst images per check, and duplicates."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ from pathlib import Path
 
 from pixcrawler_worker import html_report
 from pixcrawler_worker.db import job_views, validation_results
-from pixcrawler_worker.db.job_views import ValidationView
-from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.job_views import CrawlView, ValidationView
+from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.db.validation_results import ValidatedImage
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.checks import Severity, Value
 from pixcrawler_worker.errors import UnknownJobError
+from pixcrawler_worker.html_report import DatasetFiles, Places, Table
 from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.validate import wording
 from pixcrawler_worker.validate.rules import ValidationRules, parse
 
 #: Images that are shown per check, the worst ones first.
@@ -51,70 +54,143 @@ _METRICS = (
 )
 
 
-def write_validation_report(runtime: Runtime, job_id: int, path: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The data of the report.
+
+    Attributes:
+        job: the validation.
+        name: of its crawl job.
+        results: of the images that still exist.
+        worst, groups: see `_worst` and `_groups`.
+        thumbnails: by the ids of images.
+        files: where the images are in a dataset.
+    """
+
+    job: ValidationView
+    name: str
+    results: Sequence[ValidatedImage]
+    worst: Mapping[str, Sequence[ValidatedImage]]
+    groups: Sequence[Sequence[ValidatedImage]]
+    thumbnails: Mapping[int, bytes]
+    files: DatasetFiles
+
+
+def write_validation_report(runtime: Runtime, job_id: int, path: Path, *, dataset: Path | None = None) -> Path:
     """Write the HTML report on a validation job and return its path. Images are embedded.
+
+    Args:
+        runtime: connects to database, storage and decoder.
+        job_id: the row in `validation_jobs`.
+        path: of the report.
+        dataset: folder of a dataset with the images of the crawl job, to whose files the report links.
 
     Raises:
         PermanentError: when there is no such job, or the file cannot be written.
         TransientError: when database or storage do not respond.
     """
-    job = transact(runtime.sessions, lambda session: job_views.job(session, ValidationView, job_id))
-    if job is None:
+
+    def read(session: Session) -> tuple[ValidationView, str, Sequence[ValidatedImage]] | None:
+        job = job_views.job(session, ValidationView, job_id)
+        if job is None:
+            return None
+        crawl = job_views.job(session, CrawlView, job.crawl_job_id)
+        return job, crawl.name if crawl else job.name, validation_results.validated_images(session, job_id)
+
+    found = transact(runtime.sessions, read)
+    if found is None:
         raise UnknownJobError(VALIDATION_JOBS.name, job_id)
-    results = transact(runtime.sessions, lambda session: validation_results.validated_images(session, job_id))
+    job, name, results = found
     worst, groups = _worst(results), _groups(results)
-    shown = [image for images in (*worst.values(), *groups) for image in images]
-    files = {image.id: image.storage_url for image in shown if image.storage_url}
-    thumbnails = runtime.run(html_report.thumbnails(runtime, files.items()))
-    return html_report.save(path, job.name, _parts(job, results, worst, groups, thumbnails))
+    shown = {image.id: image for images in (*worst.values(), *groups) for image in images}
+    stored = {image.id: image.storage_url for image in shown.values() if image.storage_url}
+    thumbnails = runtime.run(html_report.thumbnails(runtime, stored.items()))
+    files = DatasetFiles(dataset, path, [image.original_url for image in shown.values()])
+    content = _Content(job, name, results, worst, groups, thumbnails, files)
+    return html_report.save(path, f"Validation: {name}", _parts(content))
 
 
-def _parts(
-    job: ValidationView,
-    results: Sequence[ValidatedImage],
-    worst: Mapping[str, Sequence[ValidatedImage]],
-    groups: Sequence[Sequence[ValidatedImage]],
-    thumbnails: Mapping[int, bytes],
-) -> Iterator[str]:
+def _parts(found: _Content) -> Iterator[str]:
+    job, results = found.job, found.results
     rules = parse(job.validation_rules)
     when = f", {job.completed_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if job.completed_at else ""
-    yield f"<h1>{escape(job.name)}</h1>"
+    yield f"<h1>{escape(found.name)}</h1>"
     yield (
-        f'<div class="soft">validation {job.id} of crawl job {job.crawl_job_id}, level {rules.level},'
-        f" {escape(job.status)}{when}</div>"
-    )
-    yield html_report.tiles(
-        (
-            (f"{job.total_images:,}", "images validated"),
-            (f"{job.validated_images:,}", "valid"),
-            (f"{job.invalid_images:,}", "invalid"),
-            (f"{sum(1 for image in results if image.findings):,}", "with findings"),
-            (f"{len(_clusters(results)):,}", "groups of duplicates"),
-        )
+        f'<p class="soft">validation {job.id} ({escape(job.name)}) of crawl job {job.crawl_job_id},'
+        f" level {rules.level}, {escape(job.status)}{when}</p>"
     )
     if job.error_message:
         yield f"<p>{escape(job.error_message)}</p>"
+    yield html_report.tiles(_tiles(found))
     yield '<div class="columns">'
+    yield Table(heading="Images", counts=_outcomes(found), column="Result", unit="images").html()
     for severity, heading in ((Severity.ERROR, "Errors"), (Severity.WARN, "Warnings"), (Severity.INFO, "Notes")):
         counts = Counter(found.check for image in results for found in image.findings if found.severity is severity)
-        yield html_report.bars(heading, counts.most_common(), kind="bad" if severity is Severity.ERROR else "")
-    yield html_report.bars(
-        "Invalid images by label", Counter(i.label for i in results if not i.valid).most_common(), kind="bad"
-    )
-    yield html_report.bars(
-        "Valid images by label", Counter(image.label for image in results if image.valid).most_common()
-    )
+        flagged = sum(any(found.severity is severity for found in image.findings) for image in results)
+        yield Table(
+            heading=heading,
+            counts=[(wording.heading(check), count) for check, count in html_report.frequent(counts)],
+            column="Check",
+            unit="findings",
+            is_bad=severity is Severity.ERROR,
+            note=f"In {flagged:,} image{'' if flagged == 1 else 's'}; an image may have several findings.",
+        ).html()
+    for valid, heading in ((False, "Invalid images by label"), (True, "Valid images by label")):
+        labels = Counter(image.label for image in results if image.valid is valid)
+        yield Table(
+            heading=heading, counts=html_report.frequent(labels), column="Label", unit="images", is_bad=not valid
+        ).html()
     yield "</div>"
-    yield from _histograms(results, rules)
-    if worst:
+    yield from histograms(results, rules)
+    if found.worst:
         yield '<h2>Flagged images</h2><p class="soft">For each check, those farthest from its threshold come first.</p>'
-    totals = Counter(found.check for image in results for found in image.findings)
-    for check, images in worst.items():
-        yield f"<h3>{escape(check)} <small>{len(images)} of {totals[check]:,}</small></h3>"
-        yield _sheet(images, thumbnails, check)
-    if groups:
-        yield '<h2>Duplicates</h2><p class="soft">The first image of each group is kept.</p>'
-        yield from (_sheet(group, thumbnails, "") for group in groups)
+    totals = Counter(one.check for image in results for one in image.findings)
+    for check, images in found.worst.items():
+        count = f"{len(images)} of {totals[check]:,}" if len(images) < totals[check] else f"{totals[check]:,}"
+        yield f"<h3>{escape(wording.heading(check))} <small>{count}</small></h3>"
+        yield _sheet(images, found, check)
+    yield from _duplicates(found)
+
+
+def _tiles(found: _Content) -> Iterator[tuple[str, str]]:
+    job = found.job
+    yield f"{job.total_images:,}", "images"
+    yield f"{job.validated_images:,}", "valid"
+    yield f"{job.invalid_images:,}", "invalid"
+    if rest := job.total_images - job.validated_images - job.invalid_images:
+        yield f"{rest:,}", "not validated"
+    yield f"{sum(1 for image in found.results if image.findings):,}", "with findings"
+    yield f"{len(_clusters(found.results)):,}", "groups of duplicates"
+
+
+def _outcomes(found: _Content) -> list[tuple[str, int]]:
+    """Return the images of the job by their results; those that were deleted since are not shown anywhere else."""
+    job = found.job
+    valid = sum(image.valid for image in found.results)
+    invalid = len(found.results) - valid
+    lines = (
+        ("valid", valid),
+        ("invalid", invalid),
+        ("valid, deleted since", job.validated_images - valid),
+        ("invalid, deleted since", job.invalid_images - invalid),
+        ("not validated", job.total_images - job.validated_images - job.invalid_images),
+    )
+    return [(name, count) for at, (name, count) in enumerate(lines) if count or at < 2]  # noqa: PLR2004 - always shown
+
+
+def _duplicates(found: _Content) -> Iterator[str]:
+    clusters = _clusters(found.results)
+    if not clusters:
+        return
+    count = f"{len(found.groups)} of {len(clusters):,} groups" if len(found.groups) < len(clusters) else ""
+    yield f'<h2>Duplicates <small>{count}</small></h2><p class="soft">The first image of each group is kept.</p>'
+    for number, group in enumerate(found.groups, 1):
+        # The first one may be deleted.
+        keeper = group[0].keeper_id or group[0].id
+        total = len(clusters[keeper]) + (group[0].id == keeper)
+        shown = f"{len(group)} of {total:,} images" if len(group) < total else f"{total:,} images"
+        yield f"<h3>Group {number} <small>{shown}</small></h3>"
+        yield _sheet(group, found, "")
 
 
 def _worst(results: Sequence[ValidatedImage]) -> dict[str, list[ValidatedImage]]:
@@ -158,65 +234,78 @@ def _groups(results: Sequence[ValidatedImage]) -> list[list[ValidatedImage]]:
     ]
 
 
-def _sheet(images: Sequence[ValidatedImage], thumbnails: Mapping[int, bytes], check: str) -> str:
-    figures = "".join(
-        html_report.figure(thumbnails.get(image.id), _caption(image, check), alt=image.filename, hint=image.filename)
-        for image in images
-    )
+def _sheet(images: Sequence[ValidatedImage], content: _Content, check: str) -> str:
+    figures = "".join(_figure(image, content, check) for image in images)
     return f'<div class="sheet">{figures}</div>'
+
+
+def _figure(image: ValidatedImage, content: _Content, check: str) -> str:
+    url = image.original_url
+    name = content.files.name(url) or image.filename
+    places = Places(name, content.files.file(url), image.page_url, url)
+    alt = f"{image.label}: {name}" if image.label else name
+    caption = _caption(image, check)
+    return html_report.figure(content.thumbnails.get(image.id), caption, alt=alt, places=places, hint=name)
 
 
 def _caption(image: ValidatedImage, check: str) -> str:
     found = next((found for found in image.findings if found.check == check), None)
-    if found is None:
-        size = f"{image.width}x{image.height}, " if image.width else ""
-        return f"{size}{image.filename}"
-    threshold = "" if found.threshold is None else f", threshold {_short(found.threshold)}"
-    return f"{_short(found.value)}{threshold}"
+    if found is not None:
+        return wording.describe(found)
+    return f"{image.width}x{image.height}" if image.width else "size unknown"
 
 
-def _short(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _histograms(results: Sequence[ValidatedImage], rules: ValidationRules) -> Iterator[str]:
+def histograms(results: Sequence[ValidatedImage], rules: ValidationRules) -> Iterator[str]:
+    """Yield a section with the distribution of each metric, in which flagged images have another color."""
     active = rules.active()
     drawn = []
     for metric in _METRICS:
-        values = [image.metrics[metric.name] for image in results if metric.name in image.metrics]
-        if values:
+        # Values of each color: whether the check flagged the image decides, not where its bar is.
+        values: dict[bool, list[float]] = {False: [], True: []}
+        for image in results:
+            value = image.metrics.get(metric.name)
+            if isinstance(value, int | float) and math.isfinite(value):
+                values[any(found.check == metric.check for found in image.findings)].append(value)
+        if any(values.values()):
             check = active.get(metric.check)
             threshold = None if check is None else getattr(check, metric.parameter)
-            drawn.append(_histogram(metric, values, threshold))
+            drawn.append(_histogram(metric, values[False], values[True], threshold))
     if drawn:
         yield f'<h2>Image statistics</h2><div class="columns">{"".join(drawn)}</div>'
 
 
-def _histogram(metric: _Metric, values: Sequence[float], threshold: float | None) -> str:
-    """Return the histogram of a metric as SVG; values beyond the threshold have another color."""
-    step = (metric.high - metric.low) / _BINS
-    counts = Counter(min(int((value - metric.low) / step), _BINS - 1) for value in values)
-    largest = max(counts.values())
-    bars = "".join(_bin(metric, at, counts[at] / largest, threshold) for at in range(_BINS))
+def _histogram(metric: _Metric, others: Sequence[float], flagged: Sequence[float], threshold: float | None) -> str:
+    """Return the histogram of a metric as SVG; flagged images are a part of their bars, in another color."""
+    lower, upper = (Counter(_bin(metric, value) for value in values) for values in (flagged, others))
+    largest = max((lower + upper).values())
+    bars = "".join(_bars(at, lower[at] / largest, upper[at] / largest) for at in range(_BINS))
     line = ""
     if threshold is not None:
-        x = 4 * (threshold - metric.low) / step
+        x = 4 * _BINS * (threshold - metric.low) / (metric.high - metric.low)
         line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="62"/>'
-    limit = "no threshold" if threshold is None else f"flagged {metric.side} {threshold:g}"
-    label = f"{metric.heading}, {metric.unit}: distribution over {len(values)} images"
+    total = len(flagged) + len(others)
+    limit = f"flagged {metric.side} {threshold:g}" if threshold is not None else "no threshold"
+    if threshold is not None or flagged:
+        limit = f"{len(flagged):,} of {total:,} images {limit}"
+    label = f"{metric.heading}, {metric.unit}: distribution over {total:,} images; {limit}"
     return (
-        f'<section><h3 class="hist-title">{escape(metric.heading)} <small>{metric.unit}, {limit}</small></h3>'
+        f'<section><h3 class="hist-title">{escape(metric.heading)} <small>{metric.unit}; {limit}</small></h3>'
         f'<svg class="hist" viewBox="0 0 {4 * _BINS} 62" role="img" aria-label="{escape(label, quote=True)}">'
         f'{bars}{line}</svg><div class="ends"><span>{metric.low:g}</span><span>{metric.high:g}</span></div></section>'
     )
 
 
-def _bin(metric: _Metric, at: int, share: float, threshold: float | None) -> str:
-    if not share:
-        return ""
-    step = (metric.high - metric.low) / _BINS
-    middle = metric.low + (at + 0.5) * step
-    beyond = threshold is not None and (middle < threshold if metric.side == _BELOW else middle > threshold)
-    height = max(1.0, 60 * share)
-    kind = ' class="bad"' if beyond else ""
-    return f'<rect{kind} x="{4 * at}" y="{62 - height:.1f}" width="3.4" height="{height:.1f}"/>'
+def _bin(metric: _Metric, value: float) -> int:
+    """Return the bin of a value; one outside of the range is in the first or the last bin."""
+    return min(max(int((value - metric.low) * _BINS / (metric.high - metric.low)), 0), _BINS - 1)
+
+
+def _bars(at: int, flagged: float, others: float) -> str:
+    """Return the bar of a bin: flagged images at the bottom, the others on top; shares of the highest bar."""
+    drawn, y = "", 62.0
+    for share, kind in ((flagged, ' class="bad"'), (others, "")):
+        if share:
+            height = max(1.0, 60 * share)
+            y -= height
+            drawn += f'<rect{kind} x="{4 * at}" y="{y:.1f}" width="3.4" height="{height:.1f}"/>'
+    return drawn

@@ -2,65 +2,38 @@
 
 import asyncio
 import base64
+import csv
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import ledger
 import pytest
-from doubles import StubSource, WatchedStorage, drive, first, make_job, query, start
+from browser import requires_chromium
+from doubles import StubSource, WatchedStorage, drive, first, image_urls, make_job, query, start
 from fakes.hosts import HostileServer, serving
 from PIL import Image
+from reports import accessible, adds_up, fits, harmless, read
 
 from pixcrawler_worker.crawl import report
+from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import session
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.domain import explanations
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.errors import PermanentError, TransientError, UnknownJobError
 from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page
 from pixcrawler_worker.storage.facade import Storage
 
 HOSTILE = '<script>alert("1")</script>"\'&><img src=http://evil.example/x onerror=alert(1)>'
-#: HTML attributes that load a resource.
-LOADING = {"src", "href", "srcset", "action", "data", "poster", "background", "formaction", "xlink:href"}
-
-
-@dataclass
-class Document(HTMLParser):
-    """The parts of an HTML document that matter here."""
-
-    tags: list[str] = field(default_factory=list)
-    loaded: list[str] = field(default_factory=list)
-    handlers: list[str] = field(default_factory=list)
-    attributes: list[tuple[str, str]] = field(default_factory=list)
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            self.attributes.append((name, value or ""))
-            self.handlers += [name] if name.startswith("on") else []
-            self.loaded += [value or ""] if name in LOADING else []
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read(path: Path) -> Document:
-    found = Document()
-    found.feed(path.read_text(encoding="utf-8"))
-    found.close()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +59,6 @@ def good_images(host: HostileServer, count: int, **credit: str) -> Callable[[str
         return [Candidate(url=url, credit=Credit(**credit)) for url in urls]
 
     return found
-
-
-def harmless(found: Document) -> None:
-    """No scripts run, and nothing is loaded from outside."""
-    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(found.tags)
-    assert found.handlers == []
-    assert all(url.startswith("data:image/jpeg;base64,") for url in found.loaded)
 
 
 def test_a_report_has_images_and_rejection_reasons(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
@@ -132,6 +98,7 @@ def test_untrusted_texts_are_escaped(runtime: Runtime, host: HostileServer, tmp_
     found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
     harmless(found)
     assert found.text.count(HOSTILE[:100]) >= 2
+    assert all(urlsplit(url).hostname == "127.0.0.1" for url in found.links)
     assert f"{label} 2" in found.text
     assert f"{HOSTILE}2" in found.text
     assert ("alt", HOSTILE) in found.attributes
@@ -154,6 +121,7 @@ def test_a_missing_or_corrupt_file_is_reported(runtime: Runtime, host: HostileSe
     found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 1
     assert found.text.count("96x64 jpg: file missing or not readable") == 2
+    assert len(found.links) == 3, "what it was downloaded from"
 
 
 def test_a_job_without_images_has_a_report(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
@@ -241,7 +209,7 @@ def test_times_are_in_utc(runtime: Runtime, database_url: str, tmp_path: Path) -
     assert "completed, 2026-02-03 20:05 UTC" in read(page).text
 
 
-def test_every_rejection_reason_has_a_description(runtime: Runtime, tmp_path: Path) -> None:
+def test_every_rejection_reason_is_explained(runtime: Runtime, tmp_path: Path) -> None:
     ref, messages = start(runtime, ["https://example.org/a.jpg"])
     held = ledger.claim(runtime.sessions, first(messages).chunk_id)
     counts = {reason.value: 1000 + number for number, reason in enumerate(Reason)}
@@ -249,5 +217,119 @@ def test_every_rejection_reason_has_a_description(runtime: Runtime, tmp_path: Pa
         chunks.finish(opened, held, result={"reasons": counts}, gains={})
     text = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html")).text
     for reason, count in counts.items():
-        assert f" ({reason}){count:,}" in text
+        assert f"({reason}){count:,}" in text
         assert f"{reason} ({reason})" not in text
+        assert explanations.explain(reason).remedy in text or reason in {"duplicate_url", "invalid_entry"}
+
+
+def test_what_became_of_the_candidates_adds_up(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+    """A list with repeated URLs and missing images, and with more URLs than images are requested."""
+    good = [host.url(f"/good/sum-{number}.jpg") for number in range(40)]
+    gone = [host.url(f"/fault/404/sum-{number}.jpg") for number in range(9)]
+    urls = [*gone, *good[:20], *good[:7], *gone[:3], *good[20:]]
+    ref, messages = start(runtime, urls, job={"max_images": 25}, chunk_size=20)
+    drive(runtime, messages)
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
+    adds_up(found)
+    outcomes, candidates = found.tables["Images and rejections"], found.tables["Candidates"]
+    assert outcomes["valid images"] == 25
+    assert outcomes["rejected"] == found.tables["Rejected candidates"]["total"] == 9
+    assert outcomes["total"] == candidates["distinct URLs that were processed"] == 34
+    assert candidates["total"] == len(urls)
+    assert f"{outcomes['total']}candidates found" in found.text
+    assert all(found.tables[heading]["total"] == 25 for heading in ("Labels", "Formats", "Sizes", "Licenses"))
+    # Deleted images and those that a validation found invalid have their lines.
+    ledger.execute(
+        runtime.sessions,
+        "DELETE FROM images WHERE id IN (SELECT id FROM images WHERE crawl_job_id = :id LIMIT 4)",
+        id=ref.id,
+    )
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET valid_images = 15 WHERE id = :id", id=ref.id)
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
+    adds_up(found)
+    assert list(found.tables["Images and rejections"].values()) == [15, 6, 4, 9, 34]
+    assert found.tables["Labels"]["total"] == 21
+
+
+@pytest.mark.parametrize("max_images", [3, 500])
+def test_the_report_on_a_job_that_is_retried_adds_up(
+    runtime: Runtime, host: HostileServer, tmp_path: Path, max_images: int
+) -> None:
+    urls = [*image_urls(host, "again", 5), *(host.url(f"/fault/500/again-{number}") for number in range(4))]
+    ref, messages = start(runtime, urls, job={"max_images": max_images})
+    for step in ("ended", "retried", "ended again"):
+        if step == "retried":
+            messages = submission.retry(runtime, CRAWL, ref.id)
+        else:
+            drive(runtime, messages)
+        found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
+        adds_up(found)
+        assert found.tables["Candidates"]["total"] == len(urls), step
+
+
+def test_a_long_table_has_a_row_for_the_rest(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+    ref = crawled(runtime, good_images(host, 1), *(f"label {number}" for number in range(40)))
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
+    labels = found.tables["Labels"]
+    assert (len(labels), labels["10 more"], labels["total"]) == (32, 10, 40)
+    adds_up(found)
+
+
+def test_an_image_links_to_its_file_its_page_and_its_original(
+    runtime: Runtime, host: HostileServer, tmp_path: Path
+) -> None:
+    pages = ("https://pages.example/1?a=1&b=%22", "javascript:alert(1)", "file:///etc/passwd", "https:///no-host")
+
+    def candidates(label: str) -> list[Candidate]:
+        return [
+            Candidate(url=host.url(f"/good/{label}-{number}.jpg"), credit=Credit(page_url=page))
+            for number, page in enumerate(pages)
+        ]
+
+    ref = crawled(runtime, candidates, "owl")
+    rows = query(runtime, "SELECT original_url FROM images WHERE crawl_job_id = :id ORDER BY original_url", id=ref.id)
+    originals = [url for (url,) in rows]
+    folder = tmp_path / "data set"
+    names = dict(zip(originals, ("owl #1/a?b.jpg", "../secret.jpg", "owl #1/gone.jpg"), strict=False))
+    (folder / "owl #1").mkdir(parents=True)
+    (folder / "owl #1" / "a?b.jpg").touch()
+    (tmp_path / "secret.jpg").touch()
+    with (folder / "images.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file_name", "source_url"), *((name, url) for url, name in names.items())])
+    path = report.write_crawl_report(runtime, ref.id, folder / "reports" / "crawl.html", dataset=folder)
+    found = read(path)
+    harmless(found)
+    files = [url for url in found.links if not urlsplit(url).scheme]
+    assert files == ["../owl%20%231/a%3Fb.jpg"]
+    assert (path.parent / unquote(files[0])).is_file()
+    assert pages[0] in found.links
+    assert sorted(url for url in found.links if url.startswith(host.url("/"))) == originals
+    assert len(found.links) == 6
+    assert ("title", "owl #1/gone.jpg") in found.attributes, "the name in the dataset"
+
+
+UNREADABLE = (b"", b"a,b\n1,2\n", b"\xff\xfe\x00", b'file_name,source_url\n"' + b"x" * 200_000)
+
+
+@pytest.mark.parametrize("content", UNREADABLE, ids=["empty", "other columns", "no text", "a long cell"])
+def test_a_table_that_cannot_be_read_leaves_out_the_links_to_files(
+    runtime: Runtime, host: HostileServer, tmp_path: Path, content: bytes
+) -> None:
+    ref = crawled(runtime, good_images(host, 1), "owl")
+    (tmp_path / "images.csv").write_bytes(content)
+    found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html", dataset=tmp_path))
+    assert [urlsplit(url).scheme for url in found.links] == ["http"]
+
+
+@requires_chromium
+def test_the_report_is_accessible_and_fits_screens(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+    long = "W" * 90
+
+    def candidates(label: str) -> list[Candidate]:
+        good = good_images(host, 3, title=long, author=long, license=long)(label)
+        return [*good, Candidate(url=host.url(f"/fault/404/{label}"))]
+
+    ref = crawled(runtime, candidates, "cat", long, name=long)
+    path = report.write_crawl_report(runtime, ref.id, tmp_path / "report.html")
+    accessible(read(path))
+    fits(path, tmp_path)

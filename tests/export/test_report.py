@@ -1,13 +1,15 @@
 """The HTML report on an export."""
 
-import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import ledger
 import pytest
-from browser import look, requires_chromium
+from browser import requires_chromium
+from doubles import query
 from export import exporting
 from export.exporting import StoredImage, image_bytes
+from reports import accessible, adds_up, fits, harmless, parse
 
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.runtime import Runtime
@@ -45,7 +47,17 @@ def test_it_has_counts_of_the_archive_and_a_contact_sheet(runtime: Runtime) -> N
     assert "red panda" in html
     assert "<script" not in html
     assert "&lt;script&gt;" in html
-    assert not re.search(r'(src|href)="(?!data:)', html), "it has no external references"
+    found = parse(html.removeprefix("<!doctype html>"))
+    harmless(found)
+    accessible(found)
+    adds_up(found)
+    assert found.tables["Selected images"] == {"in the dataset": 90, "left out": 0, "total": 90}
+    assert found.tables["Splits"]["total"] == found.tables["Classes"]["total"] == 90
+    # Images link to their files in the archive.
+    archive = exporting.made(runtime, exporting.export(runtime, job, SPLITS))
+    files = [url for url in found.links if not urlsplit(url).scheme]
+    assert len(files) == 45
+    assert {unquote(url) for url in files} <= set(archive)
 
 
 def test_each_of_several_archives_has_a_report_and_there_is_one_on_all(runtime: Runtime) -> None:
@@ -63,11 +75,33 @@ def test_the_options_can_leave_it_out(runtime: Runtime) -> None:
     assert "dataset.html" not in entries
 
 
+def test_images_that_are_left_out_are_counted_and_not_shown(runtime: Runtime) -> None:
+    job = crawl(runtime)
+    rows = query(runtime, "SELECT storage_url FROM images WHERE crawl_job_id = :id ORDER BY id LIMIT 7", id=job)
+    keys = [runtime.storage.key(url) for (url,) in rows]
+    runtime.run(runtime.storage.delete(keys[:5]))
+    runtime.run(runtime.storage.put(keys[5], b"changed"))
+    found = parse(report(exporting.made(runtime, exporting.export(runtime, job))).removeprefix("<!doctype html>"))
+    adds_up(found)
+    assert found.tables["Selected images"] == {"in the dataset": 84, "left out": 6, "total": 90}
+    assert found.tables["Left out"]["file missing in the storage"] == 5
+    assert "not readable" not in found.text
+    assert f"Contact sheet {len(found.loaded)} of 84" in found.text
+
+
+@pytest.mark.parametrize("layout", ["coco", "flat", "parquet", "yolo"])
+def test_in_each_layout_links_lead_to_files(runtime: Runtime, layout: str) -> None:
+    job = crawl(runtime)
+    archive = exporting.made(runtime, exporting.export(runtime, job, {"layout": layout}))
+    found = parse(report(archive).removeprefix("<!doctype html>"))
+    harmless(found)
+    files = {unquote(url) for url in found.links if not urlsplit(url).scheme}
+    assert files <= set(archive)
+    assert bool(files) == (layout != "parquet")
+
+
 @requires_chromium
-@pytest.mark.parametrize(("name", "width"), [("desktop", 1180), ("phone", 420)])
-def test_it_renders_in_a_browser(runtime: Runtime, tmp_path: Path, name: str, width: int) -> None:
+def test_it_fits_screens(runtime: Runtime, tmp_path: Path) -> None:
     path = tmp_path / "dataset.html"
     path.write_bytes(exporting.made(runtime, exporting.export(runtime, crawl(runtime), SPLITS))["dataset.html"])
-    seen = look(path.as_uri(), f"export-{name}", width=width, height=1600)
-    assert seen.count("<img") == 45
-    assert "Contact sheet" in seen
+    fits(path, tmp_path)
