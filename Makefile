@@ -5,10 +5,14 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo test coverage test-readers test-scale crash-points chaos gate-long mutations check lock clean
+.PHONY: demo docs test coverage test-readers test-scale crash-points chaos gate-long mutations check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
+
+# The reference of the command line is written from the help of its commands.
+docs: .venv/ready
+	.venv/bin/python tests/cli_reference.py
 
 # One process more than there are cores, because many tests wait.
 TEST_PROCESSES ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
