@@ -35,7 +35,8 @@ def test_a_documented_command_is_one_that_the_program_takes(command: str) -> Non
 
 def check(words: list[str], command: str, *, is_call: bool) -> None:
     """Parse the words of a command, as far as they are words that can be typed."""
-    context = click.Context(pixcrawler, info_name="pixcrawler")
+    # A command keeps the names of the option for help that it has first been asked for.
+    context = click.Context(pixcrawler, info_name="pixcrawler", **pixcrawler.context_settings)
     group: click.Command = pixcrawler
     while isinstance(group, click.Group):
         while words and words[0] in {"--debug", "--version", "--help"}:

@@ -25,7 +25,7 @@ def test_any_counts_add_up(images: tuple[int, int, int], candidates: tuple[int, 
     job = CrawlView(
         id=1, name="a", status="completed", progress=100, created_at=NOW, started_at=None, completed_at=None,
         total_chunks=1, completed_chunks=1, failed_chunks=0, keywords=["a"], max_images=50, total_images=total,
-        downloaded_images=0, valid_images=valid, active_chunks=0,
+        downloaded_images=0, valid_images=valid, active_chunks=0, live_images=0,
     )  # fmt: skip
     counted = Accounting.of(job, CandidateCounts(stored, reasons, left), images=existing)
     assert counted.candidates[0][1] == total
