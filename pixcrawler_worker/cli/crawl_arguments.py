@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypedDict, TypeVar
+from typing import Any, BinaryIO, TypedDict, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from pixcrawler_worker.cli import arguments
-from pixcrawler_worker.crawl import options
+from pixcrawler_worker.crawl import options, url_lists
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.licenses import FAMILIES
@@ -38,7 +38,7 @@ class RawCrawlOptions(TypedDict):
     licenses: tuple[str, ...]
     min_width: int | None
     min_height: int | None
-    urls: TextIO | None
+    urls: BinaryIO | None
     ignore_opt_outs: bool
     ignore_robots: bool
 
@@ -79,8 +79,8 @@ _OPTIONS = (
     click.option("--min-height", type=arguments.NUMBER, metavar="PIXELS", help="Minimum height.  [default: 32]"),
     click.option(
         "--urls",
-        type=click.File(errors="replace"),
-        help="File with one URL per line, or - for stdin; a single KEYWORD labels its images.",
+        type=click.File("rb"),
+        help="Text file with one URL per line, or - for stdin; a single KEYWORD labels its images.",
     ),
     click.option(
         "--ignore-opt-outs",
@@ -109,10 +109,10 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         labels = parse_keywords(list(keywords))
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
-        urls = () if raw["urls"] is None else read_urls(raw["urls"])
+        urls = [] if raw["urls"] is None else list(url_lists.read(raw["urls"], _name(raw["urls"])))
         given = {
             "sources": list(raw["sources"]),
-            "urls": list(urls),
+            "urls": urls,
             "licenses": list(raw["licenses"]),
             "min_width": raw["min_width"],
             "min_height": raw["min_height"],
@@ -127,15 +127,6 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
     return CrawlArguments(keywords, parsed, raw["max_images"] or len(urls) or _DEFAULT_IMAGES)
 
 
-def read_urls(lines: TextIO) -> tuple[str, ...]:
-    """Return the URLs of a list: one per line, without blank lines and lines that begin with `#`.
-
-    Raises:
-        PermanentError: when there is none.
-    """
-    # NUL bytes, which PostgreSQL cannot store, and a byte order mark do not belong to a URL.
-    texts = (line.replace("\x00", "").removeprefix("\ufeff").strip() for line in lines)
-    found = tuple(text for text in texts if text and not text.startswith("#"))
-    if not found:
-        raise PermanentError(f"{Path(lines.name).name} contains no URLs: expected one per line")
-    return found
+def _name(file: BinaryIO) -> str:
+    """Return the name of a file for messages."""
+    return Path(getattr(file, "name", "stdin")).name.strip("<>")

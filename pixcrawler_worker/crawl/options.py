@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StrictBool
 
 from pixcrawler_worker import options
+from pixcrawler_worker.crawl import url_lists
 from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Options, Size, Text
 
 
@@ -14,8 +15,8 @@ class CrawlOptions(Options):
     sources: tuple[Name, ...] | None = Field(
         None, max_length=MAX_NAMES, description="names of sources; by default all that are configured"
     )
-    urls: tuple[Annotated[Text, AfterValidator(str.strip)], ...] = Field(
-        (), description="URLs for the source `urls`, without spaces around them"
+    urls: tuple[Annotated[Text, AfterValidator(url_lists.trimmed)], ...] = Field(
+        (), description="URLs for the source `urls`; spaces, quotation marks and brackets around them are ignored"
     )
     licenses: tuple[License, ...] | None = Field(
         None,

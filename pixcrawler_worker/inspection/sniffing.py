@@ -134,6 +134,12 @@ def rejection(body: bytes) -> RejectedError:
     return RejectedError(Reason.NOT_AN_IMAGE, f"it looks like {_other(body, head)}")
 
 
+def name(body: bytes) -> str:
+    """Return what a file of none of the formats that are decoded looks like, with an article where it takes one."""
+    head = _text(body[:_SNIFFED])
+    return _image(body, head) or _other(body, head)
+
+
 def _text(head: bytes) -> bytes:
     """Return the beginning of a file in UTF-8 and without spaces in front, if it is text at all."""
     for mark, encoding in _ENCODINGS:
