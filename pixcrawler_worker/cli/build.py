@@ -22,6 +22,7 @@ from pixcrawler_worker.cli import (
     new_jobs,
 )
 from pixcrawler_worker.cli.crawl_arguments import RawCrawlOptions
+from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.crawl.report import write_crawl_report
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.domain.labels import slug
@@ -43,33 +44,24 @@ from pixcrawler_worker.validate.report import write_validation_report
     help="Directory for the dataset, new or empty.  [default: the first keyword and the id of the job]",
 )
 @click.option("--job", type=arguments.NUMBER, metavar="ID", help="Resume a job instead of creating one.")
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice([ExportFormat.ZIP.value, ExportFormat.TAR.value]),
-    default=ExportFormat.ZIP.value,
-    show_default=True,
-    help="File format; a zip is unpacked.",
-)
-@click.option("--layout", metavar="NAME", help="Dataset layout; pixcrawler export --layouts lists them.")
+@export_arguments.add_options
 def build(
+    exported: ExportArguments,
     *,
     keywords: tuple[str, ...],
     out: Path | None,
     job: int | None,
-    format_: str,
-    layout: str | None,
     **raw: Unpack[RawCrawlOptions],
 ) -> None:
     """Turn keywords into a dataset in a directory: crawl, validate, export, download, and verify the checksums.
 
     Uses the configured services and their workers. Where none are configured, it runs its own PostgreSQL, Redis and
-    worker until it is done. Their data is kept, so that --job can resume an interrupted job.
+    worker until it is done. Their data is kept, so that --job can resume an interrupted job. A zip is unpacked.
 
     \b
     pixcrawler build "red panda" "snow leopard" --max-images 200
     pixcrawler build cat --urls cats.txt --license cc0 --out cats
-    pixcrawler build cat --layout coco
+    pixcrawler build cat --layout coco --resize 512 --split train=0.8,val=0.1,test=0.1
     pixcrawler build --job 3
     """  # noqa: D301 - click's mark for lines it must not wrap
     if job is None and not keywords:
@@ -79,7 +71,7 @@ def build(
             "a job has its keywords and options already: combine --job with --out, --format, --layout"
         )
     crawl = None if job is not None else crawl_arguments.parse(keywords, raw)
-    delivery = Delivery(ExportFormat(format_), export_arguments.parse(None, format_=format_, layout=layout))
+    delivery = Delivery(*export_arguments.parse(exported))
     if out is not None:
         download.require_empty(out)
     with _services() as (runtime, check):
@@ -158,7 +150,7 @@ def deliver(
             _download(runtime, export, folder, delivery)
             with console.out.status("writing the reports"):
                 write_crawl_report(runtime, job.id, folder / "report.html", dataset=folder)
-                write_validation_report(runtime, validation.id, folder / "validation.html", dataset=folder)
+                write_validation_report(runtime, validation.id, folder / "quality.html", dataset=folder)
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
         sys.exit(130)

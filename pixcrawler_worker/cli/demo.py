@@ -95,7 +95,7 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
     paths = {
         "dataset": target.resolve(),
         "crawl report": (target / "report.html").resolve(),
-        "validation report": (target / "validation.html").resolve(),
+        "validation report": (target / "quality.html").resolve(),
         "worker log": service.log.resolve(),
     }
     console.out.print("\n" + "\n".join(f"{name:<19}{path}" for name, path in paths.items()), soft_wrap=True)

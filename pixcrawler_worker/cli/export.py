@@ -9,25 +9,17 @@ import click
 
 from pixcrawler_worker import client
 from pixcrawler_worker.cli import arguments, connection, export_arguments, job_status, job_watch, new_jobs
+from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.db.job_views import CrawlView, ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import download
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters import protocol
-from pixcrawler_worker.exporters.protocol import ExportFormat
 
 
 @click.command()
 @click.argument("job_id", type=arguments.NUMBER, metavar="JOB", required=False)
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice([one.value for one in ExportFormat]),
-    default=ExportFormat.ZIP.value,
-    show_default=True,
-    help="File format.",
-)
-@click.option("--layout", metavar="NAME", help="Dataset layout; --layouts lists them.")
+@export_arguments.add_options
 @click.option("--options", "file", type=click.File(encoding="utf-8"), help="File with options as JSON, or - for stdin.")
 @click.option("--name", help="Name of the dataset.  [default: the name of the crawl job]")
 @click.option("--watch", is_flag=True, help="Show the progress of the export until it ends.")
@@ -40,10 +32,9 @@ from pixcrawler_worker.exporters.protocol import ExportFormat
 @click.option("--layouts", is_flag=True, help="List the layouts, and exit.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of the options, and exit.")
 def export(
+    given: ExportArguments,
     *,
     job_id: int | None,
-    format_: str,
-    layout: str | None,
     file: TextIO | None,
     name: str | None,
     watch: bool,
@@ -55,7 +46,8 @@ def export(
 
     \b
     pixcrawler export 3 --watch
-    pixcrawler export 3 --format tar --layout webdataset --out shards
+    pixcrawler export 3 --layout webdataset --out shards
+    pixcrawler export 3 --resize 512 --split train=0.8,val=0.1,test=0.1
     pixcrawler export 3 --options options.json
     """  # noqa: D301 - click's mark for lines it must not wrap
     if schema:
@@ -66,7 +58,7 @@ def export(
         return
     if job_id is None:
         raise click.UsageError("give the id of a crawl JOB, or --layouts, or --schema")
-    options = export_arguments.parse(file, format_=format_, layout=layout)
+    format_, options = export_arguments.parse(given, file)
     if out is not None:
         download.require_empty(out)
     with connection.connect() as runtime:

@@ -1,31 +1,172 @@
 """The export options that `pixcrawler export` and `pixcrawler build` read from their arguments."""
 
-from typing import Any, TextIO
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from pixcrawler_worker.cli import arguments
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import options
+from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import ExportFormat
 
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
 
-def parse(file: TextIO | None, *, format_: str, layout: str | None) -> dict[str, Any]:
-    """Return the options of an export, as the row has them.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportArguments:
+    """The arguments of a command that exports, as click passes them.
+
+    Attributes:
+        format_: the file format; None for that of the layout.
+        layout: its name; None for the one in the options, or the usual one.
+        resize: pixels of the square that images fit into.
+        convert: format of all images.
+        split: names of splits and their ratios.
+        only_valid: False for invalid images and exact duplicates, too.
+    """
+
+    format_: str | None
+    layout: str | None
+    resize: int | None
+    convert: str | None
+    split: dict[str, float] | None
+    only_valid: bool | None
+
+
+class _Ratios(click.ParamType["str | dict[str, float]", "dict[str, float]"]):
+    """Names of splits with their ratios, such as `train=0.8,val=0.1,test=0.1`."""
+
+    name = "ratios"
+
+    def convert(
+        self, value: str | dict[str, float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, float]:
+        if isinstance(value, dict):
+            return value
+        ratios: dict[str, float] = {}
+        for one in value.split(","):
+            name, _, ratio = (part.strip() for part in one.partition("="))
+            try:
+                number = float(ratio)
+            except ValueError:
+                self.fail(f"expected splits such as train=0.8,val=0.1,test=0.1, got {value!r}", param, ctx)
+            if name in ratios:
+                self.fail(f"the split {name!r} is there twice", param, ctx)
+            ratios[name] = number
+        return ratios
+
+
+def _complete_layout(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    del ctx, param
+    return [CompletionItem(name) for name in protocol.LAYOUTS.installed() if name.startswith(incomplete)]
+
+
+def _complete_image_format(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    del ctx, param
+    return [CompletionItem(name) for name in WRITTEN_FORMATS if name.startswith(incomplete)]
+
+
+_OPTIONS = (
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice([one.value for one in ExportFormat], case_sensitive=False),
+        help="File format.  [default: that of the layout, mostly zip]",
+    ),
+    click.option(
+        "--layout",
+        metavar="NAME",
+        shell_complete=_complete_layout,
+        help="Dataset layout; pixcrawler export --layouts lists them.  [default: imagefolder]",
+    ),
+    click.option(
+        "--resize",
+        type=arguments.NUMBER,
+        metavar="PIXELS",
+        help="Shrink larger images to fit into a square of this size.",
+    ),
+    click.option(
+        "--convert",
+        metavar="FORMAT",
+        shell_complete=_complete_image_format,
+        help="Image format of all images, such as jpg.  [default: as they are stored]",
+    ),
+    click.option(
+        "--split",
+        type=_Ratios(),
+        metavar="RATIOS",
+        help="Splits with their ratios, such as train=0.8,val=0.1,test=0.1.",
+    ),
+    click.option(
+        "--only-valid/--all",
+        default=None,
+        help="Leave out what the validation finds invalid, and exact duplicates, or not.  [default: --only-valid]",
+    ),
+)
+
+
+def add_options(
+    command: Callable[Concatenate[ExportArguments, Parameters], Returned],
+) -> Callable[Parameters, Returned]:
+    """Add the options to a command, which gets their values as its first argument."""
+
+    @functools.wraps(command)
+    def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        given: Any = {name: kwargs.pop(name) for name in ExportArguments.__dataclass_fields__}
+        return command(ExportArguments(**given), *args, **kwargs)
+
+    for option in reversed(_OPTIONS):
+        called = option(called)
+    return called
+
+
+def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFormat, dict[str, Any]]:
+    """Return the file format and the options of an export, as the row has them.
 
     Args:
+        given: arguments; each overrides the value in the file.
         file: options as a JSON object.
-        format_: the file format, which has to fit the layout.
-        layout: overrides the layout in the file.
 
     Raises:
-        click.UsageError: when they are invalid.
+        click.UsageError: when they are invalid, or the format does not fit the layout.
     """
-    given = {} if file is None else arguments.read_json_object(file)
-    if layout is not None:
-        given["layout"] = layout
+    found = {} if file is None else arguments.read_json_object(file)
+    if given.layout is not None:
+        found["layout"] = given.layout
+    if given.resize is not None:
+        _set(found, ("image", "resize", "size"), given.resize)
+    if given.convert is not None:
+        _set(found, ("image", "format"), given.convert)
+    if given.split is not None:
+        _set(found, ("splits", "ratios"), given.split)
+    if given.only_valid is not None:
+        _set(found, ("select", "only_valid"), given.only_valid)
+    if given.only_valid is False:
+        _set(found, ("select", "exclude_flags"), [])
     try:
-        options.parse(given).layout_for(ExportFormat(format_))
+        parsed = options.parse(found)
+        format_ = options.format_of(given.format_) if given.format_ else parsed.default_format()
+        parsed.layout_for(format_)
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
-    return given
+    return format_, found
+
+
+def _set(found: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    """Set a value within nested objects. Whatever is there in place of an object is left to the parser of options."""
+    *above, last = path
+    for name in above:
+        below = found.get(name)
+        if below is None:
+            below = found[name] = {}
+        if not isinstance(below, dict):
+            return
+        found = below
+    found[last] = value

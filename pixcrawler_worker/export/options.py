@@ -3,14 +3,14 @@
 The JSON Schema of these models is what documents and APIs show.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictStr, StringConstraints, WithJsonSchema
 
 from pixcrawler_worker import options
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
-from pixcrawler_worker.domain.naming import hint
+from pixcrawler_worker.domain.naming import nearest
 from pixcrawler_worker.domain.postgres_types import MAX_INT8
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
@@ -26,7 +26,8 @@ from pixcrawler_worker.options import (
     image_format,
 )
 
-#: The layout that `auto` stands for.
+#: The layout that depends on the format, and what it stands for.
+_AUTOMATIC = "auto"
 _AUTO = {ExportFormat.ZIP: "imagefolder", ExportFormat.TAR: "webdataset", ExportFormat.CSV: "table"}
 #: Splits in their usual order.
 _USUAL_SPLITS = {name: place for place, name in enumerate(("train", "validation", "valid", "val", "dev", "test"))}
@@ -34,7 +35,7 @@ _KEEP = "keep"
 
 
 def _target_format(name: str) -> str:
-    if name == _KEEP:
+    if name.lower() == _KEEP:
         return _KEEP
     found = image_format(name)
     if found not in WRITTEN_FORMATS:
@@ -43,10 +44,17 @@ def _target_format(name: str) -> str:
 
 
 def _layout(name: str) -> str:
-    known = ["auto", *protocol.LAYOUTS.installed()]
-    if name not in known:
-        raise ValueError(f"there is no layout {options.short(name)!r}; {hint(name, known)}")
-    return name
+    known = [_AUTOMATIC, *protocol.LAYOUTS.installed()]
+    by_folded = {one.casefold(): one for one in known}
+    if name.casefold() not in by_folded:
+        raise ValueError(f"there is no layout {options.short(name)!r}; {_hint(name, known)}")
+    return by_folded[name.casefold()]
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """Return the end of a message about an unknown name: the name that was probably meant, and all known names."""
+    every = f"known are {', '.join(known)}"
+    return f"did you mean {near!r}? {every[0].upper()}{every[1:]}" if (near := nearest(name, known)) else every
 
 
 Color = Annotated[StrictStr, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$"), Expected("a color such as #ffffff")]
@@ -157,7 +165,7 @@ class ExportOptions(Options):
     """The options of an export job. `{}` exports every valid image as it is stored."""
 
     version: Literal[1] = 1
-    layout: LayoutName = Field(default="auto", description="imagefolder for zip, webdataset for tar, table for csv")
+    layout: LayoutName = Field(default=_AUTOMATIC, description="imagefolder for zip, webdataset for tar, table for csv")
     select: Select = Select()
     splits: Splits = Splits()
     image: ImageOptions = ImageOptions()
@@ -171,7 +179,15 @@ class ExportOptions(Options):
 
     def layout_name(self, format_: ExportFormat) -> str:
         """Return the name of the layout; `auto` stands for the usual layout of the format."""
-        return _AUTO[format_] if self.layout == "auto" else self.layout
+        return _AUTO[format_] if self.layout == _AUTOMATIC else self.layout
+
+    def default_format(self) -> ExportFormat:
+        """Return the format of an export that names none: that of the layout.
+
+        Raises:
+            PermanentError: when the package of the layout is broken.
+        """
+        return ExportFormat.ZIP if self.layout == _AUTOMATIC else protocol.load(self.layout).default_format()
 
     def layout_for(self, format_: ExportFormat) -> type[Layout]:
         """Return the layout.
@@ -220,5 +236,5 @@ def format_of(name: object) -> ExportFormat:
         return ExportFormat(str(name).lower())
     except ValueError:
         raise PermanentError(
-            f"format: there is no {options.short(str(name))!r}; {hint(str(name), [one.value for one in ExportFormat])}"
+            f"format: there is no {options.short(str(name))!r}; {_hint(str(name), [one.value for one in ExportFormat])}"
         ) from None

@@ -124,6 +124,11 @@ class Layout(ABC):
         """Begin an archive of the dataset."""
         self._dataset = dataset
 
+    @classmethod
+    def default_format(cls) -> ExportFormat:
+        """Return the format of an export that names none. The default is the first of `ExportFormat` that there is."""
+        return next(one for one in ExportFormat if one in cls.export_formats)
+
     @abstractmethod
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
         """Return the `file_name` of an image in tables, and the files to write now, if any."""
