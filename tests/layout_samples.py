@@ -16,7 +16,7 @@ EMOJI = "\N{CAT FACE}" * 300
 #: Classes that are difficult as file names, sorted as in an export.
 LABELS = tuple(sorted(("train", "CON", "../x", EMOJI, "Cat", "cat", 'a "b" & <c>')))
 SPLITS = ("train", "val", "test")
-EXTRAS = ("README.md", "images.csv", "ATTRIBUTION.txt", "SHA256SUMS")
+EXTRAS = ("README.md", "images.csv", "ATTRIBUTION.txt", "SHA256SUMS", "dataset.html")
 
 
 @dataclass(frozen=True, kw_only=True)

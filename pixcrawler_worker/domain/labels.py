@@ -13,6 +13,12 @@ UNLABELED = "unlabelled"
 #: Names that Windows does not allow for files ("Naming Files, Paths, and Namespaces", Microsoft).
 _DEVICE = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
 
+#: Words that Hugging Face's `datasets` takes for a split in the name of any file or folder, where no letters are next
+#: to them. Source: its SPLIT_KEYWORDS and NON_WORDS_CHARS (datasets/data_files.py).
+_SPLIT_WORD = re.compile(
+    r"(?<![^-._ 0-9/])(train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?![^-._ 0-9/])"
+)
+
 
 def default_label(raw: object) -> str:
     """Return the label of a crawl job's images that have none: that of its keyword, if it has exactly one.
@@ -40,6 +46,24 @@ def slug(label: str) -> str:
         return plain
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
     return f"{plain}-{digest}" if plain else digest
+
+
+@functools.lru_cache(maxsize=4096)  # called for every image
+def class_folder(label: str) -> str:
+    """Return the label as the name of a class's folder in a dataset, at most 60 characters: its slug, mostly.
+
+    A slug that readers take for a split, as those of `train` and `test tube`, has the word in the plural, and a digest,
+    so that it differs from the slugs of all other labels.
+    """
+    name = slug(label)
+    changed = without_split_words(name)
+    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+    return changed if changed == name or changed.endswith(f"-{digest}") else f"{changed}-{digest}"
+
+
+def without_split_words(name: str) -> str:
+    """Return the name of a file or folder with all words in the plural that readers take for the name of a split."""
+    return _SPLIT_WORD.sub(r"\1s", name)
 
 
 def plain_name(text: str) -> str:

@@ -143,7 +143,7 @@ class _ArchiveWriter:
             if name == tables.NAME and path is not None:
                 table = path, sha256
         if self._plan.options.extras.dataset_card:
-            await self._add_sidecar("README.md", self._card().encode())
+            await self._add_sidecar(card.NAME, self._card().encode())
         if self.has_report:
             sheet = report.Sheet(self._part.shown, await thumbnails, self._places)
             html = report.write(self._plan, self._summary, sheet)

@@ -1,11 +1,15 @@
 """README.md of a dataset: a dataset card of Hugging Face (huggingface.co/docs/hub/datasets-cards)."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
+from pixcrawler_worker.exporters.protocol import Feature
 
+#: Name of the file.
+NAME = "README.md"
 #: Size categories of Hugging Face's hub, with their upper bounds.
 _SIZES = (
     (1_000, "n<1K"),
@@ -15,6 +19,11 @@ _SIZES = (
     (10_000_000, "1M<n<10M"),
 )
 _MAX_TABLE_ROWS = 50
+#: Classes up to which the card lists them for readers: it takes a second to read then.
+_MAX_CLASSES = 10_000
+#: Characters that YAML does not allow or that end a line, of those that JSON does not escape. Source: YAML 1.2.2,
+#: "5.1. Character Set" and "5.4. Line Break Characters"; PyYAML knows the line ends of YAML 1.1 as well.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 
 
 def write(plan: Plan, summary: Summary, *, part: str = "") -> str:
@@ -29,9 +38,9 @@ def write(plan: Plan, summary: Summary, *, part: str = "") -> str:
 
 
 def _front(plan: Plan, summary: Summary) -> Iterator[str]:
-    """Yield the YAML front matter. Strings are written as JSON, which is valid YAML."""
+    """Yield the YAML front matter."""
     yield "---"
-    yield f"pretty_name: {json.dumps(plan.name, ensure_ascii=False)}"
+    yield f"pretty_name: {_string(plan.name)}"
     yield "task_categories:\n- image-classification"
     yield f"size_categories:\n- {next((name for bound, name in _SIZES if summary.images < bound), '10M<n<100M')}"
     yield f"license: {_license(summary.licenses)}"
@@ -44,7 +53,35 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
         yield "configs:\n- config_name: default\n  data_files:"
         for split, path in paths.items():
             yield f"  - split: {split}\n    path: {json.dumps(path)}"
+        for name, value in plan.layout.reader_options.items():
+            yield f"  {name}: {json.dumps(value)}"
+        columns = plan.layout.features(plan.labels) if len(plan.labels) <= _MAX_CLASSES else {}
+        if columns and plan.layout.features_are_options:
+            yield "  features:"
+            yield from _features(columns, "  ")
+        if columns:
+            yield "dataset_info:\n  features:"
+            yield from _features(columns, "  ")
     yield "---"
+
+
+def _features(columns: Mapping[str, Feature], margin: str) -> Iterator[str]:
+    """Yield columns as `datasets` writes them. Source: its `Features._to_yaml_list`."""
+    for name, feature in columns.items():
+        yield f"{margin}- name: {name}"
+        if isinstance(feature, str):
+            yield f"{margin}  dtype: {feature}"
+        elif isinstance(feature, Mapping):
+            yield f"{margin}  struct:"
+            yield from _features(feature, f"{margin}  ")
+        else:
+            yield f"{margin}  dtype:\n{margin}    class_label:\n{margin}      names:"
+            yield from (f"{margin}        '{number}': {_string(label)}" for number, label in enumerate(feature))
+
+
+def _string(text: str) -> str:
+    """Return a string of YAML: a string of JSON, with some more characters escaped."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def _license(licenses: Mapping[str, int]) -> str:

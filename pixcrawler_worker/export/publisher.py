@@ -1,4 +1,4 @@
-"""Publishing an export: Croissant metadata, and for several archives a card, a report and a manifest; then the URL."""
+"""Publishing an export: Croissant metadata, a card, and for several archives a report and a manifest; then the URL."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -36,12 +36,13 @@ async def publish(
     if plan.options.extras.croissant:
         files.append(croissant.NAME)
         await runtime.storage.put(key(job_id, croissant.NAME), croissant.write(plan, summary, archives))
+    # Some layouts are read from their archives: their readers look for the card next to these.
+    if plan.options.extras.dataset_card and (len(archives) > 1 or plan.layout.extra_path(card.NAME) != card.NAME):
+        files.append(card.NAME)
+        await runtime.storage.put(key(job_id, card.NAME), card.write(plan, summary).encode())
     if len(archives) > 1:
         name = MANIFEST
         files.append(MANIFEST)
-        if plan.options.extras.dataset_card:
-            files.append("README.md")
-            await runtime.storage.put(key(job_id, "README.md"), card.write(plan, summary).encode())
         if plan.options.extras.html_report:
             files.append(report.NAME)
             sheet = report.Sheet(shown, await report.thumbnails(runtime, shown))

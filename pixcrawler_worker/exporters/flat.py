@@ -1,11 +1,12 @@
 """All images in one folder, with a metadata file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from pixcrawler_worker.exporters import features
 from pixcrawler_worker.exporters.folders import EVERYTHING, Metadata
 from pixcrawler_worker.exporters.one_folder import Images
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Feature, Layout, Sample
 
 
 class Flat(Layout):
@@ -32,3 +33,8 @@ class Flat(Layout):
     def data_files(split: str | None) -> str | None:
         """Return the pattern of all files; None for a split, because no pattern selects its files."""
         return None if split else EVERYTHING
+
+    @staticmethod
+    def features(labels: Sequence[str]) -> Mapping[str, Feature]:
+        """Return the columns of the metadata, with the image."""
+        return features.of_folders(labels)

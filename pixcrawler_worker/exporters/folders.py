@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from pixcrawler_worker.domain.labels import slug
+from pixcrawler_worker.domain.labels import class_folder
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
@@ -32,7 +32,7 @@ class Folders:
 
     def path(self, sample: Sample) -> str:
         """Return the path of the next image."""
-        folder = "/".join(filter(None, (sample.split, slug(sample.label))))
+        folder = "/".join(filter(None, (sample.split, class_folder(sample.label))))
         number = self._files[folder] // self._dataset.max_files_per_dir
         self._files[folder] += 1
         if self._dataset.parts > 1:

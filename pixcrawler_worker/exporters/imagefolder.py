@@ -1,10 +1,11 @@
 """A folder per class, for torchvision's ImageFolder, Keras and Hugging Face's imagefolder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from pixcrawler_worker.exporters import features
 from pixcrawler_worker.exporters.folders import EVERYTHING, Folders, Metadata
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Feature, Layout, Sample
 
 
 class ImageFolder(Layout):
@@ -33,3 +34,8 @@ class ImageFolder(Layout):
     def data_files(split: str | None) -> str | None:
         """Return the pattern of the split's folder, or of all files."""
         return f"{split}/**" if split else EVERYTHING
+
+    @staticmethod
+    def features(labels: Sequence[str]) -> Mapping[str, Feature]:
+        """Return the columns of the metadata, with the image."""
+        return features.of_folders(labels)

@@ -2,11 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS, Value
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
+from pixcrawler_worker.exporters import features
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, Feature, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
 try:
@@ -69,6 +70,11 @@ class Parquet(Layout):
     def data_files(split: str | None) -> str | None:
         """Return the pattern of the files of a split."""
         return f"data/{split or 'train'}-*.parquet"
+
+    @staticmethod
+    def features(labels: Sequence[str]) -> Mapping[str, Feature]:
+        """Return the columns of the files. Their text in `label` is cast to a class."""
+        return {"image": "image", **features.of_tables(labels)}
 
     def _end(self, split: str) -> Entry:
         number = self._ended.get(split, 0)

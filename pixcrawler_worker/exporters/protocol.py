@@ -19,11 +19,11 @@ A layout may keep a few bytes per image in memory; what grows faster goes into a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.domain.tables import Value
@@ -32,6 +32,9 @@ from pixcrawler_worker.exporters.spool import Spool
 from pixcrawler_worker.plugins import Plugins
 
 LAYOUTS = Plugins("layout")
+
+#: A column of Hugging Face's `datasets`: `string`, `int64`, `image`, the names of classes, or the columns of an object.
+Feature: TypeAlias = "str | Sequence[str] | Mapping[str, Feature]"
 
 
 class ExportFormat(StrEnum):
@@ -112,6 +115,8 @@ class Layout(ABC):
             the first of them.
         default_splits: ratios of splits where the options have none; empty for a dataset that is not split.
         split_per_part: whether an archive has images of one split only.
+        reader_options: options of Hugging Face's reader, for the dataset card.
+        features_are_options: whether the columns are among these options, besides the information on the dataset.
     """
 
     summary: ClassVar[str]
@@ -119,6 +124,8 @@ class Layout(ABC):
     image_formats: ClassVar[tuple[str, ...]] = WRITTEN_FORMATS
     default_splits: ClassVar[Mapping[str, float]] = MappingProxyType({})
     split_per_part: ClassVar[bool] = False
+    reader_options: ClassVar[Mapping[str, bool]] = MappingProxyType({})
+    features_are_options: ClassVar[bool] = True
 
     def __init__(self, dataset: Dataset) -> None:
         """Begin an archive of the dataset."""
@@ -148,6 +155,18 @@ class Layout(ABC):
         """
         del split
         return None
+
+    @staticmethod
+    def features(labels: Sequence[str]) -> Mapping[str, Feature]:
+        """Return the columns by name for Hugging Face's dataset card, with the classes of the dataset.
+
+        The default is none: Hugging Face infers them, and classes are strings.
+
+        Args:
+            labels: all classes; the position of a class is its number.
+        """
+        del labels
+        return {}
 
     @staticmethod
     def extra_path(name: str) -> str | None:

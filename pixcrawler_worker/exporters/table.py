@@ -1,9 +1,12 @@
 """A table of the images, without the images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
-from pixcrawler_worker.exporters.protocol import Entry, ExportFormat, Layout, Sample
+from pixcrawler_worker.domain import tables
+from pixcrawler_worker.exporters import features
+from pixcrawler_worker.exporters.protocol import Entry, ExportFormat, Feature, Layout, Sample
 
 
 class TableOnly(Layout):
@@ -11,6 +14,8 @@ class TableOnly(Layout):
 
     summary: ClassVar[str] = "one CSV file with URLs and metadata, no images"
     export_formats: ClassVar[frozenset[ExportFormat]] = frozenset({ExportFormat.CSV})
+    # Otherwise a title `NA` and an empty one are none.
+    reader_options: ClassVar[Mapping[str, bool]] = MappingProxyType({"keep_default_na": False})
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
         """Return the name that the file of the image would have."""
@@ -20,6 +25,11 @@ class TableOnly(Layout):
     def data_files(split: str | None) -> str | None:
         """Return the pattern of the table."""
         return None if split else "*.csv"
+
+    @staticmethod
+    def features(labels: Sequence[str]) -> Mapping[str, Feature]:
+        """Return the columns of the table, with the classes as its cells have them."""
+        return features.of_tables([str(tables.cell(label)) for label in labels])
 
     @staticmethod
     def extra_path(name: str) -> str | None:

@@ -1,10 +1,11 @@
 """Tar shards that are read sequentially, for webdataset and Hugging Face's webdataset."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Layout, Sample
+from pixcrawler_worker.exporters import features
+from pixcrawler_worker.exporters.protocol import Dataset, Entry, ExportFormat, Feature, Layout, Sample
 
 
 class WebDataset(Layout):
@@ -15,6 +16,7 @@ class WebDataset(Layout):
     # Readers infer the columns from the first samples, so all images need the same extension.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg",)
     split_per_part: ClassVar[bool] = True
+    features_are_options: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
@@ -35,6 +37,12 @@ class WebDataset(Layout):
     def data_files(split: str | None) -> str | None:
         """Return the pattern of the shards of a split."""
         return f"{split or 'train'}-*.tar"
+
+    @staticmethod
+    def features(labels: Sequence[str]) -> Mapping[str, Feature]:
+        """Return the files of an image, and what the reader adds."""
+        rows = {**features.of_tables(labels), "label": "string"}
+        return {"jpg": "image", "cls": labels, "json": rows, "__key__": "string", "__url__": "string"}
 
     @staticmethod
     def extra_path(name: str) -> str | None:

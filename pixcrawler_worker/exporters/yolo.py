@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from pixcrawler_worker.domain.labels import slug
+from pixcrawler_worker.domain.labels import class_folder
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 
@@ -56,4 +56,4 @@ class UltralyticsClassify(Layout):
 
 
 def _folder(split: str | None, label: str) -> str:
-    return "/".join(filter(None, (split, slug(label))))
+    return "/".join(filter(None, (split, class_folder(label))))

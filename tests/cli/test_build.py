@@ -1,11 +1,13 @@
 """The last stage of `pixcrawler build`: writing the dataset, interrupted and failing."""
 
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import ledger
@@ -13,12 +15,14 @@ import pytest
 from doubles import drive, image_urls, start
 from fakes import hosts
 from fakes.hosts import HostileServer
+from split_names import splits_in, suspicious
 
 from pixcrawler_worker.cli import build, job_status
 from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView, ValidationView
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs import executor, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
@@ -103,8 +107,8 @@ def test_an_interrupted_download_leaves_no_files(
         "dataset.html",
         "images.csv",
         "metadata.jsonl",
+        "quality.html",
         "report.html",
-        "validation.html",
     }
 
 
@@ -135,6 +139,35 @@ def test_a_corrupt_archive_is_rejected(runtime: Runtime, job: CrawlView, tmp_pat
     with pytest.raises(PermanentError, match=r"is not the file that export \d+ wrote: its SHA-256 differs"):
         build.deliver(damaging, job, tmp_path / "cats", ZIP, resume="")
     assert not (tmp_path / "cats").exists()
+
+
+#: In the gate: one that is unpacked, one archive, and several. All paths in archives have a test of their own.
+FEW = {("imagefolder", False), ("table", False), ("webdataset", True)}
+
+
+@pytest.mark.usefixtures("worked")
+@pytest.mark.parametrize(
+    ("layout", "split"),
+    [
+        pytest.param(*one, marks=[] if one in FEW else pytest.mark.scale)
+        for one in product(protocol.LAYOUTS.installed(), (False, True))
+    ],
+)
+def test_no_file_that_is_left_in_the_folder_looks_like_a_split(
+    runtime: Runtime, job: CrawlView, tmp_path: Path, layout: str, *, split: bool
+) -> None:
+    options = {"layout": layout, "splits": {"ratios": {"train": 0.5, "test": 0.5}} if split else {}}
+    folder = tmp_path / "cats"
+    assert build.deliver(runtime, job, folder, Delivery(protocol.load(layout).default_format(), options), resume="")
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    # The splits that were asked for, or those of readers that need one.
+    real = re.compile(r"(^|/|_)(train|val|test)(?=[/-])|_(train|test)(?=\.json$)" if split else r"(^|/)train(?=-)")
+    if layout == "yolo":
+        real = re.compile(r"^(train|val|test)(?=/)")
+    rest = [real.sub("", path) for path in paths]
+    assert not [path for path in rest if splits_in(path)]
+    assert not suspicious(rest)
+    assert {"report.html", "quality.html", "README.md"} <= set(paths)
 
 
 @pytest.mark.usefixtures("worked")

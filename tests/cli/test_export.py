@@ -48,6 +48,44 @@ def test_it_writes_the_row_sends_the_message_and_prints_the_id(
     assert query(runtime, "SELECT export_job_id FROM pixcrawler.export_plans") == [(export_id,)]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ("zip", {})),
+        (["--format", "TAR"], ("tar", {})),
+        (["--format", "Csv"], ("csv", {})),
+        (["--layout", "webdataset"], ("tar", {"layout": "webdataset"})),
+        (["--layout", "WebDataset"], ("tar", {"layout": "WebDataset"})),
+        (["--layout", "table"], ("csv", {"layout": "table"})),
+        (["--layout", "coco"], ("zip", {"layout": "coco"})),
+        (["--layout", "coco", "--format", "tar"], ("tar", {"layout": "coco"})),
+        (["--options", "table.json"], ("csv", {"layout": "table"})),
+        (["--options", "table.json", "--layout", "auto"], ("zip", {"layout": "auto"})),
+        (["--resize", "512"], ("zip", {"image": {"resize": {"size": 512}}})),
+        (["--convert", "JPEG"], ("zip", {"image": {"format": "JPEG"}})),
+        (["--convert", "Keep"], ("zip", {"image": {"format": "Keep"}})),
+        (
+            ["--options", "image.json", "--resize", "64", "--convert", "png"],
+            ("zip", {"image": {"quality": 80, "format": "png", "resize": {"mode": "pad", "size": 64}}}),
+        ),
+        (
+            ["--split", "train=0.8, val=0.1,test=.1"],
+            ("zip", {"splits": {"ratios": {"train": 0.8, "val": 0.1, "test": 0.1}}}),
+        ),
+        (["--only-valid"], ("zip", {"select": {"only_valid": True}})),
+        (["--all"], ("zip", {"select": {"only_valid": False, "exclude_flags": []}})),
+    ],
+)
+def test_options_are_arguments_and_a_layout_has_a_format_of_its_own(
+    env: Mapping[str, str], runtime: Runtime, job: int, words: list[str], expected: tuple[str, object]
+) -> None:
+    Path("table.json").write_text('{"layout": "table"}')
+    Path("image.json").write_text('{"image": {"quality": 80, "format": "jpg", "resize": {"mode": "pad", "size": 32}}}')
+    result = call(env, "export", str(job), *words)
+    assert result.exit_code == 0, result.output
+    assert query(runtime, "SELECT format, export_options FROM export_jobs") == [expected]
+
+
 def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
     env: Mapping[str, str], runtime: Runtime, job: int
 ) -> None:
@@ -63,8 +101,21 @@ def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
     [
         ((), "give the id of a crawl JOB, or --layouts, or --schema"),
         (("1", "--layout", "flatt"), "export_options.layout: there is no layout 'flatt'; did you mean 'flat'?"),
+        (("1", "--layout", "point"), "there is no layout 'point'; known are auto, coco, flat, imagefolder,"),
         (("1", "--format", "csv", "--layout", "flat"), "layout: flat is delivered as tar, zip, not as csv"),
         (("1", "--format", "rar"), "'rar' is not one of 'zip', 'tar', 'csv'"),
+        (("1", "--format", "zip", "--layout", "table"), "layout: table is delivered as csv, not as zip"),
+        (("1", "--resize", "5"), "export_options.image.resize.size: expected an integer from 8 to 4096, got 5"),
+        (
+            ("1", "--convert", "jpgg"),
+            "export_options.image.format: there is no image format 'jpgg'; did you mean 'jpg'?",
+        ),
+        (("1", "--convert", "heic"), "heic can be read only; images are written as jpg, png,"),
+        (("1", "--split", "train"), "expected splits such as train=0.8,val=0.1,test=0.1, got 'train'"),
+        (("1", "--split", "train=most"), "expected splits such as train=0.8,val=0.1,test=0.1, got 'train=most'"),
+        (("1", "--split", "train=1,train=2"), "the split 'train' is there twice"),
+        (("1", "--split", "train=0"), "export_options.splits.ratios.train: expected a number above 0"),
+        (("1", "--options", "odd.json", "--resize", "64"), "export_options.image: expected an object, got an array"),
         (("1", "--options", "absent.json"), "No such file"),
         (("1", "--options", "broken.json"), "broken.json is not valid JSON"),
         (("1", "--options", "list.json"), "list.json: expected a JSON object, got list"),
@@ -76,6 +127,7 @@ def test_invalid_arguments_create_nothing(
 ) -> None:
     Path("broken.json").write_text("{")
     Path("list.json").write_text("[]")
+    Path("odd.json").write_text('{"image": []}')
     result = call(env, "export", *words)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

@@ -3,8 +3,9 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from split_names import KEYWORDS, splits_in
 
-from pixcrawler_worker.domain.labels import UNLABELED, default_label, slug
+from pixcrawler_worker.domain.labels import UNLABELED, class_folder, default_label, slug, without_split_words
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,22 @@ def test_labels_that_look_alike_do_not_share_a_folder() -> None:
     assert len({slug(label).lower() for label in LABELS}) == len(LABELS)
 
 
+@pytest.mark.parametrize(
+    "label", ["cat", "red panda", "trainer", "contest", "steam trains", "devil", "evaluate", "v_a_l"]
+)
+def test_the_folder_of_a_class_is_named_like_the_label(label: str) -> None:
+    assert class_folder(label) == slug(label)
+
+
+@pytest.mark.parametrize(
+    ("label", "start"),
+    [("train", "trains-"), ("steam train", "steam-trains-"), ("Test Tube", "tests-tube-"), ("my_val", "my_vals-")],
+)
+def test_the_folder_of_a_class_with_the_name_of_a_split_has_another_name(label: str, start: str) -> None:
+    assert splits_in(f"{slug(label)}/1.jpg")
+    assert re.fullmatch(f"{start}[0-9a-f]{{8}}", class_folder(label))
+
+
 labels = st.one_of(
     st.text(alphabet="aB c-_./\u00e9\u732b", min_size=1, max_size=4),
     st.text(alphabet=st.characters(codec="utf-8"), min_size=1, max_size=60),
@@ -63,6 +80,23 @@ def test_a_folder_has_a_safe_short_name(label: str) -> None:
 @given(st.lists(labels, min_size=2, max_size=6, unique=True))
 def test_different_labels_never_share_a_folder(several: list[str]) -> None:
     assert len({slug(label) for label in several}) == len(several)
+
+
+words = st.lists(st.sampled_from([*KEYWORDS["train"], *KEYWORDS["validation"], *KEYWORDS["test"], "trains", "7"]))
+titles = st.builds(lambda parts, by: by.join(parts) or "x", words, st.sampled_from([" ", "-", "_", ".", "", "  "]))
+
+
+@given(titles)
+def test_no_name_looks_like_a_split(title: str) -> None:
+    for path in (f"{class_folder(title)}/1.jpg", f"{without_split_words(slug(title))}.zip"):
+        assert not splits_in(path)
+    assert re.fullmatch(r"[a-z0-9_][a-z0-9_-]{0,59}", class_folder(title))
+
+
+@settings(deadline=None)
+@given(st.lists(titles, min_size=2, max_size=6, unique=True))
+def test_different_labels_never_share_a_folder_of_a_class(several: list[str]) -> None:
+    assert len({class_folder(label) for label in several}) == len(several)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from validate import validation_jobs
 
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.export.kind import EXPORT
 from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.jobs import submission
@@ -225,6 +226,31 @@ def test_parts_are_independent_archives_that_can_be_unpacked_into_one_folder(run
         together |= entries
     assert len(metadata_rows(together)) == 40
     assert all(one["path"] in together for one in metadata_rows(together))
+
+
+@pytest.mark.parametrize(
+    ("name", "archive"), [("Test", "tests.zip"), ("steam train", "steam-trains.zip"), ("\u732b", "dataset.zip")]
+)
+def test_an_archive_is_not_named_like_a_split(runtime: Runtime, name: str, archive: str) -> None:
+    ref = exporting.make_export(runtime, crawl_of(runtime, stored_images(1)))
+    ledger.execute(runtime.sessions, "UPDATE export_jobs SET name = :name WHERE id = :id", name=name, id=ref.id)
+    exporting.drive(runtime, submission.start(runtime, EXPORT, ref.id))
+    assert set(files(runtime, ref)) == {archive, "croissant.json"}
+
+
+@pytest.mark.parametrize(("layout", "format_"), [("webdataset", "tar"), ("table", "csv")])
+def test_the_card_is_next_to_an_archive_that_is_read_as_it_is(runtime: Runtime, layout: str, format_: str) -> None:
+    ref = export(runtime, crawl_of(runtime, stored_images(3)), {"layout": layout}, format_=format_)
+    found = files(runtime, ref)
+    assert sorted(found) == sorted(exporting.row(runtime, ref).export_options["result"]["files"])
+    assert b"dataset_info" in found["README.md"]
+    bare = export(
+        runtime,
+        crawl_of(runtime, stored_images(3)),
+        {"layout": layout, "extras": {"dataset_card": False}},
+        format_=format_,
+    )
+    assert "README.md" not in files(runtime, bare)
 
 
 def test_no_part_exceeds_its_limit(runtime: Runtime) -> None:

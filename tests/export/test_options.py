@@ -95,6 +95,17 @@ def test_a_csv_export_has_its_table() -> None:
         options.parse({"extras": {"images_csv": False}}).layout_for(ExportFormat.CSV)
 
 
+@pytest.mark.parametrize("layout", ["WebDataset", "WEBDATASET", "webdataset"])
+def test_a_layout_is_parsed_in_any_case(layout: str) -> None:
+    assert options.parse({"layout": layout}).layout == "webdataset"
+
+
+@pytest.mark.parametrize("format_", ["JPG", "Jpeg", ".JPG", "image/JPEG"])
+def test_an_image_format_is_parsed_in_any_case(format_: str) -> None:
+    assert options.parse({"image": {"format": format_}}).image.format == "jpg"
+    assert options.parse({"image": {"format": "KEEP"}}).image.format == "keep"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"), [("zip", ExportFormat.ZIP), ("TAR", ExportFormat.TAR), ("csv", ExportFormat.CSV)]
 )
@@ -103,7 +114,7 @@ def test_a_format_is_parsed_in_any_case(name: str, expected: ExportFormat) -> No
 
 
 def test_an_unknown_format_is_rejected_with_the_nearest_name() -> None:
-    with pytest.raises(PermanentError, match="there is no 'zpi'; did you mean 'zip'"):
+    with pytest.raises(PermanentError, match=r"there is no 'zpi'; did you mean 'zip'\? Known are zip, tar, csv$"):
         options.format_of("zpi")
 
 

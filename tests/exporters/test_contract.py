@@ -1,5 +1,6 @@
 """The conformance suite of layouts: runs for every installed layout."""
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +9,9 @@ from itertools import accumulate, chain
 
 import pytest
 from layout_samples import EXTRAS, LABELS, SPLITS, Written, archives, content, dataset, sample, write
+from split_names import KEYWORDS, splits_in, suspicious
 
+from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
@@ -153,6 +156,53 @@ def test_the_pattern_of_a_split_for_hugging_face_matches_the_files_of_the_split(
     assert all(found)
     assert sum(map(len, found)) == len(set.union(*found))
     assert set.union(*found) == set(paths)
+
+
+@every_layout
+@every_size
+def test_only_real_splits_look_like_splits(name: str, parts: int) -> None:
+    """Without splits, `train` is that of layouts whose readers need one; with splits, each path has its image's."""
+    layout = protocol.load(name)
+    whole = [path for archive in exported(name, (), parts) for path in archive.files]
+    assert {path for path in whole if splits_in(path)} in (set(), {path for path in whole if "train-" in path})
+    for archive in exported(name, SPLITS, parts):
+        for path in archive.files:
+            assert len(splits_in(path)) <= 1
+            real = re.sub(rf"(?:^|(?<=/))(?:{'|'.join(SPLITS)})(?=[/-])|(?<=_)(?:{'|'.join(SPLITS)})(?=[.-])", "", path)
+            assert not splits_in(real)
+            assert not suspicious([real])
+    assert not suspicious(filter(None, map(layout.extra_path, EXTRAS)))
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "yolo"])
+def test_classes_with_the_names_of_splits_have_folders_of_other_names(name: str) -> None:
+    labels = [*chain.from_iterable(KEYWORDS.values()), "steam train", "steam trains", "Test Tube", "dev.val-eval test"]
+    made = protocol.load(name)(dataset(labels=sorted(labels)))
+    paths = [made.add(sample(number, label=label))[0] for number, label in enumerate(labels)]
+    assert not any(map(splits_in, paths))
+    assert len({path.split("/")[0] for path in paths}) == len(labels)
+    for path in paths:
+        assert_portable(path)
+
+
+@every_layout
+def test_the_columns_for_hugging_face_name_the_classes(name: str) -> None:
+    layout = protocol.load(name)
+    columns = layout.features(LABELS)
+    assert bool(columns) == (layout.data_files(None) is not None)
+    if columns:
+        assert [column for column in columns.values() if isinstance(column, tuple | list)] == [
+            [tables.cell(label) for label in LABELS] if name == "table" else LABELS
+        ]
+
+
+@every_layout
+def test_an_export_that_names_no_format_has_one_of_the_layout(name: str) -> None:
+    layout = protocol.load(name)
+    assert layout.default_format() in layout.export_formats
+    assert layout.default_format() is {"webdataset": ExportFormat.TAR, "table": ExportFormat.CSV}.get(
+        name, ExportFormat.ZIP
+    )
 
 
 @every_layout

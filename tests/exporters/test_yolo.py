@@ -3,7 +3,7 @@ from pathlib import PurePosixPath
 import pytest
 from layout_samples import LABELS, SPLITS, archives, dataset, sample, write
 
-from pixcrawler_worker.domain.labels import slug
+from pixcrawler_worker.domain.labels import class_folder
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.yolo import UltralyticsClassify
 
@@ -18,7 +18,7 @@ def test_every_split_has_the_folders_of_all_classes_once_all_archives_are_unpack
     # Too few images for every class to be in every split.
     for described, samples in archives(UltralyticsClassify, splits=SPLITS, parts=parts, count=5):
         paths |= set(write(UltralyticsClassify, described, samples).files)
-    expected = {slug(label) for label in LABELS}
+    expected = {class_folder(label) for label in LABELS}
     assert [classes(paths, split) for split in SPLITS] == [expected] * 3
 
 
@@ -34,7 +34,7 @@ def test_a_class_without_images_has_a_file_that_names_it_and_others_have_none() 
         ],
     )
     assert {path: body for path, body in written.files.items() if path.endswith(".txt")} == {
-        f"val/{slug('Cat')}/class.txt": b"Cat\n"
+        f"val/{class_folder('Cat')}/class.txt": b"Cat\n"
     }
 
 

@@ -25,13 +25,13 @@ from pyarrow import parquet
 from readers import records
 from readers.shelf import LABELS, SPLITS, Exported, Found, Shelf, every_size, every_split, pixels
 
-from pixcrawler_worker.domain.labels import slug
+from pixcrawler_worker.domain.labels import class_folder
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS
 
 # Readers warn about what they use themselves.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-SLUGS = {slug(label): label for label in LABELS}
+SLUGS = {class_folder(label): label for label in LABELS}
 
 
 def lines(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
