@@ -14,7 +14,7 @@ from pixcrawler_worker.cli.main import pixcrawler
 DEAD = {"PIXCRAWLER_BROKER_URL": "redis://:hunter2@127.0.0.1:1/0"}
 
 
-def call(env: Mapping[str, str], *words: str, stdin: str | None = None) -> Result:
+def call(env: Mapping[str, str], *words: str, stdin: str | bytes | None = None) -> Result:
     """Call a command that ends as it should; everything it writes is plain."""
     result = CliRunner().invoke(pixcrawler, words, env=env, input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):

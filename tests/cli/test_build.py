@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import product
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import ledger
 import pytest
+from building import working
 from doubles import drive, image_urls, start
 from fakes import hosts
 from fakes.hosts import HostileServer
@@ -24,9 +23,7 @@ from pixcrawler_worker.db.job_views import CrawlView, ValidationView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import ExportFormat
-from pixcrawler_worker.jobs import executor, sweeper
-from pixcrawler_worker.registry import JOB_KINDS
-from pixcrawler_worker.runtime import Runtime, connect
+from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.facade import Storage
 
 ZIP = Delivery(ExportFormat.ZIP, {})
@@ -48,29 +45,11 @@ def job(runtime: Runtime, host: HostileServer) -> CrawlView:
 
 
 @pytest.fixture
-def worked(runtime: Runtime, job: CrawlView, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sweep and run all chunks in a thread, in place of a worker, once the crawl job has ended."""
+def worked(runtime: Runtime, job: CrawlView) -> Iterator[None]:
+    """Run all chunks in a thread, in place of a worker, once the crawl job has ended."""
     assert job.ended, "a sweep would start it without its options"
-    # No broker responds there, so the sweep starts the jobs.
-    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "redis://127.0.0.1:1/0")
-    ended = threading.Event()
-    eager = runtime.settings.model_copy(update={"start_pending": True, "lease_seconds": 1.0})
-    opened = connect(eager)
-
-    def work() -> None:
-        while not ended.is_set():
-            messages = list(sweeper.sweep(opened, JOB_KINDS.values()).messages)
-            while messages:
-                message = messages.pop(0)
-                messages += executor.run(opened, JOB_KINDS[message.queue], message.chunk_id)
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
-    opened.close()
+    with working(runtime):
+        yield
 
 
 @pytest.mark.usefixtures("worked")

@@ -1,0 +1,63 @@
+"""URL lists as arguments of `pixcrawler crawl` and `build`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ledger
+import pytest
+import redis
+from calls import call, sent
+from doubles import query
+
+from pixcrawler_worker.runtime import Runtime
+
+URLS = ["https://example.org/1.jpg", "https://example.org/2.jpg", "https://example.org/3.jpg"]
+LIST = "\n".join(URLS)
+
+
+@pytest.fixture(autouse=True)
+def clean(runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LIST.encode("utf-16"),
+        LIST.encode("utf-8-sig"),
+        LIST.replace("\n", "\r").encode(),
+        "\n".join(f"<{url}>," for url in URLS).encode(),
+    ],
+)
+def test_a_list_is_read_from_a_file_and_its_length_is_that_of_the_job(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, content: bytes
+) -> None:
+    Path("list.txt").write_bytes(content)
+    call(env, "crawl", "cat", "--urls", "list.txt")
+    assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(URLS,)]
+    assert query(runtime, "SELECT max_images FROM crawl_jobs") == [(len(URLS),)]
+    assert len(sent(broker)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (f"url,text\n{URLS[0]},cat\n".encode(), 'CSV ("url,text")'),
+        (f"cat\t{LIST}".encode(), 'TSV, a table with tabs ("cat\\thttps://example.org/1.jpg")'),
+        (b"PAR1\x15\x04", "a Parquet file"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "a JPEG image"),
+        (b"example.org/1.jpg", 'a URL without https:// or http:// ("example.org/1.jpg")'),
+    ],
+)
+def test_a_file_of_another_format_ends_with_one_line_and_creates_nothing(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, content: bytes, kind: str
+) -> None:
+    Path("list.txt").write_bytes(content)
+    for command in ("crawl", "build"):
+        for file, name in (("list.txt", "list.txt"), ("-", "stdin")):
+            result = call(env, command, "cat", "--urls", file, stdin=content if file == "-" else None)
+            assert result.exit_code == 2
+            assert f"{name}, line 1: expected one URL per line, but this looks like {kind}: " in result.stderr
+            assert result.stdout == ""
+    assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
+    assert sent(broker) == []
