@@ -1,4 +1,6 @@
+import asyncio
 import base64
+import itertools
 import json
 import os
 import socket
@@ -6,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -78,15 +82,15 @@ def test_nothing_but_the_messages_is_left_in_the_broker(lists: redis.Redis) -> N
 
 def test_the_broker_is_found_by_any_of_its_names(lists: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     right = os.environ["PIXCRAWLER_BROKER_URL"]
-    for number, name in enumerate(client.BROKER_VARIABLES):
+    for number, name in enumerate(client.BROKER_VARIABLES, 1):
         for other in client.BROKER_VARIABLES:
             monkeypatch.delenv(other, raising=False)
         monkeypatch.setenv(name, right)
         client.start_crawl(number)
-    assert [args[0] for _, _, args, _ in messages(lists, "crawl")] == [0, 1, 2]
+    assert [args[0] for _, _, args, _ in messages(lists, "crawl")] == [1, 2, 3]
     # As in a Compose file with `${PIXCRAWLER_BROKER_URL:-}`.
     monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "")
-    client.start_crawl(3)
+    client.start_crawl(4)
     assert len(messages(lists, "crawl")) == 4
 
 
@@ -183,3 +187,199 @@ def test_importing_it_brings_celery_and_nothing_heavier() -> None:
         "pixcrawler_worker.domain.messages",
         "pixcrawler_worker.errors",
     }
+
+
+VERBS = [f"{verb}_{kind}" for kind in ("crawl", "validation", "export") for verb in ("start", "cancel", "retry")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_twin_for_an_event_loop_sends_the_same_message(lists: redis.Redis, verb: str) -> None:
+    options = {"licenses": ["cc0"], "min_width": 256}
+    arguments = (7, options) if verb == "start_crawl" else (7,)
+    sent = [getattr(client, verb)(*arguments), asyncio.run(getattr(client, f"a{verb}")(*arguments))]
+    queue = "maintenance" if verb.startswith("cancel") else verb.partition("_")[2]
+    first, second = messages(lists, queue)
+    assert [first[1], second[1]] == sent
+    assert (first[0], first[2:]) == (second[0], second[2:])
+    assert getattr(client, f"a{verb}").__name__ == f"a{verb}"
+
+
+#: Ids that no row can have, and how an error shows them.
+NO_IDS: tuple[tuple[Any, str], ...] = (
+    (None, "None"),
+    (True, "True"),
+    ("7", "'7'"),
+    (b"7", "a value of the type bytes"),
+    (7.0, "7.0"),
+    (0, "0"),
+    (-1, "-1"),
+    (2**31, "2147483648"),
+    (10**5000, "a number with very many digits"),
+    ([7], "an array"),
+    ({"id": 7}, "an object"),
+    (object(), "a value of the type object"),
+)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *(f"a{verb}" for verb in VERBS)])
+def test_an_id_that_no_row_can_have_is_rejected_before_anything_is_sent(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A broker that nothing listens to: whatever was sent would be another error.
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "redis://127.0.0.1:1/0")
+    call = getattr(client, verb)
+    for job_id, shown in NO_IDS:
+        with pytest.raises(PermanentError) as caught:
+            asyncio.run(call(job_id)) if verb.startswith("a") else call(job_id)
+        assert str(caught.value) == f"job_id: expected an integer from 1 to 2147483647, got {shown}"
+
+
+def cyclic() -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    options["urls"] = [options]
+    return options
+
+
+def deep(levels: int) -> Any:
+    value: Any = "cc0"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "options: expected an object, got an array"),
+        ("", "options: expected an object, got ''"),
+        (0, "options: expected an object, got 0"),
+        (False, "options: expected an object, got False"),
+        ([("min_width", 3)], "options: expected an object, got an array"),
+        ({"licenses": {"cc0"}}, "options.licenses: it cannot be written as JSON: Object of type set"),
+        ({"min_width": 3, "urls": [b"x"]}, "options.urls: it cannot be written as JSON: Object of type bytes"),
+        ({"min_width": float("nan")}, "options.min_width: it cannot be written as JSON: Out of range float"),
+        ({"min_width": 10**5000}, "options.min_width: it cannot be written as JSON: Exceeds the limit"),
+        (cyclic(), "options.urls: it cannot be written as JSON: Circular reference"),
+        ({(1, 2): 3}, "options.(1, 2): it cannot be written as JSON: keys must be str"),
+        ({1: 3}, "options.1: unknown option"),
+        ({None: 3}, "options.null: unknown option"),
+        ({"licenses": deep(50_000)}, "options: they are nested too deeply"),
+        ({"licenses": deep(200)}, "options.licenses[0]: expected a string, got an array"),
+        ({"urls": ["x" * 21 * 1024 * 1024]}, "options: they have 22020110 bytes as JSON, more than 20971520"),
+        ({"urls": ["\u00fc" * 4 * 1024 * 1024]}, "options: they have 25165838 bytes as JSON, more than 20971520"),
+    ],
+    ids=itertools.count(),
+)
+def test_options_that_no_message_can_have_are_rejected_before_anything_is_sent(
+    lists: redis.Redis, options: Any, message: str
+) -> None:
+    for call in (client.start_crawl, lambda *given: asyncio.run(client.astart_crawl(*given))):
+        with pytest.raises(PermanentError) as caught:
+            call(42, options)
+        assert str(caught.value).startswith(message)
+    assert messages(lists, "crawl") == []
+
+
+def test_options_may_be_any_mapping_and_without_any_the_message_has_none(lists: redis.Redis) -> None:
+    client.start_crawl(1, MappingProxyType({"licenses": ("cc0",)}))
+    client.start_crawl(2, {})
+    client.start_crawl(3, None)
+    assert [args for _, _, args, _ in messages(lists, "crawl")] == [[1, {"licenses": ["cc0"]}], [2, {}], [3, {}]]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///nowhere/redis?db=0",
+        "redis://:hunter2/x@127.0.0.1:6379/0",
+        "redis://:hunter2@127.0.0.1:port/0",
+        "redis://:hunter2@127.0.0.1:1/name",
+        "redis://:hunter2@127.0.0.1:99999/0",
+        "amqp://user:hunter2@127.0.0.1:1",
+        "nonsense:hunter2",
+        "redis+socket://nowhere",
+        "redis+socket:///nowhere?virtual_host=name",
+        "sentinel://:hunter2@127.0.0.1:1/0",
+        " redis://127.0.0.1:1/0",
+    ],
+)
+def test_the_url_of_no_broker_is_an_error_that_names_its_variable(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    for call in (client.start_crawl, lambda job_id: asyncio.run(client.astart_crawl(job_id))):
+        with pytest.raises(PermanentError, match=r"^REDIS_URL is invalid: expected for example redis://") as caught:
+            call(42)
+        assert "hunter2" not in str(caught.value)
+
+
+@contextmanager
+def changed(server: redis.Redis, **values: str) -> Iterator[None]:
+    before = {name: server.config_get(name)[name] for name in values}
+    for name, value in values.items():
+        server.config_set(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            server.config_set(name, value)
+
+
+def test_a_broker_that_takes_no_message_is_an_error_of_the_broker(
+    lists: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.start_crawl(1)
+    with changed(lists, maxmemory="1"), pytest.raises(client.BrokerError, match="maxmemory"):
+        client.start_crawl(2)
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", os.environ["PIXCRAWLER_BROKER_URL"].replace("=8", "=99999"))
+    with pytest.raises(client.BrokerError, match="DB index is out of range"):
+        client.start_crawl(3)
+    assert [args[0] for _, _, args, _ in messages(lists, "crawl")] == [1]
+
+
+def test_an_event_loop_goes_on_while_a_broker_hangs_and_many_calls_end_within_seconds(
+    hanging_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", f"redis://:hunter2@127.0.0.1:{hanging_port}/0")
+
+    async def scenario() -> tuple[list[Any], float]:
+        calls = asyncio.gather(*(client.astart_crawl(number) for number in range(1, 61)), return_exceptions=True)
+        longest, before = 0.0, time.monotonic()
+        while not calls.done():
+            await asyncio.sleep(0.01)
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
+        return await calls, longest
+
+    begun = time.monotonic()
+    found, longest = asyncio.run(scenario())
+    assert time.monotonic() - begun < 12, "5.5 s, and the end of the threads that the loop waits for"
+    assert {type(one) for one in found} == {OperationalError}
+    assert not any("hunter2" in str(one) for one in found)
+    assert longest < 0.5
+
+
+def test_threads_and_loops_share_the_connections(lists: redis.Redis) -> None:
+    async def many() -> None:
+        await asyncio.gather(*(client.astart_crawl(number) for number in range(1, 101)))
+
+    for _ in range(2):
+        asyncio.run(many())
+    ids = sorted(args[0] for _, _, args, _ in messages(lists, "crawl"))
+    assert ids == sorted([*range(1, 101)] * 2)
+
+
+@pytest.mark.parametrize(("kind", "option"), [("crawl", "licenses"), ("validation", "checks"), ("export", "layout")])
+def test_an_api_reads_the_schema_of_options_and_checks_them(kind: client.OptionsKind, option: str) -> None:
+    schema = client.options_schema(kind)
+    json.dumps(schema)
+    assert option in schema["properties"]
+    client.check_options(kind, None)
+    client.check_options(kind, {})
+    with pytest.raises(PermanentError, match=r"\.colour: unknown option"):
+        client.check_options(kind, {"colour": 1})
+    with pytest.raises(PermanentError, match="nested too deeply"):
+        client.check_options(kind, {option: deep(50_000)})
+
+
+def test_an_unknown_kind_of_options_is_named() -> None:
+    for call in (client.options_schema, lambda kind: client.check_options(kind, {})):
+        with pytest.raises(PermanentError, match="kind: expected crawl, validation or export, got 'image'"):
+            call("image")  # type: ignore[arg-type]  # a mistake of a caller
