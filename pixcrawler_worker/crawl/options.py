@@ -1,11 +1,14 @@
 """Options of a crawl, as a message or the command line has them."""
 
+import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, StrictBool
 
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl import url_lists
+from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Options, Size, Text
 
 
@@ -46,6 +49,25 @@ def parse(raw: object) -> CrawlOptions:
         PermanentError: when an option is unknown or a value is invalid; the message names it.
     """
     return options.parse(CrawlOptions, raw, "options")
+
+
+def in_row(keywords: object) -> CrawlOptions | None:
+    """Return the options that the row of a job has: in `keywords`, as `{"keywords": [...], "options": {...}}`.
+
+    None when it has none.
+
+    Raises:
+        PermanentError: when an option is unknown or invalid, or beside `options`, not in it; the message names it.
+    """
+    if not isinstance(keywords, Mapping):
+        return None
+    names = ["options", *CrawlOptions.model_fields]
+    for key in keywords.keys() - {"keywords", "options"}:
+        # Any other key is ignored, as ever. One that was meant as an option must not be.
+        if difflib.get_close_matches(str(key).lower(), names, n=1, cutoff=0.8):
+            raise PermanentError(f"keywords.{options.short(str(key))}: options of the job belong into keywords.options")
+    raw = keywords.get("options")
+    return None if raw is None else options.parse(CrawlOptions, raw, "keywords.options")
 
 
 def recorded(values: CrawlOptions) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pixcrawler_worker.crawl.options import CrawlOptions, parse, recorded
+from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse, recorded
 from pixcrawler_worker.db import crawls
 from pixcrawler_worker.db.crawls import CRAWL_JOBS, CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
@@ -25,33 +25,43 @@ URLS = "urls"
 
 
 def record_request(runtime: Runtime, session: Session, ref: JobRef, options: object) -> None:
-    """Record the options of a job that is not planned yet; without any, those that were recorded before stay.
+    """Record the options of a job that is not planned yet: those of the message, of its request, or in its row.
+
+    The first of them that has any is taken. Without any, those that were recorded before stay.
 
     Raises:
         PermanentError: when they are invalid.
     """
     known = crawls.recorded_options(session, ref.id)
-    if options or known is None:
-        record_options(runtime, session, ref.id, parse(options or {}))
+    # Read whatever is taken: a mistake in the row is an error, with a message as without.
+    of_row = in_row(crawls.keywords(session, ref.id))
+    if options:
+        record_options(runtime, session, ref.id, parse(options))
+    elif known is None or (known.as_given and known.options == {}):
+        record_options(runtime, session, ref.id, of_row or CrawlOptions())
     elif known.as_given:
         record_options(runtime, session, ref.id, parse(known.options))
 
 
 def differing(session: Session, ref: JobRef, options: object) -> str | None:
-    """Return which of the options in a message differ from the recorded ones; None when none does.
+    """Return which of the options in a message differ from the recorded ones, or those in the row; None when none does.
 
-    Options that the message does not name have their default values. Without recorded options nothing differs.
+    Options that the message does not name have their default values. Without other options nothing differs.
     """
     known = crawls.recorded_options(session, ref.id)
-    if not options or known is None:
+    if not options:
         return None
     try:
         given = parse(options)
-        if known.as_given:
-            before = parse(known.options)
-            recorded_before, urls = recorded(before), before.urls
-        else:
+        if known is not None and not known.as_given:
             recorded_before, urls = known.options, crawls.all_urls(session, ref.id)
+        else:
+            before = parse(known.options) if known and known.options != {} else in_row(crawls.keywords(session, ref.id))
+            if before is None:
+                if known is None:
+                    return None
+                before = CrawlOptions()
+            recorded_before, urls = recorded(before), before.urls
     except PermanentError as error:
         return str(error)
     # The size that a job has got by the settings is recorded as if it had been given.
@@ -59,6 +69,23 @@ def differing(session: Session, ref: JobRef, options: object) -> str | None:
     now = {**sizes, **recorded(given), "urls": list(given.urls)}
     then = {"chunk_size": None, **recorded_before, "urls": list(urls)}
     return ", ".join(sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))) or None
+
+
+def overtaken(session: Session, ref: JobRef, options: object) -> bool:
+    """Return whether a job was started without options, and keep those of a message that came too late for it."""
+    known = crawls.recorded_options(session, ref.id)
+    if known is None or known.as_given or known.options.keys() - {"chunk_size"} or crawls.all_urls(session, ref.id):
+        return False
+    crawls.record_overtaken(session, ref.id, options)
+    return True
+
+
+def not_again(session: Session, ref: JobRef) -> str | None:
+    """Return why a job with chunks must not run again: it would complete what was not requested."""
+    known = crawls.recorded_options(session, ref.id)
+    if known is None or not known.as_given:
+        return None
+    return "it was started before its message, without the options in it: insert a new job, with its options in the row"
 
 
 def record_options(runtime: Runtime, session: Session, job_id: int, options: CrawlOptions) -> None:

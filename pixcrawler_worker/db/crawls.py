@@ -19,6 +19,7 @@ from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.domain.stored_json import Fields
+from pixcrawler_worker.domain.postgres_types import storable_json
 from pixcrawler_worker.errors import PermanentError
 
 _NOW = func.clock_timestamp()
@@ -38,6 +39,8 @@ CRAWL_JOBS = JobTable(
     chunk_task=Task.CRAWL_CHUNK,
     queue=QUEUES[Task.CRAWL_CHUNK],
     limits={"valid_images": "max_images"},
+    # Of an array, `?` would ask for a keyword.
+    carries_options=and_(func.jsonb_typeof(CrawlJob.keywords) == "object", CrawlJob.keywords.has_key("options")),
 )
 
 
@@ -107,6 +110,20 @@ def recorded_options(session: Session, job_id: int) -> RecordedOptions | None:
     query = select(CrawlPlan.options, CrawlPlan.as_given).where(CrawlPlan.crawl_job_id == job_id)
     row = session.execute(query).one_or_none()
     return None if row is None else RecordedOptions(row.options, row.as_given)
+
+
+def keywords(session: Session, job_id: int) -> Any:  # noqa: ANN401 - a column of JSON
+    """Return the keywords in a job's row; None when there is no such job."""
+    return session.scalar(select(CrawlJob.keywords).where(CrawlJob.id == job_id))
+
+
+def record_overtaken(session: Session, job_id: int, options: object) -> None:
+    """Record the options of a message for a job that was started without them, in place of what it was started with.
+
+    They are as given, and the job has chunks: together, that says that the job must not run any more.
+    """
+    values = {"options": storable_json(options), "as_given": True}
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(values))
 
 
 def load(session: Session, job_id: int) -> CrawlRequest:

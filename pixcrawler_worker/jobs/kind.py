@@ -101,6 +101,18 @@ def _no_difference(session: Session, ref: JobRef, options: object) -> str | None
     return None
 
 
+def _not_overtaken(session: Session, ref: JobRef, options: object) -> bool:
+    """Return False: the options of the kind are in the job's row."""
+    del session, ref, options
+    return False
+
+
+def _may_run_again(session: Session, ref: JobRef) -> str | None:
+    """Return None: whatever a job has brought, it may bring the rest."""
+    del session, ref
+    return None
+
+
 def _no_parents(session: Session, ref: JobRef) -> None:
     """Lock nothing else: concluding writes to the job's own row only."""
 
@@ -148,6 +160,9 @@ class JobKind(Generic[Work, Result]):
         record_request: records the options of a start message, so that a retry or a recovery needs no message.
             PermanentError fails the job.
         differing: returns which options of a message differ from the recorded ones, for people; None when none does.
+        overtaken: returns whether a job was started without options before its message brought some, and notes those:
+            the job fails, since what it has brought was not what was requested.
+        not_again: returns why an ended job must not run again; None when it may.
         lock_parents: locks what `conclude` writes to besides the job's own row, before the job is locked.
         has_more: returns whether a retry of an ended job has more to do than its failed and cancelled chunks.
         reopened: notes that an ended job runs again.
@@ -169,6 +184,8 @@ class JobKind(Generic[Work, Result]):
     conclude: Callable[[Runtime, Session, JobRef, Counters], Chunks | Conclusion]
     record_request: Callable[[Runtime, Session, JobRef, object], None] = _no_request
     differing: Callable[[Session, JobRef, object], str | None] = _no_difference
+    overtaken: Callable[[Session, JobRef, object], bool] = _not_overtaken
+    not_again: Callable[[Session, JobRef], str | None] = _may_run_again
     lock_parents: Callable[[Session, JobRef], None] = _no_parents
     has_more: Callable[[Session, JobRef], bool] = _nothing_more
     reopened: Callable[[Session, JobRef], None] = _no_parents

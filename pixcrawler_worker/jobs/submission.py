@@ -20,11 +20,16 @@ from pixcrawler_worker.runtime import Runtime
 log = structlog.get_logger()
 
 
+class _NotAgainError(Exception):
+    """A job must not run again; the message says why."""
+
+
 def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = None) -> list[ChunkMessage]:
     """Plan a pending job; do nothing for one that has been started.
 
     Options that come too late, because the job was started with others, are not dropped silently: the log and the
-    job's activity log name them. An invalid row or invalid options fail the job: the reason is in its activity log and,
+    job's activity log name them. One that was started without any fails, even when it is completed: what it has brought
+    is not what was requested. An invalid row or invalid options fail the job: the reason is in its activity log and,
     where the table has that column, in `error_message`. Any other error is raised with the request recorded, so that
     sweeps plan the job again.
 
@@ -39,18 +44,22 @@ def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = Non
     """
     ref = kind.table.ref(job_id)
     if _status(runtime, ref) is not JobStatus.PENDING:
-        _note_ignored(runtime, kind, ref, options)
+        _meet_options(runtime, kind, ref, options)
         return []
     try:
-        return transact(runtime.sessions, lambda session: _plan(runtime, session, kind, ref, options))
+        planned = transact(runtime.sessions, lambda session: _plan(runtime, session, kind, ref, options))
     except PermanentError as error:
         reason = str(error)
+        transact(runtime.sessions, lambda session: _reject(runtime, session, kind, ref, options, reason))
+        return []
     except Exception:
         # The message is gone after this, and planning took back what it had recorded.
         transact(runtime.sessions, lambda session: _remember(runtime, session, kind, ref, options))
         raise
-    transact(runtime.sessions, lambda session: _reject(runtime, session, kind, ref, options, reason))
-    return []
+    if planned is None:
+        # Another start was first.
+        _meet_options(runtime, kind, ref, options)
+    return planned or []
 
 
 def give_up(runtime: Runtime, kind: AnyJobKind, job_id: int, reason: str) -> None:
@@ -133,7 +142,8 @@ def drop_chunks(runtime: Runtime, ref: JobRef) -> int:
 def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
     """Run the failed and cancelled chunks of an ended job again, and what else its kind would try again.
 
-    A job that was never planned is planned.
+    A job that was never planned is planned. One that its kind does not let run again stays as it is: the log and its
+    activity log say why.
 
     Raises:
         UnknownJobError: when there is no such job.
@@ -146,6 +156,9 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
         if not jobs.counters(session, ref).total:
             return None if jobs.reopen(session, ref) else []
         jobs.retry(session, ref, has_more=kind.has_more(session, ref))
+        # Under the lock of the job, which a message that makes it so takes, too.
+        if reason := kind.not_again(session, ref):
+            raise _NotAgainError(reason)
         kind.reopened(session, ref)
         activity_log.record(session, ref, "retried")
         return dispatch.next_due(session, ref, limit=runtime.settings.dispatch_window)
@@ -155,9 +168,17 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
     except NotRunningError:
         log.info("nothing to retry", job=job_id, kind=kind.table.name)
         return []
+    except _NotAgainError as error:
+        _note_rejected_retry(runtime, ref, str(error))
+        return []
     if messages is None:
         return start(runtime, kind, job_id)
     return messages or conclude(runtime, kind, job_id)
+
+
+def _note_rejected_retry(runtime: Runtime, ref: JobRef, reason: str) -> None:
+    log.error("retry rejected", job=ref.id, kind=ref.table.name, reason=reason)
+    transact(runtime.sessions, lambda session: activity_log.record(session, ref, "retry_rejected", {"reason": reason}))
 
 
 def _status(runtime: Runtime, ref: JobRef) -> JobStatus:
@@ -167,10 +188,12 @@ def _status(runtime: Runtime, ref: JobRef) -> JobStatus:
     return status
 
 
-def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object) -> list[ChunkMessage]:
+def _plan(
+    runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object
+) -> list[ChunkMessage] | None:
+    """Plan a job that is still pending; return None for one that is not."""
     if jobs.lock(session, ref) is not JobStatus.PENDING:
-        _note(session, kind, ref, options, "options_ignored")
-        return []
+        return None
     _note(session, kind, ref, options, "options_replaced")
     kind.record_request(runtime, session, ref, options)
     plan = kind.plan(runtime, session, ref)
@@ -180,29 +203,49 @@ def _plan(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, opt
     return dispatch.next_due(session, ref, limit=runtime.settings.dispatch_window)
 
 
-def _note_ignored(runtime: Runtime, kind: AnyJobKind, ref: JobRef, options: object) -> None:
+def _meet_options(runtime: Runtime, kind: AnyJobKind, ref: JobRef, options: object) -> None:
     """Note options for a job that was started before, once for each that differ however often they come.
 
-    A job that ended before it was planned, because it was cancelled before this message, keeps them for a retry.
+    A job that was started without any fails. One that ended before it was planned, because it was cancelled before this
+    message, keeps them for a retry.
     """
 
     def work(session: Session) -> None:
+        jobs.lock_open_chunks(session, ref)
         status = jobs.lock(session, ref)
+        if status is None:
+            return
         if status in ENDED and not jobs.counters(session, ref).total:
             with contextlib.suppress(PermanentError):
                 kind.record_request(runtime, session, ref, options)
-        elif status is not None:
-            _note(session, kind, ref, options, "options_ignored")
+            return
+        differing = _note(session, kind, ref, options, "options_ignored")
+        if differing is None or status not in {JobStatus.RUNNING, JobStatus.COMPLETED}:
+            return
+        if not kind.overtaken(session, ref, options):
+            return
+        reason = (
+            f"the job was started without options, and a message with others came later ({differing}): what it has"
+            " brought was not requested. Insert a new job, with its options in the row"
+        )
+        if status is JobStatus.RUNNING:
+            jobs.fail_open_chunks(session, ref, error=reason)
+        _end(session, ref, Conclusion.failure(reason))
 
     if options:
         transact(runtime.sessions, work)
 
 
-def _note(session: Session, kind: AnyJobKind, ref: JobRef, options: object, event: str) -> None:
-    """Log which options of a message are ignored, or replace others, if any. The caller holds the job's lock."""
+def _note(session: Session, kind: AnyJobKind, ref: JobRef, options: object, event: str) -> str | None:
+    """Log which options of a message are ignored, or replace others, if any; return them when that is new.
+
+    The caller holds the job's lock.
+    """
     differing = kind.differing(session, ref, options)
     if differing and activity_log.record_once(session, ref, event, {"reason": f"a message had others: {differing}"}):
         log.error(event.replace("_", " "), job=ref.id, kind=ref.table.name, differing=differing)
+        return differing
+    return None
 
 
 def _remember(runtime: Runtime, session: Session, kind: AnyJobKind, ref: JobRef, options: object) -> None:

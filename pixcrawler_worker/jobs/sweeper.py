@@ -78,6 +78,10 @@ class _Step(StrEnum):
     START = "start"
 
 
+#: Leases that the message of a row without options gets: its options would come too late.
+_GRACE_LEASES = 5
+
+
 #: What is said of a job that a step gives up.
 _HOPELESS = {_Step.START: "the job could not be planned", _Step.CONCLUDE: "the job could not be concluded"}
 
@@ -297,14 +301,17 @@ class _Sweep:
 
     def start(self, kind: AnyJobKind) -> None:
         """Start pending jobs whose message must be lost."""
-        settings = self.runtime.settings
+        lease = self.runtime.settings.lease
+        grace = lease if kind.table.carries_options is None else _GRACE_LEASES * lease
+        unrecorded_after = grace if self.runtime.settings.start_pending else None
 
         def find(session: Session, skip: Collection[int]) -> list[int]:
             found = sweeps.pending(
                 session,
                 kind.table,
-                patience=settings.lease / 4,
-                unrecorded_after=settings.lease if settings.start_pending else None,
+                patience=lease / 4,
+                unrecorded_after=unrecorded_after,
+                complete_after=lease,
                 skip=skip,
             )
             return _ids(found)

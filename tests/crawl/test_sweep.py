@@ -191,11 +191,17 @@ def test_a_requested_job_is_started_when_its_message_is_lost(runtime: Runtime) -
 def test_pending_rows_are_started_without_a_message_when_configured(runtime: Runtime) -> None:
     unasked = make_job(runtime)
     eager = settled(runtime, start_pending=True, gallery_url="https://example.org/")
-    assert sweep(eager).idle, "its message, which alone has the options, may still be under way"
+    complete = make_job(runtime, keywords={"keywords": ["cat"], "options": {}})
+    assert sweep(eager).idle, "their messages may still be under way"
     ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET created_at = created_at - interval '61 s'")
+    swept = sweep(eager)
+    assert (swept.started, status(runtime, complete)) == (1, JobStatus.RUNNING)
+    assert sweep(eager).idle, "its message alone has the options"
+    ledger.execute(runtime.sessions, "UPDATE crawl_jobs SET created_at = created_at - interval '240 s'")
     swept = sweep(eager)
     assert (swept.started, status(runtime, unasked)) == (1, JobStatus.RUNNING)
     assert dispatched(swept) == ledger.ids_of(runtime.sessions, unasked)
+    assert sweep(runtime).idle
 
 
 def test_a_lost_message_is_sent_again_after_growing_intervals(runtime: Runtime) -> None:

@@ -205,8 +205,8 @@ def end(session: Session, ref: JobRef, outcome: JobStatus, *, error: str | None 
     """Write the last status of a job. The caller holds its lock and has seen that no chunk of it is open."""
     model = ref.table.model
     values: dict[str, Any] = {"status": outcome, "completed_at": _NOW, "updated_at": _NOW}
-    if outcome is JobStatus.COMPLETED:
-        values["progress"] = 100
+    # Only a completed job has 100, also when it turns out to have been completed wrongly.
+    values["progress"] = 100 if outcome is JobStatus.COMPLETED else func.least(model.progress, 99)
     if ref.table.has("error_message"):
         values["error_message"] = None if error is None else storable(error)
     session.execute(update(model).where(model.id == ref.id).values(values))
@@ -263,6 +263,26 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
         count(session, ref, delta(ChunkState.RUNNING, ChunkState.CANCELLED, running), expected=found)
     _complete_end(session, ref)
     return len(rows)
+
+
+def lock_open_chunks(session: Session, ref: JobRef) -> None:
+    """Lock the open chunks of a job, before the job itself is locked."""
+    pin(session, ref)
+    open_chunks = select(Chunk.id).where(belongs_to(ref), Chunk.state.in_(_OPEN)).order_by(Chunk.id)
+    session.execute(open_chunks.with_for_update(key_share=True))
+
+
+def fail_open_chunks(session: Session, ref: JobRef, *, error: str) -> None:
+    """Fail the open chunks of a running job. The caller holds the locks of both."""
+    failed = update(Chunk).where(belongs_to(ref), Chunk.state.in_(_OPEN))
+    running = session.scalar(select(func.count()).where(belongs_to(ref), Chunk.state == ChunkState.RUNNING)) or 0
+    ids = session.scalars(
+        failed.values(state=ChunkState.FAILED, lease_until=None, error=storable(error))
+        .returning(Chunk.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    if ids:
+        count(session, ref, Delta(active=-running, failed=len(ids)))
 
 
 def _complete_end(session: Session, ref: JobRef) -> None:

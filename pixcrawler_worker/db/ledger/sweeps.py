@@ -81,12 +81,13 @@ def ended_with_open_chunks(session: Session, table: JobTable, *, skip: Collectio
     return _found(session, table, select(model.id).where(model.status.in_(ENDED), left), skip)
 
 
-def pending(
+def pending(  # noqa: PLR0913 - an age for each way in which a job may have been requested
     session: Session,
     table: JobTable,
     *,
     patience: timedelta,
     unrecorded_after: timedelta | None,
+    complete_after: timedelta | None = None,
     skip: Collection[int] = (),
 ) -> list[JobRef]:
     """Return pending jobs of a kind that were requested longer ago than `patience`, so that their message is lost.
@@ -97,6 +98,7 @@ def pending(
         patience: time that the message gets to arrive.
         unrecorded_after: age of pending rows that nothing was recorded for, which come after the others; None to leave
             them out. Only their message has their options, so that it gets more time.
+        complete_after: age of those among them that have their options with them (`JobTable.carries_options`).
         skip: ids of jobs to leave out.
     """
     model = table.model
@@ -104,8 +106,10 @@ def pending(
     requested = exists().where(table.plan_key == model.id, _is_older(table.requested_at, patience))
     found = _found(session, table, query.where(requested), skip)
     if unrecorded_after is not None and len(found) < BATCH:
-        unrecorded = ~exists().where(table.plan_key == model.id) & _is_older(model.created_at, unrecorded_after)
-        found += _found(session, table, query.where(unrecorded), skip)
+        late = _is_older(model.created_at, unrecorded_after)
+        if complete_after is not None and table.carries_options is not None:
+            late = or_(late, and_(table.carries_options, _is_older(model.created_at, complete_after)))
+        found += _found(session, table, query.where(~exists().where(table.plan_key == model.id), late), skip)
     return found
 
 

@@ -26,6 +26,8 @@ class JobTable:
         chunk_task: name of the Celery task that runs a chunk.
         queue: of that task.
         limits: columns of the table that may not exceed another column of the same row.
+        carries_options: the condition that a row has the options of its job, where its message may have them instead;
+            None where every row has them.
     """
 
     name: str
@@ -37,6 +39,7 @@ class JobTable:
     chunk_task: str
     queue: str
     limits: Mapping[str, str] = field(default_factory=dict)
+    carries_options: ColumnElement[bool] | None = None
 
     @property
     def id_name(self) -> str:
