@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import celery
 import kombu
@@ -60,7 +60,7 @@ def _make() -> Celery:
         configured = settings.load()
         broker = None if configured.broker_url is None else configured.broker_url.get_secret_value()
     except PermanentError as error:
-        raise SystemExit(f"pixcrawler: {error}") from None
+        _refuse_to_start(error)
     # With the transport that checks each message before Celery reads it.
     made = Celery("pixcrawler", broker=broker, amqp=CheckedAMQP, include=["pixcrawler_worker.tasks"])
     made.conf.update(
@@ -107,6 +107,17 @@ def _make() -> Celery:
         },
     )
     return made
+
+
+def _refuse_to_start(error: PermanentError) -> NoReturn:
+    """End the process with one line on stderr, in the form of its log."""
+    # The settings may be what is invalid.
+    if os.environ.get("PIXCRAWLER_LOG_FORMAT", "").lower() != "json":
+        raise SystemExit(f"pixcrawler: {error}") from None
+    if not logging.getLogger().handlers:
+        logs.configure("json")
+    log.critical("the worker does not start", reason=str(error))
+    raise SystemExit(1) from None
 
 
 app = _make()
@@ -348,13 +359,21 @@ def _configure_logs(loglevel: int = logging.INFO, logfile: str | None = None, **
 
 
 @signals.celeryd_init.connect
-def _check(sender: str, options: Mapping[str, Any] = MappingProxyType({}), **_: object) -> None:
+def _check(
+    sender: str, instance: object = None, options: Mapping[str, Any] = MappingProxyType({}), **_: object
+) -> None:
     """Refuse to start where no chunk could ever run; an absent service is waited for instead."""
-    if options.get("logfile"):
-        # A worker in the background has no other place where the lines below would be seen.
-        app.log.setup(options.get("loglevel"), options["logfile"], hostname=sender)
+    is_json = False
     try:
         configured = settings.load()
+        is_json = configured.log_format == "json"
+        if is_json:
+            _log_as_json(instance)
+        if options.get("logfile") or is_json:
+            # A worker in the background has no other place where the lines below would be seen.
+            app.log.setup(options.get("loglevel"), options.get("logfile"), hostname=sender)
+        if is_json:
+            logs.capture()
         configured.require_broker()
         _require_pool(options.get("pool") or options.get("pool_cls"))
         if unknown := settings_report.unknown(protocol.SOURCES.installed()):
@@ -367,9 +386,25 @@ def _check(sender: str, options: Mapping[str, Any] = MappingProxyType({}), **_: 
     except TransientError as error:
         log.warning("started without a database; waiting for it", reason=str(error))
     except PermanentError as error:
-        if options.get("logfile"):
+        if options.get("logfile") and not is_json:
             log.critical("the worker does not start", reason=str(error))
-        raise SystemExit(f"pixcrawler: {error}") from None
+        _refuse_to_start(error)
+
+
+def _log_as_json(worker: Any) -> None:  # noqa: ANN401 - what Celery calls a worker has no stubs
+    """Keep Celery from writing what is no log entry: its banner, and its own redirection of stdout and stderr."""
+    # Children and decoders know of the format by it, also where a file `.env` has it.
+    os.environ["PIXCRAWLER_LOG_FORMAT"] = "json"
+    app.conf.worker_redirect_stdouts = False
+    if worker is not None:
+        worker.quiet = True
+
+
+@signals.worker_shutting_down.connect
+def _log_shutdown(sig: str, how: str, **_: object) -> None:
+    """Log what Celery prints on a signal, which a log of JSON has no line for otherwise."""
+    if os.environ.get("PIXCRAWLER_LOG_FORMAT") == "json":
+        log.info("the worker stops", signal=sig, how=how)
 
 
 def _require_pool(pool: type | str | None) -> None:

@@ -1,10 +1,14 @@
 """The form of log lines: text for people on a console, or one JSON object per line for machines."""
 
+import atexit
+import io
 import logging
 import logging.handlers
 import sys
+import threading
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -25,8 +29,9 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO, f
     Raises:
         OSError: when the file cannot be written.
     """
+    stderr = sys.stderr.stream if isinstance(sys.stderr, _Entries) else sys.stderr
     handler: logging.Handler = (
-        logging.handlers.WatchedFileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
+        logging.handlers.WatchedFileHandler(file, encoding="utf-8") if file else logging.StreamHandler(stderr)
     )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -40,7 +45,7 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO, f
         # With rich installed, the default formatter shows local variables, among them the password of the database.
         else [
             structlog.dev.ConsoleRenderer(
-                colors=file is None and sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=file is None and stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             )
         ]
     )
@@ -65,3 +70,74 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO, f
     root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def capture() -> None:
+    """Make a log entry of each line that this process would write past the log: of warnings, errors and libraries.
+
+    For a log in which machines read every line. Call `configure` first. Calling it again changes nothing.
+    """
+    if isinstance(sys.stderr, _Entries):
+        return
+    logging.captureWarnings(capture=True)
+    sys.stdout, sys.stderr = (
+        _Entries(sys.stdout, "stdout", logging.INFO),
+        _Entries(sys.stderr, "stderr", logging.WARNING),
+    )
+    # Celery writes to it directly, from the handlers of signals.
+    sys.__stdout__ = sys.stdout  # type: ignore[misc]  # typeshed has it as final, Python does not
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    atexit.register(sys.stdout.finish)
+    atexit.register(sys.stderr.finish)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, SystemExit):
+        found = (kind, error or kind(), traceback)
+        logging.getLogger("pixcrawler_worker").critical("uncaught exception", exc_info=found)
+
+
+class _Entries(io.TextIOBase):
+    """A stream of which each line becomes a log entry.
+
+    Attributes:
+        stream: that it replaces.
+    """
+
+    def __init__(self, stream: TextIO, name: str, level: int) -> None:
+        super().__init__()
+        self.stream = stream
+        self._logger, self._level = logging.getLogger(name), level
+        # Of each thread: what it has written of a line, and whether it writes an entry at this moment.
+        self._local = threading.local()
+
+    def fileno(self) -> int:
+        """Return None: there is nothing to write to past this object, which is what Celery asks."""
+        return None  # type: ignore[return-value]
+
+    def isatty(self) -> bool:
+        """Return False."""
+        return False
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str, /) -> int:
+        """Write an entry for each line that is complete with this text."""
+        *lines, self._local.rest = (getattr(self._local, "rest", "") + text).split("\n")
+        # A log that cannot be written says so on this very stream.
+        if not getattr(self._local, "writing", False):
+            self._local.writing = True
+            try:
+                for line in filter(str.strip, lines):
+                    self._logger.log(self._level, "%s", line.rstrip())
+            finally:
+                self._local.writing = False
+        return len(text)
+
+    def finish(self) -> None:
+        """Write an entry for the last line, if its end is missing."""
+        if getattr(self._local, "rest", ""):
+            self.write("\n")

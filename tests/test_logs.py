@@ -1,15 +1,24 @@
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import redis
 import structlog
+from acceptance_stack import children
+from celery import Celery
 
 from pixcrawler_worker import logs
 from pixcrawler_worker.db import server, session
+from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import TransientError
 
 UNREACHABLE = "postgresql://user:hunter2@127.0.0.1:1/pixcrawler?connect_timeout=2"
@@ -149,3 +158,148 @@ def test_configuring_twice_writes_every_entry_once(capsys: pytest.CaptureFixture
     structlog.get_logger("ours").info("once")
     assert len(entries(capsys)) == 1
     assert logging.getLogger().handlers[0].stream is sys.stderr  # type: ignore[attr-defined]  # a StreamHandler
+
+
+@pytest.fixture
+def worker_environment(services: Services, database_url: str, tmp_path: Path) -> dict[str, str]:
+    """The environment of a worker that logs JSON, and would log warnings of Python and of Celery."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIXCRAWLER_")}
+    return kept | {
+        "PIXCRAWLER_DATABASE_URL": database_url,
+        "PIXCRAWLER_BROKER_URL": services.broker_url.replace("virtual_host=0", "virtual_host=6"),
+        "PIXCRAWLER_DATA_DIR": str(tmp_path),
+        "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "PIXCRAWLER_LOG_FORMAT": "json",
+        "PIXCRAWLER_SWEEP_SECONDS": "0.5",
+        "PIXCRAWLER_LEASE_SECONDS": "2",
+    }
+
+
+def worker_command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "worker", *words]
+
+
+def parsed(log: str) -> list[dict[str, Any]]:
+    found = []
+    for number, line in enumerate(log.splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            pytest.fail(f"line {number} is no JSON: {line!r}")
+    assert all(isinstance(entry, dict) and {"event", "level", "timestamp"} <= entry.keys() for entry in found)
+    return found
+
+
+def test_each_line_of_a_workers_output_is_json_from_start_to_stop(
+    worker_environment: dict[str, str], services: Services, tmp_path: Path
+) -> None:
+    """With a lost connection, a killed child, and whatever Celery has to say about all that."""
+    path = tmp_path / "log"
+    output = path.open("wb")
+
+    def wait_for(*texts: str) -> None:
+        deadline = time.monotonic() + 60
+        while not all(text in path.read_text() for text in texts):
+            assert time.monotonic() < deadline, f"not logged: {texts}\n{path.read_text()[-3000:]}"
+            time.sleep(0.05)
+
+    words = ("--concurrency", "1", "--loglevel", "INFO", "--hostname", "json@test")
+    with (
+        output,
+        subprocess.Popen(
+            worker_command(*words), env=worker_environment, cwd=tmp_path, stdout=output, stderr=output
+        ) as worker,
+    ):
+        try:
+            wait_for("ready.")
+            (child,) = children(worker.pid)
+            os.kill(child, signal.SIGKILL)
+            with redis.Redis.from_url(services.redis_url.replace("db=0", "db=6")) as server:
+                for client in server.client_list():
+                    if client["db"] == "6" and "CLIENT" not in client["cmd"].upper():
+                        server.client_kill_filter(_id=client["id"])
+            wait_for("PendingDeprecationWarning")
+            with Celery(broker=worker_environment["PIXCRAWLER_BROKER_URL"]) as app:
+                app.send_task("pixcrawler.crawl.start", args=[77], queue="crawl")
+            wait_for("message dropped")
+            worker.send_signal(signal.SIGINT)
+            wait_for("the worker stops")
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(timeout=60)
+        finally:
+            worker.kill()
+    found = parsed(path.read_text())
+    events = [entry["event"] for entry in found]
+    stops = [(entry["signal"], entry["how"]) for entry in found if entry["event"] == "the worker stops"]
+    assert stops[0] == ("SIGINT", "Warm")
+    assert any("json@test ready." in event for event in events)
+    assert any("connection" in event.lower() for event in events)
+    if os.geteuid() == 0:
+        assert any("superuser" in event for event in events)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words", "reason"),
+    [
+        ({"PIXCRAWLER_LEASE_SECONDS": "soon"}, (), "PIXCRAWLER_LEASE_SECONDS is invalid: "),
+        ({}, ("--pool", "threads"), "chunks cannot run in the pool thread"),
+    ],
+)
+def test_a_worker_that_does_not_start_says_so_in_one_line_of_json(
+    worker_environment: dict[str, str], tmp_path: Path, changed: dict[str, str], words: tuple[str, ...], reason: str
+) -> None:
+    done = subprocess.run(
+        worker_command(*words),
+        env=worker_environment | changed,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    *_, entry = parsed(done.stderr)
+    assert (entry["event"], entry["level"]) == ("the worker does not start", "critical")
+    assert entry["reason"].startswith(reason)
+    assert len([one for one in parsed(done.stderr) if "does not start" in one["event"]]) == 1
+
+
+def test_whatever_a_process_writes_past_its_log_becomes_an_entry() -> None:
+    program = """
+import os, sys, threading, warnings
+from pixcrawler_worker import logs
+logs.configure("json")
+logs.capture()
+logs.capture()
+logs.configure("json")
+print("of print", end="")
+print(" in two parts")
+sys.stderr.write("two\\nlines\\n")
+sys.__stdout__.write("of Celery\\n")
+warnings.warn("of Python")
+class Broken:
+    def __del__(self):
+        raise ValueError("unraisable")
+Broken()
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+import logging
+class Unprintable:
+    def __str__(self):
+        raise ValueError("unprintable")
+logging.getLogger("theirs").warning("%s", Unprintable())
+print("without an end", end="")
+raise LookupError("uncaught")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    found = parsed(done.stderr)
+    events = [entry["event"] for entry in found]
+    for expected in ("of print in two parts", "two", "lines", "of Celery", "without an end"):
+        assert events.count(expected) == 1
+    assert sum("of Python" in event for event in events) == 1
+    assert sum("unraisable" in event for event in events) == 1
+    assert [entry["exception"].splitlines()[-1] for entry in found if entry["event"] == "uncaught exception"] == [
+        "ZeroDivisionError: division by zero",
+        "LookupError: uncaught",
+    ]

@@ -9,7 +9,10 @@ import resource
 import signal
 import socket
 import sys
+import traceback
+from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing
@@ -30,6 +33,8 @@ _FIRST = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;
 
 def main() -> None:
     """Answer requests until the worker closes its end, or is gone."""
+    if os.environ.get("PIXCRAWLER_LOG_FORMAT") == "json":
+        sys.excepthook = _print_as_json
     limits = Limits(**json.loads(sys.argv[1]))
     with socket.socket(fileno=sys.stdin.fileno()) as worker:
         _die_with_worker()
@@ -46,6 +51,19 @@ def main() -> None:
             worker.sendall(framing.frame(_response(*request, limits)))
             del request
             memory.reclaim()
+
+
+def _print_as_json(kind: type[BaseException], error: BaseException, found: TracebackType | None) -> None:
+    """Print an error as one line, for a log in which each line is JSON."""
+    entry = {
+        "event": "the image decoder failed",
+        "level": "error",
+        "logger": __package__,
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "exception": "".join(traceback.format_exception(kind, error, found)),
+    }
+    sys.stderr.write(f"{json.dumps(entry)}\n")
+    sys.stderr.flush()
 
 
 class _Memory:

@@ -39,7 +39,7 @@ _CRASHES = frozenset(
 #: Seconds that a timer may be late before the worker counts as stopped itself.
 _MAX_LATE_SECONDS = 2.0
 #: What Python needs to run. Everything else is left out, secrets above all.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL")
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "PIXCRAWLER_LOG_FORMAT")
 
 
 @dataclass(frozen=True, slots=True)
