@@ -1,4 +1,4 @@
-"""Checks of what the service needs: settings, database, migrations, clock, broker, storage and sources."""
+"""Checks of what the service needs: settings, database, migrations, clock, broker, workers, storage and sources."""
 
 import asyncio
 import time
@@ -11,8 +11,9 @@ from typing import Any
 import redis
 
 from pixcrawler_worker import settings_report
-from pixcrawler_worker.broker import quarantine
+from pixcrawler_worker.broker import quarantine, queues, workers
 from pixcrawler_worker.db import migrate, server, session
+from pixcrawler_worker.domain.messages import Queue
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
@@ -53,13 +54,18 @@ def require_migrated(settings: Settings) -> None:
 
 
 def run_checks(settings: Settings) -> list[CheckResult]:
-    """Return the results of all checks; a check that fails does not keep the others from running."""
+    """Return the results of all checks; a check that fails does not keep the others from running.
+
+    Workers are asked through the broker: without it, there is nothing to say of them.
+    """
+    broker = _check("broker", lambda: _broker(settings))
     return [
         _check("settings", _names),
         _check("database", lambda: _database(settings)),
         _check("migrations", lambda: _migrations(settings)),
         _check("clock", lambda: _clock(settings)),
-        _check("broker", lambda: _broker(settings)),
+        broker,
+        *([_check("workers", lambda: _workers(settings))] if broker.ok else []),
         _check("storage", lambda: _storage(settings)),
         _check("sources", lambda: _sources(settings)),
     ]
@@ -119,6 +125,26 @@ def _broker(settings: Settings) -> str:
         raise PermanentError("Redis is full, and workers wait until it has room: raise its maxmemory or remove data")
     version = f"Redis {info.get('redis_version', 'of an unknown version')}"
     return f"{version}; {quarantine.summary(count, newest)}" if count else version
+
+
+def _workers(settings: Settings) -> str:
+    broker = settings.require_broker()
+    lengths = queues.waiting(broker)
+    by_queue = ", ".join(f"{name} {count}" for name, count in lengths.items())
+    count = sum(lengths.values())
+    messages = f"{count} message{'s wait' if count > 1 else ' waits'} ({by_queue})" if count else "no message waits"
+    consumed = workers.consumed_queues(broker)
+    served = frozenset().union(*consumed.values())
+    missing = [queue.value for queue in Queue if queue.value not in served]
+    start = "start one with `celery -A pixcrawler_worker worker`"
+    if len(missing) == len(Queue):
+        raise PermanentError(f"no worker responds, and {messages}: {start}")
+    if missing:
+        raise PermanentError(
+            f"no worker consumes {', '.join(missing)}, and {messages}: {start}, or name these queues after its -Q, too"
+        )
+    names = sorted(worker for worker, names in consumed.items() if names & {queue.value for queue in Queue})
+    return f"{len(names)} consuming all queues ({', '.join(names)}); {messages}"
 
 
 def _storage(settings: Settings) -> str:

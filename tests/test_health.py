@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from fakes.workers import responding
 
 from pixcrawler_worker import health, settings
 from pixcrawler_worker.db import migrate
@@ -16,7 +17,8 @@ from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.health import CheckResult
 
-NAMES = ["settings", "database", "migrations", "clock", "broker", "storage", "sources"]
+NAMES = ["settings", "database", "migrations", "clock", "broker", "workers", "storage", "sources"]
+QUEUES = ("crawl", "validation", "export", "maintenance")
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +31,26 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def service_settings(database_url: str, services: Services, tmp_path: Path) -> dict[str, str]:
-    return {"database_url": database_url, "broker_url": services.broker_url, "storage_url": tmp_path.as_uri()}
+def service_settings(database_url: str, broker_url: str, tmp_path: Path) -> dict[str, str]:
+    return {"database_url": database_url, "broker_url": broker_url, "storage_url": tmp_path.as_uri()}
+
+
+@pytest.fixture(scope="module")
+def broker_url(services: Services) -> Iterator[str]:
+    """A database of Redis of this module's own, which a worker consumes."""
+    url = services.broker_url.replace("virtual_host=0", "virtual_host=7")
+    with redis.Redis.from_url(services.redis_url.replace("db=0", "db=7")) as server:
+        server.flushdb()
+        with responding(url, *QUEUES):
+            yield url
+        server.flushdb()
 
 
 def run_checks(configured: dict[str, str]) -> dict[str, CheckResult]:
     results = health.run_checks(settings.load(**configured))
-    assert [result.name for result in results] == NAMES
+    without_workers = [name for name in NAMES if name != "workers"]
+    broker_is_ok = next(result.ok for result in results if result.name == "broker")
+    assert [result.name for result in results] == (NAMES if broker_is_ok else without_workers)
     for result in results:
         assert result.detail
         assert "\n" not in result.detail
@@ -46,7 +61,7 @@ def run_checks(configured: dict[str, str]) -> dict[str, CheckResult]:
 def failing(configured: dict[str, str], *names: str) -> str:
     """Return the detail of the first of these checks, which fail, and no others."""
     found = run_checks(configured)
-    assert [name for name in NAMES if not found[name].ok] == list(names)
+    assert [name for name, result in found.items() if not result.ok] == list(names)
     return found[names[0]].detail
 
 
@@ -77,6 +92,7 @@ def test_all_checks_pass(service_settings: dict[str, str], tmp_path: Path) -> No
     assert found["database"].detail.startswith("PostgreSQL 18")
     assert found["migrations"].detail == f"at {migrate.head()}, the newest"
     assert found["broker"].detail.startswith("Redis ")
+    assert found["workers"].detail == "1 consuming all queues (worker@test); no message waits"
     assert found["sources"].detail == "usable: commons, openverse, urls"
     assert [entry for entry in (tmp_path / "health").iterdir() if entry.is_file()] == [], "it leaves no file behind"
 
@@ -172,11 +188,46 @@ def test_a_broker_that_rejects_config_commands_is_checked_all_the_same(
         server.acl_setuser("tenant", enabled=True, passwords=["+hunter2"], keys=["*"], commands=["+@all", "-config"])
         try:
             hosted = services.redis_url.replace("unix://", "unix://tenant:hunter2@")
-            assert run_checks(service_settings | {"broker_url": hosted})["broker"].ok
+            found = run_checks(service_settings | {"broker_url": hosted})
+            assert found["broker"].ok
+            # A client of Redis takes such a URL, and Celery does not.
+            assert "expected for example redis://" in found["workers"].detail
             with server_setting(services.redis_url, "maxmemory-policy", "volatile-ttl"):
                 assert "may drop messages" in failing(service_settings | {"broker_url": hosted}, "broker")
         finally:
             server.acl_deluser("tenant")
+
+
+@pytest.fixture
+def lists(services: Services) -> Iterator[redis.Redis]:
+    """Another database of Redis, which no worker consumes."""
+    with redis.Redis.from_url(services.redis_url.replace("db=0", "db=8")) as server:
+        server.flushdb()
+        yield server
+        server.flushdb()
+
+
+def test_without_a_worker_the_messages_that_wait_are_counted(
+    service_settings: dict[str, str], lists: redis.Redis
+) -> None:
+    alone = service_settings | {"broker_url": service_settings["broker_url"].replace("=7", "=8")}
+    start = "start one with `celery -A pixcrawler_worker worker`"
+    assert failing(alone, "workers") == f"no worker responds, and no message waits: {start}"
+    lists.lpush("crawl", "a")
+    lists.lpush("crawl\x06\x163", "b", "c")
+    lists.lpush("export\x06\x169", "d")
+    lists.lpush("of others", "e")
+    with responding(alone["broker_url"], "of others", "celery"):
+        assert failing(alone, "workers") == f"no worker responds, and 4 messages wait (crawl 3, export 1): {start}"
+
+
+def test_queues_that_no_worker_consumes_are_named(service_settings: dict[str, str], lists: redis.Redis) -> None:
+    some = service_settings | {"broker_url": service_settings["broker_url"].replace("=7", "=8")}
+    lists.lpush("export", "d")
+    with responding(some["broker_url"], "crawl", "maintenance"), responding(some["broker_url"], "crawl", name="b@test"):
+        assert failing(some, "workers").startswith(
+            "no worker consumes validation, export, and 1 message waits (export 1): start one with"
+        )
 
 
 def test_a_broker_with_a_wrong_password(service_settings: dict[str, str], services: Services) -> None:

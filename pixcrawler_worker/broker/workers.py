@@ -1,0 +1,38 @@
+"""Which workers are there, by asking them through the broker; they need no gossip with each other for that."""
+
+from collections.abc import Mapping
+
+from celery import Celery
+from kombu.exceptions import KombuError
+
+from pixcrawler_worker.errors import PermanentError, TransientError
+
+#: Seconds that workers get to respond. On a machine that is busy, the first question may be too short.
+_TIMEOUTS = (1.0, 2.0)
+
+
+def consumed_queues(broker_url: str) -> Mapping[str, frozenset[str]]:
+    """Return the names of the queues that each worker consumes, by the name of the worker; nothing when none responds.
+
+    Takes a second, or three when no worker responds.
+
+    Raises:
+        PermanentError: when Celery cannot use the URL.
+        TransientError: when the broker does not answer.
+    """
+    with Celery("pixcrawler-doctor", broker=broker_url, set_as_current=False) as app:
+        app.conf.update(
+            result_backend=None, broker_transport_options={"socket_timeout": 3, "socket_connect_timeout": 3}
+        )
+        try:
+            for seconds in _TIMEOUTS:
+                if found := app.control.inspect(timeout=seconds).active_queues():
+                    return {worker: frozenset(queue["name"] for queue in queues) for worker, queues in found.items()}
+        except (KombuError, OSError) as error:
+            raise TransientError(f"the broker does not answer: {error}") from error
+        except (LookupError, ValueError, TypeError):
+            # Its text may hold a part of the password.
+            raise PermanentError(
+                "invalid broker URL, expected for example redis://:password@host:6379/0, or redis+socket:///directory/socket"
+            ) from None
+    return {}

@@ -1,0 +1,34 @@
+"""A worker that does nothing but tell which queues it consumes, over a real broker."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from celery import Celery
+
+
+@contextlib.contextmanager
+def responding(broker_url: str, *queues: str, name: str = "worker@test") -> Iterator[None]:
+    """Respond as a Celery worker does that consumes these queues, while the context is open."""
+    ended = threading.Event()
+    with Celery("pixcrawler", broker=broker_url, set_as_current=False) as app, app.connection() as connection:
+        mailbox: Any = app.control.mailbox
+        active_queues = [{"name": queue} for queue in queues]
+        node = mailbox.Node(
+            name, handlers={"active_queues": lambda *_, **__: active_queues}, channel=connection.channel()
+        )
+
+        def respond() -> None:
+            with node.listen(callback=node.handle_message):
+                while not ended.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        connection.drain_events(timeout=0.05)
+
+        thread = threading.Thread(target=respond)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
