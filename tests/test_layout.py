@@ -16,7 +16,6 @@ TESTED_ELSEWHERE = {
     "cli/export_arguments.py": "cli/test_export.py",
     "cli/local_service.py": "cli/test_build.py",
     "cli/new_jobs.py": "cli/test_crawl.py",
-    "cli/up.py": "acceptance/test_crawl.py",
     "crawl/display.py": "cli/test_job_status.py",
     "crawl/kind.py": "crawl/test_claims.py",
     "crawl/downloading.py": "crawl/test_closed_hosts.py",

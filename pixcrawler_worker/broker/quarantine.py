@@ -235,4 +235,5 @@ def _redis_py_url(broker: str) -> str:
     parts = urlsplit(broker)
     if parts.scheme != "redis+socket":
         return broker
-    return f"unix://{parts.path}?db={parse_qs(parts.query).get('virtual_host', ['0'])[0]}"
+    user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    return f"unix://{user}{parts.path}?db={parse_qs(parts.query).get('virtual_host', ['0'])[0]}"

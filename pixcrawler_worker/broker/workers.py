@@ -21,9 +21,8 @@ def consumed_queues(broker_url: str) -> Mapping[str, frozenset[str]]:
         TransientError: when the broker does not answer.
     """
     with Celery("pixcrawler-doctor", broker=broker_url, set_as_current=False) as app:
-        app.conf.update(
-            result_backend=None, broker_transport_options={"socket_timeout": 3, "socket_connect_timeout": 3}
-        )
+        timeouts = {"socket_timeout": 3, "socket_connect_timeout": 3, "max_retries": 1, "interval_start": 0}
+        app.conf.update(result_backend=None, broker_transport_options=timeouts)
         try:
             for seconds in _TIMEOUTS:
                 if found := app.control.inspect(timeout=seconds).active_queues():

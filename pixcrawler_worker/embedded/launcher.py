@@ -45,6 +45,7 @@ def running(
     *,
     durable: bool = True,
     allow_fake: bool = False,
+    tcp: bool = False,
     locate: Callable[[str], Path | None] = locate,
 ) -> Iterator[Services]:
     """Keep PostgreSQL and Redis running while the context is open.
@@ -56,11 +57,12 @@ def running(
         data_dir: has one pair of services; created if missing. Started by root, the servers run as user `nobody`.
         durable: False for data that may be lost: no server waits for the disk, and Redis stores nothing.
         allow_fake: use a Redis written in Python (slow, stores nothing) if no redis-server is installed.
+        tcp: let the servers listen on the loopback interface as well, with passwords.
         locate: returns the path of a program.
 
     Raises:
         EmbeddedError: when a program is missing, a server does not start, or the running services are not durable or
-            fake although that is not allowed.
+            fake although that is not allowed, or do not listen although that is requested.
     """
     data_dir = data_dir.absolute()
     try:
@@ -70,12 +72,12 @@ def running(
                 lock, fcntl.LOCK_EX
             )  # of several clients, one starts the services and the others connect to them
             services, connection = _connect(data_dir) or _start(
-                data_dir, _programs(locate, allow_fake=allow_fake), durable=durable
+                data_dir, _programs(locate, allow_fake=allow_fake), durable=durable, tcp=tcp
             )
     except OSError as error:
         raise EmbeddedError(f"the services cannot run in {data_dir}: {error}") from error
     try:
-        _require(services, durable=durable, allow_fake=allow_fake)
+        _require(services, durable=durable, allow_fake=allow_fake, tcp=tcp)
         yield services
     finally:
         _disconnect(connection)
@@ -110,8 +112,10 @@ def _programs(locate: Callable[[str], Path | None], *, allow_fake: bool) -> tupl
     raise EmbeddedError(f"no redis-server is installed: {_INSTALL}, or install Redis or Valkey")
 
 
-def _require(services: Services, *, durable: bool, allow_fake: bool) -> None:
+def _require(services: Services, *, durable: bool, allow_fake: bool, tcp: bool) -> None:
     problem = None
+    if tcp and services.tcp_database_url is None:
+        problem = "without TCP"
     if durable and not services.durable:
         problem = "without durability"
     if services.redis_server == FAKE_REDIS and not allow_fake:
@@ -141,7 +145,7 @@ def _connect(data_dir: Path) -> tuple[Services, socket.socket] | None:
         return Services.from_json(announcement), connection
 
 
-def _start(data_dir: Path, programs: tuple[Path, str], *, durable: bool) -> tuple[Services, socket.socket]:
+def _start(data_dir: Path, programs: tuple[Path, str], *, durable: bool, tcp: bool) -> tuple[Services, socket.socket]:
     """Start a supervisor, become its first client, and record the services. The caller holds the start lock."""
     postgres, redis = programs
     with ExitStack() as undo:
@@ -150,7 +154,12 @@ def _start(data_dir: Path, programs: tuple[Path, str], *, durable: bool) -> tupl
         with supervisor_end, processes.lock(data_dir / "supervisor.lock", stop_with=signal.SIGTERM) as lock:
             _remove_record(data_dir)
             config = SupervisorConfig(
-                data_dir=data_dir, sockets=_make_sockets(data_dir), postgres=postgres, redis=redis, durable=durable
+                data_dir=data_dir,
+                sockets=_make_sockets(data_dir),
+                postgres=postgres,
+                redis=redis,
+                durable=durable,
+                tcp=tcp,
             )
             undo.callback(shutil.rmtree, config.sockets, ignore_errors=True)
             # Private to the caller, also when the servers run as another user.
@@ -197,7 +206,7 @@ def _receive(connection: socket.socket) -> str:
 def _make_sockets(data_dir: Path) -> Path:
     """Return a directory whose sockets have paths that are short enough and need no quoting in a URL."""
     sockets = data_dir / "run"
-    longest = os.fsencode(sockets / ".s.PGSQL.5432")
+    longest = os.fsencode(sockets / ".s.PGSQL.65535")
     if len(longest) <= _MAX_SOCKET_PATH and re.fullmatch(rb"[A-Za-z0-9/._-]+", longest):
         sockets.mkdir(mode=0o700, exist_ok=True)
         return sockets

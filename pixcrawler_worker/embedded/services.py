@@ -37,6 +37,8 @@ class Services:
         redis_server: path of the binary, or FAKE_REDIS.
         durable: whether both servers keep their data after a power failure.
         pids: of the processes.
+        tcp_database_url: for libpq, over TCP on the loopback interface; None unless that was requested.
+        tcp_broker_url: of Redis, likewise.
     """
 
     database_url: str
@@ -47,6 +49,8 @@ class Services:
     redis_server: str
     durable: bool
     pids: Pids
+    tcp_database_url: str | None = None
+    tcp_broker_url: str | None = None
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -76,6 +80,7 @@ class SupervisorConfig:
         postgres: the binary; `initdb` is in the same directory.
         redis: the binary, or FAKE_REDIS.
         durable: whether the servers wait until data is on disk.
+        tcp: whether they listen on the loopback interface as well.
     """
 
     data_dir: Path
@@ -83,6 +88,7 @@ class SupervisorConfig:
     postgres: Path
     redis: str
     durable: bool
+    tcp: bool = False
 
     @property
     def postgres_home(self) -> Path:

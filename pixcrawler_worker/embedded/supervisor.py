@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import secrets
 import selectors
 import shutil
 import signal
@@ -21,7 +22,10 @@ from pixcrawler_worker.embedded import processes
 from pixcrawler_worker.embedded.services import FAKE_REDIS, EmbeddedError, Pids, Services, SupervisorConfig
 
 _NAME = "pixcrawler"  # the database, and the role that owns it
-_PORT = "5432"  # only a part of the socket's name; nothing listens on the network
+_PORT = 5432  # only a part of the socket's name, unless it listens on the loopback interface
+_LOOPBACK = "127.0.0.1"
+#: Users of this machine who reach the sockets are trusted; whoever else reaches the port needs the password.
+_ACCESS = f"local all all trust\nhost all all {_LOOPBACK}/32 scram-sha-256\n"
 _START_TIMEOUT = timedelta(seconds=60)  # long, for the recovery after a crash
 
 _Process = subprocess.Popen[bytes]
@@ -38,14 +42,16 @@ def supervise(config: SupervisorConfig, first_client: socket.socket) -> None:
     try:
         with _redis(config) as redis, _postgres(config) as postgres:
             services = Services(
-                database_url=f"postgresql:///{_NAME}?host={config.sockets}&port={_PORT}&user={_NAME}",
+                database_url=f"postgresql:///{_NAME}?host={config.sockets}&port={postgres.port}&user={_NAME}",
                 broker_url=redis.broker_url,
                 redis_url=redis.url,
                 data_dir=config.data_dir,
                 sockets=config.sockets,
                 redis_server=config.redis,
                 durable=config.durable,
-                pids=Pids(supervisor=os.getpid(), postgres=postgres.pid, redis=redis.pid),
+                pids=Pids(supervisor=os.getpid(), postgres=postgres.process.pid, redis=redis.pid),
+                tcp_database_url=postgres.tcp_url,
+                tcp_broker_url=redis.tcp_url,
             )
             # When this is closed, a new client cannot connect, and starts the services when this process has ended.
             with socket.socket(socket.AF_UNIX) as listener:
@@ -56,7 +62,7 @@ def supervise(config: SupervisorConfig, first_client: socket.socket) -> None:
                     listener,
                     announcement=services.to_json(),
                     signals=signals,
-                    are_running=lambda: postgres.poll() is None and redis.is_running(),
+                    are_running=lambda: postgres.process.poll() is None and redis.is_running(),
                 )
     except EmbeddedError as error:
         _send(first_client, json.dumps({"error": str(error)}))
@@ -73,6 +79,16 @@ class _Redis:
     url: str
     broker_url: str
     is_running: Callable[[], bool]
+    tcp_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Postgres:
+    """A PostgreSQL that accepts connections; `tcp_url` is for the loopback interface, on which it may not listen."""
+
+    process: _Process
+    port: int
+    tcp_url: str | None = None
 
 
 class _Signals:
@@ -140,15 +156,23 @@ def _is_disconnected(client: socket.socket) -> bool:
 
 
 @contextmanager
-def _postgres(config: SupervisorConfig) -> Iterator[_Process]:
+def _postgres(config: SupervisorConfig) -> Iterator[_Postgres]:
+    port, network, tcp_url = _PORT, ["-c", "listen_addresses="], None
     with processes.lock(config.postgres_home / "server.lock", stop_with=signal.SIGINT) as lock:
         if not config.cluster.exists():
             _make_cluster(config, lock)
+        if config.tcp:
+            port, password = _free_port(), secrets.token_hex(16)
+            tcp_url = f"postgresql://{_NAME}:{password}@{_LOOPBACK}:{port}/{_NAME}"
+            access = config.postgres_home / "pg_hba.conf"
+            access.write_text(_ACCESS)
+            network = ["-c", f"listen_addresses={_LOOPBACK}", "-c", f"hba_file={access}"]
+            _run_single(config, lock, config.cluster, _NAME, f"ALTER ROLE {_NAME} PASSWORD '{password}'")
         fast = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
         server = _spawn(
             [
-                *(str(config.postgres), "-D", str(config.cluster), "-k", str(config.sockets), "-p", _PORT),
-                *("-c", "listen_addresses=", "-c", "max_connections=200", "-c", "log_checkpoints=off"),
+                *(str(config.postgres), "-D", str(config.cluster), "-k", str(config.sockets), "-p", str(port)),
+                *(*network, "-c", "max_connections=200", "-c", "log_checkpoints=off"),
                 *(() if config.durable else fast),
             ],
             lock,
@@ -164,7 +188,7 @@ def _postgres(config: SupervisorConfig) -> Iterator[_Process]:
 
     with _stopping(server, signal.SIGINT):
         _wait_for(server, ready, processes.log_of(lock))
-        yield server
+        yield _Postgres(server, port, tcp_url)
 
 
 def _make_cluster(config: SupervisorConfig, lock: IO[str]) -> None:
@@ -178,18 +202,32 @@ def _make_cluster(config: SupervisorConfig, lock: IO[str]) -> None:
         *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         *("--no-instructions", *(() if config.durable else ("--no-sync",))),
     ]
-    single = [str(config.postgres), "--single", "-D", str(fresh), "-c", "exit_on_error=on"]
+    _run_step(initdb, lock, "")
+    _run_single(config, lock, fresh, "template1", f"CREATE DATABASE {_NAME} STRATEGY file_copy")
+    fresh.rename(config.cluster)
+
+
+def _run_single(config: SupervisorConfig, lock: IO[str], cluster: Path, database: str, statement: str) -> None:
+    """Run a statement in a cluster that no server has open."""
+    single = [str(config.postgres), "--single", "-D", str(cluster), "-c", "exit_on_error=on"]
     if not config.durable:
         single += ["-c", "fsync=off"]
-    for command, statement in (
-        (initdb, b""),
-        ([*single, "template1"], f"CREATE DATABASE {_NAME} STRATEGY file_copy\n".encode()),
-    ):
-        step = _spawn(command, lock, signal.SIGKILL, stdin=subprocess.PIPE)
-        step.communicate(statement)
-        if step.returncode:
-            raise EmbeddedError(f"{command[0]} failed: {processes.last_lines(processes.log_of(lock))}")
-    fresh.rename(config.cluster)
+    _run_step([*single, database], lock, f"{statement}\n")
+
+
+def _run_step(command: list[str], lock: IO[str], statement: str) -> None:
+    step = _spawn(command, lock, signal.SIGKILL, stdin=subprocess.PIPE)
+    step.communicate(statement.encode())
+    if step.returncode:
+        raise EmbeddedError(f"{command[0]} failed: {processes.last_lines(processes.log_of(lock))}")
+
+
+def _free_port() -> int:
+    """Return a port of the loopback interface that nothing listens on."""
+    with socket.socket() as server:
+        server.bind((_LOOPBACK, 0))
+        port: int = server.getsockname()[1]
+        return port
 
 
 @contextmanager
@@ -197,13 +235,22 @@ def _redis(config: SupervisorConfig) -> Iterator[_Redis]:
     if config.redis == FAKE_REDIS:
         port = _serve_fake_redis()
         url = f"redis://127.0.0.1:{port}/0"
-        yield _Redis(os.getpid(), url, url, lambda: True)
+        yield _Redis(os.getpid(), url, url, lambda: True, url if config.tcp else None)
         return
     path = config.sockets / "redis"
+    user, password, tcp_url, network = "", "", None, ["--port", "0"]
+    if config.tcp:
+        port, password = _free_port(), secrets.token_hex(16)
+        # In a file, because anyone on this machine can read the arguments of a process.
+        secret = config.redis_home / "redis.conf"
+        secret.touch(mode=0o600)
+        secret.write_text(f"requirepass {password}\n")
+        user, tcp_url = f":{password}@", f"redis://:{password}@{_LOOPBACK}:{port}/0"
+        network = [str(secret), "--bind", _LOOPBACK, "--port", str(port)]
     with processes.lock(config.redis_home / "server.lock", stop_with=signal.SIGTERM) as lock:
         server = _spawn(
             [
-                *(config.redis, "--port", "0", "--unixsocket", str(path), "--dir", str(config.redis_home)),
+                *(config.redis, *network, "--unixsocket", str(path), "--dir", str(config.redis_home)),
                 *("--maxmemory-policy", "noeviction", "--daemonize", "no", "--save", ""),
                 *("--appendonly", "yes" if config.durable else "no", "--appendfsync", "everysec"),
             ],
@@ -211,16 +258,23 @@ def _redis(config: SupervisorConfig) -> Iterator[_Redis]:
             signal.SIGTERM,
         )
     with _stopping(server, signal.SIGTERM):
-        _wait_for(server, lambda: _answers_ping(path), processes.log_of(lock))
+        _wait_for(server, lambda: _answers_ping(path, password), processes.log_of(lock))
         yield _Redis(
-            server.pid, f"unix://{path}?db=0", f"redis+socket://{path}?virtual_host=0", lambda: server.poll() is None
+            server.pid,
+            f"unix://{user}{path}?db=0",
+            f"redis+socket://{user}{path}?virtual_host=0",
+            lambda: server.poll() is None,
+            tcp_url,
         )
 
 
-def _answers_ping(path: Path) -> bool:
+def _answers_ping(path: Path, password: str) -> bool:
     with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
         connection.settimeout(1)
         connection.connect(str(path))
+        if password:
+            connection.sendall(f"AUTH {password}\r\n".encode())
+            connection.recv(64)
         connection.sendall(b"PING\r\n")
         return connection.recv(64) == b"+PONG\r\n"  # -LOADING while it reads its data
     return False

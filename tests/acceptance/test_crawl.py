@@ -3,6 +3,7 @@
 import itertools
 import json
 import subprocess
+import sys
 from collections import Counter
 
 import psycopg
@@ -79,6 +80,31 @@ def test_no_transaction_is_open_while_a_chunk_fetches(stack: Stack, slow_host: s
     assert max(oldest) < 1.0, "the chunk took several seconds, and so did a transaction"
 
 
+#: What an API does with nothing but the lines that `up` prints, and waits for.
+API = """
+import asyncio, os, sys, time
+import psycopg
+from celery import Celery
+from pixcrawler_worker import client
+
+database = psycopg.connect(os.environ["PIXCRAWLER_DATABASE_URL"], autocommit=True)
+row = '{"keywords": ["cat"], "options": {"urls": ["%s"]}}' % sys.argv[1]
+(project,) = database.execute("SELECT id FROM projects LIMIT 1").fetchone()
+insert = "INSERT INTO crawl_jobs (project_id, name, keywords) VALUES (%s, 'api', %s) RETURNING id"
+ids = [database.execute(insert, [project, row]).fetchone()[0] for _ in range(3)]
+client.start_crawl(ids[0])
+asyncio.run(client.astart_crawl(ids[1]))
+Celery(broker=os.environ["PIXCRAWLER_BROKER_URL"]).send_task("pixcrawler.crawl.start", args=[ids[2]], queue="crawl")
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    found = [status for (status,) in database.execute("SELECT status FROM crawl_jobs WHERE id = ANY(%s)", [ids])]
+    if not {"pending", "running"} & set(found):
+        break
+    time.sleep(0.1)
+print(*found)
+"""
+
+
 def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack: Stack) -> None:
     listed, reasons = url_list(stack.host, good=60, broken=8)
     (stack.data_dir / "list.txt").write_text("# images\n\n" + "\n".join([*listed, "junk"]))
@@ -90,7 +116,11 @@ def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack:
 
     env = {name: value for name, value in stack.env.items() if not name.endswith(("DATABASE_URL", "BROKER_URL"))}
     up = subprocess.Popen(
-        [PIXCRAWLER, "up", "--concurrency", "2"], env=env, cwd=stack.data_dir, stdout=subprocess.PIPE, text=True
+        [PIXCRAWLER, "up", "--concurrency", "2", "--tcp"],
+        env=env,
+        cwd=stack.data_dir,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert up.stdout is not None
@@ -104,6 +134,16 @@ def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack:
         assert shown["reasons"] == reasons + Counter({"bad_url": 1})
         doctor = run("doctor")
         assert (doctor.returncode, doctor.stdout.count("FAIL")) == (0, 0), doctor.stdout
+        lines = [line.strip() for line in message if line.startswith("export ")]
+        done = subprocess.run(
+            ["/bin/sh", "-c", "\n".join(["set -e", *lines, 'exec "$0" -c "$1" "$2"']), sys.executable, API, listed[0]],
+            env=env,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "completed completed completed\n"), done.stderr
         unknown = run("jobs", "show", "77")
         assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)
     finally:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import kombu
 import psycopg
@@ -15,6 +16,7 @@ import pytest
 import redis
 import sqlalchemy
 
+from pixcrawler_worker.broker import quarantine
 from pixcrawler_worker.embedded import launcher, processes
 from pixcrawler_worker.embedded.services import FAKE_REDIS, EmbeddedError, Pids, Services
 
@@ -279,3 +281,42 @@ def test_a_client_that_needs_durability_does_not_connect_to_services_without_it(
         with pytest.raises(EmbeddedError, match="without durability"), launcher.running(used_dir, durable=True):
             pass
         assert both_answer(services)
+
+
+def test_on_request_they_listen_on_loopback_for_whoever_has_the_password(tmp_path: Path) -> None:
+    with launcher.running(tmp_path, durable=False, tcp=True) as services:
+        assert both_answer(services)
+        assert services.tcp_database_url
+        assert services.tcp_broker_url
+        for url in (services.tcp_database_url, services.database_url):
+            with psycopg.connect(url) as connection:
+                assert connection.execute("SHOW listen_addresses").fetchone() == ("127.0.0.1",)
+        for url in (services.tcp_broker_url, services.broker_url):
+            with kombu.Connection(url) as broker, closing(broker.SimpleQueue("tasks")) as queue:
+                queue.put({"id": 1})
+                assert queue.get(timeout=5).payload == {"id": 1}
+        assert quarantine.read(services.broker_url, limit=1)[0] == 0
+        with redis.Redis.from_url(services.tcp_broker_url) as client:
+            assert client.config_get("bind") == {"bind": "127.0.0.1"}
+        password = urlsplit(services.tcp_database_url).password or ""
+        secret = urlsplit(services.tcp_broker_url).password or ""
+        assert len(password) == len(secret) == 32
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(services.tcp_database_url.replace(password, "guessed"))
+        with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+            psycopg.connect(services.tcp_database_url.replace(f":{password}", ""))
+        with (
+            redis.Redis.from_url(services.tcp_broker_url.replace(f":{secret}@", "")) as client,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            client.ping()
+        arguments = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert password not in arguments
+        assert secret not in arguments
+    assert all_end(services.pids)
+    with (
+        launcher.running(tmp_path, durable=False) as services,
+        pytest.raises(EmbeddedError, match="run without TCP: stop them first"),
+        launcher.running(tmp_path, durable=False, tcp=True),
+    ):
+        pass
