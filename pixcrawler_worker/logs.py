@@ -85,7 +85,7 @@ def capture() -> None:
         _Entries(sys.stderr, "stderr", logging.WARNING),
     )
     # Celery writes to it directly, from the handlers of signals.
-    sys.__stdout__ = sys.stdout  # type: ignore[misc]  # typeshed has it as final, Python does not
+    sys.__stdout__ = sys.stdout  # type: ignore[misc, assignment]  # typeshed has it as final, Python does not
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     atexit.register(sys.stdout.finish)

@@ -313,14 +313,14 @@ def test_the_url_of_no_broker_is_an_error_that_names_its_variable(url: str, monk
 
 @contextmanager
 def changed(server: redis.Redis, **values: str) -> Iterator[None]:
-    before = {name: server.config_get(name)[name] for name in values}
+    before = {name: str(server.config_get(name)[name]) for name in values}
     for name, value in values.items():
         server.config_set(name, value)
     try:
         yield
     finally:
-        for name, value in before.items():
-            server.config_set(name, value)
+        for name, former in before.items():
+            server.config_set(name, former)
 
 
 def test_a_broker_that_takes_no_message_is_an_error_of_the_broker(

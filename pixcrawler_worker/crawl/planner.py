@@ -38,7 +38,7 @@ def record_request(runtime: Runtime, session: Session, ref: JobRef, options: obj
     if options:
         record_options(runtime, session, ref.id, parse(options))
     elif known is None or (known.as_given and known.options == {}):
-        record_options(runtime, session, ref.id, of_row or CrawlOptions())
+        record_options(runtime, session, ref.id, of_row or parse({}))
     elif known.as_given:
         record_options(runtime, session, ref.id, parse(known.options))
 
@@ -60,7 +60,7 @@ def differing(session: Session, ref: JobRef, options: object) -> str | None:
             if before is None:
                 if known is None:
                     return None
-                before = CrawlOptions()
+                before = parse({})
             recorded_before, urls = recorded(before), before.urls
     except PermanentError as error:
         return str(error)

@@ -212,7 +212,7 @@ def test_a_row_brings_its_options_whatever_starts_it(
 
 
 def test_a_row_may_say_that_it_has_no_options(runtime: Runtime, eager: Runtime) -> None:
-    nothing = [make_job(runtime, keywords=with_options(options)) for options in (None, {})]
+    nothing = [make_job(runtime, keywords=with_options(None)), make_job(runtime, keywords=with_options({}))]
     assert sweep(eager).started == len(nothing)
     assert [recorded(runtime, ref) for ref in nothing] == [{"chunk_size": 100}] * 2
 

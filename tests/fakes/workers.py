@@ -13,7 +13,8 @@ def responding(broker_url: str, *queues: str, name: str = "worker@test") -> Iter
     """Respond as a Celery worker does that consumes these queues, while the context is open."""
     ended = threading.Event()
     with Celery("pixcrawler", broker=broker_url, set_as_current=False) as app, app.connection() as connection:
-        mailbox: Any = app.control.mailbox
+        control: Any = app.control
+        mailbox = control.mailbox
         active_queues = [{"name": queue} for queue in queues]
         node = mailbox.Node(
             name, handlers={"active_queues": lambda *_, **__: active_queues}, channel=connection.channel()
