@@ -329,8 +329,8 @@ MUTATIONS = (
     Mutation(
         name="a job is planned whatever its status",
         files="jobs/submission.py",
-        old="    if jobs.lock(session, ref) is not JobStatus.PENDING:\n        _note(",
-        new="    if jobs.lock(session, ref) is None:\n        _note(",
+        old="    if jobs.lock(session, ref) is not JobStatus.PENDING:\n        return None\n",
+        new="    if jobs.lock(session, ref) is None:\n        return None\n",
         tests=("jobs/test_submission.py",),
     ),
     Mutation(
@@ -609,9 +609,23 @@ MUTATIONS = (
     Mutation(
         name="options that come too late are dropped silently",
         files="jobs/submission.py",
-        old="        _note_ignored(runtime, kind, ref, options)\n",
-        new="",
+        old="        _meet_options(runtime, kind, ref, options)\n        return []\n",
+        new="        return []\n",
         tests=("db/test_requests.py",),
+    ),
+    Mutation(
+        name="a job that was started without its options goes on",
+        files="crawl/planner.py",
+        old="    crawls.record_overtaken(session, ref.id, options)\n    return True\n",
+        new="    return False\n",
+        tests=("crawl/test_late_options.py",),
+    ),
+    Mutation(
+        name="the options in a row are ignored",
+        files="crawl/planner.py",
+        old="record_options(runtime, session, ref.id, of_row or parse({}))",
+        new="record_options(runtime, session, ref.id, parse({}))",
+        tests=("crawl/test_late_options.py",),
     ),
     Mutation(
         name="requested options are taken as checked",

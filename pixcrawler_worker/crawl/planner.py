@@ -52,16 +52,15 @@ def differing(session: Session, ref: JobRef, options: object) -> str | None:
     if not options:
         return None
     try:
-        given = parse(options)
         if known is not None and not known.as_given:
             recorded_before, urls = known.options, crawls.all_urls(session, ref.id)
         else:
-            before = parse(known.options) if known and known.options != {} else in_row(crawls.keywords(session, ref.id))
-            if before is None:
-                if known is None:
-                    return None
-                before = parse({})
+            of_row = in_row(crawls.keywords(session, ref.id))
+            if known is None and of_row is None:
+                return None
+            before = parse(known.options) if known and known.options != {} else of_row or parse({})
             recorded_before, urls = recorded(before), before.urls
+        given = parse(options)
     except PermanentError as error:
         return str(error)
     # The size that a job has got by the settings is recorded as if it had been given.
