@@ -18,8 +18,8 @@ from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 from pixcrawler_worker.domain.messages import QUEUES, Task
-from pixcrawler_worker.domain.stored_json import Fields
 from pixcrawler_worker.domain.postgres_types import storable_json
+from pixcrawler_worker.domain.stored_json import Fields
 from pixcrawler_worker.errors import PermanentError
 
 _NOW = func.clock_timestamp()
