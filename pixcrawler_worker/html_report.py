@@ -8,6 +8,7 @@ import asyncio
 import base64
 import csv
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -29,6 +30,8 @@ _MAX_READS = 8
 _THUMBNAIL_SIDE = 224
 #: Rows of a table; those beyond are added up in one.
 _MAX_ROWS = 30
+#: Bytes in a kB, kilobytes in a MB, ...
+_UNIT = 1000
 #: Characters of a file name without its extension that are shown.
 _NAME_LENGTH = 12
 
@@ -40,7 +43,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-a { color: var(--link); }
+a { color: var(--link); } .unit { display: inline-block; } code { font-size: .95em; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; }
 h2 { font-size: 1.1rem; margin: 2.25rem 0 .75rem; }
 h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
@@ -142,8 +145,8 @@ class Table:
         column: heading of the column with the names.
         unit: what is counted.
         is_bad: whether it counts errors, which have another color.
-        note: a sentence below the heading.
-        advice: what to do about each of the names; empty for a table without that column.
+        note: a sentence below the heading, with code between backticks.
+        advice: what to do about each of the names, likewise; empty for a table without that column.
     """
 
     heading: str
@@ -160,7 +163,7 @@ class Table:
             return ""
         kinds = [*(["bad"] if self.is_bad else []), *(["advised"] if self.advice else [])]
         todo = '<th scope="col" class="todo">What to do</th>' if self.advice else ""
-        note = f'<p class="soft">{escape(self.note)}</p>' if self.note else ""
+        note = f'<p class="soft">{_prose(self.note)}</p>' if self.note else ""
         total = sum(count for _, count in self.counts)
         return (
             f'<section class="{" ".join(kinds)}"><h2>{escape(self.heading)}</h2>{note}<table><thead><tr>'
@@ -172,12 +175,31 @@ class Table:
 
     def _rows(self) -> str:
         largest = max(1, *(count for _, count in self.counts))
-        advice = [f'<td class="todo">{escape(text)}</td>' for text in self.advice] or [""] * len(self.counts)
+        advice = [f'<td class="todo">{_prose(text)}</td>' for text in self.advice] or [""] * len(self.counts)
         return "".join(
-            f'<tr><th scope="row">{escape(name).replace("_", "_<wbr>") or "(none)"}</th><td class="n">{count:,}</td>'
+            f'<tr><th scope="row">{_name(name)}</th><td class="n">{count:,}</td>'
             f'<td class="bar"><i style="width:{_width(count, largest)}%"></i></td>{text}</tr>'
             for (name, count), text in zip(self.counts, advice, strict=True)
         )
+
+
+def _name(name: str) -> str:
+    """Return the name of a row. A word in parentheses at its end is not divided where it fits into a line."""
+    return re.sub(r"\((\w+)\)$", r'<span class="unit">(\1)</span>', escape(name)) or "(none)"
+
+
+def _prose(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in the largest unit that gives at least 1."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < _UNIT:
+            break
+        value, unit = value / _UNIT, larger
+    return f"{value:,.1f} {unit}" if unit != "bytes" else f"{count:,} bytes"
 
 
 def _width(count: int, largest: int) -> int:

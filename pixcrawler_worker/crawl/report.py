@@ -121,7 +121,7 @@ def _tiles(found: _Content) -> str:
         (f"{counts.rejected:,}", "rejected"),
         *([(f"{counts.again:,}", "to process again" if counts.again > 0 else "counted twice")] if counts.again else []),
         (f"{len({image.label for image in found.stored}):,}", "labels"),
-        (f"{size / 1e6:,.1f} MB", "of images"),
+        (html_report.size(size), "of images"),
     )
     return html_report.tiles(tiles)
 
@@ -149,7 +149,7 @@ def _rejected(job: CrawlView, reasons: Mapping[str, int]) -> str:
         unit="number",
         is_bad=True,
         note=f"`pixcrawler jobs failures {job.id}` lists their URLs.",
-        advice=[explanations.explain(reason).remedy for reason in reasons],
+        advice=[explanations.explain(reason, job=job.argument).remedy for reason in reasons],
     ).html()
 
 

@@ -116,7 +116,7 @@ def _tiles(summary: Summary) -> Iterator[tuple[str, str]]:
         yield f"{left_out:,}", "left out"
         yield f"{summary.images + left_out:,}", "selected"
     yield f"{len(summary.labels):,}", "classes"
-    yield f"{summary.image_bytes / 1e6:,.1f} MB", "of images"
+    yield html_report.size(summary.image_bytes), "of images"
     yield (f"{licensed / summary.images:.0%}" if summary.images else "none"), "with a known license"
 
 

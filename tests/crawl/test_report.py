@@ -17,6 +17,7 @@ from fakes.hosts import HostileServer, serving
 from PIL import Image
 from reports import accessible, adds_up, fits, harmless, read
 
+from pixcrawler_worker import html_report
 from pixcrawler_worker.crawl import report
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import session
@@ -219,7 +220,8 @@ def test_every_rejection_reason_is_explained(runtime: Runtime, tmp_path: Path) -
     for reason, count in counts.items():
         assert f"({reason}){count:,}" in text
         assert f"{reason} ({reason})" not in text
-        assert explanations.explain(reason).remedy in text or reason in {"duplicate_url", "invalid_entry"}
+        remedy = explanations.explain(reason, job=str(ref.id)).remedy.replace("`", "")
+        assert remedy in text or reason in {"duplicate_url", "invalid_entry"}
 
 
 def test_what_became_of_the_candidates_adds_up(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
@@ -333,3 +335,18 @@ def test_the_report_is_accessible_and_fits_screens(runtime: Runtime, host: Hosti
     path = report.write_crawl_report(runtime, ref.id, tmp_path / "report.html")
     accessible(read(path))
     fits(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (48_848, "48.8 kB"),
+        (5_693_140, "5.7 MB"),
+        (2 * 10**12, "2.0 TB"),
+    ],
+)
+def test_sizes_have_a_unit_that_fits(count: int, text: str) -> None:
+    assert html_report.size(count) == text
