@@ -11,7 +11,6 @@ PACKAGE = TESTS.parent / "pixcrawler_worker"
 #: job, whose modules are tested together.
 TESTED_ELSEWHERE = {
     "cli/celery_processes.py": "acceptance/test_build.py",
-    "cli/console.py": "cli/test_job_watch.py",
     "cli/demo.py": "cli/test_build.py",
     "cli/export_arguments.py": "cli/test_export.py",
     "cli/local_service.py": "cli/test_build.py",

@@ -1,6 +1,7 @@
 """Output on a terminal: the console, progress bars, and text from outside made harmless."""
 
 import contextlib
+import textwrap
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -20,6 +21,18 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
     with Progress(*columns, console=out, transient=True) as progress:
         bar = progress.add_task("", total=total)
         yield lambda count: progress.update(bar, completed=count)
+
+
+def wrapped(text: str, *, indent: int) -> list[str]:
+    """Return a text as lines that fit the terminal, or as one line where there is no terminal.
+
+    Args:
+        text: a line.
+        indent: columns that the caller prints before each of the lines.
+    """
+    if not out.is_terminal:
+        return [text] if text else []
+    return textwrap.wrap(text, max(out.width - indent, indent), break_long_words=False, break_on_hyphens=False)
 
 
 def printable(text: str) -> str:

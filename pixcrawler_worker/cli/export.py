@@ -8,13 +8,16 @@ from typing import TextIO
 import click
 
 from pixcrawler_worker import client
-from pixcrawler_worker.cli import arguments, connection, export_arguments, job_status, job_watch, new_jobs
+from pixcrawler_worker.cli import arguments, connection, console, export_arguments, job_status, job_watch, new_jobs
 from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.db.job_views import CrawlView, ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import download
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters import protocol
+
+#: Width of the columns before the summary of a layout.
+_INDENT = 23
 
 
 @click.command()
@@ -84,4 +87,7 @@ def _list_layouts() -> None:
         except PermanentError as error:
             click.echo(f"{name:<14}{error}")
             continue
-        click.echo(f"{name:<14}{'/'.join(sorted(layout.export_formats)):<9}{layout.summary}")
+        lines = console.wrapped(layout.summary, indent=_INDENT)
+        click.echo(f"{name:<14}{'/'.join(sorted(layout.export_formats)):<9}{lines[0]}")
+        for line in lines[1:]:
+            click.echo(f"{'':<{_INDENT}}{line}")

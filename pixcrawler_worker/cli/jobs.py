@@ -55,10 +55,11 @@ def list_(*, kind: str | None, limit: int, as_json: bool) -> None:
 
 
 def _table(found: Iterable[JobView]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    # The name takes what the other columns leave: it may be long, and they may not be cut off.
+    table = Table(box=None, pad_edge=False, expand=True)
     for heading in ("id", "status", "progress", "images", "chunks"):
         table.add_column(heading, justify="right" if heading != "status" else "left", no_wrap=True)
-    table.add_column("name", overflow="ellipsis", no_wrap=True)
+    table.add_column("name", overflow="ellipsis", no_wrap=True, ratio=1)
     for job in found:
         done, total, _ = job.count
         table.add_row(

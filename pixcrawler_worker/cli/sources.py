@@ -1,7 +1,6 @@
 """`pixcrawler sources`."""
 
 import json
-import textwrap
 from typing import Any
 
 import click
@@ -28,15 +27,8 @@ def sources(*, as_json: bool) -> None:
     for position, source in enumerate(found):
         console.out.print(f"{'' if position == 0 else chr(10)}{source['name']:<{_INDENT}}{source['state']}")
         for line in (source.get("summary"), _limits(source), source.get("terms")):
-            for part in _wrapped(line or ""):
+            for part in console.wrapped(line or "", indent=_INDENT):
                 console.out.print(f"{'':<{_INDENT}}{console.escaped(part)}", soft_wrap=True)
-
-
-def _wrapped(text: str) -> list[str]:
-    """Return a text as lines that fit the terminal, or as one line where there is no terminal."""
-    if not console.out.is_terminal:
-        return [text] if text else []
-    return textwrap.wrap(text, console.out.width - _INDENT, break_long_words=False, break_on_hyphens=False)
 
 
 def _described(name: str, settings: Settings) -> dict[str, Any]:
