@@ -61,7 +61,7 @@ def build(
     \b
     pixcrawler build "red panda" "snow leopard" --max-images 200
     pixcrawler build cat --urls cats.txt --license cc0 --out cats
-    pixcrawler build cat --layout coco --resize 512 --split train=0.8,val=0.1,test=0.1
+    pixcrawler build cat --layout coco --resize 512 --split train=0.8,test=0.2
     pixcrawler build --job 3
     """  # noqa: D301 - click's mark for lines it must not wrap
     if job is None and not keywords:
