@@ -26,6 +26,7 @@ from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.domain.labels import class_folder
+from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.runtime import Runtime
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -70,7 +71,8 @@ def recipes() -> Iterator[Recipe]:
         heading, _, text = section.partition("\n")
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             first, _, code = block.partition("\n")
-            yield Recipe(heading, first.removeprefix("# "), code)
+            if first.startswith("# pixcrawler build "):
+                yield Recipe(heading, first.removeprefix("# "), code)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -136,7 +138,7 @@ def run(code: str, place: Path, cache_folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: f"{recipe.heading}: {recipe.command[16:]}")
+@pytest.mark.parametrize("recipe", list(recipes()), ids=lambda recipe: f"{recipe.heading}: {recipe.command[16:]}")
 def test_a_documented_recipe_finds_all_classes_and_images(builds: Builds, recipe: Recipe, tmp_path: Path) -> None:
     imported = re.findall(r"^(?:from|import) (\w+)", recipe.code, re.MULTILINE)
     needed = [*imported, *(module for word, module in NEEDS.items() if word in recipe.code)]
@@ -153,6 +155,14 @@ def test_a_documented_recipe_finds_all_classes_and_images(builds: Builds, recipe
         assert set(found["numbers"]) == {"0", "1"}
         assert of_one_split or found["numbers"] == {"0": 12, "1": 8}
     assert {"names", "folders", "numbers"} & {name for name, value in found.items() if value}
+
+
+def test_there_is_a_recipe_for_every_layout_but_one_for_people() -> None:
+    layouts = {
+        parsed.main(shlex.split(recipe.command)[2:], standalone_mode=False).options.get("layout", "imagefolder")
+        for recipe in recipes()
+    }
+    assert layouts == set(protocol.LAYOUTS.installed()) - {"label_studio"}
 
 
 def test_hugging_face_finds_the_splits_that_there_are(builds: Builds) -> None:
