@@ -52,12 +52,13 @@ def running(block: Block, env: Mapping[str, str], folder: Path) -> Iterator[None
         )
     try:
         deadline = time.monotonic() + _READY_SECONDS
-        while "postgres" not in log.read_text(errors="replace").lower():
+        while not any(text in log.read_text(errors="replace").lower() for text in ("postgres", " ready.")):
             assert process.poll() is None, log.read_text(errors="replace")
             assert time.monotonic() < deadline, log.read_text(errors="replace")
             time.sleep(0.2)
         yield
-        process.send_signal(signal.SIGINT)
+        # As a reader stops the services of development, and an operator a worker.
+        process.send_signal(signal.SIGTERM if "celery" in block.text else signal.SIGINT)
         assert process.wait(timeout=60) in {0, 130}, log.read_text(errors="replace")
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -97,7 +98,7 @@ def test_the_commands_of_a_document_can_be_typed_in_their_order(
     (tmp_path / "cats.txt").rename(folder / "cats.txt")
     found = [block for block in documents.blocks(path) if block.mark]
     env = dict(reader)
-    if not any(block.mark == "background" or "build" in block.text for block in found):
+    if not any("pixcrawler up" in block.text or "build" in block.text for block in found):
         # The reader of an operator's page has services.
         stack = request.getfixturevalue("stack")
         env |= {name: value for name, value in stack.env.items() if name.startswith("PIXCRAWLER_")}
