@@ -44,8 +44,8 @@ class Api:
 
 
 @pytest.fixture(autouse=True)
-def fastapi(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    modules = {
+def fastapi(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules: dict[str, dict[str, Any]] = {
         "fastapi": {"FastAPI": Api, "HTTPException": HTTPError},
         "fastapi.responses": {"FileResponse": lambda path, filename: path.with_name(filename)},
     }
@@ -53,7 +53,6 @@ def fastapi(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         module = types.ModuleType(name)
         module.__dict__.update(members)
         monkeypatch.setitem(sys.modules, name, module)
-    return
 
 
 @pytest.fixture
@@ -116,7 +115,7 @@ def test_changes_of_status_are_heard(lists: redis.Redis, sessions: Sessions, dat
 
     async def first_change() -> dict[str, Any]:
         async with aclosing(changes()) as found:
-            heard = asyncio.ensure_future(anext(found))
+            heard: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(anext(found))
             while not heard.done():
                 # Until the connection listens.
                 await asyncio.sleep(0.05)

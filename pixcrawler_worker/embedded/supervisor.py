@@ -24,7 +24,7 @@ from pixcrawler_worker.embedded.services import FAKE_REDIS, EmbeddedError, Pids,
 _NAME = "pixcrawler"  # the database, and the role that owns it
 _PORT = 5432  # only a part of the socket's name, unless it listens on the loopback interface
 _LOOPBACK = "127.0.0.1"
-#: Users of this machine who reach the sockets are trusted; whoever else reaches the port needs the password.
+#: Users of this machine who reach the sockets are trusted; others who reach the port need the password.
 _ACCESS = f"local all all trust\nhost all all {_LOOPBACK}/32 scram-sha-256\n"
 _START_TIMEOUT = timedelta(seconds=60)  # long, for the recovery after a crash
 

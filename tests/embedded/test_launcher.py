@@ -283,7 +283,7 @@ def test_a_client_that_needs_durability_does_not_connect_to_services_without_it(
         assert both_answer(services)
 
 
-def test_on_request_they_listen_on_loopback_for_whoever_has_the_password(tmp_path: Path) -> None:
+def test_on_request_they_listen_on_loopback_for_those_who_have_the_password(tmp_path: Path) -> None:
     with launcher.running(tmp_path, durable=False, tcp=True) as services:
         assert both_answer(services)
         assert services.tcp_database_url
