@@ -57,8 +57,8 @@ def _clean_up(runtime: Runtime, ref: JobRef) -> int:
         orphaned = transact(runtime.sessions, lambda session: orphans(session, found))
         runtime.run(runtime.storage.delete(orphaned))
     except (TransientError, PermanentError) as error:
-        log.warning("orphaned files are left to the next clean-up", job=ref.id, reason=str(error))
+        log.warning("orphaned files are left to the next clean-up", kind=ref.table.name, job=ref.id, reason=str(error))
         return 0
     if orphaned:
-        log.info("orphaned files removed", job=ref.id, files=len(orphaned))
+        log.info("orphaned files removed", kind=ref.table.name, job=ref.id, files=len(orphaned))
     return len(orphaned)

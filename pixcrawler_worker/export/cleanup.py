@@ -47,7 +47,7 @@ def _renew_urls(runtime: Runtime) -> None:
         try:
             _renew_url(runtime, one)
         except (TransientError, PermanentError) as error:
-            log.warning("the URL of an export is not renewed", job=one.job_id, reason=str(error))
+            log.warning("the URL of an export is not renewed", kind=EXPORT_JOBS.name, job=one.job_id, reason=str(error))
 
 
 def _renew_url(runtime: Runtime, one: ExpiringUrl) -> None:
@@ -81,7 +81,7 @@ async def _remove_files(runtime: Runtime, limits: JobLimits) -> int:
         begin = functools.partial(_begin_cleaning, job_id=job_id)
         if orphaned and bool(transact(runtime.sessions, begin)):
             await runtime.storage.delete(orphaned)
-            log.info("files of an export removed", job=job_id, files=len(orphaned))
+            log.info("files of an export removed", kind=EXPORT_JOBS.name, job=job_id, files=len(orphaned))
             lost += 1
     await runtime.storage.abort_uploads(plan.FOLDER, older=limits.grace_period)
     return lost
