@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     kept_failures: int = Field(
         100_000, ge=0, le=10_000_000, description="rejected candidates of a job that are kept with URL and details"
     )
+    held_jobs: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z]+:[0-9]+$")], ...], NoDecode] = Field(
+        (), description="jobs that the worker leaves alone: crawl:3,export:5, comma-separated"
+    )
     start_pending: bool = Field(False, description="start pending rows without a message")
     metrics_port: int | None = Field(
         None, ge=1, le=65_535, description="port on which a worker serves Prometheus metrics; by default it does not"
@@ -91,7 +94,7 @@ class Settings(BaseSettings):
             raise ValueError("expected pairs such as upload.wikimedia.org=2, separated by commas")
         return {host.strip().lower(): number.strip() for host, _, number in pairs}
 
-    @field_validator("allowed_networks", mode="before")
+    @field_validator("allowed_networks", "held_jobs", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -109,6 +112,11 @@ class Settings(BaseSettings):
     def lease(self) -> timedelta:
         """A chunk without a heartbeat for this long is requeued."""
         return timedelta(seconds=self.lease_seconds)
+
+    def held(self, kind: str) -> frozenset[int]:
+        """Return the ids of the jobs of a kind that the worker leaves alone."""
+        pairs = (name.split(":") for name in self.held_jobs)
+        return frozenset(int(number) for name, number in pairs if name == kind)
 
     def require_database(self) -> str:
         """Return the URL of the database.

@@ -45,7 +45,12 @@ def _register(kind: AnyJobKind) -> None:
         """Plan a pending job, with its options; on one that was started do nothing."""
         with _unknown_dropped(), _put_back_in_outage():
             job_id, options = _arguments(kind, (kind.table.id_name, "options"), given, named)
-            send_messages(submission.start(runtime.current(), kind, _job_id(kind, job_id), options))
+            wanted = _job_id(kind, job_id)
+            if wanted in runtime.current().settings.held(kind.table.name):
+                submission.record(runtime.current(), kind, wanted, options)
+                log.info("job not started: the settings hold it", kind=kind.table.name, job=wanted)
+                return
+            send_messages(submission.start(runtime.current(), kind, wanted, options))
 
     @app.task(name=str(kind.table.chunk_task))
     def run_chunk(*given: object, **named: object) -> None:

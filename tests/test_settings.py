@@ -41,6 +41,7 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "DECODE_SECONDS": ("2.5", 2.5),
     "PLACEHOLDERS": (str(placeholders.SHIPPED), placeholders.SHIPPED),
     "KEPT_FAILURES": ("0", 0),
+    "HELD_JOBS": ("crawl:3, export:5", ("crawl:3", "export:5")),
     "START_PENDING": ("true", True),
     "METRICS_PORT": ("9400", 9400),
     "LOG_FORMAT": ("json", "json"),

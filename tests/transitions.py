@@ -45,6 +45,11 @@ def releasing(sessions: Sessions, ref: JobRef) -> Work:
     return lambda session: chunks.release(session, claim, error="busy", jitter=0.5)
 
 
+def unclaiming(sessions: Sessions, ref: JobRef) -> Work:
+    claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
+    return lambda session: chunks.undo_claim(session, claim)
+
+
 def failing(sessions: Sessions, ref: JobRef) -> Work:
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     return lambda session: chunks.fail(session, claim, error="broken")
@@ -97,6 +102,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     claiming,
     finishing,
     releasing,
+    unclaiming,
     failing,
     reaping,
     cancelling,

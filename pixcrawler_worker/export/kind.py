@@ -12,6 +12,7 @@ EXPORT = JobKind(
     start_task=Task.EXPORT_START,
     cancel_task=Task.EXPORT_CANCEL,
     retry_task=Task.EXPORT_RETRY,
+    record_request=planner.record_request,
     plan=planner.plan,
     prepare=worker.prepare,
     work=worker.work,

@@ -27,6 +27,12 @@ _DELETION = timedelta(minutes=1)
 _LOSSY_FORMATS = frozenset({"jpg", "webp", "avif"})
 
 
+def record_request(runtime: Runtime, session: Session, ref: JobRef, options: object) -> None:
+    """Record that a job was requested; its options are in its row."""
+    del runtime, options
+    exports.request(session, ref.id)
+
+
 def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     """Select the images of an export and return a chunk for each of its archives. The caller holds the job's lock.
 

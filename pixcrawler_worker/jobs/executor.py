@@ -89,7 +89,9 @@ def run(  # noqa: PLR0913 - what production passes, and the seams of tests
     if claimed is None:
         return []
     kind, claim, work = claimed
-    with structlog.contextvars.bound_contextvars(job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt):
+    with structlog.contextvars.bound_contextvars(
+        kind=kind.table.name, job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt
+    ):
         with _Heartbeat(runtime, claim, limits) as heartbeat:
             outcome = _attempt(runtime, kind, claim, work, heartbeat, limits, jitter)
         return _next_messages(runtime, kind, claim, outcome)
@@ -108,6 +110,7 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
     tables = [one.table for one in turns.kinds] if turns else []
     claimant = owner(chunk_id)
     favor_short = jitter() < _FAVORED
+    held = {table.ref(job_id) for table in kinds for job_id in runtime.settings.held(table.name)}
 
     def work(session: Session) -> tuple[fairness.Taken, Any]:
         taken = fairness.claim(
@@ -118,6 +121,7 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
             owner=claimant,
             lease=runtime.settings.lease,
             favor_short=favor_short,
+            held=held,
         )
         claim = taken.claim
         if claim is None:

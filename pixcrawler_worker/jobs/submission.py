@@ -62,6 +62,16 @@ def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = Non
     return planned or []
 
 
+def record(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object) -> None:
+    """Record the request of a pending job without planning it: sweeps plan it later. Harmless on any other.
+
+    Invalid options are recorded by the start, which fails the job for them.
+    """
+    ref = kind.table.ref(job_id)
+    with contextlib.suppress(PermanentError):
+        transact(runtime.sessions, lambda session: _remember(runtime, session, kind, ref, options))
+
+
 def give_up(runtime: Runtime, kind: AnyJobKind, job_id: int, reason: str) -> None:
     """Fail a job that cannot be planned or concluded, for a reason that another attempt does not change.
 

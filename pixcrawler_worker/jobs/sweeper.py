@@ -11,6 +11,7 @@ that job, with the error as its reason.
 import functools
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -21,6 +22,7 @@ import structlog
 from pixcrawler_worker import metrics
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.ledger import broker, chunks, dispatch, jobs, sweeps
+from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState
@@ -80,8 +82,8 @@ class _Step(StrEnum):
 
 #: Leases that the message of a row without options gets: its options would come too late.
 _GRACE_LEASES = 5
-
-
+#: Steps that bring a job further, by its id: not one that the settings hold.
+_ADVANCING = frozenset({_Step.START, _Step.CONCLUDE})
 #: What is said of a job that a step gives up.
 _HOPELESS = {_Step.START: "the job could not be planned", _Step.CONCLUDE: "the job could not be concluded"}
 
@@ -178,6 +180,37 @@ def expire_lease(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]
     return transact(runtime.sessions, work)
 
 
+def release_stopped(runtime: Runtime, kinds: Iterable[AnyJobKind], *, ended: Callable[[int], bool]) -> int:
+    """Release the chunks of a worker that was stopped on purpose, and return how many: that is no crash of a chunk.
+
+    Args:
+        runtime: connects to the database.
+        kinds: of jobs.
+        ended: whether a process of this machine has ended.
+
+    Raises:
+        TransientError: when the database does not answer. Their leases expire later then.
+    """
+    released = 0
+    for kind in kinds:
+        for owner, claim in _claims(runtime, kind):
+            pid = local_pid(owner)
+            if pid is None or not ended(pid):
+                continue
+            with suppress(NotRunningError):
+                transact(runtime.sessions, functools.partial(_undo_claim, claim=claim), pauses=())
+                released += 1
+    return released
+
+
+def _claims(runtime: Runtime, kind: AnyJobKind) -> list[tuple[str, Claim]]:
+    return transact(runtime.sessions, lambda session: chunks.claims(session, kind.table), pauses=())
+
+
+def _undo_claim(session: Session, claim: Claim) -> None:
+    chunks.undo_claim(session, claim)
+
+
 @dataclass(slots=True)
 class _Sweep:
     """The steps of one sweep."""
@@ -222,9 +255,16 @@ class _Sweep:
                 return
             self.swept.reaped += 1
             metrics.CHUNKS_REAPED.labels(kind.table.name).inc()
-            log.warning("chunk reaped: its lease expired", chunk=reaped.chunk_id, job=reaped.job.id)
+            log.warning(
+                "chunk reaped: its lease expired", chunk=reaped.chunk_id, kind=kind.table.name, job=reaped.job.id
+            )
             if reaped.state is ChunkState.FAILED:
-                log.error("chunk failed: its lease expired twice", chunk=reaped.chunk_id, job=reaped.job.id)
+                log.error(
+                    "chunk failed: its lease expired twice",
+                    chunk=reaped.chunk_id,
+                    kind=kind.table.name,
+                    job=reaped.job.id,
+                )
 
         self._each(_Step.REAP, kind, find, act)
 
@@ -248,7 +288,7 @@ class _Sweep:
         def work(session: Session) -> None:
             if not sweeps.try_lock(session, sweeps.Step.DISPATCH):
                 return
-            waiting = self.setbacks.waiting(_Step.DISPATCH, kind.table.name)
+            waiting = self.setbacks.waiting(_Step.DISPATCH, kind.table.name) | self._held(kind)
             for ref, room in dispatch.short_of_messages(session, kind.table, window=window):
                 if ref.id not in waiting:
                     self._row(_Step.DISPATCH, kind, ref.id, functools.partial(self._dispatch_job, ref, room))
@@ -336,8 +376,16 @@ class _Sweep:
             self.swept.repaired += 1
             metrics.COUNTERS_REPAIRED.labels(kind.table.name).inc()
             log.error(
-                "counters differed from the ledger and were repaired", job=ref.id, was=repair.before, now=repair.after
+                "counters differed from the ledger and were repaired",
+                kind=kind.table.name,
+                job=ref.id,
+                was=repair.before,
+                now=repair.after,
             )
+
+    def _held(self, kind: AnyJobKind) -> frozenset[int]:
+        """Return the jobs of a kind that this worker leaves alone."""
+        return self.runtime.settings.held(kind.table.name)
 
     def _each(
         self,
@@ -356,6 +404,8 @@ class _Sweep:
         """
         ends_at = time.monotonic() + self.limits.sweep_step.total_seconds()
         skip = self.setbacks.waiting(step, kind.table.name)
+        if step in _ADVANCING:
+            skip |= self._held(kind)
         while found := self._query(step, kind, lambda session: find(session, skip)):
             for row_id in found:
                 if time.monotonic() > ends_at:

@@ -12,6 +12,7 @@ VALIDATION = JobKind(
     start_task=Task.VALIDATION_START,
     cancel_task=Task.VALIDATION_CANCEL,
     retry_task=Task.VALIDATION_RETRY,
+    record_request=planner.record_request,
     plan=planner.plan,
     prepare=worker.prepare,
     work=worker.work,

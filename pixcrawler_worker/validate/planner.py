@@ -32,6 +32,12 @@ _DECODE_SETTINGS = {
 }
 
 
+def record_request(runtime: Runtime, session: Session, ref: JobRef, options: object) -> None:
+    """Record that a job was requested; its options are in its row."""
+    del runtime, options
+    validations.record_request(session, ref.id)
+
+
 def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     """Return the chunks that validate the images of the crawl job. The caller holds the job's lock.
 

@@ -1,5 +1,7 @@
 """One sweep for all kinds, one that the package does not know among them."""
 
+import os
+from dataclasses import replace
 from functools import partial
 
 import ledger
@@ -7,14 +9,15 @@ import pytest
 from ledger import at_once
 from toy.kind import TOY_JOBS, make_toy, open_chunks, toy, toy_kind
 
-from pixcrawler_worker.db.ledger import sweeps
+from pixcrawler_worker import settings
+from pixcrawler_worker.db.ledger import chunks, sweeps
 from pixcrawler_worker.db.ledger.sweeps import Step
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.sweeper import Swept
 from pixcrawler_worker.registry import JOB_KINDS
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, owner
 
 
 def sweep(runtime: Runtime) -> Swept:
@@ -47,6 +50,54 @@ def test_a_chunk_whose_worker_died_is_reaped_and_one_that_kills_workers_fails(
         assert sweep(runtime).reaped == 1
         assert ledger.states_of(sessions, ref) == [state]
     assert toy(sessions, ref).status == "failed"
+
+
+def test_the_chunks_of_a_worker_that_was_stopped_are_released_as_if_never_claimed(
+    runtime: Runtime, sessions: Sessions
+) -> None:
+    ref = make_toy(sessions, numbers=2)
+    first, second = submission.start(runtime, toy_kind(), ref.id)
+    kinds = [*JOB_KINDS.values(), toy_kind()]
+    for _ in range(3):  # more often than a chunk may crash
+        with sessions.begin() as session:
+            for message in (first, second):
+                chunks.claim(session, TOY_JOBS, message.chunk_id, owner=owner(message.chunk_id), lease=ledger.LEASE)
+        assert sweeper.release_stopped(runtime, kinds, ended=lambda pid: pid != os.getpid()) == 0
+        assert sweeper.release_stopped(runtime, kinds, ended=lambda pid: pid == os.getpid()) == 2
+        found = ledger.chunks_of(sessions, ref)
+        assert [(one.state, one.attempt, one.crash_count) for one in found] == [(ChunkState.QUEUED, 0, 0)] * 2
+    # Their messages are sent again at once.
+    swept = sweep(runtime)
+    assert len(swept.messages) == 2
+    drive(runtime, swept)
+    assert toy(sessions, ref).status == "completed"
+
+
+def test_jobs_that_the_settings_hold_are_left_alone(runtime: Runtime, sessions: Sessions) -> None:
+    pending = make_toy(sessions, numbers=2, requested_at="2020-01-01")
+    running, ended, free = (make_toy(sessions, numbers=2) for _ in range(3))
+    messages = {ref: submission.start(runtime, toy_kind(), ref.id) for ref in (running, ended, free)}
+    for message in messages[ended]:
+        executor.run(runtime, toy_kind(), message.chunk_id)
+    ledger.execute(sessions, "UPDATE toy_jobs SET status = 'running' WHERE id = :id", id=ended.id)
+    ledger.execute(sessions, "UPDATE pixcrawler.chunks SET dispatched_at = NULL")
+    held = ",".join(f"toy:{ref.id}" for ref in (pending, running, ended))
+    holding = replace(runtime, settings=settings.load(**dict(runtime.settings) | {"held_jobs": held}))
+    swept = sweep(holding)
+    assert {message.chunk_id for message in swept.messages} == {one.chunk_id for one in messages[free]}
+    # Nor is a message about one of them a reason to run it; one about another job does not serve them.
+    turns = executor.Turns([toy_kind()], postpone=lambda _: None)
+    for one in messages[running] + messages[free]:
+        executor.run(holding, toy_kind(), one.chunk_id, turns=turns)
+    assert [toy(sessions, ref).status for ref in (pending, running, ended, free)] == [
+        *("pending", "running", "running"),
+        "completed",
+    ]
+    assert ledger.states_of(sessions, running) == [ChunkState.QUEUED] * 2
+    # Without the setting, they end.
+    swept = sweep(runtime)
+    drive(runtime, swept)
+    assert [toy(sessions, ref).status for ref in (pending, running, ended)] == ["completed"] * 3
 
 
 def test_lost_messages_are_sent_again_by_one_worker_of_many(runtime: Runtime, sessions: Sessions) -> None:

@@ -288,6 +288,45 @@ def fail(session: Session, claim: Claim, *, error: str) -> ChunkOutcome:
     return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.FAILED))
 
 
+def undo_claim(session: Session, claim: Claim) -> ChunkOutcome:
+    """Queue a chunk again as if it had not been claimed, because its worker was stopped on purpose.
+
+    Raises:
+        NotRunningError: when the job is not running. Roll back.
+    """
+    if lock_claim(session, claim) is not ClaimState.VALID:
+        return ChunkOutcome.LOST
+    _write(
+        session,
+        claim.chunk_id,
+        state=ChunkState.QUEUED,
+        attempt=max(claim.attempt - 1, 0),
+        available_at=_NOW,
+        lease_until=None,
+        dispatched_at=None,
+        error="its worker was stopped",
+    )
+    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.QUEUED))
+
+
+def claims(session: Session, table: JobTable) -> list[tuple[str, Claim]]:
+    """Return the claims of all running chunks of a kind of job, each with its owner."""
+    rows = session.execute(
+        select(
+            table.chunk_key.label("job_id"),
+            *(Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload, Chunk.owner),
+        ).where(table.chunk_key.is_not(None), Chunk.state == ChunkState.RUNNING)
+    )
+    return [
+        (
+            row.owner,
+            Claim(row.id, table.ref(row.job_id), row.fence, row.attempt, row.max_attempts, _object(row.payload)),
+        )
+        for row in rows
+        if row.owner is not None and row.fence is not None
+    ]
+
+
 def expired(session: Session, table: JobTable, *, skip: Collection[int] = (), limit: int) -> list[int]:
     """Return chunks of running jobs of a kind whose lease expired, without those in `skip`."""
     query = (

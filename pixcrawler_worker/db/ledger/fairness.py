@@ -6,7 +6,7 @@ process claims a chunk of that job, and the message goes back to the end of the 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -71,6 +71,7 @@ def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the
     owner: str,
     lease: timedelta,
     favor_short: bool,
+    held: Collection[JobRef] = (),
 ) -> Taken:
     """Claim the chunk that a message names, or one of a job whose turn it is.
 
@@ -84,6 +85,7 @@ def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the
         owner: unique to this delivery, so that a claim whose COMMIT lost its answer is found again.
         lease: how long the claim is valid without a heartbeat.
         favor_short: see `next_turn`.
+        held: jobs of which no chunk is claimed.
 
     Raises:
         NotRunningError: when the job is not running. Roll back: the chunks stay as they were.
@@ -102,10 +104,11 @@ def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the
         found = (chunks.claim(session, one, named["mine"], owner=owner, lease=lease) for one in {table, *tables})
         taken = next(filter(None, found), None)
         return Taken(taken, _postpone(session, table, chunk_id) if named["mine"] != chunk_id else None)
-    if not named["claimable"]:
+    if not named["claimable"] or table.ref(named["job_id"]) in held:
         return Taken()
     turn = next_turn(session, tables, table.ref(named["job_id"]), favor_short=favor_short)
-    if turn != table.ref(named["job_id"]) and (other := _first_claimable(session, turn)) is not None:
+    is_other = turn != table.ref(named["job_id"]) and turn not in held
+    if is_other and (other := _first_claimable(session, turn)) is not None:
         taken = chunks.claim(session, turn.table, other, owner=owner, lease=lease)
         return Taken(taken, _postpone(session, table, chunk_id))
     return Taken(chunks.claim(session, table, chunk_id, owner=owner, lease=lease))
