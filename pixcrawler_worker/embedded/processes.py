@@ -93,6 +93,23 @@ def wait_until(timeout: timedelta, done: Callable[[], bool]) -> bool:
     return True
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process of this machine runs; one that has ended and was not waited for does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        # The state follows the name, which may hold anything (proc_pid_stat(5)).
+        return not Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].startswith(" Z")
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
+    except OSError:
+        return True
+
+
 def setpriv() -> str | None:
     """Return the path of setpriv from util-linux, or None; the one from Busybox lacks options."""
     found = shutil.which("setpriv")

@@ -34,7 +34,8 @@ _Process = subprocess.Popen[bytes]
 def supervise(config: SupervisorConfig, first_client: socket.socket) -> None:
     """Start both servers, serve the first client and later ones, and stop both servers when the last one disconnects.
 
-    SIGTERM and the end of a server stop both servers too: clients never have only one of them.
+    SIGTERM and the end of a server stop both servers too: clients never have only one of them. Before they are ready,
+    SIGTERM ends the start at once.
     """
     signals = _Signals()
     # The connection of the last client stays open until both servers have stopped, and closing it tells the client so.
@@ -54,8 +55,10 @@ def supervise(config: SupervisorConfig, first_client: socket.socket) -> None:
                 tcp_broker_url=redis.tcp_url,
             )
             # When this is closed, a new client cannot connect, and starts the services when this process has ended.
+            signals.starting = False
             with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(config.sockets / "supervisor"))
+                path = config.sockets / "supervisor"
+                listener.bind(str(path))
                 listener.listen()
                 _serve(
                     clients,
@@ -64,8 +67,12 @@ def supervise(config: SupervisorConfig, first_client: socket.socket) -> None:
                     signals=signals,
                     are_running=lambda: postgres.process.poll() is None and redis.is_running(),
                 )
+                # By this the last client knows that it may kill the servers.
+                path.unlink()
     except EmbeddedError as error:
         _send(first_client, json.dumps({"error": str(error)}))
+    except _StopRequestedError:
+        pass
     finally:
         shutil.rmtree(config.sockets, ignore_errors=True)
         (config.data_dir / "services.json").unlink(missing_ok=True)
@@ -91,10 +98,20 @@ class _Postgres:
     tcp_url: str | None = None
 
 
+class _StopRequestedError(Exception):
+    """SIGTERM was received before the servers were ready."""
+
+
 class _Signals:
-    """SIGTERM and SIGCHLD as a socket for a selector. After SIGCHLD a server may have ended."""
+    """SIGTERM and SIGCHLD as a socket for a selector. After SIGCHLD a server may have ended.
+
+    Attributes:
+        starting: whether the servers are not ready yet: the first SIGTERM is raised then.
+        stop_requested: whether SIGTERM was received.
+    """
 
     def __init__(self) -> None:
+        self.starting = True
         self.stop_requested = False
         self.wakeup, self._wakeup_sender = socket.socketpair()
         self.wakeup.setblocking(False)
@@ -106,7 +123,9 @@ class _Signals:
             signal.signal(number, lambda *_: None)
 
     def _request_stop(self, *_: object) -> None:
-        self.stop_requested = True
+        is_first, self.stop_requested = not self.stop_requested, True
+        if self.starting and is_first:
+            raise _StopRequestedError
 
 
 def _serve(
@@ -216,8 +235,14 @@ def _run_single(config: SupervisorConfig, lock: IO[str], cluster: Path, database
 
 
 def _run_step(command: list[str], lock: IO[str], statement: str) -> None:
-    step = _spawn(command, lock, signal.SIGKILL, stdin=subprocess.PIPE)
-    step.communicate(statement.encode())
+    step = _spawn(command, lock, signal.SIGKILL, stdin=subprocess.PIPE, new_session=True)
+    try:
+        step.communicate(statement.encode())
+    except _StopRequestedError:
+        # With the processes that it has started.
+        os.killpg(step.pid, signal.SIGKILL)
+        step.wait()
+        raise
     if step.returncode:
         raise EmbeddedError(f"{command[0]} failed: {processes.last_lines(processes.log_of(lock))}")
 
@@ -291,12 +316,17 @@ def _serve_fake_redis() -> int:
 
 
 def _spawn(
-    command: list[str], lock: IO[str], stop_with: signal.Signals, *, stdin: int = subprocess.DEVNULL
+    command: list[str],
+    lock: IO[str],
+    stop_with: signal.Signals,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    new_session: bool = False,
 ) -> _Process:
     """Start a process to which, on Linux, the kernel sends this signal when the supervisor dies."""
     setpriv = processes.setpriv()
     die_with_supervisor = [setpriv, "--pdeathsig", stop_with.name.removeprefix("SIG")] if setpriv else []
-    return processes.spawn([*die_with_supervisor, *command], lock=lock, stdin=stdin)
+    return processes.spawn([*die_with_supervisor, *command], lock=lock, stdin=stdin, new_session=new_session)
 
 
 @contextmanager
