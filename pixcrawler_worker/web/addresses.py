@@ -75,6 +75,9 @@ _SAFE_IN_QUERY = _SAFE_IN_PATH + "?"
 
 _ISATAP = 0x5EFE  # IANA's number in the interface identifiers of RFC 5214
 
+#: Added to what is said of an address that the setting can allow.
+_SETTING = " (PIXCRAWLER_ALLOWED_NETWORKS can allow it)"
+
 # Reserved, and on no interface: where even these can be bound, binding proves nothing (`ip_nonlocal_bind` of Linux).
 _UNASSIGNED: dict[int, Address] = {4: IPv4Address("240.0.0.1"), 6: IPv6Address("4000::1")}
 #: Letters that the older standard of internationalized names replaced or dropped, and the current one keeps.
@@ -173,9 +176,9 @@ class Guard:
         if any(address in network for network in self.allowed_networks):
             return
         if not is_public(address):
-            raise DeniedError(f"{address} is not a public address")
+            raise DeniedError(f"{address} is not a public address{_SETTING}")
         if self.is_own(address):
-            raise DeniedError(f"{address} is an address of this machine")
+            raise DeniedError(f"{address} is an address of this machine{_SETTING}")
         self._check_port(port)
 
     def check_resolved(self, host: str, answers: list[str], port: int) -> None:
@@ -266,7 +269,7 @@ def _literal(host: str) -> Address | None:
 
 def _check_name(host: str) -> None:
     if "." not in host or any(host == name or host.endswith(f".{name}") for name in _INTERNAL_NAMES):
-        raise DeniedError(f"{host} is an internal name")
+        raise DeniedError(f"{host} is an internal name{_SETTING}")
 
 
 def _isatap(address: IPv6Address) -> IPv4Address | None:
