@@ -1,10 +1,13 @@
 """`pixcrawler build`."""
 
 import contextlib
+import io
+import json
 import sys
+import time
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,6 +20,8 @@ from pixcrawler_worker.cli import (
     console,
     crawl_arguments,
     export_arguments,
+    interrupts,
+    job_status,
     job_watch,
     local_service,
     new_jobs,
@@ -24,14 +29,21 @@ from pixcrawler_worker.cli import (
 from pixcrawler_worker.cli.crawl_arguments import RawCrawlOptions
 from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.crawl.report import write_crawl_report
-from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
+from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db.job_views import CrawlView, ExportView, JobView, ValidationView, View
+from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import JobStatus
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.export import croissant, download
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.report import write_validation_report
+
+#: Unfinished jobs that are listed.
+_MAX_LEFT = 5
+#: How long a worker may take to retry a job, and the pause between two looks.
+_RETRY_SECONDS, _POLL_SECONDS = 60.0, 0.2
 
 
 @click.command()
@@ -43,7 +55,9 @@ from pixcrawler_worker.validate.report import write_validation_report
     metavar="DIR",
     help="Directory for the dataset, new or empty.  [default: the first keyword and the id of the job]",
 )
-@click.option("--job", type=arguments.NUMBER, metavar="ID", help="Resume a job instead of creating one.")
+@click.option(
+    "--job", type=arguments.NUMBER, metavar="ID", help="Resume a job, with the options that it was built with."
+)
 @export_arguments.add_options
 def build(
     exported: ExportArguments,
@@ -56,7 +70,8 @@ def build(
     """Turn keywords into a dataset in a directory: crawl, validate, export, download, and verify the checksums.
 
     Uses the configured services and their workers. Where none are configured, it runs its own PostgreSQL, Redis and
-    worker until it is done. Their data is kept, so that --job can resume an interrupted job. A zip is unpacked.
+    worker until it is done. Their data is kept, so that --job can resume an interrupted job, or try again what failed.
+    A zip is unpacked.
 
     \b
     pixcrawler build "red panda" "snow leopard" --max-images 200
@@ -71,25 +86,55 @@ def build(
             "a job has its keywords and options already: combine --job with --out, --format, --layout"
         )
     crawl = None if job is not None else crawl_arguments.parse(keywords, raw)
-    delivery = Delivery(*export_arguments.parse(exported))
+    request = _Request.parse({}, exported, out=out)
     if out is not None:
         download.require_empty(out)
-    with _services() as (runtime, check):
-        job_id = job or new_jobs.create_crawl(runtime, crawl) if crawl else job
-        assert job_id is not None
+    said = _Said() if job is None else _Said(_resumable(job))
+    with said.when_interrupted(), _services(job) as (runtime, check), said.when_interrupted():
         if crawl:
+            job_id = new_jobs.create_crawl(runtime, crawl, build=request.to_json())
+            said.text = _resumable(job_id)
             new_jobs.start(client.start_crawl, job_id, title=f"job {job_id}")
-        resume = f"pixcrawler build --job {job_id}"
-        interrupted = f"\njob {job_id} is stored. Resume it: {resume}. Cancel it: pixcrawler jobs cancel {job_id}"
-        ended = job_watch.watch(runtime.sessions, CrawlView, job_id, check=check, interrupted=interrupted)
-        folder = out or Path(f"{slug(_first_keyword(ended))}-{job_id}")
-        export = deliver(runtime, ended, folder, delivery, check=check, resume=resume)
-    if export is None:
+        else:
+            assert job is not None
+            job_id = job
+            request = _resume(runtime, job_id, exported, check, out=out)
+        ended = job_watch.watch(runtime.sessions, CrawlView, job_id, check=check, interrupted=said.text)
+        folder = Path(request.out) if request.out else Path(f"{slug(_first_keyword(ended))}-{job_id}")
+        if job is not None and out is None:
+            folder = _unused(folder)
+        export = deliver(
+            runtime, ended, folder, request.delivery, check=check, resume=f"pixcrawler build --job {job_id}"
+        )
+        if export is not None:
+            console.out.print(f"images: {export.exported_images} in {folder}", soft_wrap=True)
+            console.out.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+        said.text = ""
+    if export is None or ended.status != JobStatus.COMPLETED:
         sys.exit(1)
-    console.out.print(f"images: {export.exported_images} in {folder}", soft_wrap=True)
-    console.out.print(f"report: {folder / 'report.html'}", soft_wrap=True)
-    if ended.status != JobStatus.COMPLETED:
-        sys.exit(1)
+
+
+@dataclass(slots=True)
+class _Said:
+    """What is said when the command is interrupted: once, and before anything is stopped."""
+
+    text: str = "\ninterrupted before a job was created: there is nothing to resume"
+
+    @contextlib.contextmanager
+    def when_interrupted(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.text:
+                click.echo(self.text, err=True)
+            raise SystemExit(interrupts.EXIT_CODE) from None
+
+
+def _resumable(job_id: int) -> str:
+    return (
+        f"\njob {job_id} is stored. Resume it: pixcrawler build --job {job_id}. "
+        f"Cancel it: pixcrawler jobs cancel {job_id}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +143,31 @@ class Delivery:
 
     format: ExportFormat
     options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a build does after the crawl, as it is recorded with the job."""
+
+    out: str | None
+    delivery: Delivery
+
+    @classmethod
+    def parse(cls, recorded: Mapping[str, Any], given: ExportArguments, *, out: Path | None) -> "_Request":
+        """Return the request of a call, with what was recorded before where the call says nothing.
+
+        Raises:
+            click.UsageError: when the options are invalid, or do not fit to each other.
+        """
+        known, format_, before = (recorded.get(name) for name in ("options", "format", "out"))
+        if isinstance(format_, str) and given.format_ is None and given.layout is None:
+            given = replace(given, format_=format_)
+        file = io.StringIO(json.dumps(known if isinstance(known, dict) else {}))
+        delivery = Delivery(*export_arguments.parse(given, file))
+        return cls(str(out) if out else before if isinstance(before, str) else None, delivery)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"out": self.out, "format": self.delivery.format.value, "options": self.delivery.options}
 
 
 def deliver(
@@ -133,14 +203,16 @@ def deliver(
             err=True,
         )
         return None
-    validation_id = new_jobs.create_validation(runtime, job.id, name=job.name, rules={})
+    validation_id = _unfinished(
+        runtime, ValidationView, job.id, lambda one: (one.name, one.validation_rules) == (job.name, {})
+    ) or new_jobs.create_validation(runtime, job.id, name=job.name, rules={})
     new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
     validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
     if validation.status != JobStatus.COMPLETED:
         return None
-    export_id = new_jobs.create_export(
-        runtime, job.id, name=job.name, format_=delivery.format, options=delivery.options
-    )
+    export_id = _unfinished(
+        runtime, ExportView, job.id, lambda one: (one.format, one.export_options) == (delivery.format, delivery.options)
+    ) or new_jobs.create_export(runtime, job.id, name=job.name, format_=delivery.format, options=delivery.options)
     new_jobs.start(client.start_export, export_id, title=f"export {export_id}")
     export = job_watch.watch(runtime.sessions, ExportView, export_id, check=check, interrupted=interrupted)
     if export.status != JobStatus.COMPLETED:
@@ -153,8 +225,14 @@ def deliver(
                 write_validation_report(runtime, validation.id, folder / "quality.html", dataset=folder)
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
-        sys.exit(130)
+        sys.exit(interrupts.EXIT_CODE)
     return export
+
+
+def _unfinished(runtime: Runtime, view: type[View], crawl_id: int, fits: Callable[[View], bool]) -> int | None:
+    """Return the newest validation or export of a crawl job that an interrupted build has left; None without one."""
+    found = transact(runtime.sessions, lambda session: job_views.of_crawl(session, view, crawl_id))
+    return next((one.id for one in found if not one.ended and fits(one)), None)
 
 
 def _download(runtime: Runtime, export: ExportView, folder: Path, delivery: Delivery) -> None:
@@ -182,7 +260,7 @@ def _entries(archive: Path) -> int:
 
 
 @contextlib.contextmanager
-def _services() -> Iterator[tuple[Runtime, Callable[[], None] | None]]:
+def _services(job_id: int | None) -> Iterator[tuple[Runtime, Callable[[], None] | None]]:
     """Yield a runtime on the configured services; or on local ones, with a function that raises when they fail."""
     configured = settings.load()
     if configured.database_url is not None:
@@ -192,8 +270,73 @@ def _services() -> Iterator[tuple[Runtime, Callable[[], None] | None]]:
         return
     if configured.broker_url is not None:
         raise PermanentError("a broker is configured, but no database: set PIXCRAWLER_DATABASE_URL too")
-    with local_service.running(configured.data_dir) as service:
+    with local_service.running(configured.data_dir, resumed=job_id) as service:
+        if not service.is_shared:
+            _list_left(service.left)
         yield service.runtime, service.check
+
+
+def _list_left(left: Sequence[JobView]) -> None:
+    """Say which jobs of earlier commands are unfinished, and what can be done about them."""
+    crawls = {job.id for job in left if isinstance(job, CrawlView)}
+    # Resuming a crawl job takes its validations and exports along.
+    shown = [job for job in left if isinstance(job, CrawlView) or job.crawl_id not in crawls]
+    for job in shown[:_MAX_LEFT]:
+        done, total, noun = job.count
+        click.echo(
+            f"unfinished, and left alone: {job.title} ({console.printable(job.name)}), {done} of {total} {noun}. "
+            f"Resume it: pixcrawler build --job {job.crawl_id}. Cancel it: pixcrawler jobs cancel {job.argument}",
+            err=True,
+        )
+    if len(shown) > _MAX_LEFT:
+        click.echo(f"and {len(shown) - _MAX_LEFT} more, which pixcrawler jobs list shows", err=True)
+
+
+def _resume(
+    runtime: Runtime,
+    job_id: int,
+    exported: ExportArguments,
+    check: Callable[[], None] | None,
+    *,
+    out: Path | None,
+) -> _Request:
+    """Have a job run again that is not complete, and return what its build was requested with."""
+    job = job_status.require(runtime.sessions, CrawlView, job_id)
+    recorded = transact(runtime.sessions, lambda session: new_jobs.recorded_build(session, job_id))
+    request = _Request.parse(recorded, exported, out=out)
+    if request.to_json() != recorded:
+        transact(runtime.sessions, lambda session: new_jobs.record_build(session, job_id, request.to_json()))
+    if job.status == JobStatus.PENDING:
+        new_jobs.start(client.start_crawl, job_id, title=job.title)
+    elif job_status.has_retry(runtime.sessions, job):
+        new_jobs.start(client.retry_crawl, job_id, title=job.title)
+        _wait_for_retry(runtime, job, check)
+    return request
+
+
+def _wait_for_retry(runtime: Runtime, before: CrawlView, check: Callable[[], None] | None) -> None:
+    """Wait until a worker has set a job running again. It may have ended again by then."""
+    until = time.monotonic() + _RETRY_SECONDS
+    with console.out.status(f"retrying {before.title}"):
+        while time.monotonic() < until:
+            if check:
+                check()
+            now = job_status.require(runtime.sessions, CrawlView, before.id)
+            if (now.status, now.completed_at) != (before.status, before.completed_at):
+                return
+            time.sleep(_POLL_SECONDS)
+    raise TransientError(f"{before.title} was not retried within {_RETRY_SECONDS:.0f} s: does a worker run?")
+
+
+def _unused(folder: Path) -> Path:
+    """Return the folder; if it has files of an earlier build, another one next to it."""
+    found, number = folder, 1
+    while found.exists() and (not found.is_dir() or any(found.iterdir())):
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    if found != folder:
+        console.out.print(f"{folder} is not empty: the dataset is written to {found}", soft_wrap=True)
+    return found
 
 
 def _first_keyword(job: CrawlView) -> str:

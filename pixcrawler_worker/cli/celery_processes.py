@@ -4,15 +4,21 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-#: How long a stopping worker may take to finish its chunks; the next worker's sweep reaps unfinished ones.
-_GRACE_SECONDS = 30
+from pixcrawler_worker.cli import interrupts
+
+#: How long a stopping worker may take to finish its chunks; and after a Ctrl-C.
+_GRACE_SECONDS, _INTERRUPTED_SECONDS = 30.0, 3.5
+#: How long killed processes may take to disappear.
+_KILLED_SECONDS = 0.5
 #: The usual port of Flower; a free port is used when this one is server.
 _FLOWER_PORT = 5555
 
@@ -65,15 +71,26 @@ def _process(command: Sequence[str], log: IO[bytes] | None) -> Iterator[subproce
         command = [setpriv, "--pdeathsig", "TERM", *command]
     # In a session of its own, so that Ctrl-C reaches this process only, which stops the others in order.
     process = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
+    waiting = interrupts.current()
+    with waiting.last_resort(lambda: _kill(process)):
         try:
-            process.wait(timeout=_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield process
+        finally:
+            process.terminate()
+            waiting.wait(lambda: process.poll() is not None, seconds=_GRACE_SECONDS, interrupted=_INTERRUPTED_SECONDS)
+            _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a process and its children, and wait until they are gone."""
+    deadline = time.monotonic() + _KILLED_SECONDS
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        # It leads a session of its own, which has its number as long as one of its processes runs.
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.poll()
+            time.sleep(0.01)
+    process.wait()
 
 
 def _environment() -> dict[str, str]:

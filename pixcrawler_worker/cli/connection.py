@@ -1,10 +1,12 @@
-"""Connections to the services: the configured ones, or the embedded ones that run on this machine."""
+"""Connections to the services: the configured ones, or the embedded ones of the data directory."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 
 from pixcrawler_worker import logs, runtime, settings
+from pixcrawler_worker.cli import interrupts
+from pixcrawler_worker.db import server
 from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.runtime import Runtime
@@ -32,6 +34,12 @@ def use_services(services: Services) -> None:
     os.environ["PIXCRAWLER_BROKER_URL"] = services.broker_url
 
 
+def are_stopped() -> bool:
+    """Return whether the data directory has the data of embedded services that do not run, and no others are set."""
+    found = settings.load()
+    return found.database_url is None and launcher.exist(found.data_dir) and launcher.find(found.data_dir) is None
+
+
 @contextlib.contextmanager
 def connect() -> Iterator[Runtime]:
     """Yield a runtime on the configured services, or on the embedded ones, and close it afterwards.
@@ -47,3 +55,31 @@ def connect() -> Iterator[Runtime]:
         yield opened
     finally:
         opened.close()
+
+
+@contextlib.contextmanager
+def connect_to_data() -> Iterator[Runtime]:
+    """Yield a runtime as `connect` does; if the embedded services are stopped, run them while the context is open.
+
+    There is no worker then: jobs can be read and changed, and make no progress.
+
+    Raises:
+        PermanentError: when no database is configured, and the data directory has none.
+    """
+    with _running_services() if are_stopped() else contextlib.nullcontext(), connect() as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _running_services() -> Iterator[None]:
+    data_dir = settings.load().data_dir
+    with interrupts.handled() as interrupted, contextlib.ExitStack() as stack:
+        try:
+            services = stack.enter_context(launcher.running(data_dir, allow_fake=True, hurry=interrupted.hurry))
+            stack.enter_context(interrupted.last_resort(lambda: launcher.kill(services)))
+            use_services(services)
+            # The data may be that of an older version.
+            server.upgrade(services.database_url)
+            yield
+        finally:
+            interrupted.leaving = True

@@ -46,5 +46,5 @@ def crawl(
         job_id = new_jobs.create_crawl(runtime, parsed, project_id=project, name=name)
         click.echo(job_id)
         new_jobs.start(client.start_crawl, job_id, title=f"job {job_id}")
-        if watch and job_watch.watch(runtime.sessions, CrawlView, job_id).status != "completed":
+        if watch and not job_watch.succeeded(job_watch.watch(runtime.sessions, CrawlView, job_id)):
             sys.exit(1)

@@ -18,7 +18,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from pixcrawler_worker import client, settings
+from pixcrawler_worker import client, registry, settings
 from pixcrawler_worker.cli import build, console, job_watch, local_service, new_jobs
 from pixcrawler_worker.cli.build import Delivery
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
@@ -29,6 +29,7 @@ from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.protocol import ExportFormat
+from pixcrawler_worker.jobs import submission
 
 #: The images inside the scikit-image wheel, by label.
 _SAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -84,6 +85,7 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
                 PIXCRAWLER_SWEEP_SECONDS="1",
             )
         )
+        _cancel(service)
         job = _crawl(service, sorted(index), min(count, _MAX_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
         export = build.deliver(
@@ -101,6 +103,14 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
     console.out.print("\n" + "\n".join(f"{name:<19}{path}" for name, path in paths.items()), soft_wrap=True)
     if job.status != JobStatus.COMPLETED:
         sys.exit(1)
+
+
+def _cancel(service: LocalService) -> None:
+    """Cancel the jobs of demos that were interrupted: what served their images is gone."""
+    if not service.is_shared:
+        for job in service.left:
+            ref = job.table.ref(job.id)
+            submission.cancel(service.runtime, registry.kind_of(ref), ref.id)
 
 
 def _crawl(service: LocalService, labels: list[str], max_images: int) -> CrawlView:

@@ -73,7 +73,7 @@ def export(
         if not watch and out is None:
             return
         ended = job_watch.watch(runtime.sessions, ExportView, export_id)
-        if ended.status != "completed":
+        if not job_watch.succeeded(ended):
             sys.exit(1)
         if out is not None:
             fetched = download.fetch(runtime, ended, out)

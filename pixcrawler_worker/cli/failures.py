@@ -53,7 +53,7 @@ def failures(*, ref: JobRef, reasons: tuple[str, ...], retriable: bool, form: st
     if ref.table is not CRAWL_JOBS:
         raise PermanentError(f"{ref.table.name} {ref.id} has no URLs: expected the id of a crawl job")
     unknown = 0
-    with connection.connect() as runtime:
+    with connection.connect_to_data() as runtime:
         job_status.require(runtime.sessions, CrawlView, ref.id)
         if form == "csv":
             click.echo(_csv(_COLUMNS), nl=False)

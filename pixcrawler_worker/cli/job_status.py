@@ -15,6 +15,7 @@ from pixcrawler_worker.db.job_views import JobView, View
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, Sessions, transact
+from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.display import Row
 
@@ -36,6 +37,16 @@ def require(sessions: Sessions, view: type[View], job_id: int) -> View:
         listed_by = registry.kind_of(ref).display.listed_by
         raise PermanentError(f"there is no {ref}; `{listed_by}` lists the existing ones")
     return job
+
+
+def has_retry(sessions: Sessions, job: JobView) -> bool:
+    """Return whether a retry of a job would do anything: it has ended, and has not brought all that it could."""
+    ref = job.table.ref(job.id)
+    if not job.ended:
+        return False
+    if job.status != JobStatus.COMPLETED or job.failed_chunks:
+        return True
+    return transact(sessions, lambda session: registry.kind_of(ref).has_more(session, ref))
 
 
 def line(job: JobView) -> str:

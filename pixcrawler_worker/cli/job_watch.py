@@ -1,6 +1,5 @@
 """Watching a job of any kind until it ends."""
 
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,13 +9,13 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from pixcrawler_worker import registry
-from pixcrawler_worker.cli import console, job_status
+from pixcrawler_worker.cli import console, interrupts, job_status
 from pixcrawler_worker.db.job_views import JobView, View
 from pixcrawler_worker.db.session import Sessions, transact
+from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.kind import AnyJobKind
 
-_INTERRUPTED = 128 + signal.SIGINT
 _POLL_SECONDS = 0.5
 #: The period over which the rate is measured.
 _RATE_SECONDS = 15.0
@@ -56,11 +55,17 @@ def watch(
         job = follow(poll.read)
     except KeyboardInterrupt:
         click.echo(interrupted or _still_running(kind, first), err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(interrupts.EXIT_CODE)
     console.out.print(job_status.line(job), soft_wrap=True)
     for line in transact(sessions, lambda session: kind.display.outcome(session, job)):
         console.out.print(console.escaped(line), soft_wrap=True)
     return job
+
+
+def succeeded(job: JobView) -> bool:
+    """Return whether a job has ended as it should: completed, and with at least one image if it is to bring images."""
+    images = job.count[0] if job.brings_images else 1
+    return job.status == JobStatus.COMPLETED and images > 0
 
 
 def _still_running(kind: AnyJobKind, job: JobView) -> str:

@@ -14,10 +14,9 @@ from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import JobView
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.jobs import submission
+from pixcrawler_worker.jobs import submission, sweeper
 
 
 @click.group()
@@ -43,7 +42,7 @@ def list_(*, kind: str | None, limit: int, as_json: bool) -> None:
     def read(session: Session) -> list[JobView]:
         return [job for one in kinds for job in job_views.newest(session, one.display.view, limit=limit)]
 
-    with connection.connect() as runtime:
+    with connection.connect_to_data() as runtime:
         found = transact(runtime.sessions, read)
     # Of jobs that were created at the same time, those that work on the images of others are newer.
     found = sorted(found, key=lambda job: job.created_at)[::-1][:limit]
@@ -82,7 +81,7 @@ def show(*, ref: JobRef, as_json: bool) -> None:
     Includes the rejection reasons of a crawl job, the findings of a validation, or the files of an export.
     JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
     """
-    with connection.connect() as runtime:
+    with connection.connect_to_data() as runtime:
         job_status.print_table(runtime.sessions, ref, as_json=as_json)
     if not as_json:
         quarantine.note(runtime.settings)
@@ -91,14 +90,24 @@ def show(*, ref: JobRef, as_json: bool) -> None:
 @jobs.command()
 @click.argument("ref", type=arguments.JOB, metavar="JOB")
 def watch(*, ref: JobRef) -> None:
-    """Show the progress of a job until it ends. Exit code 1 when it failed or was cancelled.
+    """Show the progress of a job until it ends. Exit code 1 when it failed, was cancelled, or brought no image.
 
     JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
     """
     view = registry.kind_of(ref).display.view
-    with connection.connect() as runtime:
-        if job_watch.watch(runtime.sessions, view, ref.id).status != "completed":
+    has_worker = not connection.are_stopped()
+    with connection.connect_to_data() as runtime:
+        job = job_status.require(runtime.sessions, view, ref.id)
+        if not has_worker and not job.ended:
+            console.out.print(job_status.line(job), soft_wrap=True)
+            raise PermanentError(f"{job.title} does not run. {_without_worker(job)}")
+        if not job_watch.succeeded(job_watch.watch(runtime.sessions, view, ref.id)):
             sys.exit(1)
+
+
+def _without_worker(job: JobView) -> str:
+    """Return what runs a job of a data directory in which no service runs."""
+    return f"No worker runs in this directory. Run it: pixcrawler build --job {job.crawl_id}, or all: pixcrawler up"
 
 
 @jobs.command()
@@ -111,7 +120,7 @@ def cancel(*, ref: JobRef) -> None:
     JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
     """
     kind = registry.kind_of(ref)
-    with connection.connect() as runtime:
+    with connection.connect_to_data() as runtime:
         job_status.require(runtime.sessions, kind.display.view, ref.id)
         cancelled = submission.cancel(runtime, kind, ref.id)
         job = job_status.require(runtime.sessions, kind.display.view, ref.id)
@@ -128,10 +137,15 @@ def retry(*, ref: JobRef) -> None:
     JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
     """
     kind = registry.kind_of(ref)
-    with connection.connect() as runtime:
+    has_worker = not connection.are_stopped()
+    with connection.connect_to_data() as runtime:
         job = job_status.require(runtime.sessions, kind.display.view, ref.id)
-        if not job.ended or (job.status == JobStatus.COMPLETED and not job.failed_chunks):
+        if not job_status.has_retry(runtime.sessions, job):
             console.out.print(f"{job.title} is {job.status}: there is nothing to retry")
+            return
+        if not has_worker:
+            sweeper.unsent(runtime, submission.retry(runtime, kind, ref.id))
+            console.out.print(f"{job.title} is queued for a retry. {_without_worker(job)}", soft_wrap=True)
             return
         try:
             client.send(Task(str(kind.retry_task)), ref.id)

@@ -3,13 +3,12 @@
 The module of a command is imported when the command is called, so `pixcrawler --help` imports little but click.
 """
 
-import importlib
-import signal
 import sys
 from typing import NoReturn
 
 import click
 
+from pixcrawler_worker.cli import interrupts
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import WorkerError
 
@@ -32,8 +31,6 @@ _COMMANDS = {
 }
 _MODULE, _ATTRIBUTE, _HELP = range(3)
 
-_INTERRUPTED = 128 + signal.SIGINT
-
 
 class _LazyGroup(click.Group):
     """A group that imports a command when it is called."""
@@ -48,7 +45,7 @@ class _LazyGroup(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"pixcrawler_worker.cli.{_COMMANDS[cmd_name][_MODULE]}")
+        module = interrupts.load(f"pixcrawler_worker.cli.{_COMMANDS[cmd_name][_MODULE]}")
         command: click.Command = getattr(module, _COMMANDS[cmd_name][_ATTRIBUTE])
         return command
 
@@ -83,20 +80,34 @@ def main() -> NoReturn:
     Exit codes: 0 done; 1 the job or check failed; 2 invalid arguments; 130 interrupted.
     """
     try:
-        sys.exit(pixcrawler(prog_name="pixcrawler", standalone_mode=False) or 0)
+        code = _run()
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        # While Python ends, a Ctrl-C would be a traceback of whatever it meets.
+        interrupts.leave_at_once()
+    if code == interrupts.EXIT_CODE:
+        interrupts.leave()
+    sys.exit(code)
+
+
+def _run() -> str | int | None:
+    """Run a command and return its exit code; the error is printed."""
+    try:
+        return pixcrawler(prog_name="pixcrawler", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         click.echo(f"pixcrawler: {_one_line(error)}", err=True)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(_INTERRUPTED)
+        return interrupts.EXIT_CODE
     except WorkerError as error:
         if "--debug" in sys.argv:
             raise
         click.echo(f"pixcrawler: {error}", err=True)
-        sys.exit(1)
+        return 1
 
 
 def _one_line(error: click.ClickException) -> str:

@@ -1,6 +1,6 @@
 """Creating and starting jobs, as several commands do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -8,17 +8,33 @@ import click
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
 from pixcrawler_worker.client import BrokerError
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import job_rows
+from pixcrawler_worker.db import activity_log, job_rows
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
+#: The event of the activity log that has the options of a build.
+_BUILD = "build_requested"
+
 
 def create_crawl(
-    runtime: Runtime, crawl: CrawlArguments, *, project_id: int | None = None, name: str | None = None
+    runtime: Runtime,
+    crawl: CrawlArguments,
+    *,
+    project_id: int | None = None,
+    name: str | None = None,
+    build: Mapping[str, Any] | None = None,
 ) -> int:
     """Insert a crawl job with its options; return its id.
+
+    Args:
+        runtime: connects to the database.
+        crawl: the options.
+        project_id: the project that it belongs to; None for that of the command line.
+        name: of the job; None for its keywords.
+        build: the options of `pixcrawler build` for what follows the crawl; see `record_build`.
 
     Raises:
         PermanentError: when there is no such project.
@@ -35,12 +51,24 @@ def create_crawl(
         )
         if job_id is not None:
             planner.record_options(runtime, session, job_id, crawl.options)
+            if build is not None:
+                record_build(session, job_id, build)
         return job_id
 
     job_id = transact(runtime.sessions, insert)
     if job_id is None:
         raise PermanentError(f"there is no project {project_id}")
     return job_id
+
+
+def record_build(session: Session, job_id: int, options: Mapping[str, Any]) -> None:
+    """Record the options of `pixcrawler build` with a crawl job, in its activity log, for the build that resumes it."""
+    activity_log.record(session, CRAWL_JOBS.ref(job_id), _BUILD, options)
+
+
+def recorded_build(session: Session, job_id: int) -> dict[str, Any]:
+    """Return the options that were recorded last; empty for a crawl job that no build has created or resumed."""
+    return activity_log.newest_details(session, CRAWL_JOBS.ref(job_id), _BUILD) or {}
 
 
 def create_validation(runtime: Runtime, crawl_job_id: int, *, name: str, rules: dict[str, Any]) -> int:

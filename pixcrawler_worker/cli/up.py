@@ -2,13 +2,12 @@
 
 import contextlib
 import shlex
-import signal
 import time
 
 import click
 
 from pixcrawler_worker import settings
-from pixcrawler_worker.cli import arguments, celery_processes, connection
+from pixcrawler_worker.cli import arguments, celery_processes, connection, interrupts, local_service
 from pixcrawler_worker.db import server
 from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.embedded.services import Services
@@ -28,8 +27,11 @@ def up(*, concurrency: int | None, tcp: bool) -> None:
     Flower shows workers, queues and tasks in a browser; install it with pip install 'pixcrawler-worker[flower]'.
     """
     found = settings.load()
-    with contextlib.ExitStack() as stack:
-        services = stack.enter_context(launcher.running(found.data_dir, allow_fake=False, tcp=tcp))
+    with contextlib.suppress(KeyboardInterrupt), interrupts.handled() as interrupted, contextlib.ExitStack() as stack:
+        services = stack.enter_context(
+            launcher.running(found.data_dir, allow_fake=False, tcp=tcp, hurry=interrupted.hurry)
+        )
+        stack.enter_context(interrupted.last_resort(lambda: launcher.kill(services)))
         connection.use_services(services)
         server.upgrade(services.database_url)
         for line in export_lines(services, tcp=tcp):
@@ -37,13 +39,12 @@ def up(*, concurrency: int | None, tcp: bool) -> None:
         flower = stack.enter_context(celery_processes.flower(services.data_dir / "flower.log"))
         click.echo(f"Flower      {flower}")
         click.echo("Stop with Ctrl-C. In another terminal: pixcrawler crawl cat --urls list.txt --watch")
-        signal.signal(signal.SIGTERM, _interrupt)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                with celery_processes.worker(concurrency) as process:
-                    process.wait()
-                click.echo(f"the worker exited with code {process.returncode}; starting another one", err=True)
-                time.sleep(_PAUSE_SECONDS)
+        runtime = stack.enter_context(connection.connect())
+        while True:
+            with local_service.worker(runtime, concurrency) as process:
+                process.wait()
+            click.echo(f"the worker exited with code {process.returncode}; starting another one", err=True)
+            time.sleep(_PAUSE_SECONDS)
 
 
 def export_lines(services: Services, *, tcp: bool) -> list[str]:
@@ -59,7 +60,3 @@ def export_lines(services: Services, *, tcp: bool) -> list[str]:
         "PIXCRAWLER_DATA_DIR": str(services.data_dir),
     }
     return [f"export {name}={shlex.quote(value)}" for name, value in values.items() if value is not None]
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

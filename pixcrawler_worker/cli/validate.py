@@ -68,7 +68,7 @@ def validate(
         if not watch and report_path is None:
             return
         ended = job_watch.watch(runtime.sessions, ValidationView, validation_id)
-        if ended.status != "completed":
+        if not job_watch.succeeded(ended):
             sys.exit(1)
         if report_path is not None:
             click.echo(f"report: {report.write_validation_report(runtime, validation_id, report_path)}")

@@ -55,6 +55,21 @@ def record_once(session: Session, ref: JobRef, event: str, details: Mapping[str,
     return True
 
 
+def newest_details(session: Session, ref: JobRef, event: str) -> dict[str, Any] | None:
+    """Return the details of the newest entry of a job about an event; None without one."""
+    entry = session.scalars(
+        select(ActivityLog)
+        .where(
+            ActivityLog.resource_type == _resource(ref),
+            ActivityLog.resource_id == str(ref.id),
+            ActivityLog.action == f"{_resource(ref)}.{event}",
+        )
+        .order_by(ActivityLog.id.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if entry is None else entry.details
+
+
 def latest(session: Session, ref: JobRef, *, limit: int = 20) -> list[ActivityLog]:
     """Return the newest entries of a job, newest first."""
     return list(

@@ -26,6 +26,8 @@ class JobView(ABC):
     table: ClassVar[JobTable]
     #: What people call a job of the kind.
     noun: ClassVar[str]
+    #: Whether a job that has ended without an image has brought nothing.
+    brings_images: ClassVar[bool] = True
 
     id: int
     name: str
@@ -48,6 +50,11 @@ class JobView(ABC):
     def cancelled(self) -> bool:
         """Whether the job was cancelled, also where the kind has no status for that."""
         return self.status == JobStatus.CANCELLED
+
+    @property
+    def crawl_id(self) -> int:
+        """The id of the crawl job that it works for: its own, unless it works on the images of another job."""
+        return self.id
 
     @property
     def title(self) -> str:
@@ -108,6 +115,11 @@ class _ViewOfCrawl(JobView):
     error_message: str | None
 
     @property
+    def crawl_id(self) -> int:
+        """The id of the crawl job whose images it works on."""
+        return self.crawl_job_id
+
+    @property
     def cancelled(self) -> bool:
         """Whether the job was cancelled: the documented statuses have nothing but `failed` for that."""
         return self.status in {JobStatus.FAILED, JobStatus.CANCELLED} and self.error_message == CANCELLED
@@ -124,6 +136,7 @@ class ValidationView(_ViewOfCrawl):
 
     table = VALIDATION_JOBS
     noun = "validation"
+    brings_images = False
 
     validation_rules: Any
     total_images: int
@@ -181,6 +194,11 @@ def job(session: Session, view: type[View], job_id: int) -> View | None:
 def newest(session: Session, view: type[View], *, limit: int) -> list[View]:
     """Return the newest jobs of a kind, newest first."""
     return _found(session, view, limit=limit)
+
+
+def unfinished(session: Session, view: type[View]) -> list[View]:
+    """Return the jobs of a kind that have not ended, newest first."""
+    return _found(session, view, _column(view.table, "status").not_in(ENDED))
 
 
 def of_crawl(session: Session, view: type[View], crawl_job_id: int) -> list[View]:

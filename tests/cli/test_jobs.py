@@ -19,9 +19,10 @@ from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.jobs import submission
+from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 
 #: A name that tries to control the terminal of its reader.
@@ -139,11 +140,23 @@ def test_a_missing_job_is_an_error(env: Mapping[str, str], broker: redis.Redis) 
             call(env, "jobs", command, "424242")
 
 
-@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 1), ("cancelled", 1)])
-def test_watch_exits_as_the_job_ends(env: Mapping[str, str], sessions: Sessions, status: str, code: int) -> None:
-    job_id = make_job(sessions, status=status, progress=100 * (status == "completed"))
+@pytest.mark.parametrize(
+    ("status", "images", "code"), [("completed", 1, 0), ("completed", 0, 1), ("failed", 1, 1), ("cancelled", 1, 1)]
+)
+def test_watch_exits_as_the_job_ends(
+    env: Mapping[str, str], sessions: Sessions, status: str, images: int, code: int
+) -> None:
+    job_id = make_job(sessions, status=status, progress=100 * (status == "completed"), valid_images=images)
     result = call(env, "jobs", "watch", str(job_id))
-    assert (result.exit_code, result.stdout) == (code, f"job {job_id} {status}: 0 of 100 images, 0 of 0 chunks\n")
+    shown = f"job {job_id} {status}: {images} of 100 images, 0 of 0 chunks\n"
+    assert (result.exit_code, result.stdout) == (code, shown)
+
+
+def test_a_validation_that_found_no_valid_image_has_not_failed(env: Mapping[str, str], sessions: Sessions) -> None:
+    ref = start_job(sessions, chunks=0, kind=VALIDATION_JOBS)
+    with sessions.begin() as session:
+        jobs.end(session, ref, JobStatus.COMPLETED)
+    assert call(env, "jobs", "watch", f"validation:{ref.id}").exit_code == 0
 
 
 @pytest.mark.parametrize("kind", TABLES, ids=repr)
@@ -244,6 +257,34 @@ def test_a_job_that_runs_or_is_complete_is_not_retried(
     result = call(env, "jobs", "retry", f"{argument}{ref.id}")
     assert result.stdout == f"{title} {ref.id} is completed: there is nothing to retry\n"
     assert sent(broker, kind.queue) == []
+
+
+def test_a_completed_job_with_candidates_to_try_again_is_retried(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime
+) -> None:
+    ref = JobRef(CRAWL_JOBS, make_job(runtime.sessions, max_images=9))
+    (message,) = submission.start(runtime, CRAWL, ref.id, {"urls": ["https://example.org/"]})
+    claim = ledger.claim(runtime.sessions, message.chunk_id)
+    with runtime.sessions.begin() as session:
+        result = {"offered": 1, "reasons": {"timeout": 1}, "retriable": {"0": "timeout"}}
+        chunks.finish(session, claim, result=result, gains={"total_images": 1})
+        jobs.end(session, ref, JobStatus.COMPLETED)
+    assert call(env, "jobs", "retry", str(ref.id)).stdout.startswith(f"job {ref.id} is queued for a retry.")
+    assert sent(broker) == [("pixcrawler.crawl.retry", [ref.id])]
+
+
+def test_a_rejection_for_a_private_network_names_the_setting_that_allows_it(
+    env: Mapping[str, str], runtime: Runtime
+) -> None:
+    ref = JobRef(CRAWL_JOBS, make_job(runtime.sessions, max_images=9))
+    (message,) = submission.start(runtime, CRAWL, ref.id, {"urls": ["http://192.168.1.1/", "http://10.0.0.1/"]})
+    executor.run(runtime, CRAWL, message.chunk_id)
+    for words in ("watch", "show"):
+        shown = " ".join(call(env, "jobs", words, str(ref.id)).stdout.split())
+        assert "PIXCRAWLER_ALLOWED_NETWORKS" in shown
+    failures = call(env, "jobs", "failures", str(ref.id)).stdout.splitlines()[1:]
+    assert len(failures) == 2
+    assert all("PIXCRAWLER_ALLOWED_NETWORKS" in line for line in failures)
 
 
 def test_a_retry_without_a_broker_is_an_error(env: Mapping[str, str], sessions: Sessions) -> None:
