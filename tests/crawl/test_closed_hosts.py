@@ -228,6 +228,28 @@ def test_two_workers_never_open_more_connections_than_a_host_allows(runtime: Run
         assert host.most_connections == 2
 
 
+@pytest.mark.scale
+@pytest.mark.parametrize("retry_after", ["1", None])
+def test_what_fails_once_costs_no_image(fresh: Runtime, retry_after: str | None) -> None:
+    """60 URLs answer 429 the first time, 40 do not answer."""
+
+    def rule(host: PoliteHost, request: web.BaseRequest) -> web.Response | None:
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        is_first = host.count(request.path) == 1
+        return web.Response(status=429, headers=headers) if "/limited" in request.path and is_first else None
+
+    with polite.serving(rule) as host:
+        listed = [
+            url
+            for name, count in (("good", 60), ("limited", 60), ("once-silent", 40))
+            for url in host.urls(name, count)
+        ]
+        ref, messages = start(fresh, listed, job={"max_images": 160})
+        drive(fresh, ref, messages, seconds=120)
+        assert (urls_of(fresh, ref), reasons(fresh, ref)) == (set(listed), {})
+        assert counted(fresh, ref) == (160, 160, 160)
+
+
 # Trouble of the chunk
 
 

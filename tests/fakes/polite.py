@@ -47,6 +47,10 @@ class PoliteHost:
         """Return the URLs of so many images."""
         return [f"{self.base}/{name}-{number}.jpg" for number in range(count)]
 
+    def count(self, path: str) -> int:
+        """Return how often a path was requested."""
+        return sum(requested == path for _, requested in self.requests)
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if self.dead:
             await asyncio.sleep(600)
@@ -58,7 +62,7 @@ class PoliteHost:
             return answer
         if "/drip" in request.path:
             return await self._drip(request)
-        if "/silent" in request.path:
+        if "/silent" in request.path or ("/once-silent" in request.path and self.count(request.path) == 1):
             await asyncio.sleep(60)
         await asyncio.sleep(self.seconds)
         self.sent += 1
