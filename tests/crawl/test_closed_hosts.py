@@ -229,6 +229,7 @@ def test_two_workers_never_open_more_connections_than_a_host_allows(runtime: Run
 
 
 @pytest.mark.scale
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("retry_after", ["1", None])
 def test_what_fails_once_costs_no_image(fresh: Runtime, retry_after: str | None) -> None:
     """60 URLs answer 429 the first time, 40 do not answer."""
@@ -245,7 +246,7 @@ def test_what_fails_once_costs_no_image(fresh: Runtime, retry_after: str | None)
             for url in host.urls(name, count)
         ]
         ref, messages = start(fresh, listed, job={"max_images": 160})
-        drive(fresh, ref, messages, seconds=120)
+        drive(fresh, ref, messages, seconds=300)
         assert (urls_of(fresh, ref), reasons(fresh, ref)) == (set(listed), {})
         assert counted(fresh, ref) == (160, 160, 160)
 
