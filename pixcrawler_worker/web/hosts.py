@@ -42,6 +42,9 @@ _FIRST_DOWN, _LONGEST_DOWN = timedelta(seconds=2), timedelta(minutes=1)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=5)
 #: Times that a host may close without an image in between, after which it is not waited for.
 MAX_STRIKES = 8
+#: Seconds without a limit after which a host gets one of the places back that it has lost, if its answers do not bring
+#: them sooner: files that do not answer must not take the last of them.
+_REGAIN_SECONDS = 2.0
 #: Added at random to what a host asks for, so that workers do not return in the same moment: a share of it, and at
 #: most so many seconds.
 _JITTER, _MAX_JITTER = 0.1, 2.0
@@ -132,7 +135,8 @@ class _Host:
     """One host, as this process knows it.
 
     Attributes:
-        places: requests at a time: it shrinks when the host limits requests, and grows with its answers.
+        places: requests at a time: it shrinks when the host limits requests, and grows with its answers and with time.
+        grown: when it last grew with time.
         running: requests under way that hold a place.
         slow: those that have left theirs.
         failures: requests in a row without any answer.
@@ -145,6 +149,7 @@ class _Host:
     """
 
     places: float
+    grown: float
     running: int = 0
     slow: int = 0
     failures: int = 0
@@ -398,7 +403,7 @@ class Hosts:
     def _host(self, host: str) -> _Host:
         one = self._known.get(host)
         if one is None:
-            one = self._known[host] = _Host(places=self.limit(host) or PLACES)
+            one = self._known[host] = _Host(places=self.limit(host) or PLACES, grown=self._clock())
             if len(self._known) > _MAX_HOSTS:
                 oldest = next(
                     (name for name, known in self._known.items() if not known.running and not known.slow), None
@@ -409,7 +414,15 @@ class Hosts:
             self._known.move_to_end(host)
         if one.strikes and self._clock() > one.open_at + MEMORY.total_seconds():
             one.strikes, one.failures = 0, 0
+        self._grow(one, self.limit(host) or PLACES)
         return one
+
+    def _grow(self, one: _Host, most: int) -> None:
+        """Give a host back places that it has lost, except while it is closed or does not answer."""
+        now = self._clock()
+        if one.places < most and self._wait(one) <= 0 and not (one.strikes and one.cause is Cause.DOWN):
+            one.places = min(most, one.places + (now - max(one.grown, one.open_at)) / _REGAIN_SECONDS)
+        one.grown = now
 
 
 def pause(strikes: int) -> timedelta:

@@ -218,3 +218,22 @@ def test_what_happened_long_ago_is_forgotten(known: Hosts, clock: Clock) -> None
     clock.now += 601
     assert limited(known, clock, None).strikes == 1
     assert failed(known, clock) is None
+
+
+def test_a_host_that_limited_requests_gets_its_places_back_with_time(known: Hosts, clock: Clock) -> None:
+    limited(known, clock, 10)
+    clock.now += 10
+    assert known.places("a.example") == PLACES // 2
+    clock.now += 4.1
+    assert known.places("a.example") == PLACES // 2 + 2
+    clock.now += 60
+    assert known.places("a.example") == PLACES
+
+
+def test_a_host_that_does_not_answer_gets_one_request_at_a_time(known: Hosts, clock: Clock) -> None:
+    assert run(known.failed("a.example", sent=clock.now, at_once=True)) is not None
+    clock.now += 30
+    assert known.places("a.example") == 1
+    run(known.answered("a.example"))
+    clock.now += 60
+    assert known.places("a.example") == PLACES
