@@ -4,6 +4,7 @@ The module of a command is imported when the command is called, so `pixcrawler -
 """
 
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
@@ -70,7 +71,7 @@ class _LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def pixcrawler(*, debug: bool) -> None:
     """Turn keywords and URL lists into image datasets."""
-    # `main` reads it from sys.argv, where no click context exists any more.
+    # `main` takes it from the arguments, wherever it is; here it is for the help.
     del debug
 
 
@@ -93,8 +94,9 @@ def main() -> NoReturn:
 
 def _run() -> str | int | None:
     """Run a command and return its exit code; the error is printed."""
+    arguments, debug = _without_debug(sys.argv[1:])
     try:
-        return pixcrawler(prog_name="pixcrawler", standalone_mode=False) or 0
+        return pixcrawler(arguments, prog_name="pixcrawler", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -104,10 +106,17 @@ def _run() -> str | int | None:
     except (click.Abort, KeyboardInterrupt):
         return interrupts.EXIT_CODE
     except WorkerError as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         click.echo(f"pixcrawler: {error}", err=True)
         return 1
+
+
+def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the arguments without `--debug`, which is an option of all commands, and whether it is there."""
+    end = words.index("--") if "--" in words else len(words)
+    options = [word for word in words[:end] if word != "--debug"]
+    return [*options, *words[end:]], len(options) < end
 
 
 def _one_line(error: click.ClickException) -> str:

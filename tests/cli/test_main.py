@@ -96,3 +96,14 @@ def test_an_error_is_one_line_that_says_what_to_do(words: list[str], code: int, 
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(message)
+
+
+def test_debug_shows_the_traceback_of_an_error_wherever_it_is_given() -> None:
+    bare = {"PIXCRAWLER_DATABASE_URL": "", "DATABASE_URL": ""}
+    for words in (["--debug", "jobs", "list"], ["jobs", "list", "--debug"]):
+        done = run(*words, env=bare)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, True)
+        assert "no database is configured" in done.stderr
+    after_the_end_of_options = run("jobs", "show", "--", "--debug", env=bare)
+    assert after_the_end_of_options.returncode == 2
+    assert "expected an integer, got '--debug'" in after_the_end_of_options.stderr

@@ -1,6 +1,7 @@
 """The notifications of status changes, as an API listens to them."""
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from factories import TABLES
 
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger.tables import JobTable
+from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
@@ -81,3 +83,20 @@ def test_a_change_by_an_api_without_rights_on_the_schema_is_heard_when_it_is_com
         connection.execute("DROP ROLE writer")
         connection.commit()
         assert heard(1) == [{"kind": "crawl", "id": job_id, "status": "running"}]
+
+
+def test_they_are_in_a_dump_and_work_where_it_is_restored(
+    runtime: Runtime, database_url: str, empty_database_url: str
+) -> None:
+    job_id = factories.make_job(runtime.sessions, status="running")
+    postgres = launcher.locate("postgres")
+    assert postgres is not None
+    dump = subprocess.run([postgres.with_name("pg_dump"), database_url], check=True, capture_output=True).stdout
+    with psycopg.connect(empty_database_url, autocommit=True) as listener:
+        listener.execute("LISTEN pixcrawler_jobs")
+        restore = [postgres.with_name("psql"), "--quiet", "--set", "ON_ERROR_STOP=1", empty_database_url]
+        subprocess.run(restore, input=dump, check=True, capture_output=True)
+        assert list(listener.notifies(timeout=QUIET)) == [], "what is restored has not changed"
+        listener.execute("UPDATE crawl_jobs SET status = 'failed' WHERE id = %s", (job_id,))
+        (notification,) = listener.notifies(timeout=10, stop_after=1)
+        assert json.loads(notification.payload)["status"] == "failed"
