@@ -94,7 +94,7 @@ def test_they_are_in_a_dump_and_work_where_it_is_restored(
     dump = subprocess.run([postgres.with_name("pg_dump"), database_url], check=True, capture_output=True).stdout
     with psycopg.connect(empty_database_url, autocommit=True) as listener:
         listener.execute("LISTEN pixcrawler_jobs")
-        restore = [postgres.with_name("psql"), "--quiet", "--set", "ON_ERROR_STOP=1", empty_database_url]
+        restore = [str(postgres.with_name("psql")), "--quiet", "--set", "ON_ERROR_STOP=1", empty_database_url]
         subprocess.run(restore, input=dump, check=True, capture_output=True)
         assert list(listener.notifies(timeout=QUIET)) == [], "what is restored has not changed"
         listener.execute("UPDATE crawl_jobs SET status = 'failed' WHERE id = %s", (job_id,))
