@@ -1,21 +1,23 @@
 """The commands of the documents that are marked as runnable, in the order of each document, as a reader types them.
 
 A block that begins with `sh run` is run by a shell that stops at the first error; one with `sh background` runs until
-the document ends. Each document is run in a directory of its own, with an empty home, and with providers and hosts on
-loopback.
+the documents end. They are run in a directory like a clone, with an empty home, and with providers and hosts on
+loopback. `tests/cli/test_documented_commands.py` parses all other commands.
 """
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import documents
 import pytest
-from acceptance_stack import PIXCRAWLER
+from acceptance_stack import PIXCRAWLER, Stack
 from documents import Block
 from fakes import providers
 from fakes.providers import Catalog
@@ -48,7 +50,12 @@ def running(block: Block, env: Mapping[str, str], folder: Path) -> Iterator[None
     log = folder / "background.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["bash", "-ec", f"exec {block.text}"], cwd=folder, env=env, stdout=out, stderr=out, start_new_session=True
+            ["bash", "-ec", re.sub(r"(.+)\n*$", r"exec \1", block.text)],
+            cwd=folder,
+            env=env,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + _READY_SECONDS
@@ -81,31 +88,46 @@ def run(block: Block, env: Mapping[str, str], folder: Path) -> str:
     return done.stdout
 
 
-def test_all_quickstarts_are_run() -> None:
-    assert {path.name for path in RUNNABLE} >= {
-        f"quickstart-{role}.md" for role in ("researcher", "backend", "operator")
-    }
-    marks = {block.mark for path in documents.DOCUMENTS for block in documents.blocks(path)}
-    assert marks <= {"", "run", "background"}
-
-
-@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
-def test_the_commands_of_a_document_can_be_typed_in_their_order(
-    path: Path, reader: Mapping[str, str], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def prepared(tmp_path: Path) -> Path:
+    """Return a directory like a clone after `make .venv/ready`, with a list of URLs in it."""
     folder = tmp_path / "work"
     folder.mkdir()
     (tmp_path / "cats.txt").rename(folder / "cats.txt")
-    found = [block for block in documents.blocks(path) if block.mark]
-    env = dict(reader)
-    if not any("pixcrawler up" in block.text or "build" in block.text for block in found):
-        # The reader of an operator's page has services.
-        stack = request.getfixturevalue("stack")
-        env |= {name: value for name, value in stack.env.items() if name.startswith("PIXCRAWLER_")}
+    (folder / ".venv").symlink_to(Path(PIXCRAWLER).parents[1])
+    return folder
+
+
+def typed(names: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
+    """Run the blocks of documents; what an earlier one has had already, or has started, is not repeated."""
+    before: set[str] = set()
     with contextlib.ExitStack() as until_the_end:
-        for block in found:
-            if block.mark == "background":
+        for block in [block for name in names for block in documents.blocks(documents.ROOT / name)]:
+            lines = [line.split("#")[0].strip() for line in block.text.splitlines()]
+            new = [line for line in lines if line not in before] if block.mark else []
+            before |= set(new)
+            if block.mark == "background" and new:
                 until_the_end.enter_context(running(block, env, folder))
-            else:
-                printed = run(block, env, folder)
-                assert "Traceback" not in printed
+            elif new:
+                assert "Traceback" not in run(replace(block, text="\n".join(new)), env, folder)
+
+
+def test_the_commands_for_researchers_can_be_typed(reader: Mapping[str, str], tmp_path: Path) -> None:
+    folder = prepared(tmp_path)
+    typed(["docs/quickstart-researcher.md"], reader, folder)
+    assert (folder / "pandas" / "report.html").is_file()
+
+
+def test_the_commands_for_developers_can_be_typed(reader: Mapping[str, str], tmp_path: Path) -> None:
+    typed(["README.md", "docs/quickstart-backend.md"], reader, prepared(tmp_path))
+
+
+def test_the_commands_for_operators_can_be_typed(reader: Mapping[str, str], stack: Stack, tmp_path: Path) -> None:
+    services = {name: value for name, value in stack.env.items() if name.startswith("PIXCRAWLER_")}
+    typed(["docs/quickstart-operator.md"], {**reader, **services}, prepared(tmp_path))
+
+
+def test_all_marked_documents_are_run() -> None:
+    quickstarts = {f"quickstart-{role}.md" for role in ("researcher", "backend", "operator")}
+    assert {path.name for path in RUNNABLE} == {"README.md", *quickstarts}
+    marks = {block.mark for path in documents.DOCUMENTS for block in documents.blocks(path)}
+    assert marks == {"", "run", "background"}

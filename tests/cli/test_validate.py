@@ -181,7 +181,10 @@ def test_a_histogram_shows_flagged_images_in_their_color(values: list[float], th
     results = [
         ValidatedImage(
             id=number, filename="a.jpg", storage_url=None, label="a", valid=True, width=1, height=1, keeper_id=None,
-            findings=(Finding("blurry", Severity.WARN, value, limit),) if value < limit else (),
+            findings=(
+                Finding("grayscale", Severity.INFO, 0, 8),
+                *((Finding("blurry", Severity.WARN, value, limit),) if value < limit else ()),
+            ),
             metrics={"sharpness": value}, original_url="", page_url=None,
         )
         for number, value in enumerate(values)

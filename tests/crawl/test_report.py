@@ -4,6 +4,7 @@ import asyncio
 import base64
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -280,7 +281,12 @@ def test_a_long_table_has_a_row_for_the_rest(runtime: Runtime, host: HostileServ
 def test_an_image_links_to_its_file_its_page_and_its_original(
     runtime: Runtime, host: HostileServer, tmp_path: Path
 ) -> None:
-    pages = ("https://pages.example/1?a=1&b=%22", "javascript:alert(1)", "file:///etc/passwd", "https:///no-host")
+    pages = (
+        "https://pages.example/1?a=1&b=%22",
+        "javascript://pages.example/%0aalert(1)",
+        "file:///etc/passwd",
+        "https:///no-host",
+    )
 
     def candidates(label: str) -> list[Candidate]:
         return [
@@ -350,3 +356,26 @@ def test_the_report_is_accessible_and_fits_screens(runtime: Runtime, host: Hosti
 )
 def test_sizes_have_a_unit_that_fits(count: int, text: str) -> None:
     assert html_report.size(count) == text
+
+
+def _luminance(color: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    digits = color.lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    channels = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_texts_have_enough_contrast(theme: int) -> None:
+    """At least 4.5 for text, 3 for bars."""
+    style = html_report.document("", ())
+    colors = [dict(re.findall(r"--(\w+): (#\w+)", found)) for found in re.findall(r":root \{([^}]*)\}", style)][theme]
+    for front, back, least in (
+        *((text, ground, 4.5) for text in ("ink", "soft", "link") for ground in ("page", "card")),
+        ("bar", "page", 3),
+        ("bad", "page", 3),
+    ):
+        darker, lighter = sorted(_luminance(colors[name]) + 0.05 for name in (front, back))
+        assert lighter / darker >= least, (front, back)
