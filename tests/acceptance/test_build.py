@@ -2,12 +2,18 @@
 
 import contextlib
 import csv
+import json
 import os
-import signal
+import pty
+import re
+import shlex
 import subprocess
+import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -47,23 +53,85 @@ def test_two_keywords_get_half_of_the_images_each_with_credit(bare: dict[str, st
     assert (tmp_path / "pandas" / "report.html").is_file()
 
 
-@contextlib.contextmanager
-def interrupted(words: list[str], env: dict[str, str], folder: Path, when: Callable[[], bool]) -> Iterator[str]:
-    """Run a command, interrupt it as soon as a condition holds, and yield its stderr."""
-    with (folder / "out.txt").open("w") as out, (folder / "err.txt").open("w") as err:
-        process = subprocess.Popen([PIXCRAWLER, *words], env=env, cwd=folder, stdout=out, stderr=err)
-        try:
-            deadline = time.monotonic() + 60
-            while not when():
-                assert process.poll() is None, (folder / "err.txt").read_text()
-                assert time.monotonic() < deadline, f"the condition was never reached: {words}"
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=60) == 130
-        finally:
-            process.kill()
-            process.wait()
-    yield (folder / "err.txt").read_text()
+#: Makes its standard input its controlling terminal, so that a Ctrl-C typed there is a signal for it.
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+CTRL_C = b"\x03"
+#: Seconds that a command may take to leave after the first Ctrl-C, and after the second one.
+FIRST, SECOND = 10, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """What a command did that was interrupted in a terminal."""
+
+    code: int
+    seconds: float
+    text: str
+
+    def commands(self) -> list[list[str]]:
+        """The commands that it said, without the name of the program."""
+        found = re.findall(r"pixcrawler ((?:build|jobs|demo)[^.\r\n]*)", self.text)
+        return [shlex.split(command) for command in found]
+
+
+def interrupt(
+    words: list[str],
+    env: dict[str, str],
+    folder: Path,
+    when: Callable[[str], bool],
+    *,
+    presses: int = 1,
+) -> Interrupted:
+    """Run a command in a terminal, and type Ctrl-C as soon as a condition holds. The time counts from the last one."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", IN_TERMINAL, PIXCRAWLER, *words]
+    process = subprocess.Popen(
+        command,
+        env=env | {"TERM": "xterm"},
+        cwd=folder,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    written = bytearray()
+
+    def read() -> None:
+        # The terminal is closed when the last process with it has ended.
+        with contextlib.suppress(OSError):
+            while block := os.read(ours, 65_536):
+                written.extend(block)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        deadline = time.monotonic() + 90
+        while not when(written.decode(errors="replace")):
+            assert process.poll() is None, written.decode(errors="replace")
+            assert time.monotonic() < deadline, f"the condition was never reached: {words}"
+            time.sleep(0.01)
+        for number in range(presses):
+            time.sleep(0.3 if number else 0)
+            os.write(ours, CTRL_C)
+        pressed = time.monotonic()
+        code = process.wait(timeout=120)
+        seconds = time.monotonic() - pressed
+        left = processes(folder)
+    finally:
+        process.kill()
+        process.wait()
+        reader.join(timeout=10)
+        os.close(ours)
+    text = written.decode(errors="replace")
+    assert left == [], "nothing is left running"
+    assert "Traceback" not in text
+    assert "Exception ignored" not in text
+    return Interrupted(code, seconds, text)
 
 
 def processes(folder: Path) -> list[str]:
@@ -78,40 +146,107 @@ def processes(folder: Path) -> list[str]:
     return found
 
 
-def test_it_can_be_interrupted_at_every_stage_and_resumed(bare: dict[str, str], slow_host: str, tmp_path: Path) -> None:
-    listed, _ = url_list(slow_host, good=100, broken=0)
+@pytest.fixture
+def slow_build(bare: dict[str, str], slow_host: str, tmp_path: Path) -> dict[str, str]:
+    """The environment of a build that takes a while, with its list."""
+    listed, _ = url_list(slow_host, good=60, broken=0)
     (tmp_path / "list.txt").write_text("\n".join(listed))
-    env = bare | {"PIXCRAWLER_FETCH_CONCURRENCY": "2", "PIXCRAWLER_CHUNK_SIZE": "10"}
-    data, store = tmp_path / ".pixcrawler", tmp_path / ".pixcrawler" / "storage" / "crawl_jobs"
-    build = ["build", "cat", "--urls", "list.txt", "--out", "cats"]
-    # While it creates PostgreSQL: there is no job yet.
-    with interrupted(build, env, tmp_path, (data / "postgres").is_dir) as message:
-        assert "Traceback" not in message
-    # While the worker starts: there is a job.
-    with interrupted(build, env, tmp_path, (data / "worker.log").exists) as message:
-        assert "Traceback" not in message
-    # While images are downloaded.
-    with interrupted(build, env, tmp_path, lambda: any(store.glob("*/*/*.jpg"))) as message:
-        assert "Traceback" not in message
-        (job,) = [line for line in message.splitlines() if "Resume it:" in line]
-        assert f"Resume it: pixcrawler build --job {job.split()[1]}" in job
-    resume = ["build", "--job", job.split()[1], "--out", "cats"]
-    seen = len(list(store.glob("*/*/*.jpg")))
-    # The same after resuming.
-    with interrupted(resume, env, tmp_path, lambda: len(list(store.glob("*/*/*.jpg"))) > seen) as message:
-        assert f"pixcrawler build {resume[1]} {resume[2]}" in message
+    return bare | {"PIXCRAWLER_FETCH_CONCURRENCY": "4", "PIXCRAWLER_CHUNK_SIZE": "10"}
+
+
+def moments(folder: Path) -> dict[str, Callable[[str], bool]]:
+    """Conditions for the moments of a build."""
+    data = folder / ".pixcrawler"
+    return {
+        "it creates PostgreSQL": lambda _: (data / "postgres").is_dir(),
+        "the worker starts": lambda _: (data / "worker.log").exists(),
+        "images are downloaded": lambda _: any((data / "storage" / "crawl_jobs").glob("*/*/*.jpg")),
+        "images are validated": lambda text: "validation 1 " in text,
+        "the dataset is written": lambda text: "export 1 " in text,
+        "everything stops": lambda text: "report: " in text,
+    }
+
+
+BUILD = ["build", "cat", "--urls", "list.txt", "--out", "cats", "--layout", "coco"]
+
+
+def test_an_interrupted_build_leaves_in_order_and_what_it_says_works_when_typed(
+    slow_build: dict[str, str], tmp_path: Path
+) -> None:
+    when = moments(tmp_path)
+    # Before there is a job, by an impatient user.
+    early = interrupt(BUILD, slow_build, tmp_path, when["it creates PostgreSQL"], presses=2)
+    assert early.code == 130
+    assert "no job" in early.text or "before a job" in early.text
+    assert early.seconds < SECOND * 3, "on a busy machine"
+    # While images are downloaded: the message has everything that is needed.
+    first = interrupt(BUILD, slow_build, tmp_path, when["images are downloaded"])
+    assert (first.code, first.seconds < FIRST * 2) == (130, True)
+    resume, cancel = first.commands()
+    job = resume[-1]
+    assert (resume, cancel) == (["build", "--job", job], ["jobs", "cancel", job])
+    # Another build leaves it alone, and says so.
+    other = ["build", "dog", "--urls", "list.txt", "--max-images", "1", "--out", "dog"]
+    built = run(other, slow_build, tmp_path)
+    assert built.returncode == 0, built.stderr
+    (note,) = [line for line in built.stderr.splitlines() if "left alone" in line]
+    assert f"job {job} (cat)" in note
+    assert f"Resume it: pixcrawler build --job {job}. Cancel it: pixcrawler jobs cancel {job}" in note
+    shown = json.loads(run(["jobs", "show", job, "--json"], slow_build, tmp_path).stdout)
+    assert (shown["status"], shown["active_chunks"]) == ("running", 0)
+    # It is interrupted again, three times at once, and resumed to the end with its layout and its directory.
+    again = interrupt(resume, slow_build, tmp_path, lambda text: f"job {job} running" in text, presses=3)
+    assert again.code == 130
+    assert again.seconds < SECOND * 3, "on a busy machine"
     assert not (tmp_path / "cats").exists()
-    assert processes(tmp_path) == []
-    # With more concurrent downloads it reaches the end.
-    done = subprocess.run(
-        [PIXCRAWLER, *resume],
-        env=env | {"PIXCRAWLER_FETCH_CONCURRENCY": "64"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run(resume, slow_build | {"PIXCRAWLER_FETCH_CONCURRENCY": "64"}, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert sorted(row["source_url"] for row in rows(tmp_path / "cats")) == sorted(listed)
+    assert list((tmp_path / "cats" / "annotations").glob("instances_*.json")), "the layout of the first call"
+    assert len(rows(tmp_path / "cats")) == 60
+    # A job that has ended is not cancelled; the folder's data is found without a service that runs.
+    ended = run(["jobs", "cancel", job], slow_build, tmp_path)
+    assert (ended.returncode, "there is nothing to cancel" in ended.stderr) == (1, True)
     assert processes(tmp_path) == []
+
+
+@pytest.mark.scale
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("presses", [1, 2, 3])
+@pytest.mark.parametrize("moment", list(moments(Path())))
+def test_it_can_be_interrupted_at_every_stage_and_resumed_to_the_same_dataset(
+    slow_build: dict[str, str], tmp_path: Path, moment: str, presses: int
+) -> None:
+    left = interrupt(BUILD, slow_build, tmp_path, moments(tmp_path)[moment], presses=presses)
+    assert left.code == 130
+    assert left.seconds < (FIRST if presses == 1 else SECOND), left.text
+    commands = left.commands()
+    if not commands:
+        assert moment in {"it creates PostgreSQL", "the worker starts", "everything stops"}
+        return
+    for words in commands[::-1]:
+        # Cancelled first, and resumed for all that.
+        assert run(words, slow_build, tmp_path).returncode == 0
+        assert processes(tmp_path) == []
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    (undisturbed / "list.txt").write_text((tmp_path / "list.txt").read_text())
+    assert run(BUILD, slow_build, undisturbed).returncode == 0
+    assert contents(tmp_path / "cats") == contents(undisturbed / "cats")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a dataset by their paths, without the times at which the images were downloaded."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    # Reports and checksums have such times, too.
+    return {
+        name: re.sub(rb"\d{4}-\d\d-\d\d[T ][\d:]{8}\S*", b"", content)
+        for name, content in files.items()
+        if not name.endswith(".html") and name != "SHA256SUMS"
+    }
+
+
+def run(words: list[str], env: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [PIXCRAWLER, *words], env=env, cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )

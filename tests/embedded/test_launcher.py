@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -68,6 +70,15 @@ def all_end(pids: Pids) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def command_lines(part: bytes) -> list[bytes]:
+    """Command lines of running processes that have a part."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            found.append(path.read_bytes())
+    return [line for line in found if part in line]
 
 
 def without_redis(program: str) -> Path | None:
@@ -163,6 +174,39 @@ def test_the_services_start_again_after_a_killed_supervisor(used_dir: Path) -> N
         with launcher.running(used_dir, durable=False) as after:
             assert both_answer(after)
             assert all_end(before.pids)
+
+
+def test_in_a_hurry_the_last_client_kills_the_servers_and_no_other_one_does(used_dir: Path) -> None:
+    hurry = threading.Event()
+    with launcher.running(used_dir, durable=False) as services:
+        with launcher.running(used_dir, durable=False, hurry=hurry):
+            hurry.set()
+        launcher.kill(services)
+        assert both_answer(services)
+    with launcher.running(used_dir, durable=False, hurry=hurry) as services:
+        # It would not stop by itself.
+        os.kill(services.pids.redis, signal.SIGSTOP)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < processes.STOP_TIMEOUT.total_seconds() / 2
+    assert all_end(services.pids)
+    with launcher.running(used_dir, durable=False) as services:
+        assert both_answer(services)
+
+
+@pytest.mark.parametrize("place", ["postgres/fresh", "postgres/cluster"])
+def test_a_client_that_is_interrupted_during_the_start_leaves_no_process(tmp_path: Path, place: str) -> None:
+    command = [sys.executable, "-c", CLIENT, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
+        while not (tmp_path / place).exists():
+            assert client.poll() is None
+            time.sleep(0.01)
+        client.send_signal(signal.SIGINT)
+        assert client.wait(timeout=30) != 0
+    supervisor = int((tmp_path / "supervisor.lock").read_text())
+    assert processes.wait_until(timedelta(seconds=5), lambda: not processes.is_running(supervisor))
+    assert processes.wait_until(timedelta(seconds=5), lambda: not command_lines(os.fsencode(tmp_path)))
+    with launcher.running(tmp_path, durable=False) as services:
+        assert both_answer(services)
 
 
 @pytest.mark.skipif(processes.setpriv() is None, reason="needs setpriv from util-linux")
