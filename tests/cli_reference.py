@@ -11,7 +11,7 @@ PATH = Path(__file__).parents[1] / "docs" / "cli.md"
 _HEAD = """# Command line reference
 
 What `--help` prints for each command. Exit codes: 0 done; 1 the job or check failed; 2 the call was wrong; 130
-interrupted. Errors are one line on stderr; `--debug` before the command adds the traceback. This page is generated:
+interrupted. Errors are one line on stderr; `--debug` adds the traceback. This page is generated:
 `make docs` writes it again.
 """
 

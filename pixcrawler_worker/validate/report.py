@@ -117,7 +117,7 @@ def _parts(found: _Content) -> Iterator[str]:
     yield f"<h1>{escape(found.name)}</h1>"
     yield (
         f'<p class="soft">validation {job.id} ({escape(job.name)}) of crawl job {job.crawl_job_id},'
-        f" level {rules.level}, {escape(job.status)}{when}</p>"
+        f" level {rules.level}, mode {rules.effective_mode}, {escape(job.status)}{when}</p>"
     )
     if job.error_message:
         yield f"<p>{escape(job.error_message)}</p>"
