@@ -56,14 +56,16 @@ def class_folder(label: str) -> str:
     so that it differs from the slugs of all other labels.
     """
     name = slug(label)
-    changed = without_split_words(name)
+    if not has_split_word(name):
+        return name
+    plural = _SPLIT_WORD.sub(r"\1s", name)
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
-    return changed if changed == name or changed.endswith(f"-{digest}") else f"{changed}-{digest}"
+    return plural if plural.endswith(f"-{digest}") else f"{plural}-{digest}"
 
 
-def without_split_words(name: str) -> str:
-    """Return the name of a file or folder with all words in the plural that readers take for the name of a split."""
-    return _SPLIT_WORD.sub(r"\1s", name)
+def has_split_word(name: str) -> bool:
+    """Return whether readers take a file or folder of that name for a split."""
+    return _SPLIT_WORD.search(name) is not None
 
 
 def plain_name(text: str) -> str:

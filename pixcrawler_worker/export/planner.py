@@ -158,9 +158,10 @@ def _names(export_plan: Plan, parts: Sequence[ExportPart]) -> Iterator[str]:
             split = export_plan.splits[part.split] if export_plan.splits else "train"
             yield f"{split}-{number:05d}.{export_plan.format}"
     elif len(parts) == 1:
+        name = labels.plain_name(export_plan.name)
         # An archive named `test.zip` would be taken for a split.
-        name = labels.without_split_words(labels.plain_name(export_plan.name))
-        yield f"{name or 'dataset'}.{export_plan.format}"
+        is_usable = name and not labels.has_split_word(name)
+        yield f"{name if is_usable else 'dataset'}.{export_plan.format}"
     else:
         for number in range(len(parts)):
             yield f"part-{number:05d}-of-{len(parts):05d}.{export_plan.format}"

@@ -229,7 +229,8 @@ def test_parts_are_independent_archives_that_can_be_unpacked_into_one_folder(run
 
 
 @pytest.mark.parametrize(
-    ("name", "archive"), [("Test", "tests.zip"), ("steam train", "steam-trains.zip"), ("\u732b", "dataset.zip")]
+    ("name", "archive"),
+    [("Test", "dataset.zip"), ("steam train", "dataset.zip"), ("Trainers", "trainers.zip"), ("\u732b", "dataset.zip")],
 )
 def test_an_archive_is_not_named_like_a_split(runtime: Runtime, name: str, archive: str) -> None:
     ref = exporting.make_export(runtime, crawl_of(runtime, stored_images(1)))
