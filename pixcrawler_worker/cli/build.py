@@ -104,7 +104,7 @@ def build(
         if job is not None and out is None:
             folder = _unused(folder)
         export = deliver(
-            runtime, ended, folder, request.delivery, check=check, resume=f"pixcrawler build --job {job_id}"
+            runtime, ended, folder, request.delivery, check=check, resume=f"Resume: pixcrawler build --job {job_id}"
         )
         if export is not None:
             console.out.print(f"images: {export.exported_images} in {folder}", soft_wrap=True)
@@ -186,7 +186,7 @@ def deliver(
         job: the crawl job, which has ended.
         folder: the target directory; empty or new.
         delivery: file format and options.
-        resume: the command that resumes after an interruption.
+        resume: what to do after an interruption, as a sentence.
         check: called at every poll; raises when the jobs cannot make progress any more.
 
     Returns:
@@ -195,7 +195,7 @@ def deliver(
     Raises:
         SystemExit: 130 when interrupted; the files written so far are removed.
     """
-    interrupted = f"\nno files were written. The images of job {job.id} are stored. Resume: {resume}"
+    interrupted = f"\nno files were written. The images of job {job.id} are stored. {resume}"
     download.require_empty(folder)
     if not job.valid_images:
         click.echo(

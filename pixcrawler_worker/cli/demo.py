@@ -89,7 +89,12 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         job = _crawl(service, sorted(index), min(count, _MAX_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
         export = build.deliver(
-            service.runtime, job, target, Delivery(ExportFormat.ZIP, {}), check=service.check, resume="pixcrawler demo"
+            service.runtime,
+            job,
+            target,
+            Delivery(ExportFormat.ZIP, {}),
+            check=service.check,
+            resume="Start over: pixcrawler demo",
         )
     if export is None:
         sys.exit(1)

@@ -75,8 +75,9 @@ def test_the_chunks_of_a_worker_that_was_stopped_are_released_as_if_never_claime
 
 def test_jobs_that_the_settings_hold_are_left_alone(runtime: Runtime, sessions: Sessions) -> None:
     pending = make_toy(sessions, numbers=2, requested_at="2020-01-01")
-    running, ended, free = (make_toy(sessions, numbers=2) for _ in range(3))
-    messages = {ref: submission.start(runtime, toy_kind(), ref.id) for ref in (running, ended, free)}
+    # The one that was started last would have its turn first.
+    free, running, ended = (make_toy(sessions, numbers=2) for _ in range(3))
+    messages = {ref: submission.start(runtime, toy_kind(), ref.id) for ref in (free, running, ended)}
     for message in messages[ended]:
         executor.run(runtime, toy_kind(), message.chunk_id)
     ledger.execute(sessions, "UPDATE toy_jobs SET status = 'running' WHERE id = :id", id=ended.id)
@@ -88,7 +89,7 @@ def test_jobs_that_the_settings_hold_are_left_alone(runtime: Runtime, sessions: 
     # Nor is a message about one of them a reason to run it; one about another job does not serve them.
     turns = executor.Turns([toy_kind()], postpone=lambda _: None)
     for one in messages[running] + messages[free]:
-        executor.run(holding, toy_kind(), one.chunk_id, turns=turns)
+        executor.run(holding, toy_kind(), one.chunk_id, turns=turns, jitter=lambda: 0.0)
     assert [toy(sessions, ref).status for ref in (pending, running, ended, free)] == [
         *("pending", "running", "running"),
         "completed",
