@@ -28,6 +28,16 @@ with interrupts.handled() as interrupted, interrupted.last_resort(lambda: print(
 """
 
 
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """Receive signals that whoever started the tests may ignore, as nohup does."""
+    defaults = {signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def interrupt(number: int = signal.SIGINT) -> None:
     os.kill(os.getpid(), number)
     # A signal is handled between two instructions.
