@@ -23,7 +23,7 @@ class ChildProcesses(asynpool.AsynPool):
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
         """Replace a child that has ended.
 
-        The pipe that tells of the end closes a moment before the process can be waited for. Celery looks at that
+        The pipe that shows the end closes a moment before the process can be waited for. Celery looks at that
         moment, takes the child for alive and watches it no more: the end is noticed seconds later, and a connection
         that is restored meanwhile ends the worker, because there is nothing to watch.
         """

@@ -1,9 +1,11 @@
 """Types of command line arguments that several commands take."""
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 import click
+from click.shell_completion import CompletionItem
 
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -45,6 +47,16 @@ class _Job(click.ParamType[str | JobRef, JobRef]):
 
 NUMBER = _Number()
 JOB = _Job()
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+    """Return what completes a word in a shell to one of the names; they are asked for then and not before."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        del ctx, param
+        return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+
+    return complete
 
 
 def read_json_object(file: TextIO) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.crawl import options, url_lists
@@ -43,16 +42,6 @@ class RawCrawlOptions(TypedDict):
     ignore_robots: bool
 
 
-def _complete_source(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    del ctx, param
-    return [CompletionItem(name) for name in protocol.SOURCES.installed() if name.startswith(incomplete)]
-
-
-def _complete_license(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    del ctx, param
-    return [CompletionItem(name) for name in FAMILIES if name.startswith(incomplete)]
-
-
 _OPTIONS = (
     click.option(
         "--max-images",
@@ -64,7 +53,7 @@ _OPTIONS = (
         "sources",
         multiple=True,
         metavar="NAME",
-        shell_complete=_complete_source,
+        shell_complete=arguments.completing(protocol.SOURCES.installed),
         help="Source to search; repeat it for several.  [default: all that are configured]",
     ),
     click.option(
@@ -72,7 +61,7 @@ _OPTIONS = (
         "licenses",
         multiple=True,
         metavar="NAME",
-        shell_complete=_complete_license,
+        shell_complete=arguments.completing(lambda: FAMILIES),
         help="License to accept, such as cc0 or cc-by; repeat it for several.  [default: all]",
     ),
     click.option("--min-width", type=arguments.NUMBER, metavar="PIXELS", help="Minimum width.  [default: 32]"),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
@@ -63,16 +62,6 @@ class _Ratios(click.ParamType["str | dict[str, float]", "dict[str, float]"]):
         return ratios
 
 
-def _complete_layout(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    del ctx, param
-    return [CompletionItem(name) for name in protocol.LAYOUTS.installed() if name.startswith(incomplete)]
-
-
-def _complete_image_format(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    del ctx, param
-    return [CompletionItem(name) for name in WRITTEN_FORMATS if name.startswith(incomplete)]
-
-
 _OPTIONS = (
     click.option(
         "--format",
@@ -83,7 +72,7 @@ _OPTIONS = (
     click.option(
         "--layout",
         metavar="NAME",
-        shell_complete=_complete_layout,
+        shell_complete=arguments.completing(protocol.LAYOUTS.installed),
         help="Dataset layout; pixcrawler export --layouts lists them.  [default: imagefolder]",
     ),
     click.option(
@@ -95,7 +84,7 @@ _OPTIONS = (
     click.option(
         "--convert",
         metavar="FORMAT",
-        shell_complete=_complete_image_format,
+        shell_complete=arguments.completing(lambda: WRITTEN_FORMATS),
         help="Image format of all images, such as jpg.  [default: as they are stored]",
     ),
     click.option(

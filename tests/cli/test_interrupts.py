@@ -30,7 +30,7 @@ with interrupts.handled() as interrupted, interrupted.last_resort(lambda: print(
 
 @pytest.fixture(autouse=True)
 def listening() -> Iterator[None]:
-    """Receive signals that whoever started the tests may ignore, as nohup does."""
+    """Receive signals that the parent of the tests may ignore, as nohup does."""
     defaults = {signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield

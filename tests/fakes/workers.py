@@ -1,4 +1,4 @@
-"""A worker that does nothing but tell which queues it consumes, over a real broker."""
+"""A worker that only says which queues it consumes, over a real broker."""
 
 import contextlib
 import threading
