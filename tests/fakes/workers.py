@@ -11,7 +11,7 @@ from celery import Celery
 @contextlib.contextmanager
 def responding(broker_url: str, *queues: str, name: str = "worker@test") -> Iterator[None]:
     """Respond as a Celery worker does that consumes these queues, while the context is open."""
-    ended = threading.Event()
+    listening, ended = threading.Event(), threading.Event()
     with Celery("pixcrawler", broker=broker_url, set_as_current=False) as app, app.connection() as connection:
         control: Any = app.control
         mailbox = control.mailbox
@@ -22,6 +22,7 @@ def responding(broker_url: str, *queues: str, name: str = "worker@test") -> Iter
 
         def respond() -> None:
             with node.listen(callback=node.handle_message):
+                listening.set()
                 while not ended.is_set():
                     with contextlib.suppress(TimeoutError):
                         connection.drain_events(timeout=0.05)
@@ -29,6 +30,8 @@ def responding(broker_url: str, *queues: str, name: str = "worker@test") -> Iter
         thread = threading.Thread(target=respond)
         thread.start()
         try:
+            # A test may fill or stop the broker then.
+            assert listening.wait(10)
             yield
         finally:
             ended.set()
