@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 import structlog
@@ -18,6 +17,7 @@ import structlog
 from pixcrawler_worker import metrics
 from pixcrawler_worker.broker.reading import Fault
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.web import optional_redis
 
 log = structlog.get_logger()
 
@@ -112,7 +112,8 @@ def connect(broker_url: str, *, timeout: float = _TIMEOUT) -> redis.Redis:
         PermanentError: when the URL is invalid.
     """
     try:
-        return redis.Redis.from_url(_redis_py_url(broker_url), socket_timeout=timeout, socket_connect_timeout=timeout)
+        url = optional_redis.of_broker(broker_url) or broker_url
+        return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
     except ValueError as error:
         # Its text may hold a part of the password.
         raise PermanentError("invalid broker URL, expected for example redis://:password@host:6379/0") from error
@@ -228,12 +229,3 @@ def _short(name: str) -> str:
 
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _redis_py_url(broker: str) -> str:
-    """Return the URL of the broker for redis-py; kombu's form of Unix sockets and database numbers is another one."""
-    parts = urlsplit(broker)
-    if parts.scheme != "redis+socket":
-        return broker
-    user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    return f"unix://{user}{parts.path}?db={parse_qs(parts.query).get('virtual_host', ['0'])[0]}"
