@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import SecretStr
 
@@ -87,9 +87,7 @@ class Runtime:
         Raises:
             PermanentError: when it is not installed.
         """
-        if name not in self.sources:
-            self.sources[name] = protocol.load(name, source_config(self.settings, name))
-        return self.sources[name]
+        return _loaded(self.sources, name, self.settings)
 
     def close(self) -> None:
         """Close all connections, and end the process of the decoder. Calling it twice is harmless."""
@@ -98,6 +96,42 @@ class Runtime:
             self.loop.run_until_complete(self.decoder.aclose())
             self.loop.close()
         session.close(self.sessions)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRuntime:
+    """What searching sources needs: no database, no storage and no decoder. Use it as a context, in an event loop.
+
+    Attributes:
+        settings: of the process.
+        downloader: requests to untrusted hosts.
+        placeholders: URLs of images that hosts send in place of missing ones.
+        sources: those that were used so far, by name.
+    """
+
+    settings: Settings
+    downloader: Downloader
+    placeholders: Placeholders
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return a runtime with these settings. Nothing connects before the first search."""
+        return cls(settings, _downloader(settings), placeholders.load(settings.placeholders))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.downloader.aclose()
+
+    def source(self, name: str) -> Source:
+        """Return the source of that name.
+
+        Raises:
+            PermanentError: when it is not installed.
+        """
+        return _loaded(self.sources, name, self.settings)
 
 
 def connect(settings: Settings) -> Runtime:
@@ -110,9 +144,7 @@ def connect(settings: Settings) -> Runtime:
         settings=settings,
         sessions=session.sessions(session.connect(settings.require_database())),
         storage=Storage(settings.storage()),
-        downloader=Downloader(
-            _policy(settings), hosts=_hosts(settings), shared_robots=SharedRobots.at(_secret_value(settings.broker_url))
-        ),
+        downloader=_downloader(settings),
         decoder=Decoder(image_limits(settings)),
         placeholders=placeholders.load(settings.placeholders),
         loop=asyncio.new_event_loop(),
@@ -164,18 +196,23 @@ def close_current() -> None:
         runtime.close()
 
 
-def _policy(settings: Settings) -> Policy:
-    return Policy(
+def _downloader(settings: Settings) -> Downloader:
+    policy = Policy(
         user_agent=f"PixCrawler/{version('pixcrawler-worker')} (+{settings.user_agent_contact})",
         max_bytes=settings.max_image_bytes,
         deadline=timedelta(seconds=settings.fetch_seconds),
         allowed_networks=settings.allowed_networks,
         egress_proxy=_secret_value(settings.egress_proxy),
     )
+    broker_url = _secret_value(settings.broker_url)
+    known = Hosts(settings.host_connections, RedisHosts.at(broker_url))
+    return Downloader(policy, hosts=known, shared_robots=SharedRobots.at(broker_url))
 
 
-def _hosts(settings: Settings) -> Hosts:
-    return Hosts(settings.host_connections, RedisHosts.at(_secret_value(settings.broker_url)))
+def _loaded(sources: dict[str, Source], name: str, settings: Settings) -> Source:
+    if name not in sources:
+        sources[name] = protocol.load(name, source_config(settings, name))
+    return sources[name]
 
 
 def source_config(settings: Settings, name: str) -> SourceConfig:

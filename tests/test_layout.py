@@ -18,6 +18,7 @@ TESTED_ELSEWHERE = {
     "crawl/display.py": "cli/test_job_status.py",
     "crawl/kind.py": "crawl/test_claims.py",
     "crawl/downloading.py": "crawl/test_closed_hosts.py",
+    "crawl/preview.py": "cli/test_dry_runs.py",
     "crawl/progress.py": "crawl/test_chunk.py",
     "crawl/worker.py": "crawl/test_chunk.py",
     "db/activity_log.py": "crawl/test_planner.py",

@@ -19,6 +19,7 @@ from pixcrawler_worker.cli import (
     connection,
     console,
     crawl_arguments,
+    dry_runs,
     export_arguments,
     interrupts,
     job_status,
@@ -26,7 +27,7 @@ from pixcrawler_worker.cli import (
     local_service,
     new_jobs,
 )
-from pixcrawler_worker.cli.crawl_arguments import RawCrawlOptions
+from pixcrawler_worker.cli.crawl_arguments import CrawlArguments, RawCrawlOptions
 from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.crawl.report import write_crawl_report
 from pixcrawler_worker.db import job_views
@@ -59,12 +60,18 @@ _RETRY_SECONDS, _POLL_SECONDS = 60.0, 0.2
     "--job", type=arguments.NUMBER, metavar="ID", help="Resume a job, with the options that it was built with."
 )
 @export_arguments.add_options
+@click.option(
+    "--dry-run", is_flag=True, help="Search, show what would be downloaded, and exit: no image, no job, no file."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON, with the URL of each candidate.")
 def build(
     exported: ExportArguments,
     *,
     keywords: tuple[str, ...],
     out: Path | None,
     job: int | None,
+    dry_run: bool,
+    as_json: bool,
     **raw: Unpack[RawCrawlOptions],
 ) -> None:
     """Turn keywords into a dataset in a directory: crawl, validate, export, download, and verify the checksums.
@@ -77,18 +84,17 @@ def build(
     pixcrawler build "red panda" "snow leopard" --max-images 200
     pixcrawler build cat --urls cats.txt --license cc0 --out cats
     pixcrawler build cat --layout coco --resize 512 --split train=0.8,test=0.2
+    pixcrawler build cat --license cc0 --dry-run
     pixcrawler build --job 3
     """  # noqa: D301 - click's mark for lines it must not wrap
-    if job is None and not keywords:
-        raise click.UsageError("give at least one KEYWORD, or --job ID to resume a job")
-    if job is not None and (keywords or any(raw.values())):
-        raise click.UsageError(
-            "a job has its keywords and options already: combine --job with --out, --format, --layout"
-        )
-    crawl = None if job is not None else crawl_arguments.parse(keywords, raw)
+    crawl = _crawl_of(keywords, job, raw, dry_run=dry_run, as_json=as_json)
     request = _Request.parse({}, exported, out=out)
     if out is not None:
         download.require_empty(out)
+    if crawl and dry_run:
+        if not dry_runs.run(crawl, as_json=as_json):
+            sys.exit(1)
+        return
     said = _Said() if job is None else _Said(_resumable(job))
     with said.when_interrupted(), _services(job) as (runtime, check), said.when_interrupted():
         if crawl:
@@ -112,6 +118,27 @@ def build(
         said.text = ""
     if export is None or ended.status != JobStatus.COMPLETED:
         sys.exit(1)
+
+
+def _crawl_of(
+    keywords: tuple[str, ...], job: int | None, raw: RawCrawlOptions, *, dry_run: bool, as_json: bool
+) -> CrawlArguments | None:
+    """Return the crawl that the arguments describe; None when they name a job to resume.
+
+    Raises:
+        click.UsageError: when they are invalid, or do not fit to each other.
+    """
+    if as_json and not dry_run:
+        raise click.UsageError("--json is for --dry-run")
+    if job is None and not keywords:
+        raise click.UsageError("give at least one KEYWORD, or --job ID to resume a job")
+    if job is None:
+        return crawl_arguments.parse(keywords, raw)
+    if keywords or dry_run or any(raw.values()):
+        raise click.UsageError(
+            "a job has its keywords and options already: combine --job with --out, --format, --layout"
+        )
+    return None
 
 
 @dataclass(slots=True)

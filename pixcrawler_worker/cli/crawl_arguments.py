@@ -22,11 +22,19 @@ _DEFAULT_IMAGES = 1000
 
 @dataclass(frozen=True, slots=True)
 class CrawlArguments:
-    """The parsed arguments of a command that creates a crawl job."""
+    """The parsed arguments of a command that creates a crawl job.
+
+    Attributes:
+        keywords: of the job.
+        options: of the job.
+        max_images: of the job.
+        lines: number of the line of each URL in its list.
+    """
 
     keywords: tuple[str, ...]
     options: CrawlOptions
     max_images: int
+    lines: tuple[int, ...] = ()
 
 
 class RawCrawlOptions(TypedDict):
@@ -101,7 +109,7 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         urls = [] if raw["urls"] is None else list(url_lists.read(raw["urls"], _name(raw["urls"])))
         given = {
             "sources": list(raw["sources"]),
-            "urls": urls,
+            "urls": [line.text for line in urls],
             "licenses": list(raw["licenses"]),
             "min_width": raw["min_width"],
             "min_height": raw["min_height"],
@@ -113,7 +121,8 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         raise click.UsageError(str(error)) from error
     if urls and len(labels) > 1:
         raise click.UsageError("a URL list has one label: give one KEYWORD with --urls")
-    return CrawlArguments(keywords, parsed, raw["max_images"] or len(urls) or _DEFAULT_IMAGES)
+    max_images = raw["max_images"] or len(urls) or _DEFAULT_IMAGES
+    return CrawlArguments(keywords, parsed, max_images, tuple(line.number for line in urls))
 
 
 def _name(file: BinaryIO) -> str:

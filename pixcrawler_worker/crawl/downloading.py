@@ -299,7 +299,7 @@ class Downloading:
 
     async def _try(self, offer: Offer, taken: Body) -> _End:
         runtime, work, progress = self._runtime, self._work, self._progress
-        _check_candidate(offer.candidate, work.options)
+        check_candidate(offer.candidate, work.options)
         runtime.placeholders.check_url(offer.candidate.url)
         keep = self._queue.has(offer.host)
         fetched = await runtime.downloader.fetch(
@@ -324,8 +324,12 @@ class Downloading:
         return _End.DONE
 
 
-def _check_candidate(candidate: Candidate, options: CrawlOptions) -> None:
-    """Reject a candidate whose source says that it does not fit the options, before it is downloaded."""
+def check_candidate(candidate: Candidate, options: CrawlOptions) -> None:
+    """Check what the source says of a candidate against the options, before it is downloaded.
+
+    Raises:
+        RejectedError: when it does not fit.
+    """
     if not licenses.is_allowed(candidate.credit.license, options.licenses):
         raise RejectedError(Reason.LICENSE_NOT_WANTED, f"license {candidate.credit.license or 'unknown'}")
     if (candidate.width or options.min_width) < options.min_width:

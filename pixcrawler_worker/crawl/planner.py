@@ -1,8 +1,8 @@
 """Planning, topping up and ending a crawl job."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse, recorded
 from pixcrawler_worker.db import crawls
@@ -17,9 +17,11 @@ from pixcrawler_worker.domain.lifecycle import Counters, job_status
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, SearchRuntime
 from pixcrawler_worker.sources import protocol
 
+#: What planning needs of a runtime: its settings and its sources.
+AnyRuntime: TypeAlias = Runtime | SearchRuntime
 #: The source that takes the URL list of a job.
 URLS = "urls"
 
@@ -106,7 +108,7 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
         PermanentError: when its row or its options are invalid.
     """
     request = crawls.load(session, ref.id)
-    round_ = _round(runtime, request, parse(request.options), [])
+    round_ = next_round(runtime, request, parse(request.options), [])
     crawls.next_round(session, ref.id)
     sources_used = sorted({chunk.source for chunk in round_})
     return Chunks(
@@ -123,7 +125,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     try:
         options = parse(request.options)
         history = crawls.chunk_results(session, ref.id)
-        round_ = _round(runtime, request, options, history)
+        round_ = next_round(runtime, request, options, history)
     except PermanentError as error:
         # The row or the configuration changed under the job: it ends with what it has.
         return _end(session, ref, counters, request, reason=str(error))
@@ -148,10 +150,16 @@ def _end(
     return Conclusion(job_status(counters), details=details)
 
 
-def _round(
-    runtime: Runtime, request: CrawlRequest, options: CrawlOptions, history: list[CrawlChunkResult]
+def next_round(
+    runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions, history: Sequence[CrawlChunkResult]
 ) -> tuple[CrawlChunk, ...]:
-    """Return the chunks of the next round.
+    """Return the chunks of the next round; none when the job has its images, or nothing is left to request.
+
+    Args:
+        runtime: has the sources.
+        request: the job.
+        options: of the job.
+        history: results of all chunks of earlier rounds.
 
     Raises:
         PermanentError: when the row or the options are invalid.
@@ -169,7 +177,7 @@ def _round(
     )
 
 
-def sources(runtime: Runtime, request: CrawlRequest, options: CrawlOptions) -> tuple[str, ...]:
+def sources(runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions) -> tuple[str, ...]:
     """Return the names of the sources of the job: those in its options, or every one that is ready."""
     if options.sources:
         return tuple(dict.fromkeys(options.sources))
@@ -178,7 +186,7 @@ def sources(runtime: Runtime, request: CrawlRequest, options: CrawlOptions) -> t
     return tuple(name for name in protocol.SOURCES.installed() if name != URLS and not runtime.source(name).missing())
 
 
-def source_limits(runtime: Runtime, request: CrawlRequest, options: CrawlOptions) -> Mapping[str, SourceLimits]:
+def source_limits(runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions) -> Mapping[str, SourceLimits]:
     """Return the limits of each source of the job.
 
     Raises:
@@ -204,7 +212,7 @@ def source_limits(runtime: Runtime, request: CrawlRequest, options: CrawlOptions
     return {name: limits(name) for name in names}
 
 
-def _requested_source(runtime: Runtime, name: str) -> protocol.Source:
+def _requested_source(runtime: AnyRuntime, name: str) -> protocol.Source:
     try:
         return runtime.source(name)
     except PermanentError as error:

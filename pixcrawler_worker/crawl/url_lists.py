@@ -54,7 +54,19 @@ def trimmed(text: str) -> str:
 # --- a list ---
 
 
-def read(file: BinaryIO, name: str) -> Iterator[str]:
+class Line(NamedTuple):
+    """A line of a list.
+
+    Attributes:
+        number: from 1.
+        text: its content.
+    """
+
+    number: int
+    text: str
+
+
+def read(file: BinaryIO, name: str) -> Iterator[Line]:
     """Yield the URLs of a list: one per line, without blank lines and comments, which begin with `#`, `;` or `// `.
 
     Lines that are no URLs, among many that are, are yielded too: each is the trouble of its own candidate.
@@ -76,16 +88,11 @@ def read(file: BinaryIO, name: str) -> Iterator[str]:
     _check_sample(name, head, sample)
     for line in chain(sample, lines):
         if _is_plain(line.text):
-            yield line.text
+            yield line
             continue
         if kind := _kind(line.text, head):
             raise _rejected(name, line.number, kind, line.text)
-        yield trimmed(line.text)
-
-
-class _Line(NamedTuple):
-    number: int
-    text: str
+        yield Line(line.number, trimmed(line.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +225,7 @@ def _blocks(head: bytes, file: BinaryIO) -> Iterator[bytes]:
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
-def _lines(blocks: Iterator[bytes], encoding: str) -> Iterator[_Line]:
+def _lines(blocks: Iterator[bytes], encoding: str) -> Iterator[Line]:
     """Yield all lines with their numbers; of a line that is too long, what fits, as the last."""
     decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "replace")
     number, rest = 1, ""
@@ -226,14 +233,14 @@ def _lines(blocks: Iterator[bytes], encoding: str) -> Iterator[_Line]:
         # The last line may go on in the next block, and CR LF may be divided between them.
         *lines, rest = (rest + decoder.decode(block)).splitlines(keepends=True) or [""]
         for line in lines:
-            yield _Line(number, line.rstrip("\r\n"))
+            yield Line(number, line.rstrip("\r\n"))
             number += 1
         if len(rest) > _MAX_LINE:
             break
-    yield _Line(number, rest)
+    yield Line(number, rest)
 
 
-def _contents(lines: Iterator[_Line]) -> Iterator[_Line]:
+def _contents(lines: Iterator[Line]) -> Iterator[Line]:
     """Yield the lines that are neither blank nor comments, without spaces around them."""
     for line in lines:
         if len(line.text) > _MAX_LINE or _is_plain(line.text):
@@ -243,7 +250,7 @@ def _contents(lines: Iterator[_Line]) -> Iterator[_Line]:
         text = _UNDECODED.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", line.text)
         text = text.replace("\x00", "").strip(_AROUND)
         if text and not re.match(r"[#;]|//(?:\s|\Z)", text):
-            yield _Line(line.number, text)
+            yield Line(line.number, text)
 
 
 #: Characters that no text has. Zero bytes are ignored, and spaces are none of them.
@@ -259,7 +266,7 @@ _ROW = re.compile(r"(https?://[^\s,;|]+)([,;|])(.+)", re.IGNORECASE)
 _FOLLOWED = re.compile(r"https?://[^\s?]+\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif)(?:\?\S*)?\s+\w.*", re.IGNORECASE)
 
 
-def _check_sample(name: str, head: bytes, sample: list[_Line]) -> None:
+def _check_sample(name: str, head: bytes, sample: list[Line]) -> None:
     """Check that the first lines are those of a list of URLs.
 
     Raises:
@@ -278,7 +285,7 @@ def _check_sample(name: str, head: bytes, sample: list[_Line]) -> None:
         raise _rejected(name, line.number, usual, line.text)
 
 
-def _header_kind(sample: list[_Line]) -> _Kind | None:
+def _header_kind(sample: list[Line]) -> _Kind | None:
     """Return the kind of table whose header the first line is."""
     first = sample[0].text
     if _URL_INSIDE.search(first) or first[0] in "{[<" or _CONTROLS.search(first):

@@ -110,9 +110,17 @@ class Downloader:
     def host(self, url: str) -> str | None:
         """Return the name by which `hosts` knows the host of a URL; None when the URL may not be requested."""
         try:
-            return hosts.key(self._guard.target(url))
+            return self.checked_host(url)
         except RejectedError:
             return None
+
+    def checked_host(self, url: str) -> str:
+        """Return the name by which `hosts` knows the host of a URL.
+
+        Raises:
+            RejectedError: when the URL may not be requested.
+        """
+        return hosts.key(self._guard.target(url))
 
     async def fetch(  # noqa: PLR0913 - what to respect, and what the body may take
         self,

@@ -140,6 +140,7 @@ class Providers:
         return handle
 
     async def _file(self, request: web.Request) -> web.Response:
+        self.requests["files"].append(dict(request.match_info))
         number, _, state = request.match_info["file"].removesuffix(".jpg").partition("-")
         if state == "dead":
             return web.Response(status=404, text="<h1>File not found</h1>", content_type="text/html")
