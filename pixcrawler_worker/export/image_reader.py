@@ -169,9 +169,9 @@ class ImageReader:
         """
         errors = [one for one in found if _may_be_of_the_storage(one)]
         if len(errors) == len(found):
-            folders = {key.rpartition("/")[0] for key in keys}
+            folders = {key[: key.rfind("/") + 1] for key in keys}
             for folder in folders:
-                if await self._runtime.storage.has_readable(f"{folder}/", besides=keys):
+                if await self._runtime.storage.has_readable(folder, besides=keys):
                     break
             else:
                 if errors:

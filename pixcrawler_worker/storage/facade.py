@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 from io import FileIO
+from itertools import islice
 from typing import TypeVar
 
 import obstore
@@ -17,7 +17,8 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.storage import local, multipart
 from pixcrawler_worker.storage.failures import FileMissingError, translated
-from pixcrawler_worker.storage.local import LocalSink
+from pixcrawler_worker.storage.keys import MAX_KEY_BYTES, is_key, key_parts, prefix_parts
+from pixcrawler_worker.storage.local import LocalFolder, LocalSink
 from pixcrawler_worker.storage.stores import open_store
 from pixcrawler_worker.storage.uploads import Sink, UploadSink, aborted_on_error
 
@@ -34,12 +35,15 @@ _MAX_TRIED, _MAX_TRIED_BYTES = 4, 64 * 1024 * 1024
 #: The maximum TTL of presigned URLs of S3 (AWS, "Sharing objects with presigned URLs").
 _MAX_LINK_TTL = timedelta(days=7)
 
-#: A key as `Storage` describes it, whose parts neither begin with a dot nor are empty.
-_KEY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
+#: Keys of a list that are read from a folder at a time.
+_LIST_PART = 1000
 
 
 class Storage:
     """Files by key. A key is a relative path of ASCII letters, digits, `-`, `_` and `.`, with `/` between its parts.
+
+    A row may have a key that another program wrote: `keys.py` says which are possible. Any other raises a
+    `FileMissingError` before the storage is asked. Links in a folder are not followed.
 
     Args:
         url: `file:///folder` (created when it is missing), `s3://bucket/prefix` and what else obstore supports,
@@ -54,7 +58,11 @@ class Storage:
         self._store = open_store(url)
         base = url.rstrip("/")
         self._base = f"{base}//" if base.endswith(":") else base
-        self._folder = local.path_of(url)
+        path = local.path_of(url)
+        self._folder = None if path is None else LocalFolder(path)
+        # A bucket's limit holds for the prefix as well.
+        prefix = getattr(self._store, "prefix", None)
+        self._max_key_bytes = MAX_KEY_BYTES - (len(f"{prefix}/".encode()) if prefix else 0)
 
     def url(self, key: str) -> str:
         """Return the URL that a row keeps for the key."""
@@ -77,9 +85,10 @@ class Storage:
             OutageError: when the storage is full, read only, unavailable, or denies access.
             PermanentError: when there can be no file under that key, or the bucket does not exist.
         """
+        parts = self._parts(key)
         with translated(f"{self.url(key)} could not be written"):
-            if path := self._path(key):
-                await asyncio.to_thread(local.write, path, body)
+            if self._folder is not None:
+                await asyncio.to_thread(self._folder.write, parts, body)
             else:
                 await obstore.put_async(self._store, key, body)
 
@@ -90,12 +99,13 @@ class Storage:
         Raises:
             OutageError, PermanentError: as for `put`, also from the sink.
         """
+        parts = self._parts(key)
         what = f"{self.url(key)} could not be written"
         async with contextlib.AsyncExitStack() as stack:
             with translated(what):
                 sink: Sink
                 if self._folder is not None:
-                    sink = LocalSink(stack.enter_context(local.created(self._folder / key)), what)
+                    sink = LocalSink(stack.enter_context(self._folder.created(parts)), what)
                 else:
                     upload = obstore.open_writer_async(
                         self._store, key, buffer_size=_UPLOAD_PART, max_concurrency=_CONCURRENT_PARTS
@@ -108,7 +118,13 @@ class Storage:
 
     async def size(self, key: str) -> int | None:
         """Return the size of the file under the key in bytes; None when there is none. Raises as `put`."""
+        try:
+            parts = self._parts(key)
+        except FileMissingError:
+            return None
         with translated(f"{self.url(key)} could not be requested"):
+            if self._folder is not None:
+                return await asyncio.to_thread(self._folder.size, parts)
             try:
                 return (await obstore.head_async(self._store, key))["size"]
             except (NotFoundError, FileNotFoundError):
@@ -119,6 +135,7 @@ class Storage:
 
         Links to object stores are presigned and expire after a week at the latest; the URL of a local file does not.
         """
+        self._parts(key)
         if not isinstance(self._store, S3Store | GCSStore | AzureStore):
             return self.url(key), ttl
         link_ttl = min(ttl, _MAX_LINK_TTL)
@@ -137,13 +154,9 @@ class Storage:
             RejectedError: TOO_MANY_BYTES when it has more than `max_bytes`.
             OutageError, PermanentError: as for `put`.
         """
-        if path := self._path(key):
-            # The store takes twenty times as long.
-            try:
-                return await asyncio.to_thread(local.read, path, max_bytes)
-            except FileMissingError:
-                self._require_folder()
-                raise
+        parts = self._parts(key)
+        if self._folder is not None:
+            return await asyncio.to_thread(self._folder.read, parts, max_bytes)
         with translated(f"{self.url(key)} could not be read"):
             response = await obstore.get_async(self._store, key)
             if max_bytes is not None and response.meta["size"] > max_bytes:
@@ -164,18 +177,27 @@ class Storage:
         Raises:
             OutageError: when the storage is unavailable, or denies all of them.
         """
-        paths = [self._path(key) for key in keys]
-        if all(paths):
-            found = await asyncio.to_thread(lambda: [local.use(use, path, max_bytes) for path in paths if path])
-            if any(isinstance(one, FileMissingError) for one in found):
-                self._require_folder()
-            return found
+        if self._folder is not None:
+            return await asyncio.to_thread(self._use_all, self._folder, keys, use, max_bytes)
         # They are downloaded concurrently.
         bodies = await asyncio.gather(*(self._get_or_error(key, max_bytes) for key in keys))
         outages = [one for one in bodies if isinstance(one, OutageError)]
         if outages and len(outages) == len(bodies):
             raise outages[0]
         return await asyncio.to_thread(lambda: [use(body) if isinstance(body, bytes) else body for body in bodies])
+
+    def _use_all(
+        self, folder: LocalFolder, keys: Sequence[str], use: Callable[[bytes], T], max_bytes: int
+    ) -> list[T | WorkerError]:
+        possible: list[Sequence[str]] = []
+        errors: dict[int, WorkerError] = {}
+        for position, key in enumerate(keys):
+            try:
+                possible.append(self._parts(key))
+            except FileMissingError as error:
+                errors[position] = error
+        read = iter(folder.use_all(possible, use, max_bytes))
+        return [errors[position] if position in errors else next(read) for position in range(len(keys))]
 
     async def _get_or_error(self, key: str, max_bytes: int) -> bytes | WorkerError:
         try:
@@ -209,25 +231,23 @@ class Storage:
             return False
         return False
 
-    def _require_folder(self) -> None:
-        """Check that the folder of a local storage exists: without its volume, every file would seem to be missing.
+    def _parts(self, key: str) -> list[str]:
+        """Return the parts of a key.
 
         Raises:
-            OutageError: when it does not.
+            FileMissingError: when there can be no file under it, wherever the storage is.
         """
-        if self._folder is not None and not self._folder.is_dir():
-            raise OutageError(f"the storage {self._base} has no folder: its volume may not be mounted")
-
-    def _path(self, key: str) -> str | None:
-        """Return the path of a local file; None for what only the store may read.
-
-        A row may contain anything: the store handles what is not a key as described above, and stays in the folder.
-        """
-        return f"{self._folder}/{key}" if self._folder is not None and _KEY.fullmatch(key) else None
+        return key_parts(key, max_bytes=self._max_key_bytes)
 
     async def blocks(self, key: str) -> AsyncIterator[bytes]:
         """Yield the content of the file under the key in blocks. Raises as `get`."""
+        parts = self._parts(key)
         with translated(f"{self.url(key)} could not be read"):
+            if self._folder is not None:
+                with await asyncio.to_thread(self._folder.open, parts) as file:
+                    while part := await asyncio.to_thread(file.read, _DOWNLOAD_PART):
+                        yield part
+                return
             response = await obstore.get_async(self._store, key)
             async for block in response.stream(min_chunk_size=_DOWNLOAD_PART):
                 yield bytes(block)
@@ -241,32 +261,39 @@ class Storage:
         Raises:
             FileMissingError, OutageError, PermanentError: as for `get`.
         """
-        if (path := self._path(key)) is None:
+        parts = self._parts(key)
+        if self._folder is None:
             yield None
             return
         with translated(f"{self.url(key)} could not be read"):
-            try:
-                file = FileIO(path, opener=local.open_nonblocking)
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-                self._require_folder()
-                raise FileNotFoundError(str(error)) from error
+            file = self._folder.open(parts)
         with file:
             if hasattr(os, "posix_fadvise"):  # not on macOS
-                with contextlib.suppress(OSError):  # a pipe does not support it
+                with contextlib.suppress(OSError):  # some file systems do not support it
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             yield file
 
     async def delete(self, keys: Collection[str]) -> None:
-        """Delete the files under the keys; a key without a file is not an error."""
-        if keys:
-            with translated("files could not be deleted"):
-                try:
-                    await obstore.delete_async(self._store, sorted(keys))
-                except (NotFoundError, FileNotFoundError):
-                    # A local store stops at the first missing file, and keeps the others.
-                    for key in keys:
-                        with contextlib.suppress(NotFoundError, FileNotFoundError):
-                            await obstore.delete_async(self._store, key)
+        """Delete the files under the keys; a key without a file is not an error.
+
+        Raises:
+            FileMissingError: when there can be no file under one of the keys; no file is deleted then.
+            OutageError, PermanentError: as for `put`.
+        """
+        if not keys:
+            return
+        files = [self._parts(key) for key in sorted(keys)]
+        with translated("files could not be deleted"):
+            if self._folder is not None:
+                await asyncio.to_thread(self._folder.delete, files)
+                return
+            try:
+                await obstore.delete_async(self._store, sorted(keys))
+            except (NotFoundError, FileNotFoundError):
+                # Some stores stop at the first missing file, and keep the others.
+                for key in keys:
+                    with contextlib.suppress(NotFoundError, FileNotFoundError):
+                        await obstore.delete_async(self._store, key)
 
     async def keys(self, prefix: str, *, unfinished: bool = False) -> AsyncIterator[str]:
         """Yield every key below the prefix, which ends with a `/`.
@@ -292,10 +319,19 @@ class Storage:
         return self._folder is not None and local.UNFINISHED in key
 
     async def _list(self, prefix: str) -> AsyncIterator[tuple[str, int]]:
+        """Yield the files below a prefix that keys can name, with their sizes."""
+        parts = prefix_parts(prefix)
         with translated(f"{self.url(prefix)} could not be listed"):
-            async for batch in obstore.list(self._store, prefix):
-                for found in batch:
-                    yield found["path"], found["size"]
+            if self._folder is not None:
+                found = self._folder.walk(parts)
+                while batch := await asyncio.to_thread(list, islice(found, _LIST_PART)):
+                    for one in batch:
+                        yield one
+                return
+            async for listed in obstore.list(self._store, prefix):
+                for file in listed:
+                    if is_key(file["path"]):
+                        yield file["path"], file["size"]
 
     async def abort_uploads(self, prefix: str, *, older: timedelta) -> int:
         """Abort uploads to keys below the prefix that dead workers left unfinished, and return how many there were.

@@ -19,8 +19,8 @@ from pixcrawler_worker.errors import OutageError, PermanentError
 _MISSING = (NotFoundError, FileNotFoundError, InvalidPathError, ValueError)
 #: A file in the place of a folder, or the reverse: about this key, and not about the storage.
 _PERMANENT = (NotSupportedError, IsADirectoryError, NotADirectoryError, FileExistsError)
-#: The system's codes for paths that no file can have.
-_IMPOSSIBLE = {errno.ENAMETOOLONG, errno.ELOOP}
+#: The system's codes for paths that no file can have, for links, and for sockets and devices.
+_IMPOSSIBLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP}
 #: The system's codes for a file that it denies or cannot read, whatever it does with others.
 _OF_A_FILE = {errno.EACCES, errno.EPERM, errno.EIO}
 #: How obstore passes the codes of the system on.
@@ -58,6 +58,8 @@ def of_error(what: str, error: Exception) -> OutageError | PermanentError:
     """
     if "<Code>NoSuchBucket</Code>" in str(error):
         return PermanentError(f"{what}: there is no such bucket")
+    if "<Code>KeyTooLongError</Code>" in str(error):
+        return FileMissingError(f"{what}: the key is too long for the bucket")
     if isinstance(error, _MISSING):
         return FileMissingError(f"{what}: there is no such file")
     if _os_code(error) in _IMPOSSIBLE:
