@@ -29,6 +29,7 @@ class ExportArguments:
         convert: format of all images.
         split: names of splits and their ratios.
         only_valid: False for invalid images and exact duplicates, too.
+        name_template: of the names of image files.
     """
 
     format_: str | None
@@ -37,6 +38,7 @@ class ExportArguments:
     convert: str | None
     split: dict[str, float] | None
     only_valid: bool | None
+    name_template: str | None
 
 
 class _Ratios(click.ParamType["str | dict[str, float]", "dict[str, float]"]):
@@ -98,6 +100,12 @@ _OPTIONS = (
         default=None,
         help="Leave out what the validation finds invalid, and exact duplicates, or not.  [default: --only-valid]",
     ),
+    click.option(
+        "--name-template",
+        metavar="TEXT",
+        help="Names of image files from {index}, {id}, {sha256}, {label} and {title}, such as {label}-{index}.  "
+        "[default: {sha256}]",
+    ),
 )
 
 
@@ -135,6 +143,8 @@ def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFor
         _set(found, ("image", "format"), given.convert)
     if given.split is not None:
         _set(found, ("splits", "ratios"), given.split)
+    if given.name_template is not None:
+        found["name_template"] = given.name_template
     if given.only_valid is not None:
         _set(found, ("select", "only_valid"), given.only_valid)
     if given.only_valid is False:

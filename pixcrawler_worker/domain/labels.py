@@ -58,9 +58,14 @@ def class_folder(label: str) -> str:
     name = slug(label)
     if not has_split_word(name):
         return name
-    plural = _SPLIT_WORD.sub(r"\1s", name)
+    plural = without_split_words(name)
     digest = hashlib.sha256(label.encode()).hexdigest()[:8]
     return plural if plural.endswith(f"-{digest}") else f"{plural}-{digest}"
+
+
+def without_split_words(name: str) -> str:
+    """Return a name with the words in the plural that readers take for a split."""
+    return _SPLIT_WORD.sub(r"\1s", name)
 
 
 def has_split_word(name: str) -> bool:

@@ -234,7 +234,7 @@ class _ArchiveWriter:
 
     def _sample(self, entry: ExportEntry, file: ImageFile) -> Sample:
         image = entry.image
-        label = image.label or self._plan.default_label
+        label = self._plan.label(entry)
         split = self._plan.splits[entry.split] if self._plan.splits else None
         row: dict[str, Value] = {
             "label": label,
@@ -258,7 +258,7 @@ class _ArchiveWriter:
             "flags": ",".join(sorted({finding[0] for finding in entry.findings})) if entry.findings else "",
         }
         return Sample(
-            stem=report.stem(entry),
+            stem=self._plan.stem(entry),
             extension=file.extension,
             label=label,
             split=split,

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictStr, StringConstra
 
 from pixcrawler_worker import options
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
+from pixcrawler_worker.domain.name_templates import NameTemplate
 from pixcrawler_worker.domain.naming import nearest
 from pixcrawler_worker.domain.postgres_types import MAX_INT8
 from pixcrawler_worker.errors import PermanentError
@@ -55,6 +56,11 @@ def _hint(name: str, known: Sequence[str]) -> str:
     """Return the end of a message about an unknown name: the name that was probably meant, and all known names."""
     every = f"known are {', '.join(known)}"
     return f"did you mean {near!r}? {every[0].upper()}{every[1:]}" if (near := nearest(name, known)) else every
+
+
+def _name_template(text: str) -> str:
+    NameTemplate.parse(text)
+    return text
 
 
 Color = Annotated[StrictStr, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$"), Expected("a color such as #ffffff")]
@@ -169,6 +175,11 @@ class ExportOptions(Options):
     select: Select = Select()
     splits: Splits = Splits()
     image: ImageOptions = ImageOptions()
+    name_template: Annotated[StrictStr, AfterValidator(_name_template)] | None = Field(
+        default=None,
+        description="names of the image files, without their extension, from {index}, {id}, {sha256}, {label} and "
+        "{title}, for example {label}-{index}; by default the SHA-256",
+    )
     max_files_per_dir: Annotated[int, Integer(100)] = 5000
     archive: Archives = Archives()
     extras: Extras = Extras()

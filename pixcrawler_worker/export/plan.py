@@ -1,12 +1,14 @@
 """The plan of an export: what its archives have in common."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
-from pixcrawler_worker.db.exports import ExportRequest
+from pixcrawler_worker.db.exports import ExportEntry, ExportRequest
 from pixcrawler_worker.domain.labels import default_label
+from pixcrawler_worker.domain.name_templates import NamedImage, NameTemplate
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters.protocol import ExportFormat, Layout
@@ -66,6 +68,29 @@ class Plan:
             default_label=default_label(request.keywords),
             crawl_ended_at=request.crawl_ended_at.astimezone(UTC),
         )
+
+    def label(self, entry: ExportEntry) -> str:
+        """Return the class of an image."""
+        return entry.image.label or self.default_label
+
+    def stem(self, entry: ExportEntry) -> str:
+        """Return the name of an image's file in the dataset, without its extension."""
+        digest, image = entry.digest.hex(), entry.image
+        if self.options.name_template is None:
+            return f"{digest}-{entry.copy + 1}" if entry.copy else digest
+        return _template(self.options.name_template).name(
+            NamedImage(
+                index=entry.seq,
+                id=image.id,
+                digest=digest,
+                copy=entry.copy,
+                label=self.label(entry),
+                title=image.title or "",
+            )
+        )
+
+
+_template = functools.lru_cache(maxsize=16)(NameTemplate.parse)  # it is asked for with every image
 
 
 def key(job_id: int, name: str) -> str:

@@ -45,7 +45,9 @@ async def publish(
         files.append(MANIFEST)
         if plan.options.extras.html_report:
             files.append(report.NAME)
-            sheet = report.Sheet(shown, await report.thumbnails(runtime, shown))
+            # They are in several archives, which a link from here cannot open.
+            places = {entry.seq: report.place(entry, plan.stem(entry), None) for entry in shown}
+            sheet = report.Sheet(shown, await report.thumbnails(runtime, shown), places)
             html = report.write(plan, summary, sheet)
             await runtime.storage.put(key(job_id, report.NAME), html)
     result = ExportResult(

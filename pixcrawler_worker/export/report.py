@@ -33,24 +33,17 @@ class Sheet:
     Attributes:
         shown: the images.
         thumbnails: JPEG, by position in the export.
-        places: where those that were written are in the archive, by position; None when they are in several archives.
+        places: where those that were written are, by position.
     """
 
     shown: Sequence[ExportEntry]
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
-    places: Mapping[int, Places] | None = None
+    places: Mapping[int, Places] = field(default_factory=dict)
 
     @property
     def entries(self) -> list[tuple[ExportEntry, Places]]:
         """The images that are in the dataset, with their places."""
-        if self.places is not None:
-            return [(entry, self.places[entry.seq]) for entry in self.shown if entry.seq in self.places]
-        return [(entry, place(entry, stem(entry), None)) for entry in self.shown]
-
-
-def stem(entry: ExportEntry) -> str:
-    """Return the name of an image's file in the dataset, without its extension."""
-    return entry.digest.hex() + (f"-{entry.copy + 1}" if entry.copy else "")
+        return [(entry, self.places[entry.seq]) for entry in self.shown if entry.seq in self.places]
 
 
 def place(entry: ExportEntry, name: str, file: str | None) -> Places:
@@ -131,7 +124,7 @@ def _left_out(summary: Summary) -> str:
 
 
 def _figure(plan: Plan, entry: ExportEntry, places: Places, thumbnail: bytes | None) -> str:
-    label = entry.image.label or plan.default_label
+    label = plan.label(entry)
     hint = " - ".join(filter(None, (entry.image.title, entry.image.author, entry.image.license)))
     return html_report.figure(thumbnail, label, alt=entry.image.title or label, places=places, hint=hint)
 

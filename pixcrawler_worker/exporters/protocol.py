@@ -71,7 +71,8 @@ class Sample:
     """One image, as its file is in the dataset.
 
     Attributes:
-        stem: unique name of its file without extension: 64 hexadecimal digits, or these, a hyphen and a number.
+        stem: unique name of its file without extension, at most 94 ASCII letters, digits, `-` and `_`: 64 hexadecimal
+            digits, or these, a hyphen and a number, or what the template in the options makes of it.
         extension: extension of its format without a dot: `jpg`, `png`, ...
         label: its class.
         split: `train`, ...; None when the dataset is not split.

@@ -72,6 +72,7 @@ def test_it_writes_the_row_sends_the_message_and_prints_the_id(
             ["--split", "train=0.8, val=0.1,test=.1"],
             ("zip", {"splits": {"ratios": {"train": 0.8, "val": 0.1, "test": 0.1}}}),
         ),
+        (["--name-template", "{label}-{index}"], ("zip", {"name_template": "{label}-{index}"})),
         (["--only-valid"], ("zip", {"select": {"only_valid": True}})),
         (["--all"], ("zip", {"select": {"only_valid": False, "exclude_flags": []}})),
     ],
@@ -105,6 +106,7 @@ def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
         (("1", "--format", "csv", "--layout", "flat"), "layout: flat is delivered as tar, zip, not as csv"),
         (("1", "--format", "rar"), "'rar' is not one of 'zip', 'tar', 'csv'"),
         (("1", "--format", "zip", "--layout", "table"), "layout: table is delivered as csv, not as zip"),
+        (("1", "--name-template", "{index}.jpg"), "export_options.name_template: names have no dot"),
         (("1", "--resize", "5"), "export_options.image.resize.size: expected an integer from 8 to 4096, got 5"),
         (
             ("1", "--convert", "jpgg"),

@@ -228,6 +228,38 @@ def test_parts_are_independent_archives_that_can_be_unpacked_into_one_folder(run
     assert all(one["path"] in together for one in metadata_rows(together))
 
 
+@pytest.mark.parametrize("layout", ["imagefolder", "flat", "coco", "yolo", "label_studio"])
+def test_files_are_named_by_a_template_in_all_parts_and_tables(runtime: Runtime, layout: str) -> None:
+    title = Credit(title="../../etc/passwd test")
+    job = crawl_of(runtime, [*labeled(12), *stored_images(6, first=50, credit=title, label="test")])
+    options = {"layout": layout, "name_template": "{title}_{index:4}", "archive": {"part_max_images": 10}}
+    ref = export(runtime, job, options)
+    assert exporting.row(runtime, ref).error_message is None
+    archives = [body for name, body in files(runtime, ref).items() if name.endswith(".zip")]
+    entries = [unzipped(archive) for archive in archives]
+    images = {path: body for one in entries for path, body in one.items() if path.endswith(".jpg")}
+    stems = sorted(path.rpartition("/")[2].removesuffix(".jpg") for path in images)
+    assert [stem[-4:] for stem in sorted(stems, key=lambda stem: stem[-4:])] == [f"{n:04}" for n in range(1, 19)]
+    assert {stem[:-5] for stem in stems} == {"untitled", "etc-passwd-tests"}
+    tables = [
+        line
+        for one in entries
+        for name, body in one.items()
+        if name.startswith("images-part")
+        for line in csv.DictReader(io.StringIO(body.decode()))
+    ]
+    assert {line["file_name"]: line["sha256"] for line in tables} == {
+        path: hashlib.sha256(body).hexdigest() for path, body in images.items()
+    }
+
+
+def test_an_invalid_template_in_a_row_fails_the_export_with_what_is_expected(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(1))
+    row = exporting.row(runtime, export(runtime, job, {"name_template": "{title}"}))
+    assert row.status == "failed"
+    assert (row.error_message or "").startswith("export_options.name_template: names must differ")
+
+
 @pytest.mark.parametrize(
     ("name", "archive"),
     [("Test", "dataset.zip"), ("steam train", "dataset.zip"), ("Trainers", "trainers.zip"), ("\u732b", "dataset.zip")],
