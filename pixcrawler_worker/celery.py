@@ -24,6 +24,7 @@ from kombu.exceptions import KombuError, OperationalError
 
 from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
 from pixcrawler_worker.broker import queues
+from pixcrawler_worker.broker.app import BrokerApp
 from pixcrawler_worker.broker.consumer import Consumer
 from pixcrawler_worker.broker.pool import ChildPool
 from pixcrawler_worker.broker.transport import CheckedAMQP
@@ -58,11 +59,11 @@ _MARKER = "pixcrawler:marker"
 def _make() -> Celery:
     try:
         configured = settings.load()
-        broker = None if configured.broker_url is None else configured.broker_url.get_secret_value()
+        broker = None if configured.broker_url is None else configured.require_broker()
     except PermanentError as error:
         _refuse_to_start(error)
     # With the transport that checks each message before Celery reads it.
-    made = Celery("pixcrawler", broker=broker, amqp=CheckedAMQP, include=["pixcrawler_worker.tasks"])
+    made = BrokerApp("pixcrawler", broker=broker, amqp=CheckedAMQP, include=["pixcrawler_worker.tasks"])
     made.conf.update(
         # Exchange "" routes by the queue's name alone: no bindings that a flushed Redis could lose.
         task_queues=[kombu.Queue(queue.value, exchange="", routing_key=queue.value) for queue in Queue],

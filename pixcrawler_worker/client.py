@@ -283,9 +283,6 @@ def _broker_errors() -> Iterator[None]:
     except (KombuError, OSError) as error:
         # For example all connections of this process wait for a broker that hangs.
         raise BrokerError(f"the broker does not respond: {error}") from error
-    except (ImportError, LookupError, TypeError, ValueError):
-        # A part of the URL is read when it is used first. The error may hold the password, and is left out.
-        raise _invalid_url() from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "redis":
             raise
@@ -302,7 +299,9 @@ def _broker() -> str:
 
 @cache
 def _app(broker: str) -> Celery:
-    app = Celery("pixcrawler-client", broker=broker)
+    from pixcrawler_worker.broker.app import BrokerApp  # noqa: PLC0415
+
+    app = BrokerApp("pixcrawler-client", broker=_checked_url(broker))
     app.conf.update(
         task_serializer="json",
         result_backend=None,
@@ -315,23 +314,21 @@ def _app(broker: str) -> Celery:
         broker_pool_limit=100,
         broker_pool_acquire_timeout=1,
     )
-    _require_transport(app)
     return app
 
 
-def _require_transport(app: Celery) -> None:
-    """Raise if a URL is none of Redis, or of the broker in memory that tests of an API use."""
+def _checked_url(broker: str) -> str:
+    """Return the URL as kombu has it: that of Redis, or of the broker in memory that tests of an API use.
+
+    Raises:
+        PermanentError: when it is another one; the message has no part of it.
+    """
+    from pixcrawler_worker.domain import broker_urls  # noqa: PLC0415
+
+    if broker.rstrip("/") == "memory:":
+        return broker
     try:
-        with app.connection_for_write() as connection:
-            known = connection.transport.driver_type in {"redis", "memory"}
-    except Exception:  # noqa: BLE001 - Celery says it with any error, and with the password in it
-        known = False
-    if not known:
-        raise _invalid_url()
-
-
-def _invalid_url() -> PermanentError:
-    name = next((name for name in BROKER_VARIABLES if os.environ.get(name)), BROKER_VARIABLES[0])
-    return PermanentError(
-        f"{name} is invalid: expected for example redis://:password@host:6379/0, or redis+socket:///directory/socket"
-    )
+        return broker_urls.for_kombu(broker)
+    except PermanentError as error:
+        name = next((name for name in BROKER_VARIABLES if os.environ.get(name)), BROKER_VARIABLES[0])
+        raise PermanentError(f"{name} is invalid: {str(error).removeprefix('invalid broker URL, ')}") from None

@@ -20,7 +20,19 @@ _MAX_SHOWN = 100
 
 
 class WorkerError(Exception):
-    """Base of all errors that the callers of this package handle."""
+    """Base of all errors that the callers of this package handle.
+
+    Its text has no secrets: it goes into logs, rows, and answers of an API.
+
+    Args:
+        message: what failed, in one line; passwords, tokens and queries of URLs in it are masked.
+    """
+
+    def __init__(self, message: str = "", *arguments: object) -> None:
+        # Only for an error: the client of an API brings as little as it can.
+        from pixcrawler_worker.masking import mask  # noqa: PLC0415
+
+        super().__init__(*([mask(message)] if message else []), *arguments)
 
 
 class TransientError(WorkerError):

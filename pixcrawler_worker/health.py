@@ -15,6 +15,7 @@ from pixcrawler_worker.broker import quarantine, queues, workers
 from pixcrawler_worker.db import migrate, server, session
 from pixcrawler_worker.domain.messages import Queue
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.masking import mask_url
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
@@ -157,7 +158,7 @@ def _storage(settings: Settings) -> str:
             raise PermanentError(f"{storage.url(key)} reads differently from what was written")
 
     asyncio.run(write_and_read(Storage(settings.storage())))
-    return f"{settings.storage()} can be written and read"
+    return f"{mask_url(settings.storage())} can be written and read"
 
 
 def _sources(settings: Settings) -> str:

@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Literal, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from pixcrawler_worker.masking import mask_value
 
 #: Loggers of libraries whose INFO entries are about the library itself; those of httpx hold URLs with their queries, in
 #: which some providers want their key.
@@ -39,16 +41,16 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO, f
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    final: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    final: list[Processor] = [
+        # Of a traceback the text alone, in which the values of local variables are not.
+        structlog.processors.format_exc_info,
+        _without_secrets,
+        structlog.processors.JSONRenderer()
         if style == "json"
-        # With rich installed, the default formatter shows local variables, among them the password of the database.
-        else [
-            structlog.dev.ConsoleRenderer(
-                colors=file is None and stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
-    )
+        else structlog.dev.ConsoleRenderer(
+            colors=file is None and stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -90,6 +92,12 @@ def capture() -> None:
     threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
     atexit.register(sys.stdout.finish)
     atexit.register(sys.stderr.finish)
+
+
+def _without_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask what may be a secret in an entry of any logger: ours, Celery's, and those of other libraries."""
+    masked: EventDict = mask_value(event)
+    return masked
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

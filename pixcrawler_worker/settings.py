@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from pixcrawler_worker.domain import broker_urls
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection import placeholders
 
@@ -132,17 +133,20 @@ class Settings(BaseSettings):
         return self.database_url.get_secret_value()
 
     def require_broker(self) -> str:
-        """Return the URL of the broker.
+        """Return the URL of the broker, as kombu has it.
 
         Raises:
-            PermanentError: when none is configured.
+            PermanentError: when none is configured, or it is invalid; the message has no part of it.
         """
         if not self.broker_url:
             raise PermanentError(
                 "no broker is configured: set PIXCRAWLER_BROKER_URL, for example redis://localhost:6379/0, "
                 "or start the embedded services with `pixcrawler up`"
             )
-        return self.broker_url.get_secret_value()
+        try:
+            return broker_urls.for_kombu(self.broker_url.get_secret_value())
+        except PermanentError as error:
+            raise PermanentError(f"{PREFIX}BROKER_URL: {error}") from None
 
     def storage(self) -> str:
         """Return the URL of the storage: the configured one, or a folder below `data_dir`."""

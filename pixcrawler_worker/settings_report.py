@@ -1,6 +1,5 @@
 """The settings for people: values with masked secrets, their origins, and names that are not a setting."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,11 +7,8 @@ from pydantic import AliasChoices, SecretStr
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from pixcrawler_worker.domain.naming import nearest
+from pixcrawler_worker.masking import mask, mask_url
 from pixcrawler_worker.settings import ENV_FILE, PREFIX, Settings, environment, source_variables
-
-_MASK = "****"
-#: Places of a password in a URL: after the name of the user, or in the query.
-_USERINFO, _QUERY = re.compile(r"(://[^:/@]*):.*@"), re.compile(r"((?:password|sslpassword)=)[^&]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,10 @@ def report(settings: Settings) -> list[ReportedSetting]:
     ]
     return [
         ReportedSetting(
-            PREFIX + name.upper(), _masked(getattr(settings, name)), _origin(name, sources), f"{field.description}"
+            PREFIX + name.upper(),
+            _masked(name, getattr(settings, name)),
+            _origin(name, sources),
+            f"{field.description}",
         )
         for name, field in Settings.model_fields.items()
     ]
@@ -69,11 +68,12 @@ def _origin(name: str, sources: Sequence[tuple[str, Mapping[str, str | None]]]) 
     return "default"
 
 
-def _masked(value: object) -> str | float | None:
+def _masked(name: str, value: object) -> str | float | None:
+    if value is None or isinstance(value, float | int):
+        return value
     if isinstance(value, SecretStr):
-        # Of a URL only the password is masked, the rest helps to find mistakes; any other secret is masked as a whole.
-        text = value.get_secret_value()
-        return _QUERY.sub(rf"\1{_MASK}", _USERINFO.sub(rf"\1:{_MASK}@", text)) if "://" in text else _MASK
+        return mask_url(value.get_secret_value())
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return value if value is None or isinstance(value, float | int | str) else str(value)
+        return mask(",".join(map(str, value)))
+    # The base URL of a source may have a key in its query, and user information.
+    return mask_url(str(value)) if name.endswith("_url") else mask(str(value))

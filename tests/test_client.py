@@ -290,7 +290,7 @@ def test_options_may_be_any_mapping_and_without_any_the_message_has_none(lists: 
 @pytest.mark.parametrize(
     "url",
     [
-        "unix:///nowhere/redis?db=0",
+        "unix:///nowhere/redis?db=name",
         "redis://:hunter2/x@127.0.0.1:6379/0",
         "redis://:hunter2@127.0.0.1:port/0",
         "redis://:hunter2@127.0.0.1:1/name",

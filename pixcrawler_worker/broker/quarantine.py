@@ -16,8 +16,9 @@ import structlog
 
 from pixcrawler_worker import metrics
 from pixcrawler_worker.broker.reading import Fault
-from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.web import optional_redis
+from pixcrawler_worker.domain import broker_urls
+from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.masking import MASK, mask
 
 log = structlog.get_logger()
 
@@ -34,22 +35,10 @@ _MAX_NAME = 100
 #: For a connection to the broker, and for each of its answers, in seconds.
 _TIMEOUT = 3.0
 
-#: What an excerpt leaves out: bodies and arguments, values of keys with such names, user information and queries of
-#: URLs, and what may be a token.
-_SECRETS = (
-    (re.compile(r'("(?:body|argsrepr|kwargsrepr)"\s*:\s*)"(?:[^"\\]|\\.)*"?', re.DOTALL), r'\1"***"'),
-    (
-        re.compile(
-            r"""([\w-]*(?:pass|secret|token|(?<!routing_)key|auth|credential|cookie|session|signature)[\w-]*"""
-            r"""\\*["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|\\+"[^"]*"?|'[^']*'?|[^\s,;&}]+)""",
-            re.IGNORECASE,
-        ),
-        r"\1***",
-    ),
-    (re.compile(r"://[^/\s\"'@]*@"), "://***@"),
-    (re.compile(r"\?[^\s\"'\\]+"), "?***"),
-    (re.compile(r"[A-Za-z0-9+/=_-]{40,}"), "***"),
-)
+#: What an excerpt leaves out besides what every text does: bodies and arguments, and what may be a token.
+_ARGUMENTS = re.compile(r'("(?:body|argsrepr|kwargsrepr)"\s*:\s*)"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_MASKED = "***"
+_ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +83,9 @@ def describe(raw: bytes, *, queue: str, reason: Fault, detail: str) -> Quarantin
 
 def excerpt(text: str) -> str:
     """Return the beginning of a text in printable characters, without passwords, tokens, queries and encoded data."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
+    text = _ENCODED.sub(MASK, mask(_ARGUMENTS.sub(rf'\1"{MASK}"', text)))
+    # As the entries have always had it.
+    text = text.replace(f'"{MASK}"', _MASKED).replace(MASK, _MASKED)
     return _printable(text)[:_MAX_EXCERPT]
 
 
@@ -111,12 +101,8 @@ def connect(broker_url: str, *, timeout: float = _TIMEOUT) -> redis.Redis:
     Raises:
         PermanentError: when the URL is invalid.
     """
-    try:
-        url = optional_redis.of_broker(broker_url) or broker_url
-        return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
-    except ValueError as error:
-        # Its text may hold a part of the password.
-        raise PermanentError("invalid broker URL, expected for example redis://:password@host:6379/0") from error
+    url = broker_urls.for_redis(broker_url)
+    return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
 
 
 def read(broker_url: str, *, limit: int, timeout: float = _TIMEOUT) -> tuple[int, Sequence[QuarantinedMessage]]:

@@ -24,6 +24,7 @@ from redis.exceptions import DataError, RedisError, ResponseError
 
 from pixcrawler_worker.broker import quarantine, reading
 from pixcrawler_worker.broker.reading import Fault, UnreadableError
+from pixcrawler_worker.masking import mask
 
 log = structlog.get_logger()
 
@@ -298,10 +299,6 @@ class Channel(kombu.transport.redis.Channel):
         return published
 
 
-class SentinelChannel(Channel, kombu.transport.redis.SentinelChannel):
-    """A channel of a Redis that Sentinel finds."""
-
-
 class Transport(kombu.transport.redis.Transport):
     """The transport for `redis://`, `rediss://` and `redis+socket://`."""
 
@@ -356,22 +353,18 @@ class Transport(kombu.transport.redis.Transport):
             channel.qos.forget(delivery_tag)
 
 
-class SentinelTransport(Transport, kombu.transport.redis.SentinelTransport):
-    """The transport for `sentinel://`."""
-
-    Channel = SentinelChannel
-
-
-_TRANSPORTS = {kombu.transport.redis.Transport: Transport, kombu.transport.redis.SentinelTransport: SentinelTransport}
-
-
 class CheckedConnection(Connection):
     """A connection that checks its messages, where the broker is Redis."""
+
+    def info(self) -> dict[str, Any]:
+        """Return what `celery inspect stats` shows of this connection: of a socket, kombu has the password in it."""
+        found: dict[str, Any] = super().info()
+        return found | {"hostname": mask(found["hostname"])} if found["hostname"] else found
 
     def get_transport_cls(self) -> Any:
         """Return the class of the transport for the URL of this connection."""
         found = super().get_transport_cls()
-        return _TRANSPORTS.get(found, found)
+        return Transport if found is kombu.transport.redis.Transport else found
 
 
 class CheckedAMQP(AMQP):

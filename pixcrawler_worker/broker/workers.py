@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from celery import Celery
 from kombu.exceptions import KombuError
 
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.broker.app import BrokerApp
+from pixcrawler_worker.domain import broker_urls
+from pixcrawler_worker.errors import TransientError
 
 #: Seconds that workers get to respond. On a machine that is busy, the first question may be too short.
 _TIMEOUTS = (1.0, 2.0)
@@ -17,10 +18,10 @@ def consumed_queues(broker_url: str) -> Mapping[str, frozenset[str]]:
     Takes a second, or three when no worker responds.
 
     Raises:
-        PermanentError: when Celery cannot use the URL.
+        PermanentError: when the URL is invalid.
         TransientError: when the broker does not answer.
     """
-    with Celery("pixcrawler-doctor", broker=broker_url, set_as_current=False) as app:
+    with BrokerApp("pixcrawler-doctor", broker=broker_urls.for_kombu(broker_url), set_as_current=False) as app:
         timeouts = {"socket_timeout": 3, "socket_connect_timeout": 3, "max_retries": 1, "interval_start": 0}
         app.conf.update(result_backend=None, broker_transport_options=timeouts)
         try:
@@ -29,9 +30,4 @@ def consumed_queues(broker_url: str) -> Mapping[str, frozenset[str]]:
                     return {worker: frozenset(queue["name"] for queue in queues) for worker, queues in found.items()}
         except (KombuError, OSError) as error:
             raise TransientError(f"the broker does not answer: {error}") from error
-        except (LookupError, ValueError, TypeError):
-            # Its text may hold a part of the password.
-            raise PermanentError(
-                "invalid broker URL, expected for example redis://:password@host:6379/0, or redis+socket:///directory/socket"
-            ) from None
     return {}

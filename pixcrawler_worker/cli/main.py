@@ -4,6 +4,7 @@ The module of a command is imported when the command is called, so `pixcrawler -
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ import click
 from pixcrawler_worker.cli import interrupts
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.errors import WorkerError
+from pixcrawler_worker.masking import mask
 
 #: The commands by name: module, attribute, and line in the help text.
 _COMMANDS = {
@@ -101,14 +103,15 @@ def _run() -> str | int | None:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"pixcrawler: {_one_line(error)}", err=True)
+        click.echo(f"pixcrawler: {mask(_one_line(error))}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return interrupts.EXIT_CODE
     except WorkerError as error:
-        if debug:
-            raise
-        click.echo(f"pixcrawler: {error}", err=True)
+        click.echo(mask(traceback.format_exc()) if debug else f"pixcrawler: {error}", err=True)
+        return 1
+    except Exception:  # noqa: BLE001 - a bug is shown, without what a library was given and repeats in its text
+        click.echo(mask(traceback.format_exc()), err=True)
         return 1
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from pixcrawler_worker.db import timestamps
 from pixcrawler_worker.errors import OutageError, PermanentError
+from pixcrawler_worker.masking import mask
 
 __all__ = [
     "Session",
@@ -82,9 +83,13 @@ def sqlalchemy_url(url: str) -> str:
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg"}:
         raise PermanentError("invalid database URL: it must begin with postgresql:// or postgres://")
     try:
-        make_url(converted := f"postgresql+psycopg://{rest}")
-    except (ArgumentError, ValueError) as error:
-        raise PermanentError("invalid database URL: expected for example postgresql://user@host/name") from error
+        parsed = make_url(converted := f"postgresql+psycopg://{rest}")
+    except (ArgumentError, ValueError):
+        # Its text may hold a part of the password.
+        raise PermanentError("invalid database URL: expected for example postgresql://user@host/name") from None
+    if "@" in (parsed.host or "") + (parsed.database or ""):
+        # Behind the first one, a part of the password would be looked up as a host.
+        raise PermanentError("invalid database URL: an @ in the password must be percent-encoded, as %40")
     return converted
 
 
@@ -198,10 +203,10 @@ def describe(error: BaseException) -> str:
     if isinstance(error, DBAPIError | psycopg.Error):
         cause = _driver_error(error)
         state = getattr(cause, "sqlstate", None)
-        line = str(cause).partition("\n")[0]
+        line = mask(str(cause).partition("\n")[0])
         return f"{line} (SQLSTATE {state})" if state else line
     # The text of some errors is empty, and of others it only makes sense with the type.
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:_MAX_DESCRIPTION].removesuffix(": ")
+    return f"{type(error).__name__}: {' '.join(mask(str(error)).split())}"[:_MAX_DESCRIPTION].removesuffix(": ")
 
 
 def is_about_a_row(error: DBAPIError | psycopg.Error) -> bool:

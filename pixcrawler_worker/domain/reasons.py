@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from pixcrawler_worker.errors import WorkerError
+from pixcrawler_worker.masking import mask
 
 
 class Reason(StrEnum):
@@ -90,5 +91,5 @@ class RejectedError(WorkerError):
     def __init__(self, reason: Reason, detail: str, *, status: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = mask(detail)
         self.status = status

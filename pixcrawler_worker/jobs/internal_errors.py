@@ -6,6 +6,7 @@ import structlog
 
 from pixcrawler_worker import metrics
 from pixcrawler_worker.errors import OutageError
+from pixcrawler_worker.masking import mask
 
 log = structlog.get_logger()
 
@@ -55,4 +56,5 @@ def describe(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - an error of a plug-in may do anything
         text = ""
-    return f"{type(error).__name__}: {' '.join(text[:1000].split())}"[:_MAX_DESCRIPTION].removesuffix(": ")
+    # Masked before it is cut: what is left of a URL may not look like one.
+    return f"{type(error).__name__}: {' '.join(mask(text[:1000]).split())}"[:_MAX_DESCRIPTION].removesuffix(": ")

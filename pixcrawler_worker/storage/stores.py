@@ -10,6 +10,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.masking import mask_url
 from pixcrawler_worker.storage import local
 from pixcrawler_worker.storage.failures import first_line
 
@@ -46,14 +47,16 @@ def open_store(url: str) -> ObjectStore:
         return MemoryStore()
     if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
         raise PermanentError(
-            f"the storage {url} has no absolute path: write three slashes, as in file:///srv/pixcrawler"
+            f"the storage {mask_url(url)} has no absolute path: write three slashes, as in file:///srv/pixcrawler"
         )
     try:
         if folder := local.path_of(url):
             return LocalStore(folder, mkdir=True)
         return from_url(url, **_options(parse_scheme(url)))
     except (BaseError, OSError, ValueError) as error:
-        raise PermanentError(f"the storage {url} cannot be opened ({first_line(error)}); use {_EXAMPLES}") from error
+        shown = mask_url(url)
+        reason = first_line(error).replace(url, shown)
+        raise PermanentError(f"the storage {shown} cannot be opened ({reason}); use {_EXAMPLES}") from None
 
 
 def _options(scheme: str) -> dict[str, Any]:

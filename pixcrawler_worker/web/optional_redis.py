@@ -1,6 +1,5 @@
 """A Redis that nothing waits for: workers share through it what makes them better neighbors, and work without it."""
 
-import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -10,6 +9,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from pixcrawler_worker.domain import broker_urls
+from pixcrawler_worker.errors import PermanentError
 
 T = TypeVar("T")
 
@@ -69,14 +71,10 @@ class OptionalRedis:
 
 def of_broker(broker_url: str | None) -> str | None:
     """Return the broker's URL as redis-py has it; None when that is not a Redis that can be connected to directly."""
-    scheme = (broker_url or "").partition(":")[0]
-    if broker_url is None or scheme not in {"redis", "rediss", "unix", "redis+socket"}:
+    try:
+        return broker_urls.for_redis(broker_url) if broker_url else None
+    except PermanentError:
         return None
-    # What kombu calls otherwise than redis-py.
-    url = re.sub("^redis[+]socket:", "unix:", broker_url)
-    if url.startswith("unix:"):
-        url = url.replace("virtual_host=", "db=")
-    return re.sub("(?<=ssl_cert_reqs=)CERT_[A-Z]+", lambda name: name[0].removeprefix("CERT_").lower(), url)
 
 
 def _connect(url: str) -> Redis:

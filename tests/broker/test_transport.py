@@ -9,7 +9,6 @@ import pytest
 import redis
 from kombu import Consumer, Message, Queue
 from kombu.exceptions import OperationalError
-from kombu.transport import redis as kombu_redis
 from structlog.testing import capture_logs
 
 from pixcrawler_worker.broker import quarantine, transport
@@ -76,7 +75,6 @@ def nothing_taken(server: redis.Redis) -> bool:
         ("redis://127.0.0.1:1/0", transport.Transport),
         ("rediss://127.0.0.1:1/0", transport.Transport),
         ("redis+socket:///tmp/none", transport.Transport),
-        ("sentinel://127.0.0.1:1", transport.SentinelTransport),
         ("memory://", None),
     ],
 )
@@ -85,7 +83,6 @@ def test_every_kind_of_redis_is_checked(url: str, expected: type | None) -> None
     assert (found is expected) if expected else not issubclass(found, transport.Transport)
     if expected:
         assert issubclass(found.Channel, transport.Channel)
-    assert issubclass(transport.SentinelChannel, kombu_redis.SentinelChannel)
 
 
 @pytest.mark.parametrize("options", [{}, {"global_keyprefix": ""}], ids=str)

@@ -1,0 +1,27 @@
+"""A Celery app with one broker: that of the settings, which the rule for URLs has been applied to."""
+
+from typing import Any
+
+from celery import Celery
+from kombu import Connection
+
+
+class BrokerApp(Celery):
+    """A Celery app that connects to the broker that it was made with.
+
+    Celery itself prefers its own variables, such as `CELERY_BROKER_URL` and `CELERY_BROKER_READ_URL`: a worker would
+    take its messages from another broker than the one that its checks and its sweeps ask.
+
+    Args:
+        main: the name of the app.
+        broker: the URL as kombu has it; None for what Celery takes by itself.
+        options: of a Celery app.
+    """
+
+    def __init__(self, main: str, *, broker: str | None, **options: Any) -> None:
+        self._broker = broker
+        super().__init__(main, broker=broker, **options)
+
+    def _connection(self, url: str, *arguments: Any, **options: Any) -> Connection:
+        made: Connection = super()._connection(self._broker or url, *arguments, **options)  # type: ignore[misc]  # Celery's stubs leave it out
+        return made
