@@ -1,5 +1,6 @@
 """The arguments that `pixcrawler crawl` and `pixcrawler build` share, and the crawl that they describe."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pixcrawler_worker.sources import protocol
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DEFAULT_IMAGES = 1000
+#: Suffixes of a rate, as curl has them.
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,24 @@ class RawCrawlOptions(TypedDict):
     urls: BinaryIO | None
     ignore_opt_outs: bool
     ignore_robots: bool
+    limit_rate: int | None
+    wait: float | None
+
+
+class _Rate(click.ParamType["str | int", "int"]):
+    """Bytes in a second, such as 500k or 2.5M, as curl, wget and gallery-dl take them."""
+
+    name = "rate"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(
+            r"(\d{1,12}(?:\.\d{1,6})?)([kmg]?)(?:i?b)?(?:/s)?", value.strip(), re.ASCII | re.IGNORECASE
+        )
+        if found is None:
+            self.fail(f"expected bytes in a second, such as 500k or 2M, got {value!r}", param, ctx)
+        return round(float(found[1]) * _UNITS[found[2].lower()])
 
 
 _OPTIONS = (
@@ -85,6 +106,18 @@ _OPTIONS = (
         help="Keep images whose owner opts out of indexes, AI training, or text and data mining.",
     ),
     click.option("--ignore-robots", is_flag=True, help="Request images that the robots.txt of their host disallows."),
+    click.option(
+        "--limit-rate",
+        type=_Rate(),
+        metavar="RATE",
+        help="Bytes of image files in a second, such as 500k or 2M, of all workers together.  [default: no limit]",
+    ),
+    click.option(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help="Seconds from one request for an image to the next one at the same host.  [default: 0]",
+    ),
 )
 
 
@@ -115,6 +148,8 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "min_height": raw["min_height"],
             "respect_opt_outs": not raw["ignore_opt_outs"],
             "respect_robots": not raw["ignore_robots"],
+            "limit_rate": raw["limit_rate"],
+            "wait": raw["wait"],
         }
         parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
     except PermanentError as error:

@@ -49,6 +49,12 @@ class CandidateQueue:
         """Queue a candidate again, at its place."""
         insort(self._waiting, offer, key=_order)
 
+    def delay(self, host: str, until: float) -> None:
+        """Let the candidates of a host wait until a time of the monotonic clock, at least."""
+        for offer in self._waiting:
+            if offer.host == host:
+                offer.due = max(offer.due, until)
+
     def take_all(self, host: str) -> list[Offer]:
         """Take the candidates of a host."""
         taken = [offer for offer in self._waiting if offer.host == host]

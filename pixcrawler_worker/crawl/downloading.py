@@ -41,6 +41,8 @@ _SLOW_SECONDS, _MAX_SLOW = 1.0, 4
 _SLOW_BODY, _SLOW_BODY_SECONDS = 1000, 2.0
 #: The same for a response that does not begin within so many seconds: twice as many after each, up to the last.
 _FIRST_LATE_SECONDS, _MAX_LATE_SECONDS = 3.0, 10.0
+#: Downloads at a time of a job whose rate is limited: one for each so many bytes in a second, and at least so many.
+_RATE_PER_DOWNLOAD, _MIN_LIMITED = 50_000, 2
 #: Seconds between two looks at whether a chunk should stop.
 _LOOK_SECONDS = 0.25
 #: Seconds for which a chunk waits for its hosts itself: in any case, and if nothing else could use its process.
@@ -81,6 +83,14 @@ class Downloading:
         self._running: dict[asyncio.Task[_End], tuple[Offer, float]] = {}
         self._left: list[Offer] = []
         self._late_seconds: dict[str | None, float] = {}
+        options = work.options
+        self._pace = runtime.downloader.pace(
+            f"crawl:{work.claim.job.id}", limit_rate=options.limit_rate, wait=options.wait
+        )
+        # More would only wait for each other, and all end late.
+        self._concurrency = runtime.settings.fetch_concurrency
+        if options.limit_rate is not None:
+            self._concurrency = min(self._concurrency, max(_MIN_LIMITED, options.limit_rate // _RATE_PER_DOWNLOAD))
         self._begun = self._ended = time.monotonic()
 
     async def run(self) -> None:
@@ -148,8 +158,11 @@ class Downloading:
 
     def _begin(self, now: float) -> None:
         """Begin as many downloads as there is room for."""
-        concurrency = self._runtime.settings.fetch_concurrency
-        quick = sum(now - since < _SLOW_SECONDS for _, since in self._running.values())
+        concurrency = self._concurrency
+        is_limited = self._work.options.limit_rate is not None
+        quick = sum(
+            now - since < _SLOW_SECONDS or (is_limited and _has_begun(offer)) for offer, since in self._running.values()
+        )
         begun = Counter(
             offer.host
             for offer, since in self._running.values()
@@ -161,6 +174,8 @@ class Downloading:
             self._running[asyncio.ensure_future(self._process(offer))] = offer, now
             begun[offer.host] += 1
             quick += 1
+            if self._pace is not None and self._pace.wait and offer.host is not None:
+                self._queue.delay(offer.host, now + self._pace.wait)
 
     def _finish(self, task: asyncio.Task[_End]) -> None:
         offer, _ = self._running.pop(task)
@@ -205,7 +220,10 @@ class Downloading:
         if not len(self._queue):
             return None
         wait = self._queue.wait(now)
-        is_long = wait > _MAX_IDLE_SECONDS or (wait > _MIN_IDLE_SECONDS and await self._is_needed())
+        is_paced = self._pace is not None and self._pace.wait > 0 and self._work.chunk.source != URLS
+        # Another attempt would search the source once more for the next image.
+        least, most = (_BUSY_SECONDS_OF_SEARCH,) * 2 if is_paced else (_MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS)
+        is_long = wait > most or (wait > least and await self._is_needed())
         if is_long or now - self._begun > self._budget:
             causes = {closed.cause for host in self._queue.by_host() if (closed := self._hosts.closed(host))}
             return Pause((), timedelta(seconds=wait), dict(self._queue.by_host()), deferred=not causes)
@@ -259,7 +277,7 @@ class Downloading:
         operator's proxy or of this process is the chunk's.
         """
         try:
-            with self._runtime.downloader.bodies.body() as offer.body:
+            with self._runtime.downloader.bodies.body(self._pace) as offer.body:
                 return await self._try(offer, offer.body)
         except HostClosedError as closed:
             return self._wait_for(offer, closed)
@@ -293,8 +311,10 @@ class Downloading:
         if closed.cause is Cause.BUSY and self._hosts.limit(closed.host) is not None:
             is_listed = self._work.chunk.source == URLS
             offer.due = time.monotonic() + (_BUSY_SECONDS if is_listed else _BUSY_SECONDS_OF_SEARCH)
-        elif closed.cause in {Cause.BUSY, Cause.ASKED}:
+        elif closed.cause in {Cause.BUSY, Cause.ASKED, Cause.PACED}:
             offer.due = time.monotonic() + closed.wait.total_seconds()
+        if closed.cause is Cause.PACED:
+            self._queue.delay(closed.host, offer.due)
         return _End.AGAIN
 
     async def _try(self, offer: Offer, taken: Body) -> _End:
@@ -322,6 +342,11 @@ class Downloading:
             await runtime.storage.put(key, fetched.body)
         progress.images[offer.position] = _new_image(work, offer, facts, storage_url=runtime.storage.url(key))
         return _End.DONE
+
+
+def _has_begun(offer: Offer) -> bool:
+    """Return whether a response to the download of a candidate has begun."""
+    return offer.body is not None and offer.body.begun is not None
 
 
 def check_candidate(candidate: Candidate, options: CrawlOptions) -> None:

@@ -9,7 +9,12 @@ from pydantic import AfterValidator, Field, StrictBool
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl import url_lists
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Options, Size, Text
+from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Number, Options, Size, Text
+
+#: Bytes in a second with which images of usual sizes arrive before the deadline of a chunk.
+MIN_RATE = 10_000
+#: Seconds between two requests to a host: more would hold up a chunk whose images are redirected.
+MAX_WAIT = 60
 
 
 class CrawlOptions(Options):
@@ -40,6 +45,13 @@ class CrawlOptions(Options):
         True, description="reject images whose owner opts out with X-Robots-Tag or tdm-reservation"
     )
     respect_robots: StrictBool = Field(True, description="reject images that the robots.txt of their host disallows")
+    limit_rate: Annotated[int, Integer(MIN_RATE)] | None = Field(
+        None, description="bytes of image files in a second, of all workers together; no limit by default"
+    )
+    wait: Annotated[float, Number(minimum=0, maximum=MAX_WAIT)] = Field(
+        0.0,
+        description="seconds from one request for an image to the next one at the same host, of all workers together",
+    )
 
 
 def parse(raw: object) -> CrawlOptions:

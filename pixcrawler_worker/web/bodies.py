@@ -5,6 +5,8 @@ from collections import OrderedDict
 from types import TracebackType
 from typing import Self
 
+from pixcrawler_worker.web.pace import Pace
+
 
 class Bodies:
     """Bounds the bytes of all bodies that a process holds at a time.
@@ -27,9 +29,13 @@ class Bodies:
         """Bytes of all bodies now."""
         return self._total
 
-    def body(self) -> "Body":
-        """Return a body without bytes: a context that gives back what the body has taken."""
-        return Body(self)
+    def body(self, pace: Pace | None = None) -> "Body":
+        """Return a body without bytes: a context that gives back what the body has taken.
+
+        Args:
+            pace: of the job that it belongs to.
+        """
+        return Body(self, pace)
 
     async def take(self, body: "Body", count: int) -> None:
         """Wait until a body may have so many bytes more."""
@@ -56,12 +62,15 @@ class Body:
 
     Attributes:
         received: its bytes so far.
-        begun: when the head of its response arrived, by the monotonic clock; None before.
+        begun: when the head of its response arrived, by the monotonic clock, and later by what the pace of its job has
+            cost it since; None before.
+        pace: of its job; None for none.
     """
 
-    def __init__(self, bodies: Bodies) -> None:
+    def __init__(self, bodies: Bodies, pace: Pace | None = None) -> None:
         self.received = 0
         self.begun: float | None = None
+        self.pace = pace
         self._bodies = bodies
 
     def __enter__(self) -> Self:
@@ -76,3 +85,6 @@ class Body:
         """Wait until the body may have so many bytes more."""
         await self._bodies.take(self, count)
         self.received += count
+        if self.pace is not None:
+            waited = await self.pace.received(count)
+            self.begun = None if self.begun is None else self.begun + waited

@@ -22,6 +22,7 @@ from pixcrawler_worker.web.bodies import Bodies, Body
 from pixcrawler_worker.web.exchange import REDIRECTS, SEE_OTHER, Answer, BusyError, ExchangeProgress, Outgoing
 from pixcrawler_worker.web.failures import without_query
 from pixcrawler_worker.web.hosts import Hosts
+from pixcrawler_worker.web.pace import Pace
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.pool import Pool
 from pixcrawler_worker.web.resolver import CachingResolver, Lookup, LookupsBusyError, system_lookup
@@ -139,7 +140,7 @@ class Downloader:
             max_bytes: a cap for this body, below the policy's.
             keep: whether more requests to the host will follow, so that its connection is worth keeping.
             taken: what the body takes of the budget for bodies in flight, until its context ends; by default it is
-                returned with the body.
+                returned with the body. It has the pace of the job, too.
             respect_robots: do not request what the robots.txt of its host disallows, by redirect neither.
             respect_opt_outs: do not read what is sent with a header by which its owner opts out (`web/opt_outs.py`).
 
@@ -196,6 +197,18 @@ class Downloader:
             target, answer = await self._send(outgoing)
         return ApiResponse(str(target), answer.status, answer.raw_headers, answer.body)
 
+    def pace(self, job: str, *, limit_rate: int | None, wait: float) -> Pace | None:
+        """Return the pace of a job, which all processes keep together; None for a job without one.
+
+        Args:
+            job: its name, the same in all processes.
+            limit_rate: bytes of bodies in a second; None for no limit.
+            wait: seconds between the beginnings of two requests to one host.
+        """
+        if limit_rate is None and not wait:
+            return None
+        return Pace(job, limit_rate=limit_rate, wait=wait, shared=self.hosts.shared)
+
     async def rest(self) -> None:
         """Give back the connections that workers share, because nothing is downloaded now."""
         if self._pool:
@@ -242,6 +255,9 @@ class Downloader:
             patience = _LONG_PATIENCE if redirects or outgoing.any_status else hosts.PATIENCE
             host = hosts.key(outgoing.target)
             async with pool.connection(host, keep=outgoing.keep, patience=patience) as session:
+                if outgoing.taken.pace is not None:
+                    # A chain of redirects that gave up would never come to its end.
+                    await outgoing.taken.pace.turn(host, must_wait=redirects > 0)
                 begun = time.monotonic()
                 answer = await self._ask(pool, session, host, outgoing, cookies, seconds)
                 seconds -= time.monotonic() - begun

@@ -67,6 +67,7 @@ class Cause(StrEnum):
     DOWN = "it does not answer"
     BUSY = "all connections that it allows are in use"
     ASKED = "it has not sent its robots.txt yet"
+    PACED = "the job waits between two requests to a host"
 
 
 class HostClosedError(TransientError):
@@ -126,6 +127,9 @@ class SharedKnowledge(Protocol):
     async def give_back(self, host: str, name: str) -> None:
         """Return a borrowed connection."""
 
+    async def reserve(self, name: str, seconds: float, *, within: float) -> float | None:
+        """Reserve a turn; see `pace.SharedTurns`."""
+
     async def aclose(self) -> None:
         """Close the connection to Redis."""
 
@@ -176,6 +180,9 @@ class Hosts:
         shared: what workers know together; None for a process of its own.
         clock: monotonic, in seconds.
         jitter: returns a random number from 0 up to 1.
+
+    Attributes:
+        shared: as the argument.
     """
 
     def __init__(
@@ -187,7 +194,7 @@ class Hosts:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._limits = {**PUBLISHED, **(limits or {})}
-        self._shared = shared
+        self.shared = shared
         self._clock = clock
         self._jitter = jitter
         self._known: OrderedDict[str, _Host] = OrderedDict()
@@ -223,12 +230,12 @@ class Hosts:
 
     async def look(self, hosts: Sequence[str]) -> None:
         """Take over what other workers know of some hosts."""
-        if self._shared is None or not self._unseen(hosts):
+        if self.shared is None or not self._unseen(hosts):
             return
         # One look at a time: who comes meanwhile waits for it, and has seen the same.
         async with self._looking:
             if due := self._unseen(hosts):
-                found = await self._shared.look(due)
+                found = await self.shared.look(due)
                 for host in due:
                     self._host(host).looked = self._clock()
                 for host, closing in found.items():
@@ -285,8 +292,8 @@ class Hosts:
             one.places = min(most, one.places + 1 / one.places)
         if one.strikes and self._wait(one) <= 0:
             one.strikes = 0
-            if self._shared is not None:
-                await self._shared.open(host)
+            if self.shared is not None:
+                await self.shared.open(host)
 
     async def limited(self, host: str, retry_after: timedelta | None, *, sent: float) -> HostClosedError:
         """Close a host that limits requests, and return the error for the request.
@@ -337,10 +344,10 @@ class Hosts:
         Raises:
             HostClosedError: none becomes free soon.
         """
-        if self._shared is None:
+        if self.shared is None:
             return ""
         until = self._clock() + patience
-        while (name := await self._shared.borrow(host, limit)) is None:
+        while (name := await self.shared.borrow(host, limit)) is None:
             if self._clock() > until:
                 raise HostClosedError(host, Cause.BUSY, timedelta(seconds=1))
             await asyncio.sleep(BORROW_SECONDS * (1 + self._jitter()))
@@ -348,13 +355,13 @@ class Hosts:
 
     async def give_back(self, host: str, name: str) -> None:
         """Return a connection that `borrow` has named."""
-        if self._shared is not None:
-            await self._shared.give_back(host, name)
+        if self.shared is not None:
+            await self.shared.give_back(host, name)
 
     async def aclose(self) -> None:
         """Close the connection to what is shared."""
-        if self._shared is not None:
-            await self._shared.aclose()
+        if self.shared is not None:
+            await self.shared.aclose()
 
     async def _close(self, host: str, cause: Cause, wait: timedelta | None, sent: float) -> HostClosedError:
         one = self._host(host)
@@ -364,9 +371,9 @@ class Hosts:
         if is_new or (wait is not None and cause is Cause.LIMITED):
             since = one.since if one.strikes else self._clock()
             self._take_over(one, Closing(padded, strikes, cause, timedelta(seconds=self._clock() - since)))
-            if self._shared is not None:
+            if self.shared is not None:
                 age = timedelta(seconds=max(0.0, self._clock() - sent))
-                closing = await self._shared.close(host, cause, None if wait is None else padded, age=age)
+                closing = await self.shared.close(host, cause, None if wait is None else padded, age=age)
                 if closing is not None:
                     self._take_over(one, closing)
         if is_new:

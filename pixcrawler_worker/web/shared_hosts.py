@@ -3,6 +3,7 @@
 Times are Redis' own. A worker that dies gives nothing back: what it has borrowed is free again when its time is over.
 """
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,8 +17,11 @@ from pixcrawler_worker.web.optional_redis import OptionalRedis
 
 #: Keys in Redis begin with this.
 PREFIX = "pixcrawler:host:"
+#: Keys of the turns of jobs, whose names follow.
+TURNS = "pixcrawler:pace:"
 #: Milliseconds after which a borrowed connection is free again: longer than a process keeps one.
 _BORROWED_MS = 90_000
+_MICROSECONDS = 1_000_000
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
 
@@ -71,6 +75,17 @@ redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[3]))
 return 1
 """
 )
+# In microseconds: some bytes take less than a millisecond. Numbers are written in full, which Lua does not by itself.
+_RESERVE = """
+local t = redis.call('TIME') local now = t[1] * 1000000 + t[2]
+local at = math.max(now, tonumber(redis.call('GET', KEYS[1]) or '0'))
+local seconds, within = tonumber(ARGV[1]), tonumber(ARGV[2])
+if within < 0 or at - now <= within then
+    local ends = at + seconds
+    redis.call('SET', KEYS[1], string.format('%.0f', ends), 'PX', math.ceil((ends - now) / 1000) + 1000)
+end
+return at - now
+"""
 _GIVE_BACK = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
 
@@ -122,6 +137,12 @@ class RedisHosts:
     async def give_back(self, host: str, name: str) -> None:
         """Return a borrowed connection."""
         await self._run(_GIVE_BACK, [f"{PREFIX}{host}:connections"], [name])
+
+    async def reserve(self, name: str, seconds: float, *, within: float) -> float | None:
+        """Reserve the next `seconds` of a row of turns; see `pace.SharedTurns`."""
+        limit = -1 if math.isinf(within) else round(within * _MICROSECONDS)
+        found = await self._run(_RESERVE, [TURNS + name], [round(seconds * _MICROSECONDS), limit])
+        return None if found is None else int(found) / _MICROSECONDS
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""

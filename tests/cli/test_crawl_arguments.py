@@ -61,3 +61,41 @@ def test_a_file_of_another_format_ends_with_one_line_and_creates_nothing(
             assert result.stdout == ""
     assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
     assert sent(broker) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["--limit-rate", "500k"], {"limit_rate": 500 * 1024}),
+        (["--limit-rate", "2M"], {"limit_rate": 2 << 20}),
+        (["--limit-rate", "2.5MiB/s"], {"limit_rate": 5 << 19}),
+        (["--limit-rate", "20000", "--wait", "1.5"], {"limit_rate": 20_000, "wait": 1.5}),
+        (["--wait", "0"], {}),
+    ],
+)
+def test_the_pace_of_a_job_is_recorded_with_it(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, words: list[str], options: dict[str, float]
+) -> None:
+    assert call(env, "crawl", "cat", *words).exit_code == 0
+    ((recorded,),) = query(runtime, "SELECT options FROM pixcrawler.crawl_plans")
+    assert recorded == {"chunk_size": 100} | options
+    assert len(sent(broker)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit-rate", "fast"], "expected bytes in a second, such as 500k or 2M, got 'fast'"),
+        (["--limit-rate", "-1"], "expected bytes in a second"),
+        (["--limit-rate", "500k-800k"], "expected bytes in a second"),
+        (["--limit-rate", "1k"], "options.limit_rate: expected an integer of at least 10000, got 1024"),
+        (["--limit-rate", "9G"], "options.limit_rate: expected an integer of at most 2147483647, got 9663676416"),
+        (["--wait", "-1"], "options.wait: expected a number from 0 to 60, got -1.0"),
+        (["--wait", "3600"], "options.wait: expected a number from 0 to 60, got 3600.0"),
+        (["--wait", "nan"], "options.wait: expected a number from 0 to 60"),
+    ],
+)
+def test_another_pace_is_rejected(env: Mapping[str, str], words: list[str], message: str) -> None:
+    result = call(env, "crawl", "cat", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr

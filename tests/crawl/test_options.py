@@ -52,6 +52,8 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
         "safe_search": True,
         "respect_opt_outs": True,
         "respect_robots": True,
+        "limit_rate": None,
+        "wait": 0.0,
     }
 
 
