@@ -13,9 +13,16 @@ def db() -> None:
 
 
 @db.command()
-def upgrade() -> None:
+@click.option(
+    "--supabase",
+    type=click.Choice(["auto", "require", "off"]),
+    default="auto",
+    show_default=True,
+    help="Row level security and grants for Supabase: where it is detected, always (again), or never.",
+)
+def upgrade(*, supabase: str) -> None:
     """Run the migrations that this version needs."""
     settings = connection.load_settings()
-    server.upgrade(settings.require_database())
+    server.upgrade(settings.require_database(), supabase=supabase)
     health.require_migrated(settings)
     click.echo("the database is up to date")

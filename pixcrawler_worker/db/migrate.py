@@ -15,14 +15,22 @@ from pixcrawler_worker.errors import PermanentError
 _PACKAGE = Path(pixcrawler_worker.__file__).parent
 
 
-def upgrade(url: str, revision: str = "head") -> None:
+def upgrade(url: str, revision: str = "head", *, supabase: str = "auto", lock_seconds: int = 30) -> None:
     """Migrate a database.
 
     Args:
         url: of the database, in the form of libpq.
         revision: to migrate to; the newest by default.
+        supabase: `auto` sets row level security up where the database is one of Supabase, `require` fails where it is
+            not, and sets all of it up again; `off` leaves it alone.
+        lock_seconds: to wait for another process that migrates the same database.
+
+    Raises:
+        CommandError: when another process takes longer, or the database is not one of Supabase and has to be.
     """
-    command.upgrade(_config(url), revision)
+    config = _config(url)
+    config.attributes |= {"supabase": supabase, "lock_seconds": lock_seconds}
+    command.upgrade(config, revision)
 
 
 def head() -> str:

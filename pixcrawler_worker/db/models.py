@@ -122,6 +122,15 @@ class CrawlJob(JobRow, Base):
         CheckConstraint(_PROGRESS, name="progress_range"),
         *_not_negative("total_images", "downloaded_images", "valid_images"),
         *_not_negative("total_chunks", "active_chunks", "completed_chunks", "failed_chunks"),
+        # Two updates for each chunk: free space on its page, and a vacuum before a fifth of the few rows is dead.
+        {
+            "postgresql_with": {
+                "fillfactor": "50",
+                "autovacuum_vacuum_scale_factor": "0.02",
+                "autovacuum_vacuum_threshold": "200",
+                "autovacuum_analyze_scale_factor": "0.05",
+            }
+        },
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -287,7 +296,15 @@ class Chunk(Base):
         Index("ix_chunks_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_chunks_available_at", "available_at", postgresql_where=text("state = 'queued'")),
         # Each row is updated several times: free space on its page allows HOT updates, which leave the indexes alone.
-        {"schema": PRIVATE, "postgresql_with": {"fillfactor": "70"}},
+        {
+            "schema": PRIVATE,
+            "postgresql_with": {
+                "fillfactor": "70",
+                "autovacuum_vacuum_scale_factor": "0.02",
+                "autovacuum_vacuum_threshold": "500",
+                "autovacuum_analyze_scale_factor": "0.05",
+            },
+        },
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from alembic.util import CommandError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -21,14 +22,21 @@ def revision(engine: Engine) -> str | None:
         raise TransientError(_message(error)) from error
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, *, supabase: str = "auto") -> None:
     """Run the migrations that this version needs.
 
+    Args:
+        url: of the database, in the form of libpq.
+        supabase: `auto`, `require` or `off`: see `migrate.upgrade`.
+
     Raises:
-        TransientError: when the database does not answer, or one of its tables is locked.
+        TransientError: when the database does not answer, one of its tables is locked, or it is not one of Supabase and
+            has to be.
     """
     try:
-        migrate.upgrade(url)
+        migrate.upgrade(url, supabase=supabase)
+    except CommandError as error:
+        raise TransientError(f"the database could not be migrated: {error}") from error
     except DBAPIError as error:
         raise TransientError(f"the database could not be migrated: {_first_line(error)}") from error
 

@@ -24,7 +24,9 @@ __all__ = [
     "connect",
     "describe",
     "is_about_a_row",
+    "is_pooled",
     "sessions",
+    "set_local",
     "sqlalchemy_url",
     "transact",
 ]
@@ -34,13 +36,25 @@ Sessions = sessionmaker[Session]
 
 #: PostgreSQL ends by itself what takes longer: waiting for a lock, one statement, a transaction without statements.
 LOCK_TIMEOUT, STATEMENT_TIMEOUT, IDLE_TIMEOUT = timedelta(seconds=3), timedelta(seconds=15), timedelta(seconds=30)
-_TIMEOUTS = {
-    "lock_timeout": LOCK_TIMEOUT,
-    "statement_timeout": STATEMENT_TIMEOUT,
-    "idle_in_transaction_session_timeout": IDLE_TIMEOUT,
+#: What the code relies on, whatever defaults the role or the database has: the schema of the documented tables, and how
+#: values are written and read. Set by each transaction, in the statement that sets the timeouts anyway: what is set for
+#: a session is lost behind a transaction pooler, or reaches its other clients.
+_RELIED_UPON = {
+    "lock_timeout": f"{LOCK_TIMEOUT.seconds}s",
+    "statement_timeout": f"{STATEMENT_TIMEOUT.seconds}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT.seconds}s",
+    "search_path": "public",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "row_security": "on",
 }
-_SET_TIMEOUTS = text(
-    "SELECT " + ", ".join(f"set_config('{name}', '{value.seconds}s', true)" for name, value in _TIMEOUTS.items())
+_SET_LOCAL = text(
+    "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _RELIED_UPON.items())
 )
 
 #: Prefixes of the SQLSTATE codes that report the state of the server and not a mistake in the statement: the same
@@ -114,7 +128,10 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
             "prepare_threshold": None,
+            "client_encoding": "utf8",
         },
+        # With another one by default, transitions that wait for each other would fail instead.
+        isolation_level="READ COMMITTED",
     )
 
     @event.listens_for(engine, "connect")
@@ -122,11 +139,20 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         del record
         timestamps.register(connection)
 
-    @event.listens_for(engine, "begin")
-    def set_limits(connection: Connection) -> None:
-        connection.execute(_SET_TIMEOUTS)
-
+    event.listen(engine, "begin", set_local)
     return engine
+
+
+def set_local(connection: Connection) -> None:
+    """Set what the code relies on until the transaction ends."""
+    connection.execute(_SET_LOCAL)
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Return whether the server at the other end is a pooler: it gives its clients process ids of its own."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return driver.info.backend_pid != int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
 
 
 def _read_json(content: str | bytes) -> object:
