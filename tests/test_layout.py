@@ -40,6 +40,7 @@ TESTED_ELSEWHERE = {
     "export/archive_writer.py": "export/test_archive_formats.py",
     "export/cleanup.py": "export/test_trouble.py",
     "export/display.py": "cli/test_job_status.py",
+    "export/failed.py": "cli/test_failures.py",
     "export/image_reader.py": "export/test_jobs.py",
     "export/kind.py": "export/test_jobs.py",
     "export/plan.py": "export/test_jobs.py",

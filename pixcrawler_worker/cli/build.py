@@ -36,7 +36,7 @@ from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.export import croissant, download
+from pixcrawler_worker.export import croissant, download, publisher
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.report import write_validation_report
@@ -187,6 +187,9 @@ class _Request:
             click.UsageError: when the options are invalid, or do not fit to each other.
         """
         known, format_, before = (recorded.get(name) for name in ("options", "format", "out"))
+        if given.failures is None and "options" not in recorded:
+            # Its folder is that of the person who builds, and outlives the data of the job.
+            given = replace(given, failures=True)
         if isinstance(format_, str) and given.format_ is None and given.layout is None:
             given = replace(given, format_=format_)
         file = io.StringIO(json.dumps(known if isinstance(known, dict) else {}))
@@ -273,8 +276,9 @@ def _download(runtime: Runtime, export: ExportView, folder: Path, delivery: Deli
         for position, archive in enumerate(archives):
             download.unpack(archive, folder, wrote=_added_to(sum(sizes[:position]), update))
             archive.unlink()
-    # It describes the archives, which are unpacked and removed.
-    (folder / croissant.NAME).unlink(missing_ok=True)
+    # They describe the archives, which are unpacked and removed.
+    for name in (croissant.NAME, publisher.MANIFEST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _added_to(start: int, update: Callable[[int], None]) -> Callable[[int], None]:

@@ -30,6 +30,7 @@ class ExportArguments:
         split: names of splits and their ratios.
         only_valid: False for invalid images and exact duplicates, too.
         name_template: of the names of image files.
+        failures: whether there is a list of the URLs that did not become images.
     """
 
     format_: str | None
@@ -39,6 +40,7 @@ class ExportArguments:
     split: dict[str, float] | None
     only_valid: bool | None
     name_template: str | None
+    failures: bool | None
 
 
 class _Ratios(click.ParamType["str | dict[str, float]", "dict[str, float]"]):
@@ -106,6 +108,11 @@ _OPTIONS = (
         help="Names of image files from {index}, {id}, {sha256}, {label} and {title}, such as {label}-{index}.  "
         "[default: {sha256}]",
     ),
+    click.option(
+        "--failures/--no-failures",
+        default=None,
+        help="Add failed.jsonl, the URLs that did not become images, or not.  [default: only build adds it]",
+    ),
 )
 
 
@@ -147,6 +154,8 @@ def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFor
         found["name_template"] = given.name_template
     if given.only_valid is not None:
         _set(found, ("select", "only_valid"), given.only_valid)
+    if given.failures is not None:
+        _set(found, ("extras", "failures"), given.failures)
     if given.only_valid is False:
         _set(found, ("select", "exclude_flags"), [])
     try:

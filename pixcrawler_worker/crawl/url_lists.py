@@ -1,5 +1,7 @@
 """URL lists: files with one URL per line, in any encoding of Unicode and with any line ends.
 
+`failed.jsonl` of an earlier job, and what `pixcrawler jobs failures --format jsonl` prints, are read as lists, too.
+
 A file in another format (CSV, JSON, Parquet, gzip, HTML, an image, ...) would give an invalid URL for each line.
 It is rejected as a whole, by what it looks like, with the line that shows it.
 """
@@ -85,6 +87,9 @@ def read(file: BinaryIO, name: str) -> Iterator[Line]:
     sample = list(islice(lines, _SAMPLE))
     if not sample:
         raise PermanentError(f"{name} contains no URLs: expected one per line")
+    if _failed_url(sample[0].text) is not None:
+        yield from _failed_urls(chain(sample, lines), name)
+        return
     _check_sample(name, head, sample)
     for line in chain(sample, lines):
         if _is_plain(line.text):
@@ -93,6 +98,35 @@ def read(file: BinaryIO, name: str) -> Iterator[Line]:
         if kind := _kind(line.text, head):
             raise _rejected(name, line.number, kind, line.text)
         yield Line(line.number, trimmed(line.text))
+
+
+#: Keys that a line of `failed.jsonl` has, and other JSON has not.
+_FAILED = {"url", "reason", "retriable", "attempts"}
+
+
+def _failed_urls(lines: Iterator[Line], name: str) -> Iterator[Line]:
+    """Yield the URLs of `failed.jsonl`; those that a job did not keep are left out."""
+    for line in lines:
+        url = _failed_url(line.text)
+        if url is None:
+            raise PermanentError(
+                f"{name}, line {line.number}: expected a line of failed.jsonl, got {options.quoted(line.text)}"
+            )
+        if url:
+            yield Line(line.number, trimmed(url))
+
+
+def _failed_url(text: str) -> str | None:
+    """Return the URL in a line of `failed.jsonl`, empty when it was not kept; None for any other line."""
+    if not text.startswith("{"):
+        return None
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not row.keys() >= _FAILED or not isinstance(row["url"], str | None):
+        return None
+    return row["url"] or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,10 @@ class Extras(Options):
     sha256sums: StrictBool = True
     dataset_card: StrictBool = Field(default=True, description="README.md, as Hugging Face reads it")
     croissant: StrictBool = Field(default=True, description="croissant.json, next to the archives")
+    failures: StrictBool = Field(
+        default=False,
+        description="failed.jsonl, next to the archives: the URLs of the crawl job that did not become images",
+    )
     html_report: StrictBool = Field(default=True, description="an HTML report with counts and a contact sheet")
 
 

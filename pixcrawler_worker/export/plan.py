@@ -22,6 +22,7 @@ class Plan:
     """An export as its row requests it.
 
     Attributes:
+        crawl_job_id: the crawl job that it has the images of.
         name: display name of the dataset.
         format: format of its files.
         options: options of the export.
@@ -33,6 +34,7 @@ class Plan:
         crawl_ended_at: when the crawl ended, UTC.
     """
 
+    crawl_job_id: int
     name: str
     format: ExportFormat
     options: ExportOptions
@@ -58,6 +60,7 @@ class Plan:
         format_, parsed = options.format_of(request.format), options.parse(request.options)
         layout = parsed.layout_for(format_)
         return cls(
+            crawl_job_id=request.crawl_job_id,
             name=request.name,
             format=format_,
             options=parsed,

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from pixcrawler_worker.db.exports import ExportEntry
-from pixcrawler_worker.export import card, croissant, report
+from pixcrawler_worker.export import card, croissant, failed, report
 from pixcrawler_worker.export.payloads import ArchiveResult, ExportResult, Publication
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.summary import Summary
@@ -40,6 +40,8 @@ async def publish(
     if plan.options.extras.dataset_card and (len(archives) > 1 or plan.layout.extra_path(card.NAME) != card.NAME):
         files.append(card.NAME)
         await runtime.storage.put(key(job_id, card.NAME), card.write(plan, summary).encode())
+    if plan.options.extras.failures and await failed.write(runtime, key(job_id, failed.NAME), plan.crawl_job_id):
+        files.append(failed.NAME)
     if len(archives) > 1:
         name = MANIFEST
         files.append(MANIFEST)

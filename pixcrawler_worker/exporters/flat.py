@@ -30,8 +30,8 @@ class Flat(Layout):
         return self._metadata.entries()
 
     @staticmethod
-    def data_files(split: str | None) -> str | None:
-        """Return the pattern of all files; None for a split, because no pattern selects its files."""
+    def data_files(split: str | None) -> str | Sequence[str] | None:
+        """Return the patterns of all files; None for a split, because no pattern selects its files."""
         return None if split else EVERYTHING
 
     @staticmethod

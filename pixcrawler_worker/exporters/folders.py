@@ -11,9 +11,10 @@ from pixcrawler_worker.exporters.spool import Spool
 
 METADATA = "metadata.jsonl"
 _JSON = json.JSONEncoder(ensure_ascii=False)
-#: Matches all images and their metadata by the last letter of their names, but not images.csv or ATTRIBUTION.txt:
-#: Hugging Face infers the kind of a dataset from the majority of its files, and takes one with one image for a table.
-EVERYTHING = "**/*[fglp]"
+#: Patterns of all images, by the last letter of their names, and of their metadata, but not of images.csv, failed.jsonl
+#: or ATTRIBUTION.txt: Hugging Face infers the kind of a dataset from the majority of its files, and takes one with one
+#: image for a table.
+EVERYTHING = ("**/*[fgp]", f"**/{METADATA}")
 #: Strings that pyarrow parses as a timestamp in JSON. Source: `ParseTimestampISO8601` in arrow/util/value_parsing.h.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d(?::?\d\d){0,2}(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
 _SECONDS = re.compile(r"\d\d:\d\d:\d\d")

@@ -31,8 +31,8 @@ class ImageFolder(Layout):
         return self._metadata.entries()
 
     @staticmethod
-    def data_files(split: str | None) -> str | None:
-        """Return the pattern of the split's folder, or of all files."""
+    def data_files(split: str | None) -> str | Sequence[str] | None:
+        """Return the pattern of the split's folder, or those of all files."""
         return f"{split}/**" if split else EVERYTHING
 
     @staticmethod

@@ -146,8 +146,8 @@ class Layout(ABC):
         return iter(())
 
     @staticmethod
-    def data_files(split: str | None) -> str | None:
-        """Return the pattern of a split's files for Hugging Face's dataset card.
+    def data_files(split: str | None) -> str | Sequence[str] | None:
+        """Return the pattern, or the patterns, of a split's files for Hugging Face's dataset card.
 
         The default is None: Hugging Face does not read the layout.
 

@@ -1,5 +1,6 @@
 """The last stage of `pixcrawler build`: writing the dataset, interrupted and failing."""
 
+import json
 import os
 import re
 import signal
@@ -18,8 +19,11 @@ from split_names import splits_in, suspicious
 
 from pixcrawler_worker.cli import build, job_status
 from pixcrawler_worker.cli.build import Delivery
-from pixcrawler_worker.db import job_views
+from pixcrawler_worker.crawl import url_lists
+from pixcrawler_worker.db import candidates, job_views
+from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.job_views import CrawlView, ValidationView
+from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import ExportFormat
@@ -89,6 +93,44 @@ def test_an_interrupted_download_leaves_no_files(
         "quality.html",
         "report.html",
     }
+
+
+@pytest.mark.usefixtures("worked")
+@pytest.mark.parametrize("layout", ["imagefolder", "webdataset"])
+def test_what_failed_is_in_the_folder_and_can_be_given_as_a_list(
+    runtime: Runtime, job: CrawlView, tmp_path: Path, layout: str
+) -> None:
+    url = "https://a.example/gone.jpg"
+    rejected = Outcome(url_hash=url_hash(url), reason="not_found", url=url, label="cat", http_status=404)
+    with runtime.sessions.begin() as session:
+        candidates.record(session, job.id, [rejected])
+    options = {"layout": layout, "extras": {"failures": True}}
+    delivery = Delivery(protocol.load(layout).default_format(), options)
+    assert build.deliver(runtime, job, tmp_path / "cats", delivery, resume="")
+    (line,) = (tmp_path / "cats" / "failed.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert (row["url"], row["label"], row["reason"], row["http_status"]) == (url, "cat", "not_found", 404)
+    with (tmp_path / "cats" / "failed.jsonl").open("rb") as file:
+        assert [one.text for one in url_lists.read(file, "failed.jsonl")] == [url]
+
+
+@pytest.mark.usefixtures("worked")
+def test_what_describes_archives_that_are_unpacked_is_not_left(
+    runtime: Runtime, job: CrawlView, tmp_path: Path
+) -> None:
+    delivery = Delivery(ExportFormat.ZIP, {"archive": {"part_max_images": 5}})
+    assert build.deliver(runtime, job, tmp_path / "cats", delivery, resume="")
+    assert len(list(tmp_path.glob("cats/*/*/*.jpg"))) == 12
+    names = {path.name for path in (tmp_path / "cats").iterdir() if path.is_file()}
+    assert not names & {"manifest.json", "croissant.json"}
+    assert not [name for name in names if name.endswith(".zip")]
+
+
+@pytest.mark.usefixtures("worked")
+def test_where_nothing_failed_there_is_no_list(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
+    delivery = Delivery(ExportFormat.ZIP, {"extras": {"failures": True}})
+    assert build.deliver(runtime, job, tmp_path / "cats", delivery, resume="")
+    assert not (tmp_path / "cats" / "failed.jsonl").exists()
 
 
 def test_a_job_without_images_ends_with_one_line_and_creates_no_other_jobs(

@@ -11,7 +11,13 @@ import pytest
 from pixcrawler_worker.cli.main import pixcrawler
 
 #: Files that documented commands read.
-FILES = {"cats.txt": "https://example.org/1.jpg\n", "options.json": "{}", "rules.json": "{}", "urls.txt": "\n"}
+FILES = {
+    "cats.txt": "https://example.org/1.jpg\n",
+    "options.json": "{}",
+    "rules.json": "{}",
+    "urls.txt": "\n",
+    "cats/failed.jsonl": "{}",
+}
 #: What stands for a value in the documents.
 PLACEHOLDERS = {"JOB": "1", "ID": "1", "DIR": "folder", "FILE": "cats.txt", "COMMAND": "demo"}
 COMMANDS = sorted({command for path in documents.DOCUMENTS for command in documents.commands(path)})
@@ -26,6 +32,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_documented_command_is_one_that_the_program_takes(command: str) -> None:
     for name, text in FILES.items():
+        Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")
     Path("folder").mkdir()
     # Without what a shell does with its output.

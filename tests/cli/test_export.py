@@ -73,6 +73,8 @@ def test_it_writes_the_row_sends_the_message_and_prints_the_id(
             ("zip", {"splits": {"ratios": {"train": 0.8, "val": 0.1, "test": 0.1}}}),
         ),
         (["--name-template", "{label}-{index}"], ("zip", {"name_template": "{label}-{index}"})),
+        (["--failures"], ("zip", {"extras": {"failures": True}})),
+        (["--no-failures"], ("zip", {"extras": {"failures": False}})),
         (["--only-valid"], ("zip", {"select": {"only_valid": True}})),
         (["--all"], ("zip", {"select": {"only_valid": False, "exclude_flags": []}})),
     ],

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sqlite3
 import tarfile
 import zipfile
@@ -334,3 +335,34 @@ def test_any_bytes_are_read_or_rejected(content: bytes) -> None:
         assert all(read(content))
     except PermanentError as error:
         assert "\n" not in str(error)  # noqa: PT017 - it may also be read
+
+
+FAILED = {"url": "https://a.example/1.jpg", "label": "cat", "reason": "timeout", "retriable": True, "attempts": 2}
+
+
+def lines_of(*rows: object) -> bytes:
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+def test_the_failures_of_an_earlier_job_are_a_list() -> None:
+    rows = [FAILED, FAILED | {"url": None}, FAILED | {"url": "ftp://odd", "detail": "x" * 300}, FAILED]
+    assert read(lines_of(*rows)) == ["https://a.example/1.jpg", "ftp://odd", "https://a.example/1.jpg"]
+    # A list of its own, whatever is known of the first of them.
+    assert read(lines_of(FAILED | {"url": None}, FAILED)) == ["https://a.example/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lines_of(FAILED) + b"https://a.example/2.jpg\n", "list.txt, line 2: expected a line of failed.jsonl, got "),
+        (lines_of(FAILED, {"url": "https://a.example/2.jpg"}), "line 2: expected a line of failed.jsonl, got "),
+        (lines_of(FAILED) + b"{", "line 2: expected a line of failed.jsonl, got "),
+        (lines_of({"url": "https://a.example/1.jpg", "caption": "a cat"}), "this looks like JSON"),
+        (lines_of(FAILED | {"url": ["https://a.example/1.jpg"]}), "this looks like JSON"),
+        (b"[" * 10_000, "this looks like JSON"),
+        (b'{"url":' * 10_000, "this looks like "),
+    ],
+)
+def test_other_json_is_none(content: bytes, message: str) -> None:
+    with pytest.raises(PermanentError, match=re.escape(message)):
+        read(content)

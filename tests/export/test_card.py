@@ -36,6 +36,7 @@ LABELS = (
 def front(layout: str, labels: Sequence[str] = LABELS, *, name: str = "My cats") -> Mapping[str, Any]:
     parsed = options.parse({"layout": layout})
     plan = Plan(
+        crawl_job_id=1,
         name=name,
         format=parsed.default_format(),
         options=parsed,

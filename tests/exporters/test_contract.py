@@ -141,6 +141,25 @@ def test_sidecar_files_have_paths_of_their_own(name: str, splits: tuple[str, ...
 
 
 @every_layout
+@every_size
+def test_the_patterns_of_a_whole_dataset_match_its_images_and_no_sidecar_file(name: str, parts: int) -> None:
+    layout = protocol.load(name)
+    patterns = layout.data_files(None)
+    if not isinstance(patterns, tuple):
+        return
+    paths = [path for archive in exported(name, (), parts) for path in archive.files]
+
+    def matched(pattern: str) -> set[str]:
+        # As in fsspec, where `**/` may be nothing.
+        beside = {*EXTRAS, "failed.jsonl", "croissant.json", "manifest.json", "quality.html"}
+        return {path for path in (*paths, *beside) if fnmatchcase(f"./{path}", pattern)}
+
+    found = [matched(pattern) for pattern in patterns]
+    assert all(found), "Hugging Face does not open a dataset of which a pattern matches no file"
+    assert set.union(*found) == set(paths)
+
+
+@every_layout
 def test_the_pattern_of_a_split_for_hugging_face_matches_the_files_of_the_split(name: str) -> None:
     layout = protocol.load(name)
     patterns = [layout.data_files(split) for split in SPLITS]

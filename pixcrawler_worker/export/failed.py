@@ -1,0 +1,85 @@
+"""`failed.jsonl`: the URLs of a crawl job that did not become images, as `pixcrawler jobs failures` lists them."""
+
+import asyncio
+import json
+from collections.abc import Collection, Iterator
+from datetime import UTC
+from functools import partial
+
+from pixcrawler_worker.db import candidates
+from pixcrawler_worker.db.candidates import Failure
+from pixcrawler_worker.db.session import Session, Sessions, transact
+from pixcrawler_worker.exporters.spool import Spool
+from pixcrawler_worker.runtime import Runtime
+
+NAME = "failed.jsonl"
+COLUMNS = ("url", "label", "reason", "detail", "http_status", "retriable", "attempts", "time")
+#: Rows that are read in one transaction.
+_PAGE = 1000
+
+
+async def write(runtime: Runtime, key: str, crawl_job_id: int) -> bool:
+    """Write the file of a crawl job into storage; return whether there is one, because something failed.
+
+    Args:
+        runtime: connects to database and storage.
+        key: of the file.
+        crawl_job_id: the crawl job.
+    """
+    spool = await asyncio.to_thread(_spool, runtime.sessions, crawl_job_id)
+    if not spool.size:
+        return False
+    async with runtime.storage.writing(key) as sink:
+        for block in spool.blocks():
+            await sink.write([block])
+    return True
+
+
+def _spool(sessions: Sessions, crawl_job_id: int) -> Spool:
+    spool = Spool()
+    for failure in read(sessions, crawl_job_id):
+        spool.write(f"{line(failure)}\n".encode())
+    return spool
+
+
+def read(
+    sessions: Sessions, crawl_job_id: int, *, reasons: Collection[str] = (), retriable: bool = False
+) -> Iterator[Failure]:
+    """Yield failures of a crawl job, a page in each transaction: a job may have a million.
+
+    Args:
+        sessions: the database.
+        crawl_job_id: the crawl job.
+        reasons: yield only those with one of these; all when empty.
+        retriable: yield only those that a retry tries again.
+    """
+    after = b""
+
+    def page(session: Session, after: bytes) -> list[Failure]:
+        return candidates.failures(
+            session, crawl_job_id, reasons=reasons, retriable=retriable, after=after, limit=_PAGE
+        )
+
+    while found := transact(sessions, partial(page, after=after)):
+        yield from found
+        after = found[-1].url_hash
+
+
+def values(failure: Failure) -> tuple[object, ...]:
+    """Return the values of a failure, in the order of the columns."""
+    time = None if failure.tried_at is None else failure.tried_at.astimezone(UTC).isoformat(timespec="seconds")
+    return (
+        failure.url,
+        failure.label,
+        failure.reason,
+        failure.detail,
+        failure.http_status,
+        failure.retriable,
+        failure.attempts,
+        time,
+    )
+
+
+def line(failure: Failure) -> str:
+    """Return a failure as a line of JSON, without the end of the line."""
+    return json.dumps(dict(zip(COLUMNS, values(failure), strict=True)), ensure_ascii=False)
