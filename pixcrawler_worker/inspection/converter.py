@@ -8,13 +8,12 @@ import math
 import resource
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageColor, JpegImagePlugin
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import pixels
+from pixcrawler_worker.inspection import memory, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -295,9 +294,8 @@ def _check_avif_memory(output: Image.Image) -> None:
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
     if allowed == resource.RLIM_INFINITY:
         return
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     needed = output.width * output.height * _AVIF_BYTES_PER_PIXEL[output.mode]
-    if used + needed > allowed:
+    if memory.address_space() + needed > allowed:
         raise RejectedError(
             Reason.TOO_MANY_PIXELS,
             f"{output.width}x{output.height} pixels take {needed // 2**20:,} MB to be encoded as AVIF: too much",

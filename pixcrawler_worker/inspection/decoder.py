@@ -1,15 +1,14 @@
 """The sandboxed process in which untrusted bytes are opened: a bomb or a crash costs one image and never a worker."""
 
 import asyncio
-import json
+import hashlib
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
-from collections import deque
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import structlog
 
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
@@ -19,40 +18,18 @@ from pixcrawler_worker.inspection import framing
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.framing import Operation
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.process import PROGRAM, DecodeProcess, File, ProcessEndedError
+
+log = structlog.get_logger()
+_T = TypeVar("_T")
 
 #: Images that a process opens before the next one replaces it: leaks and fragmentation end with it. A start takes a
 #: quarter of a second of CPU; with a process for every 500 images, that would be a fifth of what opening them takes.
 _MAX_IMAGES = 10_000
 #: Images before that at which the successor starts, so that Pillow and NumPy are imported by then.
 _HEAD_START = 300
-#: Queue length from which on responses are read several at a time, and the seconds that they wait for that at most.
-_BATCH_FROM, _MAX_BATCH_SECONDS = 8, 0.05
-#: Seconds that a start may take; it takes a quarter of one, on a loaded machine a few.
-_START_SECONDS = 60.0
-#: More than any response has that is not a converted image.
-_MAX_RESPONSE_BYTES = 65_536
-#: Signals by which a process ends because of what it does itself, that is, of its image. The others are sent to it: by
-#: the kernel when memory runs out somewhere, by an operator.
-_CRASHES = frozenset(
-    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGXCPU}
-)
-#: Seconds that a timer may be late before the worker counts as stopped itself.
-_MAX_LATE_SECONDS = 2.0
-#: What Python needs to run. Everything else is left out, secrets above all.
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "PIXCRAWLER_LOG_FORMAT")
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """An image in an open file.
-
-    Attributes:
-        descriptor: of the file, at its beginning; the caller closes it.
-        max_bytes: bytes that it may have.
-    """
-
-    descriptor: int
-    max_bytes: int
+#: Bytes from which on a file's digest is taken in a thread: it takes a millisecond.
+_MIN_THREAD_BYTES = 2_000_000
 
 
 class Decoder:
@@ -64,45 +41,68 @@ class Decoder:
 
     Args:
         limits: what an image may declare and take. The deadline counts from when an image is first in the queue.
+        program: arguments of Python that start the process.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, program: Sequence[str] = PROGRAM) -> None:
         self._limits = limits
-        self._process: _Process | None = None
-        self._successor: _Process | None = None
-        self._retiring: list[_Process] = []
+        self._program = program
+        self._process: DecodeProcess | None = None
+        self._successor: DecodeProcess | None = None
+        self._retiring: list[DecodeProcess] = []
 
     @property
     def pid(self) -> int | None:
         """The id of the current process, if one has been started."""
         return self._process.pid if self._process else None
 
+    async def sandbox(self) -> dict[str, str]:
+        """Return the layers of the process's sandbox: by name, why one is not in force, or an empty text.
+
+        Raises:
+            TransientError: no process could be started.
+        """
+        return await self._current().started()
+
     async def inspect(self, body: bytes) -> ImageFacts:
         """Return what `body` is.
 
         Raises:
             RejectedError: as `inspect_bytes`; TIMEOUT when the deadline passed; DECODER_DIED when the process crashed
-                at this image, or was killed at it twice. The next image gets a new process.
+                at this image, was killed at it twice, or answered what it never should. The next image gets a new
+                process.
             TransientError: no process could be started, and the image was not opened.
         """
-        return framing.read_facts(await self._request(body, Operation.FACTS))
+        facts = await self._request(body, Operation.FACTS, read=partial(_read_facts, body=body, limits=self._limits))
+        return replace(facts, sha256=await _digest(body))
 
     async def measure(self, body: bytes | File, *, strict: bool, seconds: float) -> tuple[ImageFacts, Metrics]:
         """Return what `body` is, and what its pixels and tags say.
 
         Args:
-            body: the whole file, or an open one that the process reads itself.
+            body: the whole file, or an open one that the process reads itself, which then takes its digest, too.
             strict: use a JPEG decoder that repairs nothing, too.
             seconds: a deadline below that of the limits.
 
         Raises:
             RejectedError, TransientError: as `inspect`.
         """
-        return framing.read_metrics(await self._request(body, Operation.METRICS, int(strict), seconds=seconds))
+        parameter = framing.STRICT if strict else 0
+        if isinstance(body, File):
+            read = partial(_read_metrics_of_file, limits=self._limits)
+            return await self._request(body, Operation.METRICS, parameter | framing.HASHED, read=read, seconds=seconds)
+        facts, metrics = await self._request(
+            body,
+            Operation.METRICS,
+            parameter,
+            read=partial(_read_metrics, body=body, limits=self._limits),
+            seconds=seconds,
+        )
+        return replace(facts, sha256=await _digest(body)), metrics
 
     async def thumbnail(self, body: bytes, *, side: int) -> bytes:
-        """A JPEG of `body`, upright, at max_bytes `side` pixels long and wide. Raises as `inspect`."""
-        return framing.read_thumbnail(await self._request(body, Operation.THUMBNAIL, side))
+        """A JPEG of `body`, upright, at most `side` pixels long and wide. Raises as `inspect`."""
+        return await self._request(body, Operation.THUMBNAIL, side, read=framing.read_thumbnail)
 
     async def convert(self, body: bytes, conversion: Conversion) -> Converted | None:
         """Return `body` converted; None when it is like that already, and its pixels were not decoded.
@@ -111,7 +111,9 @@ class Decoder:
             RejectedError: as `inspect`; TOO_MANY_PIXELS and TOO_MANY_BYTES also for the result.
             TransientError: as `inspect`.
         """
-        return framing.read_converted(await self._request(framing.join_conversion(conversion, body), Operation.CONVERT))
+        request = framing.join_conversion(conversion, body)
+        read = partial(framing.read_converted, format_=conversion.format, limits=self._limits)
+        return await self._request(request, Operation.CONVERT, read=read)
 
     async def aclose(self) -> None:
         """End the processes, once the images that were sent before this call are done."""
@@ -124,16 +126,22 @@ class Decoder:
         self._retiring.clear()
 
     async def _request(
-        self, body: bytes | File, operation: Operation, number: int = 0, *, seconds: float = math.inf
-    ) -> bytes:
+        self,
+        body: bytes | File,
+        operation: Operation,
+        parameter: int = 0,
+        *,
+        read: Callable[[bytes], _T],
+        seconds: float = math.inf,
+    ) -> _T:
         seconds = min(seconds, self._limits.seconds)
         was_killed = has_not_started = False
         while True:
             process = self._current()
             try:
                 await process.started()
-                return await process.request(body, operation, number, seconds=seconds)
-            except _ProcessEndedError:
+                return read(await process.request(body, operation, parameter, seconds=seconds))
+            except ProcessEndedError:
                 self._replace(process)
             except ConnectionError as error:
                 self._replace(process)
@@ -145,13 +153,19 @@ class Decoder:
             except TimeoutError as error:
                 self._replace(process)
                 raise RejectedError(Reason.TIMEOUT, f"not decoded within {seconds:g} s") from error
+            except framing.DecodeProcessError as error:
+                # Nothing that it says is believed any more.
+                process.end(ProcessEndedError())
+                self._replace(process)
+                log.error("the image decoder failed", error=error.summary, traceback=error.traceback)  # noqa: TRY400 - its own
+                raise RejectedError(Reason.DECODER_DIED, error.summary) from error
             except TransientError:
                 self._replace(process)
                 if has_not_started:
                     raise
                 has_not_started = True
 
-    def _current(self) -> "_Process":
+    def _current(self) -> DecodeProcess:
         """Return the process for the next image; its successor is started in time to be ready when it is replaced."""
         self._retiring = [process for process in self._retiring if process.alive]
         if self._process and (self._process.images >= _MAX_IMAGES or not self._process.alive):
@@ -159,12 +173,12 @@ class Decoder:
         if self._successor and not self._successor.alive:
             self._dismiss(self._successor)
         if self._process is None:
-            self._process, self._successor = self._successor or _Process(self._limits), None
+            self._process, self._successor = self._successor or DecodeProcess(self._limits, self._program), None
         if self._successor is None and self._process.images >= _MAX_IMAGES - _HEAD_START:
-            self._successor = _Process(self._limits)
+            self._successor = DecodeProcess(self._limits, self._program)
         return self._process
 
-    def _dismiss(self, process: "_Process") -> None:
+    def _dismiss(self, process: DecodeProcess) -> None:
         """Send no more images to a process; it ends after those that it has."""
         process.retire()
         self._retiring.append(process)
@@ -173,276 +187,36 @@ class Decoder:
         else:
             self._successor = None
 
-    def _replace(self, process: "_Process") -> None:
+    def _replace(self, process: DecodeProcess) -> None:
         """Stop using a process that has ended; several callers may find that out."""
         if process is self._process:
             self._dismiss(process)
 
 
-class _ProcessEndedError(Exception):
-    """The process ended at an image before this one: this one is to be sent to another process."""
+def _read_facts(response: bytes, *, body: bytes, limits: Limits) -> ImageFacts:
+    return _of_length(framing.read_facts(response, limits), len(body))
 
 
-@dataclass(slots=True)
-class _Request:
-    """An image that was sent: the response that its caller awaits, and the seconds and bytes that it may take."""
-
-    response: asyncio.Future[bytes]
-    seconds: float
-    max_bytes: int = _MAX_RESPONSE_BYTES
+def _read_metrics(response: bytes, *, body: bytes, limits: Limits) -> tuple[ImageFacts, Metrics]:
+    facts, metrics = framing.read_metrics(response, limits)
+    return _of_length(facts, len(body)), metrics
 
 
-class _Process:
-    """A running `python -m pixcrawler_worker.inspection`, the socket to it, and the queue of images that were sent."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._socket, theirs = socket.socketpair()
-        self._socket.setblocking(False)
-        self.images = 0
-        with theirs:
-            try:
-                # Not asyncio's subprocess: a socket costs a quarter less than its pipes, and Popen needs no child
-                # watcher. Not multiprocessing: a Celery child is daemonic and may not use it.
-                self._popen = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "pixcrawler_worker.inspection", json.dumps(asdict(limits))],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    env=_environment(),
-                    process_group=0,  # A Ctrl-C is for the worker, which may finish its chunk.
-                )
-            except OSError as error:
-                self._socket.close()
-                raise TransientError(f"the image decoder could not be started: {error}") from error
-        self._loop = asyncio.get_running_loop()
-        # Its number and not the socket itself: for every callback, the loop would format the socket's addresses.
-        self._descriptor = self._socket.fileno()
-        self._loop.add_reader(self._descriptor, self._on_readable)
-        self._received = bytearray()
-        # What is still to be sent, with the descriptor that goes with it.
-        self._outgoing: deque[tuple[memoryview, int | None]] = deque()
-        self._blocked = False
-        self._queue: deque[_Request] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self._started_at = self._deadline = math.inf
-        self._pause: asyncio.TimerHandle | None = None
-        self._retired = False
-        self._max_conversion_bytes = _MAX_RESPONSE_BYTES + limits.max_converted_bytes
-        # Its first message says that it is ready, so that a start does not count against an image's deadline.
-        self._ready = self._loop.create_future()
-        self._ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
-        self._enqueue(_Request(self._ready, _START_SECONDS))
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._popen.poll() is None
-
-    async def started(self) -> None:
-        """Wait until it is ready.
-
-        Raises:
-            TransientError: it ended before that, or hangs. Its traceback is in the worker's log.
-        """
-        try:
-            # Several callers may wait for it, and one of them may be cancelled.
-            await asyncio.shield(self._ready)
-        except (ConnectionError, TimeoutError) as error:
-            raise TransientError("the image decoder does not start") from error
-
-    async def request(self, body: bytes | File, operation: Operation, number: int, *, seconds: float) -> bytes:
-        """Return its response to one image.
-
-        Raises:
-            ConnectionResetError: it ended at this image.
-            ConnectionAbortedError: it was ended, because of what it answered to this image.
-            TimeoutError: it was ended, because this image took too long.
-            _ProcessEndedError: it ended before it came to this image.
-        """
-        if self._socket.fileno() < 0:
-            raise _ProcessEndedError
-        request = _Request(self._loop.create_future(), seconds)
-        if operation is Operation.CONVERT:
-            request.max_bytes = self._max_conversion_bytes
-        self.images += 1
-        self._enqueue(request)
-        if isinstance(body, File):
-            prefix = framing.REQUEST.pack(body.max_bytes, operation, number)
-            # A duplicate of the descriptor: the caller may have closed its own by the time this request is sent.
-            self._outgoing.append((memoryview(prefix), os.dup(body.descriptor)))
-        else:
-            self._outgoing.append((memoryview(framing.REQUEST.pack(len(body), operation, number)), None))
-            self._outgoing.append((memoryview(body), None))
-        self._flush()
-        try:
-            return await request.response
-        except asyncio.CancelledError:
-            # The caller gave up. An image that is waited for no more is not waited for by others either; one that is
-            # further back in the queue is answered, and the response is dropped.
-            if self._queue and self._queue[0] is request:
-                self._fail(ConnectionAbortedError("the caller of the image was cancelled"))
-            raise
-
-    async def idle(self) -> None:
-        """Wait until every image that was sent is answered."""
-        if self._queue:
-            await asyncio.wait([request.response for request in self._queue])
-
-    def retire(self) -> None:
-        """End as soon as every image that was sent is answered."""
-        self._retired = True
-        if not self._queue:
-            self.kill()
-
-    def kill(self) -> None:
-        """End it at once."""
-        for timer in filter(None, (self._timer, self._pause)):
-            timer.cancel()
-        self._drop_outgoing()
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._descriptor)
-            self._loop.remove_writer(self._descriptor)
-            self._socket.close()
-        self._popen.kill()
-
-    async def exit_status(self) -> int:
-        """Return its exit status, once it has one."""
-        return await asyncio.to_thread(self._popen.wait)
-
-    async def was_killed(self) -> bool:
-        """Return whether it was ended by a signal that was sent to it, once it has ended."""
-        status = await self.exit_status()
-        return status < 0 and -status not in _CRASHES
-
-    async def failure(self, limits: Limits) -> RejectedError:
-        """Return what its end says about the image that it was at."""
-        status = await self.exit_status()
-        if status == -signal.SIGXCPU:
-            return RejectedError(Reason.TIMEOUT, f"not decoded within {limits.seconds:g} s of CPU time")
-        return RejectedError(Reason.DECODER_DIED, f"the process that decoded it ended with status {status}")
-
-    def _flush(self) -> None:
-        """Send as much as the socket takes, and the rest as soon as it takes more."""
-        try:
-            while self._outgoing:
-                data, descriptor = self._outgoing[0]
-                if descriptor is None:
-                    sent = self._socket.send(data) if data else 0
-                else:
-                    sent = socket.send_fds(self._socket, [data], [descriptor])
-                    os.close(descriptor)
-                if sent < len(data):
-                    self._outgoing[0] = (data[sent:], None)
-                else:
-                    self._outgoing.popleft()
-        except BlockingIOError:
-            self._loop.add_writer(self._descriptor, self._flush)
-            self._blocked = True
-            return
-        except OSError:
-            # It closed the connection. What it sent before is still to be read, and shows at which image.
-            self._drop_outgoing()
-        if self._blocked:
-            self._loop.remove_writer(self._descriptor)
-            self._blocked = False
-
-    def _drop_outgoing(self) -> None:
-        for _, descriptor in self._outgoing:
-            if descriptor is not None:
-                os.close(descriptor)
-        self._outgoing.clear()
-
-    def _enqueue(self, request: _Request) -> None:
-        self._queue.append(request)
-        if len(self._queue) == 1:
-            self._start_clock(request)
-
-    def _start_clock(self, request: _Request) -> None:
-        """Start the clock of the image that is first in the queue."""
-        self._started_at = self._loop.time()
-        self._deadline = self._started_at + request.seconds
-        # A timer that is set already checks again when it fires too early: setting one for every image would cost more
-        # than everything else here.
-        if self._timer is None or self._timer.when() > self._deadline:
-            self._watch()
-
-    def _watch(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._check_deadline)
-
-    def _check_deadline(self) -> None:
-        timer, self._timer = self._timer, None
-        if self._queue and timer and self._loop.time() > timer.when() + _MAX_LATE_SECONDS:
-            # The worker was stopped and continued, with this process or without it: the time did not pass for both.
-            self._start_clock(self._queue[0])
-        elif self._queue and self._loop.time() >= self._deadline:
-            self._fail(TimeoutError())
-        elif self._queue:
-            self._watch()
-
-    def _on_readable(self) -> None:
-        try:
-            received = self._socket.recv(_MAX_RESPONSE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            received = b""
-        if not received:
-            self._fail(ConnectionResetError("the image decoder closed the connection"))
-            return
-        self._received += received
-        before, begun = len(self._queue), self._started_at
-        while self._queue and (message := framing.unframe(self._received)) is not None:
-            del self._received[: framing.LENGTH.size + len(message)]
-            self._respond(message)
-        max_bytes = self._queue[0].max_bytes if self._queue else 0
-        if len(self._received) > max_bytes:
-            self._fail(ConnectionAbortedError("the image decoder sent more than a response"))
-        elif (
-            len(self._queue) >= _BATCH_FROM
-            and max_bytes == _MAX_RESPONSE_BYTES
-            and (answered := before - len(self._queue))
-        ):
-            self._pause_reading((self._loop.time() - begun) / answered * len(self._queue) / 2)
-
-    def _pause_reading(self, seconds: float) -> None:
-        """Read no responses until about half of the queue is done: waking up for each costs more than all else here.
-
-        Not when the next one is an image: it may be more than the socket holds, and the process would wait.
-        """
-        self._loop.remove_reader(self._descriptor)
-        self._pause = self._loop.call_later(
-            min(seconds, _MAX_BATCH_SECONDS), self._loop.add_reader, self._descriptor, self._on_readable
-        )
-
-    def _respond(self, message: bytes) -> None:
-        request = self._queue.popleft()
-        if not request.response.done():
-            request.response.set_result(message)
-        if self._queue:
-            self._start_clock(self._queue[0])
-        if self._retired and not self._queue:
-            self.kill()
-
-    def _fail(self, error: Exception) -> None:
-        """End the process at the image that is first in the queue; the others are sent to another one."""
-        queue, self._queue = self._queue, deque()
-        self.kill()
-        for place, request in enumerate(queue):
-            if not request.response.done():
-                request.response.set_exception(error if place == 0 else _ProcessEndedError())
+def _read_metrics_of_file(response: bytes, *, limits: Limits) -> tuple[ImageFacts, Metrics]:
+    facts, metrics = framing.read_metrics(response, limits)
+    if not facts.sha256:
+        raise framing.InvalidResponseError("no digest")
+    return facts, metrics
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # the same package is found again
-        "OPENBLAS_NUM_THREADS": "1",  # matrices of 32x32 need no threads, and every thread needs address space
-        # Memory up to 64 MB stays with the process between two images (mallopt(3), glibc): requesting it from
-        # the system again for each of them costs a fifth of the time.
-        "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2),
-        "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2),
-    }
+def _of_length(facts: ImageFacts, length: int) -> ImageFacts:
+    if facts.file_size != length:
+        raise framing.InvalidResponseError("the length of another file")
+    return facts
+
+
+async def _digest(body: bytes) -> bytes:
+    """Return the SHA-256 of a file. What an image is stored under, no process says that its bytes were in."""
+    if len(body) < _MIN_THREAD_BYTES:
+        return hashlib.sha256(body).digest()
+    return (await asyncio.to_thread(hashlib.sha256, body)).digest()

@@ -11,20 +11,25 @@ from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.pixels import Pixels
 
 
-def inspect_bytes(body: bytes, limits: Limits) -> ImageFacts:
+def inspect_bytes(body: bytes, limits: Limits, *, hashed: bool = True) -> ImageFacts:
     """Return what `body` is, in this process: without a deadline or a limit on memory (`Decoder` has both).
 
     A truncated file is rejected, except when only later pages of a TIFF are missing. What decoders repair silently is
     accepted: a JPEG with damaged pixels, a PNG whose data ends properly but before its last row.
 
+    Args:
+        body: the whole file.
+        limits: what it may declare.
+        hashed: whether the SHA-256 of the file is taken; otherwise it is empty.
+
     Raises:
         RejectedError: EMPTY, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, TOO_COMPLEX, TOO_MANY_PIXELS or CORRUPT.
     """
     header = _decodable_header(body, limits)
-    return _facts(body, header, pixels.decode(body, header.format, limits))
+    return _facts(body, header, pixels.decode(body, header.format, limits), hashed=hashed)
 
 
-def measure_bytes(body: bytes, limits: Limits, *, strict: bool) -> tuple[ImageFacts, Metrics]:
+def measure_bytes(body: bytes, limits: Limits, *, strict: bool, hashed: bool = True) -> tuple[ImageFacts, Metrics]:
     """Return what `body` is, and what its pixels and tags say, by decoding it once. Otherwise as `inspect_bytes`.
 
     The hashes are taken from another reduction than those of `inspect_bytes`: some differ by a bit, so the two must not
@@ -32,7 +37,7 @@ def measure_bytes(body: bytes, limits: Limits, *, strict: bool) -> tuple[ImageFa
     """
     header = _decodable_header(body, limits)
     decoded, measured = metrics.measure(body, header.format, limits, strict=strict)
-    return _facts(body, header, decoded), measured
+    return _facts(body, header, decoded, hashed=hashed), measured
 
 
 def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
@@ -52,12 +57,12 @@ def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | 
     return converted
 
 
-def _facts(body: bytes, header: headers.Header, decoded: Pixels) -> ImageFacts:
+def _facts(body: bytes, header: headers.Header, decoded: Pixels, *, hashed: bool) -> ImageFacts:
     # The boxes of an AVIF or HEIC give bounds only, and a JPEG XL's header the size before it is turned, which all
     # decoders of it do; for a TIFF, Pillow gives the size after turning it.
     size = decoded if header.format in {"avif", "heic", "jxl"} else header
     return ImageFacts(
-        sha256=hashlib.sha256(body).digest(),
+        sha256=hashlib.sha256(body).digest() if hashed else b"",
         format=header.format,
         width=size.width,
         height=size.height,

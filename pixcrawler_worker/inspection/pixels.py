@@ -63,7 +63,7 @@ PILLOW = {
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Imported at once, so that they are no part of what an image may take.
 if _heic := extras.decoder("heic"):
-    _heic.register_heif_opener(decode_threads=1, thumbnails=False)
+    _heic.register_heif_opener(decode_threads=0, thumbnails=False)
 if _jxl := extras.decoder("jxl"):
     _jxl.JpegXLImagePlugin.DECODE_THREADS = 0
 
@@ -147,7 +147,7 @@ def opened(body: bytes, extension: str, limits: Limits, *, whole: bool = False) 
                 # The decoder has turned it as its own data say; what EXIF says is the same again.
                 del image.getexif()[_ORIENTATION]
             yield image
-    except RejectedError:
+    except (RejectedError, ImportError):  # the latter is a bug: the sandbox lets nothing be imported any more
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise OutOfMemoryError from error

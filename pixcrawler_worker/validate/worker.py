@@ -33,7 +33,7 @@ from pixcrawler_worker.domain.labels import default_label
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
-from pixcrawler_worker.inspection.decoder import File
+from pixcrawler_worker.inspection.process import File
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.jobs.kind import Report
 from pixcrawler_worker.jobs.limits import JobLimits

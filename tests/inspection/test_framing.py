@@ -4,7 +4,9 @@ from pixcrawler_worker.domain.facts import WRITTEN_FORMATS, ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
+from pixcrawler_worker.inspection.limits import Limits
 
+LIMITS = Limits()
 FACTS = ImageFacts(
     sha256=bytes(range(32)),
     format="png",
@@ -28,7 +30,7 @@ def test_a_message_is_complete_after_its_last_byte_and_not_before(message: bytes
 
 
 def test_facts_are_read_as_they_were_written() -> None:
-    assert framing.read_facts(framing.facts_response(FACTS)) == FACTS
+    assert framing.read_facts(framing.facts_response(FACTS), LIMITS) == FACTS
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"a\nb\n", bytes(range(256))])
@@ -41,12 +43,18 @@ def test_a_conversion_and_an_image_are_split_as_they_were_joined(body: bytes) ->
 @pytest.mark.parametrize("body", [b"{}", b"\n\n", bytes(range(256))])
 def test_a_converted_image_is_read_as_it_was_written(body: bytes) -> None:
     converted = Converted(body=body, format="png", width=3, height=2)
-    assert framing.read_converted(framing.conversion_response(converted)) == converted
-    assert framing.read_converted(framing.conversion_response(None)) is None
+    assert framing.read_converted(framing.conversion_response(converted), "png", LIMITS) == converted
+    assert framing.read_converted(framing.conversion_response(None), "png", LIMITS) is None
 
 
 @pytest.mark.parametrize(
-    "read", [framing.read_facts, framing.read_metrics, framing.read_thumbnail, framing.read_converted]
+    "read",
+    [
+        lambda response: framing.read_facts(response, LIMITS),
+        lambda response: framing.read_metrics(response, LIMITS),
+        framing.read_thumbnail,
+        lambda response: framing.read_converted(response, "png", LIMITS),
+    ],
 )
 def test_every_reader_raises_a_rejection_with_its_reason_and_detail(read: object) -> None:
     assert callable(read)

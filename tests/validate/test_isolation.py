@@ -28,8 +28,9 @@ from pixcrawler_worker.db.models import Image as ImageRow
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.errors import OutageError
-from pixcrawler_worker.inspection.decoder import Decoder, File
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.process import File
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.registry import JOB_KINDS
