@@ -31,6 +31,7 @@ from pixcrawler_worker.broker.transport import CheckedAMQP
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.inspection import kernel
 from pixcrawler_worker.jobs import sweeper
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.jobs.setbacks import Setbacks
@@ -364,6 +365,7 @@ def _check(
     sender: str, instance: object = None, options: Mapping[str, Any] = MappingProxyType({}), **_: object
 ) -> None:
     """Refuse to start where no chunk could ever run; an absent service is waited for instead."""
+    kernel.hide_memory()  # children have it from here
     is_json = False
     try:
         configured = settings.load()
@@ -394,7 +396,7 @@ def _check(
 
 def _log_as_json(worker: Any) -> None:  # noqa: ANN401 - what Celery calls a worker has no stubs
     """Keep Celery from writing what is no log entry: its banner, and its own redirection of stdout and stderr."""
-    # Children and decoders know of the format by it, also where a file `.env` has it.
+    # Children know of the format by it, also where a file `.env` has it.
     os.environ["PIXCRAWLER_LOG_FORMAT"] = "json"
     app.conf.worker_redirect_stdouts = False
     if worker is not None:

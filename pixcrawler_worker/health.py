@@ -1,10 +1,10 @@
-"""Checks of what the service needs: settings, database, migrations, clock, broker, workers, storage and sources."""
+"""Checks of all that the service needs, from its settings and database to the decoder of images."""
 
 import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from pixcrawler_worker.broker import quarantine, queues, workers
 from pixcrawler_worker.db import migrate, server, session
 from pixcrawler_worker.domain.messages import Queue
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.inspection.decoder import Decoder
+from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.masking import mask_url
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
@@ -69,6 +71,7 @@ def run_checks(settings: Settings) -> list[CheckResult]:
         *([_check("workers", lambda: _workers(settings))] if broker.ok else []),
         _check("storage", lambda: _storage(settings)),
         _check("sources", lambda: _sources(settings)),
+        _check("decoder", _decoder),
     ]
 
 
@@ -168,3 +171,15 @@ def _sources(settings: Settings) -> str:
         if not protocol.load(name, source_config(settings, name)).missing()
     ]
     return f"usable: {', '.join(usable)}"
+
+
+def _decoder() -> str:
+    async def layers() -> dict[str, str]:
+        async with aclosing(Decoder(Limits())) as decoder:
+            return await decoder.sandbox()
+
+    found = asyncio.run(layers())
+    in_force = [name for name, why in found.items() if not why]
+    missing = [f"{name} ({why})" for name, why in found.items() if why]
+    confined = f"its sandbox has {', '.join(in_force)}" if in_force else "it has no sandbox"
+    return f"{confined}; not on this machine: {', '.join(missing)}" if missing else confined

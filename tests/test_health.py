@@ -16,8 +16,9 @@ from pixcrawler_worker.db import migrate
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.health import CheckResult
+from pixcrawler_worker.inspection.sandbox import LAYERS
 
-NAMES = ["settings", "database", "migrations", "clock", "broker", "workers", "storage", "sources"]
+NAMES = ["settings", "database", "migrations", "clock", "broker", "workers", "storage", "sources", "decoder"]
 QUEUES = ("crawl", "validation", "export", "maintenance")
 
 
@@ -272,3 +273,11 @@ def test_a_source_whose_package_is_broken_is_one_line_of_the_doctor(
     failed = [result for result in json.loads(done.stdout) if not result["ok"]]
     assert [result["name"] for result in failed] == ["sources"]
     assert "source 'broken' cannot be loaded from not_there:Source" in failed[0]["detail"]
+
+
+def test_the_layers_of_the_sandbox_are_named_or_why_one_is_missing(service_settings: dict[str, str]) -> None:
+    decoder = run_checks(service_settings)["decoder"]
+    assert decoder.ok
+    assert decoder.detail.startswith("its sandbox has resource limits, ")
+    for layer in LAYERS:
+        assert layer in decoder.detail

@@ -13,7 +13,7 @@ from pixcrawler_worker.cli import connection
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(*, as_json: bool) -> None:
-    """Check database, migrations, clock, broker, workers, storage and sources; exit code 1 when one fails."""
+    """Check database, migrations, clock, broker, workers, storage, sources and decoder; exit code 1 when one fails."""
     results = health.run_checks(connection.load_settings())
     if as_json:
         # `well` is the former name of `ok`.

@@ -27,7 +27,7 @@ _COMMANDS = {
     "quarantine": ("quarantine", "quarantine_command", "List messages that no worker could read."),
     "sources": ("sources", "sources", "List the sources with their limits and terms of use."),
     "settings": ("settings", "show_settings", "Show every setting with its origin and value."),
-    "doctor": ("doctor", "doctor", "Check database, broker, workers, storage and sources."),
+    "doctor": ("doctor", "doctor", "Check all that a worker needs."),
     "db": ("db", "db", "Maintain the database."),
     "storage": ("storage", "storage", "Compare the storage with the database."),
     "completion": ("completion", "completion", "Print the script for shell completion."),
