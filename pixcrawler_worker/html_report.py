@@ -19,6 +19,7 @@ import structlog
 
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.reasons import RejectedError
+from pixcrawler_worker.domain.safe_text import safe_lines, safe_url
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.runtime import Runtime
 
@@ -98,7 +99,8 @@ def document(title: str, parts: Iterable[str]) -> str:
         *parts,
         "</main></body></html>",
     )
-    return "\n".join(lines)
+    # Escaping for HTML leaves what controls the direction of text, and a terminal on which the file is printed.
+    return safe_lines("\n".join(lines))
 
 
 def save(path: Path, title: str, parts: Iterable[str]) -> Path:
@@ -280,15 +282,16 @@ class DatasetFiles:
 
 def _names(folder: Path, urls: Collection[str]) -> dict[str, str]:
     """Return the names of files by the URLs of their images; without a table that can be read, none."""
+    written = {safe_url(url): url for url in urls}
     stem, _, extension = tables.NAME.partition(".")
     found: dict[str, str] = {}
     for path in sorted(folder.glob(f"{stem}*.{extension}")):
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
-                    url, name = row.get("source_url") or "", row.get("file_name")
-                    if url in urls and name:
-                        found.setdefault(url, name)
+                    url, name = tables.text_of(row.get("source_url") or ""), row.get("file_name")
+                    if url in written and name:
+                        found.setdefault(written[url], name)
         except (OSError, ValueError, csv.Error) as error:
             log.info("the table of the dataset cannot be read", path=str(path), reason=str(error))
     return found

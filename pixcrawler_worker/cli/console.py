@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from pixcrawler_worker.domain.safe_text import safe
+
 out = Console(highlight=False)
 
 
@@ -36,8 +38,8 @@ def wrapped(text: str, *, indent: int) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Return text from outside with control characters replaced, so that it cannot control a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    """Return text from outside in one line that cannot control a terminal; see `domain/safe_text.py`."""
+    return safe(text)
 
 
 def escaped(text: str) -> str:

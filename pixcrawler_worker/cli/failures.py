@@ -12,6 +12,7 @@ from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.reasons import Reason
+from pixcrawler_worker.domain.safe_text import safe_url
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import failed
 
@@ -47,7 +48,7 @@ def failures(*, ref: JobRef, reasons: tuple[str, ...], retriable: bool, form: st
     with connection.connect_to_data() as runtime:
         job_status.require(runtime.sessions, CrawlView, ref.id)
         if form == "csv":
-            click.echo(_csv(failed.COLUMNS), nl=False)
+            click.echo(",".join(failed.COLUMNS))
         for failure in failed.read(runtime.sessions, ref.id, reasons=reasons, retriable=retriable):
             unknown += failure.url is None
             if form == "csv":
@@ -55,7 +56,7 @@ def failures(*, ref: JobRef, reasons: tuple[str, ...], retriable: bool, form: st
             elif form == "jsonl":
                 click.echo(failed.line(failure))
             elif failure.url is not None:
-                click.echo(" ".join(failure.url.split()))
+                click.echo(" ".join(safe_url(failure.url).split()))
     if unknown:
         click.echo(
             f"pixcrawler: the URLs of {unknown} are not known: a job keeps no more than PIXCRAWLER_KEPT_FAILURES",
@@ -65,5 +66,5 @@ def failures(*, ref: JobRef, reasons: tuple[str, ...], retriable: bool, form: st
 
 def _csv(cells: Iterable[object]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(cells)
     return line.getvalue()

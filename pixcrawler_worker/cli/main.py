@@ -12,6 +12,7 @@ import click
 
 from pixcrawler_worker.cli import interrupts
 from pixcrawler_worker.domain.naming import hint
+from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.errors import WorkerError
 from pixcrawler_worker.masking import mask
 
@@ -103,15 +104,16 @@ def _run() -> str | int | None:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"pixcrawler: {mask(_one_line(error))}", err=True)
+        click.echo(f"pixcrawler: {safe(mask(_one_line(error)))}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return interrupts.EXIT_CODE
     except WorkerError as error:
-        click.echo(mask(traceback.format_exc()) if debug else f"pixcrawler: {error}", err=True)
+        shown = mask(traceback.format_exc()) if debug else f"pixcrawler: {error}"
+        click.echo(safe_lines(shown), err=True)
         return 1
     except Exception:  # noqa: BLE001 - a bug is shown, without what a library was given and repeats in its text
-        click.echo(mask(traceback.format_exc()), err=True)
+        click.echo(safe_lines(mask(traceback.format_exc())), err=True)
         return 1
 
 

@@ -16,6 +16,7 @@ from itertools import chain, islice
 from typing import BinaryIO, NamedTuple
 
 from pixcrawler_worker import options
+from pixcrawler_worker.domain import tables
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection import sniffing
 
@@ -42,7 +43,8 @@ _PLAIN = re.compile(r"https?://[\w\-.~:/?#@!$&()*+=%\[\]{}]+", re.ASCII)
 def trimmed(text: str) -> str:
     """Return a URL without what lists have around it: spaces, byte order marks, quotation marks, brackets, a comma.
 
-    An `&` that was escaped for HTML is an `&`. A text that is no URL keeps all but the spaces.
+    An `&` that was escaped for HTML is an `&`, and an apostrophe that a table has after a `;` is removed. A text that
+    is no URL keeps all but the spaces.
     """
     text = text.replace("\x00", "").strip(_AROUND)
     if found := _DELIMITED.fullmatch(text):
@@ -50,6 +52,9 @@ def trimmed(text: str) -> str:
     if not _URL.match(text):
         return text
     text = text.rstrip(f",{_AROUND}")
+    if ";'" in text:
+        # From a table of this service.
+        text = tables.text_of(text)
     return _ESCAPED.sub("&", text) if "&amp;" in text else text
 
 

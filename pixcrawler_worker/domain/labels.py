@@ -4,12 +4,16 @@ import functools
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from pixcrawler_worker.domain.keywords import parse_keywords
+from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.errors import PermanentError
 
 #: Label of images without one, in a job of several keywords.
 UNLABELED = "unlabelled"
+#: Characters of a label in files; keywords have no longer ones.
+MAX_LENGTH = 200
 #: Names that Windows does not allow for files ("Naming Files, Paths, and Namespaces", Microsoft).
 _DEVICE = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]")
 
@@ -33,6 +37,29 @@ def default_label(raw: object) -> str:
     return found[0].label if len(found) == 1 else UNLABELED
 
 
+def file_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Return labels as the files of a dataset have them: safe texts, no two the same.
+
+    A label that has to be changed gets a digest where another one looks like it.
+    """
+    listed = list(labels)
+    found = {label: label for label in listed if _is_safe(label)}
+    taken = set(found)
+    for label in listed:
+        if label in found:
+            continue
+        digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()
+        plain = safe(label, max_length=MAX_LENGTH).strip()
+        names = (plain, f"{plain[: MAX_LENGTH - 9]}-{digest[:8]}".strip("-"), digest)
+        found[label] = next(name for name in names if name and name not in taken)
+        taken.add(found[label])
+    return {label: found[label] for label in listed}
+
+
+def _is_safe(label: str) -> bool:
+    return bool(label.strip()) and safe(label, max_length=MAX_LENGTH) == label
+
+
 @functools.lru_cache(maxsize=4096)  # called for every image, and many have the same label
 def slug(label: str) -> str:
     """Return the label as a folder's name: ASCII letters, digits, `-` and `_`, at most 50 characters.
@@ -44,7 +71,7 @@ def slug(label: str) -> str:
     plain = plain_name(label)
     if plain == label.replace(" ", "-") and "-" not in label and not _DEVICE.fullmatch(plain):
         return plain
-    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{plain}-{digest}" if plain else digest
 
 

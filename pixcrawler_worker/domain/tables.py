@@ -1,7 +1,16 @@
-"""Columns of the tables of a dataset, and escaping of their cells."""
+"""Columns of the tables of a dataset, and escaping of their cells.
 
+Spreadsheets evaluate a cell as a formula by its first character, and divide the lines of a CSV file by the separator of
+the country: by `;` in most of Europe, in spite of the quotation marks around a cell that has one after a comma. So a
+text gets an apostrophe before each formula that begins it, or begins after a `;` in it. Tabs are spaces in safe text.
+`text_of` removes these apostrophes, and no others: a URL in a table can be read back.
+"""
+
+import re
 from collections.abc import Mapping
 from operator import itemgetter
+
+from pixcrawler_worker.domain.safe_text import safe
 
 #: File name of the table in an archive.
 NAME = "images.csv"
@@ -46,9 +55,19 @@ MIME = {
     "jxl": "image/jxl",
 }
 
-#: Spreadsheets evaluate cells with these first characters as formulas, including the full-width forms.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-_SUSPICIOUS = frozenset({" ", *_FORMULAS})
+#: The columns with URLs.
+URLS = frozenset({"source_url", "page_url", "license_url"})
+#: Spreadsheets evaluate cells with these first characters as formulas, including the full-width and the small forms
+#: (OWASP, "CSV Injection"). Tabs and line ends are not in safe text.
+_FORMULAS = "=+\\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
+#: What readers may skip at the beginning of a cell.
+_SKIPPED = "\\s\"'`\u2018-\u201f\u00ab\u00bb\u2039\u203a\uff02\uff07"
+#: Where a formula may begin. After a `;` it is also where nothing follows in the cell: the quotation mark at its end
+#: would be the beginning of a cell that goes on in the next line.
+_UNSAFE = re.compile(rf"\A(?=[{_SKIPPED}]*[{_FORMULAS}])|(?<=;)(?=[{_SKIPPED}]*(?:[{_FORMULAS}]|\Z))")
+_MARKED = re.compile(rf"(?:\A|(?<=;))'(?=[{_SKIPPED}]*[{_FORMULAS}])|(?<=;)'(?=[{_SKIPPED}]*\Z)")
+#: First characters of texts that need a closer look.
+_SUSPICIOUS = re.compile(rf"[{_SKIPPED}{_FORMULAS}]")
 
 
 def cells(row: Mapping[str, Value]) -> list[object]:
@@ -57,12 +76,19 @@ def cells(row: Mapping[str, Value]) -> list[object]:
 
 
 def cell(value: object) -> object:
-    """Return a cell that spreadsheets do not evaluate as a formula; None becomes an empty text.
+    """Return a cell that no spreadsheet evaluates as a formula, whatever it divides lines by; None is an empty text.
 
-    Source: OWASP, CSV Injection.
+    Numbers stay numbers.
     """
     if value is None:
         return ""
-    if isinstance(value, str) and value[:1] in _SUSPICIOUS and value.lstrip(" ").startswith(_FORMULAS):
-        return f"'{value}"
+    if isinstance(value, str):
+        value = safe(value)
+        if ";" in value or _SUSPICIOUS.match(value):
+            return _UNSAFE.sub("'", value)
     return value
+
+
+def text_of(cell: str) -> str:
+    """Return the text that `cell` made a cell of."""
+    return _MARKED.sub("", cell) if "'" in cell else cell

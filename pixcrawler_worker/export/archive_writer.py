@@ -11,6 +11,7 @@ from pixcrawler_worker.db.exports import ExportEntry
 from pixcrawler_worker.db.image_records import UNSIGNED
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.reasons import Reason
+from pixcrawler_worker.domain.safe_text import safe, safe_url
 from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.errors import PermanentError, WorkerError
 from pixcrawler_worker.export import card, report
@@ -245,17 +246,17 @@ class _ArchiveWriter:
             "sha256": file.sha256.hex(),
             "phash": "" if entry.phash is None else f"{entry.phash & UNSIGNED:016x}",
             "mime": tables.MIME[file.extension],
-            "source_url": image.original_url,
-            "page_url": image.page_url or "",
-            "title": image.title or "",
-            "author": image.author or "",
-            "license": image.license or "",
-            "license_url": image.license_url or "",
-            "attribution": image.attribution or "",
-            "engine": image.source or "",
-            "query": image.query or "",
+            "source_url": safe_url(image.original_url),
+            "page_url": safe_url(image.page_url or ""),
+            "title": safe(image.title or ""),
+            "author": safe(image.author or ""),
+            "license": safe(image.license or ""),
+            "license_url": safe_url(image.license_url or ""),
+            "attribution": safe(image.attribution or ""),
+            "engine": safe(image.source or ""),
+            "query": safe(image.query or ""),
             "crawled_at": entry.crawled_at or "",
-            "flags": ",".join(sorted({finding[0] for finding in entry.findings})) if entry.findings else "",
+            "flags": safe(",".join(sorted({finding[0] for finding in entry.findings}))) if entry.findings else "",
         }
         return Sample(
             stem=self._plan.stem(entry),

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.exporters.protocol import Feature
@@ -21,9 +22,8 @@ _SIZES = (
 _MAX_TABLE_ROWS = 50
 #: Classes up to which the card lists them for readers: it takes a second to read then.
 _MAX_CLASSES = 10_000
-#: Characters that YAML does not allow or that end a line, of those that JSON does not escape. Source: YAML 1.2.2,
-#: "5.1. Character Set" and "5.4. Line Break Characters"; PyYAML knows the line ends of YAML 1.1 as well.
-_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+#: Identifiers of licenses that need no quotation marks in YAML.
+_LICENSE = re.compile(r"cc0-[a-z0-9.-]{1,40}|cc-by[a-z0-9.-]{0,40}")
 
 
 def write(plan: Plan, summary: Summary, *, part: str = "") -> str:
@@ -34,7 +34,7 @@ def write(plan: Plan, summary: Summary, *, part: str = "") -> str:
         summary: counts of its images.
         part: the archive that the card describes, such as `part 3 of 7`; empty for the whole dataset.
     """
-    return "\n".join([*_front(plan, summary), *_body(plan, summary, part)]) + "\n"
+    return safe_lines("\n".join([*_front(plan, summary), *_body(plan, summary, part)]) + "\n")
 
 
 def _front(plan: Plan, summary: Summary) -> Iterator[str]:
@@ -80,14 +80,14 @@ def _features(columns: Mapping[str, Feature], margin: str) -> Iterator[str]:
 
 
 def _string(text: str) -> str:
-    """Return a string of YAML: a string of JSON, with some more characters escaped."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+    """Return a string of YAML: a string of JSON. A safe text has only characters that YAML allows (YAML 1.2.2, 5.1)."""
+    return json.dumps(safe(text), ensure_ascii=False)
 
 
 def _license(licenses: Mapping[str, int]) -> str:
     """Return the hub's identifier of the license if all images have the same, `other` otherwise."""
     known = [name for name in licenses if name]
-    return known[0] if len(licenses) == len(known) == 1 and known[0].startswith(("cc0-", "cc-by")) else "other"
+    return known[0] if len(licenses) == len(known) == 1 and _LICENSE.fullmatch(known[0]) else "other"
 
 
 def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:

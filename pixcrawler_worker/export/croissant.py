@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pixcrawler_worker.domain import licenses, tables
+from pixcrawler_worker.domain.safe_text import safe_json
 from pixcrawler_worker.export.payloads import ArchiveResult
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
@@ -91,7 +92,7 @@ def write(plan: Plan, summary: Summary, archives: Sequence[ArchiveResult]) -> by
         ],
         "recordSet": [_records(plan, number, archive) for number, archive in described],
     }
-    return json.dumps(found, indent=2, ensure_ascii=False).encode()
+    return json.dumps(safe_json(found), indent=2, ensure_ascii=False).encode()
 
 
 def _archive(plan: Plan, archive: ArchiveResult) -> dict[str, Any]:

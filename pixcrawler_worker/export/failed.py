@@ -9,6 +9,7 @@ from functools import partial
 from pixcrawler_worker.db import candidates
 from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.session import Session, Sessions, transact
+from pixcrawler_worker.domain.safe_text import safe, safe_url
 from pixcrawler_worker.exporters.spool import Spool
 from pixcrawler_worker.runtime import Runtime
 
@@ -66,13 +67,13 @@ def read(
 
 
 def values(failure: Failure) -> tuple[object, ...]:
-    """Return the values of a failure, in the order of the columns."""
+    """Return the values of a failure, in the order of the columns, with safe texts."""
     time = None if failure.tried_at is None else failure.tried_at.astimezone(UTC).isoformat(timespec="seconds")
     return (
-        failure.url,
-        failure.label,
-        failure.reason,
-        failure.detail,
+        None if failure.url is None else safe_url(failure.url),
+        None if failure.label is None else safe(failure.label),
+        safe(failure.reason),
+        None if failure.detail is None else safe(failure.detail),
         failure.http_status,
         failure.retriable,
         failure.attempts,

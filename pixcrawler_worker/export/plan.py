@@ -1,20 +1,23 @@
 """The plan of an export: what its archives have in common."""
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from pixcrawler_worker.db.exports import ExportEntry, ExportRequest
-from pixcrawler_worker.domain.labels import default_label
+from pixcrawler_worker.domain.labels import default_label, file_labels
 from pixcrawler_worker.domain.name_templates import NamedImage, NameTemplate
+from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.export import options
 from pixcrawler_worker.export.options import ExportOptions
 from pixcrawler_worker.exporters.protocol import ExportFormat, Layout
 
 #: Prefix of the keys of all exports; the files of each are in a folder named by its id.
 FOLDER = "exports/"
+#: Name of a dataset whose own has nothing that can be shown.
+_UNNAMED = "dataset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +31,12 @@ class Plan:
         options: options of the export.
         layout: arrangement of the images.
         layout_name: name of the layout.
-        labels: all classes of its images, sorted; empty before its images are selected.
+        labels: all classes of its images as files have them, in the order of `file_labels`; empty before its images are
+            selected.
         splits: names of the splits, in their order; empty when it is not split.
         default_label: class of images without a label.
         crawl_ended_at: when the crawl ended, UTC.
+        file_labels: the classes as files have them, by the labels in rows, sorted by these.
     """
 
     crawl_job_id: int
@@ -44,6 +49,7 @@ class Plan:
     splits: tuple[str, ...]
     default_label: str
     crawl_ended_at: datetime
+    file_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ttl(self) -> timedelta:
@@ -59,22 +65,25 @@ class Plan:
         """
         format_, parsed = options.format_of(request.format), options.parse(request.options)
         layout = parsed.layout_for(format_)
+        names = file_labels(labels)
         return cls(
             crawl_job_id=request.crawl_job_id,
-            name=request.name,
+            name=safe(request.name).strip() or _UNNAMED,
             format=format_,
             options=parsed,
             layout=layout,
             layout_name=parsed.layout_name(format_),
-            labels=tuple(labels),
+            labels=tuple(names.values()),
             splits=tuple(parsed.ratios(layout)),
             default_label=default_label(request.keywords),
             crawl_ended_at=request.crawl_ended_at.astimezone(UTC),
+            file_labels=names,
         )
 
     def label(self, entry: ExportEntry) -> str:
-        """Return the class of an image."""
-        return entry.image.label or self.default_label
+        """Return the class of an image as files have it."""
+        label = entry.image.label or self.default_label
+        return self.file_labels.get(label) or safe(label)
 
     def stem(self, entry: ExportEntry) -> str:
         """Return the name of an image's file in the dataset, without its extension."""

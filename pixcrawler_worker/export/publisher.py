@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from pixcrawler_worker.db.exports import ExportEntry
+from pixcrawler_worker.domain.safe_text import safe_json
 from pixcrawler_worker.export import card, croissant, failed, report
 from pixcrawler_worker.export.payloads import ArchiveResult, ExportResult, Publication
 from pixcrawler_worker.export.plan import Plan, key
@@ -105,5 +106,5 @@ async def _write_manifest(runtime: Runtime, job_id: int, plan: Plan, result: Exp
         "parts": [with_url(part) for part in result.parts],
         "files": [with_url({"name": name}) for name in result.files if name not in {*archives, MANIFEST}],
     }
-    body = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+    body = json.dumps(safe_json(manifest), indent=2, ensure_ascii=False).encode()
     await runtime.storage.put(key(job_id, MANIFEST), body)

@@ -23,8 +23,8 @@ class Sidecars:
         self._table = Spool() if options.images_csv else None
         self._credits = Spool() if options.attribution else None
         if self._table is not None:
-            self._rows = csv.writer(_Utf8Lines(self._table), lineterminator="\n")
-            self._rows.writerow(tables.COLUMNS)
+            self._rows = csv.writer(_Utf8Lines(self._table), lineterminator="\n", quoting=csv.QUOTE_ALL)
+            self._table.write(f"{','.join(tables.COLUMNS)}\n".encode())
         if self._credits is not None:
             self._credits.write(_CREDITS_HEADING.encode())
 
@@ -57,6 +57,8 @@ class _Utf8Lines:
 
 def _credit_line(file_name: str, row: Mapping[str, Value]) -> str:
     """Return the attribution of an image, built from author, title and license if its source stated none.
+
+    The row has safe texts: the line has no other line ends, and nothing that controls a terminal.
 
     Source of the order: Creative Commons, "Recommended practices for attribution" (title, author, source, license).
     """

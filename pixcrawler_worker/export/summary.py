@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pixcrawler_worker.db.image_records import ImageRecord
+from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.domain.stored_json import Fields
+
+#: Characters of the name of a license or source.
+_MAX_NAME = 200
 
 
 @dataclass(slots=True)
@@ -35,8 +39,9 @@ class Summary:
         self.labels[label] += 1
         self.splits[split or ""] += 1
         self.formats[extension] += 1
-        self.licenses[image.license or ""] += 1
-        self.sources[image.source or ""] += 1
+        # They are written into files.
+        self.licenses[safe(image.license or "", max_length=_MAX_NAME)] += 1
+        self.sources[safe(image.source or "", max_length=_MAX_NAME)] += 1
 
     def merge(self, other: "Summary") -> None:
         """Add the counts of another summary."""

@@ -66,13 +66,13 @@ def test_csv_has_all_that_is_known_of_each_failure(env: Mapping[str, str], job_i
     url, label, _, detail, status, retriable, attempts, time = by_reason["not_found", "http://a.example/2,3.jpg"]
     assert (url, label, detail) == (
         "http://a.example/2,3.jpg",
-        'a "cat", or\nnot',
+        'a "cat", or not',
         "not_found at http://a.example/2,3.jpg",
     )
     assert (status, retriable, attempts) == ("404", "False", "1")
     assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(time) < timedelta(minutes=1)
     assert by_reason["timeout", "http://a.example/1.jpg"][5:7] == ["True", "2"]
-    assert ("bad_url", "'=HYPERLINK(1)\n2") in by_reason, "spreadsheets would evaluate it"
+    assert ("bad_url", "'=HYPERLINK(1)%0A2") in by_reason, "spreadsheets would evaluate it"
     assert "the URLs of 1 are not known" in called.stderr
 
 
@@ -81,7 +81,7 @@ def test_json_lines_have_the_same(env: Mapping[str, str], job_id: int) -> None:
     rows = {row["url"]: row for row in map(json.loads, called.stdout.splitlines())}
     assert len(rows) == 4
     assert list(rows[None]) == HEADINGS
-    assert rows["=HYPERLINK(1)\n2"]["reason"] == "bad_url"
+    assert rows["=HYPERLINK(1)%0A2"]["reason"] == "bad_url"
     assert rows["http://a.example/1.jpg"]["retriable"] is True
 
 

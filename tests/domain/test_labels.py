@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from split_names import KEYWORDS, splits_in
 
-from pixcrawler_worker.domain.labels import UNLABELED, class_folder, default_label, has_split_word, slug
+from pixcrawler_worker.domain.labels import (
+    MAX_LENGTH,
+    UNLABELED,
+    class_folder,
+    default_label,
+    file_labels,
+    has_split_word,
+    slug,
+)
+from pixcrawler_worker.domain.safe_text import safe
 
 
 @pytest.mark.parametrize(
@@ -112,3 +121,18 @@ def test_different_labels_never_share_a_folder_of_a_class(several: list[str]) ->
 )
 def test_images_without_a_label_get_that_of_the_only_keyword(raw: object, label: str) -> None:
     assert default_label(raw) == label
+
+
+def test_labels_in_files_are_safe_and_differ_from_each_other() -> None:
+    raw = ["cat", "cat\u200b", "c\u202eat", "\u200b", "\u202e", "dog\n1", "x" * 300, "x" * 300 + "y", "cat-3f2a", "  "]
+    found = file_labels(raw)
+    assert list(found) == raw
+    assert found["cat"] == "cat"
+    assert found["dog\n1"] == "dog 1"
+    assert len(set(found.values())) == len(raw)
+    assert all(safe(label, max_length=MAX_LENGTH) == label and label.strip() for label in found.values())
+    # A name that is made is not taken by a label that has it already.
+    made = file_labels(["cat", "cat\u200b"])["cat\u200b"]
+    again = file_labels(["cat", made, "cat\u200b"])
+    assert again[made] == made
+    assert len(set(again.values())) == 3

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pixcrawler_worker.domain.labels import file_labels
+from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.domain.tables import COLUMNS, cell
 from pixcrawler_worker.export import card, options
 from pixcrawler_worker.export.plan import Plan
@@ -42,7 +44,7 @@ def front(layout: str, labels: Sequence[str] = LABELS, *, name: str = "My cats")
         options=parsed,
         layout=protocol.load(layout),
         layout_name=layout,
-        labels=tuple(labels),
+        labels=tuple(file_labels(labels).values()),
         splits=(),
         default_label="cat",
         crawl_ended_at=datetime.now(UTC),
@@ -65,7 +67,7 @@ def names(features: list[dict[str, Any]]) -> list[str]:
 def test_the_columns_are_declared_with_their_classes(layout: str) -> None:
     found = front(layout)
     features = found["dataset_info"]["features"]
-    assert names(features) == [cell(one) if layout == "table" else one for one in LABELS]
+    assert names(features) == [cell(one) if layout == "table" else one for one in file_labels(LABELS).values()]
     (config,) = found["configs"]
     assert config.get("features", features) == features
     # A reader without this option would warn of it.
@@ -90,5 +92,5 @@ def test_so_many_classes_that_reading_them_takes_long_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_any_name_is_read_as_it_is(name: str) -> None:
-    assert front("imagefolder", name=name)["pretty_name"] == name
+def test_any_name_is_read_as_its_safe_text(name: str) -> None:
+    assert front("imagefolder", name=name)["pretty_name"] == safe(name)
