@@ -12,7 +12,7 @@ import redis
 
 from pixcrawler_worker import settings_report
 from pixcrawler_worker.broker import quarantine, queues, workers
-from pixcrawler_worker.db import migrate, server, session
+from pixcrawler_worker.db import grants, migrate, server, session
 from pixcrawler_worker.domain.messages import Queue
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.inspection.decoder import Decoder
@@ -56,6 +56,21 @@ def require_migrated(settings: Settings) -> None:
         )
 
 
+def require_rights(settings: Settings) -> None:
+    """Return if the database takes writes and its role has the rights of a worker, else raise.
+
+    Raises:
+        PermanentError: when the role lacks rights; the message has the statements that grant them.
+        TransientError: when the database does not answer, or takes no writes.
+    """
+    engine = session.connect(settings.require_database(), pool_size=1)
+    try:
+        grants.require(engine)
+        server.require_writable(engine)
+    finally:
+        engine.dispose()
+
+
 def run_checks(settings: Settings) -> list[CheckResult]:
     """Return the results of all checks; a check that fails does not keep the others from running.
 
@@ -93,7 +108,12 @@ def _names() -> str:
 def _database(settings: Settings) -> str:
     engine = session.connect(settings.require_database(), pool_size=1)
     try:
-        return f"PostgreSQL {server.version(engine)}"
+        found = f"PostgreSQL {server.version(engine)}"
+        server.require_writable(engine)
+        grants.require(engine)
+        if exposed := grants.exposed(engine):
+            raise PermanentError(f"{exposed[0]}, without row level security: run `pixcrawler db upgrade`")
+        return f"{found}, through a pooler" if server.is_pooled(engine) else found
     finally:
         engine.dispose()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 #: What a copy of the tree needs for its tests.
-_COPIED = ("pixcrawler_worker", "migrations", "tests", "pyproject.toml", "alembic.ini", "docs", "README.md")
+_COPIED = ("pixcrawler_worker", "migrations", "deploy", "tests", "pyproject.toml", "alembic.ini", "docs", "README.md")
 #: Seconds that one test may take: a mutation may make it wait for ever.
 _TEST_TIMEOUT = 60
 #: Seconds that the tests of one mutation may take: Hypothesis looks for the shortest example of one that hangs.

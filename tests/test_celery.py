@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 import structlog
+import supabase
 from celery import Celery, signals
 from factories import make_job, start_job
 from kombu import Connection, Message
@@ -290,6 +292,19 @@ def test_a_worker_for_a_database_without_tables_does_not_start(
     service.setenv("PIXCRAWLER_DATABASE_URL", empty_database_url)
     with pytest.raises(SystemExit, match=r"^pixcrawler: .*run `pixcrawler db upgrade`$"):
         signals.celeryd_init.send(sender="worker")
+
+
+def test_a_worker_without_rights_does_not_start(service: pytest.MonkeyPatch, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE without_rights LOGIN")
+        try:
+            service.setenv("PIXCRAWLER_DATABASE_URL", supabase.as_role(database_url, "without_rights"))
+            with pytest.raises(
+                SystemExit, match=r"^pixcrawler: .*; GRANT SELECT, INSERT ON public.activity_logs TO without"
+            ):
+                signals.celeryd_init.send(sender="worker@test")
+        finally:
+            connection.execute("DROP ROLE without_rights")
 
 
 def test_a_worker_waits_for_a_database_that_is_away(service: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,25 @@
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
 import redis
+import supabase
+from fakes.postgres_pooler import postgres_pooler
 from fakes.workers import responding
+from psycopg import conninfo
 
 from pixcrawler_worker import health, settings
 from pixcrawler_worker.db import migrate
+from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.health import CheckResult
@@ -149,6 +156,85 @@ def test_the_database_is_at_another_migration(service_settings: dict[str, str], 
     assert detail == (
         f"the database is at migration 0001, this version needs {migrate.head()}: run `pixcrawler db upgrade`"
     )
+
+
+@contextmanager
+def replica() -> Iterator[str]:
+    """A server in recovery: a new cluster that waits for a primary, of which there is none."""
+    installed = launcher.locate("postgres")
+    assert installed is not None
+    # Neither initdb nor the server runs as root, and another user does not enter the directories of pytest.
+    user = "nobody" if os.getuid() == 0 else None
+    with TemporaryDirectory(prefix="replica") as name:
+        directory, cluster = Path(name), Path(name, "cluster")
+        cluster.mkdir(mode=0o700)
+        if user:
+            shutil.chown(directory, "nobody")
+            shutil.chown(cluster, "nobody")
+        initdb: list[str | Path] = [
+            installed.with_name("initdb"),
+            "-D",
+            cluster,
+            "-U",
+            "pixcrawler",
+            "-A",
+            "trust",
+            "--no-sync",
+        ]
+        subprocess.run(initdb, check=True, capture_output=True, user=user)
+        (cluster / "standby.signal").touch()
+        words: list[str | Path] = [installed, "-D", cluster, "-k", directory]
+        words += ["-c", "listen_addresses=", "-c", "port=5432"]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, user=user) as server:
+            try:
+                assert server.stderr is not None
+                assert any("ready to accept read-only connections" in line for line in server.stderr)
+                yield f"postgresql:///postgres?host={directory}&port=5432&user=pixcrawler"
+            finally:
+                server.send_signal(signal.SIGINT)
+                server.wait(30)
+
+
+def test_a_replica_is_no_database_to_work_on(service_settings: dict[str, str]) -> None:
+    with replica() as url:
+        detail = failing(service_settings | {"database_url": url}, "database", "migrations")
+        with pytest.raises(TransientError, match="is a replica"):
+            health.require_rights(settings.load(**service_settings | {"database_url": url}))
+    assert detail == "the database is a replica, which takes no writes: connect to its primary"
+
+
+@pytest.mark.parametrize("by", ["database", "user"])
+def test_a_database_that_is_read_only_is_named_with_the_origin_of_that(
+    service_settings: dict[str, str], database_url: str, by: str
+) -> None:
+    name = conninfo.conninfo_to_dict(database_url)["dbname" if by == "database" else "user"]
+    writable = f"{database_url}&options=-c%20default_transaction_read_only%3Doff"
+    with psycopg.connect(writable, autocommit=True) as connection:
+        connection.execute(f"ALTER {by} {name} SET default_transaction_read_only = on".encode())
+        try:
+            detail = failing(service_settings, "database")
+        finally:
+            connection.execute(f"ALTER {by} {name} RESET default_transaction_read_only".encode())
+    assert detail.startswith(f"the database is read only: default_transaction_read_only is on (by: {by});")
+
+
+def test_rights_that_the_role_lacks_are_named(service_settings: dict[str, str], database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE lacking LOGIN IN ROLE pg_read_all_data")
+        connection.execute("GRANT USAGE ON SCHEMA pixcrawler TO lacking")
+        try:
+            detail = failing(service_settings | {"database_url": supabase.as_role(database_url, "lacking")}, "database")
+        finally:
+            connection.execute("DROP OWNED BY lacking; DROP ROLE lacking")
+    assert detail.startswith(
+        "the role of the worker lacks rights in the database: run deploy/roles.sql, or as the owner"
+    )
+    assert "GRANT INSERT, UPDATE ON public.images TO lacking" in detail
+
+
+def test_a_pooler_is_named(service_settings: dict[str, str], database_url: str) -> None:
+    with postgres_pooler(database_url) as url:
+        assert run_checks(service_settings | {"database_url": url})["database"].detail.endswith(", through a pooler")
 
 
 def test_only_a_database_that_does_not_answer_is_a_transient_error(service_settings: dict[str, str]) -> None:

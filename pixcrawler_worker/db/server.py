@@ -1,24 +1,32 @@
-"""The database server: its version and its clock, and the migration that its tables are at."""
+"""The database server: its version, its clock, whether it takes writes, and the migration that its tables are at."""
 
 from typing import Any
 
+import psycopg
 from alembic.util import CommandError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from pixcrawler_worker.db import migrate
-from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.db import migrate, session
+from pixcrawler_worker.errors import PermanentError, TransientError
+
+_WRITABLE = text("""
+    SELECT pg_is_in_recovery(), setting, source FROM pg_settings WHERE name = 'default_transaction_read_only'
+""")
 
 
 def revision(engine: Engine) -> str | None:
     """Return the migration that the database is at; None if it was never migrated.
 
     Raises:
+        PermanentError: when the role may not read it.
         TransientError: when the database does not answer.
     """
     try:
         return migrate.current(engine)
     except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise PermanentError(f"the migration of the database cannot be read: {_first_line(error)}") from error
         raise TransientError(_message(error)) from error
 
 
@@ -48,6 +56,39 @@ def version(engine: Engine) -> str:
         TransientError: when the database does not answer.
     """
     return str(_scalar(engine, "SHOW server_version"))
+
+
+def require_writable(engine: Engine) -> None:
+    """Return if the database takes writes, else raise.
+
+    Raises:
+        TransientError: when it does not: it is a replica, or read only by a setting; the message says which.
+    """
+    try:
+        with engine.connect() as connection:
+            is_replica, setting, origin = connection.execute(_WRITABLE).one()
+    except DBAPIError as error:
+        raise TransientError(_message(error)) from error
+    if is_replica:
+        raise TransientError("the database is a replica, which takes no writes: connect to its primary")
+    if setting == "on":
+        raise TransientError(
+            f"the database is read only: default_transaction_read_only is on (by: {origin}); providers set it when the"
+            " disk is full"
+        )
+
+
+def is_pooled(engine: Engine) -> bool:
+    """Return whether connections go through a pooler.
+
+    Raises:
+        TransientError: when the database does not answer.
+    """
+    try:
+        with engine.connect() as connection:
+            return session.is_pooled(connection)
+    except DBAPIError as error:
+        raise TransientError(_message(error)) from error
 
 
 def now(engine: Engine) -> float:
