@@ -4,6 +4,7 @@ The settings below are what the ledger's promises rest on; `docs/decisions` has 
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import random
@@ -17,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import celery
+import click
 import kombu
 import structlog
 from celery import Celery, bootsteps, concurrency, signals
@@ -26,6 +28,7 @@ from pixcrawler_worker import health, logs, metrics, runtime, settings, settings
 from pixcrawler_worker.broker import queues
 from pixcrawler_worker.broker.app import BrokerApp
 from pixcrawler_worker.broker.consumer import Consumer
+from pixcrawler_worker.broker.monitoring import MonitoredEvents, MonitoredTask
 from pixcrawler_worker.broker.pool import ChildPool
 from pixcrawler_worker.broker.transport import CheckedAMQP
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
@@ -64,7 +67,14 @@ def _make() -> Celery:
     except PermanentError as error:
         _refuse_to_start(error)
     # With the transport that checks each message before Celery reads it.
-    made = BrokerApp("pixcrawler", broker=broker, amqp=CheckedAMQP, include=["pixcrawler_worker.tasks"])
+    made = BrokerApp(
+        "pixcrawler",
+        broker=broker,
+        amqp=CheckedAMQP,
+        events=MonitoredEvents,
+        task_cls=MonitoredTask,
+        include=["pixcrawler_worker.tasks"],
+    )
     made.conf.update(
         # Exchange "" routes by the queue's name alone: no bindings that a flushed Redis could lose.
         task_queues=[kombu.Queue(queue.value, exchange="", routing_key=queue.value) for queue in Queue],
@@ -419,6 +429,21 @@ def _require_pool(pool: type | str | None) -> None:
     if module not in _POOLS:
         name = module.rpartition(".")[2]
         raise PermanentError(f"chunks cannot run in the pool {name}: leave out --pool, or use --pool prefork or solo")
+
+
+@signals.import_modules.connect
+def _require_password(**_: object) -> None:
+    """Refuse to start Flower for everyone: who reaches it could read of all tasks, and stop the workers."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.info_name != "flower":
+        return
+    given = importlib.import_module("tornado.options").options
+    if not (given.basic_auth or given.auth):
+        _refuse_to_start(
+            PermanentError(
+                "Flower has no password, which FLOWER_BASIC_AUTH (as name:word) or its option --auth would give"
+            )
+        )
 
 
 @signals.worker_process_shutdown.connect

@@ -11,7 +11,7 @@ import contextvars
 import functools
 import json
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -20,7 +20,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
-from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.domain.messages import QUEUES, Task, arguments_text
 from pixcrawler_worker.errors import PermanentError
 
 P = ParamSpec("P")
@@ -120,8 +120,16 @@ def send(task: Task, *args: object) -> str:
         args: the id of the job, and what else the task takes, with JSON's types only.
     """
     checked = (_job_id(args[0]), *args[1:]) if args else ()
+    _require_sendable(checked)
     with _broker_errors():
-        sent = _app(_broker()).send_task(task.value, args=checked, queue=QUEUES[task].value, ignore_result=True)
+        sent = _app(_broker()).send_task(
+            task.value,
+            args=checked,
+            queue=QUEUES[task].value,
+            ignore_result=True,
+            # What monitoring shows: options may hold links that are signed.
+            argsrepr=arguments_text(checked),
+        )
     return str(sent.id)
 
 
@@ -241,6 +249,22 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
         )
     plain: dict[str, Any] = json.loads(text)
     return plain
+
+
+def _require_sendable(arguments: Sequence[object]) -> None:
+    """Raise if workers would set the message aside."""
+    from pixcrawler_worker.domain.stored_json import MAX_DEPTH, is_deeper  # noqa: PLC0415
+
+    if len(arguments) <= 1:
+        return
+    if is_deeper(arguments):
+        raise PermanentError(f"arguments: they are nested too deeply, workers read {MAX_DEPTH} levels")
+    try:
+        size = len(json.dumps(arguments, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise PermanentError(f"arguments: they cannot be written as JSON: {error}") from None
+    if size > _MAX_OPTIONS_BYTES:
+        raise PermanentError(f"arguments: they have {size} bytes as JSON, more than {_MAX_OPTIONS_BYTES}")
 
 
 def _first_without_json(options: Mapping[str, Any]) -> str:

@@ -27,10 +27,11 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from pixcrawler_worker.domain import licenses
+from pixcrawler_worker.domain import licenses, stored_json
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable
+from pixcrawler_worker.domain.stored_json import UnreadableJson
 from pixcrawler_worker.errors import PermanentError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -220,10 +221,8 @@ def short(name: str) -> str:
 
 def quoted(value: object) -> str:
     """Return a JSON value for a message, in at most 60 characters; an object or an array by its type alone."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return "an array"
+    if isinstance(value, dict | list | tuple | UnreadableJson):
+        return stored_json.quoted(value)
     if isinstance(value, str):
         text = json.dumps(value[: _MAX_QUOTE + 1], ensure_ascii=False).encode("utf-8", "replace").decode()
         return text if len(text) <= _MAX_QUOTE else f'{text[: _MAX_QUOTE - 4].rstrip(chr(92))}..."'

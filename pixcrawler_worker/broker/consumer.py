@@ -1,11 +1,16 @@
 """Celery's consumer, as `worker_consumer` names it, with what cannot be set in its configuration."""
 
+import logging
 from typing import Any, NoReturn
 
+import structlog
 from celery.worker import consumer
 from kombu import Message
 
 from pixcrawler_worker.broker.reading import Fault, UnreadableError
+
+log = structlog.get_logger()
+celery_log = logging.getLogger(consumer.__name__)
 
 
 class Consumer(consumer.Consumer):
@@ -13,6 +18,9 @@ class Consumer(consumer.Consumer):
 
     # Celery ends the worker if a child has died by the time of the first start (0): its replacement is started instead.
     restart_count = 0
+    # What the stubs of Celery leave out.
+    connection_errors: tuple[type[Exception], ...]
+    event_dispatcher: Any
 
     def __init__(self, on_task_request: Any, *, worker_options: dict[str, Any] | None = None, **options: Any) -> None:
         # The ledger says what was cancelled, so workers need no messages to each other; and both raise on reconnects.
@@ -28,6 +36,15 @@ class Consumer(consumer.Consumer):
         """Raise: the transport sets the message aside."""
         del body, message
         raise exc
+
+    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
+        """Log and drop a message that names an unknown task: without its arguments, which Celery would repeat."""
+        del body
+        named = {**(message.payload if isinstance(message.payload, dict) else {}), **message.headers}
+        log.error("message dropped: there is no such task", task=named.get("task"), message_id=named.get("id"))
+        message.reject_log_error(celery_log, self.connection_errors)
+        if self.event_dispatcher:
+            self.event_dispatcher.send("task-failed", uuid=named.get("id"), exception=f"NotRegistered({exc})")
 
     def on_unknown_message(self, body: object, message: Message) -> NoReturn:
         """Raise: the transport sets the message aside."""

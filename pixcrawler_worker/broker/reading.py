@@ -18,10 +18,14 @@ import zlib
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils import json
+
+from pixcrawler_worker.domain.messages import hidden_text
+from pixcrawler_worker.masking import mask_value
 
 #: Bytes of a message, and of its body when decoded. A list of 200,000 URLs fits.
 MAX_BYTES = 32 * 1024 * 1024
@@ -29,6 +33,12 @@ MAX_BYTES = 32 * 1024 * 1024
 MAX_DEPTH = 100
 #: Lists and objects in one message: an empty one takes 2 bytes of JSON, and 64 of memory.
 MAX_CONTAINERS = 100_000
+#: Values in one message, which take up to 100 bytes of memory each, and of JSON 2.
+MAX_VALUES = 500_000
+#: Bytes of a text with characters beyond 16 bits: Python keeps 4 bytes for each character of such a text.
+_MAX_WIDE_BYTES = 8 * 1024 * 1024
+_WIDE = re.compile(rb"[\xf0-\xf4]")
+_WIDE_ESCAPES = re.compile(rb"\\u[dD][89abAB]")
 #: Characters of an id, of the name of a task, of a queue.
 _MAX_NAME = 1000
 #: Of the counters in headers; Celery adds to them.
@@ -36,6 +46,8 @@ _MAX_COUNT = 2**53
 
 #: Strings, which may hold brackets, and brackets. Possessive, and the end of the text ends a string: never quadratic.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
+#: The same with the commas between values.
+_SEPARATORS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|,', re.DOTALL)
 #: Names of compression methods, as kombu has them.
 _DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
     **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), zlib.decompressobj),
@@ -129,6 +141,40 @@ def read_broadcast(raw: bytes, *, is_command: bool) -> dict[str, Any]:
     return envelope
 
 
+def without_arguments(raw: bytes, envelope: dict[str, Any]) -> bytes:
+    """Return a message that holds events, with no more of the arguments of a task than ids, and without secrets.
+
+    Args:
+        raw: the message.
+        envelope: of the message, as `read_broadcast` returns it.
+
+    Raises:
+        UnreadableError: as `read_broadcast`.
+    """
+    body = _read_body(envelope)
+    events = body if isinstance(body, list) else [body]
+    masked = [masked_event(one) if isinstance(one, dict) else one for one in events]
+    if masked == events:
+        return raw
+    envelope["body"] = json.dumps(masked if isinstance(body, list) else masked[0])
+    envelope["content-encoding"] = "utf-8"
+    envelope["properties"].pop("body_encoding", None)
+    envelope["headers"].pop("compression", None)
+    return json.dumps(envelope).encode()
+
+
+def masked_event(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of an event without secrets, and of the arguments of a task the ids.
+
+    Any program sends events, of the messages that it sends itself.
+    """
+    masked = {name: mask_value(value) if isinstance(value, str) else value for name, value in fields.items()}
+    for name in ("args", "kwargs"):
+        if masked.get(name) is not None:
+            masked[name] = hidden_text(str(masked[name]))
+    return masked
+
+
 def read_reply(raw: bytes) -> dict[str, Any]:
     """Return the envelope of a worker's reply to a command.
 
@@ -161,8 +207,8 @@ def read_envelope(raw: bytes) -> dict[str, Any]:
         and _is_name(delivery_info.get("exchange"))
         and _is_name(delivery_info.get("routing_key")),
         "priority": _is_priority(properties.get("priority")),
-        "correlation_id": isinstance(properties.get("correlation_id"), str | None),
-        "reply_to": isinstance(properties.get("reply_to"), str | None),
+        "correlation_id": _is_name_or_none(properties.get("correlation_id")),
+        "reply_to": _is_name_or_none(properties.get("reply_to")),
     }
     if invalid := [name for name, is_valid in checks.items() if not is_valid]:
         raise UnreadableError(Fault.ENVELOPE, f"`properties.{invalid[0]}` is missing or invalid")
@@ -181,7 +227,12 @@ def parse(raw: bytes) -> Any:
     """
     if len(raw) > MAX_BYTES:
         raise UnreadableError(Fault.TOO_LARGE, f"it has {len(raw)} bytes, more than {MAX_BYTES}")
+    if len(raw) > _MAX_WIDE_BYTES and (_WIDE.search(raw) or (b"\\u" in raw and _WIDE_ESCAPES.search(raw))):
+        raise UnreadableError(
+            Fault.TOO_LARGE, f"it has more than {_MAX_WIDE_BYTES} bytes, of wide characters among others"
+        )
     _check_nesting(raw)
+    _check_count(raw)
     try:
         return json.loads(raw.decode())
     except Exception as error:  # the decoders of kombu for dates and numbers raise whatever the library below raises
@@ -204,6 +255,16 @@ def _check_nesting(text: bytes) -> None:
                 raise UnreadableError(Fault.TOO_LARGE, f"it has more than {MAX_CONTAINERS} lists and objects")
         elif first in {b"]", b"}"}:
             depth -= 1
+
+
+def _check_count(text: bytes) -> None:
+    """Raise if there are too many values: small ones take many times as much memory as they take bytes of JSON."""
+    # Fast, unless there are very many commas, some of which may be within strings.
+    if text.count(b",") < MAX_VALUES:
+        return
+    commas = (one for one in _SEPARATORS.finditer(text) if one.end() - one.start() == 1)
+    if next(islice(commas, MAX_VALUES - 1, None), None):
+        raise UnreadableError(Fault.TOO_LARGE, f"it has more than {MAX_VALUES} values")
 
 
 def _read_body(envelope: Mapping[str, Any]) -> Any:

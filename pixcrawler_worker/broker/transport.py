@@ -24,6 +24,7 @@ from redis.exceptions import DataError, RedisError, ResponseError
 
 from pixcrawler_worker.broker import quarantine, reading
 from pixcrawler_worker.broker.reading import Fault, UnreadableError
+from pixcrawler_worker.domain.messages import arguments_text, keywords_text
 from pixcrawler_worker.masking import mask
 
 log = structlog.get_logger()
@@ -292,7 +293,10 @@ class Channel(kombu.transport.redis.Channel):
         if bytes_to_str(published["type"]).endswith("message") and published["data"]:
             channel = bytes_to_str(published["channel"])
             try:
-                reading.read_broadcast(published["data"], is_command=channel.endswith(_CONTROL))
+                is_command = channel.endswith(_CONTROL)
+                envelope = reading.read_broadcast(published["data"], is_command=is_command)
+                if not is_command:
+                    published["data"] = reading.without_arguments(published["data"], envelope)
             except UnreadableError as error:
                 self.set_aside(published["data"], channel, error)
                 published["data"] = None
@@ -371,6 +375,16 @@ class CheckedAMQP(AMQP):
     """Celery's own, for an app with such connections."""
 
     Connection = CheckedConnection
+
+    def as_task_v2(self, task_id: str, name: str, *arguments: Any, **options: Any) -> Any:
+        """Return a message, in which monitoring sees no more of the arguments of its task than ids."""
+        message = super().as_task_v2(task_id, name, *arguments, **options)
+        args, kwargs = message.body[:2]
+        shown = arguments_text(args), keywords_text(kwargs)
+        message.headers.update(argsrepr=shown[0], kwargsrepr=shown[1])
+        if message.sent_event:
+            message.sent_event.update(args=shown[0], kwargs=shown[1])
+        return message
 
 
 def describe(raw: bytes, queue: str, error: UnreadableError) -> quarantine.QuarantinedMessage:

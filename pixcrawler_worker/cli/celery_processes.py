@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -40,15 +41,19 @@ def worker(concurrency: int | None, *, log: IO[bytes] | None = None) -> Iterator
 
 @contextlib.contextmanager
 def flower(log: Path) -> Iterator[str]:
-    """Run Flower on loopback while the context is open; yield its URL, or why it does not run."""
+    """Run Flower on loopback while the context is open; yield its URL and how to log in, or why it does not run.
+
+    The password is another one each time. It is in the environment of the process, because anyone on this machine can
+    read the arguments of a process.
+    """
     if importlib.util.find_spec("flower") is None:
         yield "not installed: pip install 'pixcrawler-worker[flower]'"
         return
     port = _free_port(_FLOWER_PORT)
-    command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "flower"]
-    command += ["--address=127.0.0.1", f"--port={port}", "--logging=warning"]
-    with log.open("ab") as file, _process(command, file):
-        yield f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "pixcrawler_worker.flower", f"--port={port}", "--logging=warning"]
+    password = secrets.token_urlsafe(16)
+    with log.open("ab") as file, _process(command, file, FLOWER_BASIC_AUTH=f"pixcrawler:{password}"):
+        yield f"http://127.0.0.1:{port}/  (user pixcrawler, password {password})"
 
 
 def _free_port(preferred: int) -> int:
@@ -64,13 +69,13 @@ def _free_port(preferred: int) -> int:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str], log: IO[bytes] | None) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: Sequence[str], log: IO[bytes] | None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Celery process while the context is open; then terminate it, and kill it after a grace period."""
     if setpriv := shutil.which("setpriv"):
         # On Linux the kernel terminates it when this process is killed, so that it is never orphaned.
         command = [setpriv, "--pdeathsig", "TERM", *command]
     # In a session of its own, so that Ctrl-C reaches this process only, which stops the others in order.
-    process = subprocess.Popen(command, env=_environment(), stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(command, env=_environment() | variables, stdout=log, stderr=log, start_new_session=True)
     waiting = interrupts.current()
     with waiting.last_resort(lambda: _kill(process)):
         try:

@@ -14,6 +14,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from pixcrawler_worker.db import timestamps
+from pixcrawler_worker.domain import stored_json
+from pixcrawler_worker.domain.stored_json import UnreadableJson
 from pixcrawler_worker.errors import OutageError, PermanentError
 from pixcrawler_worker.masking import mask
 
@@ -156,28 +158,24 @@ def is_pooled(connection: Connection) -> bool:
 
 
 def _read_json(content: str | bytes) -> object:
-    """Return a JSON value; the text itself when Python cannot read it, or copy and write it by recursion.
+    """Return a JSON value; an `UnreadableJson` when Python cannot read it, or copy and write it by recursion.
 
     PostgreSQL stores JSON that is nested more deeply, and numbers with more digits, than Python reads. Whatever expects
     an object or an array rejects the text, so that such a row fails its job and nothing else.
     """
     text_ = content if isinstance(content, str) else content.decode()
+    if len(text_) > stored_json.MAX_STORED_CHARACTERS or text_.count(",") > stored_json.MAX_STORED_VALUES:
+        return UnreadableJson("JSON that is too large")
     try:
         value = json.loads(text_)
-    except (RecursionError, ValueError):
-        return text_
+    except RecursionError:
+        return UnreadableJson("JSON that is nested too deeply")
+    except ValueError:
+        return UnreadableJson("JSON with a number of too many digits")
     may_be_deep = text_.count("[") + text_.count("{") > _MAX_DEPTH
-    return text_ if may_be_deep and _is_too_deep(value) else value
-
-
-def _is_too_deep(value: object) -> bool:
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        if not inner:
-            return False
-        level = [child for one in inner for child in one if isinstance(child, dict | list)]
-    return bool(level)
+    if may_be_deep and stored_json.is_deeper(value, _MAX_DEPTH):
+        return UnreadableJson("JSON that is nested too deeply")
+    return value
 
 
 def sessions(engine: Engine) -> Sessions:

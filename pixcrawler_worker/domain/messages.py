@@ -1,5 +1,7 @@
-"""The wire protocol's names: tasks, and the queue each one travels on."""
+"""The wire protocol's names: tasks, and the queue each one travels on; and what may be shown of their arguments."""
 
+import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 
@@ -45,3 +47,52 @@ QUEUES: dict[Task, Queue] = {
     Task.EXPORT_RETRY: Queue.EXPORT,
     Task.SWEEP: Queue.MAINTENANCE,
 }
+
+#: What stands for an argument that is not shown.
+HIDDEN = "..."
+#: Names of arguments that are ids, or have no value that is shown.
+_ARGUMENTS = {"crawl_job_id", "validation_job_id", "export_job_id", "job_id", "chunk_id", "options"}
+#: Bits of an id.
+_MAX_BITS = 64
+_FIRST = re.compile(r"[\[(]\s?(-?[0-9]{1,20})[,)\]]")
+
+
+def shown_arguments(arguments: Sequence[object]) -> list[int | str]:
+    """Return what monitoring shows of the arguments of a message: ids, and a placeholder for anything else.
+
+    Options hold links that may be signed, and other messages anything at all. They are in the message alone, and in the
+    rows that the worker writes.
+    """
+    return [_shown(one) for one in arguments[:10]]
+
+
+def shown_keywords(keywords: Mapping[str, object]) -> dict[str, int | str]:
+    """Return the same of keyword arguments; a name that no task has may be a secret, too."""
+    return {name if name in _ARGUMENTS else HIDDEN: _shown(value) for name, value in keywords.items()}
+
+
+def arguments_text(arguments: Sequence[object]) -> str:
+    """Return arguments as monitoring shows them, in the form of a tuple: `(42, ...)`."""
+    shown = [str(one) for one in shown_arguments(arguments)]
+    return f"({shown[0]},)" if len(shown) == 1 else f"({', '.join(shown)})"
+
+
+def keywords_text(keywords: Mapping[str, object]) -> str:
+    """Return keyword arguments as monitoring shows them, in the form of a dictionary: `{'crawl_job_id': 42}`."""
+    return "{" + ", ".join(f"{name!r}: {one}" for name, one in shown_keywords(keywords).items()) + "}"
+
+
+def hidden_text(text: str) -> str:
+    """Return what may be shown of the text of arguments by another program: an id at its beginning."""
+    if text in {"", "()", "[]", "{}"}:
+        return text
+    if text.startswith("{"):
+        return f"{{{HIDDEN}}}"
+    first = _FIRST.match(text)
+    is_all = first is not None and text[first.end() - 1 :] in {",)", ")", "]"}
+    return f"({first[1]}{',' if is_all else f', {HIDDEN}'})" if first else f"({HIDDEN})"
+
+
+def _shown(value: object) -> int | str:
+    is_id = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _MAX_BITS
+    return int(value) if is_id and isinstance(value, int) else HIDDEN

@@ -6,17 +6,43 @@ what was given: `payload.page: expected an integer of at least 0, got "wide"`.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pixcrawler_worker.domain.postgres_types import MAX_INT8
 from pixcrawler_worker.errors import PermanentError
 
+#: Lists and objects inside of each other, in what is sent to workers or read from rows: far more than anything of ours
+#: has, and few enough for whatever copies or writes a value by recursion.
+MAX_DEPTH = 90
+#: Characters and values of a JSON column. A list of 200,000 URLs has 20 million characters; each value takes up to 100
+#: bytes of memory.
+MAX_STORED_CHARACTERS, MAX_STORED_VALUES = 64 * 1024 * 1024, 2_000_000
 #: Characters of a value that a message quotes.
 _MAX_QUOTE = 60
 #: Bits of an integer that a message quotes: Python does not write more than 4,300 digits.
 _MAX_QUOTED_BITS = 128
 #: A position in a page, as a key.
 _POSITION = re.compile("[0-9]{1,9}")
+
+
+class UnreadableJson(str):
+    """In place of a JSON value that is too large or nested too deeply for Python: a text, which nothing expects.
+
+    What was to be an object or an array is invalid by that, so that its row fails by itself, and says why.
+
+    Args:
+        why: what is wrong with the value, in a few words.
+    """
+
+    __slots__ = ("why",)
+
+    def __new__(cls, why: str) -> Self:
+        """Return a text that begins like one of JSON, and is none."""
+        made = super().__new__(cls, f"<{why}>")
+        made.why = why
+        return made
+
+    why: str
 
 
 class Fields:
@@ -131,6 +157,8 @@ def counts(value: object) -> dict[str, int]:
 
 def quoted(value: object) -> str:
     """Return a JSON value for a message, in at most 60 characters; an object or an array by its type alone."""
+    if isinstance(value, UnreadableJson):
+        return value.why
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, list | tuple):
@@ -139,3 +167,16 @@ def quoted(value: object) -> str:
         return "a number with very many digits"
     text = repr(value[: _MAX_QUOTE + 1] if isinstance(value, str) else value)
     return text if len(text) <= _MAX_QUOTE else f"{text[: _MAX_QUOTE - 3]}..."
+
+
+def is_deeper(value: object, levels: int = MAX_DEPTH) -> bool:
+    """Return whether lists and objects are nested more deeply, or one holds itself; it does not recurse."""
+    level = [value] if isinstance(value, Mapping | list | tuple) else []
+    for _ in range(levels):
+        inner = (list(one.values()) if isinstance(one, Mapping) else one for one in level)
+        # Each object once: one that is twice in each level would be a billion times in the thirtieth.
+        found = {id(child): child for one in inner for child in one if isinstance(child, Mapping | list | tuple)}
+        if not found:
+            return False
+        level = list(found.values())
+    return bool(level)

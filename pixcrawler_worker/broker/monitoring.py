@@ -1,0 +1,67 @@
+"""What Celery's monitoring learns of a task: its name, its id and the ids in its arguments, and no secret.
+
+Celery shows arguments in the events `task-sent` and `task-received`, in its log, and in the answers to
+`celery inspect`, from where Flower has them. A client can say what is shown of them; any other program that sends
+messages does not. So what is shown is made here, of the arguments themselves.
+"""
+
+from typing import Any
+
+from celery import Task
+from celery.app import events
+from celery.events import dispatcher
+from celery.worker import request
+from kombu import Message
+
+from pixcrawler_worker.broker.reading import masked_event
+from pixcrawler_worker.domain.messages import (
+    arguments_text,
+    keywords_text,
+    shown_arguments,
+    shown_keywords,
+)
+
+
+class MonitoredRequest(request.Request):
+    """A message in a worker."""
+
+    # What the stubs of Celery leave out.
+    _args: list[Any]
+    _kwargs: dict[str, Any]
+    _request_dict: dict[str, Any]
+
+    def __init__(self, message: Message, **options: Any) -> None:
+        super().__init__(message, **options)
+        self._argsrepr = self._request_dict["argsrepr"] = arguments_text(self._args)
+        self._kwargsrepr = self._request_dict["kwargsrepr"] = keywords_text(self._kwargs)
+
+    def info(self, safe: bool = False) -> Any:  # noqa: FBT001, FBT002 - Celery's own
+        """Return what `celery inspect` shows of a task."""
+        found: Any = super().info(safe=safe)
+        shown = {"args": shown_arguments(self._args), "kwargs": shown_keywords(self._kwargs)}
+        return found if safe else found | shown
+
+
+class MonitoredTask(Task):  # type: ignore[type-arg]  # the stubs have parameters that the class itself does not take
+    """The base of all tasks of an app."""
+
+    abstract = True
+    Request = f"{__name__}:{MonitoredRequest.__name__}"
+
+
+class Dispatcher(dispatcher.EventDispatcher):
+    """Sends events without secrets."""
+
+    def send(self, type: str, **fields: Any) -> Any:  # type: ignore[override]  # noqa: A002 - options are among the fields
+        """Send an event."""
+        return super().send(type, **masked_event(fields))
+
+    def publish(self, type: str, fields: dict[str, Any], *arguments: Any, **options: Any) -> Any:  # noqa: A002 - Celery's own
+        """Send an event with a given producer."""
+        return super().publish(type, masked_event(fields), *arguments, **options)
+
+
+class MonitoredEvents(events.Events):
+    """The events of an app."""
+
+    dispatcher_cls = f"{__name__}:{Dispatcher.__name__}"
