@@ -1,6 +1,7 @@
 """A database, a Redis database and a storage, with worker processes on them."""
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -18,10 +19,12 @@ from typing import Any
 import factories
 import psycopg
 import psycopg.rows
+import redis
 from celery import Celery
 
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.messages import Task
+from pixcrawler_worker.embedded.services import Services
 
 #: The command of this environment, independent of PATH.
 PIXCRAWLER = str(Path(sys.executable).with_name("pixcrawler"))
@@ -36,6 +39,9 @@ _FAST_RECOVERY = {
     "PIXCRAWLER_SWEEP_SECONDS": "0.5",
     "PIXCRAWLER_FETCH_SECONDS": "3",
 }
+
+_HOSTS = Path(__file__).parent / "fakes" / "hosts.py"
+_databases = itertools.count(1)
 
 #: Counters that never fall while a job runs.
 RISING = ("progress", "total_images", "downloaded_images", "valid_images", "completed_chunks")
@@ -169,6 +175,31 @@ class Stack:
             ended.set()
             thread.join()
         assert not failures, failures[:5]
+
+
+@contextlib.contextmanager
+def opened(services: Services, database_url: str, sessions: Sessions, host: str, data_dir: Path) -> Iterator[Stack]:
+    """A stack on a database of Redis that no other stack of this process uses now."""
+    number = next(_databases) % 15 + 1
+    broker = services.broker_url.replace("virtual_host=0", f"virtual_host={number}")
+    url = services.redis_url.replace("db=0", f"db={number}")
+    with contextlib.closing(Stack(sessions, database_url, broker, url, data_dir, host)) as stack:
+        yield stack
+    with redis.Redis.from_url(url) as server:
+        server.flushdb()
+
+
+@contextlib.contextmanager
+def hosts(*args: str) -> Iterator[str]:
+    """Run a web server with faults in its own process; yield its base URL."""
+    process = subprocess.Popen([sys.executable, str(_HOSTS), *args], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 _SNAPSHOT = """
