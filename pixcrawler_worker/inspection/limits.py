@@ -41,6 +41,7 @@ class Limits:
             smallest that an encoder writes on purpose are 255 bytes (GIF); a photograph has a few.
         max_scans: passes of a JPEG over its pixels. Encoders write 10, the ones that try all ways of dividing them up
             to a hundred or so. An empty pass over 50 Mpx takes five bytes and 5 ms.
+        max_scan_pixels: scans x width x height: of 50 Mpx, a hundred scans.
         max_segments: segments of a JPEG before its first scan. A color profile has 255 at most; 320 full ones are
             20 MB.
         max_padding_bytes: bytes between them that are none.
@@ -62,6 +63,7 @@ class Limits:
     max_pixels_per_byte: int = 10_000
     max_blocks: int = 65_536
     max_scans: int = 500
+    max_scan_pixels: int = 5_000_000_000
     max_segments: int = 1_000
     max_padding_bytes: int = 1_000_000
     max_compressed_chunks: int = 256
@@ -126,9 +128,13 @@ class Limits:
             Reason.TOO_COMPLEX, f"more than {self.max_blocks_of(file_size):,} blocks in {file_size:,} bytes"
         )
 
-    def check_scans(self, scans: int) -> None:
+    def max_scans_of(self, width: int, height: int) -> int:
+        """Return how many passes a JPEG of `width` x `height` may have over its pixels."""
+        return min(self.max_scans, self.max_scan_pixels // max(width * height, 1))
+
+    def check_scans(self, scans: int, width: int, height: int) -> None:
         """Raise RejectedError when a JPEG has too many passes over its pixels."""
-        _check_count(scans, self.max_scans, "scans")
+        _check_count(scans, self.max_scans_of(width, height), "scans")
 
     def check_segments(self, segments: int) -> None:
         """Raise RejectedError when a JPEG has too many segments before its first scan."""
