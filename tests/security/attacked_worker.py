@@ -1,7 +1,7 @@
-"""A worker with secrets, whose decode process is attacked: `PIXCRAWLER_SECRET=... attacked_worker.py FOLDER`.
+"""A worker with secrets, whose decode process is attacked: `PIXCRAWLER_SECRET=... attacked_worker.py [--json]`.
 
-Prints JSON: the layers of the sandbox that are not in force here, with the reasons; and what became of every attempt,
-by name of a column. The columns are no layer, each of them alone, and all.
+Prints what became of every attempt as a table, with a cross where nothing stopped it, or as JSON, together with the
+layers of the sandbox that are not in force on this machine. The columns are no layer, each of them alone, and all.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -75,5 +76,18 @@ async def table(parent: Path) -> dict[str, Any]:
         return {"missing": missing, "attempts": found}
 
 
+def printed(found: dict[str, Any]) -> str:
+    """Return the table in Markdown."""
+    columns = found["attempts"]
+    lines = ["| Attempt | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for attempt in columns["all"]:
+        cells = ("x" if not results[attempt] else " " for results in columns.values())
+        lines.append(f"| {attempt} | {' | '.join(cells)} |")
+    missing = [f"not on this machine: {layer} ({why})" for layer, why in found["missing"].items()]
+    return "\n".join([*lines, *missing, ""])
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asyncio.run(table(Path(sys.argv[1])))))
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = asyncio.run(table(Path(folder)))
+    sys.stdout.write(json.dumps(outcome) if "--json" in sys.argv else printed(outcome))

@@ -7,7 +7,6 @@ import pwd
 import shutil
 import subprocess
 import sys
-import tempfile
 from contextlib import aclosing
 from functools import cache
 from pathlib import Path
@@ -27,12 +26,12 @@ _SCRIPT = Path(__file__).parent / "attacked_worker.py"
 _NEVER_OPEN = {"use inherited descriptors"}
 
 
-def attack(folder: Path, prefix: tuple[str, ...] = (), python: str = sys.executable) -> dict[str, Any]:
+def attack(prefix: tuple[str, ...] = (), python: str = sys.executable) -> dict[str, Any]:
     """Return what became of the attempts, by column of layers."""
     environment = {"PATH": os.environ["PATH"], "PIXCRAWLER_SECRET": "the-key-of-the-worker"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     run = subprocess.run(
-        [*prefix, python, str(_SCRIPT), str(folder)],
+        [*prefix, python, str(_SCRIPT), "--json"],
         env=environment,
         check=False,
         capture_output=True,
@@ -76,8 +75,8 @@ def as_ordinary_user() -> tuple[tuple[str, ...], str]:
     return prefix, str(mounted / python)
 
 
-def test_smuggled_code_does_nothing_as_root_or_as_who_runs_the_tests(tmp_path: Path) -> None:
-    attempts = attack(tmp_path)
+def test_smuggled_code_does_nothing_as_root_or_as_who_runs_the_tests() -> None:
+    attempts = attack()
     assert succeeded(attempts["all"]) == set()
     # They are real: without a sandbox, this user's code does what it likes.
     if os.geteuid() == 0:
@@ -87,10 +86,7 @@ def test_smuggled_code_does_nothing_as_root_or_as_who_runs_the_tests(tmp_path: P
 
 def test_smuggled_code_does_nothing_as_an_ordinary_user() -> None:
     prefix, python = as_ordinary_user()
-    with tempfile.TemporaryDirectory() as folder:  # not below pytest's own, which only this user can enter
-        if os.geteuid() == 0:
-            os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
-        attempts = attack(Path(folder), prefix, python)
+    attempts = attack(prefix, python)
     assert succeeded(attempts["all"]) == set()
     without = succeeded(attempts["none"])
     assert {"start a program", "read a file", "delete a file", "connect to a TCP port", "leave a child"} <= without
