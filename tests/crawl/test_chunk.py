@@ -1,10 +1,12 @@
 """One chunk, run in this process on a real database, storage and web server."""
 
 import hashlib
+import json
 import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ledger
@@ -46,12 +48,16 @@ from pixcrawler_worker.domain import placeholders
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.inspection.decoder import Decoder
+from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 from pixcrawler_worker.web.http import AsyncClient
 
 pytestmark = pytest.mark.usefixtures("sound")
+
+#: A decode process that answers what it is given.
+FORGER = Path(__file__).parents[1] / "security/forger.py"
 
 
 def results(runtime: Runtime, ref: JobRef) -> list[dict[str, Any]]:
@@ -208,6 +214,26 @@ def test_what_the_decoder_raises_is_a_rejection_of_the_image(runtime: Runtime, h
     drive(runtime, submission.retry(runtime, CRAWL, ref.id))
     assert counted(runtime, ref) == (5, 5, 5), "the second download of a candidate is not counted again"
     assert reasons(runtime, ref) == {}
+
+
+def test_forged_answers_of_a_decode_process_reject_their_images_and_reach_no_file(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    storage = Path(str(runtime.settings.storage()).removeprefix("file://"))
+    facts = {"sha256": "", "width": 3, "height": 2, "file_size": 9, "mode": "RGB", "frames": 1, "phash": 1, "dhash": 1}
+    forged = [json.dumps(facts | {"format": name}) for name in ("../../../../x", "/x", "png/../../y", "", "png")]
+    before = set(storage.parent.rglob("*"))
+    ref, messages = start(runtime, image_urls(host, "forged", 12))
+    forging = replace(runtime, decoder=Decoder(Limits(seconds=5), (str(FORGER), *forged, "null", "[]")))
+    try:
+        drive(forging, messages)
+    finally:
+        runtime.run(forging.decoder.aclose())
+    assert counted(runtime, ref) == (12, 12, 0)
+    assert first(results(runtime, ref))["reasons"] == {"decoder_died": 12}
+    assert {path for path in set(storage.parent.rglob("*")) - before if path.is_file()} == set()
+    drive(runtime, submission.retry(runtime, CRAWL, ref.id))
+    assert counted(runtime, ref) == (12, 12, 12), "an honest process opens them all"
 
 
 def test_odd_candidates_of_a_source_do_not_cost_the_others(runtime: Runtime, host: HostileServer) -> None:
