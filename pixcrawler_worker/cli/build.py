@@ -5,7 +5,6 @@ import io
 import json
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,8 +285,7 @@ def _added_to(start: int, update: Callable[[int], None]) -> Callable[[int], None
 
 
 def _entries(archive: Path) -> int:
-    with zipfile.ZipFile(archive) as packed:
-        return len(packed.namelist())
+    return download.entries(archive)
 
 
 @contextlib.contextmanager

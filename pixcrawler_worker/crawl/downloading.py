@@ -385,5 +385,5 @@ def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, *, storage_url:
         label=work.chunk.label,
         query=work.chunk.query,
         source=work.chunk.source,
-        credit=offer.candidate.credit,
+        credit=offer.candidate.credit.bounded(),
     )

@@ -11,9 +11,13 @@ from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk
 from pixcrawler_worker.domain.reasons import Reason
+from pixcrawler_worker.domain.safe_text import MAX_URL_LENGTH
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.sources.protocol import Candidate
 from pixcrawler_worker.web.bodies import Body
+
+#: Characters of the detail of a rejection.
+_MAX_DETAIL = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,9 @@ class CrawlProgress:
     def reject(self, offer: Offer, reason: Reason, detail: str = "", *, status: int | None = None) -> None:
         """Count a candidate that did not become an image; see `Rejection`."""
         self.rejected[reason] += 1
-        self.rejections[offer.url_hash] = Rejection(offer.candidate.url, reason, detail, status)
+        self.rejections[offer.url_hash] = Rejection(
+            offer.candidate.url[:MAX_URL_LENGTH], reason, detail[:_MAX_DETAIL], status
+        )
         if reason.is_retriable:
             self.retriable[offer.position] = reason
 

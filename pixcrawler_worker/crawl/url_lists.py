@@ -295,7 +295,7 @@ def _contents(lines: Iterator[Line]) -> Iterator[Line]:
 #: Characters that no text has. Zero bytes are ignored, and spaces are none of them.
 _CONTROLS = re.compile(r"[\x01-\x08\x0e-\x1b\x7f]")
 #: Between URLs in a line: `https://web.archive.org/web/2020/https://...` is one URL.
-_NEXT_URL = re.compile(r"[\s,;|]+[\"'<]?https?://", re.IGNORECASE)
+_NEXT_URL = re.compile(r"[\s,;|][\"'<]?https?://", re.IGNORECASE)
 _URL_INSIDE = re.compile(r"https?://", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(?:data|mailto|javascript|file|magnet|blob):", re.IGNORECASE)
 _IMAGE_PATH = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif|heic|heif|jxl|svg|ico)\Z", re.IGNORECASE)

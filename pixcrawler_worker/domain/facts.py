@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 
+from pixcrawler_worker.domain.safe_text import MAX_URL_LENGTH
+
 #: Formats that are written, as `ImageFacts.format` and file names have them.
 WRITTEN_FORMATS = ("jpg", "png", "webp", "gif", "bmp", "tiff", "avif")
 #: Formats that are decoded. The last two need an extra of their name.
 FORMATS = (*WRITTEN_FORMATS, "heic", "jxl")
+
+#: Characters of titles and names, of licenses, and of attributions.
+_MAX_NAME, _MAX_LICENSE, _MAX_LINE = 1_000, 200, 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,3 +60,22 @@ class Credit:
     license: str | None = None
     license_url: str | None = None
     attribution: str | None = None
+
+    def bounded(self) -> "Credit":
+        """Return the credit as it is stored: long texts are cut off, and URLs that are too long are unknown."""
+        return Credit(
+            page_url=_short_url(self.page_url),
+            title=_cut(self.title, _MAX_NAME),
+            author=_cut(self.author, _MAX_NAME),
+            license=_cut(self.license, _MAX_LICENSE),
+            license_url=_short_url(self.license_url),
+            attribution=_cut(self.attribution, _MAX_LINE),
+        )
+
+
+def _cut(text: str | None, limit: int) -> str | None:
+    return text if text is None or len(text) <= limit else f"{text[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _short_url(url: str | None) -> str | None:
+    return url if url is None or len(url) <= MAX_URL_LENGTH else None

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
+from pixcrawler_worker.domain.safe_text import normalized
 from pixcrawler_worker.domain.stored_json import quoted
 from pixcrawler_worker.errors import PermanentError
 
 #: Characters of a keyword: the limit of Openverse, the strictest provider, which cuts longer ones without an error.
 MAX_KEYWORD_LENGTH = 200
+#: The same with characters that are left out, such as spaces.
+_MAX_RAW_LENGTH = 10 * MAX_KEYWORD_LENGTH
 #: Keywords of a job: the chunks of one round.
 MAX_KEYWORDS = 10_000
 #: Characters that are seen only by what they do to those beside them, in several languages and in emoji: joiners,
@@ -107,7 +110,9 @@ def _without_invisible(text: str) -> str:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise PermanentError(f"{where} must be a string, not {quoted(value)}")
-    text = " ".join(_without_invisible(unicodedata.normalize("NFC", value)).split())
+    if len(value) > _MAX_RAW_LENGTH:
+        raise PermanentError(f"{where} has {len(value)} characters; at most {MAX_KEYWORD_LENGTH} are allowed")
+    text = " ".join(_without_invisible(normalized("NFC", value)).split())
     if not text:
         raise PermanentError(f"{where} is blank")
     if len(text) > MAX_KEYWORD_LENGTH:

@@ -3,11 +3,10 @@
 import functools
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable
 
 from pixcrawler_worker.domain.keywords import parse_keywords
-from pixcrawler_worker.domain.safe_text import safe
+from pixcrawler_worker.domain.safe_text import normalized, safe
 from pixcrawler_worker.errors import PermanentError
 
 #: Label of images without one, in a job of several keywords.
@@ -102,5 +101,5 @@ def has_split_word(name: str) -> bool:
 
 def plain_name(text: str) -> str:
     """Return a text as part of a file's name: ASCII letters, digits, `-` and `_`, at most 40, possibly none."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    plain = normalized("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")[:40].strip("-")

@@ -147,5 +147,7 @@ def _pattern(value: str) -> _Pattern:
     host, path, query = parts[1], parts[2], parts[3] or ""
     if sum(character.isalnum() for character in path + query) < _MIN_LETTERS:
         raise ValueError(f"the path of a pattern needs {_MIN_LETTERS} letters or digits, or images would match it")
-    words = (re.escape(word) for word in (host + path + query).split("*"))
-    return _Pattern(value, re.compile(".*".join(words), re.IGNORECASE | re.DOTALL), bool(query))
+    first, *words = (re.escape(word) for word in (host + path + query).split("*"))
+    # Each word is found once, where it is first: with several of them, a URL that nearly matches would take hours.
+    found = "".join(f"(?>.*?{word})" for word in words[:-1]) + "".join(f".*{word}" for word in words[-1:])
+    return _Pattern(value, re.compile(first + found, re.IGNORECASE | re.DOTALL), bool(query))

@@ -18,6 +18,7 @@ Everything else stays, right-to-left text among it: Unicode's algorithm orders i
 import re
 import unicodedata
 from collections.abc import Mapping
+from typing import Literal
 
 #: Limit of a text in a file: longer ones are cut off.
 MAX_LENGTH = 10_000
@@ -47,6 +48,8 @@ _MONGOLIAN_MARK, _SELECTOR = re.compile(f"[{_MONGOLIAN}]"), re.compile(f"[{_SELE
 _IDEOGRAPHIC_SELECTOR = re.compile(f"[{_IDEOGRAPHIC_SELECTORS}]")
 #: Categories of characters after which a joiner may stand: letters without cases, marks, symbols and skin colors.
 _JOINED = frozenset({"Lo", "Mn", "Mc", "So", "Sk"})
+#: Marks after a letter.
+_MAX_MARKS = 30
 _CUT_OFF = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -85,6 +88,21 @@ def safe_url(url: str) -> str:
     if url.isascii() and url.isprintable():
         return url[:MAX_URL_LENGTH]
     return _ODD.sub(_escaped, url[:MAX_URL_LENGTH])
+
+
+def normalized(form: Literal["NFC", "NFKD"], text: str) -> str:
+    """Return a text in a form of Unicode; the same text when it has more marks in a row than any writing has.
+
+    Sorting them takes quadratic time. The limit is that of the stream-safe format (UAX #15, 13).
+    """
+    if text.isascii():
+        return text
+    run = 0
+    for one in text:
+        run = run + 1 if unicodedata.combining(one) else 0
+        if run > _MAX_MARKS:
+            return text
+    return unicodedata.normalize(form, text)
 
 
 def _without_odd(text: str, *, kept: str) -> str:

@@ -18,7 +18,9 @@ _MODE = 0o644
 
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
-_END = struct.Struct("<4sHHHHIIH")
+END = struct.Struct("<4sHHHHIIH")
+#: Bytes of what points to the end of a ZIP with 64-bit extensions, right before the other end.
+LOCATOR_BYTES = 20
 #: Version needed to extract (1.0: stored files), and version made by (3.0 on Unix, so that modes are used).
 _NEEDED, _MADE = 10, 3 << 8 | 30
 #: Limits of a ZIP without 64-bit extensions.
@@ -76,7 +78,7 @@ class Zip:
     def trailer(self) -> bytes:
         """Return the central directory."""
         count, size = self._entries, len(self._directory)
-        return bytes(self._directory) + _END.pack(b"PK\5\6", 0, 0, count, count, size, self._offset, 0)
+        return bytes(self._directory) + END.pack(b"PK\5\6", 0, 0, count, count, size, self._offset, 0)
 
 
 class Tar:

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import hashlib
+import os
+import re
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -12,11 +15,20 @@ from typing import IO
 from pixcrawler_worker.db.job_views import ExportView
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import plan
+from pixcrawler_worker.export.archive_formats import END, LOCATOR_BYTES, MAX_ENTRIES
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
 
 _BLOCK = 1 << 20
 _CHECKSUMS = "SHA256SUMS"
+#: Its names: an archive of several has the number of its part.
+_CHECKSUMS_NAME = re.compile(rf"{_CHECKSUMS}(?:-part-[0-9]{{5,10}})?")
+#: Limits in bytes: of an entry in the list of files of a ZIP (a path has at most 200), and of a line of checksums.
+_MAX_ENTRY_BYTES, _MAX_LINE_BYTES = 256, 300
+#: The bit of a ZIP's flags that says that a file is encrypted.
+_ENCRYPTED = 1
+#: Characters of a path in an archive (`Entry.path`).
+_MAX_PATH = 200
 
 
 def require_empty(folder: Path) -> None:
@@ -75,7 +87,10 @@ def all_or_nothing(folder: Path) -> Iterator[None]:
 async def _fetch_all(runtime: Runtime, export: ExportView, folder: Path, digests: dict[str, str]) -> list[Path]:
     paths = []
     for name in export.result.get("files", []):
-        path = folder / PurePosixPath(name).name
+        # It is of a row, in which another program may have written anything.
+        if not isinstance(name, str) or name in {"", ".", ".."} or PurePosixPath(name).name != name:
+            raise PermanentError(f"export {export.id} has a file with an invalid name: {str(name)[:_MAX_PATH]!r}")
+        path = folder / name
         digest = hashlib.sha256()
         with path.open("xb") as file:
             async for block in runtime.storage.blocks(plan.key(export.id, name)):
@@ -100,27 +115,77 @@ def unpack(archive: Path, folder: Path, *, wrote: Callable[[int], None] = lambda
         wrote: called with the number of files so far.
 
     Raises:
-        PermanentError: when a file is damaged, not listed or outside of the folder, or the folder cannot be written.
+        PermanentError: when the ZIP is damaged or not one of an export, a file in it is damaged, not listed or outside
+            of the folder, or the folder cannot be written.
     """
     try:
-        with zipfile.ZipFile(archive) as packed:
-            listed = dict(_checksums(packed))
+        with _opened(archive) as packed:
+            listed = _checksums(packed)
             for number, entry in enumerate(packed.infolist(), 1):
                 _unpack_one(packed, entry, folder, listed)
                 wrote(number)
             return len(packed.infolist())
-    except zipfile.BadZipFile as error:
-        raise PermanentError(f"{archive.name} is damaged: {error}") from error
     except OSError as error:
         raise PermanentError(f"{folder} cannot be written: {error}") from error
 
 
-def _checksums(packed: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
-    for name in packed.namelist():
-        if name.startswith(_CHECKSUMS):
-            for line in packed.read(name).decode().splitlines():
-                digest, _, path = line.partition("  ")
-                yield path, digest
+def entries(archive: Path) -> int:
+    """Return the number of files in a ZIP of an export. Raises as `unpack`."""
+    with _opened(archive) as packed:
+        return len(packed.infolist())
+
+
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a ZIP as exports write it, in which files take no more bytes than the ZIP has.
+
+    Raises:
+        PermanentError: when it is damaged, or no export wrote it.
+    """
+    try:
+        _check_directory(archive)
+        with zipfile.ZipFile(archive) as packed:
+            found = packed.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & _ENCRYPTED for entry in found):
+                raise PermanentError(f"{archive.name} is not an archive of an export: its files are compressed")
+            if len({entry.filename for entry in found}) < len(found):
+                raise PermanentError(f"{archive.name} is not an archive of an export: it has a file twice")
+            if any(len(entry.filename) > _MAX_PATH for entry in found):
+                raise PermanentError(f"{archive.name} is not an archive of an export: it has a path that is too long")
+            # Files that share their bytes could be a thousand times as large as the archive.
+            if sum(entry.file_size for entry in found) > archive.stat().st_size:
+                raise PermanentError(f"{archive.name} is damaged: its files are larger than the archive")
+            yield packed
+    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, struct.error) as error:
+        raise PermanentError(f"{archive.name} is damaged: {error}") from error
+
+
+def _check_directory(archive: Path) -> None:
+    """Check the size of the list of files in a ZIP, all of which is read into memory."""
+    with archive.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LOCATOR_BYTES - END.size))
+        tail = file.read()
+    end = tail[-END.size :]
+    if len(end) < END.size or not end.startswith(b"PK\5\6") or tail[: -END.size].startswith(b"PK\6\7"):
+        raise zipfile.BadZipFile("it has no end as an export writes it")
+    _, _, _, _, count, listed, _, _ = END.unpack(end)
+    if count > MAX_ENTRIES or listed > MAX_ENTRIES * _MAX_ENTRY_BYTES:
+        raise zipfile.BadZipFile("its list of files is too long")
+
+
+def _checksums(packed: zipfile.ZipFile) -> dict[str, str]:
+    """Return the checksums by the paths of the files."""
+    listed: dict[str, str] = {}
+    for entry in packed.infolist():
+        if _CHECKSUMS_NAME.fullmatch(entry.filename):
+            if entry.file_size > MAX_ENTRIES * _MAX_LINE_BYTES:
+                raise PermanentError(f"{entry.filename} is too long")
+            with packed.open(entry) as file:
+                while line := file.readline(_MAX_LINE_BYTES):
+                    digest, _, path = line.decode("ascii", "replace").rstrip("\n").partition("  ")
+                    listed[path] = digest
+    return listed
 
 
 def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, listed: dict[str, str]) -> None:
@@ -130,10 +195,13 @@ def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, l
     target = folder.joinpath(*parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with packed.open(entry) as source, target.open("wb") as file:
+    # In place of what is there, and not through a link.
+    target.unlink(missing_ok=True)
+    with packed.open(entry) as source, target.open("xb") as file:
         while block := source.read(_BLOCK):
             _take(block, file, digest.update)
-    if listed and not entry.filename.startswith(_CHECKSUMS) and listed.get(entry.filename) != digest.hexdigest():
+    is_list = _CHECKSUMS_NAME.fullmatch(entry.filename) is not None
+    if listed and not is_list and listed.get(entry.filename) != digest.hexdigest():
         raise PermanentError(
             f"{entry.filename} is not the file that was exported: its SHA-256 differs from {_CHECKSUMS}"
         )

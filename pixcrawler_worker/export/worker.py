@@ -17,6 +17,7 @@ from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
+from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import UnknownJobError
 from pixcrawler_worker.export import archive_writer, prepared, publisher, report
 from pixcrawler_worker.export.archive_writer import ArchivePart
@@ -48,6 +49,8 @@ _PAGE, _PREFETCHED = 2000, 2
 _SLOW_BATCH = 4
 #: Share of the time until the deadline of a chunk after which an archive is not finished by its attempt.
 _SHARE = 0.9
+#: Bytes of a note about an archive: its labels and licenses are counted in it.
+_MAX_NOTE_BYTES = 64 * 1024 * 1024
 
 ExportChunkResult: TypeAlias = ArchiveResult | Unfinished | Publication
 
@@ -211,8 +214,8 @@ async def _pages(
 async def _written_before(runtime: Runtime, path: str, note: str) -> ArchiveResult | None:
     """Return the result of an earlier attempt if its note, which is written last, and its archive exist."""
     try:
-        result = ArchiveResult.from_json(json.loads(await runtime.storage.get(note)))
-    except FileMissingError:
+        result = ArchiveResult.from_json(json.loads(await runtime.storage.get(note, max_bytes=_MAX_NOTE_BYTES)))
+    except (FileMissingError, RejectedError):
         return None
     return result if await runtime.storage.size(path) == result.size else None
 

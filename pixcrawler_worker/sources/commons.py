@@ -5,10 +5,8 @@ of a width that Wikimedia keeps ready (https://www.mediawiki.org/wiki/Common_thu
 are more than a dataset needs, and more than its servers like to send to robots.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from html.parser import HTMLParser
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -18,6 +16,7 @@ from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.keywords import search_words
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources.fields import Side, Text, text_of
+from pixcrawler_worker.sources.html_text import visible_text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient, Response, read_json, retry_after_of
 
@@ -33,15 +32,8 @@ _MAX_PARTS = 100
 _DEFAULT_RETRY_AFTER = timedelta(seconds=5)
 #: Errors that may pass (https://www.mediawiki.org/wiki/API:Errors_and_warnings), with a Retry-After and without one.
 _BUSY = frozenset({"maxlag", "ratelimited"})
-#: Characters of a description that are read: credits are short, and reading HTML takes quadratic time at worst.
+#: Characters of a description that are read: credits are short.
 _MAX_HTML = 20_000
-_TAG = re.compile(r"<[^<>]*>?")
-#: Elements that are not shown, that stand on a line of their own, and that have no end tag.
-_UNSEEN = frozenset({"style", "script", "template", "head", "title", "noscript"})
-_BREAKS = frozenset({"br", "div", "p", "li", "ul", "ol", "tr", "td", "th", "table", "hr", "dd", "dt"})
-_VOID = frozenset(
-    {"br", "hr", "img", "input", "link", "meta", "wbr", "area", "base", "col", "embed", "source", "track"}
-)
 _PASSING = ("internal_api_error", "readonly", "timeout", "search-backend", "cirrussearch")
 
 
@@ -160,7 +152,7 @@ class _File(BaseModel):
         """Return a field of the file's description as plain text; nothing when it is missing."""
         entry = self.extmetadata.get(name) if isinstance(self.extmetadata, dict) else None
         value = entry.get("value") if isinstance(entry, dict) else None
-        return _plain(text_of(value) or "")
+        return visible_text(text_of(value) or "", max_length=_MAX_HTML)
 
 
 def _read(response: Response) -> _Part:
@@ -251,52 +243,3 @@ def _credit(file: _File, page_title: str) -> Credit:
         license_url=names[0] or None,
         attribution=file.text("Attribution") or line,
     )
-
-
-class _VisibleText(HTMLParser):
-    """The text of a piece of HTML as a browser shows it: without styles, scripts and hidden elements."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        # Open elements below the first one that is not shown, that one included.
-        self._hidden: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _BREAKS:
-            self.parts.append(" ")
-        if tag in _VOID:
-            return
-        if self._hidden or tag in _UNSEEN or _is_hidden(dict(attrs)):
-            self._hidden.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _BREAKS:
-            self.parts.append(" ")
-        if tag in self._hidden:
-            # Elements that were not closed end with the one around them.
-            while self._hidden.pop() != tag:
-                pass
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.parts.append(data)
-
-
-def _is_hidden(attributes: Mapping[str, str | None]) -> bool:
-    style = re.sub(r"\s", "", attributes.get("style") or "").lower()
-    return "hidden" in attributes or "display:none" in style or "visibility:hidden" in style
-
-
-def _plain(html: str) -> str:
-    """Return the text of a field that editors may fill with HTML, in one line."""
-    html = html[:_MAX_HTML]
-    parser = _VisibleText()
-    try:
-        parser.feed(html)
-        parser.close()
-        text = "".join(parser.parts)
-    except (AssertionError, ValueError):
-        # The parser gives up at some declarations.
-        text = _TAG.sub(" ", html)
-    return " ".join(text.split())

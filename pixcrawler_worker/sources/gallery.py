@@ -7,13 +7,13 @@ an http or https URL; or an object with such a `file` and, where known, `title`,
     {"cat": ["cat/1.jpg", {"file": "cat/2.jpg", "license": "cc0-1.0"}]}
 """
 
-import unicodedata
 from http import HTTPStatus
 from typing import ClassVar
 from urllib.parse import quote, urljoin
 
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.safe_text import normalized
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient, read_json
@@ -86,4 +86,4 @@ class Gallery(Source):
 
 def _same(label: str) -> str:
     """Return what two spellings of one label have in common: macOS takes letters and their accents apart."""
-    return unicodedata.normalize("NFC", label).casefold()
+    return normalized("NFC", label).casefold()

@@ -257,4 +257,4 @@ def test_the_checks_notice_what_they_look_for() -> None:
         assert not unsafe_in(safe(text))
     assert {delimiter for delimiter, _ in formulas_in(f'"a","{TEXTS[1]}"\n')} == {";"}
     assert {delimiter for delimiter, _ in formulas_in('"a","ok\t=1"\n')} == {"\t"}
-    assert formulas_in('"-5","a"\n') == []
+    assert formulas_in('"a","-5"\n') == []
