@@ -338,6 +338,7 @@ def _resume(
     if job.status == JobStatus.PENDING:
         new_jobs.start(client.start_crawl, job_id, title=job.title)
     elif job_status.has_retry(runtime.sessions, job):
+        job_status.require_retry(runtime.sessions, job)
         new_jobs.start(client.retry_crawl, job_id, title=job.title)
         _wait_for_retry(runtime, job, check)
     return request

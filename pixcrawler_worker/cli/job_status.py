@@ -49,6 +49,17 @@ def has_retry(sessions: Sessions, job: JobView) -> bool:
     return transact(sessions, lambda session: registry.kind_of(ref).has_more(session, ref))
 
 
+def require_retry(sessions: Sessions, job: JobView) -> None:
+    """Check that a job may run again.
+
+    Raises:
+        PermanentError: when it must not; the message says why, and what to do.
+    """
+    ref = job.table.ref(job.id)
+    if reason := transact(sessions, lambda session: registry.kind_of(ref).not_again(session, ref)):
+        raise PermanentError(f"{job.title} cannot run again: {reason}")
+
+
 def line(job: JobView) -> str:
     """Return status, duration and counts of a job in one line."""
     duration = ""

@@ -134,6 +134,7 @@ def cancel(*, ref: JobRef) -> None:
 def retry(*, ref: JobRef) -> None:
     """Run the failed and cancelled chunks of a job again. What was completed is kept.
 
+    Exit code 1 when the job must not run again, because it was started without its options.
     JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
     """
     kind = registry.kind_of(ref)
@@ -143,6 +144,7 @@ def retry(*, ref: JobRef) -> None:
         if not job_status.has_retry(runtime.sessions, job):
             console.out.print(f"{job.title} is {job.status}: there is nothing to retry")
             return
+        job_status.require_retry(runtime.sessions, job)
         if not has_worker:
             sweeper.unsent(runtime, submission.retry(runtime, kind, ref.id))
             console.out.print(f"{job.title} is queued for a retry. {_without_worker(job)}", soft_wrap=True)

@@ -24,7 +24,7 @@ def _details(session: Session, job: CrawlView) -> dict[str, Any]:
     hosts = Hosts(settings.load().host_connections)
     return {
         "reasons": dict(planner.reasons(session, job.id)),
-        "retriable": candidates.count_retriable(session, job.id),
+        "retriable": _retriable(session, job.id),
         "waiting": [
             {
                 "host": one.host,
@@ -43,6 +43,11 @@ def _details(session: Session, job: CrawlView) -> dict[str, Any]:
             for one in job_views.of_crawl(session, ExportView, job.id)
         ],
     }
+
+
+def _retriable(session: Session, job_id: int) -> int:
+    """Return how many candidates a retry would try again."""
+    return 0 if planner.not_again(session, CRAWL_JOBS.ref(job_id)) else candidates.count_retriable(session, job_id)
 
 
 def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:

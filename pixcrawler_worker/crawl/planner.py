@@ -86,7 +86,10 @@ def not_again(session: Session, ref: JobRef) -> str | None:
     known = crawls.recorded_options(session, ref.id)
     if known is None or not known.as_given:
         return None
-    return "it was started before its message, without the options in it: insert a new job, with its options in the row"
+    return (
+        "it was started before its message, without the options in it: insert a new job with its options in the row, "
+        "or create it with pixcrawler crawl"
+    )
 
 
 def record_options(runtime: Runtime, session: Session, job_id: int, options: CrawlOptions) -> None:

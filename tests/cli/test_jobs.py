@@ -273,6 +273,22 @@ def test_a_completed_job_with_candidates_to_try_again_is_retried(
     assert sent(broker) == [("pixcrawler.crawl.retry", [ref.id])]
 
 
+@pytest.mark.parametrize("words", [["jobs", "retry"], ["build", "--job"]])
+def test_a_job_that_was_started_without_its_options_is_not_said_to_be_queued(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, words: list[str]
+) -> None:
+    ref = JobRef(CRAWL_JOBS, make_job(runtime.sessions, max_images=9))
+    submission.start(runtime, CRAWL, ref.id, {})
+    submission.start(runtime, CRAWL, ref.id, {"licenses": ["cc0"]})
+    with pytest.raises(
+        PermanentError, match=f"job {ref.id} cannot run again: it was started before its message"
+    ) as caught:
+        call(env, *words, str(ref.id))
+    assert "insert a new job with its options in the row, or create it with pixcrawler crawl" in str(caught.value)
+    assert sent(broker) == []
+    assert "queued" not in call(env, "jobs", "show", str(ref.id)).stdout
+
+
 def test_a_rejection_for_a_private_network_names_the_setting_that_allows_it(
     env: Mapping[str, str], runtime: Runtime
 ) -> None:
