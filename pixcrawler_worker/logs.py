@@ -13,6 +13,7 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.masking import mask_value
 
 #: Loggers of libraries whose INFO entries are about the library itself; those of httpx hold URLs with their queries, in
@@ -45,12 +46,13 @@ def configure(style: Literal["console", "json"], *, level: int = logging.INFO, f
         # Of a traceback the text alone, in which the values of local variables are not.
         structlog.processors.format_exc_info,
         _without_secrets,
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=file is None and stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        ),
     ]
+    if style == "json":
+        final.append(structlog.processors.JSONRenderer())
+    else:
+        colors = file is None and stderr.isatty()
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        final += [_for_terminals, renderer]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -98,6 +100,12 @@ def _without_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> 
     """Mask what may be a secret in an entry of any logger: ours, Celery's, and those of other libraries."""
     masked: EventDict = mask_value(event)
     return masked
+
+
+def _for_terminals(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make the texts of an entry safe. Its event is one line; of other values, the renderer escapes line ends."""
+    made_safe = {name: safe_lines(value) if isinstance(value, str) else value for name, value in event.items()}
+    return made_safe | {"event": safe(str(event.get("event", "")))}
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

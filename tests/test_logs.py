@@ -77,6 +77,20 @@ def test_an_entry_for_people_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert "\x1b" not in ours, "no colors where there is no terminal"
 
 
+def test_untrusted_texts_of_an_entry_cannot_control_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("console")
+    hostile = "\x1b]0;owned\x07\x9b2J\u202ea\nforged line"
+    structlog.get_logger().info(f"event {hostile}", detail=hostile, other=[hostile])
+    logging.getLogger("theirs").warning("entry %s", hostile)
+    try:
+        raise ValueError(hostile)  # noqa: TRY301 - a traceback is wanted
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    written = capsys.readouterr().err
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(written)
+    assert written.count("\nforged line") == 1, "in a traceback"
+
+
 @pytest.mark.parametrize("style", ["console", "json"])
 def test_bound_variables_are_in_every_entry(
     style: Literal["console", "json"], capsys: pytest.CaptureFixture[str]

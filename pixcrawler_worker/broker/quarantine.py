@@ -17,6 +17,7 @@ import structlog
 from pixcrawler_worker import metrics
 from pixcrawler_worker.broker.reading import Fault
 from pixcrawler_worker.domain import broker_urls
+from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.masking import MASK, mask
 
@@ -214,4 +215,4 @@ def _short(name: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return safe(text)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from pixcrawler_worker import health
-from pixcrawler_worker.cli import connection
+from pixcrawler_worker.cli import connection, console
 
 
 @click.command()
@@ -21,6 +21,6 @@ def doctor(*, as_json: bool) -> None:
     else:
         width = max(len(result.name) for result in results)
         for result in results:
-            click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<{width}}  {result.detail}")
+            click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<{width}}  {console.printable(result.detail)}")
     if not all(result.ok for result in results):
         sys.exit(1)

@@ -38,7 +38,7 @@ def run(crawl: CrawlArguments, *, as_json: bool) -> bool:
     with console.out.status("searching"):
         found = asyncio.run(search())
     if as_json:
-        click.echo(json.dumps(_as_json(crawl, found), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_as_json(crawl, found), indent=2))
     else:
         _print(crawl, found)
     return bool(found.usable)

@@ -10,10 +10,12 @@ import redis
 from calls import DEAD, call, sent
 from doubles import log_of
 from factories import TABLES, make_job, start_job
+from security.hostile_text import changes_of_a_terminal, unsafe_in
 
 from pixcrawler_worker import registry
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db import candidates, job_views
+from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks, jobs
@@ -26,7 +28,7 @@ from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 
 #: A name that tries to control the terminal of its reader.
-HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] \x9b2J\n\r[/]"
+HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]x[/bold] \x9b2J\u202e\u2067\n\r[/]"
 
 #: By kind: what people call a job, what stands before its id in arguments, and the status of a cancelled one.
 NAMES = {
@@ -112,10 +114,21 @@ def test_untrusted_texts_cannot_control_a_terminal(env: Mapping[str, str], runti
     held = ledger.claim(runtime.sessions, ledger.ids_of(runtime.sessions, ref)[0])
     with runtime.sessions.begin() as session:
         chunks.fail(session, held, error=HOSTILE)
-    for words in (("list",), ("show", str(ref.id))):
+        outcome = Outcome(
+            url_hash=b"1" * 16, reason="timeout", url=f"https://a/{HOSTILE}", label=HOSTILE, detail=HOSTILE
+        )
+        candidates.record(session, ref.id, [outcome])
+    failures = ("failures", str(ref.id), "--format")
+    for words in (("list",), ("show", str(ref.id)), (*failures, "csv"), (*failures, "jsonl"), (*failures, "txt")):
         shown = call(env, "jobs", *words).stdout
         assert "[bold]x[/bold]" in shown
-        assert not [character for character in shown if not character.isprintable() and character != "\n"]
+        assert not unsafe_in(shown, allowed="\n")
+        assert changes_of_a_terminal(shown) == []
+    for arguments in (("list",), ("show", str(ref.id))):
+        shown = call(env, "jobs", *arguments, "--json").stdout
+        assert "[bold]x[/bold]" in shown
+        assert shown.isascii()
+        assert not unsafe_in(shown, allowed="\n")
 
 
 def test_candidates_that_wait_for_hosts_are_shown(env: Mapping[str, str], sessions: Sessions) -> None:
