@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import Engine, create_engine, event, pool, text
+from sqlalchemy import BigInteger, Engine, create_engine, event, pool, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -51,6 +51,10 @@ def _configure(connection: Connection | None) -> None:
         include_name=lambda name, kind, _: kind != "schema" or name in {None, "public", models.PRIVATE},
         include_object=lambda _object, name, _kind, _reflected, _other: name not in _CONDITIONAL,
         compare_server_default=True,
+        # `deploy/ids-to-bigint.sql` is an operator's choice. None leaves all other types to Alembic.
+        compare_type=lambda _context, _inspected, _column, found, modeled: (
+            False if isinstance(modeled, models.ImageId) and isinstance(found, BigInteger) else None
+        ),
     )
 
 

@@ -12,7 +12,7 @@ import redis
 
 from pixcrawler_worker import settings_report
 from pixcrawler_worker.broker import quarantine, queues, workers
-from pixcrawler_worker.db import grants, migrate, server, session
+from pixcrawler_worker.db import grants, migrate, server, session, sizes
 from pixcrawler_worker.domain.messages import Queue
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.inspection.decoder import Decoder
@@ -113,7 +113,15 @@ def _database(settings: Settings) -> str:
         grants.require(engine)
         if exposed := grants.exposed(engine):
             raise PermanentError(f"{exposed[0]}, without row level security: run `pixcrawler db upgrade`")
-        return f"{found}, through a pooler" if server.is_pooled(engine) else found
+        notable = [one for one in sizes.ids(engine) if one.used >= sizes.NOTABLE]
+        if notable and notable[0].used >= sizes.CRITICAL:
+            raise PermanentError(
+                f"{notable[0].limit - notable[0].last:,} ids are left for {notable[0].column}: see docs/operations.md"
+            )
+        notes = [f"{one.column} has used {one.used:.0%} of its ids" for one in notable]
+        if server.is_pooled(engine):
+            notes.append("through a pooler")
+        return ", ".join([found, *notes])
     finally:
         engine.dispose()
 

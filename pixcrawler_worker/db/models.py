@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     FetchedValue,
     ForeignKey,
@@ -23,8 +25,10 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Text,
+    TypeDecorator,
     func,
     text,
+    type_coerce,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -50,6 +54,20 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         Any: JSONB,
     }
+
+
+class ImageId(TypeDecorator[int]):
+    """The id of an image: an integer, as documented, which `deploy/ids-to-bigint.sql` may have made a bigint.
+
+    Values are sent as bigint, which compares with both and uses the indexes of both.
+    """
+
+    impl = Integer
+    cache_ok = True
+
+    def bind_expression(self, bindparam: BindParameter[int]) -> ColumnElement[int]:
+        """Return the parameter as a bigint."""
+        return type_coerce(bindparam, BigInteger())
 
 
 def _not_negative(*columns: str) -> list[CheckConstraint]:
@@ -163,7 +181,7 @@ class Image(Base):
     __tablename__ = "images"
     __table_args__ = (Index("ix_image_crawl_job_id", "crawl_job_id"),)
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(ImageId, primary_key=True, autoincrement=True)
     crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
     original_url: Mapped[str] = mapped_column(Text)
     filename: Mapped[str] = mapped_column(String(255))
@@ -402,7 +420,7 @@ class ImageFact(Base):
     )
 
     image_id: Mapped[int] = mapped_column(
-        ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        ImageId, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
     sha256: Mapped[bytes]
@@ -454,7 +472,7 @@ class ValidationResultRow(Base):
     validation_job_id: Mapped[int] = mapped_column(
         ForeignKey("validation_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
-    image_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image_id: Mapped[int] = mapped_column(ImageId, primary_key=True, autoincrement=False)
     valid: Mapped[bool]
     findings: Mapped[Any] = mapped_column(JSONB)
     sha256: Mapped[bytes | None]
@@ -464,7 +482,7 @@ class ValidationResultRow(Base):
     height: Mapped[int | None]
     file_size: Mapped[int | None]
     metrics: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
-    keeper_id: Mapped[int | None]
+    keeper_id: Mapped[int | None] = mapped_column(ImageId)
 
 
 class ExportPlan(Base):
@@ -503,7 +521,7 @@ class ExportItem(Base):
         ForeignKey("export_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    image_id: Mapped[int]
+    image_id: Mapped[int] = mapped_column(ImageId)
     split: Mapped[int] = mapped_column(SmallInteger)
     digest: Mapped[bytes]
     copy: Mapped[int]

@@ -61,7 +61,12 @@ COPY pixcrawler.verdicts (
     validation_job_id, image_id, valid, findings, sha256, phash, dhash, width, height, file_size, metrics
 ) FROM STDIN (FORMAT BINARY)
 """
-_TYPES = ("int4", "int4", "bool", "jsonb", "bytea", "int8", "int8", "int4", "int4", "int4", "jsonb")
+_TYPES = ("bool", "jsonb", "bytea", "int8", "int8", "int4", "int4", "int4", "jsonb")
+# A binary COPY needs the type that a column has: that of ids of images may be a bigint (deploy/ids-to-bigint.sql).
+_TYPE_OF_IDS = """
+SELECT format_type(atttypid, NULL) FROM pg_attribute
+WHERE attrelid = 'pixcrawler.verdicts'::regclass AND attname = 'image_id'
+"""
 _NO_FINDINGS = Jsonb([])
 _METRICS = Metrics.__slots__
 #: The types of metrics that queries read as numbers.
@@ -75,8 +80,9 @@ def insert(session: Session, job_id: int, results: Iterable[ValidationResult]) -
     """Write results with one COPY. A job has one result per image, because each image is in one chunk."""
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, psycopg.Connection)
+    type_of_ids = str(session.connection().exec_driver_sql(_TYPE_OF_IDS).scalar_one())
     with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-        copy.set_types(_TYPES)
+        copy.set_types(("int4", type_of_ids, *_TYPES))
         for result in results:
             copy.write_row(_row(job_id, result))
 
@@ -172,7 +178,7 @@ _COMPARABLE = np.dtype(
         *(
             part
             for name, type_ in (
-                ("image_id", ">i4"),
+                ("image_id", ">i8"),
                 ("sha256", "V32"),
                 ("phash", ">i8"),
                 ("dhash", ">i8"),
@@ -188,7 +194,7 @@ _COMPARABLE = np.dtype(
 _COPY_HEADER, _COPY_TRAILER = 19, 2
 _COMPARE = """
 COPY (
-    SELECT v.image_id, v.sha256, v.phash, v.dhash, v.width::int8 * v.height, v.file_size,
+    SELECT v.image_id::int8, v.sha256, v.phash, v.dhash, v.width::int8 * v.height, v.file_size,
         coalesce((v.metrics->>'entropy')::float8 < {entropy} OR (v.metrics->>'std')::float8 < {std}, false),
         v.valid
     FROM pixcrawler.verdicts v
@@ -253,10 +259,10 @@ def add_comparisons(session: Session, job_id: int, compared: Sequence[Comparison
     assert isinstance(connection, psycopg.Connection)
     with connection.cursor() as cursor:
         cursor.execute(
-            "CREATE TEMP TABLE compared (image_id int4, findings jsonb, valid bool, keeper_id int4) ON COMMIT DROP"
+            "CREATE TEMP TABLE compared (image_id int8, findings jsonb, valid bool, keeper_id int8) ON COMMIT DROP"
         )
         with cursor.copy("COPY compared FROM STDIN (FORMAT BINARY)") as copy:
-            copy.set_types(("int4", "jsonb", "bool", "int4"))
+            copy.set_types(("int8", "jsonb", "bool", "int8"))
             for one in compared:
                 copy.write_row((one.image_id, _findings_json(one.findings), one.valid, one.keeper_id))
     invalidated = session.scalar(

@@ -51,8 +51,9 @@ def task_of(payload: Mapping[str, Any]) -> ImagesTask | CompareTask:
         return CompareTask()
     fields = Fields(payload, "payload")
     return ImagesTask(
-        first=fields.integer("first", maximum=MAX_INT4),
-        last=fields.integer("last", maximum=MAX_INT4),
+        # Ids may be beyond the integers: see deploy/ids-to-bigint.sql.
+        first=fields.integer("first", maximum=MAX_INT8),
+        last=fields.integer("last", maximum=MAX_INT8),
         images=fields.integer("images", maximum=MAX_INT4),
         threshold=fields.integer("threshold", minimum=-MAX_INT8 - 1) if fields.has("threshold") else None,
     )
