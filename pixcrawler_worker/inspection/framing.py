@@ -53,7 +53,17 @@ _MODE = re.compile("1|L|P|RGB|RGBA|CMYK|YCbCr|LAB|HSV|I|F|LA|PA|RGBX|RGBa|La|I;1
 _DIGEST = re.compile("([0-9a-f]{64})?")
 #: What rounding may add to a measurement.
 _ROUNDED = 0.01
-_JPEG = b"\xff\xd8\xff"
+#: How a file of a format that is written begins.
+_BEGINNINGS = {
+    "jpg": rb"\xff\xd8\xff",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "webp": rb"RIFF....WEBP",
+    "gif": rb"GIF8[79]a",
+    "bmp": rb"BM",
+    "tiff": rb"II\*\0|MM\0\*",
+    "avif": rb"....ftyp",
+}
+_COMPILED = {format_: re.compile(pattern, re.DOTALL) for format_, pattern in _BEGINNINGS.items()}
 
 
 class DecodeProcessError(Exception):
@@ -186,7 +196,7 @@ def read_thumbnail(response: bytes) -> bytes:
     """Return the JPEG in a response. Raises as `read_facts`."""
     if response.startswith(b"{"):
         _fields(response)
-    if not response.startswith(_JPEG):
+    if not _begins(response, "jpg"):
         raise InvalidResponseError("a thumbnail that is no JPEG")
     return response
 
@@ -201,8 +211,8 @@ def read_converted(response: bytes, format_: str, limits: Limits) -> Converted |
     _check_size(fields, limits)
     if fields["format"] != format_:
         raise InvalidResponseError("another format than the one to write")
-    if not 0 < len(body) <= limits.max_converted_bytes:
-        raise InvalidResponseError(f"a converted image of {len(body)} bytes")
+    if len(body) > limits.max_converted_bytes or not _begins(body, format_):
+        raise InvalidResponseError(f"a converted image that is no {format_}")
     return Converted(body=body, **fields)
 
 
@@ -221,6 +231,10 @@ def _fields(response: bytes) -> dict[str, Any]:
             raise InvalidResponseError("an unknown reason")
         raise RejectedError(Reason(reason), _line(fields.get("detail")))
     return fields
+
+
+def _begins(body: bytes, format_: str) -> bool:
+    return _COMPILED[format_].match(body) is not None
 
 
 def _number(digits: str) -> int:

@@ -1,8 +1,9 @@
 import pytest
+from inspection import samples
 
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS, ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import framing
+from pixcrawler_worker.inspection import framing, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -40,9 +41,9 @@ def test_a_conversion_and_an_image_are_split_as_they_were_joined(body: bytes) ->
         assert framing.split_conversion(framing.join_conversion(conversion, body)) == (conversion, body)
 
 
-@pytest.mark.parametrize("body", [b"{}", b"\n\n", bytes(range(256))])
-def test_a_converted_image_is_read_as_it_was_written(body: bytes) -> None:
-    converted = Converted(body=body, format="png", width=3, height=2)
+@pytest.mark.parametrize("end", [b"{}", b"\n\n", bytes(range(256))])
+def test_a_converted_image_is_read_as_it_was_written(end: bytes) -> None:
+    converted = Converted(body=b"\x89PNG\r\n\x1a\n" + end, format="png", width=3, height=2)
     assert framing.read_converted(framing.conversion_response(converted), "png", LIMITS) == converted
     assert framing.read_converted(framing.conversion_response(None), "png", LIMITS) is None
 
@@ -62,3 +63,13 @@ def test_every_reader_raises_a_rejection_with_its_reason_and_detail(read: object
     with pytest.raises(RejectedError, match="inside its header") as rejected:
         read(response)
     assert rejected.value.reason is Reason.CORRUPT
+
+
+@pytest.mark.parametrize("format_", WRITTEN_FORMATS)
+def test_what_begins_like_another_format_is_no_converted_image(format_: str) -> None:
+    body = samples.encoded(samples.scene(9, 9), pixels.PILLOW[format_] or "")
+    converted = framing.conversion_response(Converted(body=body, format=format_, width=9, height=9))
+    assert framing.read_converted(converted, format_, LIMITS) is not None
+    forged = framing.conversion_response(Converted(body=b"<svg>" + body, format=format_, width=9, height=9))
+    with pytest.raises(framing.InvalidResponseError, match=f"no {format_}"):
+        framing.read_converted(forged, format_, LIMITS)
