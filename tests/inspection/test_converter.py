@@ -515,13 +515,13 @@ def test_a_response_of_tens_of_megabytes_is_received_quickly() -> None:
     body = samples.encoded(Image.new("RGB", (4000, 4000), "red"), "PNG", compress_level=1)
 
     async def story(decoder: Decoder) -> tuple[Converted | None, float]:
-        begun = time.perf_counter()
-        return await decoder.convert(body, Conversion(format="bmp")), time.perf_counter() - begun
+        begun = time.process_time()  # of the worker, however busy the machine is
+        return await decoder.convert(body, Conversion(format="bmp")), time.process_time() - begun
 
     converted, seconds = run(story)
     assert converted
     assert len(converted.body) == 48_000_054
-    assert seconds < 3, "looking at all of it again for every piece takes ten times as long"
+    assert seconds < 1.5, "looking at all of it again for every piece takes ten times as long"
 
 
 def test_conversions_and_inspections_are_served_in_order() -> None:
