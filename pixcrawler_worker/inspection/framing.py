@@ -166,6 +166,8 @@ def read_ready(response: bytes) -> dict[str, str]:
     Raises:
         InvalidResponseError, BrokenDecoderError: it is none.
     """
+    if not response:  # of a program that has no sandbox
+        return {}
     layers = _fields(response).get("sandbox")
     if not isinstance(layers, dict):
         raise InvalidResponseError("no sandbox")
