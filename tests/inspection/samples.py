@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -291,38 +291,40 @@ def bmp_of_run_lengths(width: int, height: int, codes: bytes) -> bytes:
     return b"BM" + struct.pack("<III", 1078 + len(codes), 0, 1078) + header + bytes(1024) + codes
 
 
-def too_complex() -> dict[str, bytes]:
-    """Small images, each of more parts than a limit allows; every one takes its decoder seconds when there are many."""
+def too_complex() -> dict[str, Callable[[], bytes]]:
+    """What makes small images of more parts than a limit allows; each takes its decoder seconds when there are many."""
     bomb = zlib.compress(bytes(1_000_000), 9)
     return {
-        "jpeg of scans": jpeg_of_scans(501),
-        "jpeg of segments": jpeg_with(jpeg_segment(0xE1, b"Exif\0\0a") * 1_001),
-        "jpeg of tables": jpeg_with(jpeg_segment(0xC4, b"\0\1" + bytes(15) + b"\0") * 1_001, before=b"\xff\xda"),
-        "jpeg of fill bytes": jpeg_with(b"\xff" * 1_000_001),
-        "jpeg of stray bytes": jpeg_with(bytes(1_000_001), before=b"\xff\xda"),
-        "png of chunks": png_with(png_chunk(b"abCd", b"") * 90_000),
-        "png of profiles": png_with(png_chunk(b"iCCP", b"a\0\0" + bomb) * 257),
-        "png of texts": png_with(png_chunk(b"zTXt", b"a\0\0" + bomb) * 257),
-        "png of international texts": png_with(png_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb) * 257),
-        "gif of comments": gif_with(b"!\xfe\1a\0" * 90_000),
-        "gif of sub-blocks": gif_with(b"!\xff" + b"\1a" * 90_000 + b"\0"),
-        "gif of data in single bytes": gif(9, 9, frames=1)[:-2] + b"\1\0" * 90_000 + b"\0;",
-        "gif of stray bytes": gif_with(b"a" * 90_000),
-        "webp of chunks": webp_of_chunks(90_000),
-        "avif of boxes": avif_with(box(b"free", b"") * 90_000),
-        "avif of nested boxes": avif_with(nested_boxes(5_000)),
-        "avif of items": avif_with(box(b"iinf", b"\1\0\0\0" + struct.pack(">I", 900_000))),
-        "avif of locations": avif_with(box(b"iloc", b"\2\0\0\0\0\0" + struct.pack(">I", 900_000))),
-        "avif of empty extents": avif_with(
+        "jpeg of scans": lambda: jpeg_of_scans(501),
+        "jpeg of segments": lambda: jpeg_with(jpeg_segment(0xE1, b"Exif\0\0a") * 1_001),
+        "jpeg of tables": lambda: jpeg_with(
+            jpeg_segment(0xC4, b"\0\1" + bytes(15) + b"\0") * 1_001, before=b"\xff\xda"
+        ),
+        "jpeg of fill bytes": lambda: jpeg_with(b"\xff" * 1_000_001),
+        "jpeg of stray bytes": lambda: jpeg_with(bytes(1_000_001), before=b"\xff\xda"),
+        "png of chunks": lambda: png_with(png_chunk(b"abCd", b"") * 90_000),
+        "png of profiles": lambda: png_with(png_chunk(b"iCCP", b"a\0\0" + bomb) * 257),
+        "png of texts": lambda: png_with(png_chunk(b"zTXt", b"a\0\0" + bomb) * 257),
+        "png of international texts": lambda: png_with(png_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb) * 257),
+        "gif of comments": lambda: gif_with(b"!\xfe\1a\0" * 90_000),
+        "gif of sub-blocks": lambda: gif_with(b"!\xff" + b"\1a" * 90_000 + b"\0"),
+        "gif of data in single bytes": lambda: gif(9, 9, frames=1)[:-2] + b"\1\0" * 90_000 + b"\0;",
+        "gif of stray bytes": lambda: gif_with(b"a" * 90_000),
+        "webp of chunks": lambda: webp_of_chunks(90_000),
+        "avif of boxes": lambda: avif_with(box(b"free", b"") * 90_000),
+        "avif of nested boxes": lambda: avif_with(nested_boxes(5_000)),
+        "avif of items": lambda: avif_with(box(b"iinf", b"\1\0\0\0" + struct.pack(">I", 900_000))),
+        "avif of locations": lambda: avif_with(box(b"iloc", b"\2\0\0\0\0\0" + struct.pack(">I", 900_000))),
+        "avif of empty extents": lambda: avif_with(
             box(b"iloc", b"\1\0\0\0\0\0\0\2" + struct.pack(">HHHH", 1, 0, 0, 65_535) * 2)
         ),
-        "avif of references": avif_with(
+        "avif of references": lambda: avif_with(
             box(b"iref", b"\1\0\0\0" + box(b"dimg", struct.pack(">IH", 1, 5_000) + bytes(20_000)) * 5)
         ),
-        "avif of properties": avif_with(box(b"iprp", box(b"ipma", b"\1\0\0\0" + struct.pack(">I", 3_000_000)))),
-        "avif of groups": avif_with(box(b"grpl", box(b"altr", bytes(8) + struct.pack(">I", 3_000_000)))),
-        "tiff of tags": tiff_of_tags(4_097),
-        "bmp of run lengths": bmp_of_run_lengths(1, 1, b"\0\0" * 50_000),
+        "avif of properties": lambda: avif_with(box(b"iprp", box(b"ipma", b"\1\0\0\0" + struct.pack(">I", 3_000_000)))),
+        "avif of groups": lambda: avif_with(box(b"grpl", box(b"altr", bytes(8) + struct.pack(">I", 3_000_000)))),
+        "tiff of tags": lambda: tiff_of_tags(4_097),
+        "bmp of run lengths": lambda: bmp_of_run_lengths(1, 1, b"\0\0" * 50_000),
     }
 
 
@@ -332,45 +334,54 @@ def webp_of_chunks(chunks: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def hostile() -> dict[str, tuple[bytes, Reason]]:
-    """Bodies that cost much when they are opened naively, and the reason each is rejected for."""
+def hostile() -> dict[str, tuple[Callable[[], bytes], Reason]]:
+    """What makes bodies that cost much when they are opened naively, and the reason each is rejected for."""
     too_much, corrupt, unsupported = Reason.TOO_MANY_PIXELS, Reason.CORRUPT, Reason.UNSUPPORTED_FORMAT
-    return {name: (body, Reason.TOO_COMPLEX) for name, body in too_complex().items()} | {
-        "webp 16383x5400 of one color": (webp_of_one_color(16383, 5400), too_much),
-        "webp within the limits, of one color": (webp_of_one_color(7000, 7000), too_much),
-        "avif 8000x8000": (avif_declaring(8000, 8000), too_much),
-        "avif 100000x10": (avif_declaring(100_000, 10), too_much),
-        "jpeg with an edited header": (jpeg_declaring(9400, 9400), corrupt),
-        "jpeg with an edited header, within the limits": (jpeg_declaring(6000, 6000), corrupt),
-        "jpeg with a second header": (jpeg_of_two_headers(9400, 9400), too_much),
-        "avif sequence 9400x9400": (avif_sequence_declaring(9400, 9400), too_much),
-        "jpeg 65535x1": (jpeg_declaring(65_535, 1), too_much),
-        "png 1x80,000,000": (png(1, 80_000_000), too_much),
-        "png 0x10": (png(0, 10), corrupt),
-        "png of endless frames": (png(9, 9, png_chunk(b"acTL", struct.pack(">II", 2**31, 0))), too_much),
-        "icon holding a png": (icon_holding(png(9400, 9400)), unsupported),
-        "gif of 1000 tiny frames": (gif(5000, 5000, frames=1000), too_much),
-        "gif of 400 frames on a large screen": (gif(2000, 2000, frames=400), too_much),
-        "gif with a frame far off its screen": (gif(5, 5, frames=1, frame_at=(60_000, 60_000)), too_much),
-        "gif without a frame": (gif(5, 5, frames=0), corrupt),
-        "webp of 501 frames": (webp_animation(501), too_much),
-        "tiff of 501 pages": (tiff(10, 10, pages=501), too_much),
-        "tiff whose pages go round": (tiff(10, 10, pages=3, loop=True), corrupt),
-        "tiff 16384x16384": (tiff(16_384, 16_384, pages=1), too_much),
-        "bigtiff 16384x16384": (tiff_of({256: (3, [16_384]), 257: (16, [16_384])}, big=True), too_much),
-        "bigtiff of a width beyond any": (tiff_of({256: (16, [2**63])}, big=True), too_much),
-        "bigtiff whose directory is beyond its end": (b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(99), corrupt),
-        "bigtiff of endless tags": (b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**63) + bytes(99), Reason.TOO_COMPLEX),
-        "heic 8000x8000": (avif_declaring(8000, 8000, variant_name="heic"), too_much),
-        "heic whose box claims to be larger than the file": (variant("heic")[:-1], corrupt),
-        "jxl of one color": (encoded(Image.new("RGB", (5000, 4000), (1, 2, 3)), "JXL", lossless=True)[:900], too_much),
-        "jxl of 2^30 rows": (b"\xff\x0a" + (3 << 1 | (2**30 - 1) << 3).to_bytes(12, "little"), too_much),
-        "jxl of nothing": (b"\xff\x0a", corrupt),
-        "bmp of minus two thousand million rows": (
-            b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 10, -(2**31), 1, 24, 0) + bytes(40),
+    return {name: (make, Reason.TOO_COMPLEX) for name, make in too_complex().items()} | {
+        "webp 16383x5400 of one color": (lambda: webp_of_one_color(16383, 5400), too_much),
+        "webp within the limits, of one color": (lambda: webp_of_one_color(7000, 7000), too_much),
+        "avif 8000x8000": (lambda: avif_declaring(8000, 8000), too_much),
+        "avif 100000x10": (lambda: avif_declaring(100_000, 10), too_much),
+        "jpeg with an edited header": (lambda: jpeg_declaring(9400, 9400), corrupt),
+        "jpeg with an edited header, within the limits": (lambda: jpeg_declaring(6000, 6000), corrupt),
+        "jpeg with a second header": (lambda: jpeg_of_two_headers(9400, 9400), too_much),
+        "avif sequence 9400x9400": (lambda: avif_sequence_declaring(9400, 9400), too_much),
+        "jpeg 65535x1": (lambda: jpeg_declaring(65_535, 1), too_much),
+        "png 1x80,000,000": (lambda: png(1, 80_000_000), too_much),
+        "png 0x10": (lambda: png(0, 10), corrupt),
+        "png of endless frames": (lambda: png(9, 9, png_chunk(b"acTL", struct.pack(">II", 2**31, 0))), too_much),
+        "icon holding a png": (lambda: icon_holding(png(9400, 9400)), unsupported),
+        "gif of 1000 tiny frames": (lambda: gif(5000, 5000, frames=1000), too_much),
+        "gif of 400 frames on a large screen": (lambda: gif(2000, 2000, frames=400), too_much),
+        "gif with a frame far off its screen": (lambda: gif(5, 5, frames=1, frame_at=(60_000, 60_000)), too_much),
+        "gif without a frame": (lambda: gif(5, 5, frames=0), corrupt),
+        "webp of 501 frames": (lambda: webp_animation(501), too_much),
+        "tiff of 501 pages": (lambda: tiff(10, 10, pages=501), too_much),
+        "tiff whose pages go round": (lambda: tiff(10, 10, pages=3, loop=True), corrupt),
+        "tiff 16384x16384": (lambda: tiff(16_384, 16_384, pages=1), too_much),
+        "bigtiff 16384x16384": (
+            lambda: tiff_of({256: (3, [16_384]), 257: (16, [16_384])}, big=True),
             too_much,
         ),
-        "avif whose box claims to be larger than the file": (variant("avif")[:-1], corrupt),
-        "avif whose box is smaller than its header": (AVIF_MAGIC + b"\0\0\0\7meta", corrupt),
-        "avif whose box leads to itself": (AVIF_MAGIC + b"\0\0\0\1free" + bytes(8), corrupt),
+        "bigtiff of a width beyond any": (lambda: tiff_of({256: (16, [2**63])}, big=True), too_much),
+        "bigtiff whose directory is beyond its end": (lambda: b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(99), corrupt),
+        "bigtiff of endless tags": (
+            lambda: b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**63) + bytes(99),
+            Reason.TOO_COMPLEX,
+        ),
+        "heic 8000x8000": (lambda: avif_declaring(8000, 8000, variant_name="heic"), too_much),
+        "heic whose box claims to be larger than the file": (lambda: variant("heic")[:-1], corrupt),
+        "jxl of one color": (
+            lambda: encoded(Image.new("RGB", (5000, 4000), (1, 2, 3)), "JXL", lossless=True)[:900],
+            too_much,
+        ),
+        "jxl of 2^30 rows": (lambda: b"\xff\x0a" + (3 << 1 | (2**30 - 1) << 3).to_bytes(12, "little"), too_much),
+        "jxl of nothing": (lambda: b"\xff\x0a", corrupt),
+        "bmp of minus two thousand million rows": (
+            lambda: b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 10, -(2**31), 1, 24, 0) + bytes(40),
+            too_much,
+        ),
+        "avif whose box claims to be larger than the file": (lambda: variant("avif")[:-1], corrupt),
+        "avif whose box is smaller than its header": (lambda: AVIF_MAGIC + b"\0\0\0\7meta", corrupt),
+        "avif whose box leads to itself": (lambda: AVIF_MAGIC + b"\0\0\0\1free" + bytes(8), corrupt),
     }

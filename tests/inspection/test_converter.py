@@ -452,7 +452,8 @@ def test_hostile_files_are_rejected_with_their_reason_and_the_process_survives()
     async def story(decoder: Decoder) -> None:
         await decoder.inspect(JPEG)
         pid = decoder.pid
-        for body, reason in samples.hostile().values():
+        for make, reason in samples.hostile().values():
+            body = make()
             assert await settled(decoder, body, conversion) is reason
         for body in (large[:-500], samples.variant("png")[:-60], samples.variant("webp")[:-60]):
             assert await settled(decoder, body, conversion) is Reason.CORRUPT

@@ -110,7 +110,7 @@ def liars() -> Iterator[tuple[str, bytes]]:
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited, and read, on Linux only")
 def test_a_worker_and_its_decoder_stay_below_400_megabytes_whatever_hosts_send(tmp_path: Path) -> None:
     accepted = dict(largest())
-    hostile = {name: body for name, (body, _) in samples.hostile().items()} | dict(liars())
+    hostile = {name: make() for name, (make, _) in samples.hostile().items()} | dict(liars())
     for name, body in (accepted | hostile).items():
         assert len(body) <= 20 * 2**20, name
         (tmp_path / name.replace("/", " ")).write_bytes(body)

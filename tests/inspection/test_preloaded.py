@@ -53,7 +53,7 @@ def test_opening_images_imports_and_opens_nothing(tmp_path: Path) -> None:
     whole = [samples.variant(name, 48, 40) for name in samples.VARIANTS]
     broken = [body[: len(body) * 2 // 3] for body in whole]
     damaged = [body[: len(body) // 2] + bytes(30) + body[len(body) // 2 + 30 :] for body in whole]
-    hostile = [body for body, _ in samples.hostile().values()]
+    hostile = [make() for make, _ in samples.hostile().values()]
     (tmp_path / "bodies").write_bytes(pickle.dumps([*whole, *broken, *damaged, *hostile]))
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "bodies")], check=True, stdout=subprocess.PIPE, text=True
