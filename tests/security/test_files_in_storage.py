@@ -277,6 +277,7 @@ def test_a_folder_that_is_exchanged_for_a_link_at_any_moment_leads_nowhere(
                 except OSError:
                     shutil.rmtree(folder, ignore_errors=True)
 
+    opened_before = len(list(Path("/dev/fd").iterdir()))
     thread = threading.Thread(target=swap)
     thread.start()
     seen: set[bytes] = set()
@@ -299,3 +300,4 @@ def test_a_folder_that_is_exchanged_for_a_link_at_any_moment_leads_nowhere(
         thread.join(10)
     assert swaps > 50
     assert seen == {b"mine"}
+    assert len(list(Path("/dev/fd").iterdir())) == opened_before
