@@ -17,6 +17,7 @@ from typing import Any
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import FORMATS, WRITTEN_FORMATS, ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -226,7 +227,7 @@ def _fields(response: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise InvalidResponseError("no JSON object")
     if "failed" in fields:
-        raise BrokenDecoderError(_text(fields["failed"])[-_MAX_TRACEBACK:])
+        raise BrokenDecoderError(safe_lines(_text(fields["failed"])[-_MAX_TRACEBACK:]))
     if "rejected" in fields:
         reason = fields["rejected"]
         if not isinstance(reason, str) or reason not in _REASONS:
@@ -248,11 +249,11 @@ def _number(digits: str) -> int:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise InvalidResponseError("no text")
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in value)
+    return value
 
 
 def _line(value: object) -> str:
-    return " ".join(_text(value).split())[:_MAX_DETAIL]
+    return safe(_text(value), max_length=_MAX_DETAIL)
 
 
 def _facts(fields: dict[str, Any], limits: Limits) -> ImageFacts:
