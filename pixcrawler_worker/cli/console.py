@@ -1,6 +1,7 @@
 """Output on a terminal: the console, progress bars, and text from outside made harmless."""
 
 import contextlib
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pixcrawler_worker.domain.safe_text import safe
 
 out = Console(highlight=False)
+
+#: A command in a sentence, and what stands for its spaces while the sentence is divided into lines.
+_COMMAND, _GLUE = re.compile(r"`pixcrawler [^`]+`|pixcrawler(?: [^\s,.;()`]+)+"), "\0"
 
 
 @contextlib.contextmanager
@@ -28,13 +32,17 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
 def wrapped(text: str, *, indent: int) -> list[str]:
     """Return a text as lines that fit the terminal, or as one line where there is no terminal.
 
+    A command in it stays in one line, because it is there to be copied.
+
     Args:
         text: a line.
         indent: columns that the caller prints before each of the lines.
     """
     if not out.is_terminal:
         return [text] if text else []
-    return textwrap.wrap(text, max(out.width - indent, indent), break_long_words=False, break_on_hyphens=False)
+    text = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), text)
+    lines = textwrap.wrap(text, max(out.width - indent, indent), break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_GLUE, " ") for line in lines]
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,9 @@ import click
 from pixcrawler_worker import health
 from pixcrawler_worker.cli import connection, console
 
+#: Columns besides the name before what a check has found.
+_BEFORE = 8
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -21,6 +24,9 @@ def doctor(*, as_json: bool) -> None:
     else:
         width = max(len(result.name) for result in results)
         for result in results:
-            click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<{width}}  {console.printable(result.detail)}")
+            lines = console.wrapped(console.printable(result.detail), indent=width + _BEFORE) or [""]
+            click.echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<{width}}  {lines[0]}".rstrip())
+            for line in lines[1:]:
+                click.echo(f"{'':<{width + _BEFORE}}{line}")
     if not all(result.ok for result in results):
         sys.exit(1)

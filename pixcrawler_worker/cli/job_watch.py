@@ -58,7 +58,8 @@ def watch(
         sys.exit(interrupts.EXIT_CODE)
     console.out.print(job_status.line(job), soft_wrap=True)
     for line in transact(sessions, lambda session: kind.display.outcome(session, job)):
-        console.out.print(console.escaped(line), soft_wrap=True)
+        for part in console.wrapped(console.printable(line), indent=0):
+            console.out.print(console.escaped(part), soft_wrap=True)
     return job
 
 

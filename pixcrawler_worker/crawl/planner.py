@@ -227,4 +227,4 @@ def reasons(session: Session, job_id: int) -> Counter[str]:
     total: Counter[str] = Counter()
     for result in chunks.results(session, CRAWL_JOBS.ref(job_id)):
         total.update(stored_json.counts(result.get("reasons")))
-    return Counter(dict(total.most_common()))
+    return Counter(dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))))

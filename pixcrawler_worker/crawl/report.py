@@ -55,7 +55,8 @@ def write_crawl_report(runtime: Runtime, job_id: int, path: Path, *, dataset: Pa
         job = job_views.job(session, CrawlView, job_id)
         if job is None:
             return None
-        stored = image_records.of_crawl(session, job_id)
+        # Not in the order of their rows, which depends on which download was faster.
+        stored = sorted(image_records.of_crawl(session, job_id), key=_place)
         return job, stored, accounting.read(session, job, images=len(stored))
 
     found = transact(runtime.sessions, read)
@@ -68,6 +69,10 @@ def write_crawl_report(runtime: Runtime, job_id: int, path: Path, *, dataset: Pa
     )
     files = DatasetFiles(dataset, path, [image.original_url for image in sheet])
     return html_report.save(path, f"Crawl: {job.name}", _parts(_Content(job, stored, counts, thumbnails, files)))
+
+
+def _place(image: ImageRecord) -> tuple[bool, str, str, int]:
+    return image.label is None, image.label or "", image.original_url, image.id
 
 
 def _sheets(stored: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:

@@ -195,11 +195,13 @@ def _duplicates(found: _Content) -> Iterator[str]:
 
 def _worst(results: Sequence[ValidatedImage]) -> dict[str, list[ValidatedImage]]:
     """Return the images that exceed the threshold of each check most; errors first, then warnings, then notes."""
-    by_check: defaultdict[tuple[Severity, str], list[tuple[float, int, ValidatedImage]]] = defaultdict(list)
+    by_check: defaultdict[tuple[Severity, str], list[tuple[float, str, ValidatedImage]]] = defaultdict(list)
     for image in results:
         for found in image.findings:
             if image.keeper_id is None or not found.check.endswith("_duplicate"):
-                by_check[found.severity, found.check].append((_excess(found.value, found.threshold), image.id, image))
+                by_check[found.severity, found.check].append(
+                    (_excess(found.value, found.threshold), image.original_url, image)
+                )
     order = list(Severity)
     ranked = sorted(by_check.items(), key=lambda entry: (order.index(entry[0][0]), entry[0][1]))
     return {
@@ -227,7 +229,13 @@ def _clusters(results: Sequence[ValidatedImage]) -> dict[int, list[int]]:
 def _groups(results: Sequence[ValidatedImage]) -> list[list[ValidatedImage]]:
     """Return the largest groups of duplicates, each with the image that is kept first."""
     by_id = {image.id: image for image in results}
-    largest = sorted(_clusters(results).items(), key=lambda entry: (-len(entry[1]), entry[0]))[:_MAX_GROUPS]
+
+    def place(entry: tuple[int, list[int]]) -> tuple[int, str]:
+        keeper, others = entry
+        # Ids depend on which download was faster.
+        return -len(others), by_id[keeper].original_url if keeper in by_id else ""
+
+    largest = sorted(_clusters(results).items(), key=place)[:_MAX_GROUPS]
     return [
         [by_id[image_id] for image_id in (keeper, *others)[:_GROUP_SIZE] if image_id in by_id]
         for keeper, others in largest

@@ -1,18 +1,23 @@
-"""The commands of the documents that are marked as runnable, in the order of each document, as a reader types them.
+"""Three readers, each with the documents for them: a researcher, a developer of an API, and an operator.
 
-A block that begins with `sh run` is run by a shell that stops at the first error; one with `sh background` runs until
-the documents end. They are run in a directory like a clone, with an empty home, and with providers and hosts on
-loopback. `tests/cli/test_documented_commands.py` parses all other commands.
+They type the commands that are marked as runnable, in the order of the documents, in a terminal of 80 columns: each has
+to end as it should, to fit into the terminal, and to suggest nothing that does not work when it is typed. A block
+that begins with `sh background` runs until the documents end. The directory is like a clone, the home is empty, and
+providers and hosts are on loopback. `tests/cli/test_documented_commands.py` parses all other commands.
 """
 
 import contextlib
+import fcntl
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import documents
@@ -26,19 +31,34 @@ RUNNABLE = [path for path in documents.DOCUMENTS if any(block.mark for block in 
 #: What `pixcrawler up` may take until its worker can be reached.
 _READY_SECONDS = 60.0
 
+COLUMNS = 80
+#: Nothing listens there: what a retry tries again.
+REFUSED = "http://127.0.0.1:1/cat.jpg"
+#: Sequences that move the cursor, and set colors.
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+#: A path or a URL.
+_PATH = re.compile(r"\S*/\S+")
+#: Commands whose output is data for other programs.
+_DATA = re.compile(r"^head |--json|jobs failures")
+#: Commands in messages, as far as they can be typed.
+_SUGGESTED = re.compile(r"pixcrawler (?:[a-z]+ )?[a-z]+(?: --?[a-z]+)*(?: [a-z]+:\d+| \d+)(?= |[.,;:`)]|$)")
+#: They run until Ctrl-C.
+_FOR_LATER = {"pixcrawler up"}
+
 
 @pytest.fixture
 def reader(host: str, tmp_path: Path) -> Iterator[Mapping[str, str]]:
     """The environment of a reader who has installed the package, with a list of URLs."""
     home = tmp_path / "home"
     home.mkdir()
-    (tmp_path / "cats.txt").write_text("".join(f"{host}/good/cat-{number}.jpg\n" for number in range(12)))
+    urls = [*(f"{host}/good/cat-{number}.jpg" for number in range(12)), f"{host}/fault/404/1.jpg", REFUSED]
+    (tmp_path / "cats.txt").write_text("".join(f"{url}\n" for url in urls))
     with providers.serving(Catalog.of("red panda", "snow leopard", "cat", count=40)) as server:
         yield {
             "HOME": str(home),
             "PATH": f"{Path(PIXCRAWLER).parent}:/usr/bin:/bin",
             "LANG": "C.UTF-8",
-            "COLUMNS": "80",
+            "TERM": "xterm",
             "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8",
             **server.settings,
         }
@@ -73,19 +93,63 @@ def running(block: Block, env: Mapping[str, str], folder: Path) -> Iterator[None
         process.wait()
 
 
-def run(block: Block, env: Mapping[str, str], folder: Path) -> str:
-    """Run a block, and return what it prints."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.text],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, f"{block.path.name}: {block.text}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+@dataclass
+class Terminal:
+    """A terminal of 80 columns, in which each command has the directory and the environment of the ones before.
+
+    Attributes:
+        env: of its shell.
+        folder: of its shell.
+        suggested: commands in what the others have printed.
+    """
+
+    env: Mapping[str, str]
+    folder: Path
+    suggested: dict[str, None] = field(default_factory=dict)
+    _before: list[str] = field(default_factory=list)
+    _typed: set[str] = field(default_factory=set)
+
+    def types(self, command: str) -> None:
+        """Run a command; assert that it succeeds, and what it prints."""
+        if command.startswith((". ", "export ", "cd ")):
+            self._before.append(command)
+        self._typed.add(command)
+        code, text = self._run("\n".join([*self._before, command]))
+        assert code == 0, f"{command}: {code}\n{text}"
+        assert "Traceback" not in text, f"{command}\n{text}"
+        lines = [line.rstrip() for line in re.split("[\r\n]+", _ESCAPES.sub("", text))]
+        if not _DATA.search(command):
+            # A path or a URL is not divided, because it is there to be copied. What is around it has to fit.
+            wide = [line for line in lines if len(line) > COLUMNS and len(_PATH.sub("", line)) > COLUMNS]
+            assert wide == [], command
+            self.suggested |= dict.fromkeys(_SUGGESTED.findall(" ".join(lines)))
+
+    def types_what_was_suggested(self) -> None:
+        """Run the commands that others have printed."""
+        while new := [one for one in self.suggested if one not in {*self._typed, *_FOR_LATER}]:
+            for command in new:
+                self.types(command)
+
+    def _run(self, script: str) -> tuple[int, str]:
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=self.folder,
+            env=self.env,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        written = bytearray()
+        # At its end Linux raises EIO.
+        with contextlib.suppress(OSError):
+            while block := os.read(master, 1 << 16):
+                written += block
+        os.close(master)
+        return process.wait(timeout=150), written.decode(errors="replace")
 
 
 def prepared(tmp_path: Path) -> Path:
@@ -97,31 +161,37 @@ def prepared(tmp_path: Path) -> Path:
     return folder
 
 
-def typed(names: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
-    """Run the blocks of documents; what an earlier one has had already, or has started, is not repeated."""
-    before: set[str] = set()
+def typed(names: Sequence[str], env: Mapping[str, str], folder: Path) -> Terminal:
+    """Type the commands of documents; what an earlier one has had already, or has started, is not repeated."""
+    terminal, before = Terminal(env, folder), set[str]()
     with contextlib.ExitStack() as until_the_end:
-        for block in [block for name in names for block in documents.blocks(documents.ROOT / name)]:
+        for block in [block for name in names for block in documents.blocks(documents.ROOT / name) if block.mark]:
             lines = [line.split("#")[0].strip() for line in block.text.splitlines()]
-            new = [line for line in lines if line not in before] if block.mark else []
+            new = [line for line in lines if line and line not in before]
             before |= set(new)
             if block.mark == "background" and new:
                 until_the_end.enter_context(running(block, env, folder))
-            elif new:
-                assert "Traceback" not in run(replace(block, text="\n".join(new)), env, folder)
+            elif block.mark == "run":
+                for line in new:
+                    terminal.types(line)
+        terminal.types_what_was_suggested()
+    return terminal
 
 
-def test_the_commands_for_researchers_can_be_typed(reader: Mapping[str, str], tmp_path: Path) -> None:
+def test_a_researcher_types_the_commands(reader: Mapping[str, str], tmp_path: Path) -> None:
     folder = prepared(tmp_path)
     typed(["docs/quickstart-researcher.md"], reader, folder)
     assert (folder / "pandas" / "report.html").is_file()
 
 
-def test_the_commands_for_developers_can_be_typed(reader: Mapping[str, str], tmp_path: Path) -> None:
-    typed(["README.md", "docs/quickstart-backend.md"], reader, prepared(tmp_path))
+def test_a_developer_types_the_commands(reader: Mapping[str, str], tmp_path: Path) -> None:
+    terminal = typed(["README.md", "docs/quickstart-backend.md"], reader, prepared(tmp_path))
+    assert {"pixcrawler jobs failures 1", "pixcrawler jobs retry 1", "pixcrawler jobs watch 1"} <= set(
+        terminal.suggested
+    )
 
 
-def test_the_commands_for_operators_can_be_typed(reader: Mapping[str, str], stack: Stack, tmp_path: Path) -> None:
+def test_an_operator_types_the_commands(reader: Mapping[str, str], stack: Stack, tmp_path: Path) -> None:
     services = {name: value for name, value in stack.env.items() if name.startswith("PIXCRAWLER_")}
     typed(["docs/quickstart-operator.md"], {**reader, **services}, prepared(tmp_path))
 
