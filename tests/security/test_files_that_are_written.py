@@ -16,7 +16,7 @@ import pytest
 import yaml
 from export import exporting
 from export.exporting import StoredImage, crawl_of, image_bytes, untarred, unzipped
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 from ruamel.yaml import YAML
@@ -45,6 +45,8 @@ from pixcrawler_worker.exporters.protocol import LAYOUTS
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 
+#: What identifiers begin with that a card has without quotation marks.
+LICENSE_STARTS = st.sampled_from(["cc-by", "cc0-", "cc-by-4.0"])
 COLUMNS = ("page_url", "title", "author", "license", "license_url", "attribution", "query", "source", "label")
 
 
@@ -129,6 +131,8 @@ def check(path: str, body: bytes) -> str:
         rows = list(csv.reader(io.StringIO(text)))
         assert {len(row) for row in rows} == {len(tables.COLUMNS)}
         assert len(text.splitlines()) == len(rows)
+        assert all(line.startswith('"') and line.endswith('"') for line in text.splitlines()[1:])
+        assert text.count('","') >= (len(rows) - 1) * (len(tables.COLUMNS) - 1)
     elif kind in {"json", "jsonl"}:
         for line in text.splitlines() if kind == "jsonl" else [text]:
             assert not unsafe_in("".join(texts_in(json.loads(line)))), path
@@ -219,8 +223,12 @@ def test_reports_are_safe_to_open(runtime: Runtime, crawl: int, tmp_path: Path) 
     check("report.html", path.read_bytes())
 
 
+@example(["cat"], "x", "cc-by-4.0: [a")
+@example(["cat"], "x", 'cc-by-4.0 # !!python/name:os.system "')
 @settings(max_examples=40, deadline=None)
-@given(st.lists(ANY_TEXT, min_size=1, max_size=6), ANY_TEXT, ANY_TEXT)
+@given(
+    st.lists(ANY_TEXT, min_size=1, max_size=6), ANY_TEXT, ANY_TEXT | st.builds("{}{}".format, LICENSE_STARTS, ANY_TEXT)
+)
 def test_cards_and_metadata_are_valid_whatever_the_names_are(labels: list[str], name: str, license_: str) -> None:
     request = ExportRequest(
         crawl_job_id=1,
