@@ -14,6 +14,7 @@ from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, is_about_a_row
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.postgres_types import storable
+from pixcrawler_worker.errors import PermanentError
 
 #: Which pipeline made `phash` and `dhash`: hashes of different versions are not compared.
 HASH_VERSION = 1
@@ -132,6 +133,9 @@ def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list
 
     COPY into a temporary table and one INSERT: three statements, however many images. No two of `found` may have the
     same bytes.
+
+    Raises:
+        PermanentError: when the sequence of the ids has come to its end: an operator has to act.
     """
     if not found:
         return []
@@ -143,7 +147,12 @@ def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list
             copy.set_types([type_ for _, type_ in _COLUMNS])
             for position, image in enumerate(found):
                 copy.write_row(_row(position, image))
-        cursor.execute(_INSERT, {"job": job_id, "version": HASH_VERSION})
+        try:
+            cursor.execute(_INSERT, {"job": job_id, "version": HASH_VERSION})
+        except psycopg.errors.SequenceGeneratorLimitExceeded as error:
+            raise PermanentError(
+                f"the ids of images are used up: {describe(error)}; see `pixcrawler db report` and docs/operations.md"
+            ) from error
         return [position for (position,) in cursor.fetchall()]
 
 

@@ -77,8 +77,6 @@ _PASSING = (
 )
 #: Likewise of those that may be about one row: its values, a constraint, a trigger, the size of an index entry.
 _ABOUT_A_ROW = ("22", "23", "44", "54", "P0")
-#: A sequence has no number left: about no row, although its class says so.
-_IDS_USED_UP = "2200H"
 #: Characters of an error that are worth showing.
 _MAX_DESCRIPTION = 500
 
@@ -205,7 +203,6 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterabl
 
     Raises:
         OutageError: when the error still occurs after the last pause.
-        PermanentError: when a sequence of ids has come to its end: no row can be inserted before an operator has acted.
     """
     left = iter(_default_pauses() if pauses is None else pauses)
     while True:
@@ -213,10 +210,6 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterabl
             with factory.begin() as session:
                 return work(session)
         except (DBAPIError, psycopg.Error) as error:
-            if _state(error) == _IDS_USED_UP:
-                raise PermanentError(
-                    f"the ids of a table are used up: {describe(error)}; see `pixcrawler db report`, docs/operations.md"
-                ) from error
             if not is_passing(error):
                 raise
             met: Exception = error
@@ -242,8 +235,7 @@ def describe(error: BaseException) -> str:
 
 def is_about_a_row(error: DBAPIError | psycopg.Error) -> bool:
     """Return whether an error may be about one of the rows of a statement, so that the others can be written."""
-    state = _state(error) or ""
-    return state.startswith(_ABOUT_A_ROW) and state != _IDS_USED_UP
+    return (_state(error) or "").startswith(_ABOUT_A_ROW)
 
 
 def _default_pauses() -> Iterable[float]:

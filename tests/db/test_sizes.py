@@ -57,7 +57,7 @@ def test_a_chunk_that_finds_no_id_left_fails_with_that_reason(
     assert chunk.state == "failed"
     assert chunk.error is not None
     assert chunk.error.startswith(
-        'the ids of a table are used up: nextval: reached maximum value of sequence "images_id_seq"'
+        'the ids of images are used up: nextval: reached maximum value of sequence "images_id_seq"'
     )
     assert ledger.crawl_job(sessions, ref).status == "failed"
     ledger.check(sessions, ref)
