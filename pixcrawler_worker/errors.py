@@ -15,7 +15,7 @@ from the rejection. Anything else that is raised is a bug and reaches the log wi
 
 from datetime import timedelta
 
-#: Characters of a value that an error quotes.
+#: Digits of an id that an error quotes.
 _MAX_SHOWN = 100
 
 
@@ -71,9 +71,9 @@ class UnknownJobError(PermanentError):
 
     Args:
         kind: of the job.
-        job_id: the id, which is any JSON value of any length where it comes from a message.
+        job_id: the id, which is any JSON value where it comes from a message: one that is no id is not repeated.
     """
 
     def __init__(self, kind: str, job_id: object) -> None:
-        shown = repr(job_id)
-        super().__init__(f"there is no {kind} job {shown[:_MAX_SHOWN]}{'...' if len(shown) > _MAX_SHOWN else ''}")
+        shown = repr(job_id)[:_MAX_SHOWN] if isinstance(job_id, int) else f"whose id is a {type(job_id).__name__}"
+        super().__init__(f"there is no {kind} job {shown}")

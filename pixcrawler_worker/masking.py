@@ -59,7 +59,7 @@ _RUN = re.compile(r"[^\s\"'<>`]+")
 _PUNCTUATION = re.compile(r"[).,;:\]}]*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}\Z")
 #: The beginning of a URL, and what such a one has whose password holds no white space: a host, after the last `@`.
-_BEGINNING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,30}://([^\s\"'<>]*)")
+_BEGINNING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,30}:/{1,2}([^\s\"'<>]*)")
 _USUAL = re.compile(
     r"(?:.*@[\w.\[-]|(?:[\w-]+(?:\.[\w-]*)+|localhost)(?::[0-9]{0,5})?(?:\W|\Z)|[\w,-]+(?::[0-9]{1,5})?(?:[^\w:]|:?\Z(?<!:))"
     r"|\[[0-9a-f:.]{2,45}\]|[/?#,;.)]|\Z)",
@@ -68,10 +68,13 @@ _USUAL = re.compile(
 #: The rest of a line up to an `@`, where the URL above is broken by white space in its password.
 _REST = re.compile(r"[^\n\"'<>]{0,1000}@")
 #: What comes before the path of a URL, with one host or, for libpq, several.
-_HOSTS = re.compile(r"(?:(?:[\w.-]+|\[[0-9a-f:.%]+\])?(?::[0-9]{0,5})?,?)+", re.IGNORECASE)
+_HOST = r"(?:[\w.-]+|\[[0-9a-f:.%]+\])?(?::[0-9]{0,5})?"
+_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*", re.IGNORECASE)
 _PATH = re.compile(r"(?:[\w./~+:,@!$*()&-]|%[0-9a-f]{2})*", re.IGNORECASE)
 #: What only a query, or a broken URL, has when it is decoded.
 _NOT_IN_PATH = re.compile(r"[?#=;\\\x00-\x1f]")
+#: What comes before a password in a URL that has lost a slash, as in the path of a file.
+_WITHOUT_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:/?:(?=[^\s:])")
 _USER = re.compile(r"[\w.-]{0,63}")
 _PERCENT = re.compile("%([0-9a-fA-F]{2})")
 #: Password of URLs that messages and documentation give as examples.
@@ -202,7 +205,8 @@ def _masked_parameter(parameter: str) -> str:
         return MASK if parameter else ""
     if not value or (_HARMLESS.fullmatch(name) and _HARMLESS_VALUE.fullmatch(value)):
         return parameter
-    return f"{name}={MASK}"
+    # A broken URL may have a part of a password in the place of a name.
+    return f"{name}={MASK}" if is_secret_name(name) or _HARMLESS.fullmatch(name) or name == "options" else MASK
 
 
 def _without_spaced_passwords(text: str) -> str:
@@ -211,7 +215,11 @@ def _without_spaced_passwords(text: str) -> str:
     done = 0
     for beginning in _BEGINNING.finditer(text):
         start = beginning.start(1)
-        if start >= done and not _USUAL.match(beginning[1]) and (rest := _REST.match(text, start)):
+        if start < done or not (rest := _REST.match(text, start)):
+            continue
+        # What has a password may go on behind white space, too, however much it looks like a URL up to there.
+        goes_on = "@" in beginning[1].partition("/")[0] and rest.end() > beginning.end()
+        if goes_on or not _USUAL.match(beginning[1]):
             parts += [text[done:start], MASK, "@"]
             done = rest.end()
     return "".join(parts) + text[done:]
@@ -251,6 +259,8 @@ def _masked_segments(path: str) -> str:
 
 def _masked_address(run: str) -> str:
     """Return a part of a text, without the password in `user:password@host`, which lacks a scheme, and in a query."""
+    if broken := _WITHOUT_USER.match(run):
+        return f"{broken[0]}{MASK}"
     at = run.rfind("@")
     colon = run.find(":", 0, at) if at > 0 else -1
     if 0 <= colon < at - 1 and run[colon + 1 : at] != _EXAMPLE:

@@ -96,7 +96,7 @@ def _arguments(
     aliases = {"job_id": names[0]} if names[0] == kind.table.id_name else {}
     by_name = {aliases.get(name, name): value for name, value in named.items()}
     if len(given) > len(names) or by_name.keys() - set(names) or by_name.keys() & by_position.keys():
-        raise UnknownJobError(kind.table.name, f"with the arguments {[*given, *named]}")
+        raise UnknownJobError(kind.table.name, [*given, *named])
     found = by_position | by_name
     return [found.get(name) for name in names]
 
