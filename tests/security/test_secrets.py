@@ -105,11 +105,12 @@ def said(env: Mapping[str, str], *words: str) -> str:
         return str(error)
 
 
-@pytest.mark.parametrize("value", PLANTED[:6])
-@pytest.mark.parametrize("command", [["report"], ["worker"], ["inspect", "ping"]], ids=str)
+@pytest.mark.parametrize(
+    ("command", "value"),
+    [(["worker"], PLANTED[1]), (["worker"], PLANTED[3]), (["report"], PLANTED[2]), (["inspect", "ping"], PLANTED[5])],
+    ids=str,
+)
 def test_celery_itself_ends_with_one_line(value: str, command: list[str], tmp_path: Path) -> None:
-    if value == PLANTED[0] or (command != ["worker"] and value != PLANTED[1]):
-        pytest.skip("it is a good one, or another command would say the same")
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "pixcrawler_worker", *command],
         env={**os.environ, "PIXCRAWLER_BROKER_URL": value},
@@ -177,7 +178,7 @@ def test_no_secret_of_settings_and_links_gets_out_of_a_worker_and_its_jobs(tenan
             ["doctor"],
             ["quarantine"],
             ["jobs", "list"],
-            *(["jobs", "show", str(one)] for one in range(job_id, last + 1)),
+            ["jobs", "show", str(job_id)],
         ]
         printed = "".join(
             subprocess.run([PIXCRAWLER, *words], env=stack.env, capture_output=True, text=True, check=False).stdout
