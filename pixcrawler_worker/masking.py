@@ -66,7 +66,7 @@ _USUAL = re.compile(
     re.IGNORECASE,
 )
 #: The rest of a line up to an `@`, where the URL above is broken by white space in its password.
-_REST = re.compile(r"[^\n\"'<>]{0,1000}@")
+_REST = re.compile(r"[^\n\"'<>]{0,300}@")
 #: What comes before the path of a URL, with one host or, for libpq, several.
 _HOST = r"(?:[\w.-]+|\[[0-9a-f:.%]+\])?(?::[0-9]{0,5})?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*", re.IGNORECASE)
@@ -218,7 +218,7 @@ def _without_spaced_passwords(text: str) -> str:
         if start < done or not (rest := _REST.match(text, start)):
             continue
         # What has a password may go on behind white space, too, however much it looks like a URL up to there.
-        goes_on = "@" in beginning[1].partition("/")[0] and rest.end() > beginning.end()
+        goes_on = "@" in beginning[1] and rest.end() > beginning.end()
         if goes_on or not _USUAL.match(beginning[1]):
             parts += [text[done:start], MASK, "@"]
             done = rest.end()
