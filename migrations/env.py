@@ -113,6 +113,8 @@ def _online(connection: Connection) -> None:
             ("idle_in_transaction_session_timeout", "60s"),
             ("lock_timeout", f"{lock_seconds}s"),
             ("pixcrawler.supabase", mode),
+            # Alone: names of the other schema are written with it, also those that Alembic reads.
+            ("search_path", "public"),
         ):
             connection.execute(text(f"SET LOCAL {name} = '{value}'"))
         if session.is_pooled(connection):

@@ -45,7 +45,8 @@ _RELIED_UPON = {
     "lock_timeout": f"{LOCK_TIMEOUT.seconds}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT.seconds}s",
     "idle_in_transaction_session_timeout": f"{IDLE_TIMEOUT.seconds}s",
-    "search_path": "public",
+    # The private schema is for the tables of kinds of jobs that plug-ins and tests add.
+    "search_path": "public, pixcrawler",
     "TimeZone": "UTC",
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",

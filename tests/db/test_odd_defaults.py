@@ -87,7 +87,7 @@ def test_every_transaction_has_what_the_code_relies_on(database_url: str) -> Non
                 "standard_conforming_strings": "on",
                 "array_nulls": "on",
                 "client_encoding": "UTF8",
-                "search_path": "public",
+                "search_path": "public, pixcrawler",
                 "row_security": "on",
                 "transaction_isolation": "read committed",
                 "statement_timeout": "15s",
