@@ -23,6 +23,7 @@ _TIMEOUT = 1.0
 _MAX_CONNECTIONS = 8
 #: Seconds for which Redis is not asked again after it has failed.
 _AWAY_SECONDS = 5.0
+_SCHEMES = {"redis", "rediss", "redis+socket", "unix"}
 #: Redis is away, full or damaged, or its URL has parts that only kombu understands.
 _TROUBLE = (RedisError, OSError, ValueError, TypeError)
 
@@ -71,10 +72,13 @@ class OptionalRedis:
 
 def of_broker(broker_url: str | None) -> str | None:
     """Return the broker's URL as redis-py has it; None when that is not a Redis that can be connected to directly."""
-    try:
-        return broker_urls.for_redis(broker_url) if broker_url else None
-    except PermanentError:
+    if not broker_url or broker_url.partition(":")[0] not in _SCHEMES:
         return None
+    try:
+        return broker_urls.for_redis(broker_url)
+    except PermanentError:
+        # The worker says so when it starts; here it is a Redis that does not answer.
+        return broker_url
 
 
 def _connect(url: str) -> Redis:
