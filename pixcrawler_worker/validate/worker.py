@@ -375,7 +375,8 @@ async def _compare_all(runtime: Runtime, work: ValidationWork) -> Validated:
 def _comparisons(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[ComparisonResult]:
     """Yield what the checks that compare images add to the results of some of them."""
     active = rules.active()
-    image_id, pixels = rows["image_id"].astype(np.int64), rows["pixels"].astype(np.int64)
+    image_id = rows["image_id"].astype(np.int64)
+    pixels = np.maximum(rows["pixels"].astype(np.int64), 0)  # a row may state any number
     order = duplicates.best_first(rows["valid"], pixels, rows["file_size"].astype(np.int64), image_id)
     found: defaultdict[int, list[Finding]] = defaultdict(list)
     keepers: dict[int, int] = {}
