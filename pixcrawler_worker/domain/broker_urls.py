@@ -18,7 +18,7 @@ _TCP, _SOCKETS = ("redis", "rediss"), ("redis+socket", "unix")
 _SENTINEL = "Redis Sentinel is not supported: name the primary, or a proxy that follows it"
 _CLUSTER = "a Redis Cluster is not supported, which keeps no order of messages over several queues: use a single Redis"
 _SCHEMES = "other brokers than Redis are not supported; for Valkey write redis://"
-_UNENCODED = "a character of the user, the password or a parameter must be percent-encoded, as %2F for / or %40 for @"
+_UNENCODED = "a character of the user, the password or a parameter must be percent-encoded, as %2F for a slash"
 _HOST = re.compile(r"[\w.-]*|\[[0-9a-f:.]+(?:%25\w+)?\]", re.IGNORECASE | re.ASCII)
 #: What no part of a URL has without being encoded.
 _NEVER_PLAIN = re.compile(r"[\s\x00-\x1f\x7f\\]")
