@@ -38,6 +38,7 @@ from pixcrawler_worker.inspection import kernel
 from pixcrawler_worker.jobs import sweeper
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.jobs.setbacks import Setbacks
+from pixcrawler_worker.monitored_state import MonitoredState
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.sources import protocol
 
@@ -339,6 +340,7 @@ class MetricsServer(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         self._port = settings.load().metrics_port
         if self._port:
+            metrics.prepare(JOB_KINDS)
             # Before there are children.
             metrics.collect()
 
@@ -346,7 +348,10 @@ class MetricsServer(bootsteps.StartStopStep):
         """Begin to serve."""
         del parent
         if self._port:
-            metrics.serve(self._port)
+            tables = [kind.table for kind in JOB_KINDS.values()]
+            # This worker is one: asking them all would have each ask all others.
+            state = MonitoredState(settings.load(), tables, ask_workers=False)
+            metrics.serve(self._port, readings=state.readings)
 
 
 def _is_gone(pid: int) -> bool:

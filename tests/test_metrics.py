@@ -1,3 +1,4 @@
+import asyncio
 import os
 import socket
 import subprocess
@@ -7,9 +8,11 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from pixcrawler_worker import metrics
+from pixcrawler_worker.web.hosts import Hosts
 
 #: Serves metrics and starts a child.
 SERVING = """
@@ -36,7 +39,7 @@ for count in (3, 100_000):
         for _ in range(count):
             metrics.count_internal_error("crawl" if count == 3 else "export")
         os._exit(0)
-    # What the second one sends too fast is lost, and nothing of the first one.
+    # What the second one sends too fast waits for its next count, and is lost with its end.
     ends.append(os.waitpid(pid, 0)[1])
 step.start(None)
 metrics.count_internal_error("validation")
@@ -104,3 +107,63 @@ def test_what_children_count_is_served_by_their_main_process(port: int) -> None:
             assert 'pixcrawler_internal_errors_total{kind="validation"} 1.0' in found
         finally:
             process.kill()
+
+
+#: A child counts faster than its main process reads, then a little later once more.
+CATCHING_UP = """
+import os, time
+from prometheus_client import REGISTRY
+from pixcrawler_worker import metrics
+metrics.collect()
+if os.fork() == 0:
+    for number in range(20_000):
+        metrics.REJECTIONS.add("crawl", str(number % 3), amount=2)
+    time.sleep(0.5)
+    metrics.CHUNK_SECONDS.add("crawl", amount=0.25)
+    os._exit(0)
+os.wait()
+time.sleep(0.5)
+for reason in "012":
+    print(REGISTRY.get_sample_value("pixcrawler_rejections_total", {"kind": "crawl", "reason": reason}))
+print(REGISTRY.get_sample_value("pixcrawler_chunk_attempt_seconds_total", {"kind": "crawl"}))
+"""
+
+
+def test_what_a_child_could_not_send_at_once_comes_with_its_next_count() -> None:
+    found = subprocess.run([sys.executable, "-c", CATCHING_UP], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == ["13334.0", "13334.0", "13332.0", "0.25"]
+
+
+def test_a_metric_has_a_bounded_number_of_series() -> None:
+    for number in range(metrics.MAX_SERIES + 50):
+        metrics.MESSAGES_QUARANTINED.add(f"reason {number}")
+    (family,) = metrics.MESSAGES_QUARANTINED.collect()
+    totals = {sample.labels["reason"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+    assert len(totals) <= metrics.MAX_SERIES + 1
+    assert totals[metrics.OTHER] >= 50
+    assert "reason 0" in totals
+    metrics.MESSAGES_QUARANTINED.clear()
+
+
+def test_responses_that_limit_requests_are_counted_by_source_and_by_hosts_of_the_settings() -> None:
+    def count(source: str, host: str) -> float:
+        labels = {"source": source, "host": host}
+        return REGISTRY.get_sample_value("pixcrawler_requests_limited_total", labels) or 0
+
+    async def limit(source: str | None, *hosts: str) -> None:
+        if source:
+            metrics.set_source(source)
+        known = Hosts({"cdn.example": 3})
+        for host in hosts:
+            await asyncio.create_task(_limited(known, host))
+
+    asyncio.run(limit("openverse", "cdn.example", "cdn.example:8080", "upload.wikimedia.org", "a.example", "b.example"))
+    asyncio.run(limit(None, "c.example"))
+    assert count("openverse", "cdn.example") == 2
+    assert count("openverse", "upload.wikimedia.org") == 1
+    assert count("openverse", "other") == 2
+    assert count("none", "other") == 1
+
+
+async def _limited(known: Hosts, host: str) -> None:
+    await known.limited(host, None, sent=0)

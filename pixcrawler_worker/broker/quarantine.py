@@ -173,7 +173,7 @@ class Reporter:
             entry: what was set aside.
             error: what was raised, when it is for the log with its traceback.
         """
-        metrics.MESSAGES_QUARANTINED.labels(entry.reason).inc()
+        metrics.MESSAGES_QUARANTINED.add(entry.reason)
         now = time.monotonic()
         if now - self._began > self.PERIOD:
             if self._suppressed:

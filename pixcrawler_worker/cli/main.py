@@ -29,6 +29,7 @@ _COMMANDS = {
     "sources": ("sources", "sources", "List the sources with their limits and terms of use."),
     "settings": ("settings", "show_settings", "Show every setting with its origin and value."),
     "doctor": ("doctor", "doctor", "Check all that a worker needs."),
+    "metrics": ("metrics", "serve_metrics", "Serve the state of the service for Prometheus."),
     "db": ("db", "db", "Maintain the database."),
     "storage": ("storage", "storage", "Compare the storage with the database."),
     "completion": ("completion", "completion", "Print the script for shell completion."),

@@ -322,14 +322,16 @@ class Downloading:
         check_candidate(offer.candidate, work.options)
         runtime.placeholders.check_url(offer.candidate.url)
         keep = self._queue.has(offer.host)
-        fetched = await runtime.downloader.fetch(
-            offer.candidate.url,
-            keep=keep,
-            taken=taken,
-            respect_robots=work.options.respect_robots,
-            respect_opt_outs=work.options.respect_opt_outs,
-        )
+        with progress.timed(offer.host):
+            fetched = await runtime.downloader.fetch(
+                offer.candidate.url,
+                keep=keep,
+                taken=taken,
+                respect_robots=work.options.respect_robots,
+                respect_opt_outs=work.options.respect_opt_outs,
+            )
         progress.downloaded.add(offer.position)
+        progress.received += len(fetched.body)
         runtime.placeholders.check_url(fetched.url)
         facts = await runtime.decoder.inspect(fetched.body)
         runtime.placeholders.check_image(facts)

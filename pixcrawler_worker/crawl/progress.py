@@ -1,7 +1,8 @@
 """What a chunk of a crawl has to do, and how far it has come."""
 
 import contextlib
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -121,6 +122,8 @@ class CrawlProgress:
         processed: hashes of the URLs of candidates that became images or were rejected, with their positions.
         digests: SHA-256 of the images.
         downloaded: positions of candidates whose body has arrived.
+        received: bytes of these bodies.
+        hosts: for how many seconds downloads waited for and received from each host, all of them together.
         reserved: images that are being stored.
         left: positions of leftovers: the quota was met.
         pause: what is left to another attempt; None when the chunk is done.
@@ -136,6 +139,8 @@ class CrawlProgress:
     processed: Mapping[bytes, int] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
     downloaded: set[int] = field(default_factory=set)
+    received: int = 0
+    hosts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     reserved: int = 0
     left: tuple[int, ...] = ()
     pause: Pause | None = None
@@ -146,6 +151,16 @@ class CrawlProgress:
     def missing(self) -> int:
         """Images that the quota still has room for."""
         return self.quota - len(self.images) - self.reserved
+
+    @contextlib.contextmanager
+    def timed(self, host: str | None) -> Iterator[None]:
+        """Count the time of the context as that of a host, however it ends."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            if host is not None:
+                self.hosts[host] += time.monotonic() - began
 
     @contextlib.contextmanager
     def reserve(self, digest: bytes) -> Iterator[None]:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import structlog
 
+from pixcrawler_worker import metrics
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.downloading import Downloading
 from pixcrawler_worker.crawl.options import parse
@@ -22,7 +23,7 @@ from pixcrawler_worker.domain import storage_keys
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.jobs.kind import Report, Rest
+from pixcrawler_worker.jobs.kind import Report, Rest, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Page, Query
@@ -148,6 +149,17 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
             "valid_images": stored,
         },
         rest=_rest(work, progress.pause, stored=stored, ended=len(progress.processed)) if progress.pause else None,
+        tally=Tally(
+            outcomes={
+                "stored": stored,
+                "rejected": rejected.total(),
+                "left": len(progress.left),
+                "put_off": len(progress.pause.positions) if progress.pause else 0,
+            },
+            rejected={str(reason): count for reason, count in rejected.items()},
+            bytes=progress.received,
+            hosts=progress.hosts,
+        ),
     )
 
 
@@ -213,7 +225,9 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
     )
     try:
         with http.translated(chunk.source):
-            return await runtime.source(chunk.source).search(query, http.client(runtime.downloader))
+            source = runtime.source(chunk.source)
+            metrics.set_source(chunk.source)
+            return await source.search(query, http.client(runtime.downloader))
     except TransientError as error:
         if isinstance(error, HostClosedError) and error.cause is Cause.LIMITED and error.strikes >= MAX_STRIKES:
             raise PermanentError(f"{chunk.source} limits requests: {error}") from error

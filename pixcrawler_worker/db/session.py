@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from pixcrawler_worker import metrics
 from pixcrawler_worker.db import timestamps
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.stored_json import UnreadableJson
@@ -76,6 +77,13 @@ _PASSING = (
     "F0",  # configuration file
     "XX",  # internal error, corrupted data or index
 )
+#: By which words metrics count them.
+_METRIC_CAUSES = {
+    "connection": ("08", "28", "57P", "25006"),
+    "timeout": ("57014", "55", "25P"),
+    "resources": ("53", "58"),
+    "conflict": ("40",),
+}
 #: Likewise of those that may be about one row: its values, a constraint, a trigger, the size of an index entry.
 _ABOUT_A_ROW = ("22", "23", "44", "54", "P0")
 #: Characters of an error that are worth showing.
@@ -213,9 +221,11 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterabl
         except (DBAPIError, psycopg.Error) as error:
             if not is_passing(error):
                 raise
+            metrics.DATABASE_ERRORS.add(_metric_cause(error))
             met: Exception = error
             outage = OutageError(f"the database does not answer: {describe(error)}")
         except exc.TimeoutError as error:
+            metrics.DATABASE_ERRORS.add("connection")
             met = error
             outage = OutageError("no connection to the database was free for 10 s")
         if (pause := next(left, None)) is None:
@@ -252,6 +262,12 @@ def is_passing(error: DBAPIError | psycopg.Error) -> bool:
         broken = isinstance(error, DBAPIError) and error.connection_invalidated
         return broken or isinstance(error, OperationalError | psycopg.OperationalError)
     return state.startswith(_PASSING)
+
+
+def _metric_cause(error: DBAPIError | psycopg.Error) -> str:
+    """Return the word by which metrics count an error that passes."""
+    state = _state(error) or "08"
+    return next((word for word, prefixes in _METRIC_CAUSES.items() if state.startswith(prefixes)), metrics.OTHER)
 
 
 def _state(error: DBAPIError | psycopg.Error) -> str | None:

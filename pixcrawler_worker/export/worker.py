@@ -35,7 +35,7 @@ from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.export.prepared import PreparedImages
 from pixcrawler_worker.exporters.protocol import ExportFormat
-from pixcrawler_worker.jobs.kind import Report, Rest
+from pixcrawler_worker.jobs.kind import Report, Rest, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
@@ -107,8 +107,18 @@ def write(session: Session, work: ExportWork, result: ExportChunkResult) -> Repo
     del session, work
     if isinstance(result, Unfinished):
         return Report({}, rest=Rest(result.task.to_json(), progressed=result.progressed))
-    images = result.summary.images if isinstance(result, ArchiveResult) else 0
-    return Report(result.to_json(), {"exported_images": images})
+    if not isinstance(result, ArchiveResult):
+        return Report(result.to_json(), {"exported_images": 0})
+    summary = result.summary
+    return Report(
+        result.to_json(),
+        {"exported_images": summary.images},
+        tally=Tally(
+            outcomes={"exported": summary.images, "skipped": summary.skipped.total()},
+            rejected=summary.skipped,
+            bytes=result.size,
+        ),
+    )
 
 
 async def _write_archive(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 
+from pixcrawler_worker import metrics as counted
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
@@ -148,15 +149,19 @@ class Decoder:
                 # A kill may have been meant for this image, or for whatever the process did: another try shows it.
                 if isinstance(error, ConnectionResetError) and not was_killed and await process.was_killed():
                     was_killed = True
+                    counted.DECODER_DEATHS.add("killed")
                     continue
+                counted.DECODER_DEATHS.add("crash" if isinstance(error, ConnectionResetError) else "answer")
                 raise await process.failure(self._limits) from error
             except TimeoutError as error:
                 self._replace(process)
+                counted.DECODER_DEATHS.add("timeout")
                 raise RejectedError(Reason.TIMEOUT, f"not decoded within {seconds:g} s") from error
             except framing.DecodeProcessError as error:
                 # Nothing that it says is believed any more.
                 process.end(ProcessEndedError())
                 self._replace(process)
+                counted.DECODER_DEATHS.add("answer")
                 log.error("the image decoder failed", error=error.summary, traceback=error.traceback)  # noqa: TRY400 - its own
                 raise RejectedError(Reason.DECODER_DIED, error.summary) from error
             except TransientError:

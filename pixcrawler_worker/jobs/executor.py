@@ -8,6 +8,7 @@ waits for a database that says "not now".
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import random
 import threading
@@ -24,7 +25,8 @@ from pixcrawler_worker.db.ledger.tables import ChunkMessage, LimitExceededError,
 from pixcrawler_worker.db.session import Session, describe, transact
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome
 from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
-from pixcrawler_worker.jobs import submission
+from pixcrawler_worker.jobs import attempt_log, submission
+from pixcrawler_worker.jobs.attempt_log import End
 from pixcrawler_worker.jobs.kind import AnyJobKind, JobKind, Report, Result, Work
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, owner
@@ -138,11 +140,11 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
             taken, prepared = transact(runtime.sessions, work)
         except (NotRunningError, OutageError) as error:
             # The job whose turn it is may have been cancelled just now, or its rows are locked.
-            log.info("the turns were not kept", chunk=chunk_id, reason=str(error))
+            log.info("the turns were not kept", kind=kind.table.name, chunk=chunk_id, reason=str(error))
             return _claim(runtime, kind, chunk_id, None, limits, jitter)
         except Exception:
             # Whatever is wrong with it, it must not stop the others.
-            log.exception("the turns were not kept", chunk=chunk_id)
+            log.exception("the turns were not kept", kind=kind.table.name, chunk=chunk_id)
             return _claim(runtime, kind, chunk_id, None, limits, jitter)
         if taken.postponed:
             turns.postpone(taken.postponed)
@@ -150,20 +152,22 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
     try:
         taken, prepared = transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
     except Exception as error:
-        if not _is_dropped(error, chunk_id):
+        if not _is_dropped(error, kind, chunk_id):
             # With no claim there is no lease to expire: uncounted, this would be tried for ever.
-            log.exception("chunk could not be claimed", chunk=chunk_id)
+            log.exception("chunk could not be claimed", kind=kind.table.name, chunk=chunk_id)
             _count_attempt(runtime, kind, chunk_id, error, limits, jitter)
         return None
     return (kind, taken.claim, prepared) if taken.claim else None
 
 
-def _is_dropped(error: Exception, chunk_id: int) -> bool:
+def _is_dropped(error: Exception, kind: AnyJobKind, chunk_id: int) -> bool:
     """Return whether an error means that nothing is to be done about a message now, and log it then."""
     if isinstance(error, OutageError):
-        log.warning("message dropped: the sweep sends it again", chunk=chunk_id, reason=str(error))
+        log.warning(
+            "message dropped: the sweep sends it again", kind=kind.table.name, chunk=chunk_id, reason=str(error)
+        )
     elif isinstance(error, NotRunningError):
-        log.info("message dropped", chunk=chunk_id, reason=str(error))
+        log.info("message dropped", kind=kind.table.name, chunk=chunk_id, reason=str(error))
     else:
         return False
     return True
@@ -183,8 +187,12 @@ def _count_attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depe
     try:
         transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
     except Exception as raised:
-        if not _is_dropped(raised, chunk_id):
-            log.exception("the attempt could not be counted: the sweep sends the message again", chunk=chunk_id)
+        if not _is_dropped(raised, kind, chunk_id):
+            log.exception(
+                "the attempt could not be counted: the sweep sends the message again",
+                kind=kind.table.name,
+                chunk=chunk_id,
+            )
 
 
 def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
@@ -197,22 +205,21 @@ def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
     jitter: Callable[[], float],
 ) -> ChunkOutcome:
     """Do the work and end the attempt one way or the other."""
+    began = time.monotonic()
+    ended = functools.partial(attempt_log.ended, kind.table.name, began=began)
     try:
         working = replace(runtime, show_progress=heartbeat.show_progress)
         result = runtime.run(_supervise(heartbeat, kind.work(working, work, limits), limits))
-        return _finish(runtime, kind, claim, work, result, limits, jitter)
+        outcome, report = _finish(runtime, kind, claim, work, result, limits, jitter)
     except (_ClaimLostError, NotRunningError):
+        ended(End.LOST)
         return ChunkOutcome.LOST
-    except Exception as raised:
+    except Exception as raised:  # noqa: BLE001 - `ended` logs it
         error = _cause(raised)
-        match error:
-            case PermanentError():
-                log.warning("chunk failed", reason=str(error))
-            case TransientError():
-                log.warning("chunk released", reason=str(error), outage=isinstance(error, OutageError))
-            case _:
-                log.exception("chunk released after an unexpected error", reason=describe(error))
+        ended(End.FAILED if isinstance(error, PermanentError) else End.RELEASED, error=error)
         return _close(runtime, claim, error, limits, jitter)
+    ended(End.LOST if report is None else End.CONTINUED if report.rest else End.COMPLETED, report=report)
+    return outcome
 
 
 def _cause(error: Exception) -> Exception:
@@ -336,22 +343,26 @@ def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
     result: Result,
     limits: JobLimits,
     jitter: Callable[[], float],
-) -> ChunkOutcome:
-    """Write the result and the chunk's end in one transaction.
+) -> tuple[ChunkOutcome, Report | None]:
+    """Write the result and the chunk's end in one transaction; return the report that was written, if one was.
 
     Raises:
         NotRunningError: when the result comes too late and is dropped.
     """
+    report: Report | None = None
 
-    def finish(session: Session) -> ChunkOutcome:
+    def finish(session: Session) -> tuple[ChunkOutcome, Report | None]:
+        nonlocal report
         match chunks.lock_claim(session, claim):
             case ClaimState.LOST:
-                return ChunkOutcome.LOST
+                return ChunkOutcome.LOST, None
             case ClaimState.FINISHED:
+                # By the transaction before, whose answer was lost.
                 open_chunks = jobs.counters(session, claim.job).open
-                return ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED
+                return ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED, report
             case ClaimState.VALID:
-                return _complete(session, claim, kind.write(session, work, result))
+                report = kind.write(session, work, result)
+                return _complete(session, claim, report), report
 
     while True:
         # Only a limit that is lowered at this very moment makes a second turn necessary.
@@ -364,7 +375,6 @@ def _complete(session: Session, claim: Claim, report: Report) -> ChunkOutcome:
     if report.rest is None:
         return chunks.finish(session, claim, result=report.result, gains=report.gains)
     rest = report.rest
-    log.info("chunk put back with the rest of its work", delay=rest.delay.total_seconds())
     return chunks.put_back(
         session,
         claim,

@@ -76,6 +76,23 @@ class Rest:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What an attempt has done, for its line in the log and for metrics. Names are words of the code.
+
+    Attributes:
+        outcomes: numbers of candidates or images by what became of them; `rejected` are those of a crawl without image.
+        rejected: why they were rejected, or what was found, with counts.
+        bytes: downloaded by crawls, read by validations, written by exports.
+        hosts: seconds of downloads by host.
+    """
+
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    hosts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a chunk has brought.
 
@@ -84,11 +101,13 @@ class Report:
             and its own result has to include it.
         gains: increments of counting columns of the job's table, by name, by this attempt.
         rest: what is left of the chunk, which is queued again for it; None when the chunk is completed.
+        tally: of this attempt.
     """
 
     result: Mapping[str, Any]
     gains: Mapping[str, int] = field(default_factory=dict)
     rest: Rest | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 def _no_request(runtime: Runtime, session: Session, ref: JobRef, options: object) -> None:

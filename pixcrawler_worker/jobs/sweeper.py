@@ -118,6 +118,8 @@ def sweep(
     for kind in served:
         one.start(kind)
     swept = one.swept
+    metrics.SWEEPS.add()
+    metrics.LAST_SWEEP.set_to_current_time()
     if not swept.idle or swept.failed:
         log.info(
             "swept",
@@ -254,7 +256,7 @@ class _Sweep:
             if reaped is None:
                 return
             self.swept.reaped += 1
-            metrics.CHUNKS_REAPED.labels(kind.table.name).inc()
+            metrics.CHUNKS_REAPED.add(kind.table.name)
             log.warning(
                 "chunk reaped: its lease expired", chunk=reaped.chunk_id, kind=kind.table.name, job=reaped.job.id
             )
@@ -374,7 +376,7 @@ class _Sweep:
 
         if repair := transact(self.runtime.sessions, work):
             self.swept.repaired += 1
-            metrics.COUNTERS_REPAIRED.labels(kind.table.name).inc()
+            metrics.COUNTERS_REPAIRED.add(kind.table.name)
             log.error(
                 "counters differed from the ledger and were repaired",
                 kind=kind.table.name,
@@ -460,7 +462,7 @@ class _Sweep:
 
     def _count(self, step: _Step, kind: AnyJobKind) -> None:
         self.swept.failed += 1
-        metrics.SWEEP_ERRORS.labels(kind.table.name, step).inc()
+        metrics.SWEEP_ERRORS.add(kind.table.name, step)
 
 
 def _first_line(error: Exception) -> str:

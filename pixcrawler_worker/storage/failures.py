@@ -13,6 +13,7 @@ from obstore.exceptions import (
     PermissionDeniedError,
 )
 
+from pixcrawler_worker import metrics
 from pixcrawler_worker.errors import OutageError, PermanentError
 
 #: An invalid key, for example one that leads out of the storage, has no file either.
@@ -66,6 +67,7 @@ def of_error(what: str, error: Exception) -> OutageError | PermanentError:
         return FileMissingError(f"{what}: {first_line(error)}")
     if isinstance(error, _PERMANENT):
         return PermanentError(f"{what}: {first_line(error)}")
+    metrics.STORAGE_ERRORS.add()
     may_be_one_file = isinstance(error, PermissionDeniedError) or _os_code(error) in _OF_A_FILE
     return OutageError(f"{what}: {first_line(error)}", may_be_one_file=may_be_one_file)
 

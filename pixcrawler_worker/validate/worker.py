@@ -35,7 +35,7 @@ from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.inspection.process import File
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
-from pixcrawler_worker.jobs.kind import Report
+from pixcrawler_worker.jobs.kind import Report, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.failures import FileMissingError
@@ -439,6 +439,11 @@ def write(session: Session, work: ValidationWork, validated: Validated) -> Repor
     return Report(
         result=ValidationChunkResult(counts=found, images=len(results)).to_json(),
         gains={"validated_images": valid - invalidated, "invalid_images": invalid + invalidated},
+        tally=Tally(
+            outcomes={"valid": valid, "invalid": invalid, "invalid_by_comparison": invalidated},
+            rejected=found,
+            bytes=sum(image.file_size or 0 for image in work.images),
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Protocol
 import structlog
 from yarl import URL
 
+from pixcrawler_worker import metrics
 from pixcrawler_worker.errors import TransientError
 
 log = structlog.get_logger()
@@ -205,7 +206,12 @@ class Hosts:
 
     def limit(self, host: str) -> int | None:
         """Return how many connections all workers together may have to a host; None without such a limit."""
-        return self._limits.get(host, self._limits.get(host.rpartition(":")[0] or host))
+        named = self._named(host)
+        return None if named is None else self._limits[named]
+
+    def _named(self, host: str) -> str | None:
+        """Return the name by which a host has a limit; None without one."""
+        return next((name for name in (host, host.rpartition(":")[0]) if name in self._limits), None)
 
     def places(self, host: str, *, begun: int = 0) -> int:
         """Return how many more requests this process may send to a host now; 0 while it is closed.
@@ -305,6 +311,7 @@ class Hosts:
                 new.
         """
         one = self._host(host)
+        metrics.count_limited(self._named(host) or metrics.OTHER)
         if sent >= one.open_at:
             one.places = max(1.0, one.places / 2)
         return await self._close(host, Cause.LIMITED, retry_after, sent)
@@ -377,6 +384,7 @@ class Hosts:
                 if closing is not None:
                     self._take_over(one, closing)
         if is_new:
+            metrics.HOST_CLOSINGS.add(cause.name.lower())
             log.info("host closed", host=host, cause=str(cause), seconds=round(self._wait(one), 1), strikes=one.strikes)
         return self._error(host, one)
 

@@ -17,6 +17,8 @@ from pixcrawler_worker.web.optional_redis import OptionalRedis
 
 #: Keys in Redis begin with this.
 PREFIX = "pixcrawler:host:"
+#: Keys of the sets of closed hosts, by cause, which metrics count; the scores are when each may be tried again.
+CLOSED = "pixcrawler:closed:"
 #: Keys of the turns of jobs, whose names follow.
 TURNS = "pixcrawler:pace:"
 #: Milliseconds after which a borrowed connection is free again: longer than a process keeps one.
@@ -54,6 +56,9 @@ end
 open_at = math.max(open_at, now + wait)
 redis.call('HSET', KEYS[1], 'until', open_at, 'strikes', strikes, 'cause', cause, 'since', since)
 redis.call('PEXPIRE', KEYS[1], open_at - now + memory)
+redis.pcall('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.pcall('ZADD', KEYS[2], open_at, KEYS[1])
+redis.pcall('PEXPIRE', KEYS[2], memory + longest + open_at - now)
 return {math.max(0, open_at - now), strikes, cause, now - since}
 """
 )
@@ -120,7 +125,7 @@ class RedisHosts:
             _ms(LONGEST_PAUSE),
             _ms(MEMORY),
         ]
-        row = await self._run(_CLOSE, [PREFIX + host], arguments)
+        row = await self._run(_CLOSE, [PREFIX + host, CLOSED + cause.name], arguments)
         return _closing(row) if row else None
 
     async def open(self, host: str) -> None:
