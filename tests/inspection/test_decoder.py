@@ -358,10 +358,12 @@ def test_cpu_time_is_limited_for_every_image_and_exceeding_it_is_a_timeout() -> 
 @pytest.mark.parametrize("format_", ["PNG", "AVIF", "HEIC"])
 def test_an_image_that_needs_too_much_memory_is_rejected_and_the_process_survives(format_: str) -> None:
     body = {
-        "PNG": samples.encoded(samples.scene(32, 32).convert("1").resize((7000, 7000)), "PNG", compress_level=1),
-        "AVIF": samples.avif_declaring(4500, 4500),
-        "HEIC": samples.encoded(Image.new("L", (4500, 4500)), "HEIF", quality=1),
-    }[format_]
+        "PNG": lambda: samples.encoded(
+            samples.scene(32, 32).convert("1").resize((7000, 7000)), "PNG", compress_level=1
+        ),
+        "AVIF": lambda: samples.avif_declaring(4500, 4500),
+        "HEIC": lambda: samples.encoded(Image.new("L", (4500, 4500)), "HEIF", quality=1),
+    }[format_]()
     limits = Limits(memory_bytes=200 * 2**20, max_pixels_per_byte=10**9)
 
     async def story() -> None:

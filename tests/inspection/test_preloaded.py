@@ -30,12 +30,16 @@ def audit(event, arguments):
         found.append(f"{event} {arguments[0]}")
 
 sys.addaudithook(audit)
-for body in bodies:
+for number, body in enumerate(bodies):
     for use in (
         lambda: inspector.inspect_bytes(body, limits),
         lambda: inspector.measure_bytes(body, limits, strict=True),
         lambda: inspector.thumbnail(body, 64, limits),
-        *(lambda conversion=conversion: inspector.convert(body, conversion, limits) for conversion in conversions),
+        # All ways of writing for the whole ones of each format; in turn for the others.
+        *(
+            lambda conversion=conversion: inspector.convert(body, conversion, limits)
+            for conversion in (conversions if number < int(sys.argv[2]) else [conversions[number % len(conversions)]])
+        ),
     ):
         try:
             use()
@@ -56,6 +60,9 @@ def test_opening_images_imports_and_opens_nothing(tmp_path: Path) -> None:
     hostile = [make() for make, _ in samples.hostile().values()]
     (tmp_path / "bodies").write_bytes(pickle.dumps([*whole, *broken, *damaged, *hostile]))
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "bodies")], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "bodies"), str(len(whole))],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert run.stdout.splitlines() == []
