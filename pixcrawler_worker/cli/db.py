@@ -1,13 +1,10 @@
 """`pixcrawler db`."""
 
-import json
-from dataclasses import asdict
-
 import click
 
 from pixcrawler_worker import health
-from pixcrawler_worker.cli import connection
-from pixcrawler_worker.db import server, session, sizes
+from pixcrawler_worker.cli import connection, db_backup, db_maintain, db_report
+from pixcrawler_worker.db import server
 
 
 @click.group()
@@ -31,27 +28,12 @@ def upgrade(*, supabase: str) -> None:
     click.echo("the database is up to date")
 
 
-@db.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def report(*, as_json: bool) -> None:
-    """Show sizes of tables, dead rows, and how many ids are left."""
-    settings = connection.load_settings()
-    engine = session.connect(settings.require_database(), pool_size=1)
-    try:
-        tables, ids = sizes.tables(engine), sizes.ids(engine)
-    finally:
-        engine.dispose()
-    if as_json:
-        found = {
-            "tables": [asdict(table) for table in tables],
-            "ids": [asdict(one) | {"used": one.used} for one in ids],
-        }
-        click.echo(json.dumps(found, indent=2, default=str))
-        return
-    click.echo(f"{'TABLE':<34}{'ROWS':>14}{'DEAD':>12}{'MB':>12}  VACUUMED")
-    for table in tables:
-        vacuumed = "never" if table.vacuumed_at is None else f"{table.vacuumed_at:%Y-%m-%d %H:%M} UTC"
-        click.echo(f"{table.name:<34}{table.rows:>14,}{table.dead_rows:>12,}{table.bytes / 1e6:>12,.1f}  {vacuumed}")
-    click.echo(f"\n{'IDS OF':<34}{'LAST':>14}{'USED':>12}")
-    for one in ids:
-        click.echo(f"{one.column:<34}{one.last:>14,}{one.used:>12.1%}")
+for _command in (
+    db_backup.backup,
+    db_backup.restore,
+    db_backup.drill,
+    db_report.report,
+    db_maintain.maintain,
+    db_maintain.prune,
+):
+    db.add_command(_command)

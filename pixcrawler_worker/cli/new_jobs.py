@@ -15,9 +15,6 @@ from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
-#: The event of the activity log that has the options of a build.
-_BUILD = "build_requested"
-
 
 def create_crawl(
     runtime: Runtime,
@@ -63,12 +60,12 @@ def create_crawl(
 
 def record_build(session: Session, job_id: int, options: Mapping[str, Any]) -> None:
     """Record the options of `pixcrawler build` with a crawl job, in its activity log, for the build that resumes it."""
-    activity_log.record(session, CRAWL_JOBS.ref(job_id), _BUILD, options)
+    activity_log.record(session, CRAWL_JOBS.ref(job_id), activity_log.BUILD_REQUESTED, options)
 
 
 def recorded_build(session: Session, job_id: int) -> dict[str, Any]:
     """Return the options that were recorded last; empty for a crawl job that no build has created or resumed."""
-    return activity_log.newest_details(session, CRAWL_JOBS.ref(job_id), _BUILD) or {}
+    return activity_log.newest_details(session, CRAWL_JOBS.ref(job_id), activity_log.BUILD_REQUESTED) or {}
 
 
 def create_validation(runtime: Runtime, crawl_job_id: int, *, name: str, rules: dict[str, Any]) -> int:

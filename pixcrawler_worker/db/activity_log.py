@@ -11,6 +11,9 @@ from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.models import ActivityLog, Project
 from pixcrawler_worker.domain.postgres_types import storable_json
 
+#: The event whose details are the options of `pixcrawler build`, for the build that resumes the job.
+BUILD_REQUESTED = "build_requested"
+
 
 def record(session: Session, ref: JobRef, event: str, details: Mapping[str, Any] | None = None) -> None:
     """Add an entry for the owner of a job; do nothing when the job is deleted.

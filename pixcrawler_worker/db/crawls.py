@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import validations
+from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
 from pixcrawler_worker.domain import stored_json
@@ -332,16 +333,22 @@ def candidate_counts(session: Session, job_id: int, *, list_source: str) -> Cand
         select(Chunk.state, Chunk.payload, Chunk.result).where(Chunk.crawl_job_id == job_id).order_by(Chunk.seq)
     )
     stored, reasons = 0, Counter[str]()
+    left_before: int | None = None
     pages: dict[tuple[str, str, str, int], int | None] = {}
     for row in rows:
         stored += stored_json.counts(row.result).get("stored", 0)
         reasons.update(stored_json.counts(row.result.get("reasons") if isinstance(row.result, dict) else None))
+        if isinstance(row.result, dict) and jobs.PRUNED in row.result:
+            left_before = stored_json.counts(row.result[jobs.PRUNED]).get("left")
         with contextlib.suppress(PermanentError):  # another version wrote it, or a person
             chunk = CrawlChunk.from_json(row.payload)
             has_ended = row.state == ChunkState.COMPLETED
             left = Fields(row.result, "result").integers("left") if has_ended else chunk.only
             # The newest chunk of a page has what is left of it. What a page has is unknown until it was searched.
             pages[chunk.source, chunk.query, chunk.label, chunk.page] = None if left is None else len(left)
+    if left_before is not None:
+        # The other chunks are deleted.
+        return CandidateCounts(stored, dict(reasons.most_common()), left_before)
     known = {page for (source, _, _, page), left in pages.items() if source == list_source and left is not None}
     lengths = session.execute(
         select(CrawlUrls.page, func.cardinality(CrawlUrls.urls)).where(CrawlUrls.crawl_job_id == job_id)

@@ -40,6 +40,11 @@ def head() -> str:
     return newest
 
 
+def knows(revision: str) -> bool:
+    """Return whether this package has a revision, which may be an older one."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()}
+
+
 def current(engine: Engine) -> str | None:
     """Return the revision that the database is at; None if it was never migrated."""
     with engine.connect() as connection:

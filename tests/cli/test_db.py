@@ -19,5 +19,5 @@ def test_a_report_has_tables_and_ids(env: Mapping[str, str]) -> None:
     assert {"public.images", "pixcrawler.chunks"} <= {line.split()[0] for line in lines if line}
     assert any(line.split()[0] == "images.id" and line.endswith("%") for line in lines if line)
     found = json.loads(call(env, "db", "report", "--json").stdout)
-    assert found.keys() == {"tables", "ids"}
+    assert found.keys() == {"database", "tables", "ids", "indexes", "transactions", "statements"}
     assert {"column", "last", "limit", "used"} == found["ids"][0].keys()

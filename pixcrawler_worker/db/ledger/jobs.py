@@ -17,6 +17,7 @@ from sqlalchemy.types import BigInteger, Uuid
 
 from pixcrawler_worker.db.ledger.tables import JobRef, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.lifecycle import (
     CANCELLED,
     ENDED,
@@ -44,6 +45,8 @@ FROM unnest(CAST(:ids AS bigint[]), CAST(CAST(:payloads AS text[]) AS jsonb[]), 
     WITH ORDINALITY AS new (id, payload, task_id, position)
 """
 _OPEN = (ChunkState.QUEUED, ChunkState.RUNNING)
+#: Key in the result of a chunk that has the sums of chunks of its job which were deleted: `chunks` is their number.
+PRUNED = "pruned"
 
 
 def belongs_to(ref: JobRef) -> ColumnElement[bool]:
@@ -78,9 +81,11 @@ def lock(session: Session, ref: JobRef) -> JobStatus | None:
 
 
 def counters(session: Session, ref: JobRef) -> Counters:
-    """Return the job's chunks by state, counted in the ledger."""
+    """Return the job's chunks by state, counted in the ledger, with those that were completed and are deleted."""
     query = select(Chunk.state, func.count()).where(belongs_to(ref)).group_by(Chunk.state)
     by_state = {ChunkState(state): count for state, count in session.execute(query)}
+    if ref.table.has("total_chunks"):
+        by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + _pruned(session, ref)
     return Counters(
         total=sum(by_state.values()),
         active=by_state.get(ChunkState.RUNNING, 0),
@@ -88,6 +93,12 @@ def counters(session: Session, ref: JobRef) -> Counters:
         failed=by_state.get(ChunkState.FAILED, 0),
         cancelled=by_state.get(ChunkState.CANCELLED, 0),
     )
+
+
+def _pruned(session: Session, ref: JobRef) -> int:
+    """Return how many completed chunks of a job were deleted."""
+    sums = session.scalars(select(Chunk.result[PRUNED]).where(belongs_to(ref), Chunk.result.has_key(PRUNED)))
+    return sum(stored_json.counts(one).get("chunks", 0) for one in sums)
 
 
 def age(session: Session, ref: JobRef) -> timedelta:
