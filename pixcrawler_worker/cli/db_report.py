@@ -11,7 +11,7 @@ from pixcrawler_worker.db import session, sizes, statistics
 from pixcrawler_worker.db.sizes import Ids, TableSize
 from pixcrawler_worker.db.statistics import Database, IndexUse, OpenTransaction, SlowStatement
 
-#: Characters of a statement, and rows of a list, that are printed. --json has all.
+#: Characters of a statement, and rows of a list, that are printed; --json has all.
 _MAX_STATEMENT, _MAX_ROWS = 74, 10
 _MAX_NAME = 44
 
@@ -84,7 +84,7 @@ def _print_indexes(indexes: Sequence[IndexUse], database: Database) -> None:
     unused = [index for index in indexes if index.unused]
     _print_names("invalid", invalid, "pixcrawler db maintain builds them again")
     since = "" if database.counted_since is None else f" since {database.counted_since:%Y-%m-%d}"
-    _print_names(f"unused{since}", unused, "an index may be for rare queries: keep those of the migrations")
+    _print_names(f"unused{since}", unused, "keep those of the migrations")
 
 
 def _print_names(what: str, indexes: Sequence[IndexUse], advice: str) -> None:
@@ -92,10 +92,8 @@ def _print_names(what: str, indexes: Sequence[IndexUse], advice: str) -> None:
         click.echo(f"{what}: none")
         return
     click.echo(f"{what}: {len(indexes)}, {sum(index.bytes for index in indexes) / 1e6:,.1f} MB ({advice})")
-    for index in indexes[:_MAX_ROWS]:
+    for index in indexes:
         click.echo(f"  {console.printable(index.name)}")
-    if len(indexes) > _MAX_ROWS:
-        click.echo(f"  and {len(indexes) - _MAX_ROWS} more: --json has all")
 
 
 def _name(index: IndexUse) -> str:

@@ -12,9 +12,15 @@ from pixcrawler_worker.errors import TransientError
 #: Shares of the ids at which `pixcrawler doctor` fails, and from which on it mentions them.
 CRITICAL, NOTABLE = 0.95, 0.5
 
+# The size of a table that is locked exclusively, or soon will be, is that of its last vacuum: to read it would wait.
 _TABLES = text("""
     SELECT format('%s.%s', schemaname, relname) AS name, n_live_tup AS rows, n_dead_tup AS dead_rows,
-        pg_total_relation_size(relid) AS bytes, greatest(last_vacuum, last_autovacuum) AS vacuumed_at,
+        CASE WHEN EXISTS (SELECT FROM pg_locks l LEFT JOIN pg_index i ON i.indexrelid = l.relation
+                WHERE relid IN (l.relation, i.indrelid) AND l.mode = 'AccessExclusiveLock'
+                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+            THEN (SELECT sum(c.relpages)::bigint * 8192 FROM pg_class c
+                WHERE c.oid = relid OR c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = relid))
+            ELSE pg_total_relation_size(relid) END AS bytes, greatest(last_vacuum, last_autovacuum) AS vacuumed_at,
         greatest(last_analyze, last_autoanalyze) AS analyzed_at
     FROM pg_stat_user_tables WHERE schemaname IN ('public', 'pixcrawler') ORDER BY bytes DESC, name
 """)

@@ -26,12 +26,14 @@ _DATABASE = text("""
         current_setting('max_connections')::int AS max_connections
     FROM pg_stat_database WHERE datname = current_database()
 """)
-# A B-tree fills 90% of its pages of 8192 bytes when it is built, an entry has 12 bytes besides its columns, and two pages
-# are its own. The width of a column is known when its table was analyzed and the role may read it, and never that of an
-# expression.
+# A B-tree fills 90% of its pages of 8192 bytes when it is built, an entry has 12 bytes besides its columns, and two
+# pages are its own. The width of a column is known when its table was analyzed and the role may read it, and never that
+# of an expression.
 _INDEXES = text("""
     SELECT format('%s.%s', n.nspname, c.relname) AS name, t.relname AS table,
-        pg_relation_size(c.oid) AS bytes, coalesce(s.idx_scan, 0) AS scans,
+        CASE WHEN EXISTS (SELECT FROM pg_locks l WHERE l.relation = c.oid AND l.mode = 'AccessExclusiveLock')
+            THEN c.relpages * 8192::bigint ELSE pg_relation_size(c.oid) END AS bytes,
+        coalesce(s.idx_scan, 0) AS scans,
         i.indisvalid AND i.indisready AS valid,
         i.indisunique OR EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = c.oid) AS needed,
         CASE WHEN a.amname = 'btree' AND c.reltuples >= 0 AND i.indexprs IS NULL AND w.width IS NOT NULL THEN
