@@ -110,7 +110,7 @@ def candidate_jobs(session: Session, age: timedelta, *, after: int = 0) -> list[
     return list(session.scalars(_page(after).where(_settled(age), exists().where(_accepted()))))
 
 
-def _page(after: int) -> Select[tuple[int]]:
+def _page(after: int) -> Select[int]:
     return select(CrawlJob.id).where(CrawlJob.id > after).order_by(CrawlJob.id).limit(BATCH)
 
 

@@ -29,7 +29,8 @@ _SETTLE = """
             'reasons', jsonb_build_object('too_small', 2, 'not_an_image', seq % 2))
         WHERE crawl_job_id = %(job)s;
     UPDATE public.crawl_jobs SET status = 'completed', progress = 100, completed_chunks = total_chunks,
-        total_images = 60, downloaded_images = 50, valid_images = 0, completed_at = now() - interval '100 days' WHERE id = %(job)s;
+        total_images = 60, downloaded_images = 50,
+        valid_images = 0, completed_at = now() - interval '100 days' WHERE id = %(job)s;
     INSERT INTO pixcrawler.crawl_plans (crawl_job_id, options, cleaned_at)
         VALUES (%(job)s, '{"chunk_size": 10}', now());
     INSERT INTO pixcrawler.crawl_urls SELECT %(job)s, page, ARRAY['http://one/', 'http://two/']
