@@ -25,7 +25,7 @@ from celery import Celery, bootsteps, concurrency, signals
 from kombu.exceptions import KombuError, OperationalError
 
 from pixcrawler_worker import health, logs, metrics, runtime, settings, settings_report
-from pixcrawler_worker.broker import queues
+from pixcrawler_worker.broker import control, queues
 from pixcrawler_worker.broker.app import BrokerApp
 from pixcrawler_worker.broker.consumer import Consumer
 from pixcrawler_worker.broker.monitoring import MonitoredEvents, MonitoredTask
@@ -74,7 +74,8 @@ def _make() -> Celery:
         amqp=CheckedAMQP,
         events=MonitoredEvents,
         task_cls=MonitoredTask,
-        include=["pixcrawler_worker.tasks"],
+        include=["pixcrawler_worker.tasks", control.__name__],
+        revocation=configured.lease,
     )
     made.conf.update(
         # Exchange "" routes by the queue's name alone: no bindings that a flushed Redis could lose.

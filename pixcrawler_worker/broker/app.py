@@ -1,5 +1,6 @@
 """A Celery app with one broker: that of the settings, which the rule for URLs has been applied to."""
 
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery
@@ -15,11 +16,15 @@ class BrokerApp(Celery):
     Args:
         main: the name of the app.
         broker: the URL as kombu has it; None for what Celery takes by itself.
+        revocation: how long a worker discards the messages of a chunk whose task was revoked.
         options: of a Celery app.
     """
 
-    def __init__(self, main: str, *, broker: str | None, **options: Any) -> None:
+    def __init__(
+        self, main: str, *, broker: str | None, revocation: timedelta = timedelta(minutes=1), **options: Any
+    ) -> None:
         self._broker = broker
+        self.revocation = revocation
         super().__init__(main, broker=broker, **options)
 
     def _connection(self, url: str, *arguments: Any, **options: Any) -> Connection:

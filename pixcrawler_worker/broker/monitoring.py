@@ -5,21 +5,27 @@ Celery shows arguments in the events `task-sent` and `task-received`, in its log
 messages does not. So what is shown is made here, of the arguments themselves.
 """
 
+import time
 from typing import Any
 
+import structlog
 from celery import Task
 from celery.app import events
 from celery.events import dispatcher
 from celery.worker import request
+from celery.worker import state as worker_state
 from kombu import Message
 
 from pixcrawler_worker.broker.reading import masked_event
 from pixcrawler_worker.domain.messages import (
+    CHUNK_TASKS,
     arguments_text,
     keywords_text,
     shown_arguments,
     shown_keywords,
 )
+
+log = structlog.get_logger()
 
 
 class MonitoredRequest(request.Request):
@@ -29,11 +35,38 @@ class MonitoredRequest(request.Request):
     _args: list[Any]
     _kwargs: dict[str, Any]
     _request_dict: dict[str, Any]
+    _already_revoked: bool
+    _app: Any
 
     def __init__(self, message: Message, **options: Any) -> None:
         super().__init__(message, **options)
         self._argsrepr = self._request_dict["argsrepr"] = arguments_text(self._args)
         self._kwargsrepr = self._request_dict["kwargsrepr"] = keywords_text(self._kwargs)
+
+    def revoked(self) -> bool:
+        """Return whether the message is to be discarded, because an operator or a client has revoked its task.
+
+        Workers keep the ids of revoked tasks for hours, and the sweep sends the message of a chunk again with the same
+        id for as long as its job runs: only the message that waits at the time of the revocation is discarded, which is
+        the one that a worker meets within a lease. Whether a job goes on is in its row.
+        """
+        is_chunk = self.name in CHUNK_TASKS
+        ids: Any = worker_state.revoked  # the stubs leave out when each was added
+        noted = ids._data.get(self.id) if is_chunk else None
+        if noted and time.monotonic() - noted[0] > self._app.revocation.total_seconds():
+            ids.discard(self.id)
+        was_known = self._already_revoked
+        discarded: bool = super().revoked()
+        if discarded and not was_known:
+            log.warning(
+                "message discarded: its task was revoked",
+                task=self.name,
+                task_id=self.id,
+                then="the sweep sends it again unless its job is cancelled"
+                if is_chunk
+                else "send it again if it was a mistake",
+            )
+        return discarded
 
     def info(self, safe: bool = False) -> Any:  # noqa: FBT001, FBT002 - Celery's own
         """Return what `celery inspect` shows of a task."""

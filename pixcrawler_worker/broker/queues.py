@@ -7,14 +7,14 @@ from contextlib import closing
 import redis
 
 from pixcrawler_worker.broker import quarantine
-from pixcrawler_worker.domain.messages import Queue, Task
+from pixcrawler_worker.domain.messages import CHUNK_TASKS, Queue
 from pixcrawler_worker.errors import TransientError
 
 #: Seconds for an answer. It is asked for while a chunk waits for its hosts, which must not wait for it long.
 _TIMEOUT = 0.5
 #: Seconds after which a message that is still the next one waits, because no process is free.
 _PATIENCE = 0.3
-_CHUNKS = tuple(task.value.encode() for task in (Task.CRAWL_CHUNK, Task.VALIDATION_CHUNK, Task.EXPORT_PART))
+_CHUNKS = tuple(task.value.encode() for task in CHUNK_TASKS)
 
 
 #: What kombu appends to the name of a queue for the list of messages with a priority.

@@ -48,6 +48,9 @@ QUEUES: dict[Task, Queue] = {
     Task.SWEEP: Queue.MAINTENANCE,
 }
 
+#: Tasks whose messages the ledger sends, and sends again when they are lost.
+CHUNK_TASKS = frozenset({Task.CRAWL_CHUNK, Task.VALIDATION_CHUNK, Task.EXPORT_PART})
+
 #: What stands for an argument that is not shown.
 HIDDEN = "..."
 #: Names of arguments that are ids, or have no value that is shown.
