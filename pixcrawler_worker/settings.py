@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65_535, description="port on which a worker serves Prometheus metrics; by default it does not"
     )
+    health_file: Path | None = Field(
+        None, description="a file that a worker writes every 5 seconds, for `pixcrawler health`; by default it does not"
+    )
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
 
     @field_validator("host_connections", mode="before")

@@ -44,6 +44,7 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "HELD_JOBS": ("crawl:3, export:5", ("crawl:3", "export:5")),
     "START_PENDING": ("true", True),
     "METRICS_PORT": ("9400", 9400),
+    "HEALTH_FILE": ("/tmp/health", Path("/tmp/health")),
     "LOG_FORMAT": ("json", "json"),
 }
 

@@ -1,11 +1,12 @@
 """Celery's consumer, as `worker_consumer` names it, with what cannot be set in its configuration."""
 
 import logging
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import structlog
 from celery.worker import consumer
-from kombu import Message
+from kombu import Connection, Message
 
 from pixcrawler_worker.broker.reading import Fault, UnreadableError
 
@@ -21,11 +22,35 @@ class Consumer(consumer.Consumer):
     # What the stubs of Celery leave out.
     connection_errors: tuple[type[Exception], ...]
     event_dispatcher: Any
+    #: Called about each second while the broker is away.
+    on_waiting: Callable[[], None] | None = None
 
     def __init__(self, on_task_request: Any, *, worker_options: dict[str, Any] | None = None, **options: Any) -> None:
         # The ledger says what was cancelled, so workers need no messages to each other; and both raise on reconnects.
         quiet = {"without_gossip": True, "without_mingle": True}
         super().__init__(on_task_request, worker_options={**(worker_options or {}), **quiet}, **options)
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        """Return the connection when it is established, however long that takes."""
+        ensure = conn.ensure_connection
+
+        def ensure_connection(
+            errback: Any, max_retries: Any, *, callback: Callable[[], None], **options: Any
+        ) -> Connection:
+            def wait() -> None:
+                callback()
+                if self.on_waiting:
+                    self.on_waiting()
+
+            return ensure(errback, max_retries, callback=wait, **options)
+
+        # Celery has a function of its own called then, and no hook.
+        conn.ensure_connection = ensure_connection  # type: ignore[method-assign, assignment]
+        try:
+            found: Connection = super().ensure_connected(conn)  # type: ignore[misc]  # Celery's stubs leave it out
+            return found
+        finally:
+            conn.ensure_connection = ensure
 
     def on_decode_error(self, message: Message, exc: Exception) -> NoReturn:
         """Raise: the transport sets the message aside."""

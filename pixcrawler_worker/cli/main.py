@@ -30,6 +30,7 @@ _COMMANDS = {
     "settings": ("settings", "show_settings", "Show every setting with its origin and value."),
     "doctor": ("doctor", "doctor", "Check all that a worker needs."),
     "metrics": ("metrics", "serve_metrics", "Serve the state of the service for Prometheus."),
+    "health": ("health", "health", "Probe the worker of this container."),
     "db": ("db", "db", "Maintain the database."),
     "storage": ("storage", "storage", "Compare the storage with the database."),
     "completion": ("completion", "completion", "Print the script for shell completion."),
