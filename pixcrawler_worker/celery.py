@@ -465,6 +465,7 @@ def _check(
             log.warning("private networks may be fetched from: this is for development", networks=networks)
         # All that a chunk makes from the settings is made once here, where an error still reaches the operator.
         runtime.connect(configured).close()
+        health.require_broker_rights(configured)
         health.require_rights(configured)
         health.require_migrated(configured)
     except TransientError as error:

@@ -1,6 +1,7 @@
 """Checks of all that the service needs, from its settings and database to the decoder of images."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import redis
 
 from pixcrawler_worker import settings_report
-from pixcrawler_worker.broker import quarantine, queues, workers
+from pixcrawler_worker.broker import quarantine, queues, rights, workers
 from pixcrawler_worker.db import grants, migrate, server, session, sizes
 from pixcrawler_worker.domain.messages import Queue
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -69,6 +70,16 @@ def require_rights(settings: Settings) -> None:
         server.require_writable(engine)
     finally:
         engine.dispose()
+
+
+def require_broker_rights(settings: Settings) -> None:
+    """Return if the user of the broker has the rights of a worker, or the broker does not answer, else raise.
+
+    Raises:
+        PermanentError: when rights are missing; the message names them.
+    """
+    with contextlib.suppress(TransientError):
+        rights.require(settings.require_broker())
 
 
 def run_checks(settings: Settings) -> list[CheckResult]:
@@ -143,6 +154,7 @@ def _clock(settings: Settings) -> str:
 
 
 def _broker(settings: Settings) -> str:
+    rights.require(settings.require_broker())
     count, newest = quarantine.read(settings.require_broker(), limit=1)
     try:
         with closing(quarantine.connect(settings.require_broker())) as client:

@@ -1,8 +1,10 @@
 """Redis with the users of `deploy/redis-acl.conf`: a worker, commands and an API, and what they may not do."""
 
 import json
+import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +15,9 @@ import redis
 from acceptance_stack import PIXCRAWLER, Stack
 
 from pixcrawler_worker import client
+from pixcrawler_worker.broker import rights
 from pixcrawler_worker.embedded import launcher
+from pixcrawler_worker.errors import PermanentError
 
 CONF = Path(__file__).parents[2] / "deploy" / "redis-acl.conf"
 PASSWORDS = {"pixcrawler_worker": "CHANGE-THIS-WORKER-PASSWORD", "pixcrawler_api": "CHANGE-THIS-API-PASSWORD"}
@@ -51,6 +55,14 @@ def url(port: int, user: str) -> str:
     return f"redis://{user}:{PASSWORDS.get(user, user)}@127.0.0.1:{port}/0"
 
 
+def limited(port: int, *rules: str) -> str:
+    """Return the URL of a user with the rights of a worker, changed by these rules."""
+    (line,) = (line for line in CONF.read_text().splitlines() if line.startswith("user pixcrawler_worker "))
+    given = [word for word in line.split()[2:] if not word.startswith(">")]
+    connected(port, "test").execute_command("ACL", "SETUSER", "limited", "reset", *given, ">limited", *rules)
+    return url(port, "limited")
+
+
 def connected(port: int, user: str) -> redis.Redis:
     return redis.Redis.from_url(url(port, user), decode_responses=True)
 
@@ -84,6 +96,49 @@ def test_jobs_and_commands_need_no_more_than_the_user_of_workers_may(
             if command[0] == "doctor":
                 assert "1 consuming all queues" in json.loads(ran.stdout)[5]["detail"]
     assert denied() == []
+
+
+def test_a_worker_without_a_right_does_not_start_and_names_it(stack: Stack, server: int) -> None:
+    restricted = replace(stack, broker_url=limited(server, "-brpop"))
+    command = [sys.executable, "-m", "celery", "-A", "pixcrawler_worker", "worker"]
+    ran = subprocess.run(command, env=restricted.env, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode != 0
+    assert ran.stderr.splitlines()[-1] == (
+        "pixcrawler: the user of Redis may not run BRPOP crawl, BRPOP validation, BRPOP export, BRPOP maintenance: "
+        "grant it with ACL SETUSER, see deploy/redis-acl.conf"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "named"),
+    [
+        ("-@all", "PING"),
+        ("-multi", "MULTI"),
+        ("-exec", "EXEC"),
+        ("-watch", "WATCH unacked"),
+        ("-info", "INFO server"),
+        ("-hset", "HSET unacked"),
+        ("-publish", "PUBLISH /0.celery.pidbox, PUBLISH /0.celeryev/worker.heartbeat"),
+        ("-@scripting", "EVAL unacked_mutex, EVALSHA pixcrawler:x"),
+        ("resetkeys ~crawl* ~unacked*", "BRPOP validation"),
+        ("resetchannels &/0.celery.pidbox", "PUBLISH /0.celeryev/worker.heartbeat"),
+    ],
+)
+def test_each_missing_right_is_named(server: int, rule: str, named: str) -> None:
+    before = connected(server, "test").dbsize()
+    with pytest.raises(PermanentError, match=rf"may not run {re.escape(named)}"):
+        rights.require(limited(server, *rule.split()))
+    assert connected(server, "test").dbsize() == before
+
+
+def test_asking_for_rights_changes_nothing_and_finds_none_missing_in_the_shipped_user(server: int) -> None:
+    with connected(server, "test") as everything:
+        everything.flushdb()
+        rights.require(url(server, "pixcrawler_worker"))
+        rights.require(url(server, "test"))
+        assert everything.keys() == []
+    with pytest.raises(PermanentError, match="may not run"):
+        rights.require(url(server, "pixcrawler_api"))
 
 
 @pytest.mark.parametrize("user", PASSWORDS)
