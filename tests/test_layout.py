@@ -10,6 +10,8 @@ PACKAGE = TESTS.parent / "pixcrawler_worker"
 #: Modules without a test file at their own path, and where they are tested instead. It gets longer only with a kind of
 #: job, whose modules are tested together.
 TESTED_ELSEWHERE = {
+    "broker/control.py": "acceptance/test_remote_control.py",
+    "broker/rights.py": "acceptance/test_redis_acl.py",
     "cli/celery_processes.py": "acceptance/test_build.py",
     "cli/demo.py": "cli/test_build.py",
     "cli/export_arguments.py": "cli/test_export.py",

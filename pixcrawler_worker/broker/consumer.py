@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import structlog
 from celery.worker import consumer
-from kombu import Connection, Message
+from kombu import Message
 
 from pixcrawler_worker.broker.reading import Fault, UnreadableError
 
@@ -30,13 +30,11 @@ class Consumer(consumer.Consumer):
         quiet = {"without_gossip": True, "without_mingle": True}
         super().__init__(on_task_request, worker_options={**(worker_options or {}), **quiet}, **options)
 
-    def ensure_connected(self, conn: Connection) -> Connection:
+    def ensure_connected(self, conn: Any) -> Any:
         """Return the connection when it is established, however long that takes."""
         ensure = conn.ensure_connection
 
-        def ensure_connection(
-            errback: Any, max_retries: Any, *, callback: Callable[[], None], **options: Any
-        ) -> Connection:
+        def ensure_connection(errback: Any, max_retries: Any, *, callback: Callable[[], None], **options: Any) -> Any:
             def wait() -> None:
                 callback()
                 if self.on_waiting:
@@ -45,10 +43,9 @@ class Consumer(consumer.Consumer):
             return ensure(errback, max_retries, callback=wait, **options)
 
         # Celery has a function of its own called then, and no hook.
-        conn.ensure_connection = ensure_connection  # type: ignore[method-assign, assignment]
+        conn.ensure_connection = ensure_connection
         try:
-            found: Connection = super().ensure_connected(conn)  # type: ignore[misc]  # Celery's stubs leave it out
-            return found
+            return super().ensure_connected(conn)
         finally:
             conn.ensure_connection = ensure
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -59,7 +60,8 @@ def limited(port: int, *rules: str) -> str:
     """Return the URL of a user with the rights of a worker, changed by these rules."""
     (line,) = (line for line in CONF.read_text().splitlines() if line.startswith("user pixcrawler_worker "))
     given = [word for word in line.split()[2:] if not word.startswith(">")]
-    connected(port, "test").execute_command("ACL", "SETUSER", "limited", "reset", *given, ">limited", *rules)
+    everything: Any = connected(port, "test")
+    everything.execute_command("ACL", "SETUSER", "limited", "reset", *given, ">limited", *rules)
     return url(port, "limited")
 
 
