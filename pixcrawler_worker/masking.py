@@ -231,7 +231,7 @@ def _masked_run(run: str) -> str:
         # A text may have a prefix, as in `url=https://...`, or several URLs, each of which ends before the next scheme.
         starts = [found.start() for found in re.finditer(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://", run)]
         if len(starts) > 1 and (at := run.rfind("@")) > starts[1]:
-            # A password with a scheme in it is not to be told from a list.
+            # A password with a scheme in it cannot be distinguished from a list.
             return f"{_masked_address(run[: starts[0]])}{run[starts[0] :].partition('://')[0]}://{MASK}{run[at:].partition('?')[0]}"
         if starts:
             bounds = [*starts, len(run)]

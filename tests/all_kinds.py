@@ -32,7 +32,7 @@ def runtime_on(database_url: str, folder: Path) -> Iterator[Runtime]:
 
 @dataclass(frozen=True)
 class Result:
-    """What is the same for all runs, whoever they connect as: rows without ids and times."""
+    """What is the same for all runs, whatever role they connect as: rows without ids and times."""
 
     crawl: tuple[Any, ...]
     validation: tuple[Any, ...]

@@ -1,7 +1,7 @@
 """Text from outside, made safe for every file that is written and for terminals: one function for all of them.
 
 A title can hold escape sequences that control a terminal, marks that reverse the order of the text after them, and
-characters that nobody sees but a parser. `safe` replaces or removes them:
+characters that only a parser sees. `safe` replaces or removes them:
 
 - Line breaks, tabs and other white space of the controls become a space; a text is one line.
 - All other controls (C0, DEL, C1), unpaired surrogates and noncharacters become U+FFFD: they were there, and what they

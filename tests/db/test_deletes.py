@@ -1,4 +1,4 @@
-"""A job, or the user whom it belongs to, may be deleted in the middle of every transition: nobody deadlocks."""
+"""A job, or the user whom it belongs to, may be deleted in the middle of every transition: no deadlock."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ _SOMEBODY_WAITS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_databa
 
 
 class Deletion:
-    """A DELETE by somebody else, begun after the n-th statement of the sessions it came with."""
+    """A DELETE by another client, begun after the n-th statement of the sessions it came with."""
 
     def __init__(self, url: str, threads: ThreadPoolExecutor) -> None:
         self._url = url

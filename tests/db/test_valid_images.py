@@ -1,4 +1,4 @@
-"""`valid_images` follows the rows whatever is deleted, by whoever, at any moment: and no delete deadlocks."""
+"""`valid_images` follows the rows whatever is deleted, by any client, at any moment: and no delete deadlocks."""
 
 import contextlib
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from pixcrawler_worker.domain.safe_text import MAX_LENGTH, MAX_URL_LENGTH, safe,
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
 
-#: What nobody should find in a file, by their categories: controls, halves of pairs, line and paragraph separators.
+#: What no file should have, by their categories: controls, halves of pairs, line and paragraph separators.
 NEVER = {"Cc", "Cs", "Zl", "Zp"}
 #: What is invisible and always removed.
 INVISIBLE = [

@@ -81,12 +81,12 @@ def test_more_than_five_gigabytes_become_archives_that_open(runtime: Runtime, jo
     assert max(sizes) <= most
     assert sum(sizes) > PICTURES * BYTES
     assert row.file_size is None, "it does not fit into the column"
-    told = row.export_options["result"]
-    assert told["file_size"] == sum(sizes)
-    assert [part["size"] for part in told["parts"]] == sizes
+    result = row.export_options["result"]
+    assert result["file_size"] == sum(sizes)
+    assert [part["size"] for part in result["parts"]] == sizes
     assert json.loads((folder / "manifest.json").read_text())["file_size"] == sum(sizes)
     seen = 0
-    for path, part in zip(archives, told["parts"], strict=True):
+    for path, part in zip(archives, result["parts"], strict=True):
         with path.open("rb") as file:
             assert hashlib.file_digest(file, "sha256").hexdigest() == part["sha256"]
         with zipfile.ZipFile(path) as packed:

@@ -1,4 +1,4 @@
-"""Secrets are planted in every setting and in the links of jobs, and looked for wherever somebody else reads."""
+"""Secrets are planted in every setting and in the links of jobs, and looked for wherever others read."""
 
 import json
 import os

@@ -88,7 +88,7 @@ def test_a_message_is_taken_for_lost_after_a_while_and_later_each_time(sessions:
         with sessions.begin() as session:
             return dispatch.resend_lost(session, kind, after=timedelta(minutes=1), limit=10)
 
-    assert lost(99) == [], "nobody was told of it yet"
+    assert lost(99) == [], "no worker knows of it yet"
     with sessions.begin() as session:
         dispatch.next_due(session, ref, limit=1)
     for patience in (1, 2, 4, 8, 16, 16, 16):
