@@ -71,7 +71,6 @@ TESTED_ELSEWHERE = {
     "inspection/landlock.py": "security/test_decoder.py",
     "inspection/process.py": "inspection/test_decoder.py",
     "inspection/sandbox.py": "security/test_decoder.py",
-    "inspection/seccomp.py": "security/test_decoder.py",
     "jobs/display.py": "jobs/test_submission.py",
     "jobs/kind.py": "jobs/test_submission.py",
     "registry.py": "jobs/test_sweeper.py",

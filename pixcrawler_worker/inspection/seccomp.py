@@ -16,8 +16,8 @@ from pixcrawler_worker.inspection import kernel
 
 #: <linux/audit.h>: how the kernel names the architecture of a call.
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-#: By name: the numbers on x86_64 and aarch64 (asm/unistd_64.h, asm-generic/unistd.h); None where there is no such call.
-_ALLOWED: Mapping[str, tuple[int | None, int]] = {
+#: By name: the numbers on x86_64 and aarch64 (asm/unistd_64.h, asm-generic/unistd.h).
+ALLOWED: Mapping[str, tuple[int, int]] = {
     # The socket, the files that come through it, and what was open before.
     "read": (0, 63),
     "write": (1, 64),
@@ -73,22 +73,34 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Condition:
+class Condition:
     """A call that is allowed with some values of one argument.
 
     Attributes:
         numbers: on x86_64 and aarch64.
         argument: its place.
-        equal: the only value that is allowed, below 2**32.
+        equal: the only value that is allowed, below 2**32; `OWN` is the id of this process.
         without: bits that must not be set, instead.
         having: bits of which one must be set, instead.
     """
 
     numbers: tuple[int, int]
     argument: int
-    equal: int | None = None
+    equal: int = 0
     without: int = 0
     having: int = 0
+
+
+#: The id of the process that is confined, as a value of an argument.
+OWN = -1
+#: By name, as `ALLOWED`: the calls that are allowed with some values only.
+CONDITIONS: Mapping[str, Condition] = {
+    "mmap": Condition((9, 222), argument=2, without=_PROT_EXEC),
+    "mprotect": Condition((10, 226), argument=2, without=_PROT_EXEC),
+    "prlimit64": Condition((302, 261), argument=0, equal=0),  # of this process
+    "tgkill": Condition((234, 131), argument=0, equal=OWN),  # abort(3)
+    "clone": Condition((56, 220), argument=0, having=_CLONE_THREAD),  # where threads are allowed
+}
 
 
 def forbid_all_but_computing(*, threads: bool) -> None:
@@ -107,15 +119,8 @@ def forbid_all_but_computing(*, threads: bool) -> None:
     if machine not in _ARCHITECTURES:
         raise NotImplementedError(f"there is no list of system calls for {machine}")
     place, architecture = _ARCHITECTURES[machine]
-    numbers = [number for numbers in _ALLOWED.values() if (number := numbers[place]) is not None]
-    conditions = [
-        _Condition((9, 222), argument=2, without=_PROT_EXEC),  # mmap
-        _Condition((10, 226), argument=2, without=_PROT_EXEC),  # mprotect
-        _Condition((302, 261), argument=0, equal=0),  # prlimit64: of this process
-        _Condition((234, 131), argument=0, equal=os.getpid()),  # tgkill: abort(3)
-    ]
-    if threads:
-        conditions.append(_Condition((56, 220), argument=0, having=_CLONE_THREAD))
+    numbers = [pair[place] for pair in ALLOWED.values()]
+    conditions = [condition for name, condition in CONDITIONS.items() if threads or name != "clone"]
     program = _program(architecture, numbers, conditions, place)
     instructions = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, and where they are.
@@ -123,7 +128,7 @@ def forbid_all_but_computing(*, threads: bool) -> None:
     kernel.system_call("seccomp", _SECCOMP[place], _SET_MODE_FILTER, _FLAGS, description)
 
 
-def _program(architecture: int, numbers: Iterable[int], conditions: Iterable[_Condition], place: int) -> bytes:
+def _program(architecture: int, numbers: Iterable[int], conditions: Iterable[Condition], place: int) -> bytes:
     """Return the filter in the kernel's form: a list of tests, the first that matches decides."""
     program = _load(_ARCHITECTURE) + _jump(_JUMP_IF_EQUAL, architecture, skip=1) + _return(_KILL_PROCESS)
     program += _load(_NUMBER)
@@ -137,7 +142,7 @@ def _program(architecture: int, numbers: Iterable[int], conditions: Iterable[_Co
     return program + _return(_FAIL)
 
 
-def _test(condition: _Condition) -> bytes:
+def _test(condition: Condition) -> bytes:
     """Return what allows a call by its argument; it always decides."""
     low = _ARGUMENTS + 8 * condition.argument
     if condition.having:
@@ -146,7 +151,7 @@ def _test(condition: _Condition) -> bytes:
         return _load(low) + _jump(_JUMP_IF_ANY, condition.without, skip=1) + _return(_ALLOW) + _return(_FAIL)
     return (
         _load(low)
-        + _jump(_JUMP_IF_EQUAL, condition.equal or 0, otherwise=3)
+        + _jump(_JUMP_IF_EQUAL, os.getpid() if condition.equal == OWN else condition.equal, otherwise=3)
         + _load(low + 4)
         + _jump(_JUMP_IF_EQUAL, 0, otherwise=1)
         + _return(_ALLOW)
