@@ -313,7 +313,9 @@ class Chunk(Base):
         ),
         Index("ix_chunks_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_chunks_available_at", "available_at", postgresql_where=text("state = 'queued'")),
-        # Each row is updated several times: free space on its page allows HOT updates, which leave the indexes alone.
+        # Free space on the page of a row allows HOT updates, which leave the indexes alone: those of what a running chunk
+        # shows, the most frequent ones, and of its dispatch. A claim, a heartbeat and an end change `state` or
+        # `lease_until`, by which partial indexes find the few open chunks among all: these are never HOT.
         {
             "schema": PRIVATE,
             "postgresql_with": {
