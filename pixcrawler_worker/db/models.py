@@ -313,8 +313,8 @@ class Chunk(Base):
         ),
         Index("ix_chunks_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_chunks_available_at", "available_at", postgresql_where=text("state = 'queued'")),
-        # Free space on the page of a row allows HOT updates, which leave the indexes alone: those of what a running chunk
-        # shows, the most frequent ones, and of its dispatch. A claim, a heartbeat and an end change `state` or
+        # Free space on the page of a row allows HOT updates, which leave the indexes alone: those of what a running
+        # chunk shows, the most frequent ones, and of its dispatch. A claim, a heartbeat and an end change `state` or
         # `lease_until`, by which partial indexes find the few open chunks among all: these are never HOT.
         {
             "schema": PRIVATE,

@@ -16,6 +16,7 @@ import supabase
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from calls import call
 
 from pixcrawler_worker.db import migrate
 from pixcrawler_worker.embedded.services import Services
@@ -545,3 +546,28 @@ def test_alembic_takes_the_mode_by_its_option_x(empty: str, migrated: str) -> No
     assert world_is_open(empty)
     assert upgrade(owner, "require") == (0, "")
     assert not world_is_open(empty)
+
+
+def test_a_backup_is_drilled_and_restored_with_its_rows_closed(
+    empty: str, with_roles: str, new_database: Callable[..., str], tmp_path: Path
+) -> None:
+    del with_roles
+    owner, file = supabase.as_role(empty, "postgres"), str(tmp_path / "backup.dump")
+    migrate.upgrade(owner)
+    user = supabase.sign_up(empty, "a@example.org")
+    drill = call({"PIXCRAWLER_DATABASE_URL": owner}, "db", "drill")
+    assert drill.exit_code == 0, drill.output
+    assert call({"PIXCRAWLER_DATABASE_URL": owner}, "db", "backup", file).exit_code == 0
+
+    project, elsewhere = new_database(), new_database()
+    supabase.prepare(project)
+    execute(project, f"INSERT INTO auth.users (id, email) VALUES ('{user}', 'a@example.org')")
+    for url in (supabase.as_role(project, "postgres"), elsewhere):
+        restored = call({"PIXCRAWLER_DATABASE_URL": url}, "db", "restore", file)
+        assert restored.exit_code == 0, restored.output
+        assert rows(url, PROFILE.format(user)) == rows(empty, PROFILE.format(user))
+    assert access(project) == access(empty)
+    assert not world_is_open(project)
+    assert rows(project, PUBLISHED) == JOBS
+    assert rows(elsewhere, "SELECT count(*) FROM pg_policy") == [(0,)]
+    assert rows(elsewhere, "SELECT count(*) FROM pg_class WHERE relrowsecurity") == [(0,)]
