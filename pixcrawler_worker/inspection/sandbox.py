@@ -16,6 +16,8 @@ from pixcrawler_worker.inspection.limits import Limits
 
 #: Descriptors that may be open: standard input to error, the socket, and files that come through it.
 _MAX_DESCRIPTORS = 16
+#: Threads and processes that a user may have when a decoder starts threads: those of other programs are among them.
+_MAX_THREADS = 4_096
 #: The user and group `nobody`, which own no file.
 _NOBODY = 65534
 #: Of <linux/capability.h>: the version of the interface, and more than the highest number.
@@ -58,15 +60,22 @@ def _limit_resources(limits: Limits) -> None:
     for name, most in (
         ("RLIMIT_CORE", 0),
         ("RLIMIT_FSIZE", 0),
-        *(() if _needs_threads() else (("RLIMIT_NPROC", 0),)),
+        ("RLIMIT_NPROC", _MAX_THREADS if _needs_threads() else 0),
         ("RLIMIT_NOFILE", _MAX_DESCRIPTORS),
         ("RLIMIT_MSGQUEUE", 0),
         ("RLIMIT_MEMLOCK", 0),
     ):
         if (number := getattr(resource, name, None)) is not None:
-            resource.setrlimit(number, (most, most))
+            _lower(number, most)
     if kernel.LINUX:  # macOS has the limit but rejects setting it
-        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+        _lower(resource.RLIMIT_AS, limits.memory_bytes)
+
+
+def _lower(number: int, most: int) -> None:
+    """Set a limit of this process for good; what it may not exceed already is not raised."""
+    _, highest = resource.getrlimit(number)
+    lowered = most if highest == resource.RLIM_INFINITY else min(most, highest)
+    resource.setrlimit(number, (lowered, lowered))
 
 
 def _change_user(_: Limits) -> None:

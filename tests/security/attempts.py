@@ -7,6 +7,7 @@ its response is JSON, by attempt: an empty text when it succeeded, otherwise the
 # One system call each.
 # ruff: noqa: PTH101, PTH102, PTH104, PTH108, PTH123, PTH208, PTH211
 
+import contextlib
 import ctypes
 import json
 import mmap
@@ -16,7 +17,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pixcrawler_worker.inspection.__main__ import main
@@ -120,6 +121,28 @@ def use_inherited_descriptors(_: Target) -> None:
             continue
         return
     raise OSError(_EBADF, "there is none")
+
+
+def pass_descriptor(_: Target) -> None:
+    """One more descriptor in the worker, until it has no more of them."""
+    with borrowed() as worker:
+        socket.send_fds(worker, [b""], [1])
+
+
+def send_out_of_band(_: Target) -> None:
+    """Data out of the order of the connection to the worker, of which the kernel keeps an account of its own."""
+    with borrowed() as worker:
+        worker.send(b"x", socket.MSG_OOB)
+
+
+@contextlib.contextmanager
+def borrowed() -> Iterator[socket.socket]:
+    """The socket to the worker, which stays open."""
+    worker = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=0)
+    try:
+        yield worker
+    finally:
+        worker.detach()
 
 
 def connect_tcp(target: Target) -> None:
@@ -328,6 +351,8 @@ ATTEMPTS: dict[str, Callable[[Target], None]] = {
     "use the worker's descriptors": list_descriptors_of_worker,
     "take descriptors of the worker": open_handle_of_worker,
     "use inherited descriptors": use_inherited_descriptors,
+    "pass a descriptor to the worker": pass_descriptor,
+    "send out-of-band data": send_out_of_band,
     "connect to a TCP port": connect_tcp,
     "send a UDP datagram": send_udp,
     "connect to a Unix socket": connect_unix,

@@ -101,3 +101,14 @@ def test_every_layer_is_in_force_or_says_why_not() -> None:
             return await decoder.sandbox()
 
     assert tuple(asyncio.run(story())) == LAYERS
+
+
+def test_threads_that_a_decoder_needs_are_not_without_number() -> None:
+    async def story() -> str:
+        async with aclosing(Decoder(Limits())) as decoder:
+            await decoder.sandbox()
+            return Path(f"/proc/{decoder.pid}/limits").read_text()
+
+    (line,) = [line for line in asyncio.run(story()).splitlines() if line.startswith("Max processes")]
+    _, _, soft, hard, _ = line.split()
+    assert int(soft) == int(hard) <= 4096
