@@ -3,12 +3,12 @@
 A title can hold escape sequences that control a terminal, marks that reverse the order of the text after them, and
 characters that only a parser sees. `safe` replaces or removes them:
 
-- Line breaks, tabs and other white space of the controls become a space; a text is one line.
+- Line breaks, tabs, other white space of the controls and fillers become a space; a text is one line.
 - All other controls (C0, DEL, C1), unpaired surrogates and noncharacters become U+FFFD: they were there, and what they
   divided stays divided.
 - Invisible formatting is removed: marks, embeddings, overrides and isolates of the bidirectional algorithm (whose
   effect would go on in the text after it), zero-width spaces, byte order marks, soft hyphens, tags, invisible
-  operators, fillers.
+  operators.
 - Joiners and variation selectors stay where writing systems and emoji need them: one after a letter of a script
   without cases (Arabic, Persian, the scripts of India, ...), after a mark, or after a symbol.
 
@@ -25,7 +25,8 @@ MAX_LENGTH = 10_000
 #: Limit of a URL in a file; longer ones are not requested.
 MAX_URL_LENGTH = 8_192
 
-_SPACES = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029\u3164\uffa0")
+#: Among them those that only look like spaces: fillers of Hangul, and the empty cell of Braille.
+_SPACES = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u2028\u2029\u115f\u1160\u2800\u3164\uffa0")
 _NONCHARACTERS = "\ufdd0-\ufdef" + "".join(
     f"{chr(plane | 0xFFFE)}{chr(plane | 0xFFFF)}" for plane in range(0, 0x110000, 0x10000)
 )
@@ -39,7 +40,7 @@ _IDEOGRAPHIC_SELECTORS = "\U000e0100-\U000e01ef"
 #: Whatever is not kept in any case. Of the format characters (`Cf`), those that are visible are not here: signs above
 #: numbers in Arabic and Syriac, and what arranges hieroglyphs.
 _ODD = re.compile(
-    f"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u17b4\u17b5{_MONGOLIAN}\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    f"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5{_MONGOLIAN}\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
     f"\ud800-\udfff{_SELECTORS}\ufeff\uffa0\ufff0-\ufffb{_NONCHARACTERS}\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )

@@ -60,8 +60,8 @@ URLS = frozenset({"source_url", "page_url", "license_url"})
 #: Spreadsheets evaluate cells with these first characters as formulas, including the full-width and the small forms
 #: (OWASP, "CSV Injection"). Tabs and line ends are not in safe text.
 _FORMULAS = "=+\\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b"
-#: What readers may skip at the beginning of a cell.
-_SKIPPED = "\\s\"'`\u2018-\u201f\u00ab\u00bb\u2039\u203a\uff02\uff07"
+#: What readers may skip at the beginning of a cell, and what is not seen after it.
+_SKIPPED = "\\s\"'`\u2018-\u201f\u00ab\u00bb\u2039\u203a\uff02\uff07\u200c\u200d\ufe00-\ufe0f"
 #: Where a formula may begin. After a `;` it is also where nothing follows in the cell: the quotation mark at its end
 #: would be the beginning of a cell that goes on in the next line.
 _UNSAFE = re.compile(rf"\A(?=[{_SKIPPED}]*[{_FORMULAS}])|(?<=;)(?=[{_SKIPPED}]*(?:[{_FORMULAS}]|\Z))")
