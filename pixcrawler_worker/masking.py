@@ -59,14 +59,20 @@ _RUN = re.compile(r"[^\s\"'<>`]+")
 _PUNCTUATION = re.compile(r"[).,;:\]}]*\Z")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}\Z")
 #: The beginning of a URL, and what such a one has whose password holds no white space: a host, after the last `@`.
-_BEGINNING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,30}:/{1,2}([^\s\"'<>]*)")
+_BEGINNING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,30}:/{1,2}([^\s\"'<>`]*)")
 _USUAL = re.compile(
     r"(?:.*@[\w.\[-]|(?:[\w-]+(?:\.[\w-]*)+|localhost)(?::[0-9]{0,5})?(?:\W|\Z)|[\w,-]+(?::[0-9]{1,5})?(?:[^\w:]|:?\Z(?<!:))"
     r"|\[[0-9a-f:.]{2,45}\]|[/?#,;.)]|\Z)",
     re.IGNORECASE,
 )
+#: The beginning of a web address without user information.
+_HTTP = re.compile(r"https?://[^@:/?#]*(?::[0-9]{1,5})?(?:[/?#]|\Z)", re.IGNORECASE)
+#: What is rather a user and the beginning of a password than a host and its port, when there is an `@` behind it.
+_MAYBE_USER = re.compile(r"[\w.-]*:[0-9]{1,5}[^/@]*")
 #: The rest of a line up to an `@`, where the URL above is broken by white space in its password.
 _REST = re.compile(r"[^\n\"'<>]{0,300}@")
+#: The same where a password may have quotation marks, angle brackets and line ends, too.
+_WIDE_REST = re.compile(".{0,300}@", re.DOTALL)
 #: What comes before the path of a URL, with one host or, for libpq, several.
 _HOST = r"(?:[\w.-]+|\[[0-9a-f:.%]+\])?(?::[0-9]{0,5})?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*", re.IGNORECASE)
@@ -215,11 +221,15 @@ def _without_spaced_passwords(text: str) -> str:
     done = 0
     for beginning in _BEGINNING.finditer(text):
         start = beginning.start(1)
-        if start < done or not (rest := _REST.match(text, start)):
+        is_web = _HTTP.match(beginning[0]) is not None
+        is_usual = _USUAL.match(beginning[1]) is not None and (is_web or not _MAYBE_USER.fullmatch(beginning[1]))
+        # The path of a web address may have an `@`.
+        is_path = is_usual and is_web
+        if start < done or not (rest := (_REST if is_path else _WIDE_REST).match(text, start)):
             continue
         # What has a password may go on behind white space, too, however much it looks like a URL up to there.
         goes_on = "@" in beginning[1] and rest.end() > beginning.end()
-        if goes_on or not _USUAL.match(beginning[1]):
+        if goes_on or not is_usual:
             parts += [text[done:start], MASK, "@"]
             done = rest.end()
     return "".join(parts) + text[done:]
