@@ -107,7 +107,7 @@ def test_threads_that_a_decoder_needs_are_not_without_number() -> None:
     async def story() -> str:
         async with aclosing(Decoder(Limits())) as decoder:
             await decoder.sandbox()
-            return Path(f"/proc/{decoder.pid}/limits").read_text()
+            return await asyncio.to_thread(Path(f"/proc/{decoder.pid}/limits").read_text)
 
     (line,) = [line for line in asyncio.run(story()).splitlines() if line.startswith("Max processes")]
     _, _, soft, hard, _ = line.split()
