@@ -100,8 +100,9 @@ def _jpeg(body: bytes, limits: Limits) -> Header:
         raise RejectedError(Reason.CORRUPT, "its data begins before a frame header")
     header = replace(header, pixel_bytes=_jpeg_pixel_bytes(body, frame, begin))
     # Entropy-coded data has no such bytes (T.81, F.1.2.3), metadata and what follows the image may.
-    if body.count(_JPEG_SCAN, begin) > limits.max_scans_of(header.width, header.height):
-        _check_scans(body, begin, header, limits)
+    most = limits.max_scans_of(header.width, header.height, arithmetic=body[frame + 1] in _JPEG_ARITHMETIC)
+    if body.count(_JPEG_SCAN, begin) > most:
+        _check_scans(body, begin, most, limits)
     return header
 
 
@@ -142,7 +143,7 @@ def _jpeg_pixel_bytes(body: bytes, frame: int, scan: int) -> float:
     return _JPEG_COEFFICIENT_BYTES * samples / max(across * down, 1)
 
 
-def _check_scans(body: bytes, position: int, header: Header, limits: Limits) -> None:
+def _check_scans(body: bytes, position: int, most: int, limits: Limits) -> None:
     """Count the scans exactly, to the end of the image."""
     scans = 0
     while found := _JPEG_MARKER.search(body, position):
@@ -150,7 +151,7 @@ def _check_scans(body: bytes, position: int, header: Header, limits: Limits) -> 
         if marker == _JPEG_END:
             return
         scans += marker == _JPEG_SCAN[1]
-        limits.check_scans(scans, header.width, header.height)
+        limits.check_scans(scans, most)
         if position + 4 > len(body):
             return
         position += 2 + struct.unpack_from(">H", body, position + 2)[0]

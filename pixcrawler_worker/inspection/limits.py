@@ -42,6 +42,8 @@ class Limits:
         max_scans: passes of a JPEG over its pixels. Encoders write 10, the ones that try all ways of dividing them up
             to a hundred or so. An empty pass over 50 Mpx takes five bytes and 5 ms.
         max_scan_pixels: scans x width x height: of 50 Mpx, a hundred scans.
+        max_arithmetic_scan_pixels: the same of a JPEG with arithmetic coding, in which a bit of the file can stand for
+            any number of decisions: of 50 Mpx, 12 scans.
         max_segments: segments of a JPEG before its first scan. A color profile has 255 at most; 320 full ones are
             20 MB.
         max_padding_bytes: bytes between them that are none.
@@ -64,6 +66,7 @@ class Limits:
     max_blocks: int = 65_536
     max_scans: int = 500
     max_scan_pixels: int = 5_000_000_000
+    max_arithmetic_scan_pixels: int = 625_000_000
     max_segments: int = 1_000
     max_padding_bytes: int = 1_000_000
     max_compressed_chunks: int = 256
@@ -128,13 +131,14 @@ class Limits:
             Reason.TOO_COMPLEX, f"more than {self.max_blocks_of(file_size):,} blocks in {file_size:,} bytes"
         )
 
-    def max_scans_of(self, width: int, height: int) -> int:
+    def max_scans_of(self, width: int, height: int, *, arithmetic: bool) -> int:
         """Return how many passes a JPEG of `width` x `height` may have over its pixels."""
-        return min(self.max_scans, self.max_scan_pixels // max(width * height, 1))
+        pixels = self.max_arithmetic_scan_pixels if arithmetic else self.max_scan_pixels
+        return min(self.max_scans, pixels // max(width * height, 1))
 
-    def check_scans(self, scans: int, width: int, height: int) -> None:
-        """Raise RejectedError when a JPEG has too many passes over its pixels."""
-        _check_count(scans, self.max_scans_of(width, height), "scans")
+    def check_scans(self, scans: int, most: int) -> None:
+        """Raise RejectedError when a JPEG has more passes over its pixels than it may have (`max_scans_of`)."""
+        _check_count(scans, most, "scans")
 
     def check_segments(self, segments: int) -> None:
         """Raise RejectedError when a JPEG has too many segments before its first scan."""

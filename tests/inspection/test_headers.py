@@ -61,6 +61,14 @@ def test_a_large_jpeg_may_have_fewer_scans_since_each_costs_its_pixels() -> None
         headers.read(body, Limits(max_scan_pixels=8 * 160 * 120 - 1))
 
 
+def test_an_arithmetic_jpeg_may_have_fewer_scans_since_a_bit_of_it_stands_for_any_number_of_decisions() -> None:
+    body = samples.jpeg_of_scans(8).replace(b"\xff\xc2", b"\xff\xca")
+
+    headers.read(body, Limits(max_arithmetic_scan_pixels=8 * 160 * 120))
+    with pytest.raises(RejectedError, match="more than 7 scans"):
+        headers.read(body, Limits(max_arithmetic_scan_pixels=8 * 160 * 120 - 1))
+
+
 def test_an_arithmetic_jpeg_may_hold_more_pixels_in_a_byte() -> None:
     frame = samples.jpeg_segment(0xC9, struct.pack(">BHHB", 8, 1000, 1000, 1) + b"\1\x11\0")
     scan = samples.jpeg_segment(0xDA, b"\1\1\0\0\x3f\0")
