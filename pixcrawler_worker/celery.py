@@ -476,6 +476,13 @@ def _check(
         _refuse_to_start(error)
 
 
+@signals.celeryd_after_setup.connect
+def _leave_own_tasks(**_: object) -> None:
+    """Forget the tasks of Celery itself, which run and send what a message says: none of ours needs them."""
+    for name in [name for name in app.tasks if name.startswith("celery.")]:
+        app.tasks.unregister(name)
+
+
 def _log_as_json(worker: Any) -> None:  # noqa: ANN401 - what Celery calls a worker has no stubs
     """Keep Celery from writing what is no log entry: its banner, and its own redirection of stdout and stderr."""
     # Children know of the format by it, also where a file `.env` has it.

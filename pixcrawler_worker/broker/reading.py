@@ -44,6 +44,11 @@ _MAX_NAME = 1000
 #: Of the counters in headers; Celery adds to them.
 _MAX_COUNT = 2**53
 
+#: Those that kombu has for Redis.
+_EXCHANGE_TYPES = frozenset({"direct", "topic", "fanout"})
+#: By which a command may have a worker grow.
+_MAX_PROCESSES = 1000
+
 #: Strings, which may hold brackets, and brackets. Possessive, and the end of the text ends a string: never quadratic.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
 #: The same with the commas between values.
@@ -138,6 +143,9 @@ def read_broadcast(raw: bytes, *, is_command: bool) -> dict[str, Any]:
         raise UnreadableError(Fault.COMMAND, f"`{invalid[0]}` is invalid")
     if body.keys() - _COMMAND_KEYS:
         raise UnreadableError(Fault.COMMAND, "the command has an unknown key")
+    for name, value in (body.get("arguments") or {}).items():
+        if name in _COMMAND_ARGUMENTS and not _COMMAND_ARGUMENTS[name](value):
+            raise UnreadableError(Fault.COMMAND, f"`arguments.{name}` is invalid")
     return envelope
 
 
@@ -365,6 +373,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_COUNT
 
 
+def _is_process_count(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_PROCESSES)
+
+
 def _is_priority(value: object) -> bool:
     try:
         int(value)  # type: ignore[call-overload]  # this is the question
@@ -431,6 +443,13 @@ def _is_reply_to(value: object) -> bool:
     return isinstance(value, dict) and _is_name(value.get("exchange")) and _is_name(value.get("routing_key"))
 
 
+#: Arguments of commands that Celery uses later, in its event loop, where an error ends the worker; and the processes by
+#: which it grows and shrinks.
+_COMMAND_ARGUMENTS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("queue", "exchange", "routing_key"), _is_name_or_none),
+    "exchange_type": lambda value: value is None or (isinstance(value, str) and value in _EXCHANGE_TYPES),
+    **dict.fromkeys(("n", "min", "max"), _is_process_count),
+}
 #: Fields of headers, and of a body of protocol 1, that Celery uses without looking at their type.
 _FIELDS: Mapping[str, Callable[[object], bool]] = {
     "argsrepr": _is_text,

@@ -36,6 +36,13 @@ COMMANDS = (
     malformed.changed("body", malformed.encoded(b'{"method": {}}')),
     malformed.changed("body", malformed.encoded(b'{"method": "ping", "reply_to": 5}')),
     malformed.changed("body", malformed.encoded(b'{"method": "ping", "self": 5}')),
+    # Celery looks them up later, in the event loop of the worker.
+    malformed.changed("body", malformed.encoded(b'{"method": "cancel_consumer", "arguments": {"queue": []}}')),
+    malformed.changed("body", malformed.encoded(b'{"method": "add_consumer", "arguments": {"queue": {}}}')),
+    malformed.changed(
+        "body", malformed.encoded(b'{"method": "add_consumer", "arguments": {"queue": "a", "exchange_type": "b"}}')
+    ),
+    malformed.changed("body", malformed.encoded(b'{"method": "pool_grow", "arguments": {"n": 100000}}')),
 )
 
 

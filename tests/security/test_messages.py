@@ -31,7 +31,8 @@ MAX_GROWTH_MIB = 320
 
 
 def message(body: bytes, **headers: object) -> bytes:
-    whole = malformed.envelope(Task.CRAWL_START.value, 1, queue=Queue.CRAWL.value, **headers)
+    whole = malformed.envelope(Task.CRAWL_START.value, 1, queue=Queue.CRAWL.value)
+    whole["headers"] |= headers
     whole["body"] = base64.b64encode(body).decode()
     return json.dumps(whole).encode()
 
@@ -155,6 +156,8 @@ def test_a_worker_survives_them_with_bounded_memory_and_runs_a_job(stack: Stack,
         message(with_argument(b'"' + b"a" * 10 * MIB + b'"')),
         message(with_argument(rb'{"urls": ["\ud800"], "a": NaN, "a": 1e999, "b": -Infinity}')),
         message(b"[[2000000000], {}, {}]", argsrepr="x" * MIB, kwargsrepr="{" * MIB),
+        # A task of Celery itself, which would run another one as often as the message says.
+        message(b'[[{"task": "pixcrawler.maintenance.sweep"}, [[], [], []]], {}, {}]', task="celery.starmap"),
     ]
     with stack.worker(concurrency=1) as process:
         listed, _ = url_list(stack.host, good=2, broken=0)
@@ -174,6 +177,8 @@ def test_a_worker_survives_them_with_bounded_memory_and_runs_a_job(stack: Stack,
     assert {entry.reason for entry in entries} >= {"too_deep", "too_large", "compression", "content_type"}
     assert growth < MAX_GROWTH_MIB, growth
     assert stack.log().count("Traceback") == 0
+    assert "there is no such task" in stack.log()
+    assert "celery.starmap" in stack.log()
 
 
 def peak_mib(pid: int) -> int:
