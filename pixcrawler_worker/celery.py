@@ -31,6 +31,7 @@ from pixcrawler_worker.broker.app import BrokerApp
 from pixcrawler_worker.broker.consumer import Consumer
 from pixcrawler_worker.broker.monitoring import MonitoredEvents, MonitoredTask
 from pixcrawler_worker.broker.pool import ChildPool
+from pixcrawler_worker.broker.reading import Fault
 from pixcrawler_worker.broker.transport import CheckedAMQP
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import QUEUES, Queue, Task
@@ -344,7 +345,7 @@ class MetricsServer(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         self._port = settings.load().metrics_port
         if self._port:
-            metrics.prepare(JOB_KINDS)
+            metrics.prepare(JOB_KINDS, steps=sweeper.STEPS, faults=[fault.value for fault in Fault])
             # Before there are children.
             metrics.collect()
 

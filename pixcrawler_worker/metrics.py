@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -119,13 +119,19 @@ def count_internal_error(kind: str) -> None:
     INTERNAL_ERRORS.add(kind)
 
 
-def prepare(kinds: Iterable[str]) -> None:
+def prepare(kinds: Iterable[str], *, steps: Collection[str], faults: Iterable[str]) -> None:
     """Serve counters that an alert watches from the beginning, as zero: Prometheus does not see the first of others.
 
     Args:
         kinds: of jobs.
+        steps: of a sweep.
+        faults: of messages that are set aside.
     """
+    for fault in faults:
+        MESSAGES_QUARANTINED.labels(fault)
     for kind in kinds:
+        for step in steps:
+            SWEEP_ERRORS.labels(kind, step)
         for counter in (CHUNKS_REAPED, COUNTERS_REPAIRED, INTERNAL_ERRORS, BYTES, CHUNK_SECONDS):
             counter.labels(kind)
     for cause in ("crash", "killed", "timeout", "answer"):

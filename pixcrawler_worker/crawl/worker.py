@@ -159,6 +159,7 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
             rejected={str(reason): count for reason, count in rejected.items()},
             bytes=progress.received,
             hosts=progress.hosts,
+            waiting=progress.pause.waiting if progress.pause else {},
         ),
     )
 

@@ -89,6 +89,8 @@ def _log_report(report: Report | None, seconds: float) -> None:
         fields["reasons"] = {str(name): int(count) for name, count in reasons.items()}
     if hosts := _largest(tally.hosts, _MAX_HOSTS):
         fields["slowest_hosts"] = {host: round(spent, 2) for host, spent in hosts.items()}
+    if waiting := _largest(tally.waiting, _MAX_HOSTS):
+        fields["waiting_for"] = {host: int(count) for host, count in waiting.items()}
     if report.rest:
         fields["delay"] = report.rest.delay.total_seconds()
     event = "chunk put back with the rest of its work" if report.rest else "chunk completed"

@@ -84,12 +84,14 @@ class Tally:
         rejected: why they were rejected, or what was found, with counts.
         bytes: downloaded by crawls, read by validations, written by exports.
         hosts: seconds of downloads by host.
+        waiting: numbers of candidates that are put off, by the host that they wait for.
     """
 
     outcomes: Mapping[str, int] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
     bytes: int = 0
     hosts: Mapping[str, float] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

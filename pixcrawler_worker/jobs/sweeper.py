@@ -80,6 +80,7 @@ class _Step(StrEnum):
     START = "start"
 
 
+STEPS = tuple(step.value for step in _Step)
 #: Leases that the message of a row without options gets: its options would come too late.
 _GRACE_LEASES = 5
 #: Steps that bring a job further, by its id: not one that the settings hold.

@@ -67,9 +67,14 @@ def of_error(what: str, error: Exception) -> OutageError | PermanentError:
         return FileMissingError(f"{what}: {first_line(error)}")
     if isinstance(error, _PERMANENT):
         return PermanentError(f"{what}: {first_line(error)}")
-    metrics.STORAGE_ERRORS.add()
     may_be_one_file = isinstance(error, PermissionDeniedError) or _os_code(error) in _OF_A_FILE
-    return OutageError(f"{what}: {first_line(error)}", may_be_one_file=may_be_one_file)
+    return outage(f"{what}: {first_line(error)}", may_be_one_file=may_be_one_file)
+
+
+def outage(message: str, *, may_be_one_file: bool = False) -> OutageError:
+    """Return the error of a storage that is unavailable, see `OutageError`, and count it for metrics."""
+    metrics.STORAGE_ERRORS.add()
+    return OutageError(message, may_be_one_file=may_be_one_file)
 
 
 def _os_code(error: Exception) -> int | None:

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
-from pixcrawler_worker.storage.failures import of_error, translated
+from pixcrawler_worker.storage.failures import of_error, outage, translated
 from pixcrawler_worker.storage.keys import is_key
 
 T = TypeVar("T")
@@ -293,9 +293,7 @@ class LocalFolder:
             if create:
                 self.make()
                 return os.open(self._path, flags)
-            raise OutageError(
-                f"the storage file://{self._path} has no folder: its volume may not be mounted"
-            ) from error
+            raise outage(f"the storage file://{self._path} has no folder: its volume may not be mounted") from error
 
     def _url(self, parts: Sequence[str]) -> str:
         return f"file://{self._path}/{'/'.join(parts)}"

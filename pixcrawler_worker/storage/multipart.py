@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from pixcrawler_worker.errors import OutageError, PermanentError
+from pixcrawler_worker.storage.failures import outage
 
 #: SHA-256 of an empty body: neither request has one.
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -198,9 +199,7 @@ class _Bucket:
                         raise PermanentError("the storage's list of unfinished uploads is too long")
                 return response.status, bytes(body), _time(response.headers.get("Date"))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise OutageError(
-                f"the storage did not respond to a request about unfinished uploads: {error!r}"
-            ) from error
+            raise outage(f"the storage did not respond to a request about unfinished uploads: {error!r}") from error
 
 
 def _credentials(environ: Mapping[str, str]) -> Credentials | None:
@@ -261,4 +260,4 @@ def _failure(what: str, status: int, body: bytes) -> OutageError | PermanentErro
     code, end, _ = rest.partition("</Code>")
     message = f"{what}: the storage responded with {status}{f' {code}' if end and code.isalnum() else ''}"
     passes = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
-    return OutageError(message) if passes else PermanentError(message)
+    return outage(message) if passes else PermanentError(message)

@@ -9,6 +9,7 @@ import ledger
 import psycopg
 import pytest
 import supabase
+from factories import TABLES, make_job
 from fakes.hosts import HostileServer, serving
 from psycopg import conninfo
 
@@ -17,6 +18,7 @@ from pixcrawler_worker.db import grants, migrate, server, session
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.monitored_state import MonitoredState
 
 ROLES_SQL = (Path(__file__).parents[2] / "deploy" / "roles.sql").read_text()
 ROLES = ("pixcrawler_owner", "pixcrawler_worker", "pixcrawler_api", "pixcrawler_monitor")
@@ -87,6 +89,16 @@ def test_the_role_of_the_worker_runs_jobs_of_all_kinds(
     assert result.crawl[:2] == ("completed", 100)
     assert result.validation[:3] == ("completed", 100, 3)
     assert result.export[:4] == ("completed", 100, 3, 3)
+
+
+def test_the_role_of_monitoring_reads_all_that_metrics_show(admin: str, everything: Sessions) -> None:
+    make_job(everything)
+    loaded = settings.load(database_url=supabase.as_role(admin, "pixcrawler_monitor"), broker_url="redis://127.0.0.1:1")
+    readings = {one.name: one.values for one in MonitoredState(loaded, TABLES, ask_workers=False).readings()}
+    assert readings["state_read_failed"] == {("jobs",): 0, ("ids",): 0, ("redis",): 1}
+    assert readings["state_left_out"] == {(): 0}
+    # A role that may not read the sequence would see 0.
+    assert readings["ids_used_ratio"]["crawl_jobs.id",] > 0
 
 
 def test_the_role_of_the_owner_lacks_nothing_either(admin: str) -> None:

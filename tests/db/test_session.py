@@ -9,6 +9,7 @@ from threading import Barrier
 import ledger
 import psycopg
 import pytest
+from counted import counting
 from factories import make_image, make_job, start_job
 from fakes.postgres_proxy import PostgresProxy, postgres_proxy
 from ledger import LEASE, at_once
@@ -136,7 +137,8 @@ def test_a_lock_timeout_is_retried(sessions: Sessions) -> None:
             session.execute(text("SET LOCAL lock_timeout = '20ms'"))
             rename(session, job_id, "ours")
 
-        transact(sessions, work, pauses=NO_PAUSES)
+        with counting("database_errors", 1, cause="timeout"):
+            transact(sessions, work, pauses=NO_PAUSES)
     assert len(attempts) == 2
     assert name_of(sessions, job_id) == "ours"
 
@@ -163,7 +165,8 @@ def test_a_connection_that_the_server_ends_is_replaced(sessions: Sessions) -> No
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
         return len(attempts)
 
-    assert transact(sessions, work, pauses=NO_PAUSES) == 2
+    with counting("database_errors", 1, cause="connection"):
+        assert transact(sessions, work, pauses=NO_PAUSES) == 2
 
 
 def test_an_idle_connection_that_the_server_ended_is_replaced_before_it_is_used(

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from counted import counting
 from inspection import samples
 from PIL import Image
 
@@ -241,7 +242,8 @@ def test_a_crash_rejects_one_image_and_the_others_get_a_new_process(crash: signa
             assert decoder.pid != pid
             assert not is_running(pid)
 
-    asyncio.run(story())
+    with counting("decoder_deaths", 1, cause="crash"):
+        asyncio.run(story())
 
 
 def test_a_kill_rejects_no_image() -> None:
@@ -254,7 +256,8 @@ def test_a_kill_rejects_no_image() -> None:
             assert await asyncio.gather(task, *others) == [FACTS] * 21
             assert not is_running(pid)
 
-    asyncio.run(story())
+    with counting("decoder_deaths", 1, cause="killed"):
+        asyncio.run(story())
 
 
 async def first_image(decoder: Decoder, *, after: int) -> int:

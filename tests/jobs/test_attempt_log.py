@@ -69,12 +69,15 @@ def test_it_is_a_warning_when_most_was_rejected(outcomes: Mapping[str, int], lev
     assert found.get("top_reason") == ("corrupt" if level == "warning" else None)
 
 
-def test_a_chunk_that_is_put_back_says_for_how_long() -> None:
-    found = line(End.CONTINUED, report=Report({}, rest=Rest({}, timedelta(seconds=7)), tally=Tally({"stored": 1})))
+def test_a_chunk_that_is_put_back_says_for_how_long_and_for_which_hosts() -> None:
+    tally = Tally({"stored": 1, "put_off": 4}, waiting={"a.example": 1, "b.example": 3})
+    found = line(End.CONTINUED, report=Report({}, rest=Rest({}, timedelta(seconds=7)), tally=tally))
     assert found == {
         "event": "chunk put back with the rest of its work",
         "log_level": "info",
         "stored": 1,
+        "put_off": 4,
+        "waiting_for": {"b.example": 3, "a.example": 1},
         "delay": 7.0,
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from counted import counting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,7 +158,7 @@ def test_a_folder_that_is_not_there_is_an_outage_and_no_file_is_missing(tmp_path
         lambda: opened(store, "a.jpg"),
     ]
     for read in reads:
-        with pytest.raises(OutageError, match="has no folder"):
+        with counting("storage_errors", 1), pytest.raises(OutageError, match="has no folder"):
             read()
 
 
