@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from pixcrawler_worker.domain import broker_urls
 from pixcrawler_worker.errors import PermanentError
@@ -17,6 +24,8 @@ from pixcrawler_worker.inspection import placeholders
 PREFIX = "PIXCRAWLER_"
 ENV_FILE = ".env"
 _HTTP_URL = r"^https?://."
+#: Characters that are read of a file with a secret.
+_MAX_SECRET = 10_000
 
 
 def _aliases(name: str, *fallbacks: str) -> AliasChoices:
@@ -25,6 +34,8 @@ def _aliases(name: str, *fallbacks: str) -> AliasChoices:
 
 class Settings(BaseSettings):
     """All settings with their defaults. The environment overrides `.env` in the working directory.
+
+    A secret may be in a file instead, which a variable with `_FILE` names: `PIXCRAWLER_DATABASE_URL_FILE`.
 
     An empty value counts as not set, because `${NAME:-}` in a Compose file becomes one.
     """
@@ -87,6 +98,19 @@ class Settings(BaseSettings):
         None, description="a file that a worker writes every 5 seconds, for `pixcrawler health`; by default it does not"
     )
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where values come from, the first of them first."""
+        del file_secret_settings
+        return init_settings, _SecretFiles(settings_cls), env_settings, dotenv_settings
 
     @field_validator("host_connections", mode="before")
     @classmethod
@@ -158,6 +182,13 @@ class Settings(BaseSettings):
         return (self.data_dir.resolve() / "storage").as_uri()
 
 
+class _SecretFiles(EnvSettingsSource):
+    """The settings that are in files of their own."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return secret_files()
+
+
 def load(**overrides: object) -> Settings:
     """Return the settings of this process.
 
@@ -192,4 +223,42 @@ def source_variables(name: str) -> tuple[str, str]:
 
 def environment() -> Mapping[str, str | None]:
     """Return the variables of the environment and of `.env`, which the environment overrides, by lower-case name."""
+    return _variables() | secret_files()
+
+
+def file_variable(name: str) -> str | None:
+    """Return the variable that names a file with the value of a setting; None where the setting is no secret."""
+    field = Settings.model_fields.get(name.removeprefix(PREFIX).lower())
+    is_secret = name.endswith("_API_KEY") or (field is not None and SecretStr in get_args(field.annotation))
+    return f"{name}_FILE" if is_secret else None
+
+
+def secret_files() -> dict[str, str | None]:
+    """Return the values of the secrets whose variable with `_FILE` names a file, by the name of the variable without.
+
+    Raises:
+        PermanentError: when a file cannot be read or is empty, or the value is given as well.
+    """
+    given = _variables()
+    found: dict[str, str | None] = {}
+    for name, path in given.items():
+        variable = name.upper().removesuffix("_FILE")
+        if not path or not variable.startswith(PREFIX) or name.upper() != file_variable(variable):
+            continue
+        if given.get(variable.lower()):
+            raise PermanentError(f"{variable} and {variable}_FILE are both set: expected one of them")
+        try:
+            with Path(path).open(encoding="utf-8") as file:
+                value = file.read(_MAX_SECRET).strip()
+        except OSError as error:
+            raise PermanentError(f"{variable}_FILE: {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise PermanentError(f"{variable}_FILE: {path} is not a text in UTF-8") from None
+        if not value:
+            raise PermanentError(f"{variable}_FILE: {path} is empty")
+        found[variable.lower()] = value
+    return found
+
+
+def _variables() -> dict[str, str | None]:
     return {**DotEnvSettingsSource(Settings).env_vars, **EnvSettingsSource(Settings).env_vars}

@@ -8,7 +8,15 @@ from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from pixcrawler_worker.domain.naming import nearest
 from pixcrawler_worker.masking import mask, mask_url
-from pixcrawler_worker.settings import ENV_FILE, PREFIX, Settings, environment, source_variables
+from pixcrawler_worker.settings import (
+    ENV_FILE,
+    PREFIX,
+    Settings,
+    environment,
+    file_variable,
+    secret_files,
+    source_variables,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +31,9 @@ class ReportedSetting:
 
 def report(settings: Settings) -> list[ReportedSetting]:
     """Return every setting with its effective value and the origin of that."""
+    files = secret_files()
     sources = [
+        ("file", files),
         ("environment", EnvSettingsSource(Settings).env_vars),
         (ENV_FILE, DotEnvSettingsSource(Settings).env_vars),
     ]
@@ -50,6 +60,8 @@ def unknown(sources: Iterable[str] = ()) -> dict[str, str | None]:
     fields = {field.upper(): PREFIX + field.upper() for field in Settings.model_fields}
     of_sources = {variable.removeprefix(PREFIX): variable for name in sources for variable in source_variables(name)}
     known = of_sources | fields
+    files = (file_variable(variable) for variable in known.values())
+    known |= {name.removeprefix(PREFIX): name for name in files if name}
     names = {name.upper() for name in environment() if name.upper().startswith(PREFIX)}
     # Compared without the prefix, which would make any two names similar.
     return {

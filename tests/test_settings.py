@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from pixcrawler_worker import settings
+from pixcrawler_worker import settings, settings_report
 from pixcrawler_worker.client import BROKER_VARIABLES
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection import placeholders
@@ -221,3 +221,45 @@ def _written(default: object) -> str:
 def test_a_broken_list_of_placeholders_is_named_with_its_line() -> None:
     Path("list.txt").write_text("# mine\nsha256:12\n")
     assert "PIXCRAWLER_PLACEHOLDERS is invalid: list.txt, line 2: a SHA-256 has" in error_of(placeholders="list.txt")
+
+
+def test_a_secret_can_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL", "EGRESS_PROXY"):
+        value, expected = WRITTEN[name]
+        (tmp_path / name).write_text(f"{value}\n")
+        monkeypatch.setenv(f"PIXCRAWLER_{name}_FILE", str(tmp_path / name))
+        # A fallback counts less than a name of our own.
+        monkeypatch.setenv("DATABASE_URL", "postgresql:///other")
+        assert getattr(settings.load(), name.lower()) == expected
+        origins = {one.name: one.origin for one in settings_report.report(settings.load())}
+        assert origins[f"PIXCRAWLER_{name}"] == "file"
+    (tmp_path / "key").write_text("k-1")
+    monkeypatch.setenv("PIXCRAWLER_FLICKR_API_KEY_FILE", str(tmp_path / "key"))
+    assert settings.of_source("flickr") == (None, "k-1")
+    assert settings_report.unknown(["flickr"]) == {}
+    # A file with a number is a mistake, which is not passed over.
+    monkeypatch.setenv("PIXCRAWLER_LEASE_SECONDS_FILE", str(tmp_path / "key"))
+    assert list(settings_report.unknown(["flickr"])) == ["PIXCRAWLER_LEASE_SECONDS_FILE"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "cannot be read: No such file"), (b" \n", "is empty"), (b"\xff", "is not a text in UTF-8")],
+)
+def test_a_file_without_a_secret_gives_one_line_that_names_it(
+    content: bytes | None, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL_FILE", str(path))
+    with pytest.raises(PermanentError, match=f"^PIXCRAWLER_BROKER_URL_FILE: {path} {reason}"):
+        settings.load()
+
+
+def test_a_secret_that_is_given_twice_gives_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("redis://a")
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("PIXCRAWLER_BROKER_URL", "redis://b")
+    with pytest.raises(PermanentError, match=r"^PIXCRAWLER_BROKER_URL and PIXCRAWLER_BROKER_URL_FILE are both set"):
+        settings.load()
