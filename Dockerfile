@@ -23,7 +23,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /
     && install --directory --owner pixcrawler --group pixcrawler /data
 COPY --from=build /opt/pixcrawler /opt/pixcrawler
 ENV PATH=/opt/pixcrawler/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIXCRAWLER_DATA_DIR=/data \
-    ALEMBIC_CONFIG=/opt/pixcrawler/package/alembic.ini
+    ALEMBIC_CONFIG=/opt/pixcrawler/package/alembic.ini PIXCRAWLER_HEALTH_FILE=/tmp/pixcrawler-health
 USER 10001:10001
 WORKDIR /data
 VOLUME /data

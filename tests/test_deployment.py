@@ -5,18 +5,25 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
+import sys
 import tomllib
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
+import obstore.store
 import pytest
 import redis
 import yaml
 
 from pixcrawler_worker.embedded.services import Services
+from pixcrawler_worker.settings import Settings, file_variable
 
 ROOT = Path(__file__).parents[1]
+KUBERNETES = sorted(path.name for path in (ROOT / "deploy/kubernetes").glob("*.yaml"))
 PASSWORDS = {"POSTGRES_PASSWORD": "pg-secret", "REDIS_PASSWORD": "redis-secret", "FLOWER_PASSWORD": "flower-secret"}
 
 Json = dict[str, Any]
@@ -31,7 +38,7 @@ def compose() -> Json:
 @pytest.fixture(scope="module")
 def docker_services(compose: Json) -> dict[str, Json]:
     services: dict[str, Json] = compose["services"]
-    assert set(services) == {"postgres", "redis", "migrate", "worker", "flower"}
+    assert set(services) == {"postgres", "redis", "migrate", "worker", "flower", "metrics", "s3", "bucket"}
     return services
 
 
@@ -66,19 +73,21 @@ def test_every_container_is_hardened(docker_services: dict[str, Json]) -> None:
 
 def test_no_container_runs_as_root(docker_services: dict[str, Json]) -> None:
     ours = {name for name, service in docker_services.items() if service.get("build")}
-    assert ours == {"migrate", "worker", "flower"}
+    assert ours == {"migrate", "worker", "flower", "metrics", "bucket"}
     assert {name: service["user"] for name, service in docker_services.items() if name not in ours} == {
         "postgres": "postgres",
         "redis": "redis",
+        "s3": "10001:10001",
     }
     (*_, last) = stages()
     users = [rest for instruction, rest in last if instruction == "USER"]
     assert [int(part) > 0 for part in users[-1].split(":")] == [True, True]
 
 
-def test_only_flower_can_be_reached_and_only_from_this_machine(compose: Json, docker_services: dict[str, Json]) -> None:
+def test_only_pages_can_be_reached_and_only_from_this_machine(compose: Json, docker_services: dict[str, Json]) -> None:
     assert {name: service["ports"] for name, service in docker_services.items() if "ports" in service} == {
-        "flower": ["127.0.0.1:5555:5555"]
+        "flower": ["127.0.0.1:5555:5555"],
+        "metrics": ["127.0.0.1:9401:9401"],
     }
     assert compose["networks"]["data"] == {"internal": True}
     assert docker_services["postgres"]["networks"] == docker_services["redis"]["networks"] == ["data"]
@@ -95,12 +104,17 @@ def test_each_service_gets_only_the_secrets_that_it_needs(docker_services: dict[
         "migrate": {"POSTGRES_PASSWORD"},
         "worker": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
         "flower": {"REDIS_PASSWORD", "FLOWER_PASSWORD"},
+        "metrics": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
+        "s3": set(),
+        "bucket": set(),
     }
 
 
-def test_keys_of_the_storage_are_for_workers_alone_and_in_no_repository(docker_services: dict[str, Json]) -> None:
+def test_keys_of_the_storage_are_for_workers_and_the_storage_alone_and_in_no_repository(
+    docker_services: dict[str, Json],
+) -> None:
     files = {name: service["env_file"] for name, service in docker_services.items() if "env_file" in service}
-    assert files == {"worker": [{"path": "storage.env", "required": False}]}
+    assert files == {name: [{"path": "storage.env", "required": False}] for name in ("worker", "s3")}
     assert {".env", "storage.env"} <= set((ROOT / ".gitignore").read_text().split())
 
 
@@ -114,7 +128,7 @@ def test_the_image_can_write_every_layout() -> None:
 
 def test_what_runs_on_is_checked_and_starts_in_order(docker_services: dict[str, Json]) -> None:
     lasting = {name: service for name, service in docker_services.items() if service["restart"] == "unless-stopped"}
-    assert set(docker_services) - set(lasting) == {"migrate"}
+    assert set(docker_services) - set(lasting) == {"migrate", "bucket"}
     assert all(service["healthcheck"]["test"] for service in lasting.values())
     assert docker_services["worker"]["depends_on"] == {
         "migrate": {"condition": "service_completed_successfully"},
@@ -165,6 +179,173 @@ def test_the_same_commands_run_everywhere(docker_services: dict[str, Json]) -> N
     # Inside a container everything is published by name alone, so Flower listens on all of it.
     assert commands["flower"][:-1] == docker_services["flower"]["command"][:-1]
     assert commands["flower"][-1] == "--address=127.0.0.1"
+
+
+def test_what_is_not_needed_for_jobs_is_in_a_profile(docker_services: dict[str, Json]) -> None:
+    profiles = {name: service["profiles"] for name, service in docker_services.items() if "profiles" in service}
+    assert profiles == {"flower": ["flower"], "metrics": ["metrics"], "s3": ["s3"], "bucket": ["s3"]}
+    assert all(
+        name not in service.get("depends_on", {})
+        for name in profiles
+        for service in docker_services.values()
+        if "profiles" not in service
+    )
+
+
+def test_several_workers_can_run_at_once(docker_services: dict[str, Json]) -> None:
+    # `--scale worker=4`: what one container alone may have.
+    assert not {"container_name", "ports", "hostname"} & set(docker_services["worker"])
+
+
+def test_the_object_store_of_the_profile_lets_no_one_in_without_its_keys(
+    docker_services: dict[str, Json], tmp_path: Path
+) -> None:
+    *shell, script = docker_services["s3"]["entrypoint"]
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    for there, instead in {"$$": "$", "--addr=:9000": f"--addr=127.0.0.1:{port}", "/objects": str(tmp_path)}.items():
+        assert there in script
+        script = script.replace(there, instead)
+    (tmp_path / "pixcrawler").mkdir()
+    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    without = subprocess.run([*shell, script], env=env, capture_output=True, text=True, check=False, timeout=30)
+    assert (without.returncode, without.stderr) == (1, "set AWS_SECRET_ACCESS_KEY in storage.env\n")
+    keys = {"AWS_ACCESS_KEY_ID": "pixcrawler", "AWS_SECRET_ACCESS_KEY": "s3-secret"}
+    process = subprocess.Popen([*shell, script], env=env | keys, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert any("Starting s3 server" in line for line in process.stderr)
+        store = obstore.store.S3Store(
+            "pixcrawler",
+            endpoint=f"http://127.0.0.1:{port}",
+            region="us-east-1",
+            client_options={"allow_http": True},
+            access_key_id=keys["AWS_ACCESS_KEY_ID"],
+            secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+        )
+        store.put("images/a", b"a")
+        assert (tmp_path / "pixcrawler" / "images" / "a").read_bytes() == b"a"
+        with pytest.raises(urllib.error.HTTPError, match="HTTP Error 40"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/pixcrawler/images/a", timeout=10)
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def manifests() -> list[Json]:
+    """What is in the files for Kubernetes, the optional ones too."""
+    files = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
+    found = [one for path in files for one in yaml.safe_load_all(path.read_text())]
+    assert all(one["apiVersion"] and one["kind"] for one in found)
+    return found
+
+
+def of_kind(kind: str) -> dict[str, Json]:
+    return {one["metadata"]["name"]: one for one in manifests() if one["kind"] == kind}
+
+
+def pods() -> dict[str, Json]:
+    found = of_kind("Deployment") | of_kind("Job")
+    return {name: one["spec"]["template"]["spec"] for name, one in found.items()}
+
+
+def test_every_pod_is_confined_and_can_be_stopped() -> None:
+    assert set(pods()) == {"pixcrawler-worker", "pixcrawler-metrics", "pixcrawler-migrate"}
+    for name, pod in pods().items():
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }, name
+        assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        mounts = {one["name"]: one for one in container["volumeMounts"]}
+        assert mounts["tmp"]["mountPath"] == "/tmp"
+        assert mounts["secrets"]["readOnly"] is True
+        assert {one["name"] for one in pod["volumes"]} == set(mounts)
+        (secrets,) = (one["secret"] for one in pod["volumes"] if "secret" in one)
+        # Read by the group of the pod.
+        assert secrets["defaultMode"] == 0o440
+    (*_, last) = stages()
+    assert [rest for instruction, rest in last if instruction == "USER"] == ["10001:10001"]
+
+
+def test_pods_run_the_commands_of_the_image_and_are_probed_without_celery() -> None:
+    (*_, last) = stages()
+    (image,) = (json.loads(rest) for instruction, rest in last if instruction == "CMD")
+    (worker,) = pods()["pixcrawler-worker"]["containers"]
+    # Without a number there are as many processes as the node has cores.
+    assert worker["args"] == [*image, "--concurrency", "2"]
+    probes = {name: worker[name]["exec"]["command"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert probes == {
+        "startupProbe": ["pixcrawler", "health"],
+        "livenessProbe": ["pixcrawler", "health"],
+        "readinessProbe": ["pixcrawler", "health", "--ready"],
+    }
+    (environment,) = (rest for instruction, rest in last if instruction == "ENV")
+    assert "PIXCRAWLER_HEALTH_FILE=/tmp/pixcrawler-health" in environment.split()
+    assert pods()["pixcrawler-worker"]["terminationGracePeriodSeconds"] == 60
+    assert pods()["pixcrawler-migrate"]["containers"][0]["args"] == ["pixcrawler", "db", "upgrade"]
+    assert pods()["pixcrawler-metrics"]["containers"][0]["args"][:2] == ["pixcrawler", "metrics"]
+
+
+def test_policies_autoscaler_and_kustomization_name_what_there_is() -> None:
+    selected = {one["spec"]["podSelector"]["matchLabels"]["app"] for one in of_kind("NetworkPolicy").values()}
+    assert selected == set(pods())
+    (worker,) = (one for name, one in of_kind("NetworkPolicy").items() if name == "pixcrawler-worker")
+    assert worker["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    (outside,) = (one for one in worker["spec"]["egress"] if one["ports"] == [{"port": 80}, {"port": 443}])
+    # Addresses of the cluster, of metadata services and the like are none of the workers'.
+    assert {"10.0.0.0/8", "169.254.0.0/16", "192.168.0.0/16"} < set(outside["to"][0]["ipBlock"]["except"])
+    (scaler,) = of_kind("HorizontalPodAutoscaler").values()
+    assert scaler["spec"]["scaleTargetRef"]["name"] in pods()
+    (metric,) = (one["external"]["metric"]["name"] for one in scaler["spec"]["metrics"])
+    assert metric in (ROOT / "docs/operations.md").read_text()
+    (listed,) = (one["resources"] for one in manifests() if one["kind"] == "Kustomization")
+    there = {path.name for path in (ROOT / "deploy/kubernetes").glob("*.yaml")}
+    assert set(listed) == there - {"kustomization.yaml", "autoscale.yaml"}
+
+
+def test_kubectl_itself_understands_the_manifests() -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl here")
+    built = subprocess.run(
+        [kubectl, "kustomize", ROOT / "deploy/kubernetes"], capture_output=True, text=True, check=True
+    )
+    images = {
+        container["image"]
+        for one in yaml.safe_load_all(built.stdout)
+        if one["kind"] in {"Deployment", "Job"}
+        for container in one["spec"]["template"]["spec"]["containers"]
+    }
+    assert images == {"registry.example.org/pixcrawler-worker:1"}
+
+
+@pytest.mark.parametrize(
+    "name", ["Dockerfile", "docker-compose.yml", *(f"deploy/kubernetes/{one}" for one in KUBERNETES)]
+)
+def test_every_variable_that_is_named_is_a_setting(name: str) -> None:
+    settings = {f"PIXCRAWLER_{field.upper()}" for field in Settings.model_fields}
+    known = settings | {file for one in settings if (file := file_variable(one))}
+    assert set(re.findall(r"\bPIXCRAWLER_[A-Z_]+", (ROOT / name).read_text())) <= known
+
+
+def test_every_instruction_of_the_image_is_a_command_of_a_shell() -> None:
+    for stage in stages():
+        for instruction, rest in stage:
+            if instruction == "RUN":
+                checked = subprocess.run(["sh", "-n", "-c", rest], capture_output=True, text=True, check=False)
+                assert checked.returncode == 0, checked.stderr
 
 
 def test_there_is_no_scheduler_to_run_beside_the_workers(docker_services: dict[str, Json]) -> None:
