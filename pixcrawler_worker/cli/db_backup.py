@@ -34,6 +34,7 @@ def backup(*, file: Path, overwrite: bool) -> None:
     url = settings.require_database()
     engine = session.connect(url, pool_size=1)
     try:
+        _mention_pooler(is_pooled=server.is_pooled(engine))
         revision, version = server.revision(engine), server.version(engine)
     finally:
         engine.dispose()
@@ -57,6 +58,7 @@ def restore(*, file: Path, force: bool) -> None:
     url = settings.require_database()
     engine = session.connect(url, pool_size=1)
     try:
+        _mention_pooler(is_pooled=server.is_pooled(engine))
         server.require_writable(engine)
         found = dumps.tables(engine)
         if found and not force:
@@ -99,6 +101,7 @@ def drill(*, files: bool, keep: bool, against: str | None) -> None:
     else:
         engine = session.connect(url, pool_size=1)
         try:
+            _mention_pooler(is_pooled=server.is_pooled(engine))
             programs = client_programs.for_server(_installed(), server.version(engine))
         finally:
             engine.dispose()
@@ -115,6 +118,16 @@ def drill(*, files: bool, keep: bool, against: str | None) -> None:
     _print(result)
     if result.differences or not agree:
         sys.exit(1)
+
+
+def _mention_pooler(*, is_pooled: bool) -> None:
+    """Warn that a pooler is in between: one that pools transactions breaks snapshots, and hands settings to others."""
+    if is_pooled:
+        click.echo(
+            "pixcrawler: the database is reached through a pooler: unless that pools sessions, use the port of"
+            " PostgreSQL itself",
+            err=True,
+        )
 
 
 def _installed() -> list[ClientPrograms]:

@@ -39,8 +39,8 @@ def maintain(*, dry_run: bool) -> None:
         with maintenance.exclusive(url) as exclusive:
             for step in maintenance.steps(engine):
                 done = maintenance.run(exclusive, step)
-                failed += done.error is not None
-                outcome = "done" if done.error is None else f"NOT DONE: {done.error}"
+                failed += done.error is not None and not done.skipped
+                outcome = "done" if done.error is None else f"{'skipped' if done.skipped else 'NOT DONE'}: {done.error}"
                 click.echo(f"{step.statement}  -- {step.reason}: {outcome}")
     except maintenance.MaintenanceRunsError as error:
         click.echo(f"another run maintains the database: {error}")

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psycopg
+from psycopg import errors
+from psycopg.errors import Diagnostic
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -54,10 +57,12 @@ class Done:
     Attributes:
         step: that was run.
         error: why it could not be done now; None when it was.
+        skipped: whether that is because something else has the table, such as autovacuum, which does the same.
     """
 
     step: Step
     error: str | None
+    skipped: bool = False
 
 
 class MaintenanceRunsError(Exception):
@@ -121,13 +126,24 @@ def steps(engine: Engine, *, min_wasted_bytes: int = MIN_WASTED_BYTES) -> list[S
 
 def run(connection: Connection, step: Step) -> Done:
     """Run a step on the connection of `exclusive`. One that cannot be done now leaves the others to be run."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    skipped: list[str] = []
+
+    def note(notice: Diagnostic) -> None:
+        if notice.sqlstate == errors.LockNotAvailable.sqlstate:
+            skipped.append(notice.message_primary or "its table is locked")
+
+    driver.add_notice_handler(note)
     try:
         connection.exec_driver_sql(step.statement)
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
         return Done(step, describe(error))
-    return Done(step, None)
+    finally:
+        driver.remove_notice_handler(note)
+    return Done(step, skipped[0], skipped=True) if skipped else Done(step, None)
 
 
 def _index_step(index: IndexUse, min_wasted_bytes: int) -> Step | None:

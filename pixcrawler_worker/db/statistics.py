@@ -1,5 +1,6 @@
 """What PostgreSQL has counted and is doing now: indexes, sessions that are in the way, and slow statements."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,9 @@ from pixcrawler_worker.masking import mask
 LONG_SECONDS = 60
 #: Statements that are returned, and characters of each.
 _MAX_STATEMENTS, _MAX_STATEMENT = 10, 300
+#: Statements whose values are not shown, and these values.
+_SECRET = re.compile(r"password|secret|identified|conninfo|connection", re.IGNORECASE)
+_VALUE = re.compile(r"'(?:[^']|'')*'?")
 
 _DATABASE = text("""
     SELECT current_database() AS name, pg_database_size(current_database()) AS bytes, stats_reset AS counted_since,
@@ -250,4 +254,8 @@ def _rows(engine: Engine, query: TextClause) -> Sequence[dict[str, Any]]:
 
 
 def _shortened(statement: str | None) -> str:
-    return safe(mask(" ".join((statement or "").split())))[:_MAX_STATEMENT]
+    line = " ".join((statement or "").split())
+    if _SECRET.search(line):
+        # Of ALTER ROLE, for example, whose values PostgreSQL does not replace.
+        line = _VALUE.sub("'***'", line)
+    return safe(mask(line))[:_MAX_STATEMENT]

@@ -255,3 +255,15 @@ def test_a_drill_compares_files_with_the_restored_rows(
     assert done.exit_code == 1
     assert "1 without a row" in done.output
     assert "orphan.jpg" in done.output
+
+
+def test_a_drill_needs_the_right_to_create_databases(env: Mapping[str, str], job: int) -> None:
+    url = env["PIXCRAWLER_DATABASE_URL"]
+    _run(url, "CREATE ROLE drills_nothing LOGIN")
+    _run(url, "GRANT pg_read_all_data TO drills_nothing")
+    try:
+        other = url.replace("user=pixcrawler", "user=drills_nothing")
+        with pytest.raises(PermanentError, match="the role needs CREATEDB"):
+            call({**env, "PIXCRAWLER_DATABASE_URL": other}, "db", "drill")
+    finally:
+        _run(url, "DROP ROLE drills_nothing")

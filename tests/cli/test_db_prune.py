@@ -81,7 +81,6 @@ def _count(url: str, table: str) -> int:
 def _seen(env: Mapping[str, str], sessions: Sessions, url: str, job_id: int) -> list[object]:
     """What users see of a job, and what its counters, retries and reports are made from."""
     shown = json.loads(call(env, "jobs", "show", "--json", str(job_id)).output)
-    shown.pop("chunks")
     shown.pop("activity")
     with sessions.begin() as session:
         ref = CRAWL_JOBS.ref(job_id)

@@ -480,9 +480,12 @@ def discard(session: Session, ref: JobRef, payload: Mapping[str, Any]) -> None:
 
 
 def states(session: Session, ref: JobRef) -> dict[str, int]:
-    """Return the number of the job's chunks in each state that occurs."""
+    """Return the number of the job's chunks in each state that occurs, with those that are deleted."""
     query = select(Chunk.state, func.count()).where(jobs.belongs_to(ref)).group_by(Chunk.state)
-    return dict(session.execute(query).all())
+    by_state: dict[str, int] = dict(session.execute(query).all())
+    if deleted := jobs.pruned(session, ref):
+        by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + deleted
+    return by_state
 
 
 def _expired(session: Session, table: JobTable, chunk_id: int | None) -> Row[*tuple[Any, ...]] | None:

@@ -85,7 +85,7 @@ def counters(session: Session, ref: JobRef) -> Counters:
     query = select(Chunk.state, func.count()).where(belongs_to(ref)).group_by(Chunk.state)
     by_state = {ChunkState(state): count for state, count in session.execute(query)}
     if ref.table.has("total_chunks"):
-        by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + _pruned(session, ref)
+        by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + pruned(session, ref)
     return Counters(
         total=sum(by_state.values()),
         active=by_state.get(ChunkState.RUNNING, 0),
@@ -95,8 +95,8 @@ def counters(session: Session, ref: JobRef) -> Counters:
     )
 
 
-def _pruned(session: Session, ref: JobRef) -> int:
-    """Return how many completed chunks of a job were deleted."""
+def pruned(session: Session, ref: JobRef) -> int:
+    """Return how many completed chunks of a job were deleted; their sums are in the chunk that is left."""
     sums = session.scalars(select(Chunk.result[PRUNED]).where(belongs_to(ref), Chunk.result.has_key(PRUNED)))
     return sum(stored_json.counts(one).get("chunks", 0) for one in sums)
 
