@@ -215,6 +215,9 @@ def _start(
             raise EmbeddedError(f"the supervisor did not start: {processes.last_lines(processes.log_of(lock))}")
         services = Services.from_json(announcement)
         record = data_dir / "services.json.new"
+        # It may have passwords, and the folder may be one that others read.
+        record.unlink(missing_ok=True)
+        record.touch(mode=0o600)
         record.write_text(announcement)
         record.replace(data_dir / "services.json")
         undo.pop_all()

@@ -329,6 +329,7 @@ def test_a_client_that_needs_durability_does_not_connect_to_services_without_it(
 
 def test_on_request_they_listen_on_loopback_for_those_who_have_the_password(tmp_path: Path) -> None:
     with launcher.running(tmp_path, durable=False, tcp=True) as services:
+        assert (tmp_path / "services.json").stat().st_mode & 0o777 == 0o600, "it has their passwords"
         assert both_answer(services)
         assert services.tcp_database_url
         assert services.tcp_broker_url
