@@ -10,12 +10,17 @@ import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from pixcrawler_worker.db.exports import ExportEntry
+from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.stored_json import Fields
+from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export.image_reader import ImageFile
 from pixcrawler_worker.storage.facade import Storage
+from pixcrawler_worker.storage.failures import FileMissingError
 
 #: Bytes of images at which a segment is complete.
 FULL_SEGMENT = 32 * 1024 * 1024
 _LENGTHS = struct.Struct(">IQ")
+_MAX_CRC, _DIGEST_BYTES = 2**32 - 1, 32
 #: Reason for leaving out an image whose row appeared after its neighbors were prepared.
 _MISSING = "missing"
 
@@ -53,17 +58,42 @@ async def _load(storage: Storage, paths: Sequence[str]) -> AsyncGenerator[tuple[
         segment = await storage.get(path)
         at = 0
         while at < len(segment):
-            head_length, body_length = _LENGTHS.unpack_from(segment, at)
-            at += _LENGTHS.size
-            head = json.loads(segment[at : at + head_length])
-            at += head_length
-            body = segment[at : at + body_length]
-            at += body_length
-            seq = head.pop("seq")
-            if "left_out" in head:
-                yield seq, head["left_out"]
-            else:
-                yield seq, ImageFile(**head | {"body": body, "sha256": bytes.fromhex(head["sha256"])})
+            try:
+                head_length, body_length = _LENGTHS.unpack_from(segment, at)
+                at += _LENGTHS.size
+                head = json.loads(segment[at : at + head_length])
+                at += head_length
+                found = _parsed(head, segment[at : at + body_length])
+                at += body_length
+            except (ValueError, RecursionError, struct.error, PermanentError) as error:
+                raise FileMissingError(f"the segment {path} is none that an attempt has written") from error
+            yield found
+
+
+def _parsed(head: object, body: bytes) -> tuple[int, ImageFile | str]:
+    """Return the position and the file of an image in a segment, or why it is left out.
+
+    Another program may have written it: the extension becomes a part of a name, and the numbers are believed.
+
+    Raises:
+        ValueError, PermanentError: it is none.
+    """
+    fields = Fields(head, "segment")
+    seq = fields.integer("seq")
+    if fields.has("left_out"):
+        return seq, fields.text("left_out")
+    file = ImageFile(
+        body=body,
+        size=fields.integer("size"),
+        sha256=bytes.fromhex(fields.text("sha256")),
+        crc=fields.integer("crc", maximum=_MAX_CRC),
+        extension=fields.text("extension"),
+        width=fields.integer("width"),
+        height=fields.integer("height"),
+    )
+    if file.extension not in FORMATS or len(file.sha256) != _DIGEST_BYTES or (body and len(body) != file.size):
+        raise ValueError("it does not fit together")
+    return seq, file
 
 
 class PreparedImages:
@@ -84,7 +114,7 @@ class PreparedImages:
         """Yield every image in its order with its file, or with the reason why it is left out.
 
         Raises:
-            FileMissingError: when a segment is gone.
+            FileMissingError: when a segment is gone, or another program has written it.
             OutageError: when the storage is unavailable.
         """
         stored = _load(self._storage, self._paths)

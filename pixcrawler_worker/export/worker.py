@@ -18,7 +18,7 @@ from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.domain.reasons import RejectedError
-from pixcrawler_worker.errors import UnknownJobError
+from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.export import archive_writer, prepared, publisher, report
 from pixcrawler_worker.export.archive_writer import ArchivePart
 from pixcrawler_worker.export.image_reader import ImageFile, ImageReader
@@ -226,6 +226,9 @@ async def _written_before(runtime: Runtime, path: str, note: str) -> ArchiveResu
     try:
         result = ArchiveResult.from_json(json.loads(await runtime.storage.get(note, max_bytes=_MAX_NOTE_BYTES)))
     except (FileMissingError, RejectedError):
+        return None
+    except (ValueError, RecursionError, PermanentError) as error:
+        log.warning("the note of an earlier attempt is invalid: the archive is written again", reason=str(error)[:200])
         return None
     return result if await runtime.storage.size(path) == result.size else None
 

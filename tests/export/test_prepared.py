@@ -1,6 +1,8 @@
 """An archive that takes longer to write than a chunk may take: it progresses with every attempt, and is the same."""
 
 import asyncio
+import json
+import struct
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +15,7 @@ from export import exporting
 from export.exporting import crawl_of, export, files, make_export, stored_images
 
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.export import plan, prepared
 from pixcrawler_worker.export.kind import EXPORT
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import JobLimits
@@ -84,3 +87,39 @@ def test_an_attempt_that_lost_its_segments_prepares_the_images_again(runtime: Ru
     assert drive_within(runtime, ref, JobLimits()) < 10
     row = exporting.row(runtime, ref)
     assert (row.status, row.exported_images, row.error_message) == ("completed", 12, None)
+
+
+HEAD = {"size": 1, "crc": 1, "extension": "jpg", "width": 1, "height": 1, "sha256": "00" * 32}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        json.dumps(HEAD | {"seq": 0, "extension": "../../../x"}),
+        json.dumps(HEAD | {"seq": 0, "sha256": "00"}),
+        json.dumps(HEAD | {"seq": "0"}),
+        json.dumps({"seq": 0, "left_out": ["missing"]}),
+        "[" * 100_000,
+        "5",
+    ],
+    ids=["extension", "digest", "position", "reason", "deep", "number"],
+)
+def test_what_another_program_has_stored_in_place_of_segments_and_notes_is_not_used(
+    runtime: Runtime, head: str
+) -> None:
+    job = crawl_of(runtime, stored_images(3))
+    ref = make_export(runtime, job)
+    (message,) = submission.start(runtime, EXPORT, ref.id)
+    ledger.execute(
+        runtime.sessions,
+        "UPDATE pixcrawler.chunks SET payload = payload || CAST(:more AS jsonb)",
+        more='{"segments": [0], "prepared": 3}',
+    )
+    archive = plan.key(ref.id, "my-images.zip")
+    forged = struct.pack(">IQ", len(head), 1) + head.encode() + b"x"
+    runtime.run(runtime.storage.put(prepared.key(archive, 0), forged))
+    runtime.run(runtime.storage.put(f"{archive}.json", head.encode()))
+    exporting.drive(runtime, [message])
+    assert drive_within(runtime, ref, JobLimits()) < 10
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.exported_images, row.error_message) == ("completed", 3, None)
