@@ -51,17 +51,16 @@ def test_the_state_is_read_again_only_when_it_is_not_fresh_any_more(configured: 
 
 def test_what_took_long_to_read_is_fresh_for_longer(configured: Settings, sessions: Sessions) -> None:
     clock = Clock()
-    reads: list[float] = []
 
     def slow() -> float:
         # Each look at the clock takes a second: reading takes one, so it is fresh for 20.
         clock.now += 1
-        reads.append(clock.now)
         return clock.now
 
     state = MonitoredState(configured, TABLES, ask_workers=False, clock=slow)
-    before = values(state)["jobs"]["crawl", "pending"]
-    assert values(state)["state_read_seconds"]["jobs",] == 1
+    first = values(state)
+    before = first["jobs"]["crawl", "pending"]
+    assert first["state_read_seconds"]["jobs",] == 1
     factories.make_job(sessions)
     clock.now = 10
     assert values(state)["jobs"]["crawl", "pending"] == before

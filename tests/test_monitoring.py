@@ -136,6 +136,7 @@ _MINUTE = 40
 def firing(rule: Mapping[str, Any], series: Mapping[str, str]) -> set[promql.Labels]:
     """The labels with which a rule fires: those that it has had for long enough."""
     since = _MINUTE - int(promql.minutes(rule.get("for", "0m")))
+    assert since >= 0
     return set.intersection(
         *(set(promql.evaluate(rule["expr"], series, minute=minute)) for minute in range(since, _MINUTE + 1))
     )

@@ -24,18 +24,21 @@ def test_it_serves_on_loopback_until_it_is_terminated(env: Mapping[str, str]) ->
     with subprocess.Popen(
         [PIXCRAWLER, "metrics", "--port", str(port)], env=os.environ | env, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stderr is not None
-        assert "metrics are served" in process.stderr.readline()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
-            text = response.read().decode()
-        assert 'pixcrawler_jobs{kind="crawl",state="pending"}' in text
-        # It is no worker, and counts nothing.
-        assert "pixcrawler_chunk_attempts" not in text
-        # All of 127.0.0.0/8 is this machine, so that a server on all addresses would answer at this one, too.
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.2", port), timeout=5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        try:
+            assert process.stderr is not None
+            assert "metrics are served" in process.stderr.readline()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
+                text = response.read().decode()
+            assert 'pixcrawler_jobs{kind="crawl",state="pending"}' in text
+            # It is no worker, and counts nothing.
+            assert "pixcrawler_chunk_attempts" not in text
+            # All of 127.0.0.0/8 is this machine, so that a server on all addresses would answer at this one, too.
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.2", port), timeout=5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
 
 
 def test_a_port_that_is_taken_and_an_address_of_another_machine_are_an_error(env: Mapping[str, str]) -> None:

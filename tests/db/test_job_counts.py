@@ -17,6 +17,9 @@ from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.errors import TransientError
 
+#: Enough on a machine that is busy.
+PATIENT = {"max_query": timedelta(seconds=30), "max_time": timedelta(seconds=60)}
+
 
 @pytest.fixture(autouse=True)
 def no_jobs(sessions: Sessions) -> Iterator[None]:
@@ -25,7 +28,7 @@ def no_jobs(sessions: Sessions) -> Iterator[None]:
 
 
 def test_an_empty_database_has_zeros(engine: Engine) -> None:
-    found = job_counts.read(engine, TABLES)
+    found = job_counts.read(engine, TABLES, **PATIENT)
     kinds = ("crawl", "validation", "export")
     statuses = ("pending", "running", "completed", "failed", "cancelled")
     assert found.jobs == {(kind, status): 0 for kind in kinds for status in statuses}
@@ -54,7 +57,7 @@ def test_jobs_and_open_chunks_are_counted_by_kind_with_the_ages_of_the_oldest(
         "UPDATE pixcrawler.chunks SET lease_until = now() - interval '10 min' WHERE id = :id",
         id=running.chunk_id,
     )
-    found = job_counts.read(engine, TABLES)
+    found = job_counts.read(engine, TABLES, **PATIENT)
     # A validation and an export have crawl jobs of their own.
     assert {key: count for key, count in found.jobs.items() if count} == {
         ("crawl", "pending"): 2,
@@ -84,7 +87,7 @@ def test_odd_times_and_a_status_of_another_program_do_no_harm(engine: Engine, se
     ledger.execute(sessions, f"UPDATE crawl_jobs SET created_at = {value} WHERE status = 'pending'")
     ledger.execute(sessions, f"UPDATE pixcrawler.chunks SET available_at = {value}")
     factories.make_job(sessions, status="paused by the API")
-    found = job_counts.read(engine, TABLES)
+    found = job_counts.read(engine, TABLES, **PATIENT)
     expected = 1_000_000_000 if moment in {"-infinity", "0001-01-01"} else 0
     assert found.oldest_pending["crawl"] == found.oldest_queued["crawl"] == expected
     assert found.jobs["crawl", job_counts.UNKNOWN] == 1
