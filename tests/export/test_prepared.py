@@ -17,6 +17,8 @@ from export.exporting import crawl_of, export, files, make_export, stored_images
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.export import plan, prepared
 from pixcrawler_worker.export.kind import EXPORT
+from pixcrawler_worker.export.payloads import ArchiveResult
+from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.registry import JOB_KINDS
@@ -123,3 +125,21 @@ def test_what_another_program_has_stored_in_place_of_segments_and_notes_is_not_u
     assert drive_within(runtime, ref, JobLimits()) < 10
     row = exporting.row(runtime, ref)
     assert (row.status, row.exported_images, row.error_message) == ("completed", 3, None)
+
+
+def test_a_note_of_another_archive_is_not_used(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(3))
+    ref = make_export(runtime, job)
+    (message,) = submission.start(runtime, EXPORT, ref.id)
+    archive = plan.key(ref.id, "my-images.zip")
+    result = ArchiveResult(name="../x.zip", size=1, sha256="00" * 32, table=None, summary=Summary(images=1))
+    runtime.run(runtime.storage.put(archive, b"x"))
+    runtime.run(runtime.storage.put(f"{archive}.json", json.dumps(result.to_json()).encode()))
+    exporting.drive(runtime, [message])
+    assert drive_within(runtime, ref, JobLimits()) < 10
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.exported_images, row.export_options["result"]["files"][0]) == (
+        "completed",
+        3,
+        "my-images.zip",
+    )
