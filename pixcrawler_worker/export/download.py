@@ -174,21 +174,25 @@ def _check_directory(archive: Path) -> None:
         raise zipfile.BadZipFile("its list of files is too long")
 
 
-def _checksums(packed: zipfile.ZipFile) -> dict[str, str]:
-    """Return the checksums by the paths of the files."""
-    listed: dict[str, str] = {}
+def _checksums(packed: zipfile.ZipFile) -> dict[str, str] | None:
+    """Return the checksums of the files that are there, by their paths; None when the archive has no list of them."""
+    there = set(packed.namelist())
+    listed: dict[str, str] | None = None
     for entry in packed.infolist():
         if _CHECKSUMS_NAME.fullmatch(entry.filename):
             if entry.file_size > MAX_ENTRIES * _MAX_LINE_BYTES:
                 raise PermanentError(f"{entry.filename} is too long")
+            listed = {} if listed is None else listed
             with packed.open(entry) as file:
                 while line := file.readline(_MAX_LINE_BYTES):
                     digest, _, path = line.decode("ascii", "replace").rstrip("\n").partition("  ")
-                    listed[path] = digest
+                    # Of others, a list could take twenty times as much memory as it has bytes.
+                    if path in there:
+                        listed[path] = digest
     return listed
 
 
-def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, listed: dict[str, str]) -> None:
+def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, listed: dict[str, str] | None) -> None:
     parts = PurePosixPath(entry.filename).parts
     if not parts or entry.filename.startswith("/") or ".." in parts or "\\" in entry.filename:
         raise PermanentError(f"{entry.filename!r} is outside of {folder}")
@@ -201,7 +205,7 @@ def _unpack_one(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, l
         while block := source.read(_BLOCK):
             _take(block, file, digest.update)
     is_list = _CHECKSUMS_NAME.fullmatch(entry.filename) is not None
-    if listed and not is_list and listed.get(entry.filename) != digest.hexdigest():
+    if listed is not None and not is_list and listed.get(entry.filename) != digest.hexdigest():
         raise PermanentError(
             f"{entry.filename} is not the file that was exported: its SHA-256 differs from {_CHECKSUMS}"
         )

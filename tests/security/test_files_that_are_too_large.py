@@ -69,6 +69,15 @@ def test_files_that_share_their_bytes_are_not_unpacked(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_of_a_list_of_checksums_no_more_is_kept_than_there_are_files(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        packed.writestr("a.jpg", b"a")
+        packed.writestr("SHA256SUMS", b"".join(b"  %06x\n" % number for number in range(100_000)))
+    said, size = unpacked(tmp_path / "x.zip", tmp_path / "out")
+    assert "a.jpg is not the file that was exported: its SHA-256 differs" in said
+    assert size < 4_000_000, "the list has 900 kB"
+
+
 def test_a_list_of_too_many_files_is_not_read(tmp_path: Path) -> None:
     entry = struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", 20, 20, *[0] * 6, 0, 7, *[0] * 5, 0)
     directory = b"".join(entry + b"%07d" % number for number in range(400_000))
