@@ -6,10 +6,10 @@ A restore is one transaction: the database has all of the dump or is as it was b
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +27,7 @@ SCHEMAS = ("public", PRIVATE)
 _LOCK_TIMEOUT = "30s"
 #: First lines of a script in which a setting is looked for that servers before PostgreSQL 17 do not know.
 _HEAD_LINES = 40
+_BUFFER = 1 << 20
 _UNKNOWN_SETTING = b"SET transaction_timeout"
 #: Entries of a dump that every database has, and those that only a database of Supabase can have.
 _EVERYWHERE = re.compile(r"^\d+; \d+ \d+ (SCHEMA - public|COMMENT - SCHEMA public|ACL - SCHEMA public) ")
@@ -173,7 +174,7 @@ def restore(  # noqa: PLR0913 - what is restored, where to, and how
         ]
         writing = [
             programs.path("psql"),
-            *("--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", "--file=-"),
+            *("--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--file=-"),
         ]
         env = client_programs.environment(url, database=database)
         _pipe(reading, writing, env=env, before=_dropping() if replace else "")
@@ -222,9 +223,10 @@ def _public_tables() -> list[str]:
 
 
 def _pipe(reading: list[str], writing: list[str], *, env: Mapping[str, str], before: str) -> None:
-    """Run the script that one program writes with another one.
+    """Run the script that one program writes with another one, in one transaction.
 
-    The second one commits at the end of its input: when the first one fails, it is killed instead.
+    Its COMMIT is written when the first program has succeeded: psql runs what it has got when its input ends early,
+    also because this process was killed.
 
     Raises:
         TransientError: when one of them fails.
@@ -236,18 +238,19 @@ def _pipe(reading: list[str], writing: list[str], *, env: Mapping[str, str], bef
         writer = subprocess.Popen(
             writing, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=write_errors
         )
-        assert reader.stdout is not None
+        assert isinstance(reader.stdout, BufferedReader)
         assert writer.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError):  # its error says why it ended
-                writer.stdin.write(before.encode())
+                writer.stdin.write(f"BEGIN;\n{before}".encode())
                 _copy_script(reader.stdout, writer.stdin)
                 writer.stdin.flush()
             reader.stdout.close()
-            if reader.wait() == 0 or writer.poll() is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    writer.stdin.close()
-                writer.wait()
+            with contextlib.suppress(BrokenPipeError):
+                if reader.wait() == 0:
+                    writer.stdin.write(b"COMMIT;\n")
+                writer.stdin.close()
+            writer.wait()
         finally:
             for process in (writer, reader):
                 if process.poll() is None:
@@ -265,9 +268,12 @@ def _pipe(reading: list[str], writing: list[str], *, env: Mapping[str, str], bef
             raise TransientError("the dump could not be restored, nothing was changed: a program was killed")
 
 
-def _copy_script(source: IO[bytes], target: IO[bytes]) -> None:
+def _copy_script(source: BufferedReader, target: IO[bytes]) -> None:
     for _ in range(_HEAD_LINES):
         line = source.readline()
         if not line.startswith(_UNKNOWN_SETTING):
             target.write(line)
-    shutil.copyfileobj(source, target, 1 << 20)
+    # What has arrived, not a whole buffer: psql works meanwhile.
+    while content := source.read1(_BUFFER):
+        target.write(content)
+        target.flush()

@@ -2,10 +2,11 @@
 
 import os
 import stat
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import factories
@@ -29,6 +30,30 @@ if "--version" in sys.argv:
 for name, found in (("args", sys.argv), ("env", dict(os.environ))):
     with open("{file}." + name, "w") as file:
         file.write(repr(found))
+"""
+
+
+#: A pg_restore that stops in the middle of its script, in front of the end of the rows of a table, and ends with its
+#: parent.
+_SLOW = """#!{python}
+import os, subprocess, sys, time
+done = subprocess.run(["{program}", *sys.argv[1:]], stdout=subprocess.PIPE, check=True)
+if "--list" in sys.argv:
+    sys.stdout.buffer.write(done.stdout)
+    sys.exit()
+half, _, _ = done.stdout.partition(b"COPY public.projects")
+rest = done.stdout[len(half):]
+sys.stdout.buffer.write(half + rest[:rest.index(b"\\n") + 1])
+sys.stdout.buffer.flush()
+open("{reached}", "w").close()
+parent = os.getppid()
+while os.getppid() == parent:
+    time.sleep(0.02)
+"""
+#: Whether the restore has begun: psql has a transaction open.
+_RESTORING = """
+    SELECT count(*)::int FROM pg_stat_activity WHERE application_name = 'pixcrawler' AND backend_xid IS NOT NULL
+        AND datname = current_database()
 """
 
 
@@ -119,6 +144,41 @@ def test_what_cannot_be_restored_changes_nothing(empty: Mapping[str, str], dump:
         assert _value(url, "SELECT name FROM public.projects") == "changed"
     with pytest.raises(PermanentError, match="does not exist"):
         call(empty, "db", "restore", "--force", str(tmp_path / "none"))
+
+
+def test_a_restore_that_is_killed_changes_nothing(empty: Mapping[str, str], dump: Path, tmp_path: Path) -> None:
+    """psql gets the end of its input, in the middle of the rows of a table."""
+    embedded = launcher.locate("postgres")
+    assert embedded is not None
+    folder, reached = tmp_path / "bin", tmp_path / "reached"
+    folder.mkdir()
+    slow = _SLOW.format(python=sys.executable, program=embedded.with_name("pg_restore"), reached=reached)
+    for name, content in (
+        ("pg_dump", _RECORDER.format(python=sys.executable, file=tmp_path / "x")),
+        ("pg_restore", slow),
+    ):
+        (folder / name).write_text(content)
+        (folder / name).chmod(0o755)
+    (folder / "psql").symlink_to(embedded.with_name("psql"))
+    variables = {**os.environ, **empty, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    url = empty["PIXCRAWLER_DATABASE_URL"]
+    command = [str(Path(sys.executable).with_name("pixcrawler")), "db", "restore", str(dump)]
+    with subprocess.Popen(command, env=variables) as restore:
+        try:
+            _wait_until(reached.exists)
+            _wait_until(lambda: _value(url, _RESTORING) == 1)
+        finally:
+            restore.kill()
+    _wait_until(lambda: _value(url, _RESTORING) == 0)
+    assert _value(url, "SELECT to_regnamespace('pixcrawler')") is None
+    assert _value(url, "SELECT to_regclass('public.projects')") is None
+
+
+def _wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_an_older_or_unknown_migration_says_what_is_next(
