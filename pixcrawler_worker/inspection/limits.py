@@ -41,7 +41,7 @@ class Limits:
             smallest that an encoder writes on purpose are 255 bytes (GIF); a photograph has a few.
         max_scans: passes of a JPEG over its pixels. Encoders write 10, the ones that try all ways of dividing them up
             to a hundred or so. An empty pass over 50 Mpx takes five bytes and 5 ms.
-        max_scan_pixels: scans x width x height: of 50 Mpx, a hundred scans.
+        max_scan_pixels: scans x width x height: of 50 Mpx, fifty scans, which take two decoders 3 s.
         max_arithmetic_scan_pixels: the same of a JPEG with arithmetic coding, in which a bit of the file can stand for
             any number of decisions: of 50 Mpx, 12 scans.
         max_segments: segments of a JPEG before its first scan. A color profile has 255 at most; 320 full ones are
@@ -65,7 +65,7 @@ class Limits:
     max_pixels_per_byte: int = 10_000
     max_blocks: int = 65_536
     max_scans: int = 500
-    max_scan_pixels: int = 5_000_000_000
+    max_scan_pixels: int = 2_500_000_000
     max_arithmetic_scan_pixels: int = 625_000_000
     max_segments: int = 1_000
     max_padding_bytes: int = 1_000_000
