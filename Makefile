@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo docs test coverage test-readers test-scale crash-points chaos gate-long mutations check lock clean
+.PHONY: demo docs test coverage test-readers test-scale test-restricted crash-points chaos gate-long mutations check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
@@ -33,6 +33,12 @@ test-readers: .venv-readers/ready
 # Gigabytes and minutes.
 test-scale: .venv/ready
 	.venv/bin/pytest -q --timeout=1800 -m scale
+
+# Jobs of all kinds with the role of deploy/roles.sql, the user of deploy/redis-acl.conf, and PgBouncer in transaction mode
+# (apt-get install pgbouncer; without it, the tests are skipped and say so). TEST_POSTGRES=/usr/lib/postgresql/15/bin/postgres takes another version.
+test-restricted: .venv/ready
+	RESTRICTED_SERVICES=1 .venv/bin/pytest -q -n 2 tests/acceptance/test_crawl.py tests/acceptance/test_validation.py \
+	  tests/acceptance/test_export.py tests/acceptance/test_broker_loss.py tests/acceptance/test_keywords.py
 
 # An error, a broken connection and a kill at every statement of every transition of every kind of job: half an hour.
 crash-points: .venv/ready

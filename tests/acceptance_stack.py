@@ -57,6 +57,8 @@ class Stack:
     redis_url: str
     data_dir: Path
     host: str
+    #: As the processes of a test know the database and the broker, where that differs from the test itself.
+    restricted_urls: tuple[str, str] | None = None
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     _connection: psycopg.Connection | None = None
 
@@ -67,12 +69,13 @@ class Stack:
 
     @property
     def env(self) -> dict[str, str]:
+        database_url, broker_url = self.restricted_urls or (self.database_url, self.broker_url)
         return (
             os.environ
             | _FAST_RECOVERY
             | {
-                "PIXCRAWLER_DATABASE_URL": self.database_url,
-                "PIXCRAWLER_BROKER_URL": self.broker_url,
+                "PIXCRAWLER_DATABASE_URL": database_url,
+                "PIXCRAWLER_BROKER_URL": broker_url,
                 "PIXCRAWLER_DATA_DIR": str(self.data_dir),
             }
         )

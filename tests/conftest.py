@@ -1,9 +1,11 @@
 """Real PostgreSQL, Redis and S3 from wheels, once per run; a database of its own for every test module."""
 
 import itertools
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -36,9 +38,29 @@ def _execute(url: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
+def older_postgres(program: Path, folder: Path) -> Path:
+    """Return `postgres` of another version than the one that is embedded, with an `initdb` that takes its options."""
+    for path in program.resolve().parent.iterdir():
+        (folder / path.name).symlink_to(path)
+    initdb = folder / "initdb"
+    initdb.unlink()
+    initdb.write_text(
+        "#!/bin/sh\nfor word; do\n  shift\n  case $word in\n    --locale-provider=*|--builtin-locale=*) ;;\n"
+        f'    *) set -- "$@" "$word" ;;\n  esac\ndone\nexec {program.resolve().with_name("initdb")} "$@"\n'
+    )
+    initdb.chmod(0o755)
+    return folder / "postgres"
+
+
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    with launcher.running(tmp_path_factory.mktemp("services"), durable=False) as running:
+    given = os.environ.get("TEST_POSTGRES")
+    postgres = older_postgres(Path(given), tmp_path_factory.mktemp("postgres")) if given else None
+
+    def locate(program: str) -> Path | None:
+        return postgres if postgres and program == "postgres" else launcher.locate(program)
+
+    with launcher.running(tmp_path_factory.mktemp("services"), durable=False, locate=locate) as running:
         yield running
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from acceptance_stack import Stack, hosts, opened
+from restricted_services import WANTED, restricted_database, restricted_redis
 
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.embedded.services import Services
@@ -34,4 +35,10 @@ def slow_host() -> Iterator[str]:
 @pytest.fixture
 def stack(services: Services, database_url: str, sessions: Sessions, host: str, tmp_path: Path) -> Iterator[Stack]:
     with opened(services, database_url, sessions, host, tmp_path) as stack:
-        yield stack
+        if not WANTED:
+            yield stack
+            return
+        with restricted_database(database_url) as restricted, restricted_redis() as (everything, of_workers):
+            stack.broker_url = stack.redis_url = everything
+            stack.restricted_urls = restricted, of_workers
+            yield stack

@@ -1,22 +1,17 @@
 """Migrations through a pooler in transaction mode: nothing of them stays behind for the next run or for others."""
 
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import parse_qs, urlsplit
 
 import catalog
 import psycopg
 import pytest
 from alembic.util import CommandError
+from fakes.pgbouncer import pgbouncer
 from fakes.postgres_pooler import postgres_pooler
-from fakes.postgres_proxy import postgres_proxy
 
 from pixcrawler_worker.db import migrate, server
 
@@ -24,45 +19,6 @@ _LOCK = int.from_bytes(b"pixcrawl")
 #: What a migration sets, and the search path.
 _SETTINGS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "search_path", "TimeZone")
 _SHOW = "SELECT " + ", ".join(f"current_setting('{name}')" for name in _SETTINGS)
-
-
-@contextmanager
-def pgbouncer(database_url: str, directory: Path) -> Iterator[str]:
-    """Run PgBouncer with one connection to the server."""
-    program = shutil.which("pgbouncer")
-    if program is None:
-        pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
-    # Only root enters the directory of the server, and PgBouncer does not run as root: there is a proxy between them.
-    with postgres_proxy(database_url) as proxy, _pgbouncer(program, proxy.url, directory) as url:
-        yield url
-
-
-@contextmanager
-def _pgbouncer(program: str, database_url: str, directory: Path) -> Iterator[str]:
-    url = urlsplit(database_url)
-    query = {name: values[0] for name, values in parse_qs(url.query).items()}
-    name = url.path.strip("/")
-    for path in (directory, Path(query["host"]), *Path(query["host"]).iterdir()):
-        path.chmod(0o777)
-    (directory / "pgbouncer.ini").write_text(
-        f"[databases]\n{name} = host={query['host']} port={query['port']} user={query['user']} pool_size=1\n"
-        f"[pgbouncer]\npool_mode = transaction\nauth_type = any\nunix_socket_dir = {directory}\nlisten_port = 6432\n"
-        "listen_addr =\n"
-    )
-    words = [program, *(["-u", "nobody"] if os.getuid() == 0 else []), str(directory / "pgbouncer.ini")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if "process up" in line:
-                    break
-            drain = threading.Thread(target=process.stderr.read)
-            drain.start()
-            yield f"postgresql:///{name}?host={directory}&port=6432&user={query['user']}"
-        finally:
-            process.terminate()
-            process.wait(10)
-            drain.join()
 
 
 @pytest.fixture(params=["fake", "pgbouncer"])
