@@ -245,8 +245,8 @@ MUTATIONS = (
     Mutation(
         name="the lease is not extended while a result waits for the database",
         files="jobs/executor.py",
-        old="        return _finish(runtime, kind, claim, work, result,",
-        new="        heartbeat.__exit__()\n        return _finish(runtime, kind, claim, work, result,",
+        old="        outcome, report = _finish(runtime, kind, claim, work, result,",
+        new="        heartbeat.__exit__()\n        outcome, report = _finish(runtime, kind, claim, work, result,",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
