@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("sound")
 RATE, COUNT = 300_000, 12
 
 
-def picture(number: int) -> bytes:
+def image_of(number: int) -> bytes:
     """Return an image of about 70 kB."""
     file = io.BytesIO()
     Image.frombytes("RGB", (160, 150), os.urandom(160 * 150 * 3)).resize((160 + number, 150)).save(file, "PNG")
@@ -30,13 +30,13 @@ def picture(number: int) -> bytes:
 
 @contextmanager
 def server() -> Iterator[tuple[str, list[float]]]:
-    pictures, requested = [picture(number) for number in range(COUNT)], list[float]()
+    images, requested = [image_of(number) for number in range(COUNT)], list[float]()
 
     def handle(request: web.Request) -> web.Response:
         if request.path == "/robots.txt":
             return web.Response(status=404)
         requested.append(time.monotonic())
-        return web.Response(body=pictures[int(request.path.strip("/"))], content_type="image/png")
+        return web.Response(body=images[int(request.path.strip("/"))], content_type="image/png")
 
     with providers.application(handle) as base:
         yield base, requested

@@ -73,3 +73,11 @@ def test_what_begins_like_another_format_is_no_converted_image(format_: str) -> 
     forged = framing.conversion_response(Converted(body=b"<svg>" + body, format=format_, width=9, height=9))
     with pytest.raises(framing.InvalidResponseError, match=f"no {format_}"):
         framing.read_converted(forged, format_, LIMITS)
+
+
+def test_a_program_that_is_ready_without_a_word_has_no_sandbox() -> None:
+    assert framing.read_ready(b"") == {}
+    assert framing.read_ready(framing.ready_response({"seccomp": "", "landlock": "not there"})) == {
+        "seccomp": "",
+        "landlock": "not there",
+    }
