@@ -157,7 +157,7 @@ def delete_chunks(session: Session, job_id: int, age: timedelta, *, list_source:
         select(Chunk.id, Chunk.result)
         .where(or_(Chunk.id == last, Chunk.id.in_(batch)))
         .order_by(Chunk.id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).all()
     jobs.lock(session, ref)
     # Again, now that no transition of the job can commit.
