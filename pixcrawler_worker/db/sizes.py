@@ -1,9 +1,10 @@
 """Sizes of tables, dead rows, and how many ids are left: for `pixcrawler db report` and `pixcrawler doctor`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, RowMapping, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from pixcrawler_worker.db.session import describe
@@ -87,11 +88,7 @@ def tables(engine: Engine) -> list[TableSize]:
     Raises:
         TransientError: when the database does not answer.
     """
-    try:
-        with engine.connect() as connection:
-            return [TableSize(**row) for row in connection.execute(_TABLES).mappings()]
-    except DBAPIError as error:
-        raise TransientError(f"the database does not answer: {describe(error)}") from error
+    return [TableSize(**row) for row in _rows(engine, _TABLES)]
 
 
 def ids(engine: Engine) -> list[Ids]:
@@ -100,8 +97,12 @@ def ids(engine: Engine) -> list[Ids]:
     Raises:
         TransientError: when the database does not answer.
     """
+    return [Ids(**row) for row in _rows(engine, _SEQUENCES)]
+
+
+def _rows(engine: Engine, query: TextClause) -> Sequence[RowMapping]:
     try:
         with engine.connect() as connection:
-            return [Ids(**row) for row in connection.execute(_SEQUENCES).mappings()]
+            return connection.execute(query).mappings().all()
     except DBAPIError as error:
         raise TransientError(f"the database does not answer: {describe(error)}") from error
