@@ -91,8 +91,8 @@ class ImageReader:
         self._formats = formats
         self._reads_files = reads_files
         self._bugs = InternalErrors("export", "image left out: internal error")
-        # Whether the storage has answered for a file, be it that there is none.
-        self._answered = False
+        # The last key for which the storage had an answer, be it that there is no such file.
+        self._answered: str | None = None
 
     async def read(
         self, pages: AsyncIterator[Sequence[ExportEntry]]
@@ -148,36 +148,55 @@ class ImageReader:
             raise
         except Exception:  # noqa: BLE001 - it is not known which of the files it met
             found = [await self._body(key, max_bytes) for key in known]
-        if not self._answered:
-            await self._require_answer(known, found)
-        read = iter(found)
+        read = iter(await self._read_again(known, found))
         return [FileMissingError("its row names no file here") if key is None else next(read) for key in keys]
 
     async def _body(self, key: str, max_bytes: int) -> "_Body | Exception":
         try:
             return (await self._runtime.storage.get_all([key], _Body.of, max_bytes=max_bytes))[0]
-        except WorkerError:
-            raise
+        except OutageError as error:
+            if not error.may_be_one_file:
+                raise
+            return error
         except Exception as error:  # noqa: BLE001 - whatever one file raises is its own
             return error
 
-    async def _require_answer(self, keys: Sequence[str], found: Sequence["_Body | Exception"]) -> None:
-        """Check that trouble with these files is their own, because others can be read.
+    async def _read_again(
+        self, keys: Sequence[str], found: Sequence["_Body | Exception"]
+    ) -> Sequence["_Body | Exception"]:
+        """Read the files again with which there was trouble, and return all of them.
+
+        The trouble that remains is their own: another file can be read before and after. An outage may begin and end
+        while a batch is read.
 
         Raises:
             OutageError, PermanentError: when it is that of the storage.
         """
-        errors = [one for one in found if _may_be_of_the_storage(one)]
-        if len(errors) == len(found):
-            folders = {key[: key.rfind("/") + 1] for key in keys}
-            for folder in folders:
-                if await self._runtime.storage.has_readable(folder, besides=keys):
-                    break
-            else:
-                if errors:
-                    raise errors[0]
-                return  # no file was read
-        self._answered = True
+        troubled = await self._require_readable(keys, found)
+        if not troubled:
+            return found
+        found = list(found)
+        for at in troubled:
+            found[at] = await self._body(keys[at], self._runtime.settings.max_image_bytes)
+        await self._require_readable(keys, found)
+        return found
+
+    async def _require_readable(self, keys: Sequence[str], found: Sequence["_Body | Exception"]) -> list[int]:
+        """Return the positions of files with which there was trouble, when the storage can read another file, now.
+
+        Raises:
+            OutageError, PermanentError: when it can read none.
+        """
+        troubled = {at: one for at, one in enumerate(found) if _may_be_of_the_storage(one)}
+        self._answered = next((key for at, key in enumerate(keys) if at not in troubled), self._answered)
+        besides = [keys[at] for at in troubled]
+        for folder in {key[: key.rfind("/") + 1] for key in besides}:
+            if await self._runtime.storage.has_readable(folder, besides=besides, answered=self._answered):
+                break
+        else:
+            for error in troubled.values():
+                raise error
+        return list(troubled)
 
     async def _file(self, entry: ExportEntry, found: "_Body | Exception") -> ImageFile | str:
         """Return an image's file, or the reason why it is left out. Whatever the image raises is its own."""

@@ -209,15 +209,20 @@ class Storage:
                 return error
             raise
 
-    async def has_readable(self, prefix: str, *, besides: Collection[str]) -> bool:
+    async def has_readable(self, prefix: str, *, besides: Collection[str], answered: str | None = None) -> bool:
         """Return whether one of a few files below the prefix can be read, so that trouble with others is their own.
 
         Args:
             prefix: of the keys; ends with a `/`.
             besides: keys of files that are not tried.
+            answered: a key for which the storage had an answer before, be it that there is no such file: tried first.
         """
         tried = 0
         try:
+            if answered is not None:
+                found = await self._get_or_error(answered, _MAX_TRIED_BYTES)
+                if isinstance(found, bytes | RejectedError | FileMissingError):
+                    return True
             async for key in self.keys(prefix):
                 if key in besides:
                     continue

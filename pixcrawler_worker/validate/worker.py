@@ -163,13 +163,13 @@ class _Progress:
         results: by the id of the image.
         measured: facts of images whose rows had none.
         troubled: images whose files could not be read, with the errors of the storage, which may be of the file alone.
-        answered: whether the storage answered for an image, be it that it has no such file.
+        answered: the last key for which the storage had an answer, be it that there is no such file.
     """
 
     results: dict[int, ValidationResult] = field(default_factory=dict)
     measured: list[tuple[ImageRecord, ImageFacts]] = field(default_factory=list)
     troubled: list[tuple[ImageRecord, WorkerError]] = field(default_factory=list)
-    answered: bool = False
+    answered: str | None = None
 
 
 class _Validation:
@@ -240,7 +240,6 @@ class _Validation:
         """Add the result of an image. Trouble of the decoder or of the storage as a whole is the chunk's."""
         try:
             reading = await self._read_image(image)
-            self._progress.answered = True
         except (OutageError, PermanentError) as error:
             if isinstance(error, OutageError) and not error.may_be_one_file:
                 raise
@@ -261,49 +260,72 @@ class _Validation:
     async def _end_troubled(self) -> None:
         """Add the results of images whose files the storage cannot read, although it can read others.
 
+        They are read once more, between two reads of another file: an outage may begin and end within a chunk.
+
         Raises:
             OutageError, PermanentError: when it can read none.
         """
-        troubled = self._progress.troubled
-        if not troubled:
+        progress = self._progress
+        if not progress.troubled:
             return
-        if not self._progress.answered:
-            storage = self._runtime.storage
-            besides = {storage.key(image.storage_url or "") for image, _ in troubled}
-            if not await storage.has_readable(crawl_job_prefix(self._work.crawl_job_id), besides=besides):
-                raise troubled[0][1]
-        for image, error in troubled:
+        await self._require_readable()
+        again, progress.troubled = progress.troubled, []
+        for image, _ in again:
+            await self._validate(image)
+        if progress.troubled:
+            await self._require_readable()
+        for image, error in progress.troubled:
             log.warning("the file of an image cannot be read", image=image.id, reason=str(error))
             self._add(image, _Reading(broken=_UNREADABLE), {})
+
+    async def _require_readable(self) -> None:
+        """Check that the storage can read another file than those with which there was trouble, now.
+
+        Raises:
+            OutageError, PermanentError: when it can read none.
+        """
+        storage, troubled = self._runtime.storage, self._progress.troubled
+        folder = crawl_job_prefix(self._work.crawl_job_id)
+        besides = {storage.key(image.storage_url or "") for image, _ in troubled}
+        if not await storage.has_readable(folder, besides=besides, answered=self._progress.answered):
+            raise troubled[0][1]
 
     async def _read_image(self, image: ImageRecord) -> _Reading:
         """Read and decode the file of an image, as far as the rules need it."""
         if not self._reads_pixels and (recorded := image.facts) is not None:
             return _Reading(facts=recorded)
-        decoder, storage = self._runtime.decoder, self._runtime.storage
         try:
             key = self._key(image)
-            if self._reads_pixels and not self._scorers:
-                with storage.opened(key) as file:
-                    if file is not None:
-                        stored = File(file.fileno(), self._max_bytes)
-                        facts, metrics = await decoder.measure(stored, strict=self._strict, seconds=self._seconds)
-                        return _Reading(facts.sha256, facts, metrics)
-            body = await storage.get(key, max_bytes=self._max_bytes)
-            if self._reads_pixels:
-                facts, metrics = await decoder.measure(body, strict=self._strict, seconds=self._seconds)
-                return _Reading(facts.sha256, facts, metrics, body=body)
-            facts = await decoder.inspect(body)
-            return _Reading(facts.sha256, facts)
         except FileMissingError:
             return _Reading(broken=_MISSING)
+        try:
+            reading = await self._read_file(key)
+        except FileMissingError:
+            reading = _Reading(broken=_MISSING)
         except RejectedError as error:
-            return _Reading(await self._digest(image), broken=error.reason)
+            reading = _Reading(await self._digest(key), broken=error.reason)
+        self._progress.answered = key
+        return reading
 
-    async def _digest(self, image: ImageRecord) -> bytes | None:
+    async def _read_file(self, key: str) -> _Reading:
+        decoder, storage = self._runtime.decoder, self._runtime.storage
+        if self._reads_pixels and not self._scorers:
+            with storage.opened(key) as file:
+                if file is not None:
+                    stored = File(file.fileno(), self._max_bytes)
+                    facts, metrics = await decoder.measure(stored, strict=self._strict, seconds=self._seconds)
+                    return _Reading(facts.sha256, facts, metrics)
+        body = await storage.get(key, max_bytes=self._max_bytes)
+        if self._reads_pixels:
+            facts, metrics = await decoder.measure(body, strict=self._strict, seconds=self._seconds)
+            return _Reading(facts.sha256, facts, metrics, body=body)
+        facts = await decoder.inspect(body)
+        return _Reading(facts.sha256, facts)
+
+    async def _digest(self, key: str) -> bytes | None:
         """Return the SHA-256 of a file that cannot be decoded: its content may still be what the crawl stored."""
         try:
-            body = await self._runtime.storage.get(self._key(image), max_bytes=self._max_bytes)
+            body = await self._runtime.storage.get(key, max_bytes=self._max_bytes)
             return hashlib.sha256(body).digest()
         except (FileMissingError, RejectedError):
             return None

@@ -1,5 +1,6 @@
 """One image of an export costs its neighbors nothing: it is left out, and counted with its reason."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -329,6 +330,37 @@ def test_a_file_that_the_storage_cannot_read_is_left_out_when_it_reads_others(
         assert (row.status, row.error_message) == ("failed", "no image could be exported: 1 unreadable")
     else:
         assert skipped(runtime, ref) == {"unreadable": 1}
+
+
+class DenyingStorage(WatchedStorage):
+    """A storage that denies reads from the third one on, up to the last one."""
+
+    def __init__(self, runtime: Runtime, last: int) -> None:
+        super().__init__(runtime)
+        self._reads, self._last = itertools.count(1), last
+
+    async def get_all(self, keys: Any, use: Any, *, max_bytes: int) -> Any:
+        return [
+            DENIED
+            if 2 < next(self._reads) <= self._last
+            else (await super(DenyingStorage, self).get_all([key], use, max_bytes=max_bytes))[0]
+            for key in keys
+        ]
+
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        if 2 < next(self._reads) <= self._last:
+            raise DENIED
+        return await super().get(key, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize(("last", "expected"), [(5, ("completed", 5)), (1000, ("running", 0))])
+def test_denied_access_that_begins_within_a_batch_leaves_no_image_out(
+    runtime: Runtime, last: int, expected: tuple[str, int]
+) -> None:
+    job = crawl_of(runtime, stored_images(5))
+    ref = export_with(replace(runtime, storage=DenyingStorage(runtime, last)), job)
+    row = exporting.row(runtime, ref)
+    assert (row.status, row.exported_images) == expected
 
 
 def test_a_storage_that_can_read_no_file_is_an_outage(runtime: Runtime) -> None:

@@ -1,6 +1,7 @@
 """One image of a validation costs its neighbors nothing: whatever it raises, and however long it takes."""
 
 import asyncio
+import itertools
 import math
 import os
 import random
@@ -283,6 +284,24 @@ def test_the_only_file_of_a_chunk_is_to_blame_when_the_storage_can_read_another(
     odd = replace(runtime, storage=WatchedStorage(runtime, get=deny({int(name.removesuffix(".jpg"))}, damaged)))
     validation_jobs.drive(odd, sampled)
     assert counted(runtime, ref) == ("completed", 100, 1, 0, 1)
+
+
+@pytest.mark.parametrize(("last", "expected"), [(4, ("completed", 100, 5, 5, 0)), (1000, ("running", 0, 5, 0, 0))])
+def test_denied_access_that_begins_within_a_chunk_is_no_finding(
+    runtime: Runtime, last: int, expected: tuple[Any, ...]
+) -> None:
+    reads = itertools.count()
+
+    def denied(key: str) -> None:
+        if 1 < next(reads) <= last:
+            raise damaged(key)
+
+    job = crawl_of(runtime, small_images(5))
+    ref = make_validation(runtime, job)
+    odd = replace(runtime, storage=WatchedStorage(runtime, get=denied))
+    validation_jobs.drive(odd, submission.start(odd, VALIDATION, ref.id))
+    assert counted(runtime, ref) == expected
+    assert "unreadable" not in str(findings(runtime, ref))
 
 
 def test_an_outage_of_the_storage_is_no_finding(runtime: Runtime) -> None:
