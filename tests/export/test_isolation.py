@@ -1,6 +1,5 @@
 """One image of an export costs its neighbors nothing: it is left out, and counted with its reason."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -333,22 +332,23 @@ def test_a_file_that_the_storage_cannot_read_is_left_out_when_it_reads_others(
 
 
 class DenyingStorage(WatchedStorage):
-    """A storage that denies reads from the third one on, up to the last one."""
+    """A storage that denies everything from the third image of an export on, up to the last one."""
 
     def __init__(self, runtime: Runtime, last: int) -> None:
         super().__init__(runtime)
-        self._reads, self._last = itertools.count(1), last
+        self._read, self._last = 0, last
 
     async def get_all(self, keys: Any, use: Any, *, max_bytes: int) -> Any:
-        return [
-            DENIED
-            if 2 < next(self._reads) <= self._last
-            else (await super(DenyingStorage, self).get_all([key], use, max_bytes=max_bytes))[0]
-            for key in keys
-        ]
+        return [await self._use(key, use, max_bytes) for key in keys]
+
+    async def _use(self, key: str, use: Any, max_bytes: int) -> Any:
+        self._read += 1
+        if 2 < self._read <= self._last:
+            return DENIED
+        return (await super().get_all([key], use, max_bytes=max_bytes))[0]
 
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        if 2 < next(self._reads) <= self._last:
+        if 2 < self._read < self._last:
             raise DENIED
         return await super().get(key, max_bytes=max_bytes)
 
