@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -12,17 +13,25 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, is_about_a_row
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
 
-#: Which pipeline made `phash` and `dhash`: hashes of different versions are not compared.
-HASH_VERSION = 1
+#: Which pipeline made `phash` and `dhash`, of images that were inspected and of those that were measured: hashes of
+#: different versions may differ by a bit.
+HASH_VERSION, MEASURED_HASH_VERSION = 1, 2
+#: Which pipeline measured: metrics of another version are not used.
+METRICS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
-    """An image whose file is in storage and whose row is still to be written."""
+    """An image whose file is in storage and whose row is still to be written.
+
+    Attributes:
+        metrics: of its file, whose facts come from the same pass then; None when it was only inspected.
+    """
 
     url: str
     url_hash: bytes
@@ -33,6 +42,7 @@ class NewImage:
     query: str
     source: str
     credit: Credit
+    metrics: Metrics | None = None
 
 
 _COLUMNS = (
@@ -59,6 +69,9 @@ _COLUMNS = (
     ("license", "text"),
     ("license_url", "text"),
     ("attribution", "text"),
+    ("hash_version", "int2"),
+    ("metrics_version", "int2"),
+    ("metrics", "jsonb"),
 )
 
 _CREATE = sql.SQL("CREATE TEMP TABLE incoming ({columns}) ON COMMIT DROP").format(
@@ -73,9 +86,9 @@ _INSERT = """
 WITH fresh AS (
     INSERT INTO pixcrawler.image_facts (
         image_id, crawl_job_id, sha256, url_hash, phash, dhash, hash_version, mode, frames, label, query, source,
-        page_url, title, author, license, license_url, attribution)
-    SELECT nextval('images_id_seq'), %(job)s, sha256, url_hash, phash, dhash, %(version)s, mode, frames, label, query,
-        source, page_url, title, author, license, license_url, attribution
+        page_url, title, author, license, license_url, attribution, metrics_version, metrics)
+    SELECT nextval('images_id_seq'), %(job)s, sha256, url_hash, phash, dhash, hash_version, mode, frames, label, query,
+        source, page_url, title, author, license, license_url, attribution, metrics_version, metrics
     FROM (SELECT * FROM incoming ORDER BY sha256) AS incoming
     ON CONFLICT DO NOTHING
     RETURNING image_id, sha256
@@ -148,7 +161,7 @@ def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list
             for position, image in enumerate(found):
                 copy.write_row(_row(position, image))
         try:
-            cursor.execute(_INSERT, {"job": job_id, "version": HASH_VERSION})
+            cursor.execute(_INSERT, {"job": job_id})
         except psycopg.errors.SequenceGeneratorLimitExceeded as error:
             raise PermanentError(
                 f"the ids of images are used up: {describe(error)}; see `pixcrawler db report` and docs/operations.md"
@@ -182,7 +195,24 @@ def _row(position: int, image: NewImage) -> tuple[object, ...]:
         _text(credit.license),
         _text(credit.license_url),
         _text(credit.attribution),
+        HASH_VERSION if image.metrics is None else MEASURED_HASH_VERSION,
+        None if image.metrics is None else METRICS_VERSION,
+        None if image.metrics is None else Jsonb(recorded_metrics(facts, image.metrics)),
     )
+
+
+def recorded_metrics(facts: ImageFacts, metrics: Metrics) -> dict[str, object]:
+    """Return what is recorded of an image that was measured.
+
+    Besides the metrics, what rows of `images` have of the same pass: another program may write these.
+    """
+    return {name: getattr(metrics, name) for name in _METRICS} | {name: getattr(facts, name) for name in _MEASURED}
+
+
+#: Names of metrics that are recorded, and of facts that are recorded with them. What a strict decoder says is not: a
+#: crawl has none.
+_METRICS = tuple(name for name in Metrics.__slots__ if name != "strict_error")
+_MEASURED = ("format", "width", "height")
 
 
 def signed(bits: int) -> int:

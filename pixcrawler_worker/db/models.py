@@ -442,6 +442,9 @@ class ImageFact(Base):
     license_url: Mapped[str | None] = mapped_column(Text)
     attribution: Mapped[str | None] = mapped_column(Text)
     crawled_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    #: Of the file as the crawl has decoded it, with the size and the format that it had then.
+    metrics: Mapped[dict[str, Any] | None]
+    metrics_version: Mapped[int | None] = mapped_column(SmallInteger)
 
 
 class ValidationPlan(Base):

@@ -55,8 +55,6 @@ from pixcrawler_worker.validate.rules import (
 
 log = structlog.get_logger()
 
-#: Version of the hashes of images that were measured; inspected images have `images.HASH_VERSION`.
-_MEASURED_HASHES = 2
 #: Files that are read at a time, while others are decoded.
 _CONCURRENT_READS = 16
 #: Values of the finding `decode` for files that are missing, and for those that the storage cannot read.
@@ -450,7 +448,7 @@ def write(session: Session, work: ValidationWork, validated: Validated) -> Repor
     found.update(finding.check for result in validated.compared for finding in result.findings)
     valid = sum(result.valid for result in results)
     invalid = len(results) - valid
-    version = _MEASURED_HASHES if work.rules.reads_pixels else images.HASH_VERSION
+    version = images.MEASURED_HASH_VERSION if work.rules.reads_pixels else images.HASH_VERSION
     validation_results.record_facts(
         session, work.crawl_job_id, validated.measured, hash_version=version, label=work.label
     )

@@ -15,9 +15,17 @@ from sqlalchemy import func, select, text
 
 from pixcrawler_worker.db import candidates, image_records, images, session
 from pixcrawler_worker.db.candidates import Outcome
-from pixcrawler_worker.db.images import HASH_VERSION, NewImage, insert_each, insert_new
+from pixcrawler_worker.db.images import (
+    HASH_VERSION,
+    MEASURED_HASH_VERSION,
+    METRICS_VERSION,
+    NewImage,
+    insert_each,
+    insert_new,
+)
 from pixcrawler_worker.db.models import Image, ImageFact
 from pixcrawler_worker.db.session import Session, Sessions, transact
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.errors import OutageError
@@ -63,6 +71,35 @@ def test_all_facts_and_the_credit_of_an_image_are_stored(sessions: Sessions) -> 
         assert (kept.mode, kept.frames, kept.hash_version) == ("RGB", 9, HASH_VERSION)
         assert (kept.label, kept.query, kept.source) == ("feline", "cat", "gallery")
         assert {name: getattr(kept, name) for name in asdict(credit)} == asdict(credit)
+
+
+def test_what_was_measured_of_an_image_is_stored_with_its_version(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    metrics = Metrics(
+        brightness_p5=0.1234, brightness_p99=1.0, entropy=7.5, std=0.0, sharpness=0.3, channel_delta=9, transparent=True
+    )
+    facts = make_facts("a", width=640, height=480)
+    assert insert(sessions, job_id, make_image("a", facts=facts, metrics=metrics), make_image("b")) == [0, 1]
+    with sessions.begin() as session:
+        measured, inspected = session.scalars(
+            select(ImageFact).where(ImageFact.crawl_job_id == job_id).order_by(ImageFact.hash_version.desc())
+        )
+        assert (measured.hash_version, measured.metrics_version) == (MEASURED_HASH_VERSION, METRICS_VERSION)
+        assert measured.metrics == {
+            "brightness_p5": 0.1234,
+            "brightness_p99": 1.0,
+            "entropy": 7.5,
+            "std": 0.0,
+            "sharpness": 0.3,
+            "channel_delta": 9,
+            "transparent": True,
+            "orientation": 1,
+            "gps": False,
+            "format": "jpg",
+            "width": 640,
+            "height": 480,
+        }
+        assert (inspected.hash_version, inspected.metrics_version, inspected.metrics) == (HASH_VERSION, None, None)
 
 
 @pytest.mark.parametrize("bits", [0, 1, 2**63 - 1, 2**63, 2**64 - 1, 0xFEDC_BA98_7654_3210])
