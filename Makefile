@@ -5,7 +5,8 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo docs test coverage test-readers test-scale test-restricted crash-points chaos gate-long mutations check lock clean
+.PHONY: demo docs test coverage test-readers test-scale test-restricted crash-points chaos bench bench-peers lock-peers gate-long \
+  mutations check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
@@ -51,6 +52,28 @@ chaos: .venv/ready
 	PYTHONPATH=tests .venv/bin/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) \
 	  --only "$(ONLY)" --without "$(WITHOUT)"
 
+# The comparisons of docs/performance.md, whose tables and plots are rewritten: an hour or two. A script takes RUNS rounds
+# of its own choice unless they are given; one that fails stops no other. nginx has to be installed.
+BENCHMARKS ?= crawl slow_hosts
+bench: .venv/ready
+	cd benchmarks && for name in $(BENCHMARKS); do \
+	  ../.venv/bin/python $$name.py --write $(if $(RUNS),--runs $(RUNS)) || echo "$$name failed"; done
+
+# The environments of the peers that they are compared with: gigabytes, PyTorch among them. Without one, its peers are
+# left out.
+PEERS = $(basename $(notdir $(wildcard benchmarks/peers/*.in)))
+bench-peers: $(PEERS:%=.venv-bench-%/ready)
+.venv-bench-%/ready: benchmarks/peers/%.txt
+	uv venv --quiet --clear --python $(PYTHON) $(@D)
+	uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	@touch $@
+
+lock-peers:
+	for name in $(PEERS); do \
+	  uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+	    --no-header --quiet benchmarks/peers/$$name.in -o benchmarks/peers/$$name.txt || exit 1; \
+	done
+
 # The gate, and five minutes of faults.
 gate-long:
 	.ci/run
@@ -88,4 +111,4 @@ lock:
 	done
 
 clean:
-	rm -rf .venv .venv-readers
+	rm -rf .venv .venv-readers .venv-bench-*

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil
 from PIL import Image
 
 from pixcrawler_worker import runtime, settings
@@ -59,6 +60,18 @@ def worker() -> Iterator[int]:
     finally:
         process.terminate()
         process.wait()
+
+
+def families(data_dir: Path) -> list[int]:
+    """Return the ids of the main processes of PostgreSQL and Redis that run in a folder."""
+    mine = str(data_dir.resolve())
+    servers = ("postgres", "redis-server", "valkey-server")
+    return [
+        process.pid
+        for process in psutil.process_iter(["name", "cwd", "cmdline"])
+        if process.info["name"] in servers
+        and any(str(text or "").startswith(mine) for text in [process.info["cwd"], *(process.info["cmdline"] or [])])
+    ]
 
 
 def ended(opened: Runtime, view: type[View], job_id: int) -> tuple[View, float]:
