@@ -5,8 +5,8 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo docs test coverage test-readers test-scale test-restricted crash-points chaos bench bench-peers lock-peers gate-long \
-  mutations check lock clean
+.PHONY: demo docs test coverage test-readers test-scale test-restricted test-supabase crash-points chaos bench bench-peers lock-peers \
+  gate-long mutations check lock clean
 
 demo: .venv/ready
 	.venv/bin/pixcrawler demo
@@ -40,6 +40,11 @@ test-scale: .venv/ready
 test-restricted: .venv/ready
 	RESTRICTED_SERVICES=1 .venv/bin/pytest -q -n 2 tests/acceptance/test_crawl.py tests/acceptance/test_validation.py \
 	  tests/acceptance/test_export.py tests/acceptance/test_broker_loss.py tests/acceptance/test_keywords.py
+
+# Sign-ups and requests for rows over HTTP, by a server like those of Supabase (needs Node 20 or later with npm).
+test-supabase: .venv/ready
+	cd tests/fakes/supabase_lite && npm ci --silent --no-audit --no-fund
+	.venv/bin/pytest -q tests/migrations/test_supabase_http.py
 
 # An error, a broken connection and a kill at every statement of every transition of every kind of job: half an hour.
 crash-points: .venv/ready

@@ -24,12 +24,7 @@ _ROLES = {
 }
 _API = "anon, authenticated, service_role"
 
-_DATABASE = f"""
-    GRANT CREATE, USAGE ON SCHEMA public TO postgres;
-    GRANT USAGE ON SCHEMA public TO {_API};
-    ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT ALL ON TABLES TO postgres, {_API};
-    ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT ALL ON FUNCTIONS TO postgres, {_API};
-    ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT ALL ON SEQUENCES TO postgres, {_API};
+_AUTH = """
     CREATE SCHEMA auth AUTHORIZATION supabase_auth_admin;
     CREATE TABLE auth.users (
         instance_id uuid, id uuid NOT NULL PRIMARY KEY, aud varchar(255), role varchar(255), email varchar(255),
@@ -43,6 +38,14 @@ _DATABASE = f"""
             nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
         )::uuid
     $$;
+"""
+
+_DATABASE = f"""
+    GRANT CREATE, USAGE ON SCHEMA public TO postgres;
+    GRANT USAGE ON SCHEMA public TO {_API};
+    ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT ALL ON TABLES TO postgres, {_API};
+    ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT ALL ON FUNCTIONS TO postgres, {_API};
+    ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT ALL ON SEQUENCES TO postgres, {_API};
     GRANT USAGE ON SCHEMA auth TO {_API}, postgres;
     GRANT ALL ON ALL TABLES IN SCHEMA auth TO postgres;
     CREATE SCHEMA storage;
@@ -76,10 +79,15 @@ def roles(url: str) -> Iterator[None]:
 
 
 def prepare(url: str) -> None:
-    """Make an empty database like a new one of Supabase. The URL is that of a superuser."""
+    """Make a database like a new one of Supabase. The URL is that of a superuser.
+
+    It is empty, or has the schema `auth` of another program.
+    """
     name = conninfo.conninfo_to_dict(url)["dbname"]
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"GRANT ALL ON DATABASE {name} TO postgres".encode())
+        if connection.execute("SELECT to_regclass('auth.users')").fetchone() == (None,):
+            connection.execute(_AUTH.encode())
         connection.execute(_DATABASE.encode())
 
 
