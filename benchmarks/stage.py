@@ -50,10 +50,10 @@ def service(**env: str) -> Iterator[Runtime]:
 
 
 @contextmanager
-def worker() -> Iterator[int]:
-    """Run a worker with `PROCESSES` processes; yield the id of its main process."""
+def worker(processes: int = PROCESSES) -> Iterator[int]:
+    """Run a worker with so many processes; yield the id of its main process."""
     command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
-    command += ["--concurrency", str(PROCESSES), "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
+    command += ["--concurrency", str(processes), "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         yield process.pid

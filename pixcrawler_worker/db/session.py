@@ -3,15 +3,16 @@
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, exc, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pixcrawler_worker import metrics
 from pixcrawler_worker.db import timestamps
@@ -26,6 +27,8 @@ __all__ = [
     "close",
     "connect",
     "describe",
+    "driver",
+    "execute_prepared",
     "is_about_a_row",
     "is_pooled",
     "sessions",
@@ -40,8 +43,8 @@ Sessions = sessionmaker[Session]
 #: PostgreSQL ends by itself what takes longer: waiting for a lock, one statement, a transaction without statements.
 LOCK_TIMEOUT, STATEMENT_TIMEOUT, IDLE_TIMEOUT = timedelta(seconds=3), timedelta(seconds=15), timedelta(seconds=30)
 #: What the code relies on, whatever defaults the role or the database has: the schema of the documented tables, and how
-#: values are written and read. Set by each transaction, in the statement that sets the timeouts anyway: what is set for
-#: a session is lost behind a transaction pooler, or reaches its other clients.
+#: values are written and read. Set once for a connection that goes to the server itself. Behind a pooler each
+#: transaction sets it: what is set for a session is lost behind a transaction pooler, or reaches its other clients.
 _RELIED_UPON = {
     "lock_timeout": f"{LOCK_TIMEOUT.seconds}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT.seconds}s",
@@ -60,6 +63,20 @@ _RELIED_UPON = {
 _SET_LOCAL = text(
     "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _RELIED_UPON.items())
 )
+# One request: behind a pooler, which gives its clients process ids of its own, nothing outlives the statement.
+_SET_IF_DIRECT = "SELECT pg_backend_pid(), " + ", ".join(
+    f"set_config('{name}', '{value}', pg_backend_pid() <> %(pid)s)" for name, value in _RELIED_UPON.items()
+)
+#: Key in what the pool keeps with a connection: whether it goes to the server itself.
+_DIRECT = "pixcrawler.direct"
+#: From how many executions on a statement would be prepared by itself: never. The others are planned with their values,
+#: by which they find partial indexes; see `execute_prepared`.
+_NEVER = 2**31
+#: SQLSTATE codes of prepared statements that the server at the other end does not know, or knows already: behind a
+#: pooler that was not recognized.
+_NOT_PREPARED = ("26000", "42P05")
+#: The function of PostgreSQL that rejects a prepared statement after a migration has changed the types of its result.
+_STALE_PLAN = "RevalidateCachedQuery"
 
 #: Prefixes of the SQLSTATE codes that report the state of the server and not a mistake in the statement: the same
 #: transaction may succeed later. By class (PostgreSQL, appendix A), because any statement may meet any of them.
@@ -121,15 +138,16 @@ def sqlalchemy_url(url: str) -> str:
 def connect(url: str, *, pool_size: int = 4) -> Engine:
     """Return an engine for this process. Call it after a fork, never before.
 
-    It works behind a transaction pooler: no statement is prepared, every setting is local to its transaction. A dead
-    peer is noticed within a minute, by keepalives and by the kernel's timeout for unacknowledged data.
+    Where it reaches the server itself, settings are those of the connection, and `execute_prepared` prepares. It works
+    behind a transaction pooler, too: no statement is prepared, every setting is local to its transaction. A dead peer
+    is noticed within a minute, by keepalives and by the kernel's timeout for unacknowledged data. That a connection has
+    died while it was idle is noticed by its next transaction, which `transact` makes again at once.
     """
     engine = create_engine(
         sqlalchemy_url(url),
         pool_size=pool_size,
         max_overflow=4,
         pool_timeout=10,
-        pool_pre_ping=True,
         json_deserializer=_read_json,
         connect_args={
             "application_name": "pixcrawler",
@@ -146,12 +164,29 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def read_all_times(connection: psycopg.Connection, record: object) -> None:
-        del record
+    def set_up(connection: psycopg.Connection, record: ConnectionPoolEntry) -> None:
         timestamps.register(connection)
+        record.info[_DIRECT] = _set_if_direct(connection)
+        if record.info[_DIRECT]:
+            connection.prepare_threshold = _NEVER
 
-    event.listen(engine, "begin", set_local)
+    event.listen(engine, "begin", _set_unless_direct)
     return engine
+
+
+def _set_if_direct(connection: psycopg.Connection) -> bool:
+    """Set what the code relies on for a connection to the server itself; return whether it is one."""
+    pid = connection.info.backend_pid
+    with connection.cursor() as cursor:
+        found = cursor.execute(_SET_IF_DIRECT, {"pid": pid}).fetchone()
+    connection.commit()
+    assert found is not None
+    return bool(found[0] == pid)
+
+
+def _set_unless_direct(connection: Connection) -> None:
+    if not connection.info.get(_DIRECT):
+        set_local(connection)
 
 
 def set_local(connection: Connection) -> None:
@@ -164,6 +199,34 @@ def is_pooled(connection: Connection) -> bool:
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     return driver.info.backend_pid != int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+
+def driver(session: Session) -> psycopg.Connection[Any]:
+    """Return the connection of psycopg that a session uses, in the session's transaction."""
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, psycopg.Connection)
+    return connection
+
+
+def execute_prepared(session: Session, statement: LiteralString, values: Mapping[str, object]) -> psycopg.Cursor[Any]:
+    """Execute a statement of psycopg in the transaction of a session; prepare it where the connection allows that.
+
+    For the few statements that every chunk needs: neither SQLAlchemy compiles them nor PostgreSQL parses them again. A
+    prepared statement may be planned without its values, so that the conditions of partial indexes must be part of its
+    text.
+
+    Raises:
+        psycopg.Error: as it is, not wrapped by SQLAlchemy. `transact` knows both.
+    """
+    connection = driver(session)
+    try:
+        return connection.execute(statement, values, prepare=True)
+    except psycopg.Error as error:
+        if error.sqlstate in _NOT_PREPARED:
+            # A pooler that was not recognized.
+            session.connection().info[_DIRECT] = False
+            connection.prepare_threshold = None
+        raise
 
 
 def _read_json(content: str | bytes) -> object:
@@ -203,7 +266,8 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterabl
     """Run `work` in a transaction of its own and return its result; retry all of it while the database says "not now".
 
     `work` must be idempotent: it also runs again when the answer to a COMMIT got lost, which may have succeeded. The
-    transitions of the ledger recognize that by the fence token.
+    transitions of the ledger recognize that by the fence token. After a connection broke, it runs again at once the
+    first time: the connection may have died long before, while it was idle.
 
     Args:
         factory: of the session that `work` gets.
@@ -214,6 +278,7 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterabl
         OutageError: when the error still occurs after the last pause.
     """
     left = iter(_default_pauses() if pauses is None else pauses)
+    at_once = iter([0.0])
     while True:
         try:
             with factory.begin() as session:
@@ -222,6 +287,8 @@ def transact(factory: Sessions, work: Callable[[Session], T], *, pauses: Iterabl
             if not is_passing(error):
                 raise
             metrics.DATABASE_ERRORS.add(_metric_cause(error))
+            if _is_of_connection(error) and next(at_once, None) is not None:
+                continue
             met: Exception = error
             outage = OutageError(f"the database does not answer: {describe(error)}")
         except exc.TimeoutError as error:
@@ -257,11 +324,30 @@ def _default_pauses() -> Iterable[float]:
 def is_passing(error: DBAPIError | psycopg.Error) -> bool:
     """Return whether the same statement may succeed later."""
     state = _state(error)
+    if _is_of_preparation(error):
+        return True
     if state is None:
         # Without an answer from the server only a broken connection passes; the rest are bugs in the call.
         broken = isinstance(error, DBAPIError) and error.connection_invalidated
         return broken or isinstance(error, OperationalError | psycopg.OperationalError)
     return state.startswith(_PASSING)
+
+
+def _is_of_connection(error: DBAPIError | psycopg.Error) -> bool:
+    """Return whether the transaction failed because of the connection that it had, and may succeed on another one."""
+    if _is_of_preparation(error):
+        return True
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, psycopg.OperationalError) and (error.sqlstate is None or error.sqlstate.startswith("57P"))
+
+
+def _is_of_preparation(error: DBAPIError | psycopg.Error) -> bool:
+    """Return whether a statement would have succeeded unprepared; ROLLBACK makes psycopg forget what is prepared."""
+    cause = _driver_error(error)
+    return isinstance(cause, psycopg.Error) and (
+        cause.sqlstate in _NOT_PREPARED or cause.diag.source_function == _STALE_PLAN
+    )
 
 
 def _metric_cause(error: DBAPIError | psycopg.Error) -> str:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from counted import counting
 from factories import make_image, make_job, start_job
+from fakes.postgres_pooler import postgres_pooler
 from fakes.postgres_proxy import PostgresProxy, postgres_proxy
 from ledger import LEASE, at_once
 from sqlalchemy import Engine, create_engine, text
@@ -72,13 +73,97 @@ def test_another_url_is_rejected_without_repeating_the_password(url: str) -> Non
     assert "secret" not in str(caught.value)
 
 
-def test_every_transaction_is_limited_in_time_and_leaves_no_setting_behind(engine: Engine, sessions: Sessions) -> None:
-    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+#: What limits a transaction in time, and a query for it.
+LIMITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+SHOW = text("SELECT " + ", ".join(f"current_setting('{name}')" for name in LIMITS))
+
+
+@pytest.fixture
+def behind_pooler(database_url: str) -> Iterator[Engine]:
+    with postgres_pooler(database_url) as url:
+        engine = session.connect(url, pool_size=1)
+        yield engine
+        engine.dispose()
+
+
+def test_every_transaction_is_limited_in_time(sessions: Sessions) -> None:
     with sessions.begin() as session:
-        limits = [session.scalar(text(f"SHOW {name}")) for name in names]
-    assert limits == ["3s", "15s", "30s"]
-    with engine.raw_connection() as raw, raw.cursor() as cursor:  # type: ignore[attr-defined]  # the pool's proxy passes psycopg's context managers on
-        assert [cursor.execute(f"SHOW {name}").fetchone() for name in names] == [("0",)] * 3
+        session.execute(text("SET LOCAL lock_timeout = '1s'"))
+    with sessions.begin() as session:
+        assert tuple(session.execute(SHOW).one()) == ("3s", "15s", "30s")
+    with pytest.raises(KeyError), sessions.begin() as session:
+        raise KeyError("rolled back")
+    with sessions.begin() as session:
+        assert tuple(session.execute(SHOW).one()) == ("3s", "15s", "30s")
+
+
+def test_behind_a_pooler_every_transaction_is_limited_and_leaves_no_setting_behind(behind_pooler: Engine) -> None:
+    with session.sessions(behind_pooler).begin() as limited:
+        assert tuple(limited.execute(SHOW).one()) == ("3s", "15s", "30s")
+    with behind_pooler.raw_connection() as raw, raw.cursor() as cursor:  # type: ignore[attr-defined]  # the pool's proxy passes psycopg's context managers on
+        assert cursor.execute(str(SHOW)).fetchone() == ("0", "0", "0")
+
+
+# Prepared statements
+
+NUMBER = "SELECT id FROM numbers WHERE id = %(id)s"
+
+
+def _number(session_: Session) -> int:
+    row = session.execute_prepared(session_, NUMBER, {"id": 1}).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _prepared(session_: Session) -> list[str]:
+    return list(session_.scalars(text("SELECT statement FROM pg_prepared_statements")))
+
+
+@pytest.fixture
+def numbers(sessions: Sessions) -> Iterator[None]:
+    ledger.execute(sessions, "CREATE TABLE numbers AS SELECT 1 AS id")
+    yield
+    ledger.execute(sessions, "DROP TABLE numbers")
+
+
+@pytest.fixture
+def mine(database_url: str) -> Iterator[Sessions]:
+    """One connection, that no other test has used."""
+    engine = session.connect(database_url, pool_size=1)
+    yield session.sessions(engine)
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("numbers")
+def test_a_statement_is_prepared_on_a_connection_to_the_server_itself(mine: Sessions) -> None:
+    assert transact(mine, _number) == 1
+    assert len(transact(mine, _prepared)) == 1
+
+
+@pytest.mark.usefixtures("numbers")
+def test_no_statement_is_prepared_behind_a_pooler(behind_pooler: Engine) -> None:
+    pooled = session.sessions(behind_pooler)
+    assert [transact(pooled, _number) for _ in range(9)] == [1] * 9
+    assert transact(pooled, _prepared) == []
+
+
+@pytest.mark.usefixtures("numbers")
+def test_a_statement_whose_result_a_migration_has_changed_is_prepared_again(sessions: Sessions, mine: Sessions) -> None:
+    assert transact(mine, _number) == 1
+    ledger.execute(sessions, "ALTER TABLE numbers ALTER COLUMN id TYPE bigint")
+    assert transact(mine, _number, pauses=()) == 1
+    assert len(transact(mine, _prepared)) == 1
+
+
+@pytest.mark.usefixtures("numbers")
+def test_behind_a_pooler_that_was_not_recognized_statements_are_not_prepared_any_more(mine: Sessions) -> None:
+    """Another connection of the pooler does not know what was prepared."""
+    assert transact(mine, _number) == 1
+    transact(mine, lambda session: session.execute(text("DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$")))
+    assert transact(mine, _number, pauses=()) == 1
+    assert transact(mine, _prepared) == []
+    with mine.begin() as limited:
+        assert tuple(limited.execute(SHOW).one()) == ("3s", "15s", "30s")
 
 
 # Retries
@@ -179,6 +264,28 @@ def test_an_idle_connection_that_the_server_ended_is_replaced_before_it_is_used(
         other.execute("SELECT pg_terminate_backend(%s, 2000)", [pid])
     assert transact(factory, lambda session: session.scalar(text("SELECT pg_backend_pid()")), pauses=()) != pid
     mine.dispose()
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done"])
+def test_a_connection_that_breaks_in_a_transaction_is_replaced_at_once(
+    wire: PostgresProxy, shaky: Sessions, *, done: bool
+) -> None:
+    """As one that a firewall has cut while it was idle: there is no ping that would notice it before."""
+    pid = transact(shaky, lambda session: session.scalar(text("SELECT pg_backend_pid()")))
+    wire.cut_at(1, done=done)
+    assert transact(shaky, lambda session: session.scalar(text("SELECT pg_backend_pid()")), pauses=()) != pid
+
+
+def test_connections_that_break_again_and_again_are_an_outage(wire: PostgresProxy, shaky: Sessions) -> None:
+    attempts = []
+
+    def work(session: Session) -> None:
+        attempts.append(1)
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(OutageError):
+        transact(shaky, work, pauses=())
+    assert len(attempts) == 2
 
 
 @pytest.mark.parametrize(
