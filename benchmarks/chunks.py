@@ -41,8 +41,8 @@ _FLOOR = (
     "CREATE SEQUENCE floor_fence",
 )
 _CLAIM = (
-    "UPDATE floor_chunks SET state = 'running', fence = nextval('floor_fence') WHERE id = %s AND state = 'queued'"
-    " RETURNING fence",
+    """UPDATE floor_chunks SET state = 'running', fence = nextval('floor_fence') WHERE id = %s AND state = 'queued'
+        RETURNING fence""",
     "UPDATE floor_jobs SET active = active + 1 WHERE id = 1",
 )
 _FINISH = (
