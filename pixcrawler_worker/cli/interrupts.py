@@ -7,6 +7,7 @@ Here only the first Ctrl-C raises, and none while the command is leaving already
 """
 
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -149,12 +150,22 @@ def leave_at_once() -> None:
 def load(name: str) -> ModuleType:
     """Return a module. A Ctrl-C meanwhile ends this process without a word: in an import it may be raised anywhere."""
     if not _is_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return importlib.import_module(name)
+        return _import(name)
     leave_at_once()
+    try:
+        return _import(name)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _import(name: str) -> ModuleType:
+    """Import a module without collecting garbage, of which imports make none, and which takes a fifth of their time."""
+    gc.disable()
     try:
         return importlib.import_module(name)
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.freeze()
+        gc.enable()
 
 
 def leave(*_: object) -> NoReturn:
