@@ -9,7 +9,8 @@ import structlog
 from celery.exceptions import Reject
 
 from pixcrawler_worker import runtime
-from pixcrawler_worker.celery import app, requests_wait, send_messages
+from pixcrawler_worker.celery.application import app
+from pixcrawler_worker.celery.sending import requests_wait, send_messages
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.domain.postgres_types import MAX_INT4, MAX_INT8

@@ -680,8 +680,8 @@ MUTATIONS = (
     Mutation(
         name="a file that cannot be read is an outage although others can be read",
         files="validate/worker.py",
-        old="        if not self._progress.answered:",
-        new="        if self._progress.answered:",
+        old="besides=besides, answered=self._progress.answered):",
+        new="besides=besides, answered=self._progress.answered) or True:",
         tests=("validate/test_isolation.py",),
     ),
     Mutation(

@@ -19,7 +19,8 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 
 from pixcrawler_worker import runtime
-from pixcrawler_worker.celery import BrokerWatch, Reconnection, app, broker_identity, broker_watch
+from pixcrawler_worker.celery import app
+from pixcrawler_worker.celery.broker_watch import BrokerWatch, Reconnection, broker_identity, broker_watch
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import dispatch
@@ -402,7 +403,7 @@ def test_what_a_dead_broker_does_not_take_is_sent_by_the_next_sweep(
         messages = dispatch.next_due(session, ref, limit=2)
     given = [(str(one.task), str(one.queue), one.chunk_id, one.task_id) for one in messages]
     program = f"""
-from pixcrawler_worker.celery import send_messages
+from pixcrawler_worker.celery.sending import send_messages
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
 send_messages(ChunkMessage(*message) for message in {given!r})
 """

@@ -31,7 +31,7 @@ else:
 COUNTING = """
 import os, signal, sys
 from pixcrawler_worker import metrics
-from pixcrawler_worker.celery import MetricsServer
+from pixcrawler_worker.celery.metrics_server import MetricsServer
 step = MetricsServer(None)
 ends = []
 for count in (3, 100_000):

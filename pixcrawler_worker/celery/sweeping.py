@@ -1,0 +1,144 @@
+"""Sweeping in a thread of the worker's main process, so that repairs never wait behind what they repair."""
+
+import contextlib
+import os
+import random
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import structlog
+from celery import bootsteps, signals
+from kombu.exceptions import KombuError, OperationalError
+
+from pixcrawler_worker import runtime
+from pixcrawler_worker.celery.application import app
+from pixcrawler_worker.celery.broker_watch import broker_watch
+from pixcrawler_worker.celery.health_file import HealthFile
+from pixcrawler_worker.celery.sending import send_messages
+from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.jobs import sweeper
+from pixcrawler_worker.jobs.setbacks import Setbacks
+from pixcrawler_worker.registry import JOB_KINDS
+
+log = structlog.get_logger()
+
+#: Seconds that a sweep under way gets when the worker stops.
+_SWEEP_GRACE = 10
+#: Sweeps in which a failed task's process is looked for.
+_LOOKS = 2
+#: Seconds between two messages that ask for storage to be tidied.
+_TIDY_SECONDS = 600
+#: Seconds that a sweep waits for a connection of the pool.
+_ACQUIRE_SECONDS = 10
+
+
+class Sweeper(bootsteps.StartStopStep):
+    """Sweeps until the worker stops."""
+
+    label = "Sweeper"
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: object, **options: object) -> None:
+        super().__init__(parent, **options)
+        self._pid = os.getpid()
+        self._wanted = threading.Event()
+        self._ended = threading.Event()
+        # Tasks that ended badly, with how often they are still looked at: a process may take a moment to die.
+        self._failed: deque[tuple[str, int]] = deque()
+        self._setbacks = Setbacks()
+        self._thread: threading.Thread | None = None
+        signals.task_failure.connect(self._on_failure, weak=False)
+
+    def start(self, parent: object) -> None:
+        """Begin to sweep."""
+        del parent
+        self._thread = threading.Thread(target=self._sweep_until_ended, name="sweeper", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: object) -> None:
+        """End after the sweep that may be under way."""
+        del parent
+        self._ended.set()
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join(timeout=_SWEEP_GRACE)
+
+    terminate = stop
+
+    def _on_failure(self, task_id: str, **_: object) -> None:
+        """Give a failed task's chunk back without waiting for its lease.
+
+        A child that was killed, or ran into its time limit, is reported here in the main process, where the sweeping
+        thread takes over; a bug is reported in the child itself.
+        """
+        if os.getpid() == self._pid:
+            self._failed.append((task_id, _LOOKS))
+            self._wanted.set()
+            return
+        with contextlib.suppress(TransientError):
+            sweeper.expire_lease(runtime.current(), task_id, ended=lambda pid: pid == os.getpid())
+
+    def _sweep_until_ended(self) -> None:
+        tidied = time.monotonic()
+        while not self._ended.is_set():
+            seconds = runtime.current().settings.sweep_seconds
+            unfinished = self._sweep()
+            if time.monotonic() - tidied > _TIDY_SECONDS:
+                tidied = time.monotonic()
+                with contextlib.suppress(OperationalError):
+                    app.send_task(Task.SWEEP.value, queue=QUEUES[Task.SWEEP].value, ignore_result=True)
+            if unfinished:
+                continue
+            # Jitter, so that many workers do not sweep in step.
+            self._wanted.wait(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
+            self._wanted.clear()
+
+    def _check_broker(self) -> None:
+        """Have messages sent again soon that the broker may have lost. Whatever goes wrong here stops no sweep."""
+        try:
+            pool: Any = app.pool  # the stubs take it for a pool of producers
+            with pool.acquire(block=True, timeout=_ACQUIRE_SECONDS) as connection:
+                broker_watch.look(connection)
+            HealthFile.database = ""
+        except KombuError as error:
+            log.warning("the broker could not be checked", reason=str(error))
+        except TransientError as error:
+            # The sweep that follows meets the same database, and says so in the log.
+            HealthFile.database = str(error)
+        except Exception:
+            log.exception("the broker could not be checked")
+
+    def _sweep(self) -> bool:
+        """Sweep once; return whether rows are left that there was no time for."""
+        self._check_broker()
+        try:
+            for _ in range(len(self._failed)):
+                # Taken out first: whatever cannot be looked up must not stop every sweep from now on.
+                task_id, looks = self._failed.popleft()
+                try:
+                    expired = sweeper.expire_lease(runtime.current(), task_id, ended=_is_gone)
+                except TransientError:
+                    self._failed.append((task_id, looks))
+                    raise
+                if looks > 1 and not expired:
+                    self._failed.append((task_id, looks - 1))
+            swept = sweeper.sweep(runtime.current(), JOB_KINDS.values(), setbacks=self._setbacks)
+            send_messages(swept.messages)
+        except TransientError as error:
+            log.warning("sweep put off", reason=str(error))
+        except Exception:  # a sweeper that dies of a bug would leave every job behind it standing still
+            log.exception("sweep failed")
+        else:
+            return swept.unfinished
+        return False
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
