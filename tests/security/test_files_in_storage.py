@@ -94,7 +94,7 @@ def test_keys_that_lead_out_of_the_storage_are_rejected_by_every_operation(
             began = time.monotonic()
             with pytest.raises(PermanentError) as caught:
                 operation(key)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
             message = str(caught.value)
             assert len(message) < 300
             assert message.isprintable()

@@ -231,4 +231,4 @@ def test_the_body_is_not_waited_for() -> None:
     begun = time.monotonic()
     with pytest.raises(RejectedError, match="opted_out"):
         asyncio.run(run())
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
