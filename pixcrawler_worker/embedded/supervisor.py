@@ -38,7 +38,7 @@ def supervise(config: SupervisorConfig, first_client: socket.socket) -> None:
     SIGTERM ends the start at once.
     """
     signals = _Signals()
-    # The connection of the last client stays open until both servers have stopped, and closing it tells the client so.
+    # The connection of the last client stays open until both servers have stopped: it closes, and the client knows.
     clients = {first_client}
     try:
         with _redis(config) as redis, _postgres(config) as postgres:

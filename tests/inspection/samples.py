@@ -15,7 +15,7 @@ from pixcrawler_worker.domain.reasons import Reason
 
 pillow_heif.register_heif_opener()
 
-#: Every way of writing a format that a reader has to tell apart, by a name for the test's report.
+#: Every way of writing a format that a reader has to distinguish, by a name for the test's report.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpg": ("JPEG", {}),
     "jpg-progressive": ("JPEG", {"progressive": True}),

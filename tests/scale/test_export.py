@@ -30,7 +30,7 @@ PICTURES, BYTES = 280, 19_900_000
 
 @pytest.fixture(scope="module")
 def job(runtime: Runtime) -> int:
-    """A crawl job with sparse files: a picture each, and a hole behind it."""
+    """A crawl job with sparse files: a image each, and a hole behind it."""
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
     made = exporting.crawl_of(runtime, [])
     folder = storage(runtime) / "crawl_jobs" / str(made) / "cat"

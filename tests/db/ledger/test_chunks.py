@@ -417,10 +417,8 @@ def test_a_late_finish_and_a_sweep_on_one_chunk_have_one_winner(sessions: Sessio
         ref = start_job(sessions)
         claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
         ledger.expire_lease(sessions, claim.chunk_id)
-        picture = make_image(f"late {number}")
-        finished, reaped = at_once(
-            partial(ledger.finish, sessions, claim, [picture]), lambda: reap(sessions) is not None
-        )
+        image = make_image(f"late {number}")
+        finished, reaped = at_once(partial(ledger.finish, sessions, claim, [image]), lambda: reap(sessions) is not None)
         assert finished is not reaped
         assert ledger.states_of(sessions, ref) == [ChunkState.COMPLETED if finished else ChunkState.QUEUED]
         ledger.check(sessions, ref)

@@ -252,7 +252,7 @@ def test_no_image_comes_after_a_cancel_and_both_agree_on_who_was_first(sessions:
     for number in range(25):
         ref = start_job(sessions, chunks=2)
         claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-        picture = make_image(f"cancel {number}")
+        image = make_image(f"cancel {number}")
 
         def stop(number: int = number, ref: JobRef = ref) -> int:
             # Later and later, so that each of the two is the first sometimes.
@@ -265,10 +265,10 @@ def test_no_image_comes_after_a_cancel_and_both_agree_on_who_was_first(sessions:
             assert seen is not None
             return seen
 
-        def bring(number: int = number, claim: Claim = claim, picture: NewImage = picture) -> int:
+        def bring(number: int = number, claim: Claim = claim, image: NewImage = image) -> int:
             time.sleep(max(0, 5 - number) * 0.005)
             try:
-                return ledger.finish(sessions, claim, [picture])
+                return ledger.finish(sessions, claim, [image])
             except NotRunningError:
                 return 0
 
@@ -289,9 +289,9 @@ def test_cancelling_fifty_running_chunks_against_their_finish(sessions: Sessions
     def finish(held: list[Claim]) -> int:
         finished = 0
         for claim in held:
-            picture = make_image(f"of {claim.chunk_id}")
+            image = make_image(f"of {claim.chunk_id}")
             with contextlib.suppress(NotRunningError):
-                finished += transact(sessions, partial(ledger.bring, held=claim, found=[picture]))
+                finished += transact(sessions, partial(ledger.bring, held=claim, found=[image]))
         return finished
 
     def stop() -> int:
@@ -314,11 +314,11 @@ def test_a_job_may_be_deleted_while_its_chunks_finish(sessions: Sessions) -> Non
     for number in range(3):
         ref = start_job(sessions)
         claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-        picture = make_image(f"delete {number}")
+        image = make_image(f"delete {number}")
 
-        def bring(claim: Claim = claim, picture: NewImage = picture) -> None:
+        def bring(claim: Claim = claim, image: NewImage = image) -> None:
             with contextlib.suppress(NotRunningError):
-                transact(sessions, partial(ledger.bring, held=claim, found=[picture]))
+                transact(sessions, partial(ledger.bring, held=claim, found=[image]))
 
         def delete(ref: JobRef = ref) -> None:
             transact(sessions, lambda session: session.delete(session.get_one(CrawlJob, ref.id)))

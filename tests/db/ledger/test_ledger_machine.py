@@ -60,7 +60,7 @@ SETTINGS = settings(
 choice = st.integers(0, 11)
 #: How an attempt may end, the usual way twice.
 ENDS = ("finish", "finish", "give_back", "put_back", "give_up", "fall_silent")
-pictures = st.frozensets(st.integers(0, 11), max_size=3)
+images = st.frozensets(st.integers(0, 11), max_size=3)
 
 
 @dataclass(eq=False)
@@ -187,7 +187,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         at=choice,
         how=st.sampled_from(["finish", "finish", "give_back", "put_back", "give_up", "fall_silent"]),
-        names=pictures,
+        names=images,
     )
     def end(self, at: int, how: str, names: frozenset[int]) -> None:
         """End a claim that stands."""
@@ -270,7 +270,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert reaped == Reaped(chunk_id, self.ref, state)
 
     @precondition(lambda self: self.late())
-    @rule(at=choice, names=pictures)
+    @rule(at=choice, names=images)
     def come_late(self, at: int, names: frozenset[int]) -> None:
         """Try to end a claim that does not stand any more: nothing may come of it."""
         held = pick(self.late(), at)
