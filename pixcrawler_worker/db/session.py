@@ -59,14 +59,22 @@ _RELIED_UPON = {
     "standard_conforming_strings": "on",
     "array_nulls": "on",
     "row_security": "on",
+    "quote_all_identifiers": "off",
+    "transform_null_equals": "off",
 }
-_SET_LOCAL = text(
-    "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _RELIED_UPON.items())
-)
+
+
+def _calls(is_local: str) -> str:
+    calls = [f"set_config('{name}', '{value}', {is_local})" for name, value in _RELIED_UPON.items()]
+    # Since PostgreSQL 17. Statements, and pauses between them, have limits of their own.
+    unlimited = f"set_config('transaction_timeout', '0', {is_local})"
+    calls.append(f"CASE WHEN current_setting('transaction_timeout', true) <> '0' THEN {unlimited} END")
+    return ", ".join(calls)
+
+
+_SET_LOCAL = text(f"SELECT {_calls('true')}")
 # One request: behind a pooler, which gives its clients process ids of its own, nothing outlives the statement.
-_SET_IF_DIRECT = "SELECT pg_backend_pid(), " + ", ".join(
-    f"set_config('{name}', '{value}', pg_backend_pid() <> %(pid)s)" for name, value in _RELIED_UPON.items()
-)
+_SET_IF_DIRECT = f"SELECT pg_backend_pid(), {_calls('pg_backend_pid() <> %(pid)s')}"
 #: Key in what the pool keeps with a connection: whether it goes to the server itself.
 _DIRECT = "pixcrawler.direct"
 #: From how many executions on a statement would be prepared by itself: never. The others are planned with their values,

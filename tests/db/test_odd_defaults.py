@@ -32,6 +32,29 @@ ODD = {
     "lock_timeout": "1ms",
     "idle_in_transaction_session_timeout": "1s",
     "lc_messages": "C",
+    "quote_all_identifiers": "on",
+    "transform_null_equals": "on",
+    "transaction_timeout": "1s",
+    "backslash_quote": "off",
+    "escape_string_warning": "off",
+    "client_min_messages": "debug1",
+    "plpgsql.extra_errors": "all",
+    "plpgsql.variable_conflict": "use_column",
+    "plan_cache_mode": "force_generic_plan",
+    "jit_above_cost": "0",
+    "idle_session_timeout": "1s",
+}
+#: Those of them that change nothing for the code.
+IRRELEVANT = {
+    "backslash_quote",
+    "escape_string_warning",
+    "client_min_messages",
+    "plpgsql.extra_errors",
+    "plpgsql.variable_conflict",
+    "plan_cache_mode",
+    "jit_above_cost",
+    "idle_session_timeout",
+    "lc_messages",
 }
 
 
@@ -93,12 +116,17 @@ def test_every_transaction_has_what_the_code_relies_on(database_url: str) -> Non
                 "statement_timeout": "15s",
                 "lock_timeout": "3s",
                 "idle_in_transaction_session_timeout": "30s",
+                "quote_all_identifiers": "off",
+                "transform_null_equals": "off",
+                "transaction_timeout": "0",
             }
     finally:
         engine.dispose()
 
 
 def shown(engine: Engine) -> dict[str, str]:
-    names = [name for name in ODD if not name.startswith(("default_", "lc_"))] + ["transaction_isolation"]
+    names = [name for name in ODD if not name.startswith("default_") and name not in IRRELEVANT] + [
+        "transaction_isolation"
+    ]
     with engine.connect() as connection:
         return {name: str(connection.scalar(text(f"SHOW {name}"))) for name in names}
