@@ -11,6 +11,7 @@ import contextvars
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -129,8 +130,18 @@ def send(task: Task, *args: object) -> str:
             ignore_result=True,
             # What monitoring shows: options may hold links that are signed.
             argsrepr=arguments_text(checked),
+            headers=_trace_context(),
         )
     return str(sent.id)
+
+
+def _trace_context() -> dict[str, str]:
+    """Return the headers of the span in which the caller is, if its program uses OpenTelemetry: workers link to it."""
+    carrier: dict[str, str] = {}
+    if (propagate := sys.modules.get("opentelemetry.propagate")) is not None:
+        propagate.inject(carrier)
+    # Others, such as baggage, may have anything in them.
+    return {name: carrier[name] for name in ("traceparent", "tracestate") if name in carrier}
 
 
 def workers(*, seconds: float = 1.0) -> list[str]:

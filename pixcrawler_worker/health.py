@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 
-from pixcrawler_worker import settings_report
+from pixcrawler_worker import error_reports, settings_report, tracing
 from pixcrawler_worker.broker import quarantine, queues, rights, workers
 from pixcrawler_worker.db import grants, migrate, server, session, sizes
 from pixcrawler_worker.domain.messages import Queue
@@ -26,6 +28,8 @@ from pixcrawler_worker.storage.facade import Storage
 
 #: Largest accepted difference to the database's clock: with more, the logs of both cannot be compared.
 _MAX_CLOCK_SKEW_SECONDS = 5.0
+#: Seconds for a connection to what takes traces and reports.
+_CONNECT_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ def run_checks(settings: Settings) -> list[CheckResult]:
         _check("storage", lambda: _storage(settings)),
         _check("sources", lambda: _sources(settings)),
         _check("decoder", _decoder),
+        *([_check("traces", lambda: _traces(settings))] if settings.otlp_endpoint else []),
+        *([_check("error reports", lambda: _error_reports(settings))] if settings.sentry_dsn else []),
     ]
 
 
@@ -223,3 +229,27 @@ def _decoder() -> str:
     missing = [f"{name} ({why})" for name, why in found.items() if why]
     confined = f"its sandbox has {', '.join(in_force)}" if in_force else "it has no sandbox"
     return f"{confined}; not on this machine: {', '.join(missing)}" if missing else confined
+
+
+def _traces(settings: Settings) -> str:
+    endpoint = settings.secret("otlp_endpoint") or ""
+    tracing.require(endpoint)
+    _connect(endpoint)
+    return f"are sent to {mask_url(endpoint)}"
+
+
+def _error_reports(settings: Settings) -> str:
+    dsn = settings.secret("sentry_dsn") or ""
+    error_reports.require(dsn)
+    _connect(dsn)
+    return f"are sent to {mask_url(dsn)}"
+
+
+def _connect(url: str) -> None:
+    """Return if the host of a URL accepts connections, else raise `TransientError`."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise TransientError(f"{parts.hostname}:{port} cannot be connected to: {error.strerror or error}") from error

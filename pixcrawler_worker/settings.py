@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     health_file: Path | None = Field(
         None, description="a file that a worker writes every 5 seconds, for `pixcrawler health`; by default it does not"
     )
+    otlp_endpoint: SecretStr | None = Field(
+        None, description="base URL of a collector that takes OTLP by HTTP: traces of jobs; by default there are none"
+    )
+    sentry_dsn: SecretStr | None = Field(
+        None, description="DSN of a Sentry project for errors with tracebacks; by default they are in the log alone"
+    )
     log_format: Literal["console", "json"] = Field("console", description="form of log lines")
 
     @classmethod
@@ -174,6 +180,11 @@ class Settings(BaseSettings):
             return broker_urls.for_kombu(self.broker_url.get_secret_value())
         except PermanentError as error:
             raise PermanentError(f"{PREFIX}BROKER_URL: {error}") from None
+
+    def secret(self, name: str) -> str | None:
+        """Return the value of a setting that is a secret; None where it is not set."""
+        value: SecretStr | None = getattr(self, name)
+        return value.get_secret_value() if value else None
 
     def storage(self) -> str:
         """Return the URL of the storage: the configured one, or a folder below `data_dir`."""

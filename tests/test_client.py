@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import redis
 from kombu.exceptions import OperationalError
+from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.sdk.trace import TracerProvider
 
 from pixcrawler_worker import client
 from pixcrawler_worker.embedded.services import Services
@@ -72,6 +74,21 @@ def test_cancelling_does_not_wait_behind_crawls(lists: redis.Redis) -> None:
     sent = client.cancel_crawl(42)
     assert messages(lists, "maintenance") == [("pixcrawler.crawl.cancel", sent, [42], {})]
     assert len(messages(lists, "crawl")) == 1
+
+
+def test_a_message_from_a_program_that_uses_opentelemetry_has_its_trace_and_no_baggage(lists: redis.Redis) -> None:
+    assert propagate.__name__ in sys.modules, "as such a program has imported it"
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("api")
+    attached = context.attach(baggage.set_baggage("password", "hunter2"))
+    with tracer.start_as_current_span("POST /jobs") as span:
+        client.start_crawl(42)
+        wanted = trace.format_trace_id(span.get_span_context().trace_id)
+    context.detach(attached)
+    client.start_crawl(43)
+    carried = [json.loads(raw)["headers"].get("traceparent") for raw in reversed(lists.lrange("crawl", 0, -1))]
+    assert carried[0].split("-")[1] == wanted
+    assert carried[1] is None
+    assert "hunter2" not in str(lists.lrange("crawl", 0, -1))
 
 
 def test_nothing_but_the_messages_is_left_in_the_broker(lists: redis.Redis) -> None:

@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "db/image_records.py": "export/test_jobs.py",
     "db/ledger/tables.py": "db/ledger/test_jobs.py",
     "db/maintenance.py": "cli/test_db_maintain.py",
+    "db/statement_spans.py": "test_tracing.py",
     "db/models.py": "test_models.py",
     "db/retention.py": "cli/test_db_prune.py",
     "db/server.py": "test_health.py",
@@ -93,6 +94,7 @@ TESTED_ELSEWHERE = {
     "validate/report.py": "cli/test_validate.py",
     "validate/worker.py": "validate/test_jobs.py",
     "web/exchange.py": "web/test_downloader.py",
+    "tracing_sdk.py": "test_tracing.py",
 }
 
 

@@ -45,6 +45,8 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "START_PENDING": ("true", True),
     "METRICS_PORT": ("9400", 9400),
     "HEALTH_FILE": ("/tmp/health", Path("/tmp/health")),
+    "OTLP_ENDPOINT": ("http://localhost:4318", SecretStr("http://localhost:4318")),
+    "SENTRY_DSN": ("https://key@sentry.example/1", SecretStr("https://key@sentry.example/1")),
     "LOG_FORMAT": ("json", "json"),
 }
 

@@ -1,5 +1,6 @@
 """The start of a worker and of Flower: what is checked, and the form of their logs."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -12,7 +13,7 @@ import click
 import structlog
 from celery import concurrency, signals
 
-from pixcrawler_worker import health, logs, runtime, settings, settings_report
+from pixcrawler_worker import error_reports, health, logs, runtime, settings, settings_report, tracing
 from pixcrawler_worker.broker.pool import ChildPool
 from pixcrawler_worker.celery.application import app, refuse_to_start
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -31,6 +32,9 @@ def _configure_logs(loglevel: int = logging.INFO, logfile: str | None = None, **
         logs.configure(settings.load().log_format, level=loglevel, file=Path(logfile) if logfile else None)
     except OSError as error:
         raise SystemExit(f"pixcrawler: the log file cannot be written: {error}") from None
+    # What is wrong with the DSN prevents the start, see below.
+    with contextlib.suppress(PermanentError):
+        error_reports.configure(settings.load().secret("sentry_dsn"))
 
 
 @signals.celeryd_init.connect
@@ -51,6 +55,9 @@ def _check(
         if is_json:
             logs.capture()
         configured.require_broker()
+        tracing.configure(configured.secret("otlp_endpoint"))
+        if dsn := configured.secret("sentry_dsn"):
+            error_reports.require(dsn)
         _require_pool(options.get("pool") or options.get("pool_cls"))
         if unknown := settings_report.unknown(protocol.SOURCES.installed()):
             log.warning("unknown settings are ignored", did_you_mean=unknown)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from pixcrawler_worker import metrics
-from pixcrawler_worker.db import timestamps
+from pixcrawler_worker.db import statement_spans, timestamps
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.stored_json import UnreadableJson
 from pixcrawler_worker.errors import OutageError, PermanentError
@@ -179,6 +179,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
             connection.prepare_threshold = _NEVER
 
     event.listen(engine, "begin", _set_unless_direct)
+    statement_spans.listen(engine)
     return engine
 
 
@@ -227,14 +228,20 @@ def execute_prepared(session: Session, statement: LiteralString, values: Mapping
         psycopg.Error: as it is, not wrapped by SQLAlchemy. `transact` knows both.
     """
     connection = driver(session)
+    span = statement_spans.begin(statement)
     try:
-        return connection.execute(statement, values, prepare=True)
+        cursor = connection.execute(statement, values, prepare=True)
     except psycopg.Error as error:
+        if span:
+            statement_spans.fail(span, error)
         if error.sqlstate in _NOT_PREPARED:
             # A pooler that was not recognized.
             session.connection().info[_DIRECT] = False
             connection.prepare_threshold = None
         raise
+    if span:
+        span.end()
+    return cursor
 
 
 def _read_json(content: str | bytes) -> object:

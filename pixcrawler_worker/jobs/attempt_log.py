@@ -7,10 +7,11 @@ from enum import StrEnum
 
 import structlog
 
-from pixcrawler_worker import metrics
+from pixcrawler_worker import metrics, tracing
 from pixcrawler_worker.db.session import describe
 from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 from pixcrawler_worker.jobs.kind import Report, Tally
+from pixcrawler_worker.tracing import Span
 
 log = structlog.get_logger()
 
@@ -33,7 +34,7 @@ class End(StrEnum):
 
 
 def ended(kind: str, end: End, *, began: float, report: Report | None = None, error: Exception | None = None) -> None:
-    """Log and count the end of an attempt. Whatever is wrong with that changes nothing about the attempt.
+    """Log, count and trace the end of an attempt. Whatever is wrong with that changes nothing about the attempt.
 
     Args:
         kind: of the job. The log has it already, with the ids of job and chunk.
@@ -44,8 +45,10 @@ def ended(kind: str, end: End, *, began: float, report: Report | None = None, er
     """
     seconds = time.monotonic() - began
     try:
-        _count(kind, end, seconds, report.tally if report else Tally())
+        tally = report.tally if report else Tally()
+        _count(kind, end, seconds, tally)
         _log(round(seconds, 2), report, error)
+        _trace(tracing.current(), end, tally, error)
     except Exception:
         log.exception("the end of an attempt could not be counted")
 
@@ -75,6 +78,19 @@ def _count(kind: str, end: End, seconds: float, tally: Tally) -> None:
             metrics.REJECTIONS.add(kind, str(reason), amount=count)
     if tally.bytes:
         metrics.BYTES.add(kind, amount=tally.bytes)
+
+
+def _trace(span: Span, end: End, tally: Tally, error: Exception | None) -> None:
+    span.set("pixcrawler.chunk.outcome", end.value)
+    for outcome, count in tally.outcomes.items():
+        span.set(f"pixcrawler.images.{outcome}", count)
+    if tally.bytes:
+        span.set("pixcrawler.bytes", tally.bytes)
+    for number, (host, seconds) in enumerate(_largest(tally.hosts, _MAX_HOSTS).items(), start=1):
+        span.set(f"pixcrawler.slowest_host.{number}", host)
+        span.set(f"pixcrawler.slowest_host.{number}.seconds", round(seconds, 2))
+    if error is not None:
+        span.fail(type(error).__name__, describe(error))
 
 
 def _log_report(report: Report | None, seconds: float) -> None:

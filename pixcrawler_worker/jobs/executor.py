@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
+from pixcrawler_worker import tracing
 from pixcrawler_worker.db.ledger import chunks, dispatch, fairness, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, LimitExceededError, NotRunningError
@@ -91,9 +92,14 @@ def run(  # noqa: PLR0913 - what production passes, and the seams of tests
     if claimed is None:
         return []
     kind, claim, work = claimed
-    with structlog.contextvars.bound_contextvars(
-        kind=kind.table.name, job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt
+    with (
+        structlog.contextvars.bound_contextvars(
+            kind=kind.table.name, job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt
+        ),
+        tracing.job_span("chunk", kind.table.name, claim.job.id) as span,
     ):
+        span.set("pixcrawler.chunk.id", claim.chunk_id)
+        span.set("pixcrawler.chunk.attempt", claim.attempt)
         with _Heartbeat(runtime, claim, limits) as heartbeat:
             outcome = _attempt(runtime, kind, claim, work, heartbeat, limits, jitter)
         return _next_messages(runtime, kind, claim, outcome)

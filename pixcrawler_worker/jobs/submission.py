@@ -8,6 +8,7 @@ import contextlib
 
 import structlog
 
+from pixcrawler_worker import tracing
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.ledger import dispatch, jobs
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
@@ -42,6 +43,11 @@ def start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object = Non
     Raises:
         UnknownJobError: when there is no such job.
     """
+    with tracing.job_span("start", kind.table.name, job_id):
+        return _start(runtime, kind, job_id, options)
+
+
+def _start(runtime: Runtime, kind: AnyJobKind, job_id: int, options: object) -> list[ChunkMessage]:
     ref = kind.table.ref(job_id)
     if _status(runtime, ref) is not JobStatus.PENDING:
         _meet_options(runtime, kind, ref, options)
@@ -92,6 +98,11 @@ def conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessa
 
     A row or a result of a chunk that became invalid fails the job.
     """
+    with tracing.job_span("conclude", kind.table.name, job_id):
+        return _conclude(runtime, kind, job_id)
+
+
+def _conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
     ref = kind.table.ref(job_id)
 
     def work(session: Session) -> list[ChunkMessage]:
@@ -135,9 +146,10 @@ def cancel(runtime: Runtime, kind: AnyJobKind, job_id: int) -> bool:
             activity_log.record(session, ref, "cancelled")
         return cancelled
 
-    cancelled = transact(runtime.sessions, work)
-    if _status(runtime, ref) in ENDED:
-        drop_chunks(runtime, ref)
+    with tracing.job_span("cancel", kind.table.name, job_id):
+        cancelled = transact(runtime.sessions, work)
+        if _status(runtime, ref) in ENDED:
+            drop_chunks(runtime, ref)
     return cancelled
 
 
@@ -158,6 +170,11 @@ def retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]
     Raises:
         UnknownJobError: when there is no such job.
     """
+    with tracing.job_span("retry", kind.table.name, job_id):
+        return _retry(runtime, kind, job_id)
+
+
+def _retry(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
     ref = kind.table.ref(job_id)
     if _status(runtime, ref) in ENDED:
         drop_chunks(runtime, ref)
@@ -278,6 +295,7 @@ def _reject(  # noqa: PLR0913, PLR0917 - what `_plan` has, and why it failed
 
 def _end(session: Session, ref: JobRef, conclusion: Conclusion) -> None:
     jobs.end(session, ref, conclusion.status, error=conclusion.error)
+    tracing.current().set("pixcrawler.job.status", conclusion.status.value)
     activity_log.record(session, ref, conclusion.status, conclusion.details)
     write = log.warning if conclusion.status is JobStatus.FAILED else log.info
     write("job ended", job=ref.id, kind=ref.table.name, status=conclusion.status, **_logged(conclusion))

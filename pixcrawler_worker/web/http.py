@@ -23,8 +23,11 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from pixcrawler_worker import tracing
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.masking import mask_url
+from pixcrawler_worker.tracing import Span
 from pixcrawler_worker.web import retry_after
 from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.hosts import Cause, HostClosedError
@@ -95,15 +98,39 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     async def _send(self, request: httpx.Request, content: bytes) -> httpx.Response:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
-        try:
-            sent = await self._downloader.request(request.method, str(request.url), headers=headers, content=content)
-        except RejectedError as error:
-            kind = _ERRORS.get(error.reason, RequestRejectedError)
-            raise kind(str(error), request=request) from error
+        with _traced(request) as span:
+            try:
+                sent = await self._downloader.request(
+                    request.method, str(request.url), headers=headers, content=content
+                )
+            except RejectedError as error:
+                kind = _ERRORS.get(error.reason, RequestRejectedError)
+                raise kind(str(error), request=request) from error
+            if span:
+                span.set("http.response.status_code", sent.status)
         response = httpx.Response(sent.status, headers=list(sent.headers), content=sent.body, request=request)
         if not _has_text_encoding(response):
             response.encoding = "utf-8"
         return response
+
+
+@contextlib.contextmanager
+def _traced(request: httpx.Request) -> Iterator[Span | None]:
+    """Make a span of a request, without its query, which may have a key."""
+    span = tracing.begin_step("http", request.method)
+    if span is None:
+        yield None
+        return
+    span.set("http.request.method", request.method)
+    span.set("server.address", request.url.host)
+    span.set("url.full", mask_url(str(request.url.copy_with(query=None, fragment=None))))
+    try:
+        yield span
+    except BaseException as error:
+        span.fail(type(error).__name__, str(error))
+        raise
+    finally:
+        span.end()
 
 
 def client(downloader: Downloader) -> httpx.AsyncClient:
