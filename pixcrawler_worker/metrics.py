@@ -61,7 +61,9 @@ SWEEP_ERRORS = Events(
     "pixcrawler_sweep_errors", "Rows and queries that a step of the sweep failed at", ["kind", "step"]
 )
 SWEEPS = Events("pixcrawler_sweeps", "Sweeps that came to their end")
-LAST_SWEEP = Gauge("pixcrawler_last_sweep_timestamp_seconds", "When the last sweep of this worker ended")
+LAST_SWEEP = Gauge(
+    "pixcrawler_last_sweep_timestamp_seconds", "When the last sweep of this worker ended, or when it started"
+)
 CHUNKS_REAPED = Events("pixcrawler_chunks_reaped", "Chunks whose lease expired", ["kind"])
 COUNTERS_REPAIRED = Events("pixcrawler_counters_repaired", "Jobs whose counters differed from the ledger", ["kind"])
 #: `reason` is one of a fixed set of words that say what was unreadable.
@@ -96,8 +98,9 @@ _EVENTS: Mapping[str, Events] = {
     if isinstance(one, Events)
 }
 
+_NO_SOURCE = "none"
 #: The source whose requests this task sends, for `REQUESTS_LIMITED`.
-_source: ContextVar[str] = ContextVar("source", default="none")
+_source: ContextVar[str] = ContextVar("source", default=_NO_SOURCE)
 
 
 def set_source(name: str) -> None:
@@ -120,7 +123,7 @@ def count_internal_error(kind: str) -> None:
 
 
 def prepare(kinds: Iterable[str], *, steps: Collection[str], faults: Iterable[str]) -> None:
-    """Serve counters that an alert watches from the beginning, as zero: Prometheus does not see the first of others.
+    """Serve what alerts and panels watch from the beginning, as zero: Prometheus does not see the first of others.
 
     Args:
         kinds: of jobs.
@@ -138,6 +141,11 @@ def prepare(kinds: Iterable[str], *, steps: Collection[str], faults: Iterable[st
         DECODER_DEATHS.labels(cause)
     for cause in ("connection", "timeout", "resources", "conflict", OTHER):
         DATABASE_ERRORS.labels(cause)
+    for cause in ("limited", "down"):
+        HOST_CLOSINGS.labels(cause)
+    REQUESTS_LIMITED.labels(_NO_SOURCE, OTHER)
+    # The first sweep is due soon. At zero, a worker that waits for its database seems not to have swept since 1970.
+    LAST_SWEEP.set_to_current_time()
 
 
 @dataclass(slots=True)

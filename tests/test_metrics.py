@@ -172,3 +172,11 @@ def test_responses_that_limit_requests_are_counted_by_source_and_by_hosts_of_the
 
 async def _limited(known: Hosts, host: str) -> None:
     await known.limited(host, None, sent=0)
+
+
+def test_a_worker_that_has_not_swept_yet_has_not_been_without_a_sweep_since_1970() -> None:
+    metrics.LAST_SWEEP.set(0)
+    metrics.prepare((), steps=(), faults=())
+    swept = REGISTRY.get_sample_value("pixcrawler_last_sweep_timestamp_seconds")
+    assert swept is not None
+    assert time.time() - swept < 100

@@ -113,6 +113,8 @@ def check_samples(stack: Stack, job_id: int, after: Samples, reasons: Mapping[st
     # Counters that alerts watch are there before the first of what they count.
     assert value(after, "chunks_reaped_total", kind="export") == 0
     assert value(after, "decoder_deaths_total", cause="crash") == 0
+    assert value(after, "host_closings_total", cause="limited") == 0
+    assert value(after, "requests_limited_total", source="none", host="other") == 0
     host = re.escape(stack.host.removeprefix("http://"))
     # Neither hosts nor ids of jobs become labels.
     assert not [labels for _, labels in after if any(re.search(host, text) for _, text in labels)]
