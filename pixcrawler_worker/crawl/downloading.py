@@ -18,6 +18,7 @@ from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger import fairness
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import licenses, storage_keys
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import PASSING, Reason, RejectedError
 from pixcrawler_worker.domain.retry import MAX_RETRY_AFTER, may_defer
@@ -333,8 +334,9 @@ class Downloading:
         progress.downloaded.add(offer.position)
         progress.received += len(fetched.body)
         runtime.placeholders.check_url(fetched.url)
-        facts = await runtime.decoder.inspect(fetched.body)
-        runtime.placeholders.check_image(facts)
+        # All that a validation measures, in the same pass: it need not decode the image again.
+        facts, metrics = await runtime.decoder.measure(fetched.body)
+        await self._check_placeholders(facts, fetched.body)
         _check_facts(facts, work.options)
         _check_digest(facts, progress)
         if progress.missing <= 0:
@@ -342,8 +344,15 @@ class Downloading:
         with progress.reserve(facts.sha256):
             key = storage_keys.image_key(work.claim.job.id, work.chunk.label, facts)
             await runtime.storage.put(key, fetched.body)
-        progress.images[offer.position] = _new_image(work, offer, facts, storage_url=runtime.storage.url(key))
+        progress.images[offer.position] = _new_image(work, offer, facts, metrics, storage_url=runtime.storage.url(key))
         return _End.DONE
+
+    async def _check_placeholders(self, facts: ImageFacts, body: bytes) -> None:
+        """Raise RejectedError when an image is a placeholder, by a hash of any version."""
+        placeholders = self._runtime.placeholders
+        placeholders.check_image(facts)
+        if placeholders.may_be_of_another_version(facts):
+            placeholders.check_image(await self._runtime.decoder.inspect(body))
 
 
 def _has_begun(offer: Offer) -> bool:
@@ -377,7 +386,7 @@ def _check_digest(facts: ImageFacts, progress: CrawlProgress) -> None:
         raise RejectedError(Reason.DUPLICATE_BYTES, "another URL has the same bytes")
 
 
-def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, *, storage_url: str) -> NewImage:
+def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, metrics: Metrics, *, storage_url: str) -> NewImage:
     return NewImage(
         url=offer.candidate.url,
         url_hash=offer.url_hash,
@@ -388,4 +397,5 @@ def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, *, storage_url:
         query=work.chunk.query,
         source=work.chunk.source,
         credit=offer.candidate.credit.bounded(),
+        metrics=metrics,
     )

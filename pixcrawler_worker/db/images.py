@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.each_row import write_each
+from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, is_about_a_row
 from pixcrawler_worker.domain.checks import Metrics
@@ -209,10 +210,32 @@ def recorded_metrics(facts: ImageFacts, metrics: Metrics) -> dict[str, object]:
     return {name: getattr(metrics, name) for name in _METRICS} | {name: getattr(facts, name) for name in _MEASURED}
 
 
+def metrics_of(recorded: object, image: ImageRecord) -> Metrics | None:
+    """Return the metrics in what `recorded_metrics` has returned; None when its image is no longer what it was.
+
+    Args:
+        recorded: of the row.
+        image: the row of the image. Another program may have written both.
+    """
+    if not isinstance(recorded, dict) or recorded.keys() != {*_METRICS, *_MEASURED}:
+        return None
+    if any(type(recorded[name]) not in types for name, types in _TYPES.items()):
+        return None
+    if any(recorded[name] != getattr(image, name) for name in _MEASURED):
+        return None
+    return Metrics(**{name: recorded[name] for name in _METRICS})
+
+
 #: Names of metrics that are recorded, and of facts that are recorded with them. What a strict decoder says is not: a
 #: crawl has none.
 _METRICS = tuple(name for name in Metrics.__slots__ if name != "strict_error")
 _MEASURED = ("format", "width", "height")
+#: Types of recorded metrics. JSON has no difference between 1 and 1.0.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("brightness_p5", "brightness_p99", "entropy", "std", "sharpness"), (float, int)),
+    **dict.fromkeys(("channel_delta", "orientation"), (int,)),
+    **dict.fromkeys(("transparent", "gps"), (bool,)),
+}
 
 
 def signed(bits: int) -> int:

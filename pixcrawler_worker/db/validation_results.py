@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
-from pixcrawler_worker.db.images import signed
+from pixcrawler_worker.db.images import MEASURED_HASH_VERSION, METRICS_VERSION, metrics_of, signed
 from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
 from pixcrawler_worker.db.session import describe, is_passing
 from pixcrawler_worker.db.validations import selected
@@ -54,6 +54,30 @@ def images_to_validate(
     """
     query = select_images().where(*selected(crawl_job_id, threshold), Image.id.between(first, last))
     return [record_of(row) for row in session.execute(query.order_by(Image.id))]
+
+
+def recorded_metrics(session: Session, crawl_job_id: int, records: Sequence[ImageRecord]) -> dict[int, Metrics]:
+    """Return what crawls have measured of images, by their ids.
+
+    There is none of an image that no crawl, or an older version of this program has measured, and of one whose row says
+    something else than what was measured.
+
+    Args:
+        session: of the transaction.
+        crawl_job_id: whose images.
+        records: the images, ordered by id.
+    """
+    if not records:
+        return {}
+    query = select(ImageFact.image_id, ImageFact.metrics).where(
+        ImageFact.crawl_job_id == crawl_job_id,
+        ImageFact.image_id.between(records[0].id, records[-1].id),
+        ImageFact.metrics_version == METRICS_VERSION,
+        ImageFact.hash_version == MEASURED_HASH_VERSION,
+    )
+    recorded = {row.image_id: row.metrics for row in session.execute(query)}
+    found = ((record.id, metrics_of(recorded.get(record.id), record)) for record in records)
+    return {image_id: metrics for image_id, metrics in found if metrics is not None}
 
 
 _COPY = """

@@ -15,6 +15,8 @@ MAX_DISTANCE = 8
 #: A perceptual hash sets the bit of every frequency above the median, half of them: with fewer than this or more than
 #: 64 minus this, the image has no frequencies, that is, one color.
 _MIN_BITS = 16
+#: Bits in which hashes of an image can differ that are of different versions (`db.images.HASH_VERSION`).
+_BETWEEN_VERSIONS = 8
 _SHA256, _PHASH = re.compile(r"[0-9a-f]{64}"), re.compile(r"([0-9a-f]{16})(?:/(\d{1,2}))?")
 #: A URL without its scheme, user and fragment: host with port, path, and query.
 _URL = re.compile(r"(?:(?:[a-z][a-z0-9+.-]*:)?//)?(?:[^/?#@]*@)?([^/?#]*)([^?#]*)(\?[^#]*)?", re.IGNORECASE)
@@ -76,13 +78,18 @@ class Placeholders:
         """
         if facts.sha256 in self.digests:
             raise RejectedError(Reason.PLACEHOLDER, f"its bytes are those of a placeholder, {facts.sha256.hex()}")
-        if not self.hashes or facts.dhash == 0:
-            return
-        near = facts.phash in self.hashes or any(
-            distance and (known ^ facts.phash).bit_count() <= distance for known, distance in self.hashes.items()
-        )
-        if near:
+        if self._has_near(facts, 0):
             raise RejectedError(Reason.PLACEHOLDER, f"it looks like a placeholder, {facts.phash:016x}")
+
+    def may_be_of_another_version(self, facts: ImageFacts) -> bool:
+        """Return whether a list may have an image by a perceptual hash of another version than that in its facts."""
+        return self._has_near(facts, _BETWEEN_VERSIONS)
+
+    def _has_near(self, facts: ImageFacts, more: int) -> bool:
+        """Return whether an image differs from a hash in no more bits than it may, and so many more."""
+        if not self.hashes or facts.dhash == 0:
+            return False
+        return any((known ^ facts.phash).bit_count() <= allowed + more for known, allowed in self.hashes.items())
 
 
 def parse(lines: Iterable[str], origin: str) -> Placeholders:

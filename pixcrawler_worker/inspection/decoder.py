@@ -77,7 +77,9 @@ class Decoder:
         facts = await self._request(body, Operation.FACTS, read=partial(_read_facts, body=body, limits=self._limits))
         return replace(facts, sha256=await _digest(body))
 
-    async def measure(self, body: bytes | File, *, strict: bool, seconds: float) -> tuple[ImageFacts, Metrics]:
+    async def measure(
+        self, body: bytes | File, *, strict: bool = False, seconds: float = math.inf
+    ) -> tuple[ImageFacts, Metrics]:
         """Return what `body` is, and what its pixels and tags say.
 
         Args:

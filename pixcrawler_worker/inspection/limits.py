@@ -10,6 +10,9 @@ _HARMLESS_PIXELS = 1_000_000
 _MAX_METADATA_BYTES = 2_097_152
 #: Address space for the file, for reduced copies, and for what is scattered.
 _ROOM_BYTES = 24_000_000
+#: No less than what decoding takes for a pixel (`headers.Header.pixel_bytes`), by format, and of any other. A JPEG may
+#: have the coefficients of four components.
+_MAX_PIXEL_BYTES, _MAX_OTHER_BYTES = {"jpg": 8, "png": 4, "gif": 4, "bmp": 4}, 20
 #: Bytes for which a container may have one more block.
 _BYTES_PER_BLOCK = 64
 
@@ -85,6 +88,21 @@ class Limits:
     def decoding_bytes(self) -> int:
         """Address space that the decode process may have besides what it begins with, unless it converts."""
         return self.max_decoded_bytes + _ROOM_BYTES
+
+    def surely_allow(self, format_: str, width: int, height: int, frames: int) -> bool:
+        """Return whether an image that was within other limits is within these, without a look at its file.
+
+        It may be even when this is not sure: what decoding it takes depends on more than its format.
+        """
+        pixels = width * height
+        needed = pixels * _MAX_PIXEL_BYTES.get(format_, _MAX_OTHER_BYTES)
+        return (
+            max(width, height) <= self.max_side
+            and pixels <= self.max_pixels
+            and frames <= self.max_frames
+            and pixels * frames <= self.max_frame_pixels
+            and needed <= self.max_decoded_bytes
+        )
 
     def check_memory(self, width: int, height: int, pixel_bytes: float) -> None:
         """Raise RejectedError when decoding an image takes too much memory: so many bytes for each of its pixels."""

@@ -5,15 +5,16 @@ the image reduced to 256 pixels a side, where it takes them from all of it. Diff
 image kinds that it misreads (palettes, transparency), are in `tests/inspection/test_metrics.py`.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageFilter, ImageStat
+from PIL import Image, ImageFilter
 
 from pixcrawler_worker.domain.checks import Metrics
-from pixcrawler_worker.inspection import pixels
+from pixcrawler_worker.inspection import jpeg, pixels
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.pixels import Pixels
 
@@ -23,8 +24,12 @@ _SIDE = 256
 _EDGES_SIDE = 64
 #: cleanvision's `normalizing_factor` and `color_threshold` for blurry images.
 _BLUR_FACTOR, _BLUR_HISTOGRAM_FROM = 0.01, 0.18
-#: Parts of red, green and blue in the square of perceived brightness (http://alienryderflex.com/hsp.html), by value.
-_RED, _GREEN, _BLUE = (np.round(weight * np.arange(256) ** 2).astype(np.uint16) for weight in (0.241, 0.691, 0.068))
+#: Parts of red, green and blue in the square of perceived brightness (http://alienryderflex.com/hsp.html): 0.241, 0.691
+#: and 0.068, so that with what is added and the fraction cut off, all 256 values of each are rounded as in 64 bits.
+_WEIGHTS: NDArray[np.float32] = np.array([[0.24099992], [0.691], [0.06800002]], dtype=np.float32)
+_ROUNDING = np.float32(0.499)
+_VALUES: NDArray[np.int64] = np.arange(256, dtype=np.int64)
+_SQUARES = _VALUES**2
 _GPS = 0x8825
 _MAX_ERROR_LENGTH = 200
 
@@ -47,17 +52,20 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         if extension == "jpg":
             # The smallest scale from which the reduction still has its 129 pixels at least.
             image.draft("RGB", (_SIDE // 2 + 1, _SIDE // 2 + 1))
-        small, transparent = _in_color(pixels.loaded(image))
+            small, transparent = _in_color(jpeg.decoded(body, image) or pixels.loaded(image))
+        else:
+            small, transparent = _in_color(pixels.loaded(image))
         orientation, gps = _tags(image)
     gray = small.convert("L")
-    p5, p99 = _brightness(small)
+    channels = np.ascontiguousarray(np.asarray(small).reshape(-1, 3).T)
+    p5, p99 = _brightness(channels)
     metrics = Metrics(
         brightness_p5=p5,
         brightness_p99=p99,
         entropy=round(gray.entropy(), 4),
-        std=round(ImageStat.Stat(gray).stddev[0], 4),
-        sharpness=_sharpness(small),
-        channel_delta=_channel_delta(small),
+        std=round(_spread(gray.histogram()), 4),
+        sharpness=_sharpness(gray),
+        channel_delta=int((channels.max(axis=0) - channels.min(axis=0)).max()),
         transparent=transparent,
         orientation=orientation,
         gps=gps,
@@ -89,36 +97,46 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _brightness(small: Image.Image) -> tuple[float, float]:
+def _brightness(channels: NDArray[np.uint8]) -> tuple[float, float]:
     """Return the 5th and the 99th percentile of brightness, 0 to 1."""
-    rgb: NDArray[np.uint8] = np.asarray(small)
-    squared = _RED[rgb[:, :, 0]] + _GREEN[rgb[:, :, 1]] + _BLUE[rgb[:, :, 2]]
+    weighted = np.square(channels, dtype=np.float32)
+    weighted *= _WEIGHTS
+    weighted += _ROUNDING
+    squared = weighted.astype(np.uint16).sum(axis=0, dtype=np.uint16)
     # The root is monotonous: it is taken of two numbers instead of all.
-    cumulated = np.cumsum(np.bincount(squared.ravel()))
-    low, high = np.sqrt(np.searchsorted(cumulated, (0.05 * cumulated[-1], 0.99 * cumulated[-1]))) / 255
-    return round(float(low), 4), round(float(high), 4)
+    low, high = (math.sqrt(_percentile(squared, part)) / 255 for part in (0.05, 0.99))
+    return round(low, 4), round(high, 4)
 
 
-def _channel_delta(small: Image.Image) -> int:
-    red, green, blue = small.split()
-    highest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    lowest = ImageChops.darker(ImageChops.darker(red, green), blue)
-    _, largest = ImageChops.subtract(highest, lowest).getextrema()
-    assert isinstance(largest, int | float)
-    return int(largest)
+def _percentile(values: NDArray[np.uint16], part: float) -> int:
+    """Return the smallest value that at least this part of the values does not exceed."""
+    # By the upper bytes first, which Pillow counts faster than NumPy sorts.
+    upper = (values >> 8).astype(np.uint8)
+    counts = np.cumsum(_counts(Image.frombuffer("L", (len(upper), 1), upper, "raw", "L", 0, 1).histogram()))
+    rank = math.ceil(part * len(values))
+    byte = int(np.searchsorted(counts, rank))
+    before = int(counts[byte - 1]) if byte else 0
+    return int(np.sort(values[upper == byte])[rank - before - 1])
 
 
-def _sharpness(small: Image.Image) -> float:
+def _sharpness(gray: Image.Image) -> float:
     """Return cleanvision's blur score: the spread of edges, and that of the histogram where it is wide."""
-    ratio = max(small.size) / _EDGES_SIDE
+    ratio = max(gray.size) / _EDGES_SIDE
     if ratio > 1:
-        small = small.resize((max(int(small.width // ratio), 1), max(int(small.height // ratio), 1)))
-    gray = small.convert("L")
-    edges = ImageStat.Stat(gray.filter(ImageFilter.FIND_EDGES)).stddev[0]
+        # In gray, where cleanvision resizes colors: three times as fast, and the score differs by a thousandth.
+        gray = gray.resize((max(int(gray.width // ratio), 1), max(int(gray.height // ratio), 1)))
+    edges = _spread(gray.filter(ImageFilter.FIND_EDGES).histogram())
     spread = float(np.std(_counts(gray.histogram())))
     by_histogram = 1 - np.exp(-_BLUR_FACTOR * spread)
     score = 1 - np.exp(-_BLUR_FACTOR * edges) + (by_histogram if by_histogram > _BLUR_HISTOGRAM_FROM else 0)
     return round(min(float(score), 1.0), 4)
+
+
+def _spread(histogram: Sequence[int]) -> float:
+    """Return the standard deviation of the values that a histogram counts, as `ImageStat` does, without its loops."""
+    counts = _counts(histogram)
+    number = int(counts.sum())
+    return math.sqrt((int(counts @ _SQUARES) - int(counts @ _VALUES) ** 2 / number) / number)
 
 
 def _counts(histogram: Sequence[int]) -> NDArray[np.int64]:

@@ -237,7 +237,9 @@ def stretching(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 def phash(gray: Image.Image) -> int:
     """Return the 64-bit DCT hash as imagehash builds it: the lowest 8x8 frequencies of 32x32 over their median."""
     low = _DCT @ _shrunk(gray, 32, 32) @ _DCT.T
-    return _bits(low > np.median(low))
+    # Of 64 values, the median is the mean of the two in the middle; np.median takes ten times as long to find it.
+    middle = np.partition(low, (31, 32), axis=None)[31:33]
+    return _bits(low > middle.mean())
 
 
 def dhash(gray: Image.Image) -> int:

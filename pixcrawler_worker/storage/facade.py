@@ -19,6 +19,7 @@ from pixcrawler_worker.storage import local, multipart
 from pixcrawler_worker.storage.failures import FileMissingError, translated
 from pixcrawler_worker.storage.keys import MAX_KEY_BYTES, is_key, key_parts, prefix_parts
 from pixcrawler_worker.storage.local import LocalFolder, LocalSink
+from pixcrawler_worker.storage.local_writer import LocalWriter
 from pixcrawler_worker.storage.stores import open_store
 from pixcrawler_worker.storage.uploads import Sink, UploadSink, aborted_on_error
 
@@ -60,6 +61,7 @@ class Storage:
         self._base = f"{base}//" if base.endswith(":") else base
         path = local.path_of(url)
         self._folder = None if path is None else LocalFolder(path)
+        self._writer = None if self._folder is None else LocalWriter(self._folder)
         # A bucket's limit holds for the prefix as well.
         prefix = getattr(self._store, "prefix", None)
         self._max_key_bytes = MAX_KEY_BYTES - (len(f"{prefix}/".encode()) if prefix else 0)
@@ -87,8 +89,8 @@ class Storage:
         """
         parts = self._parts(key)
         with translated(f"{self.url(key)} could not be written"):
-            if self._folder is not None:
-                await asyncio.to_thread(self._folder.write, parts, body)
+            if self._writer is not None:
+                await self._writer.write(parts, body)
             else:
                 await obstore.put_async(self._store, key, body)
 

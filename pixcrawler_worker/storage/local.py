@@ -195,24 +195,34 @@ class LocalFolder:
         Raises:
             OSError: when it cannot be created or moved.
         """
-        name = parts[-1]
-        unfinished = f"{name[:_MAX_STEM]}{UNFINISHED}{secrets.token_hex(8)}"
-        with self._folder(parts[:-1], create=True) as folder:
-            try:
-                with FileIO(os.open(unfinished, _NEW_FILE, _MODE, dir_fd=folder), "w") as file:
-                    yield file
-                os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(unfinished, dir_fd=folder)
-                raise
+        with self._folder(parts[:-1], create=True) as folder, _created_in(folder, parts[-1]) as file:
+            yield file
 
-    def write(self, parts: Sequence[str], body: bytes) -> None:
-        """Write a file, whole or not at all. Raises as `created`."""
-        with self.created(parts) as file:
-            left = memoryview(body)
-            while left:
-                left = left[file.write(left) :]
+    def write_all(self, files: Sequence[tuple[Sequence[str], bytes]]) -> list[Exception | None]:
+        """Write files, each whole or not at all; return the error of each, or None.
+
+        Files of one folder are written one after the other without opening it again.
+        """
+        errors: list[Exception | None] = []
+        last: Sequence[str] | None = None
+        folder = -1
+        try:
+            for parts, body in files:
+                try:
+                    if parts[:-1] != last:
+                        if last is not None:
+                            last = None
+                            os.close(folder)
+                        folder = self._descend(parts[:-1], create=True)
+                        last = parts[:-1]
+                    _write_in(folder, parts[-1], body)
+                    errors.append(None)
+                except Exception as error:  # noqa: BLE001 - whatever one file raises is its own
+                    errors.append(error)
+        finally:
+            if last is not None:
+                os.close(folder)
+        return errors
 
     def delete(self, files: Sequence[Sequence[str]]) -> None:
         """Delete files. Those that do not exist are not an error; of a link, the link alone is deleted.
@@ -297,6 +307,27 @@ class LocalFolder:
 
     def _url(self, parts: Sequence[str]) -> str:
         return f"file://{self._path}/{'/'.join(parts)}"
+
+
+@contextlib.contextmanager
+def _created_in(folder: int, name: str) -> Iterator[FileIO]:
+    """Open a new file in a folder as `LocalFolder.created` does."""
+    unfinished = f"{name[:_MAX_STEM]}{UNFINISHED}{secrets.token_hex(8)}"
+    try:
+        with FileIO(os.open(unfinished, _NEW_FILE, _MODE, dir_fd=folder), "w") as file:
+            yield file
+        os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished, dir_fd=folder)
+        raise
+
+
+def _write_in(folder: int, name: str, body: bytes) -> None:
+    with _created_in(folder, name) as file:
+        left = memoryview(body)
+        while left:
+            left = left[file.write(left) :]
 
 
 def _of_one_file(error: OutageError | PermanentError) -> OutageError | PermanentError:

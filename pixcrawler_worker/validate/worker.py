@@ -28,7 +28,7 @@ from pixcrawler_worker.domain.checks import (
     is_valid,
     run_checks,
 )
-from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.facts import WRITTEN_FORMATS, ImageFacts
 from pixcrawler_worker.domain.labels import default_label
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
@@ -37,7 +37,8 @@ from pixcrawler_worker.inspection.process import File
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.jobs.kind import Report, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, image_limits
+from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.storage.failures import FileMissingError
 from pixcrawler_worker.validate import classifiers, duplicates, planner
 from pixcrawler_worker.validate.classifiers import Scorer
@@ -74,6 +75,7 @@ class ValidationWork:
         rules: of the job.
         label: of images without one.
         images: the images of the range; none for the chunk that compares.
+        metrics: by the id of an image, what the crawl has measured of it, if the rules need no more than that.
     """
 
     claim: Claim
@@ -82,6 +84,7 @@ class ValidationWork:
     rules: ValidationRules
     label: str
     images: Sequence[ImageRecord]
+    metrics: Mapping[int, Metrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +120,16 @@ class _Reading:
 
 def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
     """Read the rules, and the images of the chunk as their rows have them."""
-    del runtime
     request, rules = planner.rules_of(session, claim.job.id)
     task = task_of(claim.payload)
     found: list[ImageRecord] = []
+    metrics: Mapping[int, Metrics] = {}
     if isinstance(task, ImagesTask):
         found = validation_results.images_to_validate(
             session, request.crawl_job_id, first=task.first, last=task.last, threshold=task.threshold
         )
+        if _may_be_recorded(rules, runtime.settings):
+            metrics = validation_results.recorded_metrics(session, request.crawl_job_id, found)
     return ValidationWork(
         claim=claim,
         task=task,
@@ -132,7 +137,20 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
         rules=rules,
         label=default_label(request.keywords),
         images=found,
+        metrics=metrics,
     )
+
+
+def _may_be_recorded(rules: ValidationRules, settings: Settings) -> bool:
+    """Return whether what a crawl has measured is all that the rules need. It has used no strict decoder.
+
+    With less time than a crawl had, images that it could decode are invalid.
+    """
+    active = rules.active()
+    decode = active.get("decode", Decode())
+    assert isinstance(decode, Decode)
+    has_less_time = "timeout_s" in decode.model_fields_set and decode.timeout_s < settings.decode_seconds
+    return rules.reads_pixels and not (rules.classifiers or "strict_jpeg" in active or has_less_time)
 
 
 async def work(runtime: Runtime, work: ValidationWork, limits: JobLimits) -> Validated:
@@ -192,6 +210,7 @@ class _Validation:
             name: Scorer(one, seconds=budget * _CLASSIFIER_SHARE)
             for name, one in classifiers.load(work.rules.classifiers).items()
         }
+        self._limits = image_limits(runtime.settings)
         self._bugs = InternalErrors("validation", "image not checked: internal error")
         self._progress = _Progress()
 
@@ -297,13 +316,28 @@ class _Validation:
         except FileMissingError:
             return _Reading(broken=_MISSING)
         try:
-            reading = await self._read_file(key)
+            reading = await self._measured_before(image, key) or await self._read_file(key)
         except FileMissingError:
             reading = _Reading(broken=_MISSING)
         except RejectedError as error:
             reading = _Reading(await self._digest(key), broken=error.reason)
         self._progress.answered = key
         return reading
+
+    async def _measured_before(self, image: ImageRecord, key: str) -> _Reading | None:
+        """Return what the crawl measured of a file; None when it is to be decoded, because it is not what it was then.
+
+        Its bytes are read and compared in any case: what decoding would find in them is known if they are the same.
+        """
+        facts, metrics = image.facts, self._work.metrics.get(image.id)
+        if metrics is None or facts is None or facts.format not in WRITTEN_FORMATS:  # the extra of others may be gone
+            return None
+        if not self._limits.surely_allow(facts.format, facts.width, facts.height, facts.frames):
+            return None
+        (found,) = await self._runtime.storage.get_all([key], _size_and_digest, max_bytes=self._max_bytes)
+        if found != (facts.file_size, facts.sha256):
+            return None
+        return _Reading(facts.sha256, facts, metrics)
 
     async def _read_file(self, key: str) -> _Reading:
         decoder, storage = self._runtime.decoder, self._runtime.storage
@@ -465,6 +499,10 @@ def write(session: Session, work: ValidationWork, validated: Validated) -> Repor
             bytes=sum(image.file_size or 0 for image in work.images),
         ),
     )
+
+
+def _size_and_digest(body: bytes) -> tuple[int, bytes]:
+    return len(body), hashlib.sha256(body).digest()
 
 
 def _rest(task: ImagesTask, validated: Validated, *, images: int) -> list[ImagesTask]:

@@ -16,10 +16,11 @@ from PIL import Image, ImageFilter
 from pixcrawler_worker.db import images
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.models import Image as ImageRow
-from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.checks import Metrics
+from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.domain.storage_keys import url_hash
-from pixcrawler_worker.inspection.inspector import inspect_bytes
+from pixcrawler_worker.inspection.inspector import inspect_bytes, measure_bytes
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.runtime import Runtime
 
@@ -149,8 +150,15 @@ def flat() -> frozenset[str]:
     return frozenset({"uniform", "low_information"})
 
 
-def store(runtime: Runtime, crawl_job_id: int, planted: list[Planted]) -> Mapping[str, int]:
-    """Put files into the storage and their rows into a crawl job; return the ids of the rows by the files' names."""
+def store(runtime: Runtime, crawl_job_id: int, planted: list[Planted], *, measured: bool = False) -> Mapping[str, int]:
+    """Put files into the storage and their rows into a crawl job; return the ids of the rows by the files' names.
+
+    Args:
+        runtime: whose storage and database.
+        crawl_job_id: whose images they are.
+        planted: the files.
+        measured: whether their rows have metrics, as a crawl writes them now; otherwise as older versions did.
+    """
     ids = {}
     for one in planted:
         key = f"crawl_jobs/{crawl_job_id}/cat/{one.name}"
@@ -159,7 +167,7 @@ def store(runtime: Runtime, crawl_job_id: int, planted: list[Planted]) -> Mappin
         url = runtime.storage.url(key)
         with runtime.sessions.begin() as session:
             if one.recorded:
-                facts = _facts(one.was or one.body or b"")
+                facts, metrics = _facts(one.was or one.body or b"", measured=measured)
                 image = NewImage(
                     url=f"https://example.org/{one.name}",
                     url_hash=url_hash(f"https://example.org/{one.name}"),
@@ -170,6 +178,7 @@ def store(runtime: Runtime, crawl_job_id: int, planted: list[Planted]) -> Mappin
                     query="cat",
                     source="urls",
                     credit=one.credit,
+                    metrics=metrics,
                 )
                 assert images.insert_new(session, crawl_job_id, [image]) == [0], f"{one.name} is there twice"
             else:
@@ -186,8 +195,10 @@ def store(runtime: Runtime, crawl_job_id: int, planted: list[Planted]) -> Mappin
     return ids
 
 
-def _facts(body: bytes) -> Any:
+def _facts(body: bytes, *, measured: bool) -> tuple[ImageFacts, Metrics | None]:
     try:
-        return inspect_bytes(body, Limits())
+        if measured:
+            return measure_bytes(body, Limits(), strict=False)
+        return inspect_bytes(body, Limits()), None
     except RejectedError:
-        return make_facts("broken", sha256=hashlib.sha256(body).digest())
+        return make_facts("broken", sha256=hashlib.sha256(body).digest()), None

@@ -73,7 +73,7 @@ class OddDecoder(Decoder):
         self._numbers = {one.body: at for at, one in enumerate(planted)}
         self._answer = answer
 
-    async def measure(self, body: bytes | File, *, strict: bool, seconds: float) -> Answer:
+    async def measure(self, body: bytes | File, *, strict: bool = False, seconds: float = math.inf) -> Answer:
         content = os.pread(body.descriptor, 1 << 24, 0) if isinstance(body, File) else body
         return await self._answer(self._numbers[content], await super().measure(body, strict=strict, seconds=seconds))
 
