@@ -1,5 +1,6 @@
 """Doubles that enter through the seams of a runtime, and functions that run a job in this process."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.models import ActivityLog, Chunk
+from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.process import File
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
@@ -111,7 +114,7 @@ class WatchedDownloader(Downloader):
 
 
 class WatchedDecoder(Decoder):
-    """A decoder that calls a function with itself and the bytes before each inspection."""
+    """A decoder that calls a function with itself and the bytes before each image that it decodes whole."""
 
     def __init__(self, inspect: Callable[[Decoder, bytes], Any]) -> None:
         super().__init__(Limits())
@@ -120,6 +123,13 @@ class WatchedDecoder(Decoder):
     async def inspect(self, body: bytes) -> ImageFacts:
         self._inspect(self, body)
         return await super().inspect(body)
+
+    async def measure(
+        self, body: bytes | File, *, strict: bool = False, seconds: float = math.inf
+    ) -> tuple[ImageFacts, Metrics]:
+        if isinstance(body, bytes):
+            self._inspect(self, body)
+        return await super().measure(body, strict=strict, seconds=seconds)
 
 
 def image_urls(host: HostileServer, name: str, count: int) -> list[str]:

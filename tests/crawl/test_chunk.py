@@ -221,6 +221,8 @@ def test_forged_answers_of_a_decode_process_reject_their_images_and_reach_no_fil
 ) -> None:
     storage = Path(str(runtime.settings.storage()).removeprefix("file://"))
     facts = {"sha256": "", "width": 3, "height": 2, "file_size": 9, "mode": "RGB", "frames": 1, "phash": 1, "dhash": 1}
+    measured = {"brightness_p5": 0, "brightness_p99": 1, "entropy": 1, "std": 1, "sharpness": 1, "channel_delta": 0}
+    facts |= {"metrics": measured | {"transparent": False, "orientation": 1, "gps": False, "strict_error": None}}
     forged = [json.dumps(facts | {"format": name}) for name in ("../../../../x", "/x", "png/../../y", "", "png")]
     before = set(storage.parent.rglob("*"))
     ref, messages = start(runtime, image_urls(host, "forged", 12))

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
@@ -55,6 +56,35 @@ def test_a_jpeg_that_is_scaled_by_its_decoder_is_measured_like_the_whole() -> No
     assert small.sharpness == pytest.approx(large.sharpness, abs=0.02)
     assert small.entropy == pytest.approx(large.entropy, abs=0.1)
     assert small.brightness_p99 == pytest.approx(large.brightness_p99, abs=0.02)
+
+
+def squared_brightness(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    """Return the square of perceived brightness, in 64 bits, each part of it rounded."""
+    return np.round(np.square(pixels.astype(np.float64)) * (0.241, 0.691, 0.068)).sum(axis=-1)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_brightness_of_every_kind_of_rounding_is_that_of_64_bits(channel: int) -> None:
+    # At 25, 50, 75 and 150, the square is in the middle of two integers.
+    for value in (1, 2, 3, 25, 50, 75, 100, 149, 150, 151, 254, 255):
+        pixel = np.zeros((1, 1, 3), dtype=np.uint8)
+        pixel[..., channel] = value
+        expected = round(float(np.sqrt(squared_brightness(pixel)[0, 0])) / 255, 4)
+        found = measured(Image.fromarray(pixel))
+        assert (found.brightness_p5, found.brightness_p99) == (expected, expected), value
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (5, 4), (21, 1), (100, 3), (256, 171)])
+def test_percentiles_and_spreads_are_those_of_numpy(size: tuple[int, int]) -> None:
+    chance = np.random.default_rng(size[0])
+    for highest in (256, 3, 1):
+        image = Image.fromarray(chance.integers(0, highest, (*reversed(size), 3), dtype=np.uint8))
+        squared = squared_brightness(np.asarray(image))
+        low, high = np.sqrt(np.percentile(squared, (5, 99), method="inverted_cdf")) / 255
+        found = measured(image)
+        assert (found.brightness_p5, found.brightness_p99) == (round(float(low), 4), round(float(high), 4))
+        assert found.std == pytest.approx(np.std(np.asarray(image.convert("L"))), abs=0.0001)
+        assert found.channel_delta == np.ptp(np.asarray(image), axis=-1).max()
 
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", "LAB"]
