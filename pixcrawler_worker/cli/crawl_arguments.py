@@ -1,7 +1,7 @@
 """The arguments that `pixcrawler crawl` and `pixcrawler build` share, and the crawl that they describe."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, TypeVar
@@ -9,7 +9,9 @@ from typing import Any, BinaryIO, TypedDict, TypeVar
 import click
 
 from pixcrawler_worker.cli import arguments
-from pixcrawler_worker.crawl import options, url_lists
+from pixcrawler_worker.crawl import options
+from pixcrawler_worker.crawl.lists import reading
+from pixcrawler_worker.crawl.lists.plain_text import Line
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.licenses import FAMILIES
@@ -49,6 +51,7 @@ class RawCrawlOptions(TypedDict):
     min_width: int | None
     min_height: int | None
     urls: BinaryIO | None
+    url_column: str | None
     ignore_opt_outs: bool
     ignore_robots: bool
     limit_rate: int | None
@@ -98,7 +101,13 @@ _OPTIONS = (
     click.option(
         "--urls",
         type=click.File("rb"),
-        help="Text file with one URL per line, or - for stdin; a single KEYWORD labels its images.",
+        help="List of URLs: text, CSV, TSV, JSON or Parquet, or .gz or .zst of these, or - for stdin. A single KEYWORD "
+        "labels its images.",
+    ),
+    click.option(
+        "--url-column",
+        metavar="NAME",
+        help="Column of the list that has the URLs.  [default: found by its name, or by what is in it]",
     ),
     click.option(
         "--ignore-opt-outs",
@@ -135,11 +144,13 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         click.UsageError: when they are invalid; the message says which value is wrong, with the nearest valid name.
     """
     keywords = tuple(keywords)
+    if raw["url_column"] is not None and raw["urls"] is None:
+        raise click.UsageError("--url-column names a column of a list: give the list with --urls")
     try:
         labels = parse_keywords(list(keywords))
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
-        urls = [] if raw["urls"] is None else list(url_lists.read(raw["urls"], _name(raw["urls"])))
+        urls = [] if raw["urls"] is None else list(_read(raw["urls"], raw["url_column"]))
         given = {
             "sources": list(raw["sources"]),
             "urls": [line.text for line in urls],
@@ -158,6 +169,10 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         raise click.UsageError("a URL list has one label: give one KEYWORD with --urls")
     max_images = raw["max_images"] or len(urls) or _DEFAULT_IMAGES
     return CrawlArguments(keywords, parsed, max_images, tuple(line.number for line in urls))
+
+
+def _read(file: BinaryIO, column: str | None) -> Iterator[Line]:
+    return reading.read(file, _name(file), url_column=column)
 
 
 def _name(file: BinaryIO) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StrictBool
 
 from pixcrawler_worker import options
-from pixcrawler_worker.crawl import url_lists
+from pixcrawler_worker.crawl.lists import plain_text
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Number, Options, Size, Text
 
@@ -23,7 +23,7 @@ class CrawlOptions(Options):
     sources: tuple[Name, ...] | None = Field(
         None, max_length=MAX_NAMES, description="names of sources; by default all that are configured"
     )
-    urls: tuple[Annotated[Text, AfterValidator(url_lists.trimmed)], ...] = Field(
+    urls: tuple[Annotated[Text, AfterValidator(plain_text.trimmed)], ...] = Field(
         (), description="URLs for the source `urls`; spaces, quotation marks and brackets around them are ignored"
     )
     licenses: tuple[License, ...] | None = Field(

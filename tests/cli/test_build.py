@@ -19,7 +19,7 @@ from split_names import splits_in, suspicious
 
 from pixcrawler_worker.cli import build, job_status
 from pixcrawler_worker.cli.build import Delivery
-from pixcrawler_worker.crawl import url_lists
+from pixcrawler_worker.crawl.lists import plain_text
 from pixcrawler_worker.db import candidates, job_views
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.job_views import CrawlView, ValidationView
@@ -111,7 +111,7 @@ def test_what_failed_is_in_the_folder_and_can_be_given_as_a_list(
     row = json.loads(line)
     assert (row["url"], row["label"], row["reason"], row["http_status"]) == (url, "cat", "not_found", 404)
     with (tmp_path / "cats" / "failed.jsonl").open("rb") as file:
-        assert [one.text for one in url_lists.read(file, "failed.jsonl")] == [url]
+        assert [one.text for one in plain_text.read(file, "failed.jsonl")] == [url]
 
 
 @pytest.mark.usefixtures("worked")

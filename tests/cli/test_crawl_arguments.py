@@ -1,5 +1,7 @@
 """URL lists as arguments of `pixcrawler crawl` and `build`."""
 
+import gzip
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +29,10 @@ def clean(runtime: Runtime) -> None:
         LIST.encode("utf-8-sig"),
         LIST.replace("\n", "\r").encode(),
         "\n".join(f"<{url}>," for url in URLS).encode(),
+        "\n".join(["text,url", *(f"cat,{url}" for url in URLS)]).encode(),
+        gzip.compress(json.dumps([{"url": url} for url in URLS]).encode(), mtime=0),
     ],
+    ids=["utf-16", "byte order mark", "carriage returns", "brackets", "csv", "compressed"],
 )
 def test_a_list_is_read_from_a_file_and_its_length_is_that_of_the_job(
     env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, content: bytes
@@ -39,12 +44,23 @@ def test_a_list_is_read_from_a_file_and_its_length_is_that_of_the_job(
     assert len(sent(broker)) == 1
 
 
+def test_the_column_of_a_table_is_chosen(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:
+    table = "\n".join(["small,large", *(f"https://example.org/small/{at},{url}" for at, url in enumerate(URLS))])
+    Path("table.csv").write_text(table)
+    result = call(env, "crawl", "cat", "--urls", "table.csv")
+    assert result.exit_code == 2
+    assert "table.csv has several columns with URLs: choose one with --url-column, of small, large" in result.stderr
+    assert call(env, "crawl", "cat", "--urls", "table.csv", "--url-column", "large").exit_code == 0
+    assert query(runtime, "SELECT urls FROM pixcrawler.crawl_urls") == [(URLS,)]
+    result = call(env, "crawl", "cat", "--url-column", "large")
+    assert "--url-column names a column of a list: give the list with --urls" in result.stderr
+    assert len(sent(broker)) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (f"url,text\n{URLS[0]},cat\n".encode(), 'CSV ("url,text")'),
-        (f"cat\t{LIST}".encode(), 'TSV, a table with tabs ("cat\\thttps://example.org/1.jpg")'),
-        (b"PAR1\x15\x04", "a Parquet file"),
+        (f"- [cat]({URLS[0]})\n".encode(), f'Markdown ("- [cat]({URLS[0]})")'),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "a JPEG image"),
         (b"example.org/1.jpg", 'a URL without https:// or http:// ("example.org/1.jpg")'),
     ],

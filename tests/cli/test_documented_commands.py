@@ -13,6 +13,7 @@ from pixcrawler_worker.cli.main import pixcrawler
 #: Files that documented commands read.
 FILES = {
     "cats.txt": "https://example.org/1.jpg\n",
+    "cats.csv": "id,photo\n1,https://example.org/1.jpg\n",
     "options.json": "{}",
     "rules.json": "{}",
     "urls.txt": "\n",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from multidict import CIMultiDict
 
-from pixcrawler_worker.crawl import url_lists
+from pixcrawler_worker.crawl.lists import plain_text
 from pixcrawler_worker.domain import labels, licenses, placeholders, tables
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.keywords import parse_keywords, search_words
@@ -186,11 +186,11 @@ READERS: dict[str, Callable[[str], object]] = {
     "keyword": lambda text: parse_keywords([text]),
     "search_words": search_words,
     "license": lambda text: (licenses.identifier(text), licenses.normalized(text), licenses.deed_url(text[:300])),
-    "url_list": lambda text: list(url_lists.read(io.BytesIO(text.encode(errors="replace")), "list")),
+    "url_list": lambda text: list(plain_text.read(io.BytesIO(text.encode(errors="replace")), "list")),
     "url_list_of_urls": lambda text: list(
-        url_lists.read(io.BytesIO(f"https://example.org/{text[:60_000]}x".encode(errors="replace")), "list")
+        plain_text.read(io.BytesIO(f"https://example.org/{text[:60_000]}x".encode(errors="replace")), "list")
     ),
-    "trimmed": url_lists.trimmed,
+    "trimmed": plain_text.trimmed,
     "retry_after": retry_after.parse,
     "robots": lambda text: robots.Rules(robots.for_agent(text.encode(errors="replace"), "pixcrawler")),
     "credit": lambda text: Credit(title=text, page_url=text, license=text, attribution=text).bounded(),

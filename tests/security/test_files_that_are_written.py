@@ -30,7 +30,7 @@ from security.hostile_text import (
     unsafe_in,
 )
 
-from pixcrawler_worker.crawl import url_lists
+from pixcrawler_worker.crawl.lists import plain_text
 from pixcrawler_worker.crawl.report import write_crawl_report
 from pixcrawler_worker.db.exports import ExportRequest
 from pixcrawler_worker.db.image_records import ImageRecord
@@ -197,10 +197,10 @@ def test_the_column_of_urls_is_a_url_list(runtime: Runtime, crawl: int) -> None:
     texts = [*TEXTS, *READABLE]
     # A line with two URLs is not one of a list.
     column = "\n".join(row["source_url"] for row in rows if "://evil" not in row["source_url"])
-    found = [line.text for line in url_lists.read(io.BytesIO(column.encode()), "list")]
+    found = [line.text for line in plain_text.read(io.BytesIO(column.encode()), "list")]
     # What a list has around its URLs, a comma or spaces, is no part of them.
     expected = {
-        url_lists.trimmed(safe_url(f"https://example.org/{number}?{text}"))
+        plain_text.trimmed(safe_url(f"https://example.org/{number}?{text}"))
         for number, text in enumerate(texts)
         if "://evil" not in text
     }
@@ -215,7 +215,7 @@ def test_a_url_of_a_table_is_the_same_in_a_list(text: str) -> None:
     table = io.StringIO()
     csv.writer(table, quoting=csv.QUOTE_ALL).writerow([tables.cell(safe_url(url))])
     ((cell,),) = csv.reader(io.StringIO(table.getvalue()))
-    assert url_lists.trimmed(cell) == url_lists.trimmed(url) or ";'" in url
+    assert plain_text.trimmed(cell) == plain_text.trimmed(url) or ";'" in url
 
 
 def test_reports_are_safe_to_open(runtime: Runtime, crawl: int, tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
-"""URL lists: files with one URL per line, in any encoding of Unicode and with any line ends.
+"""Lists with one URL per line, in any encoding of Unicode and with any line ends; and which format a list has.
 
 `failed.jsonl` of an earlier job, and what `pixcrawler jobs failures --format jsonl` prints, are read as lists, too.
 
-A file in another format (CSV, JSON, Parquet, gzip, HTML, an image, ...) would give an invalid URL for each line.
-It is rejected as a whole, by what it looks like, with the line that shows it.
+A file in a format that is not read (HTML, Markdown, an image, ...) would give an invalid URL for each line. It is
+rejected as a whole, by what it looks like, with the line that shows it.
 """
 
 import codecs
+import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import chain, islice
 from typing import BinaryIO, NamedTuple
 
@@ -22,6 +24,8 @@ from pixcrawler_worker.inspection import sniffing
 
 #: Bytes that are read at a time, and characters of a line: eight times what a URL may have.
 _BLOCK, _MAX_LINE = 1 << 16, 1 << 16
+#: Characters of a line of a table.
+_MAX_ROW = 1 << 20
 #: Lines with content from which it is concluded whether a list of URLs is meant.
 _SAMPLE = 100
 
@@ -56,6 +60,11 @@ def trimmed(text: str) -> str:
         # From a table of this service.
         text = tables.text_of(text)
     return _ESCAPED.sub("&", text) if "&amp;" in text else text
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text begins as a URL that can be requested."""
+    return _URL.match(text) is not None
 
 
 # --- a list ---
@@ -132,6 +141,62 @@ def _failed_url(text: str) -> str | None:
     if not isinstance(row, dict) or not row.keys() >= _FAILED or not isinstance(row["url"], str | None):
         return None
     return row["url"] or ""
+
+
+class Structure(Enum):
+    """How the rows of a list are written that is a table."""
+
+    SEPARATED = auto()
+    JSON = auto()
+    JSON_LINES = auto()
+
+
+def structure(head: bytes) -> Structure | None:
+    """Return how the rows of a table are written; None for a list with a URL per line, and for what is no list.
+
+    Args:
+        head: the first bytes of the file.
+    """
+    if _binary_kind(head) is not None:
+        return None
+    sample = list(islice(_contents(_lines(iter([head]), _encoding(head))), _SAMPLE))
+    if not sample or _failed_url(sample[0].text) is not None:
+        return None
+    first = sample[0].text
+    if first[0] == "{":
+        return Structure.JSON_LINES if _is_json(first) else Structure.JSON
+    if re.match(r"\[\s*(?:[\"{\[\]]|\Z)", first):
+        return Structure.JSON
+    kind = _header_kind(sample) or _kind(first, head)
+    if kind is None:
+        likely = [_likely_kind(line.text) for line in sample]
+        kind = _CSV if 2 * likely.count(_CSV) > len(sample) else None
+    return Structure.SEPARATED if kind in (_CSV, _TSV) else None
+
+
+def lines(file: BinaryIO, head: bytes) -> Iterator[Line]:
+    """Yield all lines with their ends; one that is longer than a megabyte in pieces, the first of which is longer.
+
+    Args:
+        file: from its start.
+        head: its first bytes, by which the encoding is found.
+    """
+    encoding = _encoding(head)
+    decoded = io.TextIOWrapper(file, encoding, "surrogateescape" if encoding == "utf-8" else "replace", newline="")
+    number = 1
+    while text := decoded.readline(_MAX_ROW + 1):
+        yield Line(number, text.removeprefix("\ufeff") if number == 1 else text)
+        number += text.endswith(("\n", "\r"))
+
+
+def escaped(text: str) -> str:
+    """Return a URL in which bytes of another encoding are sent as they are."""
+    return _UNDECODED.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", text)
+
+
+def is_comment(text: str) -> bool:
+    """Return whether a line that is not blank is a comment."""
+    return re.match(r"[#;]|//(?:\s|\Z)", text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +350,8 @@ def _contents(lines: Iterator[Line]) -> Iterator[Line]:
         if len(line.text) > _MAX_LINE or _is_plain(line.text):
             yield line
             continue
-        # The byte of another encoding is sent as it is: escaped.
-        text = _UNDECODED.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", line.text)
-        text = text.replace("\x00", "").strip(_AROUND)
-        if text and not re.match(r"[#;]|//(?:\s|\Z)", text):
+        text = escaped(line.text).replace("\x00", "").strip(_AROUND)
+        if text and not is_comment(text):
             yield Line(line.number, text)
 
 

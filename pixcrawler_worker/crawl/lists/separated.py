@@ -1,0 +1,133 @@
+"""Tables with a separator: CSV, TSV, and those with semicolons or bars. With a header or without."""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from pixcrawler_worker.crawl.lists.plain_text import Line, is_comment, is_url, trimmed
+from pixcrawler_worker.crawl.lists.rows import Row
+from pixcrawler_worker.errors import PermanentError
+
+#: Characters of a line and of a cell: ten times the longest captions.
+_MAX = 1 << 20
+_SEPARATORS = "\t,;|"
+
+
+class _Form(NamedTuple):
+    """How the lines of a table are divided; the separator is empty for a table of one column."""
+
+    separator: str
+    has_header: bool
+
+
+def rows(lines: Iterator[Line], name: str) -> Iterator[Row]:
+    """Yield the rows of a table, with the names in its header; without one, `column 1` and so on.
+
+    A row with more cells than the header names is a mistake as a whole: a separator in one of its cells would shift the
+    others.
+
+    Args:
+        lines: of the file, with their ends, since a cell in quotation marks may have several.
+        name: of the list, for messages.
+
+    Raises:
+        PermanentError: when a quotation mark is not closed, or a line is too long.
+    """
+    started, form = _begin(lines)
+    table = _cells(started, form, name)
+    header: Sequence[str] = ()
+    if form.has_header:
+        header = _unique([cell.strip(" \ufeff") for cell in next(table)[1]])
+    for number, cells in table:
+        names = header or [f"column {at + 1}" for at in range(len(cells))]
+        while len(cells) > len(names) and not cells[-1].strip():
+            cells.pop()
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) > len(names):
+            yield Row(number, {}, (form.separator or ",").join(cells))
+            continue
+        yield Row(number, dict(zip(names, cells, strict=False)))
+
+
+def _begin(lines: Iterator[Line]) -> tuple[Iterator[Line], _Form]:
+    """Return the lines without those before the table, and how they are divided."""
+    given = None
+    for line in lines:
+        text = line.text.strip()
+        if found := re.fullmatch("sep=(.)", text):
+            # Written for Excel, which does not show it.
+            given = found[1]
+        elif text and not is_comment(text):
+            break
+    else:
+        return iter(()), _Form("", has_header=False)
+    return chain([line], lines), _form(line.text, given)
+
+
+def _form(first: str, given: str | None) -> _Form:
+    separators = given or _SEPARATORS
+    # By the first line, which has names or cells of all columns: others may have separators within their cells.
+    divided = {separator: next(_parsed(iter([first]), separator), []) for separator in separators}
+    separator = max(divided, key=lambda one: len(divided[one]))
+    cells = divided[separator]
+    if len(cells) < 2:  # noqa: PLR2004 - there is nothing to separate
+        return _Form("", has_header=not is_url(trimmed(first)))
+    return _Form(separator, has_header=not any(is_url(trimmed(cell)) for cell in cells))
+
+
+def _parsed(lines: Iterator[str], separator: str) -> Iterator[list[str]]:
+    if separator == "\t":
+        # Programs that write tabs leave quotation marks as they are: one that begins a cell would not end with it.
+        return ([_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")] for line in lines)
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+
+
+def _unquoted(cell: str) -> str:
+    inside = len(cell) > 1 and cell[0] == cell[-1] == '"'
+    return cell[1:-1].replace('""', '"') if inside else cell
+
+
+def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row with the number of its first line."""
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX))
+    last = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal last
+        for line in lines:
+            last = line.number
+            if len(line.text) > _MAX:
+                raise PermanentError(f"{name}, line {line.number}: a line of more than {_MAX:,} characters")
+            yield line.text
+
+    if not form.separator:
+        for text in texts():
+            yield last, [_unquoted(text.strip())]
+        return
+    parsed = _parsed(texts(), form.separator)
+    before = 0
+    while True:
+        try:
+            cells = next(parsed, None)
+        except csv.Error as error:
+            raise PermanentError(
+                f"{name}, line {before + 1}: a cell of more than {_MAX:,} characters: is a quotation mark not closed?"
+            ) from error
+        if cells is None:
+            return
+        yield before + 1, cells
+        before = last
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names of columns, those without one and those that occur again by their number."""
+    seen: set[str] = set()
+    unique = []
+    for at, name in enumerate(names):
+        taken = f"column {at + 1}" if not name or name in seen else name
+        seen.add(taken)
+        unique.append(taken)
+    return unique

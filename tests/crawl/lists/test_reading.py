@@ -1,0 +1,313 @@
+"""Lists in the formats of the field: each gives the same URLs, as it is and compressed."""
+
+import csv
+import gzip
+import io
+import json
+import random
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from pixcrawler_worker.crawl.lists import reading
+from pixcrawler_worker.crawl.lists.plain_text import Line
+from pixcrawler_worker.errors import PermanentError
+
+URLS = [f"http://a.example/i/{number}.jpg?L" for number in range(3)]
+PLAIN = "\n".join(URLS)
+CAPTIONS = [(url, "a red cat") for url in URLS]
+SWAPPED = [(text, url) for url, text in CAPTIONS]
+OBJECTS = [{"url": url, "caption": "c", "tags": ["a"], "size": {"width": 1}, "seen": None} for url in URLS]
+
+
+def read(content: bytes, name: str = "list", column: str | None = None) -> list[Line]:
+    return list(reading.read(io.BytesIO(content), name, url_column=column))
+
+
+def urls(content: bytes, column: str | None = None) -> list[str]:
+    return [line.text for line in read(content, column=column)]
+
+
+def message_of(content: bytes, column: str | None = None) -> str:
+    with pytest.raises(PermanentError) as raised:
+        read(content, column=column)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+    return str(raised.value)
+
+
+def table(separator: str, *rows: Sequence[str]) -> bytes:
+    return "\n".join(separator.join(row) for row in rows).encode()
+
+
+def written_csv(*rows: Sequence[str], dialect: str = "excel") -> bytes:
+    file = io.StringIO()
+    csv.writer(file, dialect).writerows(rows)
+    return file.getvalue().encode()
+
+
+def written_parquet(**columns: object) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def zstandard(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return bytes(sink.getvalue())
+
+
+FORMATS = {
+    "text": PLAIN.encode(),
+    "csv": table(",", ("url", "caption"), *CAPTIONS),
+    "url last": table(",", ("caption", "url"), *SWAPPED),
+    "semicolons": table(";", ("URL", "TEXT"), *CAPTIONS),
+    "bars": table("|", ("URL", "TEXT"), *CAPTIONS),
+    "no header": table(",", *CAPTIONS),
+    "no header, semicolons": table(";", *CAPTIONS),
+    "no header, url last": table(",", *SWAPPED),
+    "numbered": table(",", *((str(at), url) for at, url in enumerate(URLS))),
+    "quoted": written_csv(("url", "caption"), *((url, 'a "red" cat,\nsitting') for url in URLS)),
+    "header quoted": b'"url","caption"\n"' + b'","x"\n"'.join(url.encode() for url in URLS) + b'","x"\n',
+    "one column": b"url\n" + PLAIN.encode(),
+    "one column, quoted": b'"Image URL"\n' + b"\n".join(f'"{url}"'.encode() for url in URLS),
+    "for Excel": b"sep=;\r\n" + table(";", ("URL", "TEXT"), *CAPTIONS),
+    "for Excel, one column": b"sep=,\n" + PLAIN.encode(),
+    "comments first": b"# cats\n\nurl,caption\n" + table(",", *CAPTIONS),
+    "blank lines": b"url,caption\n\n" + table(",", *CAPTIONS).replace(b"\n", b"\n\n") + b"\n,\n\n",
+    "tsv": table("\t", ("url", "caption"), *CAPTIONS),
+    "cc3m": table("\t", *SWAPPED),
+    "tsv, url first": table("\t", *CAPTIONS),
+    "tsv with quotation marks": table("\t", ("TEXT", "URL"), *((f'"{at} feet', url) for at, url in enumerate(URLS))),
+    "tsv, quoted": written_csv(("url", "caption"), *((url, 'a "red" cat') for url in URLS), dialect="excel-tab"),
+    "array": json.dumps(URLS).encode(),
+    "array, indented": json.dumps(URLS, indent=2).encode(),
+    "array of objects": json.dumps(OBJECTS).encode(),
+    "array of objects, indented": json.dumps(OBJECTS, indent=2).encode(),
+    "JSON Lines": "\n".join(map(json.dumps, OBJECTS)).encode(),
+    "JSON Lines, blank lines": "\r\n\r\n".join(map(json.dumps, OBJECTS)).encode(),
+    "objects, indented": "\n".join(json.dumps(one, indent=1) for one in OBJECTS).encode(),
+    "parquet": written_parquet(URL=URLS, TEXT=["a", None, "b"], tags=[["a"], [], None], point=[{"x": 1}] * 3),
+}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard], ids=["plain", "gz", "zst"])
+@pytest.mark.parametrize("content", FORMATS.values(), ids=FORMATS)
+def test_every_format_gives_the_same_urls(content: bytes, compress: Callable[[bytes], bytes]) -> None:
+    assert urls(compress(content)) == URLS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_are_read_in_every_encoding_and_with_every_line_end(encoding: str, end: str) -> None:
+    for content in (FORMATS["csv"], FORMATS["tsv"], FORMATS["JSON Lines"], FORMATS["array, indented"]):
+        assert urls(content.decode().replace("\n", end).encode(encoding)) == URLS
+
+
+def test_numbers_are_those_of_the_lines_that_rows_begin_in() -> None:
+    quoted = 'url,caption\r\nhttp://a.example/1,"a\r\nb"\r\n\r\nhttp://a.example/2,c\r\n'
+    assert read(quoted.encode()) == [Line(2, "http://a.example/1"), Line(5, "http://a.example/2")]
+    indented = json.dumps(["http://a.example/1", "http://a.example/2"], indent=1)
+    assert [line.number for line in read(indented.encode())] == [2, 3]
+    assert [line.number for line in read(FORMATS["parquet"])] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen"),
+    [
+        (("page_url", "url"), 1),
+        (("url", "image_url"), 0),
+        (("id", "Image-URL"), 1),
+        (("landing", "SOURCE_URL"), 1),
+        (("photo_image_url", "photo_url"), 1),
+    ],
+)
+def test_the_column_is_found_by_its_name(header: tuple[str, str], chosen: int) -> None:
+    rows = [(f"http://a.example/a/{number}", f"http://a.example/b/{number}") for number in range(3)]
+    assert urls(table(",", header, *rows)) == [row[chosen] for row in rows]
+    other = 1 - chosen
+    assert urls(table(",", header, *rows), column=header[other]) == [row[other] for row in rows]
+    assert urls(table(",", header, *rows), column=header[other].upper()) == [row[other] for row in rows]
+
+
+def test_a_column_of_the_right_name_without_urls_is_not_it() -> None:
+    rows = [(f"{number}.jpg", f"http://a.example/{number}") for number in range(3)]
+    assert urls(table(",", ("image", "where"), *rows)) == [row[1] for row in rows]
+
+
+def test_a_column_that_is_not_there_or_not_clear_is_an_error_that_lists_them() -> None:
+    assert message_of(FORMATS["csv"], "ulr") == "list has no column \"ulr\"; did you mean 'url'?"
+    assert message_of(FORMATS["text"], "url") == ("list has no columns: --url-column is for CSV, TSV, JSON and Parquet")
+    two = table(",", ("front", "back"), *((url, url) for url in URLS))
+    assert message_of(two) == "list has several columns with URLs: choose one with --url-column, of front, back"
+    assert message_of(b"name,age\na,1\nb,2\n") == (
+        "list has no column with URLs among its first 2 rows: it has name, age"
+    )
+    assert message_of(written_parquet(name=["a"], tags=[["http://a.example/1"]])).endswith(": it has name")
+    assert message_of(json.dumps({"urls": URLS}).encode()).endswith(": it has urls")
+    many = table(",", [f"c{number}" for number in range(100)], [str(number) for number in range(100)])
+    assert message_of(many).endswith("c10, c11, and 88 more")
+    assert message_of(b"[]") == message_of(b"[[1], 2]") == "list contains no URLs: it has no row that can be read"
+
+
+def test_a_row_that_cannot_be_read_is_its_own_trouble() -> None:
+    lines = [json.dumps({"url": url}) for url in URLS]
+    broken = "\n".join([lines[0], '{"url": "http://a.exam', "17", lines[1], '{"url": null}', '{"text": "a"}', lines[2]])
+    assert urls(broken.encode()) == [URLS[0], '{"url": "http://a.exam', "17", URLS[1], "", "", URLS[2]]
+    shifted = f"url,caption\n{URLS[0]},a, b and c\n{URLS[1]},a\n,no\n{URLS[2]}\n"
+    assert urls(shifted.encode()) == [f"{URLS[0]},a,b and c", URLS[1], "", URLS[2]]
+    assert urls(json.dumps([URLS[0], 5, None, {"a": 1}, URLS[1]]).encode()) == [URLS[0], "5", "null", "", URLS[1]]
+    assert urls(f"url,t\n{URLS[0]},x\n".encode() + b"http://a.example/pe\xf1a,\xff\n") == [
+        URLS[0],
+        "http://a.example/pe%F1a",
+    ]
+    assert urls(written_parquet(url=[URLS[0], None, "", "no"])) == [URLS[0], "", "", "no"]
+
+
+@pytest.mark.parametrize("format_", ["csv", "JSON Lines", "array", "text"])
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard], ids=["gz", "zst"])
+def test_what_is_cut_off_is_an_error_that_names_the_list(format_: str, compress: Callable[[bytes], bytes]) -> None:
+    noise = random.Random(1)
+    longer = [f"http://a.example/{noise.random()}" for _ in range(20_000)]
+    content = {
+        "csv": table(",", ("url", "n"), *((url, "1") for url in longer)),
+        "JSON Lines": "\n".join(json.dumps({"url": url}) for url in longer).encode(),
+        "array": json.dumps(longer).encode(),
+        "text": "\n".join(longer).encode(),
+    }[format_]
+    packed = compress(content)
+    assert message_of(packed[: len(packed) // 2]).startswith("list ")
+    if compress is gzip.compress:
+        # It has a checksum; Zstandard may have none.
+        damaged = packed[:-8] + bytes(4) + packed[-4:]
+        assert message_of(damaged).startswith("list cannot be read: ")
+
+
+def test_json_that_is_cut_off_or_none_is_an_error_with_the_line() -> None:
+    assert message_of(b'["http://a.example/1",\n"http://a.example/2"') == (
+        "list is cut off: its array does not end (line 2)"
+    )
+    assert message_of(b'["http://a.example/1",\nnot json]') == "list, line 2: expected JSON: a URL or an object"
+    assert "nested too deeply" in message_of(b"[" + b'{"a":' * 100_000)
+
+
+def test_a_parquet_file_that_is_damaged_is_an_error() -> None:
+    content = FORMATS["parquet"]
+    assert message_of(content[: len(content) // 2]).startswith("list cannot be read as Parquet: ")
+    assert message_of(b"PAR1").startswith("list cannot be read as Parquet: ")
+
+
+def test_a_quotation_mark_that_is_not_closed_does_not_take_all_memory() -> None:
+    swallowing = b'url,caption\nhttp://a.example/1,"a\n' + b"http://a.example/2,b\n" * 100_000
+    assert message_of(swallowing) == (
+        "list, line 2: a cell of more than 1,048,576 characters: is a quotation mark not closed?"
+    )
+    assert "a line of more than 1,048,576 characters" in message_of(
+        b"url,caption\nhttp://a.example/1," + b"a" * 3_000_000
+    )
+    assert urls(b"url,caption\nhttp://a.example/1," + b"a" * 100_000) == ["http://a.example/1"]
+
+
+class Repeated(io.RawIOBase):
+    """A file that repeats itself, after a start, and counts what is read of it."""
+
+    def __init__(self, start: bytes, again: bytes, times: int) -> None:
+        self._parts = self._all(start, again, times)
+        self._rest = b""
+
+    @staticmethod
+    def _all(start: bytes, again: bytes, times: int) -> Iterator[bytes]:
+        yield start
+        for _ in range(times // 1000):
+            yield again * 1000
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        while len(self._rest) < size and (part := next(self._parts, b"")):
+            self._rest += part
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        (b"url,caption\n", b"http://a.example/1,a red cat\n"),
+        (b"", b'{"url": "http://a.example/1", "caption": "a red cat"}\n'),
+        (b"[", b'{"url": "http://a.example/1", "caption": "a red cat"},'),
+    ],
+    ids=["csv", "jsonl", "array"],
+)
+def test_a_long_list_is_not_held_in_memory(start: bytes, again: bytes) -> None:
+    rows, file = 50_000, Repeated(start, again, 1_000_000)
+    opened: BinaryIO = file  # type: ignore[assignment]  # what it has of a file suffices
+    found = reading.read(opened, "long")
+    for _ in range(rows // 10):
+        next(found)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert {next(found).text for _ in range(rows)} == {"http://a.example/1"}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(URLS), st.text(max_size=30)), min_size=1, max_size=8),
+    st.sampled_from(["excel", "unix"]),
+)
+def test_what_a_program_writes_as_csv_is_read(rows: list[tuple[str, str]], dialect: str) -> None:
+    written = [(url, text.replace("\x00", "")) for url, text in rows]
+    file = io.StringIO()
+    csv.writer(file, dialect).writerows([("url", "caption"), *written])
+    assert urls(file.getvalue().encode("utf-8", "surrogatepass")) == [url for url, _ in written]
+
+
+@given(st.lists(st.one_of(st.sampled_from(URLS), st.text(max_size=20)), max_size=6), st.sampled_from([None, 1]))
+def test_any_array_is_read_or_rejected(values: list[str], indent: int | None) -> None:
+    content = json.dumps(values, indent=indent).encode()
+    if any(value in URLS for value in values):
+        assert len(urls(content)) == len(values)
+    else:
+        assert "URL" in message_of(content)
+
+
+@given(
+    st.sampled_from([b"url,a\n", b'{"url":1}', b"[", b"PAR1", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"url\ta\n"]),
+    st.binary(max_size=200),
+)
+def test_any_bytes_after_a_plausible_start_are_read_or_rejected(start: bytes, rest: bytes) -> None:
+    try:
+        read(start + rest)
+    except PermanentError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - it may also be read
+
+
+def test_a_file_is_read_once_and_may_be_a_pipe(tmp_path: Path) -> None:
+    for name, content in FORMATS.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with path.open("rb", buffering=0) as file:
+            pipe: BinaryIO = Unseekable(file)  # type: ignore[assignment]  # what it has of a file suffices
+            assert [line.text for line in reading.read(pipe, name)] == URLS
+
+
+class Unseekable(io.RawIOBase):
+    """A pipe: it returns few bytes at a time."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._file.read(min(size, 7)) or b""
