@@ -180,11 +180,11 @@ def next_round(
     )
 
 
-def sources(runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions) -> tuple[str, ...]:
+def sources(runtime: AnyRuntime, options: CrawlOptions, *, has_urls: bool) -> tuple[str, ...]:
     """Return the names of the sources of the job: those in its options, or every one that is ready."""
     if options.sources:
         return tuple(dict.fromkeys(options.sources))
-    if request.url_pages:
+    if has_urls:
         return (URLS,)
     return tuple(name for name in protocol.SOURCES.installed() if name != URLS and not runtime.source(name).missing())
 
@@ -204,7 +204,7 @@ def source_limits(runtime: AnyRuntime, request: CrawlRequest, options: CrawlOpti
         page_size = min(size, source.page_size or size)
         return SourceLimits(page_size, None if source.depth is None else source.depth // page_size)
 
-    names = sources(runtime, request, options)
+    names = sources(runtime, options, has_urls=request.url_pages > 0)
     if not names:
         raise PermanentError("no source is configured: give the job a URL list, or configure a source")
     for name in names:

@@ -16,7 +16,6 @@ from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pa
 from pixcrawler_worker.db import candidates, crawls, images
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import storage_keys
@@ -49,26 +48,27 @@ _MIN_PATIENCE, _MAX_PATIENCE = timedelta(seconds=2), timedelta(minutes=5)
 
 def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
     """Read what the work of a chunk needs, in the transaction of its claim."""
-    request = crawls.load(session, claim.job.id)
-    options = parse(request.options)
     chunk = CrawlChunk.from_json(claim.payload)
+    page = chunk.page if chunk.source == planner.URLS else None
+    request = crawls.load_for_chunk(session, claim.job.id, claim.chunk_id, page=page)
+    options = parse(request.options)
     return CrawlWork(
         claim=claim,
         chunk=chunk,
         options=options,
         quota=min(chunk.quota, request.max_images - request.valid_images),
-        urls=crawls.urls(session, claim.job.id, chunk.page) if chunk.source == planner.URLS else (),
-        stall=_stall(session, claim, chunk),
-        patience=min(max(jobs.age(session, claim.job) * _PATIENCE_SHARE, _MIN_PATIENCE), _MAX_PATIENCE),
-        only_source=len(planner.sources(runtime, request, options)) == 1,
+        urls=request.urls,
+        stall=_stall(chunk, is_after_slow=request.is_after_slow),
+        patience=min(max(request.age * _PATIENCE_SHARE, _MIN_PATIENCE), _MAX_PATIENCE),
+        only_source=len(planner.sources(runtime, options, has_urls=request.has_urls)) == 1,
         keeps_failures=request.total_images - request.valid_images < runtime.settings.kept_failures,
     )
 
 
-def _stall(session: Session, claim: Claim, chunk: CrawlChunk) -> float | None:
+def _stall(chunk: CrawlChunk, *, is_after_slow: bool) -> float | None:
     """Return for how many seconds the hosts of a chunk may be silent while other jobs wait; None for ever."""
     if not chunk.yields:
-        return _STALL_OF_SLOW if crawls.yielded_before(session, claim.job.id, claim.chunk_id) else _STALLS[0]
+        return _STALL_OF_SLOW if is_after_slow else _STALLS[0]
     return _STALLS[chunk.yields] if chunk.yields < len(_STALLS) else None
 
 
@@ -96,7 +96,7 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
                 offers.append(offer)
             except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
                 progress.reject_internally(error, source=work.chunk.source)
-    seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, offers)
+    seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, offers) if offers else frozenset()
     new: dict[bytes, Offer] = {}
     for offer in offers:
         if offer.url_hash in seen or offer.url_hash in new:
@@ -166,8 +166,7 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
 
 def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tuple[int, Mapping[int, Rejection]]:
     """Insert images, by position; return how many were inserted, and why the others were not."""
-    request = crawls.load(session, job_id)
-    room = max(0, request.max_images - request.valid_images)
+    room = crawls.room(session, job_id) if found else 0
     positions = list(found)
     offered = positions[:room]
     inserted = images.insert_each(session, job_id, [found[at] for at in offered])

@@ -9,12 +9,14 @@ from typing import Any
 
 from sqlalchemy import and_, delete, exists, func, insert, join, select, update
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
+from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
@@ -154,6 +156,86 @@ def load(session: Session, job_id: int) -> CrawlRequest:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkRequest:
+    """What a chunk needs of its job.
+
+    Attributes:
+        max_images: that the job may have.
+        total_images: candidates so far.
+        valid_images: that it has.
+        options: that are recorded.
+        age: for how long the job has been running; zero for times that were written by hand.
+        has_urls: whether the job has a URL list.
+        urls: one page of it; empty beyond its end.
+        is_after_slow: whether one of the few chunks before this one made way for others because its hosts were slow.
+    """
+
+    max_images: int
+    total_images: int
+    valid_images: int
+    options: dict[str, Any]
+    age: timedelta
+    has_urls: bool
+    urls: tuple[str, ...]
+    is_after_slow: bool
+
+
+_CHUNK_REQUEST = """
+SELECT job.max_images, job.total_images, job.valid_images, plan.options,
+    CASE WHEN isfinite(job.started_at)
+        THEN greatest(0, least(extract(epoch FROM clock_timestamp() - job.started_at), %(max_age)s))
+        ELSE 0
+    END::float8,
+    EXISTS (SELECT FROM pixcrawler.crawl_urls WHERE crawl_job_id = job.id),
+    (SELECT urls FROM pixcrawler.crawl_urls WHERE crawl_job_id = job.id AND page = %(page)s),
+    EXISTS (
+        SELECT FROM (
+            SELECT payload FROM pixcrawler.chunks
+            WHERE crawl_job_id = job.id AND seq < (SELECT seq FROM pixcrawler.chunks WHERE id = %(chunk)s)
+            ORDER BY seq DESC LIMIT %(neighbors)s
+        ) AS before WHERE payload ? 'yields'
+    )
+FROM crawl_jobs AS job JOIN pixcrawler.crawl_plans AS plan ON plan.crawl_job_id = job.id
+WHERE job.id = %(job)s
+"""
+
+
+def load_for_chunk(session: Session, job_id: int, chunk_id: int, *, page: int | None) -> ChunkRequest:
+    """Return what a chunk needs of its job, with one page of the URL list unless `page` is None.
+
+    It takes as long for a large job as for a small one.
+    """
+    values = {
+        "job": job_id,
+        "chunk": chunk_id,
+        "page": -1 if page is None else page,
+        "neighbors": _NEIGHBORS,
+        "max_age": jobs.MAX_AGE.total_seconds(),
+    }
+    row = execute_prepared(session, _CHUNK_REQUEST, values).fetchone()
+    if row is None:
+        # As the join of `load`.
+        raise NoResultFound(f"crawl job {job_id} has no recorded options")
+    max_images, total_images, valid_images, options, seconds, has_urls, urls, is_after_slow = row
+    return ChunkRequest(
+        max_images=max_images,
+        total_images=total_images,
+        valid_images=valid_images,
+        options=options,
+        age=timedelta(seconds=seconds),
+        has_urls=has_urls,
+        urls=tuple(urls or ()),
+        is_after_slow=is_after_slow,
+    )
+
+
+def room(session: Session, job_id: int) -> int:
+    """Return how many images a job may still get."""
+    left = session.scalar(select(CrawlJob.max_images - CrawlJob.valid_images).where(CrawlJob.id == job_id))
+    return max(0, left or 0)
+
+
 def next_round(session: Session, job_id: int) -> None:
     """Count one more round."""
     session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(round=CrawlPlan.round + 1))
@@ -226,12 +308,6 @@ def all_urls(session: Session, job_id: int) -> tuple[str, ...]:
     return tuple(url for page in pages for url in page)
 
 
-def urls(session: Session, job_id: int, page: int) -> tuple[str, ...]:
-    """Return one page of the job's URL list; nothing beyond its end."""
-    key = (CrawlUrls.crawl_job_id == job_id, CrawlUrls.page == page)
-    return tuple(session.scalar(select(CrawlUrls.urls).where(*key)) or ())
-
-
 def chunk_results(session: Session, job_id: int) -> list[CrawlChunkResult]:
     """Return the results of the job's ended chunks, oldest first."""
     rows = session.execute(
@@ -252,14 +328,6 @@ def _failed(chunk: CrawlChunk, so_far: Any) -> CrawlChunkResult:  # noqa: ANN401
     if so_far is None:
         return CrawlChunkResult(chunk=chunk, failed=True)
     return replace(CrawlChunkResult.from_json(chunk, so_far), failed=True)
-
-
-def yielded_before(session: Session, job_id: int, chunk_id: int) -> bool:
-    """Return whether one of the few chunks before this one made way for others because its hosts were slow."""
-    own = select(Chunk.seq).where(Chunk.id == chunk_id).scalar_subquery()
-    before = select(Chunk.payload).where(Chunk.crawl_job_id == job_id, Chunk.seq < own).order_by(Chunk.seq.desc())
-    latest = before.limit(_NEIGHBORS).subquery()
-    return bool(session.scalar(select(exists().where(latest.c.payload.has_key("yields")))))
 
 
 def waiting(session: Session, job_id: int) -> list[WaitingCandidates]:

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, LiteralString, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, exc, text
@@ -31,6 +31,7 @@ __all__ = [
     "execute_prepared",
     "is_about_a_row",
     "is_pooled",
+    "may_pass",
     "sessions",
     "set_local",
     "sqlalchemy_url",
@@ -217,7 +218,7 @@ def driver(session: Session) -> psycopg.Connection[Any]:
     return connection
 
 
-def execute_prepared(session: Session, statement: LiteralString, values: Mapping[str, object]) -> psycopg.Cursor[Any]:
+def execute_prepared(session: Session, statement: str, values: Mapping[str, object]) -> psycopg.Cursor[Any]:
     """Execute a statement of psycopg in the transaction of a session; prepare it where the connection allows that.
 
     For the few statements that every chunk needs: neither SQLAlchemy compiles them nor PostgreSQL parses them again. A
@@ -225,7 +226,7 @@ def execute_prepared(session: Session, statement: LiteralString, values: Mapping
     text.
 
     Raises:
-        psycopg.Error: as it is, not wrapped by SQLAlchemy. `transact` knows both.
+        DBAPIError: as SQLAlchemy raises it for statements of its own.
     """
     connection = driver(session)
     span = statement_spans.begin(statement)
@@ -238,7 +239,16 @@ def execute_prepared(session: Session, statement: LiteralString, values: Mapping
             # A pooler that was not recognized.
             session.connection().info[_DIRECT] = False
             connection.prepare_threshold = None
-        raise
+        raised = DBAPIError.instance(
+            statement,
+            None,
+            error,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=connection.closed,
+            dialect=session.connection().dialect,
+        )
+        raise raised from error
     if span:
         span.end()
     return cursor
@@ -346,6 +356,11 @@ def is_passing(error: DBAPIError | psycopg.Error) -> bool:
         broken = isinstance(error, DBAPIError) and error.connection_invalidated
         return broken or isinstance(error, OperationalError | psycopg.OperationalError)
     return state.startswith(_PASSING)
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether `transact` tries a transaction again after that error."""
+    return isinstance(error, DBAPIError | psycopg.Error) and is_passing(error)
 
 
 def _is_of_connection(error: DBAPIError | psycopg.Error) -> bool:

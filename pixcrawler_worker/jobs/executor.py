@@ -22,13 +22,13 @@ import structlog
 from pixcrawler_worker import tracing
 from pixcrawler_worker.db.ledger import chunks, dispatch, fairness, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
-from pixcrawler_worker.db.ledger.tables import ChunkMessage, LimitExceededError, NotRunningError
-from pixcrawler_worker.db.session import Session, describe, transact
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobTable, LimitExceededError, NotRunningError
+from pixcrawler_worker.db.session import Session, describe, may_pass, transact
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome
 from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
 from pixcrawler_worker.jobs import attempt_log, submission
 from pixcrawler_worker.jobs.attempt_log import End
-from pixcrawler_worker.jobs.kind import AnyJobKind, JobKind, Report, Result, Work
+from pixcrawler_worker.jobs.kind import AnyJobKind, Report
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, owner
 
@@ -47,6 +47,10 @@ _HEARTBEAT_RETRY = 0.5
 _FAVORED = 0.8
 
 
+#: Seconds after the first claim in which a process takes another chunk without a message.
+_FOLLOWING = 0.25
+
+
 @dataclass(frozen=True, slots=True)
 class Turns:
     """How a message may serve another job than the one that it was sent for; see `db/ledger/fairness.py`.
@@ -58,6 +62,51 @@ class Turns:
 
     kinds: Sequence[AnyJobKind]
     postpone: Callable[[ChunkMessage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """A chunk that this process has claimed, with its kind, and with what its work needs."""
+
+    kind: AnyJobKind
+    claim: Claim
+    work: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Following:
+    """When a process that has ended a chunk takes another one of the job, in the same transaction.
+
+    That saves the way of a message through the broker and back, which costs more than a chunk with little to do.
+
+    Attributes:
+        chunk_id: of the message.
+        served: the kinds that the process serves: it follows only while no other job of them runs.
+        until: by the monotonic clock. After that a message is sent as well: others may have come.
+    """
+
+    chunk_id: int
+    served: Sequence[JobTable]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """The end of an attempt.
+
+    Attributes:
+        outcome: for the job.
+        messages: to send next; None when they were not chosen yet.
+        follower: the next chunk, claimed in the transaction that has ended the attempt.
+    """
+
+    outcome: ChunkOutcome
+    messages: list[ChunkMessage] | None = None
+    follower: _Claimed | None = None
+
+
+class _NotFollowedError(Exception):
+    """What follows an attempt could not be read or written: the attempt is ended without it."""
 
 
 class _ClaimLostError(Exception):
@@ -91,18 +140,25 @@ def run(  # noqa: PLR0913 - what production passes, and the seams of tests
     claimed = _claim(runtime, kind, chunk_id, turns, limits, jitter)
     if claimed is None:
         return []
-    kind, claim, work = claimed
-    with (
-        structlog.contextvars.bound_contextvars(
-            kind=kind.table.name, job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt
-        ),
-        tracing.job_span("chunk", kind.table.name, claim.job.id) as span,
-    ):
-        span.set("pixcrawler.chunk.id", claim.chunk_id)
-        span.set("pixcrawler.chunk.attempt", claim.attempt)
-        with _Heartbeat(runtime, claim, limits) as heartbeat:
-            outcome = _attempt(runtime, kind, claim, work, heartbeat, limits, jitter)
-        return _next_messages(runtime, kind, claim, outcome)
+    messages: list[ChunkMessage] = []
+    follow = _Following(chunk_id, [one.table for one in turns.kinds], time.monotonic() + _FOLLOWING) if turns else None
+    with _Heartbeat(runtime, limits) as heartbeat:
+        while claimed is not None:
+            claim = claimed.claim
+            with (
+                structlog.contextvars.bound_contextvars(
+                    kind=claimed.kind.table.name, job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt
+                ),
+                tracing.job_span("chunk", claimed.kind.table.name, claim.job.id) as span,
+            ):
+                span.set("pixcrawler.chunk.id", claim.chunk_id)
+                span.set("pixcrawler.chunk.attempt", claim.attempt)
+                heartbeat.extend(claim)
+                ended = _attempt(runtime, claimed, heartbeat, limits, jitter, follow)
+                heartbeat.extend(None)
+                messages += _next_messages(runtime, claimed.kind, claim, ended)
+            claimed = ended.follower
+    return messages
 
 
 def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
@@ -112,8 +168,8 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
     turns: Turns | None,
     limits: JobLimits,
     jitter: Callable[[], float],
-) -> tuple[AnyJobKind, Claim, Any] | None:
-    """Claim a chunk, and return it with its kind and with what its work needs; None when there is nothing to do."""
+) -> _Claimed | None:
+    """Claim a chunk; None when there is nothing to do."""
     kinds = {one.table: one for one in (kind, *(turns.kinds if turns else ()))}
     tables = [one.table for one in turns.kinds] if turns else []
     claimant = owner(chunk_id)
@@ -154,7 +210,7 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
             return _claim(runtime, kind, chunk_id, None, limits, jitter)
         if taken.postponed:
             turns.postpone(taken.postponed)
-        return (kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None
+        return _Claimed(kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None
     try:
         taken, prepared = transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
     except Exception as error:
@@ -163,7 +219,7 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
             log.exception("chunk could not be claimed", kind=kind.table.name, chunk=chunk_id)
             _count_attempt(runtime, kind, chunk_id, error, limits, jitter)
         return None
-    return (kind, taken.claim, prepared) if taken.claim else None
+    return _Claimed(kind, taken.claim, prepared) if taken.claim else None
 
 
 def _is_dropped(error: Exception, kind: AnyJobKind, chunk_id: int) -> bool:
@@ -203,29 +259,29 @@ def _count_attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depe
 
 def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
     runtime: Runtime,
-    kind: JobKind[Work, Result],
-    claim: Claim,
-    work: Work,
+    claimed: _Claimed,
     heartbeat: "_Heartbeat",
     limits: JobLimits,
     jitter: Callable[[], float],
-) -> ChunkOutcome:
+    follow: _Following | None,
+) -> _Ended:
     """Do the work and end the attempt one way or the other."""
     began = time.monotonic()
+    kind = claimed.kind
     ended = functools.partial(attempt_log.ended, kind.table.name, began=began)
     try:
         working = replace(runtime, show_progress=heartbeat.show_progress)
-        result = runtime.run(_supervise(heartbeat, kind.work(working, work, limits), limits))
-        outcome, report = _finish(runtime, kind, claim, work, result, limits, jitter)
+        result = runtime.run(_supervise(heartbeat, kind.work(working, claimed.work, limits), limits))
+        end, report = _finish(runtime, claimed, result, limits, jitter, follow)
     except (_ClaimLostError, NotRunningError):
         ended(End.LOST)
-        return ChunkOutcome.LOST
+        return _Ended(ChunkOutcome.LOST)
     except Exception as raised:  # noqa: BLE001 - `ended` logs it
         error = _cause(raised)
         ended(End.FAILED if isinstance(error, PermanentError) else End.RELEASED, error=error)
-        return _close(runtime, claim, error, limits, jitter)
+        return _Ended(_close(runtime, claimed.claim, error, limits, jitter))
     ended(End.LOST if report is None else End.CONTINUED if report.rest else End.COMPLETED, report=report)
-    return outcome
+    return end
 
 
 def _cause(error: Exception) -> Exception:
@@ -264,25 +320,39 @@ async def _supervise(heartbeat: "_Heartbeat", work: Coroutine[Any, Any, T], limi
         await asyncio.gather(task, return_exceptions=True)
 
 
-class _Heartbeat:
-    """Extends the lease of a claim until the context ends, and shows its progress, in a thread of its own.
-
-    Neither an event loop that is busy nor a thread pool whose threads all wait for a storage that hangs delays it. A
-    database that is unavailable for a moment does not end the work.
+class _Extended:
+    """A claim whose lease is extended.
 
     Attributes:
+        claim: of the attempt.
         lost: done when the claim is lost. The work stops then; a transition finds out by itself.
+        due: when it is extended next, by the monotonic clock.
+        images: that the chunk has so far.
+        shown: those of them that users see.
     """
 
-    def __init__(self, runtime: Runtime, claim: Claim, limits: JobLimits) -> None:
+    def __init__(self, claim: Claim, due: float) -> None:
+        self.claim = claim
         self.lost: concurrent.futures.Future[None] = concurrent.futures.Future()
         # What waits for it cannot cancel it.
         self.lost.set_running_or_notify_cancel()
+        self.due = due
+        self.images = self.shown = 0
+        self.logged = False
+
+
+class _Heartbeat:
+    """Extends the lease of a claim, one after the other, and shows its progress, in a thread of its own.
+
+    Neither an event loop that is busy nor a thread pool whose threads all wait for a storage that hangs delays it. A
+    database that is unavailable for a moment does not end the work.
+    """
+
+    def __init__(self, runtime: Runtime, limits: JobLimits) -> None:
         self._runtime = runtime
-        self._claim = claim
         self._lease = runtime.settings.lease
         self._interval = limits.heartbeat_interval(self._lease).total_seconds()
-        self._images = self._shown = 0
+        self._extended: _Extended | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._extend_until_ended, name="heartbeat", daemon=True)
 
@@ -294,92 +364,157 @@ class _Heartbeat:
         self._ended.set()
         self._thread.join()
 
+    def extend(self, claim: Claim | None) -> None:
+        """Extend the lease of this claim from now on, or of none."""
+        self._extended = None if claim is None else _Extended(claim, time.monotonic() + self._interval)
+
+    @property
+    def lost(self) -> concurrent.futures.Future[None]:
+        """Done when the claim is lost."""
+        assert self._extended is not None
+        return self._extended.lost
+
     def show_progress(self, images: int) -> None:
         """Have it shown how many images the chunk has so far."""
-        self._images = images
+        if self._extended is not None:
+            self._extended.images = images
 
     def _extend_until_ended(self) -> None:
-        due = time.monotonic() + self._interval
-        pause = self._interval
-        logged = False
-        while not self._ended.wait(min(max(0.0, due - time.monotonic()), _PROGRESS_SECONDS)):
-            if time.monotonic() < due:
-                self._show()
+        # The thread does not wait longer for the claim that follows than for the one that it knows.
+        longest = min(self._interval, _PROGRESS_SECONDS)
+        wait = longest
+        while not self._ended.wait(wait):
+            wait = longest
+            if (extended := self._extended) is None or extended.lost.done():
                 continue
-            try:
-                if not self._extend():
-                    self.lost.set_result(None)
-                    return
-                pause = self._interval
-            except OutageError:
-                pause = min(_HEARTBEAT_RETRY, self._interval)
-            except Exception:
-                if not logged:
-                    log.exception("the lease could not be extended", chunk=self._claim.chunk_id)
-                logged, pause = True, self._interval
-            due = time.monotonic() + pause
+            if time.monotonic() < extended.due:
+                self._show(extended)
+            else:
+                self._extend(extended)
+            wait = min(max(0.0, extended.due - time.monotonic()), longest)
 
-    def _show(self) -> None:
-        images = self._images
-        if images == self._shown:
+    def _show(self, extended: _Extended) -> None:
+        images = extended.images
+        if images == extended.shown:
             return
         # Only shown, and soon shown again: whatever is wrong is not worth more than that.
         with contextlib.suppress(Exception):
             transact(
                 self._runtime.sessions,
-                lambda session: chunks.show_progress(session, self._claim, images=images),
+                lambda session: chunks.show_progress(session, extended.claim, images=images),
                 pauses=(),
             )
-        self._shown = images
+        extended.shown = images
 
-    def _extend(self) -> bool:
-        return transact(
-            self._runtime.sessions,
-            lambda session: chunks.heartbeat(session, self._claim, lease=self._lease),
-            # The context does not end before this does, so there are no pauses in it.
-            pauses=(),
-        )
+    def _extend(self, extended: _Extended) -> None:
+        pause = self._interval
+        try:
+            extends = transact(
+                self._runtime.sessions,
+                lambda session: chunks.heartbeat(session, extended.claim, lease=self._lease),
+                # The context does not end before this does, so there are no pauses in it.
+                pauses=(),
+            )
+            if not extends:
+                extended.lost.set_result(None)
+        except OutageError:
+            pause = min(_HEARTBEAT_RETRY, self._interval)
+        except Exception:
+            if not extended.logged:
+                log.exception("the lease could not be extended", chunk=extended.claim.chunk_id)
+            extended.logged = True
+        extended.due = time.monotonic() + pause
 
 
 def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
     runtime: Runtime,
-    kind: JobKind[Work, Result],
-    claim: Claim,
-    work: Work,
-    result: Result,
+    claimed: _Claimed,
+    result: Any,  # noqa: ANN401 - what the kind's work returns
     limits: JobLimits,
     jitter: Callable[[], float],
-) -> tuple[ChunkOutcome, Report | None]:
-    """Write the result and the chunk's end in one transaction; return the report that was written, if one was.
+    follow: _Following | None,
+) -> tuple[_Ended, Report | None]:
+    """Write the result, the chunk's end, and what follows, in one transaction.
+
+    Return the end, and the report that was written, if one was.
 
     Raises:
         NotRunningError: when the result comes too late and is dropped.
     """
+    claim = claimed.claim
+    ended: _Ended | None = None
     report: Report | None = None
+    with_next = True
 
-    def finish(session: Session) -> tuple[ChunkOutcome, Report | None]:
-        nonlocal report
+    def finish(session: Session) -> tuple[_Ended, Report | None]:
+        nonlocal ended, report
         match chunks.lock_claim(session, claim):
             case ClaimState.LOST:
-                return ChunkOutcome.LOST, None
+                return _Ended(ChunkOutcome.LOST), None
             case ClaimState.FINISHED:
                 # By the transaction before, whose answer was lost.
-                open_chunks = jobs.counters(session, claim.job).open
-                return ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED, report
+                if ended is None:
+                    open_chunks = jobs.counters(session, claim.job).open
+                    ended = _Ended(ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED)
+                return ended, report
             case ClaimState.VALID:
-                report = kind.write(session, work, result)
-                return _complete(session, claim, report), report
+                report = claimed.kind.write(session, claimed.work, result)
+                if with_next:
+                    ended = _end_with_next(runtime, session, claimed, report, follow)
+                else:
+                    ended = _Ended(_complete(session, claim, report), messages=[])
+                return ended, report
 
     while True:
-        # Only a limit that is lowered at this very moment makes a second turn necessary.
-        with contextlib.suppress(LimitExceededError):
+        try:
             return transact(runtime.sessions, finish, pauses=_pauses(limits, jitter))
+        except LimitExceededError:
+            # Only a limit that is lowered at this very moment makes a second turn necessary.
+            continue
+        except _NotFollowedError as error:
+            log.exception("what follows is left to the sweep", exc_info=error.__cause__)
+            with_next = False
 
 
-def _complete(session: Session, claim: Claim, report: Report) -> ChunkOutcome:
+def _end_with_next(
+    runtime: Runtime, session: Session, claimed: _Claimed, report: Report, follow: _Following | None
+) -> _Ended:
+    """End the attempt, and claim the chunk that follows or choose the message for it."""
+    claim, kind = claimed.claim, claimed.kind
+    follower: Claim | None = None
+    if follow and report.rest is None and time.monotonic() < follow.until:
+        with _following():
+            follower = chunks.claim_undispatched(
+                session, claim.job, served=follow.served, owner=owner(follow.chunk_id), lease=runtime.settings.lease
+            )
+    outcome = _complete(session, claim, report, follower)
+    with _following():
+        if follower is not None:
+            try:
+                return _Ended(outcome, [], _Claimed(kind, follower, kind.prepare(runtime, session, follower)))
+            except PermanentError as error:
+                # Another version planned it.
+                outcome = chunks.fail(session, follower, error=str(error))
+        if outcome is ChunkOutcome.CONTINUES:
+            return _Ended(outcome, dispatch.next_due(session, claim.job, limit=1))
+    return _Ended(outcome)
+
+
+@contextlib.contextmanager
+def _following() -> Iterator[None]:
+    """Raise `_NotFollowedError` for what is wrong with the next chunk: this one has nothing to do with it."""
+    try:
+        yield
+    except Exception as error:
+        if may_pass(error):
+            raise
+        raise _NotFollowedError from error
+
+
+def _complete(session: Session, claim: Claim, report: Report, follower: Claim | None = None) -> ChunkOutcome:
     """Complete the chunk, or queue it again for the rest of its work."""
     if report.rest is None:
-        return chunks.finish(session, claim, result=report.result, gains=report.gains)
+        return chunks.finish(session, claim, result=report.result, gains=report.gains, follower=follower)
     rest = report.rest
     return chunks.put_back(
         session,
@@ -419,18 +554,18 @@ def _close(
     return ChunkOutcome.LOST
 
 
-def _next_messages(
-    runtime: Runtime, kind: JobKind[Work, Result], claim: Claim, outcome: ChunkOutcome
-) -> list[ChunkMessage]:
+def _next_messages(runtime: Runtime, kind: AnyJobKind, claim: Claim, ended: _Ended) -> list[ChunkMessage]:
     """Return what follows for the job. What cannot be done now is left to the sweep."""
     job = claim.job
     try:
-        match outcome:
+        match ended.outcome:
             case ChunkOutcome.LOST:
                 log.info("result dropped: the claim is lost, or the job does not run")
                 return []
             case ChunkOutcome.JOB_FINISHED:
                 return submission.conclude(runtime, kind, job.id)
+            case ChunkOutcome.CONTINUES if ended.messages is not None:
+                return ended.messages
             case ChunkOutcome.CONTINUES:
                 return transact(runtime.sessions, lambda session: dispatch.next_due(session, job, limit=1))
     except TransientError as error:

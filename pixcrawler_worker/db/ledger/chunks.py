@@ -4,19 +4,21 @@ The fence makes them safe to repeat: a claim takes a number that no claim had be
 number may end the attempt. What a worker that lost its claim brings late carries an old number and is rejected.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
 from typing import Any
 
+from psycopg.types.json import Jsonb
 from sqlalchemy import ColumnElement, Row, Text, and_, cast, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
-from pixcrawler_worker.db.ledger import jobs
-from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
-from pixcrawler_worker.db.models import FENCE, Chunk
+from pixcrawler_worker.db.ledger import jobs, statements
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError, not_in
+from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
 from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.domain.retry import (
@@ -100,36 +102,49 @@ def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease
     Raises:
         NotRunningError: when the job is not running. Roll back: the chunk stays as it was.
     """
-    job_id = session.scalar(select(table.chunk_key).where(Chunk.id == chunk_id))
-    if job_id is None:
-        return None
-    job = table.ref(job_id)
-    jobs.pin(session, job)
-    columns = (Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload, Chunk.result)
-    row = session.execute(
-        update(Chunk)
-        .where(Chunk.id == chunk_id, claimable())
-        .values(
-            state=ChunkState.RUNNING,
-            attempt=Chunk.attempt + 1,
-            fence=FENCE.next_value(),
-            owner=owner,
-            lease_until=_NOW + lease,
-        )
-        .returning(*columns)
-        .execution_options(synchronize_session=False)
+    values = {"chunk": chunk_id, "owner": owner, "lease": lease}
+    if row := execute_prepared(session, statements.claim(table), values).fetchone():
+        *columns, job_id = row
+        return _claim(table.ref(job_id), columns)
+    found = session.execute(
+        select(
+            table.chunk_key.label("job_id"),
+            claimable().label("claimable"),
+            ((Chunk.state == ChunkState.RUNNING) & (Chunk.owner == owner)).label("mine"),
+            *(Chunk.id, Chunk.fence, Chunk.attempt, Chunk.max_attempts, Chunk.payload, Chunk.result),
+        ).where(Chunk.id == chunk_id, table.chunk_key.is_not(None))
     ).one_or_none()
-    if row is not None:
-        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))
-    else:
-        row = session.execute(
-            select(*columns).where(Chunk.id == chunk_id, Chunk.state == ChunkState.RUNNING, Chunk.owner == owner)
-        ).one_or_none()
-    if row is None:
+    if found is None:
         return None
-    return Claim(
-        row.id, job, row.fence, row.attempt, row.max_attempts, _object(row.payload), so_far=_object(row.result)
-    )
+    job_id, is_claimable, is_mine, *columns = found
+    if is_claimable:
+        raise NotRunningError(str(table.ref(job_id)))
+    return _claim(table.ref(job_id), columns) if is_mine else None
+
+
+def claim_undispatched(
+    session: Session, ref: JobRef, *, served: Sequence[JobTable], owner: str, lease: timedelta
+) -> Claim | None:
+    """Take the first due chunk of a job that no message was sent for; None without one, or while other jobs run.
+
+    The caller counts it in the job (`finish`), in a transaction that has pinned the job. Chunks that another
+    transaction has locked are skipped, so that it may have locked others before.
+
+    Args:
+        session: of that transaction.
+        ref: the job.
+        served: the kinds whose jobs are the other ones.
+        owner: unique to this claim.
+        lease: how long the claim is valid without a heartbeat.
+    """
+    values = {"job": ref.id, "owner": owner, "lease": lease}
+    row = execute_prepared(session, statements.claim_undispatched(ref.table, tuple(served)), values).fetchone()
+    return None if row is None else _claim(ref, row)
+
+
+def _claim(ref: JobRef, columns: Sequence[Any]) -> Claim:
+    chunk_id, fence, attempt, max_attempts, payload, so_far = columns
+    return Claim(chunk_id, ref, fence, attempt, max_attempts, _object(payload), so_far=_object(so_far))
 
 
 def heartbeat(session: Session, claim: Claim, *, lease: timedelta) -> bool:
@@ -164,27 +179,45 @@ def show_progress(session: Session, claim: Claim, *, images: int) -> None:
 
 def lock_claim(session: Session, claim: Claim) -> ClaimState:
     """Lock the claimed chunk for the transaction that ends the attempt, and return whether the claim is valid."""
-    jobs.pin(session, claim.job)
-    row = session.execute(
-        select(Chunk.state, Chunk.fence, Chunk.error).where(Chunk.id == claim.chunk_id).with_for_update(key_share=True)
-    ).one_or_none()
-    if row is None or row.fence != claim.fence:
+    values = {"job": claim.job.id, "chunk": claim.chunk_id}
+    row = execute_prepared(session, statements.lock_chunk(claim.job.table), values).fetchone()
+    if row is None:
         return ClaimState.LOST
-    if row.state == ChunkState.RUNNING:
+    state, fence, error = row
+    if fence != claim.fence:
+        return ClaimState.LOST
+    if state == ChunkState.RUNNING:
         return ClaimState.VALID
     # What was released or reaped has an error; what was put back has none.
-    was_put_back = row.state == ChunkState.QUEUED and row.error is None
-    return ClaimState.FINISHED if was_put_back or row.state == ChunkState.COMPLETED else ClaimState.LOST
+    was_put_back = state == ChunkState.QUEUED and error is None
+    return ClaimState.FINISHED if was_put_back or state == ChunkState.COMPLETED else ClaimState.LOST
 
 
-def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int]) -> ChunkOutcome:
+def finish(
+    session: Session,
+    claim: Claim,
+    *,
+    result: Mapping[str, Any],
+    gains: Mapping[str, int],
+    follower: Claim | None = None,
+) -> ChunkOutcome:
     """Complete a chunk whose claim `lock_claim` found valid.
+
+    Args:
+        session: a transaction of its own.
+        claim: of the attempt.
+        result: of the chunk.
+        gains: see `jobs.count`.
+        follower: a chunk of the job that the transaction has taken with `claim_undispatched`, to be counted as well.
 
     Raises:
         NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
     """
-    _write(session, claim.chunk_id, state=ChunkState.COMPLETED, result=dict(result), lease_until=None, error=None)
-    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
+    values = {"chunk": claim.chunk_id, "fence": claim.fence, "result": Jsonb(dict(result))}
+    if execute_prepared(session, statements.COMPLETE, values).fetchone() is None:
+        raise NotRunningError(f"chunk {claim.chunk_id} is not running with fence {claim.fence}")
+    change = delta(ChunkState.RUNNING, ChunkState.COMPLETED)
+    return jobs.count(session, claim.job, replace(change, active=change.active + (follower is not None)), gains)
 
 
 def put_back(  # noqa: PLR0913 - what `finish` needs, and what is left to do

@@ -1,15 +1,17 @@
 """Which chunks a message is sent for, and which messages must be lost. The caller sends them after its commit."""
 
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.ledger import broker, jobs
+from pixcrawler_worker.db.ledger import broker, statements
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 
@@ -21,20 +23,9 @@ _NOW = func.clock_timestamp()
 
 def next_due(session: Session, ref: JobRef, *, limit: int) -> list[ChunkMessage]:
     """Choose due chunks of the job that no message was sent for, in their order, and note that one is sent now."""
-    chosen = (
-        select(Chunk.id)
-        .where(
-            jobs.belongs_to(ref),
-            Chunk.state == ChunkState.QUEUED,
-            Chunk.dispatched_at.is_(None),
-            Chunk.available_at <= _NOW,
-        )
-        .order_by(Chunk.seq)
-        .limit(limit)
-        # Skipping instead of waiting is what allows this after the job's row was locked.
-        .with_for_update(key_share=True, skip_locked=True)
-    )
-    return _dispatch(session, ref.table, list(session.scalars(chosen)))
+    values = {"job": ref.id, "limit": limit}
+    sent = dict(execute_prepared(session, statements.dispatch(ref.table), values).fetchall())
+    return _messages(ref.table, sent)
 
 
 def lost(session: Session, table: JobTable, *, after: timedelta, limit: int, skip: Collection[int] = ()) -> list[int]:
@@ -132,5 +123,10 @@ def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMe
         .returning(Chunk.id, Chunk.task_id)
         .execution_options(synchronize_session=False)
     )
-    sent = {row.id: str(row.task_id) for row in rows}
-    return [ChunkMessage(table.chunk_task, table.queue, chunk_id, sent[chunk_id]) for chunk_id in sorted(sent)]
+    return _messages(table, {row.id: row.task_id for row in rows})
+
+
+def _messages(table: JobTable, task_ids: Mapping[int, uuid.UUID]) -> list[ChunkMessage]:
+    return [
+        ChunkMessage(table.chunk_task, table.queue, chunk_id, str(task_ids[chunk_id])) for chunk_id in sorted(task_ids)
+    ]

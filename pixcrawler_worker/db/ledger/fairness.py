@@ -6,13 +6,13 @@ process claims a chunk of that job, and the message goes back to the end of the 
 """
 
 import functools
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Compiled,
     Dialect,
     Float,
@@ -33,12 +33,13 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import psycopg
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.ledger import chunks, jobs
+from pixcrawler_worker.db.ledger import chunks, jobs, statements
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
 from pixcrawler_worker.db.models import Chunk, Profile
+from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 
 _NOW = func.clock_timestamp()
@@ -90,25 +91,22 @@ def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the
     Raises:
         NotRunningError: when the job is not running. Roll back: the chunks stay as they were.
     """
-    earlier = aliased(Chunk)
-    mine = select(earlier.id).where(earlier.state == ChunkState.RUNNING, earlier.owner == owner).scalar_subquery()
-    columns: tuple[ColumnElement[Any], ...] = (
-        table.chunk_key.label("job_id"),
-        chunks.claimable().label("claimable"),
-        mine.label("mine"),
-    )
-    named = session.execute(select(*columns).where(Chunk.id == chunk_id)).mappings().one_or_none()
-    if named is None or named["job_id"] is None:
+    tables = tuple(tables)
+    row = execute_prepared(session, statements.look(table, tables), {"chunk": chunk_id, "owner": owner}).fetchone()
+    if row is None or row[0] is None:
         return Taken()
-    if named["mine"] is not None:
-        found = (chunks.claim(session, one, named["mine"], owner=owner, lease=lease) for one in {table, *tables})
+    job_id, is_claimable, mine, *others = row
+    named = table.ref(job_id)
+    if mine is not None:
+        found = (chunks.claim(session, one, mine, owner=owner, lease=lease) for one in {table, *tables})
         taken = next(filter(None, found), None)
-        return Taken(taken, _postpone(session, table, chunk_id) if named["mine"] != chunk_id else None)
-    if not named["claimable"] or table.ref(named["job_id"]) in held:
+        return Taken(taken, _postpone(session, table, chunk_id) if mine != chunk_id else None)
+    if not is_claimable or named in held:
         return Taken()
-    turn = next_turn(session, tables, table.ref(named["job_id"]), favor_short=favor_short)
-    is_other = turn != table.ref(named["job_id"]) and turn not in held
-    if is_other and (other := _first_claimable(session, turn)) is not None:
+    # One job alone is the common case, and cheap.
+    busy = tuple(itertools.compress(tables, others))
+    turn = next_turn(session, busy, named, favor_short=favor_short) if busy else named
+    if turn not in {named, *held} and (other := _first_claimable(session, turn)) is not None:
         taken = chunks.claim(session, turn.table, other, owner=owner, lease=lease)
         return Taken(taken, _postpone(session, table, chunk_id))
     return Taken(chunks.claim(session, table, chunk_id, owner=owner, lease=lease))
@@ -128,7 +126,7 @@ def any_waits(session: Session) -> bool:
     return bool(session.scalar(select(exists().where(chunks.claimable()))))
 
 
-def next_turn(session: Session, tables: Sequence[JobTable], named: JobRef, *, favor_short: bool) -> JobRef:
+def next_turn(session: Session, tables: tuple[JobTable, ...], named: JobRef, *, favor_short: bool) -> JobRef:
     """Return the job of which a free process is to claim a chunk: one that has claimable chunks, or `named`.
 
     It is a job of the owner with the fewest running chunks, and of that owner's jobs the one with the fewest. Among
@@ -136,37 +134,20 @@ def next_turn(session: Session, tables: Sequence[JobTable], named: JobRef, *, fa
 
     Args:
         session: any transaction.
-        tables: of the kinds that the process serves.
+        tables: of the kinds that the process serves, and of which jobs run.
         named: the job of the chunk that the message names.
         favor_short: let the job that will end soonest be ahead of the others, by up to `_LEAD` running chunks. When
             every second claim does so, the others keep at least half of what they would have without it.
     """
-    tables = tuple(tables)
-    # One job alone is the common case, and this is far cheaper than to rank jobs.
-    (flags,) = _execute(session, _have_others(tables, named.table), id=named.id)
-    busy = tuple(table for table, has_others in zip(tables, flags, strict=True) if has_others)
-    if not busy:
-        return named
-    if named.table not in busy:
-        busy += (named.table,)
-    found = _execute(session, _ranked(busy), id=named.id, kind=named.table.name, lead=_LEAD if favor_short else 0.0)
-    return next((table.ref(job_id) for kind, job_id in found for table in busy if table.name == kind), named)
+    if named.table not in tables:
+        tables += (named.table,)
+    found = _execute(session, _ranked(tables), id=named.id, kind=named.table.name, lead=_LEAD if favor_short else 0.0)
+    return next((table.ref(job_id) for kind, job_id in found for table in tables if table.name == kind), named)
 
 
 def _execute(session: Session, query: Compiled, **values: object) -> Sequence[Row[*tuple[Any, ...]]]:
     """Execute a compiled query: for a long one, making and compiling it takes longer than PostgreSQL does."""
     return session.connection().exec_driver_sql(str(query), query.construct_params(values)).all()
-
-
-@functools.cache
-def _have_others(tables: tuple[JobTable, ...], named: JobTable) -> Compiled:
-    """Return the query that says for each kind whether jobs run besides the one with the parameter `id`."""
-
-    def has_others(table: JobTable) -> ColumnElement[bool]:
-        running = exists().where(table.model.status == JobStatus.RUNNING)
-        return running.where(table.model.id != bindparam("id", type_=Integer)) if table is named else running
-
-    return select(*map(has_others, tables)).compile(dialect=_DIALECT)
 
 
 @functools.cache

@@ -6,17 +6,19 @@ Several locks are taken in this order: `pin`, chunks (by id), images, the job's 
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, extract, func, literal, null, select, text, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, null, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, Uuid
 
+from pixcrawler_worker.db.ledger import statements
 from pixcrawler_worker.db.ledger.tables import JobRef, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.lifecycle import (
     CANCELLED,
@@ -36,7 +38,7 @@ from pixcrawler_worker.domain.retry import MAX_ATTEMPTS
 _TASKS = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
 _NOW = func.clock_timestamp()
 #: A job is not older than this: beyond it, arithmetic with its age could leave its range.
-_MAX_AGE = timedelta(days=365)
+MAX_AGE = timedelta(days=365)
 # The key is a constant of the code, one for each kind of job. As text, so that a kind may bring its own column.
 _INSERT = """
 INSERT INTO pixcrawler.chunks (id, {key}, generation, seq, payload, max_attempts, task_id)
@@ -99,14 +101,6 @@ def pruned(session: Session, ref: JobRef) -> int:
     """Return how many completed chunks of a job were deleted; their sums are in the chunk that is left."""
     sums = session.scalars(select(Chunk.result[PRUNED]).where(belongs_to(ref), Chunk.result.has_key(PRUNED)))
     return sum(stored_json.counts(one).get("chunks", 0) for one in sums)
-
-
-def age(session: Session, ref: JobRef) -> timedelta:
-    """Return for how long a job has been running; zero for times that were written by hand."""
-    model = ref.table.model
-    seconds = case((func.isfinite(model.started_at), extract("epoch", _NOW - model.started_at)), else_=0)
-    found = session.scalar(select(func.least(seconds, _MAX_AGE.total_seconds())).where(model.id == ref.id))
-    return timedelta(seconds=max(0.0, float(found or 0)))
 
 
 def begin(session: Session, ref: JobRef) -> None:
@@ -179,37 +173,37 @@ def count(
         NotRunningError: when the job is gone or has another status.
         LimitExceededError: when a gain would bring a column above its limit.
     """
-    model: Any = ref.table.model
     gains = gains or {}
-    values: dict[str, Any] = {name: getattr(model, name) + gain for name, gain in gains.items()}
-    values["updated_at"] = _NOW
-    query = update(model).where(model.id == ref.id, model.status == expected)
-    limited = {name: limit for name, limit in ref.table.limits.items() if gains.get(name)}
-    for name, limit in limited.items():
-        query = query.where(getattr(model, name) + gains[name] <= getattr(model, limit))
+    limited = tuple(name for name in ref.table.limits if gains.get(name))
     if ref.table.has("active_chunks"):
-        ended = model.completed_chunks + model.failed_chunks + change.completed + change.failed
-        share = func.least(99, 99 * ended // func.greatest(model.total_chunks, 1))
-        values |= {
-            "active_chunks": model.active_chunks + change.active,
-            "completed_chunks": model.completed_chunks + change.completed,
-            "failed_chunks": model.failed_chunks + change.failed,
-            "progress": func.greatest(model.progress, share),
-        }
-        still_open = model.total_chunks - model.completed_chunks - model.failed_chunks
-        left = session.scalar(query.values(values).returning(still_open))
-    elif session.scalar(query.values(values).returning(model.id)):
-        now = counters(session, ref)
-        share = func.greatest(model.progress, progress(now))
-        session.execute(update(model).where(model.id == ref.id).values(progress=share))
-        left = now.open
+        values = {"job": ref.id, "expected": str(expected), **{f"gain_{name}": gain for name, gain in gains.items()}}
+        values |= {"active": change.active, "completed": change.completed, "failed": change.failed}
+        row = execute_prepared(session, statements.count(ref.table, tuple(gains), limited), values).fetchone()
+        left = None if row is None else row[0]
     else:
-        left = None
+        left = _count_chunks(session, ref, gains, limited, expected)
     if left is None:
         if limited and status(session, ref) is expected:
             raise LimitExceededError(str(ref))
         raise NotRunningError(str(ref))
     return ChunkOutcome.CONTINUES if left else ChunkOutcome.JOB_FINISHED
+
+
+def _count_chunks(
+    session: Session, ref: JobRef, gains: Mapping[str, int], limited: Collection[str], expected: JobStatus
+) -> int | None:
+    """Do what `count` does for a kind whose rows do not count chunks; return the number of open ones."""
+    model: Any = ref.table.model
+    values: dict[str, Any] = {name: getattr(model, name) + gain for name, gain in gains.items()}
+    query = update(model).where(model.id == ref.id, model.status == expected)
+    for name in limited:
+        query = query.where(getattr(model, name) + gains[name] <= getattr(model, ref.table.limits[name]))
+    if session.scalar(query.values(**values, updated_at=_NOW).returning(model.id)) is None:
+        return None
+    now = counters(session, ref)
+    share = func.greatest(model.progress, progress(now))
+    session.execute(update(model).where(model.id == ref.id).values(progress=share))
+    return now.open
 
 
 def end(session: Session, ref: JobRef, outcome: JobStatus, *, error: str | None = None) -> None:
