@@ -283,6 +283,13 @@ class ExportJob(JobRow, Base):
 FENCE = Sequence("fence", schema=PRIVATE, metadata=Base.metadata)
 
 
+#: Numbers of an open chunk that no transition writes; `MAX_ATTEMPTS_WITH_DEFERRALS` is 60.
+IMPOSSIBLE_NUMBERS = (
+    "state IN ('queued', 'running') AND"
+    " (attempt < 0 OR max_attempts > 60 OR (state = 'queued' AND attempt >= max_attempts))"
+)
+
+
 class Chunk(Base):
     """One unit of work of a job of any kind. The row decides what happens; a message only carries its id."""
 
@@ -313,9 +320,17 @@ class Chunk(Base):
         ),
         Index("ix_chunks_lease_until", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_chunks_available_at", "available_at", postgresql_where=text("state = 'queued'")),
+        # Messages under way, few of many chunks.
+        Index(
+            "ix_chunks_dispatched_at",
+            "dispatched_at",
+            postgresql_where=text("state = 'queued' AND dispatched_at IS NOT NULL"),
+        ),
+        # It is empty, and so costs nothing: a sweep sees that no chunk has them.
+        Index("ix_chunks_impossible", "id", postgresql_where=text(IMPOSSIBLE_NUMBERS)),
         # Free space on the page of a row allows HOT updates, which leave the indexes alone: those of what a running
-        # chunk shows, the most frequent ones, and of its dispatch. A claim, a heartbeat and an end change `state` or
-        # `lease_until`, by which partial indexes find the few open chunks among all: these are never HOT.
+        # chunk shows, the most frequent ones. A dispatch, a claim, a heartbeat and an end change `dispatched_at`,
+        # `state` or `lease_until`, by which partial indexes find the few open chunks among all: these are never HOT.
         {
             "schema": PRIVATE,
             "postgresql_with": {

@@ -47,10 +47,6 @@ _HEARTBEAT_RETRY = 0.5
 _FAVORED = 0.8
 
 
-#: Seconds after the first claim in which a process takes another chunk without a message.
-_FOLLOWING = 0.25
-
-
 @dataclass(frozen=True, slots=True)
 class Turns:
     """How a message may serve another job than the one that it was sent for; see `db/ledger/fairness.py`.
@@ -141,7 +137,10 @@ def run(  # noqa: PLR0913 - what production passes, and the seams of tests
     if claimed is None:
         return []
     messages: list[ChunkMessage] = []
-    follow = _Following(chunk_id, [one.table for one in turns.kinds], time.monotonic() + _FOLLOWING) if turns else None
+    follow: _Following | None = None
+    if turns:
+        until = time.monotonic() + limits.following.total_seconds()
+        follow = _Following(chunk_id, [one.table for one in turns.kinds], until)
     with _Heartbeat(runtime, limits) as heartbeat:
         while claimed is not None:
             claim = claimed.claim

@@ -26,6 +26,8 @@ class JobLimits:
         transition_time: how long each of a chunk's transitions (claim, finish, release) is tried again while the
             database says "not now". Finished work is worth waiting for a database that restarts; after that the chunk
             is released, and its work done again.
+        following: time after the first claim in which a process takes another chunk of the job in the transaction that
+            ends one. After that a message is sent: what other jobs wait for comes first.
         max_reaped: chunks that one sweep reaps.
         max_redispatched: lost messages that one sweep sends again, so that the end of an outage is no storm.
         sweep_step: time that one step of a sweep has for the jobs of a kind; the next sweep continues at once.
@@ -43,6 +45,7 @@ class JobLimits:
     visibility_timeout: timedelta = timedelta(seconds=3600)
     heartbeats_per_lease: int = 4
     transition_time: timedelta = timedelta(seconds=75)
+    following: timedelta = timedelta(seconds=0.25)
     max_reaped: int = 500
     max_redispatched: int = 500
     sweep_step: timedelta = timedelta(seconds=5)
@@ -61,7 +64,7 @@ class JobLimits:
         for durations in (of_chunks, of_transactions):
             if any(shorter >= longer for shorter, longer in pairwise(durations)):
                 raise ValueError(f"each limit must be longer than the one before it: {durations}")
-        if self.chunk_deadline + _TRANSITIONS * self.transition_time >= self.soft_time_limit:
+        if self.following + self.chunk_deadline + _TRANSITIONS * self.transition_time >= self.soft_time_limit:
             raise ValueError("a chunk at its deadline must be able to write its result before the soft time limit")
         if self.grace_period >= self.visibility_timeout or self.visibility_timeout <= MAX_RETRY_AFTER:
             raise ValueError("a message must not come back while its chunk may still run or wait")

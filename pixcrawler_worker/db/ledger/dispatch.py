@@ -3,9 +3,8 @@
 import uuid
 from collections.abc import Collection, Mapping
 from datetime import timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, Subquery, case, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import broker, statements
@@ -92,18 +91,33 @@ def short_of_messages(session: Session, table: JobTable, *, window: int) -> list
         table: of the kind of job.
         window: chunks of one job that may be running or dispatched at a time.
     """
-    undispatched = (Chunk.state == ChunkState.QUEUED) & Chunk.dispatched_at.is_(None)
-    waiting = func.count().filter(undispatched & (Chunk.available_at <= _NOW))
-    dispatched = func.count().filter(~undispatched)
-    columns: list[ColumnElement[Any]] = [table.chunk_key.label("job_id"), dispatched.label("dispatched")]
-    rows = session.execute(
-        select(*columns)
-        .join(table.model, table.chunk_key == table.model.id)
-        .where(table.model.status == JobStatus.RUNNING, Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING]))
-        .group_by(table.chunk_key)
-        .having(waiting > 0, dispatched < window)
+    model = table.model
+    is_queued = Chunk.state == ChunkState.QUEUED
+    waits = exists().where(
+        table.chunk_key == model.id, is_queued, Chunk.dispatched_at.is_(None), Chunk.available_at <= _NOW
     )
-    return [(table.ref(row["job_id"]), window - row["dispatched"]) for row in rows.mappings()]
+    # Neither looks at chunks that wait, of which a job may have any number.
+    running = _by_job(table, Chunk.state == ChunkState.RUNNING)
+    dispatched = _by_job(table, is_queued & Chunk.dispatched_at.is_not(None))
+    total = func.coalesce(running.c.chunks, 0) + func.coalesce(dispatched.c.chunks, 0)
+    rows = session.execute(
+        select(model.id, total)
+        .select_from(model)
+        .outerjoin(running, running.c.job_id == model.id)
+        .outerjoin(dispatched, dispatched.c.job_id == model.id)
+        .where(model.status == JobStatus.RUNNING, total < window, waits)
+    )
+    return [(table.ref(job_id), window - under_way) for job_id, under_way in rows]
+
+
+def _by_job(table: JobTable, condition: ColumnElement[bool]) -> Subquery:
+    """Return the numbers of chunks with a condition by job."""
+    return (
+        select(table.chunk_key.label("job_id"), func.count().label("chunks"))
+        .where(table.chunk_key.is_not(None), condition)
+        .group_by(table.chunk_key)
+        .subquery()
+    )
 
 
 def _dispatch(session: Session, table: JobTable, ids: list[int]) -> list[ChunkMessage]:

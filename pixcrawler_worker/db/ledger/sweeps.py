@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    ScalarSelect,
     Select,
     SQLColumnExpression,
     and_,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     true,
     tuple_,
     update,
@@ -28,7 +30,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.models import IMPOSSIBLE_NUMBERS, Chunk
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState, JobStatus, delta
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS_WITH_DEFERRALS
 
@@ -38,15 +40,18 @@ _OPEN = Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING])
 BATCH = 200
 #: Longer than any lease, pause or clock error: a time that is further ahead was not written by a transition.
 _LONG = timedelta(days=1)
-_QUEUED = Chunk.state == ChunkState.QUEUED
-_IMPOSSIBLE = or_(
-    Chunk.attempt < 0,
-    Chunk.max_attempts > MAX_ATTEMPTS_WITH_DEFERRALS,
-    Chunk.lease_until > _NOW + _LONG,
-    and_(_QUEUED, Chunk.attempt >= Chunk.max_attempts),
-    and_(_QUEUED, Chunk.available_at > _NOW + _LONG),
-    and_(_QUEUED, Chunk.dispatched_at > _NOW + _LONG),
+_QUEUED, _RUNNING = Chunk.state == ChunkState.QUEUED, Chunk.state == ChunkState.RUNNING
+#: Numbers that no transition writes. An index has only such rows, which are none: the text is its predicate.
+_IMPOSSIBLE_NUMBERS = text(IMPOSSIBLE_NUMBERS)
+#: Likewise times, by state. Each is a range of an index.
+_IMPOSSIBLE_TIMES = (
+    _RUNNING & (Chunk.lease_until > _NOW + _LONG),
+    _QUEUED & (Chunk.available_at > _NOW + _LONG),
+    _QUEUED & (Chunk.dispatched_at > _NOW + _LONG),
 )
+_IMPOSSIBLE = or_(_IMPOSSIBLE_NUMBERS, *_IMPOSSIBLE_TIMES)
+#: Chunks of a job that every sweep counts. A job with more is recounted in as many sweeps as that takes on average.
+_MAX_COUNTED = 10_000
 #: First half of the keys of the advisory locks: the ASCII codes of "pixc".
 _LOCKS = int.from_bytes(b"pixc")
 
@@ -77,7 +82,7 @@ def ended_with_open_chunks(session: Session, table: JobTable, *, skip: Collectio
     For example because an API wrote only the status.
     """
     model = table.model
-    left = or_(exists().where(table.chunk_key == model.id, _OPEN), model.completed_at.is_(None))
+    left = or_(_has_open(table), model.completed_at.is_(None))
     return _found(session, table, select(model.id).where(model.status.in_(ENDED), left), skip)
 
 
@@ -121,20 +126,27 @@ def _is_older(time: SQLColumnExpression[datetime], age: timedelta) -> ColumnElem
 def unconcluded(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[JobRef]:
     """Return running jobs of a kind whose chunks have all ended."""
     model = table.model
-    query = select(model.id).where(
-        model.status == JobStatus.RUNNING, ~exists().where(table.chunk_key == model.id, _OPEN)
-    )
+    query = select(model.id).where(model.status == JobStatus.RUNNING, ~_has_open(table))
     return _found(session, table, query, skip)
+
+
+def _has_open(table: JobTable) -> ColumnElement[bool]:
+    """Return the condition that a job has open chunks, of which each state has a partial index of its own."""
+    of_job = table.chunk_key == table.model.id
+    return or_(exists().where(of_job, _QUEUED), exists().where(of_job, _RUNNING))
 
 
 def drifted(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[JobRef]:
     """Return running jobs whose chunk counters differ from the ledger, all seen in one snapshot.
 
-    Kinds whose rows have no such counters never drift.
+    Of a job with more than `_MAX_COUNTED` chunks only the open ones are counted, up to that number, and all of them at
+    random: what a sweep costs does not grow with the size of its jobs. Jobs that are returned may be right then. Kinds
+    whose rows have no such counters never drift.
     """
     if not table.has("active_chunks"):
         return []
     model: Any = table.model
+    is_large = model.total_chunks > _MAX_COUNTED
     ledger = (
         select(
             func.count().label("total"),
@@ -149,9 +161,27 @@ def drifted(session: Session, table: JobTable, *, skip: Collection[int] = ()) ->
         select(model.id)
         .select_from(model)
         .join(ledger, onclause=true())
-        .where(model.status == JobStatus.RUNNING, row.is_distinct_from(counted))
+        .where(model.status == JobStatus.RUNNING, ~is_large, row.is_distinct_from(counted))
     )
-    return _found(session, table, query, skip)
+    found = _found(session, table, query, skip)
+    if len(found) == BATCH:
+        return found
+    running, queued = (_count_few(table, state) for state in (_RUNNING, _QUEUED))
+    ended = model.completed_chunks + model.failed_chunks
+    differs = or_(
+        and_(running <= _MAX_COUNTED, model.active_chunks != running),
+        and_(queued <= _MAX_COUNTED, running <= _MAX_COUNTED, model.total_chunks - ended != queued + running),
+        func.random() * model.total_chunks < _MAX_COUNTED,
+    )
+    return found + _found(
+        session, table, select(model.id).where(model.status == JobStatus.RUNNING, is_large, differs), skip
+    )
+
+
+def _count_few(table: JobTable, condition: ColumnElement[bool]) -> ScalarSelect[int]:
+    """Return the number of chunks of a job with a condition, as far as `_MAX_COUNTED` and one more."""
+    few = select(Chunk.id).where(table.chunk_key == table.model.id, condition).limit(_MAX_COUNTED + 1)
+    return select(func.count()).select_from(few.correlate(table.model).lateral()).scalar_subquery()
 
 
 def _found(session: Session, table: JobTable, query: Select[int], skip: Collection[int]) -> list[JobRef]:
@@ -164,12 +194,15 @@ def _found(session: Session, table: JobTable, query: Select[int], skip: Collecti
 
 def impossible(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[int]:
     """Return open chunks of running jobs with times and numbers that no transition writes: they would wait for ever."""
-    query = (
-        select(Chunk.id)
-        .join(table.model, table.chunk_key == table.model.id)
-        .where(table.model.status == JobStatus.RUNNING, _OPEN, _IMPOSSIBLE, not_in(Chunk.id, skip))
-    )
-    return list(session.scalars(query.order_by(Chunk.id).limit(BATCH)))
+    found: set[int] = set()
+    for condition in (_IMPOSSIBLE_NUMBERS, *_IMPOSSIBLE_TIMES):
+        query = (
+            select(Chunk.id)
+            .join(table.model, table.chunk_key == table.model.id)
+            .where(table.model.status == JobStatus.RUNNING, condition, not_in(Chunk.id, skip))
+        )
+        found.update(session.scalars(query.order_by(Chunk.id).limit(BATCH)))
+    return sorted(found)[:BATCH]
 
 
 def correct(session: Session, table: JobTable, chunk_id: int) -> bool:
