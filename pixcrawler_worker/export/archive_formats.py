@@ -81,15 +81,35 @@ class Zip:
         return bytes(self._directory) + END.pack(b"PK\5\6", 0, 0, count, count, size, self._offset, 0)
 
 
+def _tar_header(path: str, size: int) -> bytes:
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.mode, entry.mtime = size, _MODE, _EPOCH
+    return entry.tobuf(tarfile.USTAR_FORMAT)
+
+
+#: A header of tarfile without a name, and its parts around what differs between files: tarfile takes ten times as long
+#: for each of them. Positions are those of POSIX.1-1988.
+_TEMPLATE = _tar_header("", 0)
+_MODE_AT, _SIZE_AT, _SIZE_END, _SUM_AT, _SUM_END = 100, 124, 135, 148, 156
+_BEFORE_SIZE, _BEFORE_SUM = _TEMPLATE[_MODE_AT:_SIZE_AT], _TEMPLATE[_SIZE_END:_SUM_AT]
+_AFTER_SUM = _TEMPLATE[_SUM_END:]
+_SUM = sum(_BEFORE_SIZE) + sum(_BEFORE_SUM) + sum(_AFTER_SUM) + 8 * ord(" ")
+_MAX_SHORT_SIZE = 8**11 - 1
+
+
 class Tar:
     """A tar in the ustar format, which all readers support."""
 
     def header(self, path: str, *, size: int, crc: int) -> bytes:
         """Return a file's header."""
         del crc
-        entry = tarfile.TarInfo(path)
-        entry.size, entry.mode, entry.mtime = size, _MODE, _EPOCH
-        return entry.tobuf(tarfile.USTAR_FORMAT)
+        name = path.encode("ascii")
+        if len(name) >= tarfile.LENGTH_NAME or size > _MAX_SHORT_SIZE:
+            return _tar_header(path, size)
+        octal = b"%011o" % size
+        # Of all bytes, with spaces in place of the sum itself.
+        checksum = b"%06o\0 " % (_SUM + sum(name) + sum(octal))
+        return b"".join((name, bytes(_MODE_AT - len(name)), _BEFORE_SIZE, octal, _BEFORE_SUM, checksum, _AFTER_SUM))
 
     def padding(self, size: int) -> bytes:
         """Return the padding of the last block."""

@@ -53,6 +53,14 @@ def test_a_tar_has_its_files_in_the_ustar_format() -> None:
         assert found == FILES
 
 
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 123_456_789, 8**11 - 1])
+@pytest.mark.parametrize("path", ["a", "a/b.jpg", 99 * "x", 100 * "x", f"{80 * 'a'}/{80 * 'b'}.jpg", "~ !/-_.json"])
+def test_headers_of_a_tar_are_those_of_tarfile(path: str, size: int) -> None:
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.mode, entry.mtime = size, 0o644, 315532800
+    assert Tar().header(path, size=size, crc=0) == entry.tobuf(tarfile.USTAR_FORMAT)
+
+
 @pytest.mark.parametrize(
     ("archive", "command"),
     [
