@@ -64,7 +64,7 @@ class MonitoredRequest(request.Request):
                 task_id=self.id,
                 then="the sweep sends it again unless its job is cancelled"
                 if is_chunk
-                else "send it again if it was a mistake",
+                else "a job that it would have started ends, unless another message starts it",
             )
         return discarded
 

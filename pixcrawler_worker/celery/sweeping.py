@@ -6,9 +6,13 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import structlog
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps, signals
 from kombu.exceptions import KombuError, OperationalError
 
@@ -18,8 +22,10 @@ from pixcrawler_worker.celery.broker_watch import broker_watch
 from pixcrawler_worker.celery.health_file import HealthFile
 from pixcrawler_worker.celery.sending import send_messages
 from pixcrawler_worker.domain.messages import QUEUES, Task
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.jobs import sweeper
+from pixcrawler_worker.jobs import submission, sweeper
+from pixcrawler_worker.jobs.kind import AnyJobKind
 from pixcrawler_worker.jobs.setbacks import Setbacks
 from pixcrawler_worker.registry import JOB_KINDS
 
@@ -33,6 +39,73 @@ _LOOKS = 2
 _TIDY_SECONDS = 600
 #: Seconds that a sweep waits for a connection of the pool.
 _ACQUIRE_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Withdrawal:
+    """A pending job whose start message is gone, and when that has consequences, by the monotonic clock."""
+
+    kind: AnyJobKind
+    job_id: int
+    reason: str
+    failed: bool
+    due: float
+
+
+class Withdrawals:
+    """Ends pending jobs whose start message is gone: nothing else would ever start or end them.
+
+    They get a lease first, because another message may start them: an API sends one again. A job that was requested in
+    the database is started by a sweep meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._noted: deque[_Withdrawal] = deque()
+
+    def note(
+        self, task: str, args: Sequence[object], kwargs: Mapping[str, object], reason: str, *, failed: bool = False
+    ) -> None:
+        """Note a message that is gone; one that does not start a job means nothing.
+
+        Args:
+            task: name of the task.
+            args: of the message.
+            kwargs: likewise.
+            reason: why it is gone.
+            failed: whether the job failed; by default it is cancelled.
+        """
+        for kind in JOB_KINDS.values():
+            names = (kind.table.id_name, "job_id")
+            job_id = args[0] if args else next((kwargs[name] for name in names if name in kwargs), None)
+            if task == kind.start_task and isinstance(job_id, int) and 0 < job_id <= MAX_INT4:
+                due = time.monotonic() + runtime.current().settings.lease_seconds
+                self._noted.append(_Withdrawal(kind, int(job_id), reason, failed, due))
+                log.warning(
+                    "the start message of a job is gone: the job ends unless another one starts it",
+                    kind=kind.table.name,
+                    job=job_id,
+                    reason=reason,
+                )
+
+    def work_off(self, now: float, *, all_of_them: bool = False) -> None:
+        """End the jobs that have had their time.
+
+        Args:
+            now: by the monotonic clock.
+            all_of_them: whether to end the others, too.
+
+        Raises:
+            TransientError: when the database does not answer; they are kept.
+        """
+        while self._noted and (all_of_them or self._noted[0].due <= now):
+            one = self._noted[0]
+            try:
+                submission.withdraw(runtime.current(), one.kind, one.job_id, one.reason, failed=one.failed)
+            except TransientError:
+                raise
+            except Exception:  # whatever is wrong with one row
+                log.exception("job could not be ended", kind=one.kind.table.name, job=one.job_id)
+            self._noted.popleft()
 
 
 class Sweeper(bootsteps.StartStopStep):
@@ -50,7 +123,9 @@ class Sweeper(bootsteps.StartStopStep):
         self._failed: deque[tuple[str, int]] = deque()
         self._setbacks = Setbacks()
         self._thread: threading.Thread | None = None
+        self._withdrawals = Withdrawals()
         signals.task_failure.connect(self._on_failure, weak=False)
+        signals.task_revoked.connect(self._on_revoked, weak=False)
 
     def start(self, parent: object) -> None:
         """Begin to sweep."""
@@ -65,16 +140,35 @@ class Sweeper(bootsteps.StartStopStep):
         self._wanted.set()
         if self._thread is not None:
             self._thread.join(timeout=_SWEEP_GRACE)
+        with contextlib.suppress(TransientError):
+            self._withdrawals.work_off(time.monotonic(), all_of_them=True)
 
     terminate = stop
 
-    def _on_failure(self, task_id: str, **_: object) -> None:
+    def _on_revoked(self, sender: Any, request: Any, expired: bool, **_: object) -> None:  # noqa: ANN401, FBT001 - Celery's own
+        """Note the job of a start message that was discarded, or whose task was terminated."""
+        if os.getpid() == self._pid:
+            reason = "its start message had expired" if expired else "the task of its start message was revoked"
+            self._withdrawals.note(sender.name, request.args, request.kwargs, reason)
+
+    def _on_failure(
+        self,
+        task_id: str,
+        sender: Any = None,  # noqa: ANN401 - Celery's own
+        exception: BaseException | None = None,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] = MappingProxyType({}),
+        **_: object,
+    ) -> None:
         """Give a failed task's chunk back without waiting for its lease.
 
         A child that was killed, or ran into its time limit, is reported here in the main process, where the sweeping
         thread takes over; a bug is reported in the child itself.
         """
         if os.getpid() == self._pid:
+            if sender is not None and isinstance(exception, WorkerLostError | TimeLimitExceeded):
+                reason = f"the process that started it was ended ({type(exception).__name__}): retry the job"
+                self._withdrawals.note(sender.name, args, kwargs, reason, failed=True)
             self._failed.append((task_id, _LOOKS))
             self._wanted.set()
             return
@@ -125,6 +219,7 @@ class Sweeper(bootsteps.StartStopStep):
                     raise
                 if looks > 1 and not expired:
                     self._failed.append((task_id, looks - 1))
+            self._withdrawals.work_off(time.monotonic())
             swept = sweeper.sweep(runtime.current(), JOB_KINDS.values(), setbacks=self._setbacks)
             send_messages(swept.messages)
         except TransientError as error:

@@ -93,6 +93,35 @@ def give_up(runtime: Runtime, kind: AnyJobKind, job_id: int, reason: str) -> Non
     transact(runtime.sessions, work)
 
 
+def withdraw(runtime: Runtime, kind: AnyJobKind, job_id: int, reason: str, *, failed: bool = False) -> bool:
+    """End a pending job whose start message is gone, unless another one has started it; return whether that ended it.
+
+    Args:
+        runtime: connects to the database.
+        kind: of the job.
+        job_id: its row; one that is not there means nothing.
+        reason: why the message is gone, for the log and the job's activity log.
+        failed: whether the job failed; by default it is cancelled.
+    """
+    ref = kind.table.ref(job_id)
+
+    def work(session: Session) -> bool:
+        if jobs.lock(session, ref) is not JobStatus.PENDING:
+            return False
+        if failed:
+            _end(session, ref, Conclusion.failure(reason))
+            return True
+        cancelled = jobs.cancel(session, ref)
+        if cancelled:
+            activity_log.record(session, ref, "cancelled", {"reason": reason})
+        return cancelled
+
+    ended = transact(runtime.sessions, work)
+    if ended:
+        log.warning("pending job ended: its start message is gone", job=job_id, kind=kind.table.name, reason=reason)
+    return ended
+
+
 def conclude(runtime: Runtime, kind: AnyJobKind, job_id: int) -> list[ChunkMessage]:
     """Queue the next round of a running job whose chunks have all ended, or end the job.
 

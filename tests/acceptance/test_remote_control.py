@@ -1,12 +1,26 @@
 """Celery's remote control of a worker: jobs end whatever its commands do, or the command is rejected with a reason."""
 
+import os
+import signal
 import time
+from typing import Any
 
+import psycopg
 import pytest
-from acceptance_stack import Stack, send, url_list
+from acceptance_stack import Stack, children, send, url_list
 from celery import Celery
 
 from pixcrawler_worker.domain.messages import Task
+
+#: Planning a job with a certain name takes seconds.
+SLOW_START = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_sleep(8) FROM crawl_jobs WHERE id = NEW.crawl_job_id AND name = 'slow';
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER wait BEFORE INSERT ON pixcrawler.crawl_plans FOR EACH ROW EXECUTE FUNCTION wait()
+"""
 
 
 @pytest.fixture
@@ -98,3 +112,63 @@ def test_a_job_whose_chunks_were_all_revoked_or_terminated_ends_nevertheless(
         # Celery itself remembers the ids for hours.
         assert not stack.query("SELECT 1 FROM pixcrawler.chunks WHERE state <> 'completed'")
         assert "Traceback" not in stack.log()
+
+
+def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_reason(
+    stack: Stack, control: Control
+) -> None:
+    def send_start(job_id: int, **options: object) -> str:
+        with Celery(broker=stack.broker_url, set_as_current=False) as app:
+            arguments: dict[str, Any] = {"args": (job_id, {"urls": [f"{stack.host}/good/1.jpg"]}), **options}
+            return str(app.send_task(Task.CRAWL_START.value, queue="crawl", **arguments).id)
+
+    def wait_for_sleep() -> None:
+        deadline = time.monotonic() + 60
+        while not stack.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    revoked, expired, killed, lost, again, requested, export = (stack.make_job(max_images=1) for _ in range(7))
+    with psycopg.connect(stack.database_url) as connection:
+        connection.execute("SELECT pixcrawler.request_crawl(%s)", (requested,))
+        connection.execute(SLOW_START.encode(), prepare=False)
+        (validation,) = connection.execute(
+            "INSERT INTO validation_jobs (crawl_job_id, name) VALUES (%s, 'v') RETURNING id", (export,)
+        ).fetchone() or (0,)
+    with stack.worker(concurrency=1, PIXCRAWLER_LEASE_SECONDS="3") as worker:
+        control("cancel_consumer", queue="crawl")
+        control("cancel_consumer", queue="validation")
+        ids = [send_start(job_id) for job_id in (revoked, again, requested)]
+        with Celery(broker=stack.broker_url, set_as_current=False) as app:
+            sent = app.send_task(Task.VALIDATION_START.value, kwargs={"job_id": validation}, queue="validation")
+        control("revoke", task_id=[*ids, str(sent.id)])
+        send_start(again)
+        send_start(expired, expires=0.01)
+        for queue in ("crawl", "validation"):
+            control("add_consumer", queue=queue)
+        for job_id in (revoked, expired, again, requested):
+            stack.wait(job_id)
+        with psycopg.connect(stack.database_url) as connection:
+            connection.execute("UPDATE crawl_jobs SET name = 'slow' WHERE id IN (%s, %s)", (killed, lost))
+        task_id = send_start(killed)
+        wait_for_sleep()
+        control("revoke", task_id=task_id, terminate=True, signal="KILL")
+        stack.wait(killed)
+        send_start(lost)
+        wait_for_sleep()
+        for child in children(worker.pid):
+            os.kill(child, signal.SIGKILL)
+        stack.wait(lost)
+    assert [stack.job(job_id)["status"] for job_id in (revoked, expired, killed)] == ["cancelled"] * 3
+    assert [stack.job(job_id)["status"] for job_id in (again, requested)] == ["completed", "failed"]
+    reasons = stack.query(
+        "SELECT resource_id::int, metadata_->>'reason' FROM activity_logs WHERE action = 'crawl_job.cancelled'"
+    )
+    assert dict(reasons) == {
+        revoked: "the task of its start message was revoked",
+        expired: "its start message had expired",
+        killed: "the task of its start message was revoked",
+    }
+    (reason,) = stack.query("SELECT metadata_->>'reason' FROM activity_logs WHERE resource_id = %s", str(lost))[-1]
+    assert (stack.job(lost)["status"], "the process that started it was ended" in reason) == ("failed", True)
+    assert stack.query("SELECT status, error_message FROM validation_jobs") == [("failed", "cancelled")]
