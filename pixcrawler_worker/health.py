@@ -5,7 +5,7 @@ import contextlib
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,10 @@ import redis
 
 from pixcrawler_worker import error_reports, settings_report, tracing
 from pixcrawler_worker.broker import quarantine, queues, rights, workers
-from pixcrawler_worker.db import grants, migrate, server, session, sizes
+from pixcrawler_worker.db import grants, job_counts, migrate, server, session, sizes
+from pixcrawler_worker.db.job_counts import JobCounts
+from pixcrawler_worker.db.ledger.tables import JobTable
+from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.domain.messages import Queue
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.inspection.decoder import Decoder
@@ -28,6 +31,8 @@ from pixcrawler_worker.storage.facade import Storage
 
 #: Largest accepted difference to the database's clock: with more, the logs of both cannot be compared.
 _MAX_CLOCK_SKEW_SECONDS = 5.0
+#: Seconds after which what waits is worth a word, and sweeps after which a lease that expired is.
+_LONG, _MAX_SWEEPS = 900.0, 5
 #: Seconds for a connection to what takes traces and reports.
 _CONNECT_SECONDS = 3.0
 
@@ -86,17 +91,26 @@ def require_broker_rights(settings: Settings) -> None:
         rights.require(settings.require_broker())
 
 
-def run_checks(settings: Settings) -> list[CheckResult]:
+def run_checks(settings: Settings, tables: Collection[JobTable] = ()) -> list[CheckResult]:
     """Return the results of all checks; a check that fails does not keep the others from running.
 
-    Workers are asked through the broker: without it, there is nothing to say of them.
+    Workers are asked through the broker, and what waits is in tables: without these, there is nothing to say of them.
+
+    Args:
+        settings: of the process.
+        tables: of the kinds of jobs whose queue is checked.
     """
     broker = _check("broker", lambda: _broker(settings))
-    return [
-        _check("settings", _names),
+    stored = [
         _check("database", lambda: _database(settings)),
         _check("migrations", lambda: _migrations(settings)),
+    ]
+    has_tables = all(result.ok for result in stored)
+    return [
+        _check("settings", _names),
+        *stored,
         _check("clock", lambda: _clock(settings)),
+        *([_check("queue", lambda: _queue(settings, tables))] if tables and has_tables else []),
         broker,
         *([_check("workers", lambda: _workers(settings))] if broker.ok else []),
         _check("storage", lambda: _storage(settings)),
@@ -157,6 +171,72 @@ def _clock(settings: Settings) -> str:
     if abs(skew) > _MAX_CLOCK_SKEW_SECONDS:
         raise PermanentError(f"the clock of this machine is {skew:+.0f} s off the database's: synchronize it with NTP")
     return f"within {_MAX_CLOCK_SKEW_SECONDS:.0f} s of the database's"
+
+
+def _queue(settings: Settings, tables: Collection[JobTable]) -> str:
+    engine = session.connect(settings.require_database(), pool_size=1)
+    try:
+        found = job_counts.read(engine, tables)
+    finally:
+        engine.dispose()
+    return queue_report(found, sweep_seconds=settings.sweep_seconds)
+
+
+def queue_report(found: JobCounts, *, sweep_seconds: float) -> str:
+    """Return one line about jobs and chunks that wait, and what to do when they wait for long.
+
+    Args:
+        found: how many there are, and how long the oldest ones have waited.
+        sweep_seconds: between two sweeps of a worker.
+
+    Raises:
+        PermanentError: when chunks are due and none runs, or no worker sweeps; the message says what to do.
+    """
+    pending = {kind: count for (kind, state), count in found.jobs.items() if state == JobStatus.PENDING and count}
+    queued = {kind: count for (kind, state), count in found.chunks.items() if state == ChunkState.QUEUED and count}
+    running = sum(count for (_, state), count in found.chunks.items() if state == ChunkState.RUNNING)
+    overdue, waited = max(found.oldest_queued.values(), default=0), max(found.oldest_pending.values(), default=0)
+    counts = [
+        _waiting(pending, "pending job", found.oldest_pending, "the oldest for"),
+        _waiting(queued, "queued chunk", found.oldest_queued, "the oldest due for") if queued else "no queued chunk",
+        f"{running} running",
+    ]
+    line = ", ".join(filter(None, counts))
+    if found.left_out:
+        line += f" (not read in time: {', '.join(sorted(found.left_out))})"
+    if (found.oldest_expired or 0) > _MAX_SWEEPS * sweep_seconds + _LONG:
+        raise PermanentError(
+            f"{line}; a lease expired {_age(found.oldest_expired or 0)} ago, and no sweep took its chunk back:"
+            " start a worker, or see its log for what the sweep fails at"
+        )
+    if overdue > _LONG and not running:
+        raise PermanentError(
+            f"{line}: nothing runs; start a worker that consumes the queue, or see its log. `pixcrawler jobs list` has"
+            " the jobs"
+        )
+    if overdue > _LONG:
+        line += "; add workers if their CPUs are busy, see `pixcrawler jobs show` for what hosts delay"
+    if waited > _LONG:
+        line += (
+            "; a job that stays pending has no start message: send it again, or set PIXCRAWLER_START_PENDING=true."
+            " `pixcrawler jobs list` has the jobs"
+        )
+    return line
+
+
+def _waiting(counts: Mapping[str, int], what: str, ages: Mapping[str, float], since: str) -> str:
+    total = sum(counts.values())
+    if not total:
+        return ""
+    oldest = max(counts, key=lambda kind: ages.get(kind, 0))
+    return f"{total:,} {what}{'s' if total > 1 else ''} ({since} {_age(ages.get(oldest, 0))}, {oldest})"
+
+
+def _age(seconds: float) -> str:
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def _broker(settings: Settings) -> str:

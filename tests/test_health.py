@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,6 +20,7 @@ from psycopg import conninfo
 
 from pixcrawler_worker import health, settings
 from pixcrawler_worker.db import migrate
+from pixcrawler_worker.db.job_counts import JobCounts
 from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -367,3 +369,27 @@ def test_the_layers_of_the_sandbox_are_named_or_why_one_is_missing(service_setti
     assert decoder.detail.startswith("its sandbox has resource limits, ")
     for layer in LAYERS:
         assert layer in decoder.detail
+
+
+def report(**numbers: Any) -> str:
+    return health.queue_report(JobCounts(**numbers), sweep_seconds=10)
+
+
+def test_what_waits_is_counted_with_the_age_of_the_oldest() -> None:
+    assert report() == "no queued chunk, 0 running"
+    jobs = {("crawl", "pending"): 2, ("export", "pending"): 1, ("crawl", "running"): 9}
+    chunks = {("crawl", "queued"): 1200, ("export", "queued"): 1, ("crawl", "running"): 4}
+    ages: dict[str, Any] = {"oldest_pending": {"crawl": 20, "export": 300}, "oldest_queued": {"crawl": 59, "export": 3}}
+    assert report(jobs=jobs, chunks=chunks, **ages) == (
+        "3 pending jobs (the oldest for 5 min, export), 1,201 queued chunks (the oldest due for 59 s, crawl), 4 running"
+    )
+    assert "add workers" in report(chunks=chunks, oldest_queued={"crawl": 1000})
+    assert "PIXCRAWLER_START_PENDING" in report(jobs=jobs, oldest_pending={"crawl": 100_000})
+    assert "(not read in time: chunks)" in report(left_out={"chunks"})
+
+
+def test_a_queue_that_nothing_works_off_fails() -> None:
+    with pytest.raises(PermanentError, match=r"\(the oldest due for 17 min, crawl\), 0 running: nothing runs"):
+        report(chunks={("crawl", "queued"): 1}, oldest_queued={"crawl": 1000})
+    with pytest.raises(PermanentError, match="a lease expired 17 min ago, and no sweep took its chunk back"):
+        report(chunks={("crawl", "running"): 1}, oldest_expired=1000.0)

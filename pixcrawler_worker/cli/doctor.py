@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from pixcrawler_worker import health
+from pixcrawler_worker import health, registry
 from pixcrawler_worker.cli import connection, console
 
 #: Columns besides the name before what a check has found.
@@ -16,8 +16,13 @@ _BEFORE = 8
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(*, as_json: bool) -> None:
-    """Check database, migrations, clock, broker, workers, storage, sources and decoder; exit code 1 when one fails."""
-    results = health.run_checks(connection.load_settings())
+    """Check all that a worker needs, and what waits; exit code 1 when a check fails.
+
+    Settings, database, migrations, clock, queue, broker, workers, storage, sources, decoder and, where they are turned
+    on, traces and error reports.
+    """
+    tables = [kind.table for kind in registry.JOB_KINDS.values()]
+    results = health.run_checks(connection.load_settings(), tables)
     if as_json:
         # `well` is the former name of `ok`.
         click.echo(json.dumps([asdict(result) | {"well": result.ok} for result in results], indent=2))

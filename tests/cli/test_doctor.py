@@ -16,7 +16,7 @@ def test_doctor_prints_a_line_per_check(env: Mapping[str, str], broker: redis.Re
         result = call(env, "doctor")
     assert result.exit_code == 0
     assert all(line.startswith("ok    ") for line in result.stdout.splitlines())
-    names = {"database", "migrations", "broker", "workers", "storage"}
+    names = {"database", "migrations", "queue", "broker", "workers", "storage"}
     assert {line.split()[1] for line in result.stdout.splitlines()} >= names
 
 
