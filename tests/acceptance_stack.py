@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Stack:
     host: str
     #: As the processes of a test know the database and the broker, where that differs from the test itself.
     restricted_urls: tuple[str, str] | None = None
+    #: Whether a worker has run on it.
+    worked: bool = False
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     _connection: psycopg.Connection | None = None
 
@@ -66,6 +68,14 @@ class Stack:
         """Close the connection that `query` and `job` use."""
         if self._connection:
             self._connection.close()
+
+    def of_owner(self) -> "Stack":
+        """The same, with processes that may migrate the database."""
+        return replace(self, restricted_urls=self.restricted_urls and (self.database_url, self.restricted_urls[1]))
+
+    def with_broker(self, url: str) -> "Stack":
+        """The same, with processes that use another broker."""
+        return replace(self, broker_url=url, restricted_urls=self.restricted_urls and (self.restricted_urls[0], url))
 
     @property
     def env(self) -> dict[str, str]:
@@ -84,6 +94,7 @@ class Stack:
     def worker(self, *, concurrency: int = 2, **env: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker; at the end, terminate it with all its child processes."""
         command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
+        self.worked = True
         command += ["--without-gossip", "--without-mingle", "--concurrency", str(concurrency), "--loglevel", "INFO"]
         with (self.data_dir / "worker.log").open("ab") as log:
             process = subprocess.Popen(

@@ -46,16 +46,22 @@ def _execute(url: str, statement: str) -> None:
 
 
 def older_postgres(program: Path, folder: Path) -> Path:
-    """Return `postgres` of another version than the one that is embedded, with an `initdb` that takes its options."""
-    for path in program.resolve().parent.iterdir():
-        (folder / path.name).symlink_to(path)
-    initdb = folder / "initdb"
-    initdb.unlink()
-    initdb.write_text(
-        "#!/bin/sh\nfor word; do\n  shift\n  case $word in\n    --locale-provider=*|--builtin-locale=*) ;;\n"
-        f'    *) set -- "$@" "$word" ;;\n  esac\ndone\nexec {program.resolve().with_name("initdb")} "$@"\n'
-    )
-    initdb.chmod(0o755)
+    """Return `postgres` of another version than the one that is embedded, which takes what that one takes at its start.
+
+    Versions before 17 have no locale that is built in, those before 15 one way to copy a database, and 13 always prints
+    what to do after `initdb`.
+    """
+    home = program.resolve().parent
+    scripts = {
+        "initdb": "for word; do\n  shift\n  case $word in\n"
+        "    --locale-provider=*|--builtin-locale=*|--no-instructions) ;;\n"
+        f'    *) set -- "$@" "$word" ;;\n  esac\ndone\nexec {home / "initdb"} "$@"\n',
+        "postgres": f'if test "$1" = --single; then\n  sed \'s/ STRATEGY file_copy//\' | {home / "postgres"} "$@"\n'
+        f'else\n  exec {home / "postgres"} "$@"\nfi\n',
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}")
+        (folder / name).chmod(0o755)
     return folder / "postgres"
 
 

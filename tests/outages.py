@@ -37,15 +37,22 @@ _EVENTS = {
 }
 
 
+_TRIGGER = """
+    DO $$ BEGIN
+        CREATE TRIGGER outage_{event} {on} EXECUTE FUNCTION public.outage('{event}');
+    EXCEPTION WHEN duplicate_object THEN
+    END $$
+"""
+
+
 def begin(
     sessions: Sessions, event: str, state: str | None = None, *, slow: float | None = None, seconds: float
 ) -> None:
     """Let an event raise an error, or take longer, for some time."""
     with sessions.begin() as session:
         session.execute(text(_INSTALL))
-        session.execute(
-            text(f"CREATE OR REPLACE TRIGGER outage_{event} {_EVENTS[event]} EXECUTE FUNCTION public.outage('{event}')")
-        )
+        # One statement, because PostgreSQL 13 cannot replace a trigger.
+        session.execute(text(_TRIGGER.format(event=event, on=_EVENTS[event])))
         session.execute(
             text(
                 "INSERT INTO public.outages"

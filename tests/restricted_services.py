@@ -35,12 +35,15 @@ def restricted_database(database_url: str) -> Iterator[str]:
     # Outside of the directories of pytest, which another user cannot enter.
     with TemporaryDirectory(prefix="pgbouncer") as directory, pgbouncer(role, Path(directory), size=10) as url:
         yield url
-        with psycopg.connect(database_url) as connection:
-            count = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE usename = 'pixcrawler_worker' AND datname = current_database()"
-            ).fetchone()
-        assert count != (0,), "no process came through the pooler as the role of workers"
+
+
+def require_use(database_url: str) -> None:
+    """Fail unless a connection of the pooler, as the role of workers, is open."""
+    with psycopg.connect(database_url) as connection:
+        count = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'pixcrawler_worker' AND datname = current_database()"
+        ).fetchone()
+    assert count != (0,), "no process came through the pooler as the role of workers"
 
 
 @contextmanager

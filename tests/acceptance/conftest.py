@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from acceptance_stack import Stack, hosts, opened
-from restricted_services import WANTED, restricted_database, restricted_redis
+from restricted_services import WANTED, require_use, restricted_database, restricted_redis
 
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.embedded.services import Services
@@ -42,3 +42,5 @@ def stack(services: Services, database_url: str, sessions: Sessions, host: str, 
             stack.broker_url = stack.redis_url = everything
             stack.restricted_urls = restricted, of_workers
             yield stack
+            if stack.worked:
+                require_use(database_url)

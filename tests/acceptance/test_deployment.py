@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,7 @@ def honcho(env: dict[str, str], *names: str, log: Path) -> Iterator[subprocess.P
 def empty(stack: Stack, empty_database_url: str) -> Iterator[Stack]:
     """The same, with an empty database."""
     engine: Engine = session.connect(empty_database_url, pool_size=2)
-    stack.database_url, stack.sessions = empty_database_url, session.sessions(engine)
-    yield stack
+    yield replace(stack, database_url=empty_database_url, sessions=session.sessions(engine)).of_owner()
     engine.dispose()
 
 

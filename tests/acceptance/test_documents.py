@@ -192,7 +192,7 @@ def test_a_developer_types_the_commands(reader: Mapping[str, str], tmp_path: Pat
 
 
 def test_an_operator_types_the_commands(reader: Mapping[str, str], stack: Stack, tmp_path: Path) -> None:
-    services = {name: value for name, value in stack.env.items() if name.startswith("PIXCRAWLER_")}
+    services = {name: value for name, value in stack.of_owner().env.items() if name.startswith("PIXCRAWLER_")}
     typed(["docs/quickstart-operator.md"], {**reader, **services}, prepared(tmp_path))
 
 

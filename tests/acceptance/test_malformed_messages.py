@@ -138,7 +138,7 @@ def test_a_worker_sets_aside_each_kind_of_malformed_message_and_runs_what_is_beh
         wait_until_handled(stack, server)
         count, newest = quarantine.read(stack.redis_url, limit=1000)
         assert count == len(newest) == bad
-        bad += publish_broadcasts(server, stack.redis_url.rpartition("db=")[2])
+        bad += publish_broadcasts(server, str(server.connection_pool.connection_kwargs["db"]))
         second = start_good_job(stack)
         stack.wait(second)
         assert quarantine.read(stack.redis_url, limit=1)[0] == bad

@@ -24,7 +24,7 @@ from fakes import s3
 
 from pixcrawler_worker import runtime as connections
 from pixcrawler_worker import settings
-from pixcrawler_worker.db import job_rows
+from pixcrawler_worker.db import job_rows, session
 from pixcrawler_worker.domain.messages import Task
 
 #: Images of each job, and of each chunk of the crawl and of the export.
@@ -188,6 +188,7 @@ def closed(stack: Stack) -> Iterator[None]:
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {connections}".encode())
 
         stack.close()
+        session.close(stack.sessions)
         allow("false")
         try:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def connected(port: int, user: str) -> redis.Redis:
 def test_jobs_and_commands_need_no_more_than_the_user_of_workers_may(
     stack: Stack, server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    restricted = replace(stack, broker_url=url(server, "pixcrawler_worker"))
+    restricted = stack.with_broker(url(server, "pixcrawler_worker"))
     monkeypatch.setenv("PIXCRAWLER_BROKER_URL", url(server, "pixcrawler_api"))
     connected(server, "test").acl_log_reset()
     # Malformed, for the quarantine.
@@ -101,7 +100,7 @@ def test_jobs_and_commands_need_no_more_than_the_user_of_workers_may(
 
 
 def test_a_worker_without_a_right_does_not_start_and_names_it(stack: Stack, server: int) -> None:
-    restricted = replace(stack, broker_url=limited(server, "-brpop"))
+    restricted = stack.with_broker(limited(server, "-brpop"))
     command = [sys.executable, "-m", "celery", "-A", "pixcrawler_worker", "worker"]
     ran = subprocess.run(command, env=restricted.env, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode != 0
