@@ -103,7 +103,7 @@ def test_all_checks_pass(service_settings: dict[str, str], tmp_path: Path) -> No
     assert found["migrations"].detail == f"at {migrate.head()}, the newest"
     assert found["broker"].detail.startswith("Redis ")
     assert found["workers"].detail == "1 consuming all queues (worker@test); no message waits"
-    assert found["sources"].detail == "usable: commons, openverse, urls"
+    assert found["sources"].detail == "usable: commons, gbif, inaturalist, internet_archive, met, nasa, openverse, urls"
     assert [entry for entry in (tmp_path / "health").iterdir() if entry.is_file()] == [], "it leaves no file behind"
 
 
@@ -338,7 +338,10 @@ def test_the_storage_cannot_be_used(service_settings: dict[str, str], kind: str,
 
 def test_a_source_that_is_configured_is_usable(service_settings: dict[str, str]) -> None:
     found = run_checks(service_settings | {"gallery_url": "http://images.example"})
-    assert found["sources"].detail == "usable: commons, gallery, openverse, urls"
+    assert (
+        found["sources"].detail
+        == "usable: commons, gallery, gbif, inaturalist, internet_archive, met, nasa, openverse, urls"
+    )
 
 
 def test_a_source_whose_package_is_broken_is_one_line_of_the_doctor(

@@ -190,7 +190,7 @@ def test_a_source_of_another_package_gets_its_configuration_from_the_environment
 
 
 def test_the_error_for_a_source_that_is_not_installed_names_the_installed_ones(opened: Runtime) -> None:
-    with pytest.raises(PermanentError, match="there is no source 'flicker'; known are commons, gallery, "):
+    with pytest.raises(PermanentError, match="there is no source 'flicker'; known are commons, "):
         opened.source("flicker")
 
 

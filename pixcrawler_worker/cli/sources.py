@@ -12,7 +12,7 @@ from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources import protocol
 
 #: Width of the column of names.
-_INDENT = 11
+_INDENT = 18
 
 
 @click.command()
@@ -40,7 +40,8 @@ def _described(name: str, settings: Settings) -> dict[str, Any]:
     return {
         "name": name,
         "ready": missing is None,
-        "state": "ready" if missing is None else missing,
+        "state": missing or ("ready, for jobs that name it" if source.specialized else "ready"),
+        "by_default": not source.specialized,
         "summary": source.summary,
         "terms": source.terms,
         "page_size": source.page_size,

@@ -181,12 +181,13 @@ def next_round(
 
 
 def sources(runtime: AnyRuntime, options: CrawlOptions, *, has_urls: bool) -> tuple[str, ...]:
-    """Return the names of the sources of the job: those in its options, or every one that is ready."""
+    """Return the names of the sources of the job: those in its options, or all that are ready and general."""
     if options.sources:
         return tuple(dict.fromkeys(options.sources))
     if has_urls:
         return (URLS,)
-    return tuple(name for name in protocol.SOURCES.installed() if name != URLS and not runtime.source(name).missing())
+    others = ((name, runtime.source(name)) for name in protocol.SOURCES.installed() if name != URLS)
+    return tuple(name for name, source in others if not source.specialized and not source.missing())
 
 
 def source_limits(runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions) -> Mapping[str, SourceLimits]:

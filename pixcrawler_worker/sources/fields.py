@@ -1,11 +1,13 @@
 """Types of fields in a provider's answer, which may hold anything: an odd value is a missing one and costs no entry."""
 
 import math
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
 
 from pixcrawler_worker.domain.postgres_types import storable
+
+T = TypeVar("T", bound=BaseModel)
 
 #: Pixels of a side: a larger number is not a size.
 _MAX_SIDE = 2**31 - 1
@@ -29,7 +31,37 @@ def _side(value: object) -> int | None:
     return int(value) if 0 < value <= _MAX_SIDE else None
 
 
+def _first_text(value: object) -> str | None:
+    return text_of(next(iter(value), None) if isinstance(value, list) else value)
+
+
+def _count(value: object) -> int | None:
+    return 0 if value in (0, "0") and not isinstance(value, bool) else _side(value)
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _part(value: object) -> object:
+    return value if isinstance(value, dict | BaseModel) else {}
+
+
+def _listed(value: object) -> object:
+    return [entry for entry in value if isinstance(entry, dict | BaseModel)] if isinstance(value, list) else []
+
+
 #: A text, or None where the provider has none.
 Text = Annotated[str | None, BeforeValidator(text_of)]
 #: Width or height in pixels, or None where the provider has none.
 Side = Annotated[int | None, BeforeValidator(_side)]
+#: The same where it may be in an array, of which the first one counts.
+FirstText = Annotated[str | None, BeforeValidator(_first_text)]
+#: A number of things from 0, or None where the provider has none.
+Count = Annotated[int | None, BeforeValidator(_count)]
+#: True or False, or None where the provider has neither.
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
+#: An object in another one: whatever else is there is an empty one, so all its fields have defaults.
+Part = Annotated[T, BeforeValidator(_part)]
+#: The objects in an array: whatever else is there is left out, and all their fields have defaults.
+Listed = Annotated[list[T], BeforeValidator(_listed)]

@@ -91,6 +91,7 @@ class Source(ABC):
         terms: licenses, limits, and the URL of the provider's terms, in one line.
         page_size: candidates that one result page can have at most; None for as many as a job requests.
         depth: candidates that can be reached for one query; None when that is unknown.
+        specialized: whether it has images of some topics only, so that a job has to name it.
         config: what the operator configured.
     """
 
@@ -98,6 +99,7 @@ class Source(ABC):
     terms: ClassVar[str]
     page_size: ClassVar[int | None] = None
     depth: ClassVar[int | None] = None
+    specialized: ClassVar[bool] = False
 
     def __init__(self, config: SourceConfig) -> None:
         self.config = config

@@ -22,7 +22,7 @@ def test_the_script_is_printed_for_the_common_shells(shell: str) -> None:
     ("words", "incomplete", "offered"),
     [
         ([], "s", {"settings", "sources", "storage"}),
-        (["build", "cat", "--source"], "", {"commons", "gallery", "openverse", "urls"}),
+        (["build", "cat", "--source"], "g", {"gallery", "gbif"}),
         (["build", "cat", "--license"], "cc-by-n", {"cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd"}),
         (["crawl", "cat", "--min-"], "--min-", {"--min-width", "--min-height"}),
     ],

@@ -7,14 +7,16 @@ from calls import call
 
 def test_sources_are_listed_with_what_they_need() -> None:
     output = call({}, "sources").stdout
-    assert "commons    ready" in output
-    assert "gallery    set PIXCRAWLER_GALLERY_URL" in output
+    assert "commons           ready" in output
+    assert "gallery           set PIXCRAWLER_GALLERY_URL" in output
     assert "20 candidates per result page, 240 per keyword" in output
-    assert "https://docs.openverse.org/terms_of_service.html" in output.replace("\n           ", "")
+    assert "ready, for jobs that name it" in output
+    assert "https://docs.openverse.org/terms_of_service.html" in output.replace("\n" + " " * 18, "")
 
 
 def test_sources_are_listed_as_json() -> None:
     output = json.loads(call({"PIXCRAWLER_GALLERY_URL": "http://pictures.example"}, "sources", "--json").stdout)
-    assert [source["name"] for source in output] == ["commons", "gallery", "openverse", "urls"]
-    assert all(source["ready"] for source in output)
-    assert output[0]["depth"] == 10_000
+    found = {source["name"]: source for source in output}
+    assert all(found[name]["ready"] for name in ("commons", "gallery", "inaturalist", "openverse", "urls"))
+    assert found["commons"]["depth"] == 10_000
+    assert (found["commons"]["by_default"], found["inaturalist"]["by_default"]) == (True, False)

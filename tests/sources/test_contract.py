@@ -10,12 +10,18 @@ from typing import Any, TypeVar
 
 import pytest
 from fakes import hosts, providers
+from fakes.api import KEY, Api
+from fakes.gbif import Gbif
+from fakes.inaturalist import INaturalist
+from fakes.internet_archive import InternetArchive
+from fakes.met import Met
+from fakes.nasa import Nasa
 from fakes.providers import Catalog, Work
 from source_client import with_client
 
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.sources import protocol
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.sources.protocol import Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient
 
 T = TypeVar("T")
@@ -30,12 +36,14 @@ class Adapter:
         serving: serves that catalog as its provider does, and yields the base URL; None without a provider.
         base: path of the provider's base URL.
         first: path that is requested first; tests of trouble replace its response.
+        name_of: returns the name of the image with a URL.
     """
 
     query: Callable[[Sequence[str], int, int], Query]
     serving: Callable[[Sequence[str]], AbstractContextManager[str]] | None = None
     base: str = ""
     first: str = ""
+    name_of: Callable[[str], str] = Api.name_of
 
 
 def list_query(names: Sequence[str], page: int, size: int) -> Query:
@@ -63,13 +71,40 @@ def provider(names: Sequence[str], *, base: str) -> Iterator[str]:
         yield server.base + base
 
 
+@contextmanager
+def api(names: Sequence[str], *, kind: type[Api]) -> Iterator[str]:
+    with kind(names).serving() as server:
+        yield server.url
+
+
+def api_adapter(kind: type[Api]) -> Adapter:
+    """How a source is tested whose provider has a fake of its own."""
+    return Adapter(
+        query=text_query,
+        serving=partial(api, kind=kind),
+        base=kind.path,
+        first=kind.first,
+        name_of=kind.name_of,
+    )
+
+
 ADAPTERS = {
     "urls": Adapter(query=list_query),
     "gallery": Adapter(query=text_query, serving=index, first="/index.json"),
     "commons": Adapter(
-        query=text_query, serving=partial(provider, base="/w/api.php"), base="/w/api.php", first="/w/api.php"
+        query=text_query,
+        serving=partial(provider, base="/w/api.php"),
+        base="/w/api.php",
+        first="/w/api.php",
+        # There is a width before the name of a thumbnail.
+        name_of=lambda url: url.rpartition("px-")[2],
     ),
     "openverse": Adapter(query=text_query, serving=partial(provider, base="/v1"), base="/v1", first="/v1/images/"),
+    "inaturalist": api_adapter(INaturalist),
+    "gbif": api_adapter(Gbif),
+    "met": api_adapter(Met),
+    "nasa": api_adapter(Nasa),
+    "internet_archive": api_adapter(InternetArchive),
 }
 SOURCES = list(protocol.SOURCES.installed())
 WITH_PROVIDER = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].serving]
@@ -93,10 +128,14 @@ class Setup:
             base = server.base + self.adapter.base
         elif self.adapter.serving:
             base = stack.enter_context(self.adapter.serving(names))
-        self.source: Source = protocol.load(name, SourceConfig(base_url=base, api_key="hunter2"))
+        self.source: Source = protocol.load(name, SourceConfig(base_url=base, api_key=KEY))
 
     def run(self, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
         return with_client(work, name=self.name)
+
+    def names_in(self, *pages: Page) -> list[str]:
+        """Return the names of the images on these pages."""
+        return [self.adapter.name_of(candidate.url) for page in pages for candidate in page.candidates]
 
     def pages(self, size: int, numbers: Sequence[int]) -> list[Page]:
         """Return the pages of these numbers, in that order."""
@@ -115,11 +154,6 @@ def stack() -> Iterator[ExitStack]:
 
 def catalog(count: int) -> list[str]:
     return [f"{number}.jpg" for number in range(count)]
-
-
-def name_of(candidate: Candidate) -> str:
-    # Commons puts a width before the name of a thumbnail.
-    return candidate.url.rpartition("/")[2].rpartition("px-")[2]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -143,7 +177,7 @@ def test_its_pages_bring_every_candidate_once_and_in_order(name: str, count: int
     for size in (1, 3, 10):
         last = -(-count // size)
         pages = setup.pages(size, range(last + 1))
-        assert [name_of(candidate) for page in pages for candidate in page.candidates] == catalog(count)
+        assert setup.names_in(*pages) == catalog(count)
         assert all(len(page.candidates) <= size for page in pages)
         # Following `more` misses nothing, and ends.
         assert all(page.more for page in pages[: last - 1])
@@ -170,7 +204,7 @@ def test_several_pages_may_be_requested_at_once(name: str, stack: ExitStack) -> 
         queries = [setup.adapter.query(setup.names, number, 5) for number in range(4)]
         return await asyncio.gather(*(setup.source.search(query, http) for query in queries))
 
-    assert [name_of(found) for page in setup.run(all_at_once) for found in page.candidates] == catalog(20)
+    assert setup.names_in(*setup.run(all_at_once)) == catalog(20)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -209,7 +243,7 @@ def test_trouble_with_its_provider_is_one_of_the_two_errors(name: str, trouble: 
     with pytest.raises((TransientError, PermanentError)) as caught:
         setup.pages(3, [0])
     assert type(caught.value) is expected
-    assert "hunter2" not in str(caught.value)
+    assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

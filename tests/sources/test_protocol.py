@@ -53,5 +53,5 @@ def test_an_installed_source_is_loaded_with_its_configuration() -> None:
 
 
 def test_a_source_that_is_not_installed_is_a_permanent_error() -> None:
-    with pytest.raises(PermanentError, match="flickr"):
-        protocol.load("flickr", SourceConfig())
+    with pytest.raises(PermanentError, match="aquarium"):
+        protocol.load("aquarium", SourceConfig())

@@ -1,0 +1,128 @@
+"""Reading the answers of providers with a JSON API: what their sources share."""
+
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus
+
+from pydantic import BaseModel, ValidationError
+
+from pixcrawler_worker.domain.keywords import search_words
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.masking import MASK
+from pixcrawler_worker.sources.fields import text_of
+from pixcrawler_worker.sources.protocol import Candidate, Query
+from pixcrawler_worker.web.http import Response, read_json
+
+T = TypeVar("T", bound=BaseModel)
+
+#: Characters of an error that are kept.
+_MAX_ERROR = 300
+_KEY_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
+
+def words(query: Query, name: str) -> str:
+    """Return the words to search for, without operators.
+
+    Args:
+        query: what is searched.
+        name: of the source, for the error.
+
+    Raises:
+        PermanentError: when there are none.
+    """
+    found = search_words(query.text)
+    if not found:
+        raise PermanentError(f"{name} cannot search for {query.text!r}: it has no words")
+    return found
+
+
+def without_key(response: Response, *keys: str | None) -> Response:
+    """Return a response in which no key stands: some providers repeat it, and errors quote responses."""
+    content = response.content
+    for key in filter(None, keys):
+        for written in {key, quote(key, safe=""), quote_plus(key)}:
+            content = content.replace(written.encode(), MASK.encode())
+    if content == response.content:
+        return response
+    headers = {"Retry-After": response.headers["Retry-After"]} if "Retry-After" in response.headers else None
+    return Response(response.status_code, headers=headers, content=content, request=response.request)
+
+
+def read(response: Response, name: str, *, key: str | None = None) -> Any:  # noqa: ANN401 - whatever the provider sends
+    """Return the JSON of a successful response.
+
+    Args:
+        response: of the provider.
+        name: of the source.
+        key: what the request was authorized with; it is in no error.
+
+    Raises:
+        httpx.HTTPStatusError: on status 429 and from 500 on.
+        PermanentError: on any other status, and when the response is not JSON.
+    """
+    response = without_key(response, key)
+    data = read_json(response, name)
+    if response.is_success:
+        return data
+    said = said_in(data) or "without a reason"
+    if key is not None and response.status_code in _KEY_STATUSES:
+        said = f"{said}; is PIXCRAWLER_{name.upper()}_API_KEY right?"
+    raise PermanentError(f"{name} answered {response.status_code}: {said}"[:_MAX_ERROR])
+
+
+def said_in(data: object) -> str:
+    """Return what the body of an error says; nothing when it says nothing that can be read."""
+    if isinstance(data, list):
+        return said_in(data[0]) if data else ""
+    if not isinstance(data, Mapping):
+        return " ".join((text_of(data) or "").split())
+    known = ("message", "detail", "error", "errors", "reason", "code")
+    return next(filter(None, (said_in(data[name]) for name in known if name in data)), "")
+
+
+def parsed(model: type[T], data: object, name: str) -> T:
+    """Return the answer to a search.
+
+    Raises:
+        PermanentError: when it is something else.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError:
+        raise PermanentError(
+            f"{name} answered with something else than a search: is PIXCRAWLER_{name.upper()}_URL right?"
+        ) from None
+
+
+def parts(model: type[T], results: Iterable[object]) -> tuple[list[T], int]:
+    """Return the results that are what they should be, and the number of the others."""
+    found: list[T] = []
+    invalid = 0
+    for result in results:
+        try:
+            found.append(model.model_validate(result))
+        except ValidationError:
+            invalid += 1
+    return found, invalid
+
+
+def candidates(
+    model: type[T], results: Iterable[object], made: Callable[[T], Candidate | None]
+) -> tuple[tuple[Candidate, ...], int]:
+    """Return the candidates among the results, and the number of the others: an odd one does not cost the rest.
+
+    Args:
+        model: of a result.
+        results: as the provider has them.
+        made: returns the candidate of a result; None where it has no image.
+    """
+    found, invalid = parts(model, results)
+    offered = tuple(filter(None, map(made, found)))
+    return offered, invalid + len(found) - len(offered)
+
+
+def attribution(title: str | None, author: str | None, *others: str | None) -> str:
+    """Return a line to print with an image, of what is known of it."""
+    work = f"{title or 'Untitled'} by {author}" if author else title
+    return ", ".join(filter(None, (work, *others)))
