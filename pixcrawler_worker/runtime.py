@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import platform
 import uuid
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -29,8 +31,12 @@ from pixcrawler_worker.web.hosts import Hosts
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.robots_cache import SharedRobots
 from pixcrawler_worker.web.shared_hosts import RedisHosts
+from pixcrawler_worker.web.slots import FetchSlots
 
 T = TypeVar("T")
+
+#: Transactions at a time beside the event loop. There are as many connections to the database.
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,9 @@ class Runtime:
         sources: those that were used so far, by name.
         requests_wait: returns whether messages about whole jobs (start, cancel, retry) wait for a process.
         show_progress: shows how many images the running chunk has so far.
+        take_more: says that this process has room for a further chunk. It may be called often.
+        is_stopping: returns whether this process is to end soon: its chunks leave the rest of their work to others.
+        threads: run transactions beside the event loop. No work of a chunk uses them, so that none waits for a storage.
     """
 
     settings: Settings
@@ -62,6 +71,9 @@ class Runtime:
     sources: dict[str, Source] = field(default_factory=dict)
     requests_wait: Callable[[], bool] = lambda: False
     show_progress: Callable[[int], None] = lambda _: None
+    take_more: Callable[[], None] = lambda: None
+    is_stopping: Callable[[], bool] = lambda: False
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "transactions"))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the event loop of this process, whose connections stay open, and return its result."""
@@ -81,6 +93,18 @@ class Runtime:
                 # Retrieved, so that asyncio does not log it again when the task is garbage-collected.
                 task.exception()
 
+    async def in_thread(self, transaction: Callable[[], T]) -> T:
+        """Run a transaction beside the event loop, and return its result.
+
+        Once begun, it comes to its end, and a cancellation meanwhile is dropped: what was committed has to be known.
+        """
+        running = self.loop.run_in_executor(self.threads, contextvars.copy_context().run, transaction)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            return running.result()
+
     def source(self, name: str) -> Source:
         """Return the source of that name.
 
@@ -95,6 +119,7 @@ class Runtime:
             self.loop.run_until_complete(self.downloader.aclose())
             self.loop.run_until_complete(self.decoder.aclose())
             self.loop.close()
+        self.threads.shutdown()
         session.close(self.sessions)
 
 
@@ -205,8 +230,9 @@ def _downloader(settings: Settings) -> Downloader:
         egress_proxy=_secret_value(settings.egress_proxy),
     )
     broker_url = _secret_value(settings.broker_url)
-    known = Hosts(settings.host_connections, RedisHosts.at(broker_url))
-    return Downloader(policy, hosts=known, shared_robots=SharedRobots.at(broker_url))
+    known = Hosts(settings.host_connections, RedisHosts.at(broker_url), places=settings.host_concurrency)
+    slots = FetchSlots(settings.fetch_concurrency)
+    return Downloader(policy, hosts=known, slots=slots, shared_robots=SharedRobots.at(broker_url))
 
 
 def _loaded(sources: dict[str, Source], name: str, settings: Settings) -> Source:

@@ -74,7 +74,8 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(10, ge=0.2, le=600, description="time between two sweeps of a worker")
     chunk_size: int = Field(100, ge=1, le=1000, description="candidates per chunk, unless a job says otherwise")
     dispatch_window: int = Field(32, ge=1, le=10_000, description="chunks of a job that are dispatched at a time")
-    fetch_concurrency: int = Field(32, ge=1, le=256, description="downloads at a time in one worker process")
+    fetch_concurrency: int = Field(128, ge=1, le=256, description="downloads at a time in one worker process")
+    host_concurrency: int = Field(8, ge=1, le=64, description="downloads at a time from one host in one worker process")
     host_connections: Annotated[Mapping[str, Annotated[int, Field(ge=1, le=1000)]], NoDecode] = Field(
         {}, description="connections that all workers share, by host: example.org=2, comma-separated"
     )

@@ -9,6 +9,7 @@ import structlog
 from celery.exceptions import Reject
 
 from pixcrawler_worker import runtime
+from pixcrawler_worker.broker import pool
 from pixcrawler_worker.celery.application import app
 from pixcrawler_worker.celery.sending import requests_wait, send_messages
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
@@ -60,7 +61,7 @@ def _register(kind: AnyJobKind) -> None:
             (chunk_id,) = _arguments(kind, ("chunk_id",), given, named)
             if not _is_id(chunk_id, MAX_INT8):
                 raise UnknownJobError(f"chunk of a {kind.table.name}", chunk_id)
-            opened = replace(runtime.current(), requests_wait=requests_wait)
+            opened = replace(runtime.current(), requests_wait=requests_wait, is_stopping=pool.is_stopping)
             send_messages(executor.run(opened, kind, chunk_id, turns=_turns()))
 
     if kind.cancel_task:
@@ -73,7 +74,9 @@ def _turns() -> executor.Turns:
     """Return what this worker may run in place of the chunk of a message: chunks of the queues that it consumes."""
     consumed = app.amqp.queues.consume_from
     kinds = [kind for kind in JOB_KINDS.values() if kind.table.queue in consumed]
-    return executor.Turns(kinds, postpone=lambda message: send_messages([message]))
+    # Elsewhere than in a child of a pool, a task keeps the worker itself waiting.
+    send = send_messages if pool.is_running() else None
+    return executor.Turns(kinds, postpone=lambda message: send_messages([message]), send=send)
 
 
 def _register_transition(kind: AnyJobKind, task: str, transition: Callable[[int], list[ChunkMessage]]) -> None:

@@ -33,6 +33,7 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "CHUNK_SIZE": ("50", 50),
     "DISPATCH_WINDOW": ("8", 8),
     "FETCH_CONCURRENCY": ("4", 4),
+    "HOST_CONCURRENCY": ("4", 4),
     "HOST_CONNECTIONS": ("Example.org=2, images.example=1,", {"example.org": 2, "images.example": 1}),
     "FETCH_SECONDS": ("5", 5.0),
     "MAX_IMAGE_BYTES": ("4096", 4096),

@@ -1,6 +1,7 @@
 """A Celery app with one broker: that of the settings, which the rule for URLs has been applied to."""
 
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
@@ -26,6 +27,13 @@ class BrokerApp(Celery):
         self._broker = broker
         self.revocation = revocation
         super().__init__(main, broker=broker, **options)
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802 - Celery's name
+        """The worker that the command line starts."""
+        # By its name, because only workers need what it imports.
+        name: Any = "pixcrawler_worker.broker.pool:StoppingWorker"
+        return self.subclass_with_self(name)
 
     def _connection(self, url: str, *arguments: Any, **options: Any) -> Connection:
         made: Connection = super()._connection(self._broker or url, *arguments, **options)  # type: ignore[misc]  # Celery's stubs leave it out

@@ -1,14 +1,54 @@
-"""Celery's pool of child processes, without two mistakes that cost a worker its main process or its connections.
+"""Celery's pool of child processes: its children know when it stops, and it is without two mistakes.
 
-Both are about file descriptors after the death of a child, and show when the connection to the broker breaks then. They
-are in Celery 5.7; see `docs/decisions/0031-children-and-descriptors.md`.
+These cost a worker its main process or its connections. Both are about file descriptors after the death of a child, and
+show when the connection to the broker breaks then. They are in Celery 5.7; see
+`docs/decisions/0031-children-and-descriptors.md`.
 """
 
 import contextlib
+import enum
+import mmap
 from collections.abc import Callable
 from typing import Any
 
+from celery.apps import worker
 from celery.concurrency import asynpool, prefork
+
+
+class _Phase(enum.IntEnum):
+    """Where the life of a pool is. Without a pool, as in the pool `solo`, it stays at the first."""
+
+    NONE = 0
+    RUNNING = 1
+    STOPPING = 2
+
+
+#: One byte that the main process and its children have in common, because these are forked from it.
+_phase = mmap.mmap(-1, 1)
+
+
+def is_running() -> bool:
+    """Return whether this process is a child of a pool that runs."""
+    return _phase[0] == _Phase.RUNNING
+
+
+def is_stopping() -> bool:
+    """Return whether the pool of this process stops: its children are to end what they do soon."""
+    return _phase[0] == _Phase.STOPPING
+
+
+def note_stop() -> None:
+    """Note that the pool stops."""
+    _phase[0] = _Phase.STOPPING
+
+
+class StoppingWorker(worker.Worker):
+    """A worker that has its children end what they do when its soft shutdown begins, and not only when that is over."""
+
+    def wait_for_soft_shutdown(self) -> bool:
+        """Wait for the children, for `worker_soft_shutdown_timeout` at most."""
+        note_stop()
+        return super().wait_for_soft_shutdown()
 
 
 class ChildProcesses(asynpool.AsynPool):
@@ -54,3 +94,13 @@ class ChildPool(prefork.TaskPool):
     """The pool of a worker, as `worker_pool` names it."""
 
     Pool = ChildProcesses
+
+    def on_start(self) -> None:
+        """Start the children."""
+        _phase[0] = _Phase.RUNNING
+        super().on_start()
+
+    def on_close(self) -> None:
+        """Take no more tasks."""
+        note_stop()
+        super().on_close()

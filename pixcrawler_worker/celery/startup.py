@@ -14,7 +14,7 @@ import structlog
 from celery import concurrency, signals
 
 from pixcrawler_worker import error_reports, health, logs, runtime, settings, settings_report, tracing
-from pixcrawler_worker.broker.pool import ChildPool
+from pixcrawler_worker.broker.pool import ChildPool, note_stop
 from pixcrawler_worker.celery.application import app, refuse_to_start
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.inspection import kernel
@@ -93,8 +93,9 @@ def _log_as_json(worker: Any) -> None:  # noqa: ANN401 - what Celery calls a wor
 
 
 @signals.worker_shutting_down.connect
-def _log_shutdown(sig: str, how: str, **_: object) -> None:
-    """Log what Celery prints on a signal, which a log of JSON has no line for otherwise."""
+def _note_shutdown(sig: str, how: str, **_: object) -> None:
+    """Have the children end what they do; log what Celery prints, which a log of JSON has no line for otherwise."""
+    note_stop()
     if os.environ.get("PIXCRAWLER_LOG_FORMAT") == "json":
         log.info("the worker stops", signal=sig, how=how)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ _SLOW_BODY, _SLOW_BODY_SECONDS = 1000, 2.0
 _FIRST_LATE_SECONDS, _MAX_LATE_SECONDS = 3.0, 10.0
 #: Downloads at a time of a job whose rate is limited: one for each so many bytes in a second, and at least so many.
 _RATE_PER_DOWNLOAD, _MIN_LIMITED = 50_000, 2
+#: Seconds that downloads have for their end when the process stops.
+_STOP_SECONDS = 5.0
 #: Seconds between two looks at whether a chunk should stop.
 _LOOK_SECONDS = 0.25
 #: Seconds for which a chunk waits for its hosts itself: in any case, and if nothing else could use its process.
@@ -80,6 +83,7 @@ class Downloading:
     ) -> None:
         self._runtime, self._work, self._progress, self._budget = runtime, work, progress, budget
         self._hosts = runtime.downloader.hosts
+        self._slots = runtime.downloader.slots
         self._queue = CandidateQueue(offers, self._hosts)
         self._running: dict[asyncio.Task[_End], tuple[Offer, float]] = {}
         self._left: list[Offer] = []
@@ -93,6 +97,7 @@ class Downloading:
         if options.limit_rate is not None:
             self._concurrency = min(self._concurrency, max(_MIN_LIMITED, options.limit_rate // _RATE_PER_DOWNLOAD))
         self._begun = self._ended = time.monotonic()
+        self._stop_at = math.inf
 
     async def run(self) -> None:
         """Try the candidates until the quota is met, or until the rest has to wait; note the leftovers or the rest.
@@ -150,20 +155,47 @@ class Downloading:
             now = time.monotonic()
             self._ended = now if done else self._ended
             self._postpone_slow(now)
-            # Without one that ended, a later attempt would get no further.
-            if self._ended > self._begun and now - self._begun > self._budget:
-                return Pause(())
-            if not done and await self._should_yield(now - self._ended):
-                return Pause((), yielded=True)
+            if pause := await self._interruption(now, is_idle=not done):
+                return pause
+        return None
+
+    async def _interruption(self, now: float, *, is_idle: bool) -> Pause | None:
+        """Return why the rest has to wait although it could be tried; None when it need not."""
+        if self._runtime.is_stopping():
+            # What runs may end soon. The rest costs no attempt.
+            self._stop_at = min(self._stop_at, now + _STOP_SECONDS)
+            return Pause((), deferred=True) if now >= self._stop_at else None
+        # Without one that ended, a later attempt would get no further.
+        if self._ended > self._begun and now - self._begun > self._budget:
+            return Pause(())
+        if is_idle and await self._should_yield(now - self._ended):
+            return Pause((), yielded=True)
         return None
 
     def _begin(self, now: float) -> None:
-        """Begin as many downloads as there is room for."""
-        concurrency = self._concurrency
+        """Begin as many downloads as there is room for, and say if this process has room for another chunk."""
+        if self._runtime.is_stopping():
+            return
+        self._begin_due(now)
+        quick = self._quick(now)
+        waiting = max(0, min(len(self._queue), self._progress.missing + _SPARE_DOWNLOADS - quick))
+        self._slots.note(self._work.claim.fence, taken=quick, wanted=quick + waiting)
+        # With a pace, slots are not what is short.
+        if self._pace is None and self._slots.have_room():
+            self._runtime.take_more()
+
+    def _quick(self, now: float) -> int:
+        """Return how many downloads hold a slot."""
         is_limited = self._work.options.limit_rate is not None
-        quick = sum(
-            now - since < _SLOW_SECONDS or (is_limited and _has_begun(offer)) for offer, since in self._running.values()
+        arrived = self._progress.downloaded
+        return sum(
+            now - since < _SLOW_SECONDS or offer.position in arrived or (is_limited and _has_begun(offer))
+            for offer, since in self._running.values()
         )
+
+    def _begin_due(self, now: float) -> None:
+        concurrency = min(self._concurrency, self._slots.free(self._work.claim.fence))
+        quick = self._quick(now)
         begun = Counter(
             offer.host
             for offer, since in self._running.values()
@@ -216,6 +248,8 @@ class Downloading:
 
     async def _pause(self, now: float) -> Pause | None:
         """Decide what happens when no candidate can be tried now: wait a moment, or return what the rest waits for."""
+        if self._runtime.is_stopping():
+            return Pause((), deferred=True)
         await self._hosts.look(sorted(self._queue.by_host()))
         self._give_up_hosts()
         if not len(self._queue):

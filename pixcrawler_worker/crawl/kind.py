@@ -27,4 +27,5 @@ CRAWL = JobKind(
     recount=crawls.recount,
     marked=crawls.marked,
     clean_up=cleanup.clean_up,
+    overlaps=True,
 )

@@ -81,6 +81,15 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
     Raises:
         TransientError, PermanentError: from the source or the storage.
     """
+    slots, candidates_at_most = runtime.downloader.slots, len(work.urls) or work.chunk.page_size
+    slots.note(work.claim.fence, taken=0, wanted=min(work.quota, candidates_at_most))
+    try:
+        return await _work(runtime, work, limits)
+    finally:
+        slots.leave(work.claim.fence)
+
+
+async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlProgress:
     page = await _search(runtime, work)
     positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
     progress = CrawlProgress(quota=work.quota, more=page.more)

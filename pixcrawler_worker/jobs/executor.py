@@ -3,6 +3,9 @@
 Two short transactions with the work between them: the claim before, the result after. Between them nothing is locked.
 From the claim to the end, a heartbeat in a thread of its own extends the lease: also while the result, kept in memory,
 waits for a database that says "not now".
+
+The work of some kinds mostly waits for others. A process that has room then claims further chunks beside the one that
+its message names, see `docs/decisions/0050-chunks-overlap.md`. Each has its own claim, heartbeat, deadline and result.
 """
 
 import asyncio
@@ -13,8 +16,9 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -22,7 +26,7 @@ import structlog
 from pixcrawler_worker import tracing
 from pixcrawler_worker.db.ledger import chunks, dispatch, fairness, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
-from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobTable, LimitExceededError, NotRunningError
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.session import Session, describe, may_pass, transact
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome
 from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
@@ -43,6 +47,10 @@ _FIRST_PAUSE, _MAX_PAUSE = 0.05, 5.0
 _HEARTBEAT_RETRY = 0.5
 
 
+#: Chunks that a process runs at a time.
+_MAX_OVERLAPPING = 8
+#: Seconds until a process that found no further chunk looks for one again.
+_LOOK_SECONDS = 1.0
 #: Share of the claims in which the job that ends soonest may be ahead of the others. The rest keeps the others going.
 _FAVORED = 0.8
 
@@ -54,19 +62,33 @@ class Turns:
     Attributes:
         kinds: whose chunks the process may run.
         postpone: sends the message again, to the end of its queue. It is called before the work begins.
+        send: sends what follows a chunk that ends while others run; None to run no chunk beside another.
     """
 
     kinds: Sequence[AnyJobKind]
     postpone: Callable[[ChunkMessage], None]
+    send: Callable[[Sequence[ChunkMessage]], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Claimed:
-    """A chunk that this process has claimed, with its kind, and with what its work needs."""
+    """A chunk that this process has claimed.
+
+    Attributes:
+        kind: of its job.
+        claim: of the chunk.
+        work: what its work needs.
+        limits: of this attempt.
+        has_message: whether a message of its job was used up for it, or will be, so that the next one may be sent.
+        began: when it was claimed, by the monotonic clock.
+    """
 
     kind: AnyJobKind
     claim: Claim
     work: Any
+    limits: JobLimits
+    has_message: bool = True
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +158,215 @@ def run(  # noqa: PLR0913 - what production passes, and the seams of tests
     claimed = _claim(runtime, kind, chunk_id, turns, limits, jitter)
     if claimed is None:
         return []
-    messages: list[ChunkMessage] = []
-    follow: _Following | None = None
-    if turns:
-        until = time.monotonic() + limits.following.total_seconds()
-        follow = _Following(chunk_id, [one.table for one in turns.kinds], until)
-    with _Heartbeat(runtime, limits) as heartbeat:
-        while claimed is not None:
-            claim = claimed.claim
-            with (
-                structlog.contextvars.bound_contextvars(
-                    kind=claimed.kind.table.name, job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt
-                ),
-                tracing.job_span("chunk", claimed.kind.table.name, claim.job.id) as span,
-            ):
-                span.set("pixcrawler.chunk.id", claim.chunk_id)
-                span.set("pixcrawler.chunk.attempt", claim.attempt)
-                heartbeat.extend(claim)
-                ended = _attempt(runtime, claimed, heartbeat, limits, jitter, follow)
-                heartbeat.extend(None)
-                messages += _next_messages(runtime, claimed.kind, claim, ended)
-            claimed = ended.follower
-    return messages
+    beside = _Overlap(runtime, turns, chunk_id, limits, jitter)
+    try:
+        return runtime.run(beside.run(claimed))
+    except Exception as error:  # noqa: BLE001 - Celery's time limit; `_interrupted` logs it
+        return [message for open_one in beside.running for message in beside.interrupted(open_one, error)]
+
+
+class _Overlap:
+    """The chunks that one task runs: that of its message and, while it has room, further ones beside it.
+
+    Args:
+        runtime: connects to everything.
+        turns: how further chunks are claimed.
+        named: the chunk of the message.
+        limits: how long the work may take.
+        jitter: returns a random number from 0 up to 1.
+
+    Attributes:
+        running: the chunks whose attempts have not ended.
+    """
+
+    def __init__(
+        self, runtime: Runtime, turns: Turns | None, named: int, limits: JobLimits, jitter: Callable[[], float]
+    ) -> None:
+        self.running: list[_Claimed] = []
+        self._runtime, self._turns, self._named, self._limits, self._jitter = runtime, turns, named, limits, jitter
+        self._began = time.monotonic()
+        self._following = (
+            _Following(named, [kind.table for kind in turns.kinds], self._began + limits.following.total_seconds())
+            if turns
+            else None
+        )
+        self._look_at = self._began
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming: asyncio.Task[None] | None = None
+        self._is_over = False
+        self._messages: list[ChunkMessage] = []
+
+    async def run(self, first: _Claimed) -> list[ChunkMessage]:
+        """Run a chunk, and further ones; return the messages that follow the last of them."""
+        self._start(first)
+        try:
+            while self._tasks:
+                done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                self._tasks -= done
+                for task in done:
+                    task.result()
+        finally:
+            self._is_over = True
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        return self._messages
+
+    def take_more(self) -> None:
+        """Begin to claim a further chunk, if that is possible and was not tried just now."""
+        now = time.monotonic()
+        may_begin = (
+            self._turns is not None
+            and self._turns.send is not None
+            and self._claiming is None
+            and now >= self._look_at
+            and now - self._began < self._limits.overlap_period.total_seconds()
+            and len(self.running) < _MAX_OVERLAPPING
+            and not self._runtime.is_stopping()
+        )
+        if may_begin:
+            self._claiming = self._in_background(self._claim_further())
+
+    def _start(self, claimed: _Claimed) -> None:
+        self.running.append(claimed)
+        self._in_background(self._run(claimed))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        return task
+
+    async def _run(self, claimed: _Claimed) -> None:
+        """Run a chunk to its end, and those that follow it at once."""
+        async with _Heartbeat(self._runtime, self._limits) as heartbeat:
+            following: _Claimed | None = claimed
+            while following is not None and not self._is_over:
+                following = await self._run_one(following, heartbeat)
+
+    async def _run_one(self, claimed: _Claimed, heartbeat: "_Heartbeat") -> _Claimed | None:
+        """Run one chunk to its end, and send the messages that follow or leave that to the end of all.
+
+        Return the chunk that was claimed for the time after it.
+        """
+        with _named(claimed):
+            heartbeat.extend(claimed.claim)
+            ended = await self._attempt(claimed, heartbeat)
+            heartbeat.extend(None)
+            self.running.remove(claimed)
+            if ended.follower is not None:
+                self.running.append(ended.follower)
+            messages = ended.messages
+            if messages is None or ended.outcome is not ChunkOutcome.CONTINUES:
+                messages = await self._runtime.in_thread(
+                    lambda: _next_messages(self._runtime, claimed.kind, claimed.claim, ended)
+                )
+            if self._turns is None or self._turns.send is None or not (self.running or self._claiming):
+                self._messages += messages
+            elif messages:
+                await self._runtime.in_thread(functools.partial(self._turns.send, messages))
+        return ended.follower
+
+    async def _attempt(self, claimed: _Claimed, heartbeat: "_Heartbeat") -> _Ended:
+        """Do the work and end the attempt one way or the other."""
+        kind, limits = claimed.kind, claimed.limits
+        ended = functools.partial(attempt_log.ended, kind.table.name, began=claimed.began)
+        working = replace(
+            self._runtime,
+            show_progress=heartbeat.show_progress,
+            take_more=self.take_more if kind.overlaps else lambda: None,
+        )
+        try:
+            result = await _supervise(heartbeat, kind.work(working, claimed.work, limits), limits)
+            follow = self._following if self._is_alone() else None
+            sends_next = self._sends_next(claimed)
+            end, report = await self._runtime.in_thread(
+                lambda: _finish(self._runtime, claimed, result, self._jitter, follow, sends_next=sends_next)
+            )
+        except (_ClaimLostError, NotRunningError):
+            ended(End.LOST)
+            return _Ended(ChunkOutcome.LOST)
+        except Exception as raised:  # noqa: BLE001 - `_released` logs it
+            error = raised
+            return await self._runtime.in_thread(lambda: self._released(claimed, error))
+        ended(End.LOST if report is None else End.CONTINUED if report.rest else End.COMPLETED, report=report)
+        return end
+
+    def _is_alone(self) -> bool:
+        """Return whether no chunk runs besides one that ends, and none is about to."""
+        return len(self.running) == 1 and self._claiming is None
+
+    def _sends_next(self, claimed: _Claimed) -> bool:
+        """Return whether the next message of the job is sent when a chunk ends.
+
+        One without a message leaves their number as it is: the other chunks of the process see to the next ones.
+        """
+        return claimed.has_message or self._is_alone()
+
+    def interrupted(self, claimed: _Claimed, error: Exception) -> list[ChunkMessage]:
+        """End an attempt that was interrupted together with the whole task; return the messages that follow."""
+        with _named(claimed):
+            ended = self._released(claimed, error)
+            return _next_messages(self._runtime, claimed.kind, claimed.claim, ended)
+
+    def _released(self, claimed: _Claimed, raised: Exception) -> _Ended:
+        error = _cause(raised)
+        end = End.FAILED if isinstance(error, PermanentError) else End.RELEASED
+        attempt_log.ended(claimed.kind.table.name, end, began=claimed.began, error=error)
+        messages: list[ChunkMessage] | None = None if self._sends_next(claimed) else []
+        return _Ended(_close(self._runtime, claimed.claim, error, claimed.limits, self._jitter), messages)
+
+    async def _claim_further(self) -> None:
+        try:
+            further = await self._runtime.in_thread(self._further)
+        finally:
+            self._claiming = None
+        if further is None:
+            self._look_at = max(self._look_at, time.monotonic() + _LOOK_SECONDS)
+        elif self._is_over:
+            self.running.append(further)
+        else:
+            self._start(further)
+
+    def _further(self) -> _Claimed | None:
+        """Claim a chunk that may run beside those that run; None when there is none, or other work is more urgent."""
+        assert self._turns is not None
+        kinds = {kind.table: kind for kind in self._turns.kinds}
+        claimant = owner(self._named)
+        favor_short = self._jitter() < _FAVORED
+        beside = [claimed.claim for claimed in self.running]
+        if not beside or self._runtime.requests_wait():
+            return None
+
+        def work(session: Session) -> _Claimed | None:
+            further = fairness.claim_further(
+                session,
+                tables=list(kinds),
+                overlapping=[table for table, kind in kinds.items() if kind.overlaps],
+                beside=beside,
+                owner=claimant,
+                lease=self._runtime.settings.lease,
+                favor_short=favor_short,
+                held=_held(self._runtime, kinds),
+            )
+            if further is None:
+                return None
+            kind = kinds[further.claim.job.table]
+            prepared = _prepare(self._runtime, session, kind, further.claim)
+            elapsed = timedelta(seconds=time.monotonic() - self._began)
+            limits = self._limits.begun_after(elapsed)
+            if prepared is None:
+                return None
+            return _Claimed(kind, further.claim, prepared.work, limits, further.has_message)
+
+        try:
+            return transact(self._runtime.sessions, work)
+        except (NotRunningError, OutageError) as error:
+            log.info("no further chunk was claimed", reason=str(error))
+        except Exception:
+            # Its message counts it as an attempt. Until then, whatever is wrong with it must not be met all the time.
+            log.exception("no further chunk could be claimed")
+            self._look_at = float("inf")
+        return None
 
 
 def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
@@ -173,7 +382,7 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
     tables = [one.table for one in turns.kinds] if turns else []
     claimant = owner(chunk_id)
     favor_short = jitter() < _FAVORED
-    held = {table.ref(job_id) for table in kinds for job_id in runtime.settings.held(table.name)}
+    held = _held(runtime, kinds)
 
     def work(session: Session) -> tuple[fairness.Taken, Any]:
         taken = fairness.claim(
@@ -189,12 +398,8 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
         claim = taken.claim
         if claim is None:
             return taken, None
-        try:
-            return taken, kinds[claim.job.table].prepare(runtime, session, claim)
-        except PermanentError as error:
-            # Another version planned it; the sweep concludes the job. Raised, this would be tried for ever.
-            chunks.fail(session, claim, error=str(error))
-            return replace(taken, claim=None), None
+        prepared = _prepare(runtime, session, kinds[claim.job.table], claim)
+        return (taken, prepared.work) if prepared else (replace(taken, claim=None), None)
 
     if turns:
         try:
@@ -209,7 +414,7 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
             return _claim(runtime, kind, chunk_id, None, limits, jitter)
         if taken.postponed:
             turns.postpone(taken.postponed)
-        return _Claimed(kinds[taken.claim.job.table], taken.claim, prepared) if taken.claim else None
+        return _Claimed(kinds[taken.claim.job.table], taken.claim, prepared, limits) if taken.claim else None
     try:
         taken, prepared = transact(runtime.sessions, work, pauses=_pauses(limits, jitter))
     except Exception as error:
@@ -218,7 +423,44 @@ def _claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
             log.exception("chunk could not be claimed", kind=kind.table.name, chunk=chunk_id)
             _count_attempt(runtime, kind, chunk_id, error, limits, jitter)
         return None
-    return _Claimed(kind, taken.claim, prepared) if taken.claim else None
+    return _Claimed(kind, taken.claim, prepared, limits) if taken.claim else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the work of a chunk needs."""
+
+    work: Any
+
+
+def _prepare(runtime: Runtime, session: Session, kind: AnyJobKind, claim: Claim) -> _Prepared | None:
+    """Return what the work of a chunk needs; None when that says that the chunk fails."""
+    try:
+        return _Prepared(kind.prepare(runtime, session, claim))
+    except PermanentError as error:
+        # Another version planned it; the sweep concludes the job. Raised, this would be tried for ever.
+        chunks.fail(session, claim, error=str(error))
+        return None
+
+
+def _held(runtime: Runtime, tables: Iterable[JobTable]) -> set[JobRef]:
+    """Return the jobs that the settings leave alone."""
+    return {table.ref(job_id) for table in tables for job_id in runtime.settings.held(table.name)}
+
+
+@contextlib.contextmanager
+def _named(claimed: _Claimed) -> Iterator[None]:
+    """Name the chunk in log lines and in a span of its own while the context is open."""
+    claim, kind = claimed.claim, claimed.kind.table.name
+    with (
+        structlog.contextvars.bound_contextvars(
+            kind=kind, job=claim.job.id, chunk=claim.chunk_id, attempt=claim.attempt
+        ),
+        tracing.job_span("chunk", kind, claim.job.id) as span,
+    ):
+        span.set("pixcrawler.chunk.id", claim.chunk_id)
+        span.set("pixcrawler.chunk.attempt", claim.attempt)
+        yield
 
 
 def _is_dropped(error: Exception, kind: AnyJobKind, chunk_id: int) -> bool:
@@ -254,33 +496,6 @@ def _count_attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depe
                 kind=kind.table.name,
                 chunk=chunk_id,
             )
-
-
-def _attempt(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
-    runtime: Runtime,
-    claimed: _Claimed,
-    heartbeat: "_Heartbeat",
-    limits: JobLimits,
-    jitter: Callable[[], float],
-    follow: _Following | None,
-) -> _Ended:
-    """Do the work and end the attempt one way or the other."""
-    began = time.monotonic()
-    kind = claimed.kind
-    ended = functools.partial(attempt_log.ended, kind.table.name, began=began)
-    try:
-        working = replace(runtime, show_progress=heartbeat.show_progress)
-        result = runtime.run(_supervise(heartbeat, kind.work(working, claimed.work, limits), limits))
-        end, report = _finish(runtime, claimed, result, limits, jitter, follow)
-    except (_ClaimLostError, NotRunningError):
-        ended(End.LOST)
-        return _Ended(ChunkOutcome.LOST)
-    except Exception as raised:  # noqa: BLE001 - `ended` logs it
-        error = _cause(raised)
-        ended(End.FAILED if isinstance(error, PermanentError) else End.RELEASED, error=error)
-        return _Ended(_close(runtime, claimed.claim, error, limits, jitter))
-    ended(End.LOST if report is None else End.CONTINUED if report.rest else End.COMPLETED, report=report)
-    return end
 
 
 def _cause(error: Exception) -> Exception:
@@ -355,13 +570,14 @@ class _Heartbeat:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._extend_until_ended, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        # Others run in the event loop, while it may wait for the database.
+        await self._runtime.in_thread(self._thread.join)
 
     def extend(self, claim: Claim | None) -> None:
         """Extend the lease of this claim from now on, or of none."""
@@ -425,13 +641,14 @@ class _Heartbeat:
         extended.due = time.monotonic() + pause
 
 
-def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
+def _finish(  # noqa: PLR0913 - everything that the end of an attempt depends on
     runtime: Runtime,
     claimed: _Claimed,
     result: Any,  # noqa: ANN401 - what the kind's work returns
-    limits: JobLimits,
     jitter: Callable[[], float],
     follow: _Following | None,
+    *,
+    sends_next: bool,
 ) -> tuple[_Ended, Report | None]:
     """Write the result, the chunk's end, and what follows, in one transaction.
 
@@ -459,14 +676,14 @@ def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
             case ClaimState.VALID:
                 report = claimed.kind.write(session, claimed.work, result)
                 if with_next:
-                    ended = _end_with_next(runtime, session, claimed, report, follow)
+                    ended = _end_with_next(runtime, session, claimed, report, follow, sends_next=sends_next)
                 else:
                     ended = _Ended(_complete(session, claim, report), messages=[])
                 return ended, report
 
     while True:
         try:
-            return transact(runtime.sessions, finish, pauses=_pauses(limits, jitter))
+            return transact(runtime.sessions, finish, pauses=_pauses(claimed.limits, jitter))
         except LimitExceededError:
             # Only a limit that is lowered at this very moment makes a second turn necessary.
             continue
@@ -475,8 +692,14 @@ def _finish(  # noqa: PLR0913, PLR0917 - everything that one attempt depends on
             with_next = False
 
 
-def _end_with_next(
-    runtime: Runtime, session: Session, claimed: _Claimed, report: Report, follow: _Following | None
+def _end_with_next(  # noqa: PLR0913 - the attempt, and what may follow
+    runtime: Runtime,
+    session: Session,
+    claimed: _Claimed,
+    report: Report,
+    follow: _Following | None,
+    *,
+    sends_next: bool,
 ) -> _Ended:
     """End the attempt, and claim the chunk that follows or choose the message for it."""
     claim, kind = claimed.claim, claimed.kind
@@ -490,12 +713,13 @@ def _end_with_next(
     with _following():
         if follower is not None:
             try:
-                return _Ended(outcome, [], _Claimed(kind, follower, kind.prepare(runtime, session, follower)))
+                work = kind.prepare(runtime, session, follower)
+                return _Ended(outcome, [], _Claimed(kind, follower, work, claimed.limits))
             except PermanentError as error:
                 # Another version planned it.
                 outcome = chunks.fail(session, follower, error=str(error))
         if outcome is ChunkOutcome.CONTINUES:
-            return _Ended(outcome, dispatch.next_due(session, claim.job, limit=1))
+            return _Ended(outcome, dispatch.next_due(session, claim.job, limit=1) if sends_next else [])
     return _Ended(outcome)
 
 

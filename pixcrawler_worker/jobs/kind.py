@@ -191,6 +191,8 @@ class JobKind(Generic[Work, Result]):
         marked: returns jobs that are to be recounted, because rows that the counters follow from were deleted,
             without those that it is given.
         clean_up: deletes files that ended jobs have left behind.
+        overlaps: whether chunks mostly wait for others, so that a process may run several at a time. Their work says by
+            `Runtime.take_more` when there is room for one.
     """
 
     table: JobTable
@@ -213,6 +215,7 @@ class JobKind(Generic[Work, Result]):
     recount: Callable[[Session, JobRef], Mapping[str, int]] = _no_recount
     marked: Callable[[Session, Collection[int]], Sequence[int]] = _none_marked
     clean_up: Callable[[Runtime, JobLimits], object] = _no_cleanup
+    overlaps: bool = False
 
 
 #: A kind whose types of work and result do not matter, as most of the core sees it.

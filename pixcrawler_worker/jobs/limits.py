@@ -1,6 +1,6 @@
 """Every timeout that the life of a chunk depends on, in one place, and the order that must hold between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ class JobLimits:
     """Durations from short to long. Each one leaves the one before it time to take effect.
 
     Attributes:
+        overlap_period: for so long a task may begin further chunks beside the one that it was sent for.
         chunk_budget: after this a chunk takes nothing new and leaves the rest to another chunk.
         chunk_deadline: after this the work of a chunk is stopped and the chunk is released.
         soft_time_limit: after this Celery raises in the task.
@@ -37,6 +38,7 @@ class JobLimits:
         ValueError: when the order does not hold.
     """
 
+    overlap_period: timedelta = timedelta(seconds=60)
     chunk_budget: timedelta = timedelta(seconds=200)
     chunk_deadline: timedelta = timedelta(seconds=600)
     soft_time_limit: timedelta = timedelta(seconds=840)
@@ -66,10 +68,23 @@ class JobLimits:
                 raise ValueError(f"each limit must be longer than the one before it: {durations}")
         if self.following + self.chunk_deadline + _TRANSITIONS * self.transition_time >= self.soft_time_limit:
             raise ValueError("a chunk at its deadline must be able to write its result before the soft time limit")
+        if self.chunk_budget >= self._latest_deadline(self.overlap_period):
+            raise ValueError("the last chunk that a task begins must be able to end before the soft time limit")
         if self.grace_period >= self.visibility_timeout or self.visibility_timeout <= MAX_RETRY_AFTER:
             raise ValueError("a message must not come back while its chunk may still run or wait")
         if self.heartbeats_per_lease < 2:  # noqa: PLR2004 - one may be lost
             raise ValueError("a lease must outlive one lost heartbeat")
+
+    def begun_after(self, elapsed: timedelta) -> "JobLimits":
+        """Return the limits of a chunk that begins so long after its task: its deadline may have to be a little sooner.
+
+        Args:
+            elapsed: at most `overlap_period`, and what a claim takes.
+        """
+        return replace(self, chunk_deadline=min(self.chunk_deadline, self._latest_deadline(elapsed)))
+
+    def _latest_deadline(self, elapsed: timedelta) -> timedelta:
+        return self.soft_time_limit - _TRANSITIONS * self.transition_time - elapsed - timedelta(seconds=1)
 
     def heartbeat_interval(self, lease: timedelta) -> timedelta:
         """Return the time between two heartbeats of a claim."""

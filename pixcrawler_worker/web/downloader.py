@@ -28,9 +28,12 @@ from pixcrawler_worker.web.pool import Pool
 from pixcrawler_worker.web.resolver import CachingResolver, Lookup, LookupsBusyError, system_lookup
 from pixcrawler_worker.web.robots import Robots, product_token
 from pixcrawler_worker.web.robots_cache import SharedRobots
+from pixcrawler_worker.web.slots import FetchSlots
 
 #: Redirects after which a POST becomes a GET, as in browsers (RFC 9110, 15.4).
 _POST_BECOMES_GET = frozenset({301, 302, SEE_OTHER})
+#: Downloads at a time, unless the settings say otherwise.
+_SLOTS = 32
 #: Seconds that a request to an API, or one that was redirected, waits for a place at its host.
 _LONG_PATIENCE = 30.0
 #: Reasons of requests to which a host did not respond at all.
@@ -81,23 +84,27 @@ class Downloader:
         lookup: resolves a name; the system's resolver by default.
         tls: trusted certificates; the system's by default.
         hosts: how hosts are treated; without it, this process knows only what it sees itself.
+        slots: of the process for downloads.
         shared_robots: the robots.txt files that other workers have read; None when there are no other workers.
 
     Attributes:
         hosts: how hosts are treated.
+        slots: likewise. Those who download many files at a time keep to them.
         bodies: bytes of all bodies in flight.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what tests replace, and what processes share
         self,
         policy: Policy,
         *,
         lookup: Lookup | None = None,
         tls: ssl.SSLContext | None = None,
         hosts: Hosts | None = None,
+        slots: FetchSlots | None = None,
         shared_robots: SharedRobots | None = None,
     ) -> None:
         self.hosts = Hosts() if hosts is None else hosts
+        self.slots = FetchSlots(_SLOTS) if slots is None else slots
         self.bodies = Bodies(policy.max_bytes_in_flight)
         self._policy = policy
         self._names = CachingResolver(lookup or system_lookup, patience=policy.lookup_timeout)

@@ -179,6 +179,7 @@ class Hosts:
     Args:
         limits: connections of all workers together, by host; those of `PUBLISHED` where it has no other.
         shared: what workers know together; None for a process of its own.
+        places: requests at a time to a host without a limit of its own.
         clock: monotonic, in seconds.
         jitter: returns a random number from 0 up to 1.
 
@@ -191,9 +192,11 @@ class Hosts:
         limits: Mapping[str, int] | None = None,
         shared: SharedKnowledge | None = None,
         *,
+        places: int = PLACES,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._places = places
         self._limits = {**PUBLISHED, **(limits or {})}
         self.shared = shared
         self._clock = clock
@@ -271,7 +274,7 @@ class Hosts:
 
         def leave() -> None:
             nonlocal is_slow
-            if one.slow < PLACES <= one.places:
+            if one.slow < max(self._places, PLACES) <= one.places:
                 is_slow = True
                 one.running -= 1
                 one.slow += 1
@@ -293,7 +296,7 @@ class Hosts:
         one = self._host(host)
         one.failures = 0
         one.answered = self._clock()
-        most = self.limit(host) or PLACES
+        most = self.limit(host) or self._places
         if one.places < most:
             one.places = min(most, one.places + 1 / one.places)
         if one.strikes and self._wait(one) <= 0:
@@ -418,7 +421,7 @@ class Hosts:
     def _host(self, host: str) -> _Host:
         one = self._known.get(host)
         if one is None:
-            one = self._known[host] = _Host(places=self.limit(host) or PLACES, grown=self._clock())
+            one = self._known[host] = _Host(places=self.limit(host) or self._places, grown=self._clock())
             if len(self._known) > _MAX_HOSTS:
                 oldest = next(
                     (name for name, known in self._known.items() if not known.running and not known.slow), None
@@ -429,7 +432,7 @@ class Hosts:
             self._known.move_to_end(host)
         if one.strikes and self._clock() > one.open_at + MEMORY.total_seconds():
             one.strikes, one.failures = 0, 0
-        self._grow(one, self.limit(host) or PLACES)
+        self._grow(one, self.limit(host) or self._places)
         return one
 
     def _grow(self, one: _Host, most: int) -> None:

@@ -47,6 +47,8 @@ _DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]  # as SQL
 #: Running chunks by which the job that ends soonest may be ahead when it is favored: of two processes it gets both, of
 #: four it gets three. The half decides for it when both have that many.
 _LEAD = 1.5
+#: Age of a message that an idle process would have taken.
+_FRESH_MESSAGE = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,77 @@ def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the
         taken = chunks.claim(session, turn.table, other, owner=owner, lease=lease)
         return Taken(taken, _postpone(session, table, chunk_id))
     return Taken(chunks.claim(session, table, chunk_id, owner=owner, lease=lease))
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """A chunk that was claimed without its message.
+
+    Attributes:
+        claim: of the chunk.
+        has_message: whether one was sent, which will find the chunk claimed.
+    """
+
+    claim: Claim
+    has_message: bool
+
+
+def claim_further(  # noqa: PLR0913 - what `claim` needs, and what the process runs already
+    session: Session,
+    *,
+    tables: Sequence[JobTable],
+    overlapping: Collection[JobTable],
+    beside: Sequence[Claim],
+    owner: str,
+    lease: timedelta,
+    favor_short: bool,
+    held: Collection[JobRef] = (),
+) -> Further | None:
+    """Claim a chunk of the job whose turn it is, for a process that has room for one beside those that it runs.
+
+    A chunk that was running when a process died runs alone until it has ended: should it be what kills processes, it
+    must not take others with it twice. One whose message has just been sent is left to a process that waits for it.
+
+    Args:
+        session: a transaction of its own.
+        tables: of the kinds that the process serves.
+        overlapping: those of them whose chunks may run beside others. When it is the turn of another kind, there is no
+            chunk: the process has to become free for it.
+        beside: what the process runs, of which there is at least one.
+        owner: see `claim`.
+        lease: how long the claim is valid without a heartbeat.
+        favor_short: see `next_turn`.
+        held: jobs of which no chunk is claimed.
+
+    Raises:
+        NotRunningError: when the job is not running. Roll back: the chunk stays as it was.
+    """
+    running = [claim.chunk_id for claim in beside]
+    if session.scalar(select(exists().where(Chunk.id.in_(running), Chunk.crash_count > 0))):
+        return None
+    named = beside[-1].job
+    look = statements.look(named.table, tuple(tables))
+    row = execute_prepared(session, look, {"chunk": beside[-1].chunk_id, "owner": owner}).fetchone()
+    busy = tuple(itertools.compress(tables, row[3:])) if row is not None else ()
+    turn = next_turn(session, busy, named, favor_short=favor_short) if busy else named
+    if turn.table not in overlapping or turn in held:
+        return None
+    jobs.pin(session, turn)
+    free = (
+        select(Chunk.id)
+        .where(jobs.belongs_to(turn), chunks.claimable(), Chunk.crash_count == 0)
+        .order_by(Chunk.seq)
+        .limit(1)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    for has_message, condition in (
+        (False, Chunk.dispatched_at.is_(None)),
+        (True, Chunk.dispatched_at < _NOW - _FRESH_MESSAGE),
+    ):
+        if (found := session.scalar(free.where(condition))) is not None:
+            claimed = chunks.claim(session, turn.table, found, owner=owner, lease=lease)
+            return Further(claimed, has_message) if claimed is not None else None
+    return None
 
 
 def others_wait(session: Session, ref: JobRef) -> bool:
