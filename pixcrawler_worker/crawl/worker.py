@@ -21,7 +21,7 @@ from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import storage_keys
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.reasons import Reason
-from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.errors import PermanentError, TransientError, WorkerError
 from pixcrawler_worker.jobs.kind import Report, Rest, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
@@ -113,6 +113,8 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
         else:
             new[offer.url_hash] = offer
     await Downloading(runtime, work, progress, list(new.values()), budget=limits.chunk_budget.total_seconds()).run()
+    uses = [offer.candidate.use_url for offer in new.values() if offer.position in progress.images]
+    await _report_uses(runtime, work.chunk.source, [url for url in uses if url])
     open_positions = {*progress.left, *(progress.pause.positions if progress.pause else ())}
     progress.processed = {
         url_hash: offer.position for url_hash, offer in new.items() if offer.position not in open_positions
@@ -243,6 +245,19 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         if work.only_source or error.retry_after is not None or work.claim.counted_attempt < _MAX_SEARCH_ATTEMPTS:
             raise
         raise PermanentError(f"{error}; its part is left to the other sources") from error
+
+
+async def _report_uses(runtime: Runtime, name: str, uses: Sequence[str]) -> None:
+    """Report images that were stored to a provider whose terms want that. No image is lost by what goes wrong there."""
+    for number, use_url in enumerate(uses):
+        try:
+            with http.translated(name):
+                await runtime.source(name).report_use(use_url, http.client(runtime.downloader))
+        except Exception as error:
+            is_bug = not isinstance(error, WorkerError)
+            left = len(uses) - number
+            log.warning("use of images not reported", source=name, images=left, reason=str(error), exc_info=is_bug)
+            return
 
 
 def _seen(runtime: Runtime, job_id: int, offers: Sequence[Offer]) -> frozenset[bytes]:

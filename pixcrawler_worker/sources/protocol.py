@@ -52,12 +52,14 @@ class Candidate:
         credit: whose image it is.
         width: pixels of that file; None when the source does not say.
         height: pixels, likewise.
+        use_url: what the source requests once the image is used, where the provider's terms want that.
     """
 
     url: str
     credit: Credit = field(default_factory=Credit)
     width: int | None = None
     height: int | None = None
+    use_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,14 @@ class Source(ABC):
             httpx.RequestError: from the client: what may pass releases the chunk, the rest fails it.
             TransientError: when the provider says in a way of its own that it is busy; the chunk is released.
             PermanentError: when the provider rejects this query for good; the chunk fails.
+        """
+
+    async def report_use(self, use_url: str, http: AsyncClient) -> None:  # noqa: B027 - most providers want none
+        """Report that an image was stored to the provider, where its terms want that. Errors are logged.
+
+        Args:
+            use_url: of the candidate. The worker calls this once it has stored the image, and only where it has one.
+            http: as for a search.
         """
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from pixcrawler_worker.db.models import CrawlCandidate
 from pixcrawler_worker.domain import placeholders
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
+from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.jobs import executor, submission
@@ -68,6 +69,49 @@ def results(runtime: Runtime, ref: JobRef) -> list[dict[str, Any]]:
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
     with runtime.sessions.begin() as opened:
         return dict(planner.reasons(opened, ref.id))
+
+
+@dataclass(eq=False)
+class ReportingSource(StubSource):
+    """A source whose provider wants to know which images are used."""
+
+    used: list[str] = field(default_factory=list)
+
+    async def report_use(self, use_url: str, http: AsyncClient) -> None:
+        del http
+        self.used.append(use_url)
+        if use_url.endswith("away"):
+            raise TransientError("the provider is away")
+        if use_url.endswith("odd"):
+            raise LookupError("a bug of the source")
+
+
+def reporting(urls: list[str], *, last: str = "https://api.example/last") -> ReportingSource:
+    """Return a source with these URLs, of which all but the first are to be reported."""
+    uses = [None, *(f"https://api.example/{number}" for number in range(1, len(urls) - 1)), last]
+    found = tuple(Candidate(url=url, use_url=use) for url, use in zip(urls, uses, strict=True))
+    return ReportingSource(lambda _: Page(found, more=False))
+
+
+def test_only_images_that_are_used_are_reported_to_their_provider(runtime: Runtime, host: HostileServer) -> None:
+    urls = [*image_urls(host, "reported", 2), host.url("/fault/404/reported"), *image_urls(host, "more-reported", 1)]
+    source = reporting(urls)
+    there = with_sources(runtime, museum=source)
+    ref, messages = start(there, job={"max_images": 10}, sources=["museum"])
+    drive(there, messages)
+    assert len(urls_of(runtime, ref)) == 3
+    assert sorted(source.used) == ["https://api.example/1", "https://api.example/last"]
+
+
+@pytest.mark.parametrize("trouble", ["away", "odd"])
+def test_no_image_is_lost_when_its_use_cannot_be_reported(runtime: Runtime, host: HostileServer, trouble: str) -> None:
+    source = reporting(image_urls(host, f"not-reported-{trouble}", 3), last=f"https://api.example/{trouble}")
+    there = with_sources(runtime, museum=source)
+    ref, messages = start(there, job={"max_images": 10}, sources=["museum"])
+    with structlog.testing.capture_logs() as logged:
+        drive(there, messages)
+    assert len(urls_of(runtime, ref)) == 3
+    assert [one["images"] for one in logged if one["event"] == "use of images not reported"] == [1]
 
 
 def rejected(runtime: Runtime, ref: JobRef) -> list[tuple[str, bool]]:
