@@ -23,7 +23,8 @@ def text_of(value: object) -> str | None:
     return str(value)
 
 
-def _side(value: object) -> int | None:
+def side_of(value: object) -> int | None:
+    """Return the pixels that a value is meant as; None when it is no size."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(_MAX_SIDE)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
@@ -36,7 +37,7 @@ def _first_text(value: object) -> str | None:
 
 
 def _count(value: object) -> int | None:
-    return 0 if value in (0, "0") and not isinstance(value, bool) else _side(value)
+    return 0 if value in (0, "0") and not isinstance(value, bool) else side_of(value)
 
 
 def _flag(value: object) -> bool | None:
@@ -54,7 +55,7 @@ def _listed(value: object) -> object:
 #: A text, or None where the provider has none.
 Text = Annotated[str | None, BeforeValidator(text_of)]
 #: Width or height in pixels, or None where the provider has none.
-Side = Annotated[int | None, BeforeValidator(_side)]
+Side = Annotated[int | None, BeforeValidator(side_of)]
 #: The same where it may be in an array, of which the first one counts.
 FirstText = Annotated[str | None, BeforeValidator(_first_text)]
 #: A number of things from 0, or None where the provider has none.

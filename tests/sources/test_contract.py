@@ -11,12 +11,18 @@ from typing import Any, TypeVar
 import pytest
 from fakes import hosts, providers
 from fakes.api import KEY, Api
+from fakes.europeana import Europeana
+from fakes.flickr import Flickr
 from fakes.gbif import Gbif
 from fakes.inaturalist import INaturalist
 from fakes.internet_archive import InternetArchive
 from fakes.met import Met
 from fakes.nasa import Nasa
+from fakes.pexels import Pexels
+from fakes.pixabay import Pixabay
 from fakes.providers import Catalog, Work
+from fakes.smithsonian import Smithsonian
+from fakes.unsplash import Unsplash
 from source_client import with_client
 
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -105,6 +111,12 @@ ADAPTERS = {
     "met": api_adapter(Met),
     "nasa": api_adapter(Nasa),
     "internet_archive": api_adapter(InternetArchive),
+    "pexels": api_adapter(Pexels),
+    "unsplash": api_adapter(Unsplash),
+    "pixabay": api_adapter(Pixabay),
+    "flickr": api_adapter(Flickr),
+    "smithsonian": api_adapter(Smithsonian),
+    "europeana": api_adapter(Europeana),
 }
 SOURCES = list(protocol.SOURCES.installed())
 WITH_PROVIDER = [name for name in SOURCES if name in ADAPTERS and ADAPTERS[name].serving]

@@ -9,11 +9,17 @@ from typing import Any
 import httpx
 import pytest
 from fakes.api import KEY, Api
+from fakes.europeana import Europeana
+from fakes.flickr import Flickr
 from fakes.gbif import Gbif
 from fakes.inaturalist import INaturalist
 from fakes.internet_archive import InternetArchive
 from fakes.met import Met
 from fakes.nasa import Nasa
+from fakes.pexels import Pexels
+from fakes.pixabay import Pixabay
+from fakes.smithsonian import Smithsonian
+from fakes.unsplash import Unsplash
 from source_client import with_client
 
 from pixcrawler_worker.errors import PermanentError, TransientError
@@ -22,11 +28,17 @@ from pixcrawler_worker.sources.protocol import Page, Query, SourceConfig
 from pixcrawler_worker.web.http import translated
 
 APIS: dict[str, type[Api]] = {
+    "europeana": Europeana,
+    "flickr": Flickr,
     "gbif": Gbif,
     "inaturalist": INaturalist,
     "internet_archive": InternetArchive,
     "met": Met,
     "nasa": Nasa,
+    "pexels": Pexels,
+    "pixabay": Pixabay,
+    "smithsonian": Smithsonian,
+    "unsplash": Unsplash,
 }
 QUERY = Query(text="cat", label="cat", page=0, page_size=3)
 ODD: tuple[Any, ...] = (None, True, 0, -1, 1e400, 10**400, "", "a\0b", "\ud800", [], {}, [[[None]]], {"a": {"b": 1}})
@@ -85,7 +97,7 @@ def test_an_odd_value_costs_at_most_its_entry(name: str) -> None:
         for path, content in list(answers.items())[:2]:
             answer = json.loads(content)
             for place in places(answer):
-                for odd in ODD:
+                for odd in ODD if 0 in place else ODD[:4]:
                     there = answers | {path: json.dumps(changed(answer, place, odd))}
                     page = await replayed(name, url, there)
                     if 0 in place:
