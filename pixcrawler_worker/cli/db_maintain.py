@@ -11,7 +11,8 @@ import click
 from pixcrawler_worker import registry
 from pixcrawler_worker.cli import connection
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import maintenance, retention, session
+from pixcrawler_worker.db import crawls, maintenance, retention, session
+from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.session import Session, Sessions, transact
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def maintain(*, dry_run: bool) -> None:
 
 @click.command()
 @click.option("--logs", type=_DAYS, metavar="DAYS", help="Delete entries of activity_logs older than this.")
-@click.option("--chunks", type=_DAYS, metavar="DAYS", help="Delete chunks of crawl jobs that ended longer ago.")
+@click.option("--chunks", type=_DAYS, metavar="DAYS", help="Delete chunks of jobs that ended longer ago.")
 @click.option(
     "--candidates", type=_DAYS, metavar="DAYS", help="Delete URLs that became images, of jobs that ended longer ago."
 )
@@ -63,8 +64,8 @@ def prune(*, logs: int | None, chunks: int | None, candidates: int | None, dry_r
     """Delete old rows that no job needs any more, in small transactions.
 
     Counters, retries, lists of failures, reports and exports stay as they are: chunks and candidates are deleted only
-    of completed crawl jobs for which a retry has nothing to do, and log entries not of jobs that failed, were cancelled
-    or have not ended. Workers may run, and several runs as well.
+    of completed jobs for which a retry has nothing to do, and log entries not of jobs that failed, were cancelled or
+    have not ended. Workers may run, and several runs as well.
     """
     if logs is chunks is candidates is None:
         raise click.UsageError("nothing to delete: give --logs, --chunks or --candidates")
@@ -95,6 +96,9 @@ def prune(*, logs: int | None, chunks: int | None, candidates: int | None, dry_r
                 ),
                 dry_run=dry_run,
             )
+            for table in tables:
+                if table is not crawls.CRAWL_JOBS:
+                    _prune_other(sessions, table, old, dry_run=dry_run)
         if candidates is not None:
             past = timedelta(days=candidates)
             _prune(
@@ -111,8 +115,25 @@ def prune(*, logs: int | None, chunks: int | None, candidates: int | None, dry_r
         engine.dispose()
 
 
-def _prune(what: str, found: retention.Prunable, delete: Callable[[], int], *, dry_run: bool) -> None:
-    of_jobs = f" of {found.jobs:,} crawl jobs" if found.jobs else ""
+def _prune_other(sessions: Sessions, table: JobTable, age: timedelta, *, dry_run: bool) -> None:
+    """Delete the chunks of settled validations, of exports, or of another kind but crawls."""
+    _prune(
+        f"chunks of {table.name}s",
+        transact(sessions, lambda opened: retention.count_simple_chunks(opened, table, age)),
+        lambda: _of_jobs(
+            sessions,
+            lambda opened, after: retention.simple_jobs(opened, table, age, after=after),
+            lambda opened, job: retention.delete_simple_chunks(opened, table, job, age),
+        ),
+        dry_run=dry_run,
+        kind="",
+    )
+
+
+def _prune(
+    what: str, found: retention.Prunable, delete: Callable[[], int], *, dry_run: bool, kind: str = "crawl "
+) -> None:
+    of_jobs = f" of {found.jobs:,} {kind}jobs" if found.jobs else ""
     kept = f"; those of {found.kept_jobs:,} jobs stay, which may run again" if found.kept_jobs else ""
     if dry_run:
         click.echo(f"{found.rows:,} {what}{of_jobs} would be deleted{kept}")

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import BigInteger, ColumnElement, Numeric, Text, case, cast, func, select
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger.jobs import PRUNED
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
@@ -177,6 +178,8 @@ class ExportView(_ViewOfCrawl):
         return found if isinstance(found, dict) else {}
 
 
+#: Deleted chunks of one job that are believed.
+_MAX_CHUNKS = 1_000_000_000
 #: Columns of `crawl_jobs`; the tables of other kinds lack them, and the chunks are counted.
 _CHUNKS: Mapping[str, list[ColumnElement[bool]]] = {
     "total_chunks": [],
@@ -225,5 +228,12 @@ def _column(table: JobTable, name: str) -> ColumnElement[Any]:
     if name not in _CHUNKS or table.has(name):
         column: ColumnElement[Any] = getattr(model, name)
         return column
-    counted = select(func.count()).select_from(Chunk).where(table.chunk_key == model.id, *_CHUNKS[name])
+    count: ColumnElement[Any] = func.count()
+    if name != "failed_chunks":
+        # With those that were deleted, whose number is in the chunk that is left.
+        deleted = Chunk.result[PRUNED]["chunks"]
+        is_number = func.jsonb_typeof(deleted) == "number"
+        number = case((is_number, func.least(cast(cast(deleted, Text), Numeric), _MAX_CHUNKS)), else_=0)
+        count += cast(func.coalesce(func.sum(number), 0), BigInteger)
+    counted = select(count).select_from(Chunk).where(table.chunk_key == model.id, *_CHUNKS[name])
     return counted.correlate(model).scalar_subquery().label(name)

@@ -1,8 +1,8 @@
 """Delete old rows that no job needs any more, in small transactions.
 
 What a retry, a list of failures, an export or a counter is made from stays. So rows of the ledger are only deleted for
-*settled* crawl jobs: completed ones for which a retry has nothing to do, neither now nor after a validation. The sums
-of their chunks are kept in the last one.
+*settled* jobs: completed ones for which a retry has nothing to do, of crawls neither now nor after a validation. The
+sums of their chunks are kept in the last one.
 """
 
 from dataclasses import dataclass
@@ -176,6 +176,85 @@ def delete_chunks(session: Session, job_id: int, age: timedelta, *, list_source:
     result["stored"] = sum(
         stored_json.counts(one).get("stored", 0) for one in (result, *(row.result for row in dropped))
     )
+    session.execute(
+        update(Chunk).where(Chunk.id == last).values(result=result).execution_options(synchronize_session=False)
+    )
+    session.execute(
+        delete(Chunk)
+        .where(Chunk.id == func.any(literal([row.id for row in dropped], ARRAY(Chunk.id.type))))
+        .execution_options(synchronize_session=False)
+    )
+    return len(dropped)
+
+
+def _simply_settled(table: JobTable, age: timedelta) -> ColumnElement[bool]:
+    """Return the condition that a job of another kind ended that long ago, and has chunks that can be deleted.
+
+    A retry of such a job runs chunks that failed or were cancelled. Without any there is nothing that it could do.
+    """
+    of_job = table.chunk_key == table.model.id
+    return and_(
+        table.model.status == JobStatus.COMPLETED,
+        table.model.completed_at < _NOW - age,
+        ~exists().where(of_job, Chunk.state != ChunkState.COMPLETED),
+        select(func.count()).where(of_job).scalar_subquery() > 1,
+    )
+
+
+def simple_jobs(session: Session, table: JobTable, age: timedelta, *, after: int = 0) -> list[int]:
+    """Return settled validations or exports with chunks that can be deleted: the first ones behind `after`."""
+    model = table.model
+    settled = select(model.id).where(model.id > after, _simply_settled(table, age)).order_by(model.id).limit(BATCH)
+    return list(session.scalars(settled))
+
+
+def count_simple_chunks(session: Session, table: JobTable, age: timedelta) -> Prunable:
+    """Return how many chunks of validations or of exports can be deleted."""
+    model = table.model
+    settled = select(model.id).where(_simply_settled(table, age))
+    rows, of_jobs = session.execute(
+        select(func.count(), func.count(table.chunk_key.distinct())).where(table.chunk_key.in_(settled))
+    ).one()
+    old = and_(model.status == JobStatus.COMPLETED, model.completed_at < _NOW - age)
+    open_ = exists().where(table.chunk_key == model.id, Chunk.state != ChunkState.COMPLETED)
+    return Prunable(rows - of_jobs, of_jobs, session.scalar(select(func.count()).where(old, open_)) or 0)
+
+
+def delete_simple_chunks(session: Session, table: JobTable, job_id: int, age: timedelta) -> int:
+    """Delete a batch of the chunks of a settled validation or export, and return how many.
+
+    The last chunk stays, with the number of the others and the sums of what they found.
+
+    Args:
+        session: a transaction of its own.
+        table: of the kind.
+        job_id: the row.
+        age: of its end, at least.
+    """
+    ref = table.ref(job_id)
+    jobs.pin(session, ref)
+    of_job = table.chunk_key == job_id
+    last = session.scalar(select(Chunk.id).where(of_job).order_by(Chunk.seq.desc()).limit(1))
+    batch = select(Chunk.id).where(of_job, Chunk.id != last).order_by(Chunk.seq).limit(BATCH).scalar_subquery()
+    rows = session.execute(
+        select(Chunk.id, Chunk.result)
+        .where(or_(Chunk.id == last, Chunk.id.in_(batch)))
+        .order_by(Chunk.id)
+        .with_for_update(key_share=True)
+    ).all()
+    jobs.lock(session, ref)
+    # Again, now that no transition of the job can commit.
+    if not session.scalar(select(exists().where(table.model.id == job_id, _simply_settled(table, age)))):
+        return 0
+    kept = next((row for row in rows if row.id == last), None)
+    dropped = [row for row in rows if row.id != last]
+    if kept is None or not dropped:
+        return 0
+    result = dict(kept.result) if isinstance(kept.result, dict) else {}
+    before = stored_json.counts(result.get(jobs.PRUNED)).get("chunks", 0)
+    result[jobs.PRUNED] = {"chunks": before + len(dropped)}
+    if found := _sum(result.get("counts"), *(_part(row.result, "counts") for row in dropped)):
+        result["counts"] = found
     session.execute(
         update(Chunk).where(Chunk.id == last).values(result=result).execution_options(synchronize_session=False)
     )

@@ -14,12 +14,16 @@ from psycopg.rows import dict_row
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import crawls, retention
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.session import Sessions
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs import sweeper
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.validate import planner as validations
 
 #: A job that ended long ago: its chunks have results, and its candidates outcomes.
 _SETTLE = """
@@ -207,3 +211,75 @@ def test_what_is_deleted_has_to_be_named_and_allowed(env: Mapping[str, str], dat
     finally:
         _run(database_url, "DROP OWNED BY prunes_nothing")
         _run(database_url, "DROP ROLE prunes_nothing")
+
+
+def other(sessions: Sessions, url: str, kind: JobTable, *changes: str, chunks: int = 8) -> int:
+    """Make a validation or an export that ended long ago."""
+    job_id = factories.start_job(sessions, chunks=chunks, kind=kind).id
+    for change in (
+        """UPDATE pixcrawler.chunks SET state = 'completed',
+            result = jsonb_build_object('images', 10, 'counts', jsonb_build_object('blank', 2, 'blurry', seq % 2))
+            WHERE %(kind)s_job_id = %(job)s""",
+        """UPDATE public.%(kind)s_jobs SET status = 'completed', completed_at = now() - interval '100 days'
+            WHERE id = %(job)s""",
+        *changes,
+    ):
+        _run(url, change.replace("%(job)s", str(job_id)).replace("%(kind)s", kind.name))
+    return job_id
+
+
+@pytest.mark.parametrize("kind", [VALIDATION_JOBS, EXPORT_JOBS], ids=lambda kind: kind.name)
+def test_nothing_that_is_seen_of_validations_and_exports_changes(
+    env: Mapping[str, str], sessions: Sessions, database_url: str, kind: JobTable
+) -> None:
+    job_id, name = other(sessions, database_url, kind), f"{kind.name}:{{}}"
+
+    def seen() -> list[object]:
+        shown = json.loads(call(env, "jobs", "show", "--json", name.format(job_id)).output)
+        with sessions.begin() as session:
+            counted = jobs.counters(session, kind.ref(job_id)), validations.counts(session, job_id)
+        retried = call(env, "jobs", "retry", name.format(job_id))
+        listed = call(env, "jobs", "list", "--json").output
+        return [shown, counted, retried.output, retried.exit_code, listed]
+
+    before = seen()
+    assert "8" in str(before)
+    dry = call(env, "db", "prune", "--chunks", "90", "--dry-run").output
+    assert f"7 chunks of {kind.name}s of 1 jobs would be deleted" in dry
+    assert _count(database_url, "pixcrawler.chunks") == 8
+    assert dry.replace("would be deleted", "deleted") == call(env, "db", "prune", "--chunks", "90").output
+    assert _count(database_url, "pixcrawler.chunks") == 1
+    assert seen() == before
+    assert f"0 chunks of {kind.name}s deleted" in call(env, "db", "prune", "--chunks", "90").output
+    assert seen() == before
+
+
+@pytest.mark.parametrize("kind", [VALIDATION_JOBS, EXPORT_JOBS], ids=lambda kind: kind.name)
+def test_a_validation_or_an_export_that_may_run_again_keeps_its_chunks(
+    env: Mapping[str, str], sessions: Sessions, database_url: str, kind: JobTable
+) -> None:
+    for change in (
+        "UPDATE public.%(kind)s_jobs SET completed_at = now() - interval '89 days' WHERE id = %(job)s",
+        "UPDATE public.%(kind)s_jobs SET status = 'failed' WHERE id = %(job)s",
+        "UPDATE public.%(kind)s_jobs SET status = 'running', completed_at = NULL WHERE id = %(job)s",
+        "UPDATE pixcrawler.chunks SET state = 'failed', error = 'x' WHERE %(kind)s_job_id = %(job)s AND seq = 1",
+        "UPDATE pixcrawler.chunks SET state = 'cancelled' WHERE %(kind)s_job_id = %(job)s AND seq = 1",
+    ):
+        other(sessions, database_url, kind, change)
+    assert (
+        f"0 chunks of {kind.name}s deleted; those of 2 jobs stay" in call(env, "db", "prune", "--chunks", "90").output
+    )
+    assert _count(database_url, "pixcrawler.chunks") == 40
+
+
+def test_large_validations_are_pruned_in_batches(env: Mapping[str, str], sessions: Sessions, database_url: str) -> None:
+    job_id = other(sessions, database_url, VALIDATION_JOBS, chunks=2500)
+    with sessions.begin() as session:
+        before = validations.counts(session, job_id)
+        assert retention.delete_simple_chunks(session, VALIDATION_JOBS, job_id, timedelta(days=90)) == retention.BATCH
+    with sessions.begin() as session:
+        assert validations.counts(session, job_id) == before
+    assert "1,499 chunks of validations of 1 jobs deleted" in call(env, "db", "prune", "--chunks", "90").output
+    with sessions.begin() as session:
+        assert validations.counts(session, job_id) == before
+        assert jobs.counters(session, VALIDATION_JOBS.ref(job_id)).total == 2500

@@ -86,8 +86,8 @@ def counters(session: Session, ref: JobRef) -> Counters:
     """Return the job's chunks by state, counted in the ledger, with those that were completed and are deleted."""
     query = select(Chunk.state, func.count()).where(belongs_to(ref)).group_by(Chunk.state)
     by_state = {ChunkState(state): count for state, count in session.execute(query)}
-    if ref.table.has("total_chunks"):
-        by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + pruned(session, ref)
+    if deleted := pruned(session, ref):
+        by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + deleted
     return Counters(
         total=sum(by_state.values()),
         active=by_state.get(ChunkState.RUNNING, 0),
