@@ -19,6 +19,7 @@ import pytest
 import redis
 import yaml
 
+from pixcrawler_worker import settings
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.settings import Settings, file_variable
 
@@ -91,23 +92,75 @@ def test_only_pages_can_be_reached_and_only_from_this_machine(compose: Json, doc
     }
     assert compose["networks"]["data"] == {"internal": True}
     assert docker_services["postgres"]["networks"] == docker_services["redis"]["networks"] == ["data"]
-    assert docker_services["flower"]["environment"]["FLOWER_BASIC_AUTH"].startswith("pixcrawler:${FLOWER_PASSWORD:?")
 
 
-def test_each_service_gets_only_the_secrets_that_it_needs(docker_services: dict[str, Json]) -> None:
-    def secrets(service: Json) -> set[str]:
-        return set(re.findall(r"\$\{(\w+_PASSWORD):\?", json.dumps(service)))
-
-    assert {name: secrets(service) for name, service in docker_services.items()} == {
-        "postgres": {"POSTGRES_PASSWORD"},
-        "redis": {"REDIS_PASSWORD"},
-        "migrate": {"POSTGRES_PASSWORD"},
-        "worker": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
-        "flower": {"REDIS_PASSWORD", "FLOWER_PASSWORD"},
-        "metrics": {"POSTGRES_PASSWORD", "REDIS_PASSWORD"},
+def test_each_service_gets_only_the_secrets_that_it_needs(compose: Json, docker_services: dict[str, Json]) -> None:
+    expected = {
+        "postgres": {"postgres_password"},
+        "redis": {"redis_password"},
+        "migrate": {"database_url"},
+        "worker": {"database_url", "broker_url"},
+        "flower": {"broker_url", "flower_password"},
+        "metrics": {"database_url", "broker_url"},
         "s3": set(),
         "bucket": set(),
     }
+    assert {name: set(service.get("secrets", [])) for name, service in docker_services.items()} == expected
+    # Each is read, and none is in a variable.
+    used = {name: re.findall(r"/run/secrets/(\w+)", json.dumps(service)) for name, service in docker_services.items()}
+    assert {name: set(found) for name, found in used.items()} == expected
+    assert "PASSWORD:" not in (ROOT / "docker-compose.yml").read_text()
+    assert compose["secrets"] == {name: {"file": f"secrets/{name}"} for name in set().union(*expected.values())}
+    ours = {"database_url": "PIXCRAWLER_DATABASE_URL", "broker_url": "PIXCRAWLER_BROKER_URL"}
+    for name in ("migrate", "worker", "flower", "metrics"):
+        for secret in expected[name] & ours.keys():
+            variable = file_variable(ours[secret])
+            assert docker_services[name]["environment"][variable] == f"/run/secrets/{secret}"
+
+
+def make_secrets(folder: Path, dotenv: str = "") -> dict[str, str]:
+    """Run deploy/secrets.sh in a folder, and return the files that it makes."""
+    (folder / "deploy").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "deploy/secrets.sh", folder / "deploy")
+    if dotenv:
+        (folder / ".env").write_text(dotenv)
+    done = subprocess.run(["sh", folder / "deploy/secrets.sh"], cwd="/", capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+    return {path.name: path.read_text() for path in (folder / "secrets").iterdir()}
+
+
+def test_secrets_are_made_once_and_containers_can_read_them(compose: Json, tmp_path: Path) -> None:
+    made = make_secrets(tmp_path)
+    assert set(made) == set(compose["secrets"])
+    passwords = {made[f"{name}_password"] for name in ("postgres", "redis", "flower")}
+    assert len(passwords) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", password) for password in passwords)
+    assert settings.load(database_url=made["database_url"], broker_url=made["broker_url"]).require_broker()
+    assert made["database_url"] == f"postgresql://pixcrawler:{made['postgres_password']}@postgres/pixcrawler"
+    assert made["broker_url"] == f"redis://:{made['redis_password']}@redis:6379/0"
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "secrets").iterdir()} == {0o644}
+    assert make_secrets(tmp_path) == made
+    assert make_secrets(tmp_path, "POSTGRES_PASSWORD=other\n") == made
+
+
+def test_secrets_of_an_earlier_version_are_taken_over(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path, "A=b\n" + "".join(f"{name}={value}\n" for name, value in PASSWORDS.items()))
+    assert {name: made[name.lower()] for name in PASSWORDS} == PASSWORDS
+    assert made["database_url"] == "postgresql://pixcrawler:pg-secret@postgres/pixcrawler"
+
+
+def test_flower_gets_its_password_from_a_file_or_does_not_start(
+    docker_services: dict[str, Json], tmp_path: Path
+) -> None:
+    *shell, script = docker_services["flower"]["command"]
+    script = script.replace("$$", "$").replace("exec celery -A pixcrawler_worker flower", "echo $FLOWER_BASIC_AUTH")
+    script = script.replace("/run/secrets", str(tmp_path))
+    missing = subprocess.run([*shell, script], capture_output=True, text=True, check=False)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    (tmp_path / "flower_password").write_text("secret")
+    done = subprocess.run([*shell, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "pixcrawler:secret --address=0.0.0.0\n"
 
 
 def test_keys_of_the_storage_are_for_workers_and_the_storage_alone_and_in_no_repository(
@@ -115,7 +168,7 @@ def test_keys_of_the_storage_are_for_workers_and_the_storage_alone_and_in_no_rep
 ) -> None:
     files = {name: service["env_file"] for name, service in docker_services.items() if "env_file" in service}
     assert files == {name: [{"path": "storage.env", "required": False}] for name in ("worker", "s3")}
-    assert {".env", "storage.env"} <= set((ROOT / ".gitignore").read_text().split())
+    assert {".env", "storage.env", "/secrets/"} <= set((ROOT / ".gitignore").read_text().split())
 
 
 def test_the_image_can_write_every_layout() -> None:
@@ -141,12 +194,17 @@ def test_redis_never_evicts_and_keeps_its_password_from_lists_of_processes(
     docker_services: dict[str, Json], services: Services, tmp_path: Path
 ) -> None:
     *shell, script = docker_services["redis"]["command"]
-    here = {"$$": "$", "--dir /data": f"--dir {tmp_path} --port 0 --unixsocket {tmp_path}/redis"}
+    (tmp_path / "redis_password").write_text(PASSWORDS["REDIS_PASSWORD"])
+    here = {
+        "$$": "$",
+        "/run/secrets": str(tmp_path),
+        "--dir /data": f"--dir {tmp_path} --port 0 --unixsocket {tmp_path}/redis",
+    }
     for there, instead in here.items():
         assert there in script
         script = script.replace(there, instead)
     path = f"{Path(services.redis_server).parent}:{os.environ['PATH']}"
-    env = {"PATH": path, "REDIS_PASSWORD": PASSWORDS["REDIS_PASSWORD"]}
+    env = {"PATH": path}
     process = subprocess.Popen([*shell, script], env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -177,7 +235,9 @@ def test_the_same_commands_run_everywhere(docker_services: dict[str, Json]) -> N
     assert commands["worker"] == image
     assert "command" not in docker_services["worker"]
     # Inside a container everything is published by name alone, so Flower listens on all of it.
-    assert commands["flower"][:-1] == docker_services["flower"]["command"][:-1]
+    exec_, *flower = shlex.split(docker_services["flower"]["command"][-1].splitlines()[-1])
+    assert exec_ == "exec"
+    assert commands["flower"][:-1] == flower[:-1]
     assert commands["flower"][-1] == "--address=127.0.0.1"
 
 
@@ -373,7 +433,7 @@ def test_what_the_image_is_made_of_is_let_through_and_nothing_else() -> None:
     assert first == "*"
     allowed = [line.removeprefix("!") for line in let_through if line.startswith("!")]
     assert all(any(Path(name).match(pattern) for pattern in allowed) for name in copied)
-    kept_out = (".env", "storage.env", ".git", "tests")
+    kept_out = (".env", "storage.env", "secrets", ".git", "tests")
     assert not any(Path(name).match(pattern) for name in kept_out for pattern in allowed)
 
 
@@ -390,6 +450,7 @@ def test_compose_itself_understands_it(tmp_path: Path) -> None:
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("no docker client with compose here")
     command = [docker, "compose", "--file", str(ROOT / "docker-compose.yml"), "config", "--format", "json"]
-    read = subprocess.run(command, env=PASSWORDS, cwd=tmp_path, capture_output=True, text=True, check=True)
-    environment = json.loads(read.stdout)["services"]["worker"]["environment"]
-    assert environment["PIXCRAWLER_DATABASE_URL"] == "postgresql://pixcrawler:pg-secret@postgres/pixcrawler"
+    read = subprocess.run(command, env={}, cwd=tmp_path, capture_output=True, text=True, check=True)
+    worker = json.loads(read.stdout)["services"]["worker"]
+    assert worker["environment"]["PIXCRAWLER_DATABASE_URL_FILE"] == "/run/secrets/database_url"
+    assert {secret["source"] for secret in worker["secrets"]} == {"database_url", "broker_url"}
