@@ -6,7 +6,7 @@ image kinds that it misreads (palettes, transparency), are in `tests/inspection/
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import simplejpeg
@@ -104,19 +104,22 @@ def _brightness(channels: NDArray[np.uint8]) -> tuple[float, float]:
     weighted += _ROUNDING
     squared = weighted.astype(np.uint16).sum(axis=0, dtype=np.uint16)
     # The root is monotonous: it is taken of two numbers instead of all.
-    low, high = (math.sqrt(_percentile(squared, part)) / 255 for part in (0.05, 0.99))
+    low, high = (math.sqrt(value) / 255 for value in _percentiles(squared, (0.05, 0.99)))
     return round(low, 4), round(high, 4)
 
 
-def _percentile(values: NDArray[np.uint16], part: float) -> int:
-    """Return the smallest value that at least this part of the values does not exceed."""
+def _percentiles(values: NDArray[np.uint16], parts: Sequence[float]) -> Iterator[int]:
+    """Yield the smallest value that at least each of these parts of the values does not exceed."""
     # By the upper bytes first, which Pillow counts faster than NumPy sorts.
     upper = (values >> 8).astype(np.uint8)
-    counts = np.cumsum(_counts(Image.frombuffer("L", (len(upper), 1), upper, "raw", "L", 0, 1).histogram()))
-    rank = math.ceil(part * len(values))
-    byte = int(np.searchsorted(counts, rank))
-    before = int(counts[byte - 1]) if byte else 0
-    return int(np.sort(values[upper == byte])[rank - before - 1])
+    counts = Image.frombuffer("L", (len(upper), 1), upper, "raw", "L", 0, 1).histogram()
+    for part in parts:
+        rank = math.ceil(part * len(values))
+        byte, before = 0, 0
+        while before + counts[byte] < rank:
+            before += counts[byte]
+            byte += 1
+        yield int(np.sort(values[upper == byte])[rank - before - 1])
 
 
 def _sharpness(gray: Image.Image) -> float:
