@@ -1,23 +1,28 @@
-"""The throughput of exports, as a ratio to `zip -0 -r` of the same files, and the peak memory of a worker.
+"""The throughput of exports, beside programs that write the same files, and of conversion to 512 pixels.
 
-    python benchmarks/export.py [--images 10000 100000] [--bytes 60000] [--runs 3]
+    python benchmarks/export.py [--images 5000] [--bytes 114000] [--runs 3] [--topic archives|conversion] [--write]
 
-Needs Info-ZIP's `zip`. Both read the same files from, and write to, the same disk, one after the other; the files are
-in the page cache for both. zip writes one archive with one process; the worker has `stage.PROCESSES` processes. It also
-verifies the checksum of every image, writes tables and checksums, and hashes the archive.
+`archives`: a zip and webdataset shards, beside `zip -0 -r`, `tar -c`, and webdataset's TarWriter, which writes the same
+samples with a JSON file each. All read the same files from, and write to, the same disk; the files are in the page
+cache. The worker also verifies the checksum of every image, writes tables and checksums, and hashes the archive.
+
+`conversion`: an export with `resize` to 512 pixels, beside img2dataset's resizer (OpenCV) and Pillow, with as many
+processes, all to JPEG of quality 90. Needs Info-ZIP's zip, tar and `make bench-peers`.
 """
 
-import argparse
 import hashlib
-import os
+import json
+import multiprocessing
 import shutil
-import statistics
-import subprocess
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from stage import PROCESSES, ended, jpeg, service, worker
+import frame
+import photographs
+from frame import Run
+from PIL import Image
+from stage import PROCESSES, ended, service, worker
 from validation import make_crawl_job
 
 from pixcrawler_worker import client
@@ -29,7 +34,7 @@ from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.runtime import Runtime
 
-_DISTINCT, _BATCH = 64, 2_000
+_BATCH = 2_000
 
 
 def store(opened: Runtime, count: int, size: int) -> tuple[int, Path]:
@@ -37,11 +42,11 @@ def store(opened: Runtime, count: int, size: int) -> tuple[int, Path]:
     job_id = make_crawl_job(opened)
     folder = Path(str(opened.settings.storage()).removeprefix("file://")) / "crawl_jobs" / str(job_id) / "cat"
     folder.mkdir(parents=True)
-    distinct = [jpeg(number, size) for number in range(_DISTINCT)]
+    distinct = photographs.jpegs(size)
     for first in range(0, count, _BATCH):
         found = []
         for number in range(first, min(first + _BATCH, count)):
-            body = distinct[number % _DISTINCT] + str(number).encode()
+            body = distinct[number % len(distinct)] + str(number).encode()
             path = folder / f"{number}.jpg"
             path.write_bytes(body)
             found.append(_row(number, body, path))
@@ -76,69 +81,132 @@ def _row(number: int, body: bytes, path: Path) -> NewImage:
     )
 
 
-def time_zip(folder: Path) -> float:
-    """Return the seconds that `zip -0 -r` takes."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as target:
-        begun = time.perf_counter()
-        subprocess.run(["zip", "-0", "-q", "-r", f"{target}/out.zip", folder.name], cwd=folder.parent, check=True)
-        return time.perf_counter() - begun
-
-
-def time_export(opened: Runtime, crawl_job_id: int) -> float:
-    """Return the seconds from the start of the job to its end, by the clock of the database. The files are removed."""
-    export_id = transact(
-        opened.sessions,
-        lambda session: job_rows.create_export_job(
-            session, crawl_job_id=crawl_job_id, name="bench", format_="zip", options={}
-        ),
-    )
-    assert export_id is not None
-    client.start_export(export_id)
-    _, seconds = ended(opened, ExportView, export_id)
+def export(opened: Runtime, crawl_job_id: int, count: int, worker_id: int, format_: str, **given: object) -> Run:
+    """Run an export, by the clock of the database. The files are removed."""
+    with frame.measured(worker_id) as usage:
+        export_id = transact(
+            opened.sessions,
+            lambda session: job_rows.create_export_job(
+                session, crawl_job_id=crawl_job_id, name="bench", format_=format_, options=given
+            ),
+        )
+        assert export_id is not None
+        client.start_export(export_id)
+        job, seconds = ended(opened, ExportView, export_id)
+    assert job.exported_images == count, job
     shutil.rmtree(Path(str(opened.settings.storage()).removeprefix("file://")) / "exports" / str(export_id))
-    return seconds
+    return Run(count, seconds, usage.cpu, usage.peak)
 
 
-def peak_megabytes(parent: int) -> float:
-    """Return the peak memory of the largest process of a worker, in megabytes."""
-    peaks = [0.0]
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        if int(fields["PPid"]) == parent and "VmHWM" in fields:
-            peaks.append(int(fields["VmHWM"].split()[0]) / 1024)
-    return max(peaks)
+def program(folder: Path, count: int, command: Sequence[str]) -> Run:
+    """Run a program that archives a folder into `out`."""
+    with tempfile.TemporaryDirectory(dir=folder.parent.parent) as target:
+        return frame.run_command([*command, folder.name], count, cwd=folder.parent, OUT=target)
+
+
+def tar_writer(folder: Path, count: int) -> Run:
+    """Write the images and rows with webdataset."""
+    with tempfile.TemporaryDirectory(dir=folder.parent.parent) as target:
+        command = [str(frame.peer("fetching")), "-c", _TAR_WRITER, str(folder), json.dumps(_ROW)]
+        return frame.run_command(command, count, OUT=target)
+
+
+_TAR_WRITER = """
+import json, os, sys
+from webdataset import TarWriter
+folder, row = sys.argv[1], json.loads(sys.argv[2])
+with TarWriter(os.path.join(os.environ["OUT"], "out.tar")) as shard:
+    for name in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, name), "rb") as file:
+            body = file.read()
+        shard.write({"__key__": name[:-4], "jpg": body, "cls": 0, "json": {"file_name": name, **row}})
+"""
+#: About what a row of an export has.
+_ROW = {
+    **dict.fromkeys(("source_url", "page_url", "license_url"), "https://example.org/1"),
+    **dict.fromkeys(("label", "split", "phash", "mime", "title", "author", "license", "attribution"), "a text"),
+}
+_RESIZER = """
+import io, sys
+from multiprocessing import Pool
+from pathlib import Path
+from img2dataset.resizer import Resizer
+resizer = Resizer(
+    image_size=512, resize_mode="keep_ratio_largest", resize_only_if_bigger=True, encode_quality=90, encode_format="jpg"
+)
+target = Path(sys.argv[2])
+def convert(path):
+    converted, _, _, _, _, error = resizer(io.BytesIO(path.read_bytes()))
+    assert error is None, error
+    (target / path.name).write_bytes(converted)
+with Pool(int(sys.argv[3])) as pool:
+    for _ in pool.imap_unordered(convert, sorted(Path(sys.argv[1]).iterdir()), chunksize=16):
+        pass
+"""
+
+
+def resizer(folder: Path, count: int) -> Run:
+    """Convert with img2dataset's resizer."""
+    with tempfile.TemporaryDirectory() as target:
+        return frame.run_command(
+            [frame.peer("img2dataset"), "-c", _RESIZER, folder, target, str(PROCESSES)],
+            count,
+            NO_ALBUMENTATIONS_UPDATE="1",
+        )
+
+
+def shrink(path: Path, target: Path) -> None:
+    """Convert an image with Pillow, which decodes a JPEG at a smaller scale where it can."""
+    with Image.open(path) as image:
+        image.thumbnail((512, 512), Image.Resampling.LANCZOS)
+        image.save(target / path.name, quality=90)
+
+
+def pillow(folder: Path, count: int) -> Run:
+    """Convert with Pillow."""
+    with tempfile.TemporaryDirectory() as target, frame.own_cpu() as usage, multiprocessing.Pool(PROCESSES) as pool:
+        work = [(path, Path(target)) for path in sorted(folder.iterdir())]
+        pool.starmap(shrink, work, chunksize=16)
+        pool.close()
+        pool.join()
+    return usage.run(count)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--bytes", type=int, default=60_000, help="approximate size of an image")
-    parser.add_argument("--runs", type=int, default=3)
+    parser = frame.arguments(__doc__, runs=3)
+    parser.add_argument("--images", type=int, default=5_000)
+    parser.add_argument("--bytes", type=int, default=114_000, help="approximate size of an image")
+    parser.add_argument("--topic", choices=("archives", "conversion"))
     args = parser.parse_args()
-    peaks = {}
-    for count in args.images:
-        with service() as opened:
-            job_id, folder = store(opened, count, args.bytes)
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            print(f"{count:,} images, {size / 1e9:.2f} GB, {PROCESSES} processes, {os.cpu_count()} cores", flush=True)
-            ratios = []
-            with worker() as process:
-                for _ in range(args.runs):
-                    zipped, exported = time_zip(folder), time_export(opened, job_id)
-                    ratios.append(zipped / exported)
-                    print(
-                        f"zip {size / zipped / 1e6:6.0f} MB/s   export {size / exported / 1e6:6.0f} MB/s   "
-                        f"ratio {ratios[-1]:.2f}",
-                        flush=True,
-                    )
-                peaks[count] = peak_megabytes(process)
-            print(f"median ratio {statistics.median(ratios):.2f}, peak memory of a process {peaks[count]:.0f} MB")
-    if len(peaks) > 1:
-        print(f"memory differs by {max(peaks.values()) - min(peaks.values()):.0f} MB")
+    with service() as opened, worker() as pid:
+        job_id, folder = store(opened, args.images, args.bytes)
+        note = f"{args.images:,} images of about {args.bytes:,} bytes, {PROCESSES} processes of the worker."
+        if args.topic != "conversion":
+            runs = frame.alternate(
+                {
+                    "export of a zip": lambda: export(opened, job_id, args.images, pid, "zip"),
+                    "export of webdataset": lambda: export(opened, job_id, args.images, pid, "tar"),
+                    "zip -0": lambda: program(folder, args.images, ["sh", "-c", 'zip -0 -q -r "$OUT/o.zip" "$0"']),
+                    "tar": lambda: program(folder, args.images, ["sh", "-c", 'tar -cf "$OUT/out.tar" "$0"']),
+                    "TarWriter of webdataset": lambda: tar_writer(folder, args.images),
+                },
+                args.runs,
+            )
+            topic = frame.Topic("export", "images", "export of webdataset", "Exports of unchanged images")
+            frame.publish(topic, runs, write=args.write, notes=[note])
+        if args.topic != "archives":
+            resize = {"resize": {"mode": "fit", "size": 512}, "format": "jpg", "quality": 90}
+            runs = frame.alternate(
+                {
+                    "export": lambda: export(opened, job_id, args.images, pid, "tar", image=resize),
+                    "resizer of img2dataset": lambda: resizer(folder, args.images),
+                    "Pillow": lambda: pillow(folder, args.images),
+                },
+                args.runs,
+            )
+            topic = frame.Topic("conversion", "images", "export", "Conversion to 512 pixels", ("pillow",))
+            frame.publish(topic, runs, write=args.write, notes=[note])
 
 
 if __name__ == "__main__":
