@@ -220,6 +220,15 @@ def test_a_database_that_is_read_only_is_named_with_the_origin_of_that(
     assert detail.startswith(f"the database is read only: default_transaction_read_only is on (by: {by});")
 
 
+def test_a_database_without_foreign_keys_and_triggers_is_none_to_work_on(
+    service_settings: dict[str, str], database_url: str
+) -> None:
+    without = service_settings | {"database_url": f"{database_url}&options=-c%20session_replication_role%3Dreplica"}
+    assert failing(without, "database").startswith("foreign keys and triggers are off: session_replication_role is")
+    with pytest.raises(PermanentError, match="foreign keys and triggers are off"):
+        health.require_rights(settings.load(**without))
+
+
 def test_rights_that_the_role_lacks_are_named(service_settings: dict[str, str], database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE lacking LOGIN IN ROLE pg_read_all_data")

@@ -11,7 +11,9 @@ from pixcrawler_worker.db import migrate, session
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 _WRITABLE = text("""
-    SELECT pg_is_in_recovery(), setting, source FROM pg_settings WHERE name = 'default_transaction_read_only'
+    SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only'),
+        current_setting('session_replication_role'),
+        (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only')
 """)
 
 
@@ -62,11 +64,12 @@ def require_writable(engine: Engine) -> None:
     """Return if the database takes writes, else raise.
 
     Raises:
+        PermanentError: when it takes them without triggers and foreign keys, by a setting.
         TransientError: when it does not: it is a replica, or read only by a setting; the message says which.
     """
     try:
         with engine.connect() as connection:
-            is_replica, setting, origin = connection.execute(_WRITABLE).one()
+            is_replica, setting, role, origin = connection.execute(_WRITABLE).one()
     except DBAPIError as error:
         raise TransientError(_message(error)) from error
     if is_replica:
@@ -75,6 +78,12 @@ def require_writable(engine: Engine) -> None:
         raise TransientError(
             f"the database is read only: default_transaction_read_only is on (by: {origin}); providers set it when the"
             " disk is full"
+        )
+    # Only a superuser may set it, and may have set it for others: a transaction cannot set it back.
+    if role == "replica":
+        raise PermanentError(
+            "foreign keys and triggers are off: session_replication_role is replica. Reset it, for the role or the"
+            " database: ALTER ROLE ... RESET session_replication_role"
         )
 
 
