@@ -125,9 +125,9 @@ endif
 
 # Hashed requirement files without index lines: each machine configures its own registry.
 lock:
-	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower --extra parquet --extra tfrecord --extra otel --extra sentry" \
-	  "dev:pyproject.toml --extra demo --extra flower --extra otel --extra sentry --group dev" "build:--group build" \
-	  "readers:pyproject.toml --extra demo --extra flower --extra otel --extra sentry --group dev --group readers -c requirements/dev.txt"; do \
+	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower --extra parquet --extra tfrecord --extra hub --extra otel --extra sentry" \
+	  "dev:pyproject.toml --extra demo --extra flower --extra hub --extra otel --extra sentry --group dev" "build:--group build" \
+	  "readers:pyproject.toml --extra demo --extra flower --extra hub --extra otel --extra sentry --group dev --group readers -c requirements/dev.txt"; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-annotate --no-header --quiet $${set#*:} -o requirements/$${set%%:*}.txt || exit 1; \
 	done

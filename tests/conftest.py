@@ -23,6 +23,8 @@ from pixcrawler_worker.runtime import Runtime
 
 _numbers = itertools.count(1)
 
+# Read when huggingface_hub is imported: the stand-in for the hub takes uploads by LFS.
+os.environ["HF_HUB_DISABLE_XET"] = "1"
 # How long an example takes says more of what else the machine does than of the code.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -16,6 +16,7 @@ TESTED_ELSEWHERE = {
     "cli/demo.py": "cli/test_build.py",
     "cli/export_arguments.py": "cli/test_export.py",
     "cli/local_service.py": "cli/test_build.py",
+    "cli/downloads.py": "cli/test_build.py",
     "cli/new_jobs.py": "cli/test_crawl.py",
     # Not in a folder `celery`, which would hide the library of that name from the tests.
     "celery/application.py": "test_celery.py",

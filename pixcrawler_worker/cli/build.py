@@ -18,6 +18,7 @@ from pixcrawler_worker.cli import (
     connection,
     console,
     crawl_arguments,
+    downloads,
     dry_runs,
     export_arguments,
     interrupts,
@@ -35,7 +36,7 @@ from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.export import croissant, download, publisher
+from pixcrawler_worker.export import download
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.report import write_validation_report
@@ -248,7 +249,7 @@ def deliver(
         return None
     try:
         with download.all_or_nothing(folder):
-            _download(runtime, export, folder, delivery)
+            downloads.fetch(runtime, export, folder)
             with console.out.status("writing the reports"):
                 write_crawl_report(runtime, job.id, folder / "report.html", dataset=folder)
                 write_validation_report(runtime, validation.id, folder / "quality.html", dataset=folder)
@@ -262,30 +263,6 @@ def _unfinished(runtime: Runtime, view: type[View], crawl_id: int, fits: Callabl
     """Return the newest validation or export of a crawl job that an interrupted build has left; None without one."""
     found = transact(runtime.sessions, lambda session: job_views.of_crawl(session, view, crawl_id))
     return next((one.id for one in found if not one.ended and fits(one)), None)
-
-
-def _download(runtime: Runtime, export: ExportView, folder: Path, delivery: Delivery) -> None:
-    with console.out.status("downloading the dataset"):
-        files = download.fetch(runtime, export, folder)
-    if delivery.format is not ExportFormat.ZIP:
-        return
-    archives = [path for path in files if path.suffix == ".zip"]
-    sizes = [_entries(archive) for archive in archives]
-    with console.progress_bar("unpacking", sum(sizes)) as update:
-        for position, archive in enumerate(archives):
-            download.unpack(archive, folder, wrote=_added_to(sum(sizes[:position]), update))
-            archive.unlink()
-    # They describe the archives, which are unpacked and removed.
-    for name in (croissant.NAME, publisher.MANIFEST):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _added_to(start: int, update: Callable[[int], None]) -> Callable[[int], None]:
-    return lambda count: update(start + count)
-
-
-def _entries(archive: Path) -> int:
-    return download.entries(archive)
 
 
 @contextlib.contextmanager

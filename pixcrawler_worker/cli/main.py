@@ -24,6 +24,7 @@ _COMMANDS = {
     "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
     "validate": ("validate", "validate", "Validate the images of a crawl job."),
     "export": ("export", "export", "Export the images of a crawl job as a dataset."),
+    "push": ("push", "push", "Publish an export on the Hugging Face Hub."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
     "quarantine": ("quarantine", "quarantine_command", "List messages that no worker could read."),
     "sources": ("sources", "sources", "List the sources with their limits and terms of use."),

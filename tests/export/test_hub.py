@@ -1,0 +1,162 @@
+"""Publishing on a stand-in for the hub: all of a dataset in one commit, whatever happens on the way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import hub as fake
+from fakes.hub import Hub
+
+from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.export import hub
+
+# Of huggingface_hub's own requests.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+NAME = "ada/red-pandas"
+IMAGES = {f"images/red panda/{number}.jpg": b"\xff\xd8\0" + bytes([number]) * 100 for number in range(8)}
+CARD = b"---\nlicense: cc0-1.0\n---\n# Red pandas\n"
+FILES = {"README.md": CARD, "metadata.jsonl": b'{"file_name": "images/0.jpg"}\n', "empty.txt": b"", **IMAGES}
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with fake.serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        path = tmp_path / "dataset" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "dataset"
+
+
+def push(folder: Path, *, private: bool = False, replace: bool = False) -> str:
+    return hub.push(folder, NAME, private=private, replace=replace)
+
+
+def pushed(served: Hub) -> dict[str, bytes]:
+    files = dict(served.repositories[NAME])
+    del files[".gitattributes"]
+    return files
+
+
+@pytest.mark.parametrize("target", ["hf://ada/red-pandas", "hf://datasets/ada/red-pandas", "hf://ada/red-pandas/"])
+def test_a_target_names_a_dataset(target: str) -> None:
+    assert hub.repository(target) == NAME
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["ada/red-pandas", "hf://ada", "hf://", "https://example.org/a/b", "hf://a/b/c", "hf://a/../b", "hf://-a/b"],
+)
+def test_another_target_is_rejected(target: str) -> None:
+    with pytest.raises(PermanentError, match="expected hf://OWNER/NAME"):
+        hub.repository(target)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_dataset_is_pushed_whole_in_one_commit(served: Hub, folder: Path, *, private: bool) -> None:
+    assert push(folder, private=private) == f"{served.endpoint}/datasets/{NAME}"
+    assert pushed(served) == FILES
+    assert served.commits == 1
+    assert set(served.cards) == {CARD.decode()}
+    assert (NAME in served.private) is private
+
+
+def test_pushing_again_uploads_nothing_twice(served: Hub, folder: Path) -> None:
+    push(folder)
+    push(folder)
+    assert served.uploads == len(IMAGES)
+    assert pushed(served) == FILES
+
+
+def test_files_that_the_dataset_has_not_are_deleted_only_when_that_is_wanted(served: Hub, folder: Path) -> None:
+    push(folder)
+    shutil.rmtree(folder / "images")
+    (folder / "images").mkdir()
+    (folder / "images" / "new.jpg").write_bytes(b"\xff\xd8\0new")
+    with pytest.raises(PermanentError, match=r"has 8 files that this dataset has not, such as images/.*--replace"):
+        push(folder)
+    assert pushed(served) == FILES
+    push(folder, replace=True)
+    expected = {name: content for name, content in FILES.items() if name not in IMAGES}
+    assert pushed(served) == {**expected, "images/new.jpg": b"\xff\xd8\0new"}
+
+
+def test_a_token_without_rights_is_an_error_that_names_the_variable(
+    served: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong_secret")
+    with pytest.raises(PermanentError, match="set HF_TOKEN to a token with write access") as caught:
+        push(folder)
+    assert "hf_wrong_secret" not in str(caught.value)
+    assert served.repositories == {}
+
+
+def test_a_push_that_is_rejected_half_way_leaves_nothing_and_goes_on(served: Hub, folder: Path) -> None:
+    served.before = lambda _, path: 400 if path.endswith("/commit/main") else None
+    with pytest.raises(PermanentError, match=f"rejected {NAME} with 400: "):
+        push(folder)
+    assert pushed(served) == {}
+    served.before = None
+    push(folder)
+    assert pushed(served) == FILES
+    assert (served.uploads, served.commits) == (len(IMAGES), 1)
+
+
+def test_an_upload_that_fails_names_the_reason_of_the_hub(served: Hub, folder: Path) -> None:
+    served.before = lambda method, _: 403 if method == "PUT" else None
+    with pytest.raises(PermanentError, match="does not let you write"):
+        push(folder)
+    assert pushed(served) == {}
+
+
+def test_a_hub_that_is_away_is_said_to_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    with pytest.raises(TransientError, match=r"http://127.0.0.1:1 does not answer: "):
+        push(folder)
+
+
+PUSHING = """
+import sys
+from pathlib import Path
+from pixcrawler_worker.export import hub
+hub.push(Path(sys.argv[1]), sys.argv[2], private=False, replace=False)
+"""
+
+
+def test_a_push_that_was_killed_half_way_is_complete_when_it_is_repeated(served: Hub, folder: Path) -> None:
+    def stall(method: str, path: str) -> int | None:
+        if method == "PUT" and served.uploads >= len(IMAGES) // 2:
+            time.sleep(30)
+        return None
+
+    served.before = stall
+    with subprocess.Popen([sys.executable, "-c", PUSHING, str(folder), NAME]) as process:
+        deadline = time.monotonic() + 60
+        while served.uploads < len(IMAGES) // 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert pushed(served) == {}
+    before = served.uploads
+    served.before = None
+    push(folder)
+    assert pushed(served) == FILES
+    assert served.uploads - before <= len(IMAGES) - len(IMAGES) // 2
+    assert served.commits == 1
