@@ -14,7 +14,7 @@ import aiohttp
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.connect import GuardedResolver, checked_sockets, guarded_connector
 from pixcrawler_worker.web.descriptors import Room, room
-from pixcrawler_worker.web.hosts import BORROW_SECONDS, PLACES, HostClosedError, Hosts
+from pixcrawler_worker.web.hosts import BORROW_SECONDS, HostClosedError, Hosts
 from pixcrawler_worker.web.lenient import LenientClient
 from pixcrawler_worker.web.policy import Policy
 from pixcrawler_worker.web.resolver import CachingResolver
@@ -28,8 +28,8 @@ _MAX_HEADERS = 1000
 _MAX_LENIENT_HOSTS = 1000
 
 
-# Seconds for which an idle connection is kept.
-_KEEP_SECONDS = 15.0
+# Seconds for which an idle connection is kept, and hosts for which it is known that they were requested so lately.
+_KEEP_SECONDS, _MAX_SEEN = 15.0, 10_000
 # Seconds for which a process has a connection that all workers share, before it is another one's turn; and for which an
 # idle one is kept.
 _TURN_SECONDS, _IDLE_SECONDS = 10.0, 0.5
@@ -56,6 +56,21 @@ class _Line:
     used: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class _KeptHost:
+    """A host whose connections are kept.
+
+    Attributes:
+        used: when its last request began or ended, by the monotonic clock.
+        running: requests that have a connection now.
+        most: of them at a time, so that it has at most as many connections, idle ones included.
+    """
+
+    used: float
+    running: int = 0
+    most: int = 0
+
+
 @dataclass(slots=True)
 class Pool:
     """What belongs to one event loop: the connections, and the queue in front of them.
@@ -78,7 +93,8 @@ class Pool:
     _open_line: Callable[[], aiohttp.ClientSession]
     _connections: asyncio.Semaphore
     _lines: dict[str, list[_Line]] = field(default_factory=dict)
-    _recent: dict[str, float] = field(default_factory=dict)
+    _kept_hosts: dict[str, _KeptHost] = field(default_factory=dict)
+    _seen: dict[str, float] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @classmethod
@@ -147,8 +163,14 @@ class Pool:
                     yield line.session
                 finally:
                     self._put_down(host, line)
+            elif kept := self._keep(host, keep=keep):
+                try:
+                    yield self.kept
+                finally:
+                    kept.running -= 1
+                    kept.used = time.monotonic()
             else:
-                yield self.kept if self._may_keep(host, keep=keep) else self.single
+                yield self.single
 
     async def rest(self) -> None:
         """Give back the connections that workers share: this process has no use for them now."""
@@ -162,15 +184,35 @@ class Pool:
         await self.kept.close()
         await self.single.close()
 
-    def _may_keep(self, host: str, *, keep: bool) -> bool:
-        """Return whether a connection may stay open after its request: as many as there is room for."""
+    def _keep(self, host: str, *, keep: bool) -> _KeptHost | None:
+        """Reserve a connection that may stay open after its request; None when there is no use or no room for it.
+
+        Other chunks may know of more requests to a host: one that comes a second time comes again.
+        """
         now = time.monotonic()
-        if keep and host not in self._recent and (len(self._recent) + 1) * PLACES > self.room.idle:
-            self._recent = {name: at for name, at in self._recent.items() if now - at < _KEEP_SECONDS}
-            keep = (len(self._recent) + 1) * PLACES <= self.room.idle
-        if keep:
-            self._recent[host] = now
-        return keep or host in self._recent
+        if not keep and now - self._seen.get(host, -_KEEP_SECONDS) >= _KEEP_SECONDS:
+            if len(self._seen) >= _MAX_SEEN:
+                self._seen = {name: at for name, at in self._seen.items() if now - at < _KEEP_SECONDS}
+                self._seen = self._seen if len(self._seen) < _MAX_SEEN else {}
+            self._seen[host] = now
+            return None
+        self._seen[host] = now
+        known = self._kept_hosts.get(host) or _KeptHost(now)
+        if known.running == known.most:
+            if not self._has_room():
+                self._kept_hosts = {
+                    name: one for name, one in self._kept_hosts.items() if one.running or now - one.used < _KEEP_SECONDS
+                }
+                if not self._has_room():
+                    return None
+            known.most += 1
+        known.running += 1
+        known.used = now
+        self._kept_hosts[host] = known
+        return known
+
+    def _has_room(self) -> bool:
+        return sum(one.most for one in self._kept_hosts.values()) < self.room.idle
 
     async def _line(self, host: str, limit: int, patience: float) -> _Line:
         """Return a connection to a host with a limit; the place that its caller holds says that there may be one."""

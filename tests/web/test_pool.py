@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from downloads import fetch, policy, rejection
+from downloads import LOOPBACK, fetch, policy, rejection
 from fakes import hosts
 
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.web.addresses import Guard
+from pixcrawler_worker.web.descriptors import Room
 from pixcrawler_worker.web.downloader import Downloader
+from pixcrawler_worker.web.hosts import Hosts
+from pixcrawler_worker.web.pool import Pool
+from pixcrawler_worker.web.resolver import CachingResolver
 
 COOKIE = b"HTTP/1.1 302 Found\r\nSet-Cookie: a=b\r\nLocation: /good/cookie.jpg?x=1\r\n\r\n"
 
@@ -82,6 +87,54 @@ def test_connections_are_reused_and_never_more_than_the_limit_of_a_host(host: st
 
     asyncio.run(run())
     assert opened == peak == allowed
+
+
+@pytest.mark.parametrize(("idle", "opened"), [(512, 2), (0, 5)])
+def test_a_host_that_is_requested_again_keeps_its_connection_while_there_is_room(idle: int, opened: int) -> None:
+    """Also if no chunk has two of its URLs: the first request cannot know of the others."""
+    connections = 0
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while await reader.readline():
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+
+    async def run() -> None:
+        guard = Guard(ports=frozenset(), allowed_networks=LOOPBACK)
+        names = CachingResolver(lambda _host: ["127.0.0.1"], patience=timedelta(seconds=5))
+        pool = Pool.open(policy(), guard, Hosts(), names=names, tls=None)
+        pool.room = Room(open=8, idle=idle)
+        async with hosts.listening(converse) as port:
+            for _ in range(5):
+                async with (
+                    pool.connection("images.example", keep=False, patience=1) as session,
+                    session.get(f"http://images.example:{port}/") as response,
+                ):
+                    assert await response.read() == b"hi"
+            await pool.aclose()
+
+    asyncio.run(run())
+    assert connections == opened
+
+
+def test_idle_connections_of_many_hosts_stay_within_their_room() -> None:
+    async def run() -> list[bool]:
+        guard = Guard(ports=frozenset(), allowed_networks=LOOPBACK)
+        names = CachingResolver(lambda _host: ["127.0.0.1"], patience=timedelta(seconds=5))
+        pool = Pool.open(policy(), guard, Hosts(), names=names, tls=None)
+        pool.room = Room(open=64, idle=10)
+        kept = []
+        for number in range(20):
+            async with pool.connection(f"{number}.example", keep=True, patience=1) as session:
+                kept.append(session is pool.kept)
+        async with pool.connection("0.example", keep=True, patience=1) as session:
+            kept.append(session is pool.kept)
+        await pool.aclose()
+        return kept
+
+    assert asyncio.run(run()) == [True] * 10 + [False] * 10 + [True]
 
 
 def test_a_closed_downloader_opens_again_in_another_loop(server: hosts.HostileServer) -> None:
