@@ -10,7 +10,8 @@ from pixcrawler_worker.db.session import Sessions
 
 _INSTALL = """
 CREATE TABLE IF NOT EXISTS public.outages (event text PRIMARY KEY, state text, slow float8, until timestamptz);
-CREATE OR REPLACE FUNCTION public.outage() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A restricted role may not read the table.
+CREATE OR REPLACE FUNCTION public.outage() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     found public.outages;
 BEGIN

@@ -60,7 +60,9 @@ def honcho(env: dict[str, str], *names: str, log: Path) -> Iterator[subprocess.P
 def empty(stack: Stack, empty_database_url: str) -> Iterator[Stack]:
     """The same, with an empty database."""
     engine: Engine = session.connect(empty_database_url, pool_size=2)
-    yield replace(stack, database_url=empty_database_url, sessions=session.sessions(engine)).of_owner()
+    other = replace(stack, database_url=empty_database_url, sessions=session.sessions(engine)).of_owner()
+    with contextlib.closing(other):
+        yield other
     engine.dispose()
 
 
