@@ -242,10 +242,10 @@ def _loaded(sources: dict[str, Source], name: str, settings: Settings) -> Source
 
 
 def source_config(settings: Settings, name: str) -> SourceConfig:
-    """Return the configuration of a source: from its fields of `Settings`, or from the variables named after it."""
-    if f"{name}_url" in Settings.model_fields:
-        return SourceConfig(base_url=getattr(settings, f"{name}_url"))
+    """Return the configuration of a source: from `Settings`, or from the variables named after it."""
     base_url, api_key = of_source(name)
+    if f"{name}_url" in Settings.model_fields:
+        base_url = getattr(settings, f"{name}_url")
     return SourceConfig(base_url=base_url, api_key=api_key)
 
 

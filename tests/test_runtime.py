@@ -187,11 +187,13 @@ def test_a_source_of_another_package_gets_its_configuration_from_the_environment
     found = runtime.source_config(settings, "nasa")
     assert (found.base_url, found.api_key) == ("https://mirror.example/", "hunter2")
     assert runtime.source_config(settings, "commons").api_key is None
+    monkeypatch.setenv("PIXCRAWLER_OPENVERSE_API_KEY", "ada:hunter2")
+    assert runtime.source_config(settings, "openverse").api_key == "ada:hunter2"
 
 
 def test_the_error_for_a_source_that_is_not_installed_names_the_installed_ones(opened: Runtime) -> None:
-    with pytest.raises(PermanentError, match="there is no source 'flicker'; known are commons, "):
-        opened.source("flicker")
+    with pytest.raises(PermanentError, match="there is no source 'aquarium'; known are commons, "):
+        opened.source("aquarium")
 
 
 def test_the_downloader_follows_the_settings(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """Reading the answers of providers with a JSON API: what their sources share."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -37,12 +38,31 @@ def words(query: Query, name: str) -> str:
     return found
 
 
-def without_key(response: Response, *keys: str | None) -> Response:
-    """Return a response in which no key stands: some providers repeat it, and errors quote responses."""
-    content = response.content
+def hidden(text: str, *keys: str | None) -> str:
+    """Return a text in which no key stands, as it is or quoted for a URL."""
     for key in filter(None, keys):
         for written in {key, quote(key, safe=""), quote_plus(key)}:
-            content = content.replace(written.encode(), MASK.encode())
+            text = text.replace(written, MASK)
+    return text
+
+
+def body(response: Response, name: str, *keys: str | None) -> Any:  # noqa: ANN401 - whatever the provider sends
+    """Return the JSON of a response, whatever its status. That of a success is as it is, and no error has a key in it.
+
+    Raises:
+        httpx.HTTPStatusError: on status 429 and from 500 on.
+        PermanentError: when the response is not JSON.
+    """
+    if response.is_success:
+        with contextlib.suppress(PermanentError):
+            return read_json(response, name)
+    return read_json(without_key(response, *keys), name)
+
+
+def without_key(response: Response, *keys: str | None) -> Response:
+    """Return a response in which no key stands: some providers repeat it, and errors quote responses."""
+    text = response.content.decode("utf-8", "surrogateescape")
+    content = hidden(text, *keys).encode("utf-8", "surrogateescape")
     if content == response.content:
         return response
     headers = {"Retry-After": response.headers["Retry-After"]} if "Retry-After" in response.headers else None
@@ -61,8 +81,7 @@ def read(response: Response, name: str, *, key: str | None = None) -> Any:  # no
         httpx.HTTPStatusError: on status 429 and from 500 on.
         PermanentError: on any other status, and when the response is not JSON.
     """
-    response = without_key(response, key)
-    data = read_json(response, name)
+    data = body(response, name, key)
     if response.is_success:
         return data
     said = said_in(data) or "without a reason"
@@ -71,14 +90,21 @@ def read(response: Response, name: str, *, key: str | None = None) -> Any:  # no
     raise PermanentError(f"{name} answered {response.status_code}: {said}"[:_MAX_ERROR])
 
 
-def said_in(data: object) -> str:
-    """Return what the body of an error says; nothing when it says nothing that can be read."""
+def said_in(data: object, *, levels: int = 4) -> str:
+    """Return what the body of an error says; nothing when it says nothing that can be read.
+
+    Args:
+        data: the body.
+        levels: of arrays and objects that are looked at.
+    """
+    if isinstance(data, list | Mapping) and not levels:
+        return ""
     if isinstance(data, list):
-        return said_in(data[0]) if data else ""
+        return said_in(data[0], levels=levels - 1) if data else ""
     if not isinstance(data, Mapping):
         return " ".join((text_of(data) or "").split())
     known = ("message", "detail", "error", "errors", "reason", "code")
-    return next(filter(None, (said_in(data[name]) for name in known if name in data)), "")
+    return next(filter(None, (said_in(data[name], levels=levels - 1) for name in known if name in data)), "")
 
 
 def parsed(model: type[T], data: object, name: str) -> T:

@@ -3,9 +3,12 @@
 A page of candidates is one search with `gsroffset`; its files come with their licenses. Files are taken as thumbnails
 of a width that Wikimedia keeps ready (https://www.mediawiki.org/wiki/Common_thumbnail_sizes), since originals of 10 MB
 are more than a dataset needs, and more than its servers like to send to robots.
+
+A search has 10,000 files. Beyond that those of each range of widths are searched, of which each has fewer.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -13,11 +16,12 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.domain.keywords import search_words
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.sources.fields import Side, Text, text_of
+from pixcrawler_worker.sources import answers
+from pixcrawler_worker.sources.fields import Count, Part, Side, Text, text_of
 from pixcrawler_worker.sources.html_text import visible_text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.sources.slices import Slice, Slices
 from pixcrawler_worker.web.http import AsyncClient, Response, read_json, retry_after_of
 
 T = TypeVar("T", bound=BaseModel)
@@ -25,6 +29,10 @@ T = TypeVar("T", bound=BaseModel)
 _API = "https://commons.wikimedia.org/w/api.php"
 #: Widths in pixels, from the one that suits most datasets upwards; others are rounded up to the next, or throttled.
 _WIDTHS = (1280, 1920, 3840)
+_FIXED: dict[str, str | int] = {"action": "query", "format": "json", "formatversion": 2, "maxlag": 5}
+_DEPTH = 10_000
+#: Pixels: wider files are panoramas, which the last range has.
+_MAX_WIDTH = 1_000_000
 _METADATA = "LicenseShortName|License|LicenseUrl|Artist|Attribution|ObjectName"
 #: Responses to one search: the server may cut a batch into parts, but not into more than its files.
 _MAX_PARTS = 100
@@ -43,11 +51,11 @@ class Commons(Source):
     summary: ClassVar[str] = "Wikimedia Commons: free images of everything, with author and license"
     terms: ClassVar[str] = "free licenses, credit as given; no key; https://foundation.wikimedia.org/wiki/Terms_of_Use"
     page_size: ClassVar[int | None] = 50
-    depth: ClassVar[int | None] = 10_000
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
         self._api = config.base_url or _API
+        self._slices = Slices(depth=_DEPTH, split=_split)
 
     async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of images. There is no filter for adult content.
@@ -56,9 +64,25 @@ class Commons(Source):
             TransientError: when the servers are busy, lagging or away.
             PermanentError: when they reject the search, or the response is not the API's.
         """
-        parameters = _parameters(query)
-        if not search_words(query.text):
-            raise PermanentError(f"commons cannot search for {query.text!r}: it has no words")
+        words = answers.words(query, "commons")
+
+        async def count(part: Slice) -> int:
+            parameters: dict[str, str | int] = {
+                "list": "search",
+                "srsearch": _searched(part),
+                "srnamespace": 6,
+                "srlimit": 1,
+                "srinfo": "totalhits",
+                "srprop": "",
+            }
+            counted = _read(await http.get(self._api, params=_FIXED | parameters))
+            return counted.query.searchinfo.totalhits or 0
+
+        root: Slice = (("words", words),)
+        place = await self._slices.find(root, query.page, query.page_size, count=count)
+        if place is None:
+            return Page((), more=False)
+        parameters = _parameters(query, *place)
         parts: list[_Part] = []
         continuation: dict[str, str | int] = {}
         while len(parts) < _MAX_PARTS:
@@ -72,21 +96,35 @@ class Commons(Source):
         candidates, invalid = _candidates(files, query)
         odd = sum(not isinstance(page, dict) for part in parts for page in part.query.pages)
         # A page may be empty although there are more: what it had was removed meanwhile.
-        return Page(candidates, "gsroffset" in continuation, invalid=odd + invalid)
+        return Page(candidates, "gsroffset" in continuation or place[0] != root, invalid=odd + invalid)
 
 
-def _parameters(query: Query) -> dict[str, str | int]:
+def _searched(part: Slice) -> str:
+    """Return the text of a search: CirrusSearch has a keyword for widths, whose ranges include both ends."""
+    values = dict(part)
+    widths = f" filew:{values['min']},{values['max']}" if "min" in values else ""
+    return f"filetype:bitmap {values['words']}{widths}"
+
+
+def _split(part: Slice) -> Sequence[Slice]:
+    values = dict(part)
+    first, last = int(values.get("min", 1)), int(values.get("max", _MAX_WIDTH))
+    if first >= last:
+        return []
+    # There are about as many files of 500 to 1,000 pixels as of 1,000 to 2,000.
+    middle = min(math.isqrt(first * last), last - 1)
+    ranges = ((middle + 1, last), (first, middle))
+    return [(("words", values["words"]), ("min", low), ("max", high)) for low, high in ranges]
+
+
+def _parameters(query: Query, part: Slice, page: int) -> dict[str, str | int]:
     width = next((step for step in _WIDTHS if step >= query.min_width), _WIDTHS[-1])
-    return {
-        "action": "query",
-        "format": "json",
-        "formatversion": 2,
-        "maxlag": 5,
+    return _FIXED | {
         "generator": "search",
-        "gsrsearch": f"filetype:bitmap {search_words(query.text)}",
+        "gsrsearch": _searched(part),
         "gsrnamespace": 6,
         "gsrlimit": query.page_size,
-        "gsroffset": query.page * query.page_size,
+        "gsroffset": page * query.page_size,
         "gsrsort": "relevance",
         "prop": "imageinfo",
         "iiprop": "url|size|mime|mediatype|extmetadata",
@@ -114,7 +152,12 @@ def _continuation(value: object) -> object:
     return {name: sent for name, sent in value.items() if isinstance(sent, str | int) and not isinstance(sent, bool)}
 
 
+class _SearchInfo(BaseModel):
+    totalhits: Count = None
+
+
 class _Query(BaseModel):
+    searchinfo: Part[_SearchInfo] = _SearchInfo()
     pages: Annotated[list[Any], BeforeValidator(_entries)] = []
 
 

@@ -89,7 +89,8 @@ class Europeana(Source):
         data = answers.read(await http.get(self._search, params=parameters), "europeana", key=key)
         # It also reports errors with the status 200.
         if isinstance(data, dict) and data.get("success") is False:
-            raise PermanentError(f"europeana answered: {answers.said_in(data) or 'without a reason'}"[:300])
+            said = answers.hidden(answers.said_in(data), key) or "without a reason"
+            raise PermanentError(f"europeana answered: {said}"[:300])
         return answers.parsed(_Results, data, "europeana")
 
 

@@ -132,7 +132,10 @@ class Flickr(Source):
         fixed: dict[str, str | int] = {"api_key": key or "", "format": "json", "nojsoncallback": 1}
         data = answers.read(await http.get(self._api, params=parameters | fixed), "flickr", key=key)
         if isinstance(data, dict) and data.get("stat") == "fail":
-            code, said = text_of(data.get("code")) or "", answers.said_in(data) or "without a reason"
+            code, said = (
+                text_of(data.get("code")) or "",
+                answers.hidden(answers.said_in(data), key) or "without a reason",
+            )
             hint = "; is PIXCRAWLER_FLICKR_API_KEY right?" if code == _BAD_KEY else ""
             kind = TransientError if code in _PASSING else PermanentError
             raise kind(f"flickr answered the error {code}: {said}{hint}"[:300])

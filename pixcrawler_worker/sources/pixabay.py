@@ -111,16 +111,16 @@ class Pixabay(Source):
         self._quota.require()
         response = await http.get(self._api, params={**dict(wanted), "key": self.config.api_key or ""})
         self._quota.note(response)
-        response = answers.without_key(response, self.config.api_key)
         is_rejected = response.status_code == HTTPStatus.BAD_REQUEST
         if is_rejected and b'"page" is out of valid range' in response.content:
             found = _Results(hits=[], totalHits=0)
         elif is_rejected or response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            said = " ".join(response.content[:200].decode("utf-8", "replace").split())
+            text = answers.without_key(response, self.config.api_key).content[:200].decode("utf-8", "replace")
+            said = " ".join(text.split())
             hint = "; is PIXCRAWLER_PIXABAY_API_KEY right?" if b"key" in response.content.lower() else ""
             raise PermanentError(f"pixabay answered {response.status_code}: {said}{hint}")
         else:
-            found = answers.parsed(_Results, answers.read(response, "pixabay"), "pixabay")
+            found = answers.parsed(_Results, answers.read(response, "pixabay", key=self.config.api_key), "pixabay")
         self._kept.pop(wanted, None)
         self._kept[wanted] = self._now(), found
         if len(self._kept) > _MAX_KEPT:

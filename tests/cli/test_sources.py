@@ -9,7 +9,7 @@ def test_sources_are_listed_with_what_they_need() -> None:
     output = call({}, "sources").stdout
     assert "commons           ready" in output
     assert "gallery           set PIXCRAWLER_GALLERY_URL" in output
-    assert "20 candidates per result page, 240 per keyword" in output
+    assert "20 candidates per result page, 17,520 per keyword" in output
     assert "ready, for jobs that name it" in output
     assert "https://docs.openverse.org/terms_of_service.html" in output.replace("\n" + " " * 18, "")
 
@@ -18,5 +18,5 @@ def test_sources_are_listed_as_json() -> None:
     output = json.loads(call({"PIXCRAWLER_GALLERY_URL": "http://pictures.example"}, "sources", "--json").stdout)
     found = {source["name"]: source for source in output}
     assert all(found[name]["ready"] for name in ("commons", "gallery", "inaturalist", "openverse", "urls"))
-    assert found["commons"]["depth"] == 10_000
+    assert found["nasa"]["depth"] == 10_000
     assert (found["commons"]["by_default"], found["inaturalist"]["by_default"]) == (True, False)

@@ -9,7 +9,7 @@ from fakes import providers
 
 Json = dict[str, Any]
 #: The key that the fakes of keyed providers accept.
-KEY = "hunter2"
+KEY = providers.KEY
 
 
 class Api:

@@ -5,8 +5,9 @@
         providers.requests["commons"]      # query parameters of its requests, as dicts
 
 Commons: pages that are not in order, batches that come in parts (`iicontinue`), errors in responses with status 200, a
-search window, 403 for a User-Agent that names no client, thumbnails of the widths that Wikimedia keeps. Openverse: 20 a
-page and 240 a query, 401 beyond, totals clamped to that, sizes that are null, rate headers. Some files are dead.
+search window, ranges of widths, 403 for a User-Agent that names no client, thumbnails of the widths that Wikimedia
+keeps. Openverse: 20 a page and 240 a query, 401 beyond, totals clamped to that, sizes that are null, rate headers,
+tokens for a client's id and secret. Some files are dead.
 
 As a process of its own it prints the settings that lead to it: `python -m fakes.providers "red panda" --images 300`.
 """
@@ -25,6 +26,9 @@ from typing import Any
 
 from aiohttp import web
 from fakes.hosts import jpeg
+
+#: A key that keyed providers accept, and here a token and the secret of a client.
+KEY = "hunter2"
 
 Json = dict[str, Any]
 #: Returns a response in the place of a provider's, to its n-th request from 0; None leaves it to the provider.
@@ -64,6 +68,21 @@ class Work:
         return _LICENSES[self.number % len(_LICENSES)]
 
     @property
+    def width(self) -> int:
+        """Pixels of the original at Commons."""
+        return 5514 - self.number % 1000
+
+    @property
+    def size(self) -> str:
+        """As Openverse has it."""
+        return ("large", "medium", "small")[self.number // 4 % 3]
+
+    @property
+    def ratio(self) -> str:
+        """As Openverse has it."""
+        return ("wide", "tall", "square")[self.number // 12 % 3]
+
+    @property
     def name(self) -> str:
         return f"{self.keyword} {self.number}"
 
@@ -101,6 +120,8 @@ class Providers:
     trouble: dict[str, Trouble] = field(default_factory=dict)
     base: str = ""
     requests: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    tokens: list[str] = field(default_factory=list)
+    authorized: list[str | None] = field(default_factory=list)
 
     @property
     def commons_url(self) -> str:
@@ -121,6 +142,7 @@ class Providers:
             [
                 web.get("/w/api.php", self._behind("commons", self._commons)),
                 web.get("/v1/images/", self._behind("openverse", self._openverse)),
+                web.post("/v1/auth_tokens/token/", self._new_token),
                 web.get("/wikipedia/commons/thumb/{file}/{thumb}", self._file),
                 web.get("/wikipedia/commons/{file}", self._file),
             ]
@@ -154,12 +176,17 @@ class Providers:
         query = request.query
         if _is_anonymous(request):
             return web.Response(status=403, text="Please set a user-agent and respect our robot policy")
+        if query.get("list") == "search":
+            hits = len(self._commons_found(query["srsearch"]))
+            return web.json_response(
+                {"batchcomplete": True, "query": {"searchinfo": {"totalhits": hits}, "search": []}}
+            )
         if query.get("format") != "json" or query.get("formatversion") != "2" or query.get("generator") != "search":
             return _error("badvalue", "Unrecognized value for parameter.")
         offset, limit = int(query.get("gsroffset", 0)), int(query.get("gsrlimit", 10))
         if not 1 <= limit <= 500 or offset + limit > _WINDOW:
             return _error("badvalue", "The value is out of range.")
-        found = self.catalog.commons.get(query["gsrsearch"].removeprefix("filetype:bitmap "), [])
+        found = self._commons_found(query["gsrsearch"])
         batch = found[offset : offset + limit]
         data: Json = {"query": {"pages": self._commons_pages(batch, offset, request)}} if batch else {}
         part = int(query.get("iicontinue", "0|0").split("|")[1])
@@ -170,6 +197,11 @@ class Providers:
             if offset + limit < len(found):
                 data["continue"] = {"gsroffset": offset + limit, "continue": "gsroffset||"}
         return web.json_response(data)
+
+    def _commons_found(self, search: str) -> list[Work]:
+        keyword, _, widths = search.removeprefix("filetype:bitmap ").partition(" filew:")
+        first, last = map(int, widths.split(",")) if widths else (0, 10**9)
+        return [work for work in self.catalog.commons.get(keyword, []) if first <= work.width <= last]
 
     def _commons_pages(self, batch: list[Work], offset: int, request: web.Request) -> list[Json]:
         part = int(request.query.get("iicontinue", "0|0").split("|")[1])
@@ -196,8 +228,8 @@ class Providers:
         url = f"{self.base}/wikipedia/commons/{file}"
         return {
             "size": 11_863_148,
-            "width": 5514,
-            "height": 3102,
+            "width": work.width,
+            "height": work.width * 3102 // 5514,
             "thumburl": f"{self.base}/wikipedia/commons/thumb/{file}/{step}px-{work.number}.jpg",
             "thumbwidth": step,
             "thumbheight": step * 3102 // 5514,
@@ -218,6 +250,10 @@ class Providers:
 
     def _openverse(self, request: web.Request) -> web.Response:
         query = request.query
+        authorization = request.headers.get("Authorization")
+        self.authorized.append(authorization)
+        if authorization is not None and authorization.removeprefix("Bearer ") not in {*self.tokens, KEY}:
+            return _unauthorized("Authentication credentials were not provided.")
         page, size = int(query.get("page", 1)), int(query.get("page_size", _PAGE_SIZE))
         if size > _PAGE_SIZE:
             return _unauthorized(f"page_size may not exceed {_PAGE_SIZE} for anonymous requests")
@@ -228,7 +264,11 @@ class Providers:
             detail = f"Invalid input given for fields. 'license' -> License '{unknown.pop()}' does not exist."
             return web.json_response({"error": "InputError", "detail": detail, "fields": ["license"]}, status=400)
         found = [
-            work for work in self.catalog.openverse.get(query["q"], []) if not licenses or work.license[3] in licenses
+            work
+            for work in self.catalog.openverse.get(query["q"], [])
+            if (not licenses or work.license[3] in licenses)
+            and query.get("size") in {None, work.size}
+            and query.get("aspect_ratio") in {None, work.ratio}
         ][:_DEPTH]
         pages = -(-len(found) // size)
         if page > max(pages, 1):
@@ -243,6 +283,17 @@ class Providers:
             },
             headers={"X-RateLimit-Limit-anon_burst": "20/min", "X-RateLimit-Available-anon_burst": "19"},
         )
+
+    async def _new_token(self, request: web.Request) -> web.Response:
+        """Return a token for the client `ada` with the secret `hunter2`, and forget that of before."""
+        form = await request.post()
+        self.requests["tokens"].append({name: str(value) for name, value in form.items()})
+        if (form.get("client_id"), form.get("client_secret")) != ("ada", KEY):
+            said = f"Invalid client: {self.requests['tokens'][-1]}"
+            return web.json_response({"error": "invalid_client", "error_description": said, "detail": said}, status=401)
+        self.tokens = [f"token-{len(self.requests['tokens'])}"]
+        granted = {"access_token": self.tokens[0], "token_type": "Bearer", "expires_in": 36000, "scope": "read write"}
+        return web.json_response(granted)
 
     def _result(self, work: Work) -> Json:
         _, short, deed, license_, version = work.license

@@ -46,6 +46,7 @@ def test_a_wait_is_kept_without_the_key() -> None:
         ('{"reason": 5}', "museum answered 400: 5"),
         ("[]", "museum answered 400: without a reason"),
         ("<p>no", "not JSON"),
+        ("[" * 900 + "]" * 900, "museum answered 400: without a reason"),
     ],
 )
 def test_a_rejection_quotes_the_provider(content: str, said: str) -> None:

@@ -9,10 +9,11 @@ import source_client
 from aiohttp import web
 from fakes import providers
 from fakes.providers import Catalog, Trouble, Work
-from source_client import LOOPBACK
+from source_client import LOOPBACK, search_with
 
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.sources.protocol import Candidate, Page
+from pixcrawler_worker.sources import protocol
+from pixcrawler_worker.sources.protocol import Candidate, Page, SourceConfig
 from pixcrawler_worker.web.policy import Policy
 
 
@@ -248,3 +249,19 @@ def test_a_license_is_found_in_any_of_its_fields(metadata: object, license_id: s
 def test_html_in_a_description_becomes_plain_text() -> None:
     (found,) = described(extmetadata={"Artist": {"value": "<a href='x'>\n Ada</a> &amp; <b>co</b>"}})
     assert found.credit.author == "Ada & co"
+
+
+def test_beyond_10_000_ranges_of_widths_are_searched() -> None:
+    with providers.serving(Catalog({"cat": [Work(number, "cat", number) for number in range(10_300)]}, {})) as server:
+        source = protocol.load("commons", SourceConfig(base_url=server.commons_url))
+        last = search_with(source, name="commons", page=199)
+        assert (len(last.candidates), last.more) == (50, True)
+        page = search_with(source, name="commons", page=200)
+        assert (len(page.candidates), page.more) == (50, True)
+        ranges = [sent["gsrsearch"] for sent in server.requests["commons"] if "gsrsearch" in sent]
+        assert ranges[-1].startswith("filetype:bitmap cat filew:")
+        # The number of pages of all ranges is known without requesting them.
+        assert search_with(source, name="commons", page=10_000) == Page((), more=False)
+        counted = [sent["srsearch"] for sent in server.requests["commons"] if "srsearch" in sent]
+        widths = [int(one) for search in counted[1:] for one in search.partition("filew:")[2].split(",")]
+        assert (min(widths), max(widths)) == (1, 1_000_000)

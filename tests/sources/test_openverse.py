@@ -1,5 +1,6 @@
 """What Openverse does that others do not."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -7,9 +8,11 @@ import source_client
 from aiohttp import web
 from fakes import providers
 from fakes.providers import Catalog, Trouble, Work
+from source_client import search_with
 
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.sources.protocol import Page
+from pixcrawler_worker.sources import protocol
+from pixcrawler_worker.sources.protocol import Page, SourceConfig
 
 
 def search(base_url: str, **options: Any) -> Page:
@@ -27,9 +30,66 @@ def responding(data: object, *, status: int = 200) -> Trouble:
 def test_the_end_of_what_can_be_reached_is_not_an_error() -> None:
     with providers.serving(catalog(500)) as server:
         last = search(server.openverse_url, page=11)
-        assert (len(last.candidates), last.more) == (20, False)
-        assert search(server.openverse_url, page=12) == Page((), more=False)
+        assert (len(last.candidates), last.more) == (20, True)
+        assert search(server.openverse_url, page=1000) == Page((), more=False)
         assert search(server.openverse_url, page=3, page_size=7).more
+
+
+def test_beyond_240_its_licenses_sizes_and_aspect_ratios_are_searched() -> None:
+    with providers.serving(catalog(1100)) as server:
+        source = protocol.load("openverse", SourceConfig(base_url=server.openverse_url))
+        found = [search_with(source, page_size=20, page=11)]
+        while found[-1].more:
+            found.append(search_with(source, page_size=20, page=11 + len(found)))
+        reached = {candidate.url for page in found for candidate in page.candidates}
+        assert len(reached) == 1100
+        # A license with 275 is divided by size, and the parts of that need not be.
+        assert {sent.get("aspect_ratio") for sent in server.requests["openverse"]} == {None}
+        assert {sent.get("size") for sent in server.requests["openverse"]} == {None, "large", "medium", "small"}
+        assert found[-1] == Page((), more=False)
+
+
+def test_only_licenses_of_the_query_are_divided() -> None:
+    with providers.serving(catalog(1100)) as server:
+        source = protocol.load("openverse", SourceConfig(base_url=server.openverse_url))
+        assert search_with(source, page_size=20, page=12, licenses=("cc-by", "cc0")).candidates
+        assert {sent["license"] for sent in server.requests["openverse"]} == {"by,cc0", "by"}
+
+
+def test_with_a_key_requests_have_a_token_that_is_renewed_in_time() -> None:
+    now = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    with providers.serving(catalog(50)) as server:
+        config = SourceConfig(base_url=server.openverse_url, api_key="ada:hunter2")
+        source = protocol.SOURCES.load("openverse")(config, now=lambda: now)
+        for _ in range(2):
+            assert len(search_with(source, page_size=20).candidates) == 20
+        now += timedelta(hours=9, minutes=56)
+        search_with(source, page_size=20)
+        assert server.authorized == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
+        # One that was revoked is renewed once.
+        server.tokens = ["another"]
+        assert len(search_with(source, page_size=20).candidates) == 20
+        assert server.authorized[3:] == ["Bearer token-2", "Bearer token-3"]
+        assert server.requests["tokens"][0] == {
+            "grant_type": "client_credentials",
+            "client_id": "ada",
+            "client_secret": "hunter2",
+        }
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("hunter3", "answered 401: Authentication credentials .*; is PIXCRAWLER_OPENVERSE_API_KEY right"),
+        ("ada:hunter3", "answered 401: Invalid client: .*; is PIXCRAWLER_OPENVERSE_API_KEY right"),
+    ],
+)
+def test_a_wrong_key_is_named_and_not_shown(key: str, said: str) -> None:
+    with providers.serving(catalog(1)) as server:
+        source = protocol.load("openverse", SourceConfig(base_url=server.openverse_url, api_key=key))
+        with pytest.raises(PermanentError, match=said) as caught:
+            search_with(source)
+    assert "hunter3" not in str(caught.value)
 
 
 def test_every_image_has_its_license_author_and_page() -> None:
