@@ -74,8 +74,8 @@ MUTATIONS = (
     Mutation(
         name="a result is accepted whatever its fence token",
         files="db/ledger/chunks.py",
-        old="if row is None or row.fence != claim.fence:",
-        new="if row is None:",
+        old="    if fence != claim.fence:",
+        new="    if fence is None:",
         tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
@@ -115,9 +115,9 @@ MUTATIONS = (
     ),
     Mutation(
         name="a claim is checked without FOR UPDATE",
-        files="db/ledger/chunks.py",
-        old="where(Chunk.id == claim.chunk_id).with_for_update(key_share=True)",
-        new="where(Chunk.id == claim.chunk_id)",
+        files="db/ledger/statements.py",
+        old="WHERE id = %(chunk)s AND (SELECT count(*) FROM pinned) >= 0\nFOR NO KEY UPDATE\n",
+        new="WHERE id = %(chunk)s AND (SELECT count(*) FROM pinned) >= 0\n",
         tests=("db/ledger/test_chunks.py",),
     ),
     Mutation(
@@ -138,17 +138,16 @@ MUTATIONS = (
     Mutation(
         name="a finished chunk is counted in a second transaction",
         files="db/ledger/chunks.py",
-        old="    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)",
+        old="    return jobs.count(session, claim.job, replace(change, active",
         new='    session.connection().exec_driver_sql("COMMIT")\n'
-        "    return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)",
+        "    return jobs.count(session, claim.job, replace(change, active",
         tests=("db/test_faults.py", "db/ledger/test_jobs.py"),
     ),
     Mutation(
-        name="a claimed chunk is counted in a second transaction",
-        files="db/ledger/chunks.py",
-        old="        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))",
-        new='        session.connection().exec_driver_sql("COMMIT")\n'
-        "        jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.RUNNING))",
+        name="a claimed chunk is not counted in its job",
+        files="db/ledger/statements.py",
+        old='active="active_chunks = active_chunks + 1," if table.has("active_chunks") else ""',
+        new='active=""',
         tests=("db/test_faults.py", "db/ledger/test_chunks.py"),
     ),
     Mutation(
@@ -174,9 +173,9 @@ MUTATIONS = (
     ),
     Mutation(
         name="dispatching waits for locked rows",
-        files="db/ledger/dispatch.py",
-        old="        .with_for_update(key_share=True, skip_locked=True)\n    )\n    return _dispatch",
-        new="        .with_for_update(key_share=True)\n    )\n    return _dispatch",
+        files="db/ledger/statements.py",
+        old="LIMIT %(limit)s\n    FOR NO KEY UPDATE SKIP LOCKED",
+        new="LIMIT %(limit)s\n    FOR NO KEY UPDATE",
         tests=("db/ledger/test_locked_rows.py",),
     ),
     Mutation(
@@ -195,21 +194,21 @@ MUTATIONS = (
     ),
     Mutation(
         name="images are written before the fence token is checked",
-        files="jobs/executor.py",
+        files="jobs/ending.py",
         old="        match chunks.lock_claim(session, claim):\n",
         new="        kind.write(session, work, result)\n        match chunks.lock_claim(session, claim):\n",
         tests=("crawl/test_claims.py",),
     ),
     Mutation(
         name="the work of a chunk has no deadline",
-        files="jobs/executor.py",
+        files="jobs/heartbeat.py",
         old="timeout=deadline, return_when",
         new="timeout=None, return_when",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
         name="work goes on after its claim is lost",
-        files="jobs/executor.py",
+        files="jobs/heartbeat.py",
         old="return_when=asyncio.FIRST_COMPLETED",
         new="return_when=asyncio.ALL_COMPLETED",
         tests=("jobs/test_executor.py",),
@@ -237,7 +236,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="an outage costs an attempt",
-        files="jobs/executor.py",
+        files="jobs/ending.py",
         old="error=str(error), outage=True, jitter=jitter()",
         new="error=str(error), jitter=jitter()",
         tests=("jobs/test_executor.py",),
@@ -245,13 +244,13 @@ MUTATIONS = (
     Mutation(
         name="the lease is not extended while a result waits for the database",
         files="jobs/executor.py",
-        old="        outcome, report = _finish(runtime, kind, claim, work, result,",
-        new="        heartbeat.__exit__()\n        outcome, report = _finish(runtime, kind, claim, work, result,",
+        old="            sends_next = self._sends_next(claimed)\n",
+        new="            sends_next = self._sends_next(claimed)\n            heartbeat.extend(None)\n",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
         name="an attempt that could not be claimed is not counted",
-        files="jobs/executor.py",
+        files="jobs/claiming.py",
         old="            _count_attempt(runtime, kind, chunk_id, error, limits, jitter)\n",
         new="",
         tests=("jobs/test_executor.py",),
@@ -279,16 +278,16 @@ MUTATIONS = (
     ),
     Mutation(
         name="the executor's heartbeat comes at 95 % of the lease",
-        files="jobs/executor.py",
+        files="jobs/heartbeat.py",
         old="limits.heartbeat_interval(self._lease).total_seconds()",
         new="self._lease.total_seconds() * 0.95",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
         name="a heartbeat that meets a busy database ends the work",
-        files="jobs/executor.py",
-        old="            except OutageError:\n                pause = min",
-        new="            except ZeroDivisionError:\n                pause = min",
+        files="jobs/heartbeat.py",
+        old="        except OutageError:\n            pause = min",
+        new="        except ZeroDivisionError:\n            pause = min",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
@@ -406,8 +405,8 @@ MUTATIONS = (
     Mutation(
         name="a part whose COMMIT lost its answer is taken for lost",
         files="db/ledger/chunks.py",
-        old="was_put_back or row.state == ChunkState.COMPLETED",
-        new="row.state == ChunkState.COMPLETED",
+        old="was_put_back or state == ChunkState.COMPLETED",
+        new="state == ChunkState.COMPLETED",
         tests=("jobs/test_parts.py",),
     ),
     Mutation(

@@ -1,14 +1,18 @@
 """Every timeout that the life of a chunk depends on, in one place, and the order that must hold between them."""
 
+import itertools
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import pairwise
 
 from pixcrawler_worker.db import session
 from pixcrawler_worker.domain.retry import MAX_RETRY_AFTER
 
 #: Transitions of one attempt that may each take `transition_time`: claim, finish, release.
 _TRANSITIONS = 3
+#: Seconds between two tries to write a transition: they double from the first to the longest.
+_FIRST_PAUSE, _MAX_PAUSE = 0.05, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +68,7 @@ class JobLimits:
         )
         of_transactions = (session.LOCK_TIMEOUT, session.STATEMENT_TIMEOUT, session.IDLE_TIMEOUT, self.soft_time_limit)
         for durations in (of_chunks, of_transactions):
-            if any(shorter >= longer for shorter, longer in pairwise(durations)):
+            if any(shorter >= longer for shorter, longer in itertools.pairwise(durations)):
                 raise ValueError(f"each limit must be longer than the one before it: {durations}")
         if self.following + self.chunk_deadline + _TRANSITIONS * self.transition_time >= self.soft_time_limit:
             raise ValueError("a chunk at its deadline must be able to write its result before the soft time limit")
@@ -85,6 +89,21 @@ class JobLimits:
 
     def _latest_deadline(self, elapsed: timedelta) -> timedelta:
         return self.soft_time_limit - _TRANSITIONS * self.transition_time - elapsed - timedelta(seconds=1)
+
+    def pauses(self, jitter: Callable[[], float]) -> Iterator[float]:
+        """Yield the seconds between two tries at a transition, until its time is over.
+
+        They are random, because all workers wait for the same database.
+
+        Args:
+            jitter: returns a random number from 0 up to 1.
+        """
+        end = time.monotonic() + self.transition_time.total_seconds()
+        for doublings in itertools.count():
+            pause = min(_FIRST_PAUSE * 2**doublings, _MAX_PAUSE) * (1 + jitter()) / 2
+            if time.monotonic() + pause > end:
+                return
+            yield pause
 
     def heartbeat_interval(self, lease: timedelta) -> timedelta:
         """Return the time between two heartbeats of a claim."""

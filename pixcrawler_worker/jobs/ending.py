@@ -1,0 +1,216 @@
+"""Ending an attempt: its result, the chunk's end and what follows, in one transaction; or its release."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from pixcrawler_worker.db.ledger import chunks, dispatch, jobs
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobTable, LimitExceededError, NotRunningError
+from pixcrawler_worker.db.session import Session, describe, may_pass, transact
+from pixcrawler_worker.domain.lifecycle import ChunkOutcome
+from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
+from pixcrawler_worker.jobs import submission
+from pixcrawler_worker.jobs.claiming import Claimed
+from pixcrawler_worker.jobs.kind import AnyJobKind, Report
+from pixcrawler_worker.jobs.limits import JobLimits
+from pixcrawler_worker.runtime import Runtime, owner
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """When a process that has ended a chunk takes another one of the job, in the same transaction.
+
+    That saves the way of a message through the broker and back, which costs more than a chunk with little to do.
+
+    Attributes:
+        chunk_id: of the message.
+        served: the kinds that the process serves: it follows only while no other job of them runs.
+        until: by the monotonic clock. After that a message is sent as well: others may have come.
+    """
+
+    chunk_id: int
+    served: Sequence[JobTable]
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of an attempt.
+
+    Attributes:
+        outcome: for the job.
+        messages: to send next; None when they were not chosen yet.
+        follower: the next chunk, claimed in the transaction that has ended the attempt.
+    """
+
+    outcome: ChunkOutcome
+    messages: list[ChunkMessage] | None = None
+    follower: Claimed | None = None
+
+
+class _NotFollowedError(Exception):
+    """What follows an attempt could not be read or written: the attempt is ended without it."""
+
+
+def finish(  # noqa: PLR0913 - everything that the end of an attempt depends on
+    runtime: Runtime,
+    claimed: Claimed,
+    result: Any,  # noqa: ANN401 - what the kind's work returns
+    jitter: Callable[[], float],
+    follow: Following | None,
+    *,
+    sends_next: bool,
+) -> tuple[Ended, Report | None]:
+    """Write the result, the chunk's end, and what follows, in one transaction.
+
+    Return the end, and the report that was written, if one was.
+
+    Raises:
+        NotRunningError: when the result comes too late and is dropped.
+    """
+    claim = claimed.claim
+    ended: Ended | None = None
+    report: Report | None = None
+    with_next = True
+
+    def write(session: Session) -> tuple[Ended, Report | None]:
+        nonlocal ended, report
+        match chunks.lock_claim(session, claim):
+            case ClaimState.LOST:
+                return Ended(ChunkOutcome.LOST), None
+            case ClaimState.FINISHED:
+                # By the transaction before, whose answer was lost.
+                if ended is None:
+                    open_chunks = jobs.counters(session, claim.job).open
+                    ended = Ended(ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED)
+                return ended, report
+            case ClaimState.VALID:
+                report = claimed.kind.write(session, claimed.work, result)
+                if with_next:
+                    ended = _end_with_next(runtime, session, claimed, report, follow, sends_next=sends_next)
+                else:
+                    ended = Ended(_complete(session, claim, report), messages=[])
+                return ended, report
+
+    while True:
+        try:
+            return transact(runtime.sessions, write, pauses=claimed.limits.pauses(jitter))
+        except LimitExceededError:
+            # Only a limit that is lowered at this very moment makes a second turn necessary.
+            continue
+        except _NotFollowedError as error:
+            log.exception("what follows is left to the sweep", exc_info=error.__cause__)
+            with_next = False
+
+
+def _end_with_next(  # noqa: PLR0913 - the attempt, and what may follow
+    runtime: Runtime,
+    session: Session,
+    claimed: Claimed,
+    report: Report,
+    follow: Following | None,
+    *,
+    sends_next: bool,
+) -> Ended:
+    """End the attempt, and claim the chunk that follows or choose the message for it."""
+    claim, kind = claimed.claim, claimed.kind
+    follower: Claim | None = None
+    if follow and report.rest is None and time.monotonic() < follow.until:
+        with _following():
+            follower = chunks.claim_undispatched(
+                session, claim.job, served=follow.served, owner=owner(follow.chunk_id), lease=runtime.settings.lease
+            )
+    outcome = _complete(session, claim, report, follower)
+    with _following():
+        if follower is not None:
+            try:
+                work = kind.prepare(runtime, session, follower)
+                return Ended(outcome, [], Claimed(kind, follower, work, claimed.limits))
+            except PermanentError as error:
+                # Another version planned it.
+                outcome = chunks.fail(session, follower, error=str(error))
+        if outcome is ChunkOutcome.CONTINUES:
+            return Ended(outcome, dispatch.next_due(session, claim.job, limit=1) if sends_next else [])
+    return Ended(outcome)
+
+
+@contextlib.contextmanager
+def _following() -> Iterator[None]:
+    """Raise `_NotFollowedError` for what is wrong with the next chunk: this one has nothing to do with it."""
+    try:
+        yield
+    except Exception as error:
+        if may_pass(error):
+            raise
+        raise _NotFollowedError from error
+
+
+def _complete(session: Session, claim: Claim, report: Report, follower: Claim | None = None) -> ChunkOutcome:
+    """Complete the chunk, or queue it again for the rest of its work."""
+    if report.rest is None:
+        return chunks.finish(session, claim, result=report.result, gains=report.gains, follower=follower)
+    rest = report.rest
+    return chunks.put_back(
+        session,
+        claim,
+        result=report.result,
+        gains=report.gains,
+        payload=rest.payload,
+        delay=rest.delay,
+        progressed=rest.progressed,
+    )
+
+
+def close(
+    runtime: Runtime, claim: Claim, error: Exception, limits: JobLimits, jitter: Callable[[], float]
+) -> ChunkOutcome:
+    """Release the chunk, or fail it; when even that cannot be written, its lease expires."""
+
+    def end(session: Session) -> ChunkOutcome:
+        match error:
+            case PermanentError():
+                return chunks.fail(session, claim, error=str(error))
+            case OutageError():
+                return chunks.release(session, claim, error=str(error), outage=True, jitter=jitter())
+            case TransientError():
+                return chunks.release(session, claim, error=str(error), retry_after=error.retry_after, jitter=jitter())
+            case _:
+                return chunks.release(session, claim, error=describe(error), jitter=jitter())
+
+    try:
+        return transact(runtime.sessions, end, pauses=limits.pauses(jitter))
+    except NotRunningError:
+        pass
+    except OutageError as outage:
+        log.warning("the chunk could not be released: the sweep does it", reason=str(outage))
+    except Exception:
+        log.exception("the chunk could not be released: the sweep does it")
+    return ChunkOutcome.LOST
+
+
+def next_messages(runtime: Runtime, kind: AnyJobKind, claim: Claim, ended: Ended) -> list[ChunkMessage]:
+    """Return what follows for the job. What cannot be done now is left to the sweep."""
+    job = claim.job
+    try:
+        match ended.outcome:
+            case ChunkOutcome.LOST:
+                log.info("result dropped: the claim is lost, or the job does not run")
+                return []
+            case ChunkOutcome.JOB_FINISHED:
+                return submission.conclude(runtime, kind, job.id)
+            case ChunkOutcome.CONTINUES if ended.messages is not None:
+                return ended.messages
+            case ChunkOutcome.CONTINUES:
+                return transact(runtime.sessions, lambda session: dispatch.next_due(session, job, limit=1))
+    except TransientError as error:
+        log.warning("what follows is left to the sweep", reason=str(error))
+    except Exception:
+        log.exception("what follows is left to the sweep")
+    return []
