@@ -203,6 +203,7 @@ class Hosts:
         self._jitter = jitter
         self._known: OrderedDict[str, _Host] = OrderedDict()
         self._looking = asyncio.Lock()
+        self._wanted: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -239,11 +240,14 @@ class Hosts:
 
     async def look(self, hosts: Sequence[str]) -> None:
         """Take over what other workers know of some hosts."""
-        if self.shared is None or not self._unseen(hosts):
+        if self.shared is None or not (unseen := self._unseen(hosts)):
             return
-        # One look at a time: who comes meanwhile waits for it, and has seen the same.
+        self._wanted.update(unseen)
+        # One look at a time, for all who came meanwhile: with many hosts, each request would ask Redis by itself.
         async with self._looking:
-            if due := self._unseen(hosts):
+            if unseen := self._unseen(hosts):
+                due = self._unseen(sorted({*self._wanted, *unseen}))
+                self._wanted.clear()
                 found = await self.shared.look(due)
                 for host in due:
                     self._host(host).looked = self._clock()

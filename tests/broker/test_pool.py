@@ -22,3 +22,31 @@ def test_the_death_of_children_leaves_no_descriptor_behind_and_no_child_unwatche
 
 def test_the_pool_is_still_needed_because_celery_reads_from_the_pipes_of_dead_children() -> None:
     assert run("celery")["strays"]
+
+
+def test_children_know_when_their_pool_runs_and_when_it_stops() -> None:
+    """What the main process notes after the fork is seen in the child."""
+    script = """
+import os
+from celery.concurrency.prefork import TaskPool
+from pixcrawler_worker.broker import pool
+TaskPool.on_start = TaskPool.on_close = lambda self: None  # no children of its own
+made = pool.ChildPool.__new__(pool.ChildPool)
+seen = [pool.is_running(), pool.is_stopping()]
+made.on_start()
+go, back = os.pipe(), os.pipe()
+if os.fork() == 0:
+    found = [pool.is_running(), pool.is_stopping()]
+    os.read(go[0], 1)
+    os.write(back[1], repr([*found, pool.is_running(), pool.is_stopping()]).encode())
+    os._exit(0)
+made.on_close()
+os.write(go[1], b"x")
+print(seen, os.read(back[0], 100).decode())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    # The child may look before or after the pool stops.
+    assert done.stdout.strip() in {
+        "[False, False] [True, False, False, True]",
+        "[False, False] [False, True, False, True]",
+    }, done.stderr

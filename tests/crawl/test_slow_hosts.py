@@ -144,3 +144,24 @@ def test_what_the_budget_does_not_last_for_is_left_to_another_chunk(runtime: Run
     chunk = the_chunk(narrow, ref)
     assert (chunk.state, chunk.attempt, result(narrow, ref)["stored"]) == ("completed", 1, 12)
     assert chunk.payload["only"] is not None, "it was done in parts"
+
+
+@pytest.mark.parametrize("looks", [0, 6])
+def test_a_process_that_is_to_end_leaves_the_rest_at_no_cost(runtime: Runtime, host: HostileServer, looks: int) -> None:
+    good = image_urls(host, f"stopping-{looks}", 12)
+    narrow = replace(runtime, settings=runtime.settings.model_copy(update={"fetch_concurrency": 2}))
+    ref, messages = start(narrow, good, job={"max_images": 12}, max_rounds=1)
+    looked = 0
+
+    def is_stopping() -> bool:
+        nonlocal looked
+        looked += 1
+        return looked > looks
+
+    executor.run(replace(narrow, is_stopping=is_stopping), CRAWL, first(messages).chunk_id)
+    chunk = the_chunk(narrow, ref)
+    assert (chunk.state, chunk.attempt, chunk.crash_count) == ("queued", 0, 0)
+    stored = len(urls_of(narrow, ref))
+    assert stored == 0 if looks == 0 else 0 < stored < 12
+    drive(narrow, messages)
+    assert urls_of(narrow, ref) == set(good)

@@ -1,9 +1,9 @@
 """How hosts are treated by one process: places, waits that they ask for, and pauses for those that do not answer."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 from hypothesis import given
@@ -237,3 +237,28 @@ def test_a_host_that_does_not_answer_gets_one_request_at_a_time(known: Hosts, cl
     run(known.answered("a.example"))
     clock.now += 60
     assert known.places("a.example") == PLACES
+
+
+class CountedLooks:
+    """What workers share, which only counts how often it is looked at. A look ends after the next turn of the loop."""
+
+    def __init__(self) -> None:
+        self.looks: list[Sequence[str]] = []
+
+    async def look(self, names: Sequence[str]) -> Mapping[str, hosts.Closing]:
+        self.looks.append(names)
+        await asyncio.sleep(0)
+        return {}
+
+
+def test_requests_to_many_hosts_look_together(clock: Clock) -> None:
+    shared = CountedLooks()
+    many = Hosts(shared=cast("hosts.SharedKnowledge", shared), clock=clock)
+    names = [f"{number}.example" for number in range(50)]
+
+    async def ask() -> None:
+        await asyncio.gather(*(many.look([name]) for name in names))
+
+    run(ask())
+    assert len(shared.looks) == 2
+    assert sorted(name for look in shared.looks for name in look) == sorted(names)
