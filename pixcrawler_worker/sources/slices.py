@@ -38,7 +38,7 @@ class Slices:
     def continues(self, query: Slice, page: int, page_size: int) -> bool:
         """Return whether a page of a query's own results may be followed by those of its parts."""
         is_last = page + 1 == self._depth // page_size
-        return is_last and self._known.get(query, 0) >= self._depth and bool(self._split(query))
+        return is_last and self._is_beyond(self._known.get(query, 0), page_size) and bool(self._split(query))
 
     async def find(
         self, query: Slice, page: int, page_size: int, *, count: Callable[[Slice], Awaitable[int]]
@@ -61,14 +61,14 @@ class Slices:
                 self.know(part, await count(part))
             return self._known[part]
 
-        if await total(query) < self._depth:
+        if not self._is_beyond(await total(query), page_size):
             return None
         page -= reach
         open_: list[Slice] = [*reversed(self._split(query))]
         while open_:
             part = open_.pop()
             found = await total(part)
-            if found >= self._depth and (parts := self._split(part)):
+            if self._is_beyond(found, page_size) and (parts := self._split(part)):
                 open_.extend(reversed(parts))
                 continue
             pages = min(reach, math.ceil(found / page_size))
@@ -76,3 +76,7 @@ class Slices:
                 return part, page
             page -= pages
         return None
+
+    def _is_beyond(self, total: int, page_size: int) -> bool:
+        """Return whether a slice has, or may have, more results than its pages, of which the last has to be whole."""
+        return total >= self._depth or total > self._depth // page_size * page_size

@@ -43,13 +43,14 @@ class Provider:
         return self.found(part)[:DEPTH][number * size : (number + 1) * size]
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 10])
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 7, 10])
 @pytest.mark.parametrize("numbers", [range(64), range(0, 64, 3), [*range(30), *range(50, 64)], range(11)])
 def test_all_results_are_reached(numbers: Sequence[int], size: int) -> None:
     provider = Provider(list(numbers))
     pages: list[list[int]] = []
     while (page := provider.page(len(pages), size)) is not None:
         pages.append(page)
+    assert all(pages)
     reach = DEPTH // size
     assert [one for page in pages[:reach] for one in page] == provider.found(ROOT)[: reach * size]
     assert {one for page in pages for one in page} == set(numbers)
