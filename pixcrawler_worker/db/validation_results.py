@@ -9,7 +9,8 @@ import psycopg
 import structlog
 from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
-from sqlalchemy import select, text
+from sqlalchemy import BigInteger, any_, literal, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -56,7 +57,7 @@ def images_to_validate(
     return [record_of(row) for row in session.execute(query.order_by(Image.id))]
 
 
-def recorded_metrics(session: Session, crawl_job_id: int, records: Sequence[ImageRecord]) -> dict[int, Metrics]:
+def recorded_metrics(session: Session, records: Sequence[ImageRecord]) -> dict[int, Metrics]:
     """Return what crawls have measured of images, by their ids.
 
     There is none of an image that no crawl, or an older version of this program has measured, and of one whose row says
@@ -64,14 +65,12 @@ def recorded_metrics(session: Session, crawl_job_id: int, records: Sequence[Imag
 
     Args:
         session: of the transaction.
-        crawl_job_id: whose images.
-        records: the images, ordered by id.
+        records: the images.
     """
-    if not records:
-        return {}
+    # By the primary key, however many images the job has, and whatever the planner knows of the table.
+    ids = literal([record.id for record in records], ARRAY(BigInteger))
     query = select(ImageFact.image_id, ImageFact.metrics).where(
-        ImageFact.crawl_job_id == crawl_job_id,
-        ImageFact.image_id.between(records[0].id, records[-1].id),
+        ImageFact.image_id == any_(ids),
         ImageFact.metrics_version == METRICS_VERSION,
         ImageFact.hash_version == MEASURED_HASH_VERSION,
     )

@@ -21,6 +21,8 @@ from pixcrawler_worker.inspection.memory import Memory, release
 #: One white pixel, opened before any untrusted bytes: a process that cannot open this must not report that it is ready.
 _FIRST = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 
+#: Objects after which cycles are collected: an image leaves few, and looking for them takes two percent of the time.
+_COLLECTED = 10_000
 #: Returns the response to an image: its bytes (None when there are more than allowed), the operation, its parameter,
 #: and the limits.
 Respond = Callable[[bytes | None, int, int, Limits], bytes]
@@ -50,6 +52,7 @@ def _answer_all(worker: socket.socket, limits: Limits, respond: Respond, layers:
     state = sandbox.confine(limits, layers)
     inspect_bytes(_FIRST, limits)
     gc.freeze()  # what is imported stays: no collection has to look at it again
+    gc.set_threshold(_COLLECTED)
     memory = Memory(limits)
     worker.sendall(framing.frame(framing.ready_response(state)))
     while (request := _receive(worker)) is not None:

@@ -129,7 +129,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
             session, request.crawl_job_id, first=task.first, last=task.last, threshold=task.threshold
         )
         if _may_be_recorded(rules, runtime.settings):
-            metrics = validation_results.recorded_metrics(session, request.crawl_job_id, found)
+            metrics = validation_results.recorded_metrics(session, found)
     return ValidationWork(
         claim=claim,
         task=task,
