@@ -259,6 +259,26 @@ def test_trouble_with_its_provider_is_one_of_the_two_errors(name: str, trouble: 
     assert "\n" not in str(caught.value)
 
 
+KEYED = [name for name in WITH_PROVIDER if "_API_KEY" in (protocol.load(name, SourceConfig()).missing() or "")]
+
+
+@pytest.mark.parametrize("name", KEYED)
+@pytest.mark.parametrize("status", [200, 400, 403, 429])
+@pytest.mark.parametrize(
+    "body", ['{{"error": "{}"}}', '{{"stat": "fail", "code": 100, "message": "{}"}}', "not JSON: {}"]
+)
+def test_no_error_repeats_the_key(name: str, status: int, body: str, stack: ExitStack) -> None:
+    trouble = response(body.format(KEY).encode(), status=status)
+    setup = Setup(name, stack, catalog(3), first_response=trouble)
+    with pytest.raises((TransientError, PermanentError)) as caught:
+        setup.pages(3, [0])
+    assert KEY not in str(caught.value)
+
+
+def test_there_are_sources_with_a_key() -> None:
+    assert set(KEYED) >= {"europeana", "flickr", "pexels", "pixabay", "smithsonian", "unsplash"}
+
+
 @pytest.mark.parametrize("name", WITH_PROVIDER)
 def test_a_provider_that_is_away_may_come_back(name: str, stack: ExitStack) -> None:
     with ExitStack() as short:
