@@ -22,7 +22,7 @@ BEGIN
         EXECUTE 'GRANT CONNECT ON DATABASE ' || quote_ident(current_database()) || ' TO ' || role;
     END LOOP;
     EXECUTE 'GRANT CREATE, TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' TO pixcrawler_owner';
-    -- Images are copied into a temporary table first.
+    -- Findings of comparisons are copied into a temporary table first.
     EXECUTE 'GRANT TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' TO pixcrawler_worker';
 END
 $$;

@@ -1,7 +1,8 @@
 """Rows of images and their facts: inserting in bulk, candidates, files, deleting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.models import Image
-from pixcrawler_worker.db.session import describe, is_about_a_row
+from pixcrawler_worker.db.session import describe, driver, execute_prepared, is_about_a_row
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.postgres_types import storable
@@ -46,61 +47,67 @@ class NewImage:
     metrics: Metrics | None = None
 
 
-_COLUMNS = (
-    ("position", "int4"),
-    ("url_hash", "bytea"),
-    ("sha256", "bytea"),
-    ("original_url", "text"),
-    ("filename", "text"),
-    ("storage_url", "text"),
-    ("width", "int4"),
-    ("height", "int4"),
-    ("file_size", "int4"),
-    ("format", "text"),
-    ("phash", "int8"),
-    ("dhash", "int8"),
-    ("mode", "text"),
-    ("frames", "int4"),
-    ("label", "text"),
-    ("query", "text"),
-    ("source", "text"),
-    ("page_url", "text"),
-    ("title", "text"),
-    ("author", "text"),
-    ("license", "text"),
-    ("license_url", "text"),
-    ("attribution", "text"),
-    ("hash_version", "int2"),
-    ("metrics_version", "int2"),
-    ("metrics", "jsonb"),
-)
-
-_CREATE = sql.SQL("CREATE TEMP TABLE incoming ({columns}) ON COMMIT DROP").format(
-    columns=sql.SQL(", ").join(sql.SQL(f"{name} {type_}") for name, type_ in _COLUMNS)
-)
-_COPY = sql.SQL("COPY incoming FROM STDIN (FORMAT BINARY)")
-
-# The foreign key of the facts is checked when the whole statement is done, so the unique indexes can decide first
-# which images are new. The order of the inserts is always the same: two chunks with the same images
-# wait for each other in one direction only.
-_INSERT = """
-WITH fresh AS (
-    INSERT INTO pixcrawler.image_facts (
-        image_id, crawl_job_id, sha256, url_hash, phash, dhash, hash_version, mode, frames, label, query, source,
-        page_url, title, author, license, license_url, attribution, metrics_version, metrics)
-    SELECT nextval('images_id_seq'), %(job)s, sha256, url_hash, phash, dhash, hash_version, mode, frames, label, query,
-        source, page_url, title, author, license, license_url, attribution, metrics_version, metrics
-    FROM (SELECT * FROM incoming ORDER BY sha256) AS incoming
-    ON CONFLICT DO NOTHING
-    RETURNING image_id, sha256
-), written AS (
-    INSERT INTO images (
-        id, crawl_job_id, original_url, filename, storage_url, width, height, file_size, format)
-    SELECT image_id, %(job)s, original_url, filename, storage_url, width, height, file_size, format
-    FROM fresh JOIN incoming USING (sha256)
-)
-SELECT position FROM fresh JOIN incoming USING (sha256) ORDER BY position
+#: Columns of both tables with their types, as rows are written.
+_IMAGES = {
+    "id": "int8",
+    "crawl_job_id": "int4",
+    "original_url": "text",
+    "filename": "text",
+    "storage_url": "text",
+    "width": "int4",
+    "height": "int4",
+    "file_size": "int4",
+    "format": "text",
+}
+_FACTS = {
+    "image_id": "int8",
+    "crawl_job_id": "int4",
+    "sha256": "bytea",
+    "url_hash": "bytea",
+    "phash": "int8",
+    "dhash": "int8",
+    "mode": "text",
+    "frames": "int4",
+    "label": "text",
+    "query": "text",
+    "source": "text",
+    "page_url": "text",
+    "title": "text",
+    "author": "text",
+    "license": "text",
+    "license_url": "text",
+    "attribution": "text",
+    "hash_version": "int2",
+    "metrics_version": "int2",
+    "metrics": "jsonb",
+}
+_PREPARE = """
+SELECT ARRAY(SELECT sha256 FROM pixcrawler.image_facts WHERE crawl_job_id = %(job)s AND sha256 = ANY(%(sha256)s)),
+    ARRAY(SELECT nextval('images_id_seq') FROM generate_series(1, %(count)s))
 """
+# As text: `deploy/ids-to-bigint.sql` may have changed the types of ids, which a binary COPY has to name.
+_COPY_IMAGES = f"COPY images ({', '.join(_IMAGES)}) FROM STDIN"
+_COPY_FACTS = f"COPY pixcrawler.image_facts ({', '.join(_FACTS)}) FROM STDIN"
+# The foreign key of the facts is checked when the whole statement is done, so the unique indexes can decide first
+# which images are new.
+_INSERT_FACTS = sql.SQL(
+    """
+WITH fresh AS (
+    INSERT INTO pixcrawler.image_facts ({facts}) SELECT {facts} FROM unnest({fact_values}) AS incoming ({facts})
+    ON CONFLICT DO NOTHING
+    RETURNING image_id
+), written AS (
+    INSERT INTO images ({images})
+    SELECT {images} FROM unnest({image_values}) AS incoming ({images}) JOIN fresh ON fresh.image_id = incoming.id
+)
+SELECT image_id FROM fresh
+"""
+).format(
+    facts=sql.SQL(", ").join(map(sql.SQL, _FACTS)),
+    images=sql.SQL(", ").join(map(sql.SQL, _IMAGES)),
+    fact_values=sql.SQL(", ").join(sql.SQL(f"%(fact_{name})s::{type_}[]") for name, type_ in _FACTS.items()),
+    image_values=sql.SQL(", ").join(sql.SQL(f"%(image_{name})s::{type_}[]") for name, type_ in _IMAGES.items()),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,58 +131,107 @@ def insert_each(session: Session, job_id: int, found: Sequence[NewImage]) -> Ins
     Raises:
         DBAPIError, psycopg.Error: when the error is not about a row, or every image is rejected: no image is to blame.
     """
+    try:
+        return _insert_halves(session, job_id, found, _copy)
+    except psycopg.errors.UniqueViolation:
+        return _insert_halves(session, job_id, found, _insert_unless_known)
+
+
+def _insert_halves(session: Session, job_id: int, found: Sequence[NewImage], insert: "_Insert") -> Inserted:
     positions: list[int] = []
 
-    def insert(first: int, last: int) -> None:
-        new = insert_new(session, job_id, found[first:last])
-        if last - first < len(found):
-            session.connection().exec_driver_sql("DROP TABLE incoming")
-        positions.extend(first + position for position in new)
+    def insert_between(first: int, last: int) -> None:
+        positions.extend(first + position for position in insert(session, job_id, found[first:last]))
 
-    errors = write_each(session, len(found), insert, is_about_a_row=_is_about_a_row)
+    errors = write_each(session, len(found), insert_between, is_about_a_row=_is_about_a_row)
     if found and len(errors) == len(found):
         raise errors[0]
-    return Inserted(positions, {position: describe(error) for position, error in errors.items()})
+    return Inserted(sorted(positions), {position: describe(error) for position, error in errors.items()})
 
 
 def _is_about_a_row(error: Exception) -> bool:
+    # Another image has the same bytes, or the same URL: which ones are new is for the indexes to say.
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return False
     return isinstance(error, DBAPIError | psycopg.Error) and is_about_a_row(error)
 
 
 def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list[int]:
     """Insert the images that the job does not have by URL or by bytes; return their positions in `found`.
 
-    COPY into a temporary table and one INSERT: three statements, however many images. No two of `found` may have the
-    same bytes.
+    One statement reserves ids and finds the bytes that the job has, a COPY into each table does the rest. If a unique
+    index rejects that, because another transaction has inserted the same bytes at this moment or a URL was there, all
+    is inserted again by a statement in which the indexes decide. No two of `found` may have the same bytes.
 
     Raises:
         PermanentError: when the sequence of the ids has come to its end: an operator has to act.
     """
     if not found:
         return []
-    connection = session.connection().connection.driver_connection
-    assert isinstance(connection, psycopg.Connection)
-    with connection.cursor() as cursor:
-        cursor.execute(_CREATE)
-        with cursor.copy(_COPY) as copy:
-            copy.set_types([type_ for _, type_ in _COLUMNS])
-            for position, image in enumerate(found):
-                copy.write_row(_row(position, image))
-        try:
-            cursor.execute(_INSERT, {"job": job_id})
-        except psycopg.errors.SequenceGeneratorLimitExceeded as error:
+    try:
+        with session.begin_nested():
+            return _copy(session, job_id, found)
+    except psycopg.errors.UniqueViolation:
+        return _insert_unless_known(session, job_id, found)
+
+
+def _copy(session: Session, job_id: int, found: Sequence[NewImage]) -> list[int]:
+    """Insert images whose bytes the job does not have; return their positions.
+
+    Raises:
+        UniqueViolation: when it has the URL of one, or gets such an image at this moment. Roll back.
+    """
+    known, by_id = _reserve(session, job_id, found)
+    new = {id_: position for id_, position in by_id.items() if found[position].facts.sha256 not in known}
+    with driver(session).cursor() as cursor:
+        with cursor.copy(_COPY_IMAGES) as copy:
+            for id_, position in new.items():
+                copy.write_row(_image_row(id_, job_id, found[position]))
+        with cursor.copy(_COPY_FACTS) as copy:
+            for id_, position in new.items():
+                copy.write_row(_fact_row(id_, job_id, found[position]))
+    return sorted(new.values())
+
+
+def _insert_unless_known(session: Session, job_id: int, found: Sequence[NewImage]) -> list[int]:
+    """Insert those images that conflict with no others, by the unique indexes; return their positions."""
+    _, by_id = _reserve(session, job_id, found)
+    image_columns = zip(*(_image_row(id_, job_id, found[at]) for id_, at in by_id.items()), strict=True)
+    fact_columns = zip(*(_fact_row(id_, job_id, found[at]) for id_, at in by_id.items()), strict=True)
+    values = {f"image_{name}": list(column) for name, column in zip(_IMAGES, image_columns, strict=True)}
+    values |= {f"fact_{name}": list(column) for name, column in zip(_FACTS, fact_columns, strict=True)}
+    return sorted(by_id[id_] for (id_,) in driver(session).execute(_INSERT_FACTS, values).fetchall())
+
+
+def _reserve(session: Session, job_id: int, found: Sequence[NewImage]) -> tuple[frozenset[bytes], dict[int, int]]:
+    """Return the bytes that the job has, by their hashes, and new ids with the positions of their images.
+
+    The order of the inserts is always the same: two chunks with the same images wait for each other in one direction
+    only.
+    """
+    order = sorted(range(len(found)), key=lambda position: found[position].facts.sha256)
+    values = {"job": job_id, "sha256": [image.facts.sha256 for image in found], "count": len(found)}
+    try:
+        row = execute_prepared(session, _PREPARE, values).fetchone()
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.SequenceGeneratorLimitExceeded):
             raise PermanentError(
                 f"the ids of images are used up: {describe(error)}; see `pixcrawler db report` and docs/operations.md"
             ) from error
-        return [position for (position,) in cursor.fetchall()]
+        raise
+    assert row is not None
+    known, ids = row
+    return frozenset(known), dict(zip(ids, order, strict=True))
 
 
-def _row(position: int, image: NewImage) -> tuple[object, ...]:
-    facts, credit = image.facts, image.credit
+_Insert: TypeAlias = Callable[[Session, int, Sequence[NewImage]], list[int]]
+
+
+def _image_row(id_: int, job_id: int, image: NewImage) -> tuple[object, ...]:
+    facts = image.facts
     return (
-        position,
-        image.url_hash,
-        facts.sha256,
+        id_,
+        job_id,
         _text(image.url),
         image.filename,
         image.storage_url,
@@ -183,6 +239,16 @@ def _row(position: int, image: NewImage) -> tuple[object, ...]:
         facts.height,
         facts.file_size,
         facts.format,
+    )
+
+
+def _fact_row(id_: int, job_id: int, image: NewImage) -> tuple[object, ...]:
+    facts, credit = image.facts, image.credit
+    return (
+        id_,
+        job_id,
+        facts.sha256,
+        image.url_hash,
         signed(facts.phash),
         signed(facts.dhash),
         facts.mode,

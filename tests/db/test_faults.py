@@ -49,7 +49,8 @@ def test_a_connection_that_breaks_at_any_statement_changes_nothing_about_the_out
     for request in range(1, 40):
         assert outcome(request) == undisturbed, f"cut at request {request}"
         if wire.cuts == cuts:
-            assert request > 4, "the transaction was over before it was cut"
+            # The shortest one is BEGIN, a claim and COMMIT.
+            assert request > 3, "the transaction was over before it was cut"
             return
         cuts = wire.cuts
     raise AssertionError("the transaction has no end")

@@ -1,8 +1,10 @@
 """Inserting images in bulk: each image of a job once, with all its facts, in few statements."""
 
 import hashlib
+import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from functools import partial
 
 import ledger
@@ -249,7 +251,7 @@ def counted(wire: PostgresProxy) -> Iterator[Sessions]:
 def test_finishing_a_chunk_takes_as_many_statements_for_500_images_as_for_5(
     sessions: Sessions, wire: PostgresProxy, counted: Sessions
 ) -> None:
-    def finishing(number: int) -> list[str]:
+    def finishing(number: int) -> tuple[int, int]:
         ref = start_job(sessions, max_images=1000)
         claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
         found = [make_image(f"{number} {position}") for position in range(number)]
@@ -259,16 +261,56 @@ def test_finishing_a_chunk_takes_as_many_statements_for_500_images_as_for_5(
             ledger.bring(session, claim, found)
 
         transact(counted, lambda session: session.scalar(text("SELECT 1")))
-        before = len(wire.statements)
+        requests, statements = wire.requests, len(wire.statements)
         transact(counted, finish)
         assert count(sessions, ref.id) == number
         ledger.check(sessions, ref)
-        return [statement.split()[0] for statement in wire.statements[before:] if statement.strip(" ;")]
+        return wire.requests - requests, sum(one.startswith("COPY ") for one in wire.statements[statements:])
 
+    finishing(1)  # statements are prepared
     few, many = finishing(5), finishing(500)
     assert few == many
-    assert many.count("COPY") == 1
-    assert len(many) <= 12
+    requests, copies = many
+    assert copies == 2
+    assert requests <= 14
+
+
+# Images that the job has already
+
+
+def test_what_another_transaction_inserts_at_this_moment_is_left_out(sessions: Sessions) -> None:
+    """Neither it nor the others of the batch are lost, whichever of the unique indexes notices it."""
+    job_id = make_job(sessions)
+    same_bytes = replace(make_image("theirs"), facts=make_facts("shared"))
+    same_url = make_image("url")
+    with sessions() as other:
+        insert_new(other, job_id, [same_bytes, same_url])
+        mine = [
+            make_image("first"),
+            replace(make_image("mine"), facts=make_facts("shared")),
+            make_image("second"),
+            replace(same_url, facts=make_facts("other bytes")),
+        ]
+        with ThreadPoolExecutor(1) as threads:
+            inserting = threads.submit(transact, sessions, lambda session: insert_each(session, job_id, mine))
+            while not ledger.is_any_waiting_for_lock(sessions):
+                time.sleep(0.01)
+            other.commit()
+            inserted = inserting.result()
+    assert (list(inserted.positions), dict(inserted.errors)) == ([0, 2], {})
+    assert count(sessions, job_id) == 4
+
+
+@pytest.mark.usefixtures("picky")
+def test_a_batch_may_have_known_images_and_rejected_ones(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    known = make_image("known")
+    insert(sessions, job_id, known)
+    found = [make_image("new"), replace(known, facts=make_facts("again")), make_image("bad"), make_image("more"), known]
+    inserted = transact(sessions, lambda session: insert_each(session, job_id, found))
+    assert list(inserted.positions) == [0, 3]
+    assert inserted.errors.keys() == {2}
+    assert count(sessions, job_id) == 3
 
 
 # Images that the database rejects
