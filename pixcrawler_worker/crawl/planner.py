@@ -6,11 +6,11 @@ from typing import Any, TypeAlias
 
 from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse, recorded
 from pixcrawler_worker.db import crawls
-from pixcrawler_worker.db.crawls import CRAWL_JOBS, CrawlRequest
+from pixcrawler_worker.db.crawls import CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
-from pixcrawler_worker.domain import crawl_planning, stored_json
+from pixcrawler_worker.domain import crawl_planning
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult, SourceLimits
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.lifecycle import Counters, job_status
@@ -225,7 +225,5 @@ def _requested_source(runtime: AnyRuntime, name: str) -> protocol.Source:
 
 def reasons(session: Session, job_id: int) -> Counter[str]:
     """Return why candidates of the job did not become images, with counts, the most frequent first."""
-    total: Counter[str] = Counter()
-    for result in chunks.results(session, CRAWL_JOBS.ref(job_id)):
-        total.update(stored_json.counts(result.get("reasons")))
+    total = crawls.rejections(session, job_id)
     return Counter(dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, insert, join, select, update
+from sqlalchemy import and_, delete, exists, func, insert, join, literal, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
@@ -350,6 +350,20 @@ def waiting(session: Session, job_id: int) -> list[WaitingCandidates]:
                 max(until, known.until) if known else until,
             )
     return sorted(found.values(), key=lambda one: (-one.candidates, one.host))
+
+
+def rejections(session: Session, job_id: int) -> Counter[str]:
+    """Return why candidates of a job did not become images, with counts. Equal counts of chunks are read once."""
+    reasons = Chunk.result["reasons"]
+    rows = session.execute(
+        select(reasons, func.count())
+        .where(Chunk.crawl_job_id == job_id, reasons != literal({}, postgresql.JSONB))
+        .group_by(reasons)
+    )
+    total: Counter[str] = Counter()
+    for counts, chunks in rows:
+        total.update({reason: count * chunks for reason, count in stored_json.counts(counts).items()})
+    return total
 
 
 def past_grace_period(session: Session, *, grace_period: timedelta) -> list[int]:

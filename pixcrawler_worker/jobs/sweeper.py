@@ -289,6 +289,9 @@ class _Sweep:
         window = self.runtime.settings.dispatch_window
 
         def work(session: Session) -> None:
+            # As a rule there is none, and nothing to keep others from.
+            if not dispatch.short_of_messages(session, kind.table, window=window):
+                return
             if not sweeps.try_lock(session, sweeps.Step.DISPATCH):
                 return
             waiting = self.setbacks.waiting(_Step.DISPATCH, kind.table.name) | self._held(kind)
@@ -319,9 +322,13 @@ class _Sweep:
             self.swept.messages += messages
 
         def work(session: Session) -> None:
-            if room <= 0 or not sweeps.try_lock(session, sweeps.Step.REDISPATCH):
+            if room <= 0 or not dispatch.lost(session, kind.table, after=after, limit=1, skip=skip):
+                return
+            if not sweeps.try_lock(session, sweeps.Step.REDISPATCH):
                 return
             ids = dispatch.lost(session, kind.table, after=after, limit=room, skip=skip)
+            if not ids:
+                return
             try:
                 send(ids)
             except Exception:  # noqa: BLE001 - one of the chunks; below it meets its error alone, and is named

@@ -473,6 +473,9 @@ def results(session: Session, ref: JobRef) -> list[dict[str, Any]]:
 
 def errors(session: Session, ref: JobRef, *, limit: int = 5) -> dict[str, int]:
     """Return why the job's failed chunks failed, with counts, the most frequent first."""
+    model: Any = ref.table.model
+    if ref.table.has("failed_chunks") and not session.scalar(select(model.failed_chunks).where(model.id == ref.id)):
+        return {}
     failed = (
         select(Chunk.error, func.count())
         .where(jobs.belongs_to(ref), Chunk.state == ChunkState.FAILED, Chunk.error.is_not(None))
@@ -513,12 +516,40 @@ def discard(session: Session, ref: JobRef, payload: Mapping[str, Any]) -> None:
 
 
 def states(session: Session, ref: JobRef) -> dict[str, int]:
-    """Return the number of the job's chunks in each state that occurs, with those that are deleted."""
-    query = select(Chunk.state, func.count()).where(jobs.belongs_to(ref)).group_by(Chunk.state)
-    by_state: dict[str, int] = dict(session.execute(query).all())
-    if deleted := jobs.pruned(session, ref):
-        by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + deleted
-    return by_state
+    """Return the number of the job's chunks in each state that occurs, with those that are deleted.
+
+    Of a kind whose rows count chunks, those that have ended are not counted again: there may be any number of them.
+    """
+    of_job = jobs.belongs_to(ref)
+    if not ref.table.has("active_chunks"):
+        query = select(Chunk.state, func.count()).where(of_job).group_by(Chunk.state)
+        by_state: dict[str, int] = dict(session.execute(query).all())
+        if deleted := jobs.pruned(session, ref):
+            by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + deleted
+        return by_state
+    model: Any = ref.table.model
+    row = session.execute(
+        select(
+            model.total_chunks,
+            model.completed_chunks,
+            model.failed_chunks,
+            *(
+                select(func.count()).where(of_job, Chunk.state == state).scalar_subquery()
+                for state in (ChunkState.QUEUED, ChunkState.RUNNING)
+            ),
+        ).where(model.id == ref.id)
+    ).one_or_none()
+    if row is None:
+        return {}
+    total, completed, failed, queued, running = row
+    found = {
+        ChunkState.CANCELLED: total - completed - failed - queued - running,
+        ChunkState.COMPLETED: completed,
+        ChunkState.FAILED: failed,
+        ChunkState.QUEUED: queued,
+        ChunkState.RUNNING: running,
+    }
+    return {state: count for state, count in found.items() if count > 0}
 
 
 def _expired(session: Session, table: JobTable, chunk_id: int | None) -> Row[*tuple[Any, ...]] | None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     text,
     true,
     tuple_,
+    union,
     update,
 )
 from sqlalchemy.orm import Session
@@ -194,15 +195,16 @@ def _found(session: Session, table: JobTable, query: Select[int], skip: Collecti
 
 def impossible(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[int]:
     """Return open chunks of running jobs with times and numbers that no transition writes: they would wait for ever."""
-    found: set[int] = set()
-    for condition in (_IMPOSSIBLE_NUMBERS, *_IMPOSSIBLE_TIMES):
-        query = (
-            select(Chunk.id)
-            .join(table.model, table.chunk_key == table.model.id)
-            .where(table.model.status == JobStatus.RUNNING, condition, not_in(Chunk.id, skip))
-        )
-        found.update(session.scalars(query.order_by(Chunk.id).limit(BATCH)))
-    return sorted(found)[:BATCH]
+    # One query for each index that has such chunks.
+    parts = [
+        select(Chunk.id)
+        .join(table.model, table.chunk_key == table.model.id)
+        .where(table.model.status == JobStatus.RUNNING, condition)
+        for condition in (_IMPOSSIBLE_NUMBERS, *_IMPOSSIBLE_TIMES)
+    ]
+    found = union(*parts).subquery()
+    query = select(found.c.id).where(not_in(found.c.id, skip))
+    return list(session.scalars(query.order_by(found.c.id).limit(BATCH)))
 
 
 def correct(session: Session, table: JobTable, chunk_id: int) -> bool:
