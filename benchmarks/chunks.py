@@ -10,16 +10,12 @@ of its URL list. Both use the same server, alternate, and the ratio of each pair
 Then the delay from the message that starts a job to the first claim of a chunk, and the CPU of the worker when idle.
 """
 
-import argparse
 import multiprocessing
-import os
-import platform
-import statistics
 import time
-from importlib.metadata import version
-from pathlib import Path
 
+import frame
 import psycopg
+from frame import Run, Spread, Topic
 from sqlalchemy import text
 from stage import ended, service, worker
 
@@ -49,8 +45,6 @@ _FINISH = (
     "UPDATE floor_chunks SET state = 'completed' WHERE id = %s AND state = 'running' AND fence = %s",
     "UPDATE floor_jobs SET active = active - 1, completed = completed + 1 WHERE id = 1",
 )
-#: Clock ticks in a second of CPU.
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def run_floor(url: str, ids: list[int]) -> None:
@@ -65,21 +59,21 @@ def run_floor(url: str, ids: list[int]) -> None:
             connection.commit()
 
 
-def time_floor(url: str, chunks: int, processes: int) -> float:
-    """Return the seconds that the floor takes."""
+def time_floor(url: str, chunks: int, processes: int) -> Run:
+    """Run the floor in so many processes."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("TRUNCATE floor_jobs, floor_chunks")
         connection.execute("INSERT INTO floor_jobs VALUES (1, 0, 0)")
         connection.execute("INSERT INTO floor_chunks SELECT g, 'queued' FROM generate_series(1, %s) AS g", [chunks])
     parts = [list(range(1 + part, chunks + 1, processes)) for part in range(processes)]
     loops = [multiprocessing.Process(target=run_floor, args=(url, part)) for part in parts]
-    begun = time.perf_counter()
-    for loop in loops:
-        loop.start()
-    for loop in loops:
-        loop.join()
+    with frame.own_cpu() as usage:
+        for loop in loops:
+            loop.start()
+        for loop in loops:
+            loop.join()
     assert not any(loop.exitcode for loop in loops)
-    return time.perf_counter() - begun
+    return usage.run(chunks)
 
 
 def start_empty(opened: Runtime, chunks: int) -> int:
@@ -107,20 +101,12 @@ def start_empty(opened: Runtime, chunks: int) -> int:
     return job_id
 
 
-def time_empty(opened: Runtime, chunks: int) -> float:
-    """Return the seconds from the first message to the end of the job, by the clock of the database."""
-    job, seconds = ended(opened, CrawlView, start_empty(opened, chunks))
+def time_empty(opened: Runtime, main_pid: int, chunks: int) -> Run:
+    """Run a job of empty chunks, from the first message to its end by the clock of the database."""
+    with frame.measured(main_pid) as usage:
+        job, seconds = ended(opened, CrawlView, start_empty(opened, chunks))
     assert (job.completed_chunks, job.failed_chunks, job.active_chunks) == (chunks, 0, 0), job
-    return seconds
-
-
-def cpu(main: int) -> float:
-    """Return the seconds of CPU that a process and its children have used."""
-    total = 0.0
-    for pid in (str(main), *Path(f"/proc/{main}/task/{main}/children").read_text().split()):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / _TICKS
-    return total
+    return Run(chunks, seconds, usage.cpu)
 
 
 def delays(opened: Runtime, count: int) -> list[float]:
@@ -157,17 +143,11 @@ def delays(opened: Runtime, count: int) -> list[float]:
     return found
 
 
-def spread(values: list[float], form: str) -> str:
-    """Return the median of values, with the smallest and the largest."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = frame.arguments(__doc__, runs=3)
     parser.add_argument("--chunks", type=int, default=4000)
     parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--starts", type=int, default=20, help="jobs that are started on the idle worker")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds for which the worker is idle")
     args = parser.parse_args()
@@ -177,35 +157,22 @@ def main() -> None:
         with psycopg.connect(url, autocommit=True) as connection:
             for statement in _FLOOR:
                 connection.execute(statement)
-            server = connection.info.parameter_status("server_version")
-        print(
-            f"{args.chunks} chunks, {args.processes} processes, {os.cpu_count()} cores; PostgreSQL {server},"
-            f" Python {platform.python_version()}, psycopg {psycopg.__version__}, Celery {version('celery')}"
-        )
-        time_empty(opened, 400)  # warms up processes and connections
-        rates, floors, ratios, costs = [], [], [], []
-        for _ in range(args.runs):
-            floors.append(args.chunks / time_floor(url, args.chunks, args.processes))
-            before = cpu(main_pid)
-            rates.append(args.chunks / time_empty(opened, args.chunks))
-            costs.append((cpu(main_pid) - before) / args.chunks * 1000)
-            ratios.append(rates[-1] / floors[-1])
-            print(
-                f"floor {floors[-1]:6.0f} chunks/s   worker {rates[-1]:6.0f} chunks/s   ratio {ratios[-1]:.2f}"
-                f"   CPU of the worker {costs[-1]:.2f} ms per chunk"
-            )
-        print(f"floor     {spread(floors, '.0f')} chunks/s")
-        print(f"worker    {spread(rates, '.0f')} chunks/s")
-        print(f"ratio     {spread(ratios, '.2f')}")
-        print(f"CPU       {spread(costs, '.2f')} ms per chunk in the worker")
-        if args.starts:
-            found = [1000 * seconds for seconds in delays(opened, args.starts)]
-            print(f"start     {spread(found, '.1f')} ms from the message to the first claim")
-        if args.idle:
-            before, begun = cpu(main_pid), time.perf_counter()
+        time_empty(opened, main_pid, 400)  # warms up processes and connections
+        base = "two transactions"
+        contenders = {
+            base: lambda: time_floor(url, args.chunks, args.processes),
+            "worker": lambda: time_empty(opened, main_pid, args.chunks),
+        }
+        runs = frame.alternate(contenders, args.runs)
+        started = Spread.of(1000 * seconds for seconds in delays(opened, args.starts))
+        with frame.measured(main_pid) as usage:
             time.sleep(args.idle)
-            share = (cpu(main_pid) - before) / (time.perf_counter() - begun)
-            print(f"idle      {100 * share:.2f} % of a core")
+        notes = [
+            f"From the message that starts a job to the first claim of a chunk, on the idle worker: {started} ms.",
+            f"The idle worker with its {args.processes} processes: {100 * usage.cpu / usage.seconds:.2f} % of a core.",
+        ]
+    topic = Topic("chunks", "chunks", base, "Chunks with nothing to do", ["celery", "psycopg", "sqlalchemy"])
+    frame.publish(topic, runs, write=args.write, notes=notes)
 
 
 if __name__ == "__main__":
