@@ -140,7 +140,7 @@ def test_the_interval_of_resending_has_an_upper_bound_whatever_was_counted(
     assert open_chunks(sessions, ref) == 1
 
 
-@pytest.mark.parametrize(("leases", "redispatched"), [(15, 0), (17, 1)])
+@pytest.mark.parametrize(("leases", "redispatched"), [(12, 0), (17, 1)])
 def test_the_interval_of_resending_grows_to_16_times_the_lease(
     runtime: Runtime, sessions: Sessions, leases: int, redispatched: int
 ) -> None:
