@@ -51,7 +51,7 @@ class JobLimits:
     visibility_timeout: timedelta = timedelta(seconds=3600)
     heartbeats_per_lease: int = 4
     transition_time: timedelta = timedelta(seconds=75)
-    following: timedelta = timedelta(seconds=0.25)
+    following: timedelta = timedelta(seconds=1)
     max_reaped: int = 500
     max_redispatched: int = 500
     sweep_step: timedelta = timedelta(seconds=5)
