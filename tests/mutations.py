@@ -287,7 +287,7 @@ MUTATIONS = (
         name="a heartbeat that meets a busy database ends the work",
         files="jobs/heartbeat.py",
         old="        except OutageError:\n            pause = min",
-        new="        except ZeroDivisionError:\n            pause = min",
+        new="        except OutageError:\n            extended.lost.set_result(None)\n            pause = min",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
