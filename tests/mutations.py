@@ -153,8 +153,8 @@ MUTATIONS = (
     Mutation(
         name="every worker sends lost messages again at once",
         files="jobs/sweeper.py",
-        old="if room <= 0 or not sweeps.try_lock(session, sweeps.Step.REDISPATCH):",
-        new="if room <= 0:",
+        old="if not sweeps.try_lock(session, sweeps.Step.REDISPATCH):",
+        new="if not room:",
         tests=("jobs/test_sweeper.py",),
     ),
     Mutation(
