@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from acceptance_stack import Stack, children, send, url_list
 from celery import Celery
+from psycopg.types.json import Jsonb
 
 from pixcrawler_worker.domain.messages import Task
 
@@ -130,7 +131,8 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
 
     revoked, expired, killed, lost, again, requested, export = (stack.make_job(max_images=1) for _ in range(7))
     with psycopg.connect(stack.database_url) as connection:
-        connection.execute("SELECT pixcrawler.request_crawl(%s)", (requested,))
+        urls = Jsonb({"urls": [f"{stack.host}/good/2.jpg"]})
+        connection.execute("SELECT pixcrawler.request_crawl(%s, %s)", (requested, urls))
         connection.execute(SLOW_START.encode(), prepare=False)
         (validation,) = connection.execute(
             "INSERT INTO validation_jobs (crawl_job_id, name) VALUES (%s, 'v') RETURNING id", (export,)
@@ -160,7 +162,7 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
             os.kill(child, signal.SIGKILL)
         stack.wait(lost)
     assert [stack.job(job_id)["status"] for job_id in (revoked, expired, killed)] == ["cancelled"] * 3
-    assert [stack.job(job_id)["status"] for job_id in (again, requested)] == ["completed", "failed"]
+    assert [stack.job(job_id)["status"] for job_id in (again, requested)] == ["completed"] * 2
     reasons = stack.query(
         "SELECT resource_id::int, metadata_->>'reason' FROM activity_logs WHERE action = 'crawl_job.cancelled'"
     )
