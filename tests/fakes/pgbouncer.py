@@ -40,8 +40,8 @@ def _pgbouncer(program: str, database_url: str, directory: Path, size: int) -> I
     (directory / "pgbouncer.ini").write_text(
         f"[databases]\n{name} = host={query['host']} port={query['port']} user={query['user']} pool_size={size}\n"
         f"[pgbouncer]\npool_mode = transaction\nauth_type = any\nunix_socket_dir = {directory}\nlisten_port = 6432\n"
-        # By default, clients are rejected for 15 s after the server has rejected a connection.
-        "listen_addr =\nserver_login_retry = 1\n"
+        # By default, clients are rejected for 15 s after the server has rejected a connection, or wait for two minutes.
+        "listen_addr =\nserver_login_retry = 1\nquery_wait_timeout = 10\n"
     )
     words = [program, *(["-u", "nobody"] if os.getuid() == 0 else []), str(directory / "pgbouncer.ini")]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
