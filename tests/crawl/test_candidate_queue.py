@@ -42,7 +42,7 @@ def test_a_host_without_a_place_does_not_hold_up_the_others() -> None:
     assert asyncio.run(work()) == [2, 3]
 
 
-def test_a_host_that_is_closed_holds_up_nobody_and_says_for_how_long() -> None:
+def test_a_host_that_is_closed_holds_up_no_other_and_says_for_how_long() -> None:
     hosts = Hosts(jitter=lambda: 0.0, clock=lambda: 100.0)
     asyncio.run(hosts.limited("a", timedelta(seconds=7), sent=100.0))
     queue = CandidateQueue(offers("a", "b", "a"), hosts)

@@ -17,7 +17,7 @@ from pixcrawler_worker.db import session
 from pixcrawler_worker.db.ledger.tables import JobTable, NotRunningError
 from pixcrawler_worker.db.session import Sessions
 
-_SOMEBODY_WAITS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+_ONE_WAITS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 class Deletion:
@@ -39,7 +39,7 @@ class Deletion:
         if self._countdown == 0:
             self.begun = self._threads.submit(self._delete)
             with psycopg.connect(self._url, autocommit=True) as connection:
-                while not self.begun.done() and not connection.execute(_SOMEBODY_WAITS).fetchone():
+                while not self.begun.done() and not connection.execute(_ONE_WAITS).fetchone():
                     time.sleep(0.001)
 
     def _delete(self) -> None:
@@ -74,7 +74,7 @@ def deletion(database_url: str) -> Iterator[tuple[Deletion, Sessions]]:
 @pytest.mark.parametrize("table", ["validation_jobs", "export_jobs", "crawl_jobs", "profiles"])
 @pytest.mark.parametrize("kind", TABLES, ids=repr)
 @pytest.mark.parametrize("prepare", TRANSITIONS, ids=lambda prepare: prepare.__name__)
-def test_what_is_deleted_in_the_middle_of_a_transition_deadlocks_with_nobody(
+def test_what_is_deleted_in_the_middle_of_a_transition_causes_no_deadlock(
     sessions: Sessions, deletion: tuple[Deletion, Sessions], prepare: Transition, kind: JobTable, table: str
 ) -> None:
     interruption, interrupted = deletion

@@ -114,7 +114,7 @@ def test_every_queued_chunk_that_was_dispatched_keeps_one_message(
     assert steps <= 39 + 5 + 5
 
 
-def test_a_message_that_nobody_sends_again_is_found_by_the_sweep(
+def test_a_message_that_is_not_sent_again_is_found_by_the_sweep(
     queue: Queue, sessions: Sessions, busy: Callable[[JobRef], None]
 ) -> None:
     """The process dies between its claim and sending the message again: the message counts as lost after a lease."""

@@ -424,7 +424,7 @@ def test_rules_hold_on_while_they_cannot_be_read_again(answer: Any, expected: Re
     assert run(work()) == (expected, None if expected is Reason.ROBOTS_DISALLOWED else expected)
 
 
-def test_trouble_of_the_operators_proxy_is_nobody_elses_and_not_kept() -> None:
+def test_trouble_of_the_operators_proxy_is_not_of_others_and_not_kept() -> None:
     host = Host([TransientError("the proxy is away"), (200, CLOSED)])
 
     async def work() -> Reason | None:

@@ -325,7 +325,7 @@ def test_a_wish_to_be_left_alone_is_no_failed_attempt_and_not_granted_for_ever(s
     assert ledger.chunks_of(sessions, ref)[0].max_attempts == MAX_ATTEMPTS
 
 
-def test_nobody_is_left_alone_for_longer_than_a_job_can_wait(sessions: Sessions) -> None:
+def test_no_job_is_left_alone_for_longer_than_a_job_can_wait(sessions: Sessions) -> None:
     ref = start_job(sessions)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
