@@ -12,7 +12,7 @@ from pixcrawler_worker.domain.keywords import search_words
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.masking import MASK
 from pixcrawler_worker.sources.fields import text_of
-from pixcrawler_worker.sources.protocol import Candidate, Query
+from pixcrawler_worker.sources.protocol import Candidate, Query, Source
 from pixcrawler_worker.web.http import Response, read_json
 
 T = TypeVar("T", bound=BaseModel)
@@ -36,6 +36,21 @@ def words(query: Query, name: str) -> str:
     if not found:
         raise PermanentError(f"{name} cannot search for {query.text!r}: it has no words")
     return found
+
+
+def key(source: Source, name: str) -> str:
+    """Return the key that a source was configured with.
+
+    Args:
+        source: that needs one.
+        name: of the source, for the error.
+
+    Raises:
+        PermanentError: when it has none; the message says what to set.
+    """
+    if source.config.api_key is None:
+        raise PermanentError(f"{name} is not configured: {source.missing()}")
+    return source.config.api_key
 
 
 def hidden(text: str, *keys: str | None) -> str:

@@ -53,8 +53,7 @@ class Europeana(Source):
             httpx.HTTPStatusError: when the API is busy or away.
             PermanentError: when it rejects the search or the key, or the response is something else.
         """
-        if self.config.api_key is None:
-            raise PermanentError(f"europeana is not configured: {self.missing()}")
+        answers.key(self, "europeana")
         words = answers.words(query, "europeana")
         families = set(_OPEN if query.licenses is None else map(licenses.family, query.licenses))
         classes = [name for name, members in (("open", _OPEN), ("restricted", _RESTRICTED)) if families & members]

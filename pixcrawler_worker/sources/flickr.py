@@ -75,8 +75,7 @@ class Flickr(Source):
             httpx.HTTPStatusError: when the API is busy or away.
             PermanentError: when it rejects the search or the key, or the response is something else.
         """
-        if self.config.api_key is None:
-            raise PermanentError(f"flickr is not configured: {self.missing()}")
+        answers.key(self, "flickr")
         words = answers.words(query, "flickr")
         known = await self._known_licenses(http)
         wanted = [id_ for id_, license_ in known.items() if licenses.is_allowed(license_, query.licenses)]

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources import answers, sizes
 from pixcrawler_worker.sources.fields import Part, Side, Text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
@@ -48,9 +47,7 @@ class Pexels(Source):
             httpx.HTTPStatusError: when the API is away.
             PermanentError: when it rejects the search or the key, or the response is something else.
         """
-        key = self.config.api_key
-        if key is None:
-            raise PermanentError(f"pexels is not configured: {self.missing()}")
+        key = answers.key(self, "pexels")
         words = answers.words(query, "pexels")
         if not licenses.is_allowed(_LICENSE, query.licenses):
             return Page((), more=False)

@@ -75,8 +75,7 @@ class Pixabay(Source):
             httpx.HTTPStatusError: when the API is away.
             PermanentError: when it rejects the search or the key, or the response is something else.
         """
-        if self.config.api_key is None:
-            raise PermanentError(f"pixabay is not configured: {self.missing()}")
+        answers.key(self, "pixabay")
         words = answers.words(query, "pixabay")
         if len(words) > _MAX_WORDS:
             raise PermanentError(f"pixabay cannot search for more than {_MAX_WORDS} characters, here {len(words)}")

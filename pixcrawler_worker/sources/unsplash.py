@@ -52,8 +52,7 @@ class Unsplash(Source):
             httpx.HTTPStatusError: when the API is away.
             PermanentError: when it rejects the search or the key, or the response is something else.
         """
-        if self.config.api_key is None:
-            raise PermanentError(f"unsplash is not configured: {self.missing()}")
+        answers.key(self, "unsplash")
         words = answers.words(query, "unsplash")
         if not licenses.is_allowed(_LICENSE, query.licenses):
             return Page((), more=False)
