@@ -5,6 +5,7 @@ What a retry, a list of failures, an export or a counter is made from stays. So 
 sums of their chunks are kept in the last one.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -176,15 +177,7 @@ def delete_chunks(session: Session, job_id: int, age: timedelta, *, list_source:
     result["stored"] = sum(
         stored_json.counts(one).get("stored", 0) for one in (result, *(row.result for row in dropped))
     )
-    session.execute(
-        update(Chunk).where(Chunk.id == last).values(result=result).execution_options(synchronize_session=False)
-    )
-    session.execute(
-        delete(Chunk)
-        .where(Chunk.id == func.any(literal([row.id for row in dropped], ARRAY(Chunk.id.type))))
-        .execution_options(synchronize_session=False)
-    )
-    return len(dropped)
+    return _replace(session, last, result, [row.id for row in dropped])
 
 
 def _simply_settled(table: JobTable, age: timedelta) -> ColumnElement[bool]:
@@ -255,12 +248,17 @@ def delete_simple_chunks(session: Session, table: JobTable, job_id: int, age: ti
     result[jobs.PRUNED] = {"chunks": before + len(dropped)}
     if found := _sum(result.get("counts"), *(_part(row.result, "counts") for row in dropped)):
         result["counts"] = found
+    return _replace(session, last, result, [row.id for row in dropped])
+
+
+def _replace(session: Session, kept_id: int, result: Mapping[str, object], dropped: Sequence[int]) -> int:
+    """Write the sums of all chunks to the one that stays, and delete the others; return their number."""
     session.execute(
-        update(Chunk).where(Chunk.id == last).values(result=result).execution_options(synchronize_session=False)
+        update(Chunk).where(Chunk.id == kept_id).values(result=result).execution_options(synchronize_session=False)
     )
     session.execute(
         delete(Chunk)
-        .where(Chunk.id == func.any(literal([row.id for row in dropped], ARRAY(Chunk.id.type))))
+        .where(Chunk.id == func.any(literal(list(dropped), ARRAY(Chunk.id.type))))
         .execution_options(synchronize_session=False)
     )
     return len(dropped)
