@@ -24,8 +24,8 @@ from pixcrawler_worker.inspection import sniffing
 
 #: Bytes that are read at a time, and characters of a line: eight times what a URL may have.
 _BLOCK, _MAX_LINE = 1 << 16, 1 << 16
-#: Characters of a line of a table.
-_MAX_ROW = 1 << 20
+#: Characters of a line of a table, and of the name of a column: what is longer is a sentence with commas.
+_MAX_ROW, _MAX_NAME = 1 << 20, 64
 #: Lines with content from which it is concluded whether a list of URLs is meant.
 _SAMPLE = 100
 
@@ -394,7 +394,11 @@ def _header_kind(sample: list[Line]) -> _Kind | None:
         return None
     if "\t" in first:
         return _TSV
-    if re.search("[,;|]", first) and "/" not in first:
+    if (
+        re.search("[,;|]", first)
+        and "/" not in first
+        and all(len(name) <= _MAX_NAME for name in re.split("[,;|]", first))
+    ):
         return _CSV
     # A table of one column.
     if re.fullmatch(r"[\"']?[A-Za-z][\w -]*[\"']?", first) and len(sample) > 1 and _URL.match(trimmed(sample[1].text)):

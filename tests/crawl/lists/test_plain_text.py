@@ -167,6 +167,11 @@ CAPTIONS = [(url, "a red cat") for url in URLS]
         (b"data:image/png;base64,AAAA", "a URL that is neither https nor http", 1),
         (b"not a url\n", "text without URLs", 1),
         (b"cat\ndog\n", "text without URLs", 1),
+        (
+            b"# Cats\n\nImages of cats that were taken in the gardens of the neighborhood, with\ndates\n",
+            "text without",
+            3,
+        ),
         (PLAIN.encode() + b"\ncat" * 6, "text without URLs", 4),
         (bytes(range(256)) * 40, "binary data", 1),
         (PLAIN.encode() + b"\nab\x01\x02", "binary data", 4),
