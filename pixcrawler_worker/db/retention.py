@@ -177,7 +177,7 @@ def delete_chunks(session: Session, job_id: int, age: timedelta, *, list_source:
     result["stored"] = sum(
         stored_json.counts(one).get("stored", 0) for one in (result, *(row.result for row in dropped))
     )
-    return _replace(session, last, result, [row.id for row in dropped])
+    return _replace(session, kept.id, result, [row.id for row in dropped])
 
 
 def _simply_settled(table: JobTable, age: timedelta) -> ColumnElement[bool]:
@@ -248,7 +248,7 @@ def delete_simple_chunks(session: Session, table: JobTable, job_id: int, age: ti
     result[jobs.PRUNED] = {"chunks": before + len(dropped)}
     if found := _sum(result.get("counts"), *(_part(row.result, "counts") for row in dropped)):
         result["counts"] = found
-    return _replace(session, last, result, [row.id for row in dropped])
+    return _replace(session, kept.id, result, [row.id for row in dropped])
 
 
 def _replace(session: Session, kept_id: int, result: Mapping[str, object], dropped: Sequence[int]) -> int:
