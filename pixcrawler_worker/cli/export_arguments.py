@@ -1,7 +1,9 @@
 """The export options that `pixcrawler export` and `pixcrawler build` read from their arguments."""
 
 import functools
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
 
@@ -13,9 +15,12 @@ from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import options
 from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import ExportFormat
+from pixcrawler_worker.options import quoted
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
+
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,7 @@ class ExportArguments:
         only_valid: False for invalid images and exact duplicates, too.
         name_template: of the names of image files.
         failures: whether there is a list of the URLs that did not become images.
+        exclude: file with images to leave out.
     """
 
     format_: str | None
@@ -41,6 +47,7 @@ class ExportArguments:
     only_valid: bool | None
     name_template: str | None
     failures: bool | None
+    exclude: TextIO | None = None
 
 
 class _Ratios(click.ParamType["str | dict[str, float]", "dict[str, float]"]):
@@ -113,6 +120,11 @@ _OPTIONS = (
         default=None,
         help="Add failed.jsonl, the URLs that did not become images, or not.  [default: only build adds it]",
     ),
+    click.option(
+        "--exclude",
+        type=click.File(encoding="utf-8-sig"),
+        help="JSON file with the SHA-256 of images to leave out, or - for stdin.",
+    ),
 )
 
 
@@ -142,22 +154,20 @@ def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFor
         click.UsageError: when they are invalid, or the format does not fit the layout.
     """
     found = {} if file is None else arguments.read_json_object(file)
-    if given.layout is not None:
-        found["layout"] = given.layout
-    if given.resize is not None:
-        _set(found, ("image", "resize", "size"), given.resize)
-    if given.convert is not None:
-        _set(found, ("image", "format"), given.convert)
-    if given.split is not None:
-        _set(found, ("splits", "ratios"), given.split)
-    if given.name_template is not None:
-        found["name_template"] = given.name_template
-    if given.only_valid is not None:
-        _set(found, ("select", "only_valid"), given.only_valid)
-    if given.failures is not None:
-        _set(found, ("extras", "failures"), given.failures)
-    if given.only_valid is False:
-        _set(found, ("select", "exclude_flags"), [])
+    values: Mapping[tuple[str, ...], object] = {
+        ("layout",): given.layout,
+        ("image", "resize", "size"): given.resize,
+        ("image", "format"): given.convert,
+        ("splits", "ratios"): given.split,
+        ("name_template",): given.name_template,
+        ("select", "only_valid"): given.only_valid,
+        ("select", "exclude_flags"): [] if given.only_valid is False else None,
+        ("select", "exclude_images"): None if given.exclude is None else _excluded(given.exclude),
+        ("extras", "failures"): given.failures,
+    }
+    for path, value in values.items():
+        if value is not None:
+            _set(found, path, value)
     try:
         parsed = options.parse(found)
         format_ = options.format_of(given.format_) if given.format_ else parsed.default_format()
@@ -165,6 +175,31 @@ def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFor
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
     return format_, found
+
+
+def _excluded(file: TextIO) -> list[str]:
+    """Return the SHA-256 in a list of images: an array, or an object that has it as `exclude_images`.
+
+    An entry is a SHA-256, or an object that has it as `sha256`, with whatever else.
+
+    Raises:
+        click.UsageError: when the file has no such list, or an entry is none; the message says which.
+    """
+    try:
+        content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{file.name} is not valid JSON: {error}") from error
+    listed = content.get("exclude_images") if isinstance(content, dict) else content
+    if not isinstance(listed, list):
+        raise click.UsageError(f"{file.name}: expected an array of SHA-256, or an object with one as exclude_images")
+    return list(dict.fromkeys(_digest(entry, file.name, at) for at, entry in enumerate(listed)))
+
+
+def _digest(entry: object, name: str, at: int) -> str:
+    digest = entry.get("sha256") if isinstance(entry, dict) else entry
+    if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
+        raise click.UsageError(f"{name}: [{at}]: expected a SHA-256 in 64 hexadecimal digits, got {quoted(digest)}")
+    return digest.lower()
 
 
 def _set(found: dict[str, Any], path: tuple[str, ...], value: object) -> None:

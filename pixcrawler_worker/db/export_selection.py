@@ -25,6 +25,7 @@ class Selection:
         licenses: selected licenses, by identifier; None for all.
         min_width: pixels.
         min_height: pixels.
+        exclude_images: leave out images with these digests.
         limit: maximum number of images; None for all.
         default_label: class of images without a label.
         seed: seed of the splits.
@@ -46,6 +47,7 @@ class Selection:
     licenses: Sequence[str] | None
     min_width: int
     min_height: int
+    exclude_images: Sequence[bytes]
     limit: int | None
     default_label: str
     seed: int
@@ -105,6 +107,7 @@ WITH known AS (
         AND (CAST(:labels AS text[]) IS NULL OR label = ANY(CAST(:labels AS text[])))
         AND (CAST(:licenses AS text[]) IS NULL OR license = ANY(CAST(:licenses AS text[])))
         AND (:min_width = 0 OR width >= :min_width) AND (:min_height = 0 OR height >= :min_height)
+        AND NOT EXISTS (SELECT FROM unnest(CAST(:exclude_images AS bytea[])) AS excluded WHERE excluded = digest)
     ORDER BY digest, copy LIMIT :limit
 ), sorted AS (
     SELECT *,
@@ -141,6 +144,7 @@ def insert_entries(session: Session, job_id: int, crawl_job_id: int, selection: 
             "licenses": None if selection.licenses is None else list(selection.licenses),
             "min_width": selection.min_width,
             "min_height": selection.min_height,
+            "exclude_images": list(selection.exclude_images),
             "limit": selection.limit,
             "default_label": selection.default_label,
             "seed": str(selection.seed),

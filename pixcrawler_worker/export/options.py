@@ -78,6 +78,15 @@ TargetFormat = Annotated[
 ]
 
 
+Digest = Annotated[
+    StrictStr,
+    StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True),
+    Expected("a SHA-256 in 64 hexadecimal digits"),
+]
+#: Images that an export can name to leave them out: 6.6 MB of JSON.
+_MAX_EXCLUDED = 100_000
+
+
 class Select(Options):
     """Which images of the crawl job are exported."""
 
@@ -99,6 +108,11 @@ class Select(Options):
     )
     min_width: Size | None = None
     min_height: Size | None = None
+    exclude_images: tuple[Digest, ...] = Field(
+        default=(),
+        max_length=_MAX_EXCLUDED,
+        description="exclude the images with these SHA-256, which name their files unless there is a name_template",
+    )
     limit: Size | None = Field(
         default=None, description="maximum number of images, chosen by their hashes: an even sample"
     )

@@ -117,6 +117,7 @@ def _selection(
         licenses=None if select.licenses is None else [n for n in known if licenses.is_allowed(n, select.licenses)],
         min_width=select.min_width or 0,
         min_height=select.min_height or 0,
+        exclude_images=[bytes.fromhex(digest) for digest in select.exclude_images],
         limit=select.limit,
         default_label=export_plan.default_label,
         seed=options.splits.seed,

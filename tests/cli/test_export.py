@@ -75,6 +75,8 @@ def test_it_writes_the_row_sends_the_message_and_prints_the_id(
         (["--name-template", "{label}-{index}"], ("zip", {"name_template": "{label}-{index}"})),
         (["--failures"], ("zip", {"extras": {"failures": True}})),
         (["--no-failures"], ("zip", {"extras": {"failures": False}})),
+        (["--exclude", "marks.json"], ("zip", {"select": {"exclude_images": ["ab" * 32, "cd" * 32]}})),
+        (["--exclude", "digests.json"], ("zip", {"select": {"exclude_images": ["ef" * 32]}})),
         (["--only-valid"], ("zip", {"select": {"only_valid": True}})),
         (["--all"], ("zip", {"select": {"only_valid": False, "exclude_flags": []}})),
     ],
@@ -84,6 +86,9 @@ def test_options_are_arguments_and_a_layout_has_a_format_of_its_own(
 ) -> None:
     Path("table.json").write_text('{"layout": "table"}')
     Path("image.json").write_text('{"image": {"quality": 80, "format": "jpg", "resize": {"mode": "pad", "size": 32}}}')
+    marks = [{"id": 3, "sha256": "AB" * 32}, "cd" * 32, {"sha256": "ab" * 32, "why": "blurry"}]
+    Path("marks.json").write_text(json.dumps({"version": 1, "exclude_images": marks}), encoding="utf-8-sig")
+    Path("digests.json").write_text(json.dumps(["ef" * 32]))
     result = call(env, "export", str(job), *words)
     assert result.exit_code == 0, result.output
     assert query(runtime, "SELECT format, export_options FROM export_jobs") == [expected]
@@ -121,6 +126,11 @@ def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
         (("1", "--split", "train=0"), "export_options.splits.ratios.train: expected a number above 0"),
         (("1", "--options", "odd.json", "--resize", "64"), "export_options.image: expected an object, got an array"),
         (("1", "--options", "absent.json"), "No such file"),
+        (("1", "--exclude", "absent.json"), "No such file"),
+        (("1", "--exclude", "broken.json"), "broken.json is not valid JSON"),
+        (("1", "--exclude", "odd.json"), "odd.json: expected an array of SHA-256, or an object with one as exclude_"),
+        (("1", "--exclude", "ids.json"), "ids.json: [1]: expected a SHA-256 in 64 hexadecimal digits, got 3"),
+        (("1", "--exclude", "marks.json"), "marks.json: [0]: expected a SHA-256 in 64 hexadecimal digits, got null"),
         (("1", "--options", "broken.json"), "broken.json is not valid JSON"),
         (("1", "--options", "list.json"), "list.json: expected a JSON object, got list"),
         (("one",), "expected an integer, got 'one'"),
@@ -132,6 +142,8 @@ def test_invalid_arguments_create_nothing(
     Path("broken.json").write_text("{")
     Path("list.json").write_text("[]")
     Path("odd.json").write_text('{"image": []}')
+    Path("ids.json").write_text(json.dumps(["ab" * 32, 3]))
+    Path("marks.json").write_text('{"exclude_images": [{"id": 3}]}')
     result = call(env, "export", *words)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

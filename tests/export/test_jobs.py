@@ -124,6 +124,22 @@ def test_only_valid_images_that_the_options_select_are_exported(runtime: Runtime
     assert exported() == 8, "the newest completed validation counts"
 
 
+def test_named_images_are_left_out_and_move_no_others(runtime: Runtime) -> None:
+    job = crawl_of(runtime, stored_images(12))
+    ratios = {"splits": {"ratios": {"train": 0.5, "test": 0.5}}}
+
+    def exported(*digests: str) -> dict[str, str]:
+        options = {**ratios, "select": {"exclude_images": digests}}
+        return {one["path"]: one["split"] for one in metadata_rows(made(runtime, export(runtime, job, options)))}
+
+    everything = exported("0" * 64)
+    assert len(everything) == 12
+    unwanted = [path.split("/")[-1][:64] for path in sorted(everything)][::4]
+    left = exported(*(digest.upper() for digest in unwanted))
+    assert left == {path: split for path, split in everything.items() if not any(one in path for one in unwanted)}
+    assert len(left) == 9
+
+
 def test_a_limit_selects_a_sample_and_a_larger_limit_a_superset(runtime: Runtime) -> None:
     job = crawl_of(runtime, stored_images(30))
     few, many = (

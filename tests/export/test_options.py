@@ -68,6 +68,10 @@ def test_the_result_of_an_export_is_ignored() -> None:
             {"image": {"background": "white"}},
             'export_options.image.background: expected a color such as #ffffff, got "white"',
         ),
+        (
+            {"select": {"exclude_images": ["ab"]}},
+            'export_options.select.exclude_images[0]: expected a SHA-256 in 64 hexadecimal digits, got "ab"',
+        ),
         ({"select": {"limit": "10"}}, 'export_options.select.limit: expected an integer of at least 1, got "10"'),
         ({"url_ttl_s": 0}, "export_options.url_ttl_s: expected an integer from 60 to 31622400, got 0"),
         ({"version": 2}, "export_options.version: expected 1, got 2"),
