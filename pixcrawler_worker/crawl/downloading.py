@@ -180,8 +180,9 @@ class Downloading:
         quick = self._quick(now)
         waiting = max(0, min(len(self._queue), self._progress.missing + _SPARE_DOWNLOADS - quick))
         self._slots.note(self._work.claim.fence, taken=quick, wanted=quick + waiting)
-        # With a pace, slots are not what is short.
-        if self._pace is None and self._slots.have_room():
+        # With a pace, slots are not what is short. A chunk that fetches nothing ends at once, and the transaction that
+        # ends it takes the next one.
+        if self._running and self._pace is None and self._slots.have_room():
             self._runtime.take_more()
 
     def _quick(self, now: float) -> int:

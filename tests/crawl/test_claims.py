@@ -425,3 +425,23 @@ def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: R
         commit.join()
     assert counted(runtime, ref)[2] == 10
     assert ledger.crawl_job(runtime.sessions, ref).status == JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("fetched", [0, 1])
+def test_a_chunk_that_fetches_nothing_has_no_room_for_another_one_beside_it(
+    runtime: Runtime, host: HostileServer, fetched: int
+) -> None:
+    ref, messages = start(runtime, image_urls(host, "beside", 3), job={"max_images": 3}, chunk_size=1)
+    if not fetched:
+        ledger.execute(runtime.sessions, "UPDATE pixcrawler.crawl_urls SET urls = '{}'")
+    asked: list[bool] = []
+
+    def requests_wait() -> bool:
+        asked.append(True)
+        return True  # so that none is claimed
+
+    watched = replace(runtime, requests_wait=requests_wait)
+    turns = executor.Turns([CRAWL], postpone=lambda _: None, send=lambda _: None)
+    executor.run(watched, CRAWL, messages[0].chunk_id, turns=turns)
+    assert len(asked) == fetched
+    ledger.check(runtime.sessions, ref)
