@@ -664,21 +664,21 @@ MUTATIONS = (
     # One image of a validation or an export.
     Mutation(
         name="what one image of a validation raises ends its chunk",
-        files="validate/worker.py",
+        files="validate/image_validation.py",
         old="        except Exception as error:  # noqa: BLE001 - whatever one image raises is its own",
         new="        except ZeroDivisionError as error:",
         tests=("validate/test_isolation.py",),
     ),
     Mutation(
         name="an image that takes for ever is validated again with its neighbors",
-        files="validate/worker.py",
+        files="validate/image_validation.py",
         old="asyncio.timeout(self._stop if len(images) > 1 else None)",
         new="asyncio.timeout(None)",
         tests=("validate/test_isolation.py",),
     ),
     Mutation(
         name="a file that cannot be read is an outage although others can be read",
-        files="validate/worker.py",
+        files="validate/image_validation.py",
         old="besides=besides, answered=self._progress.answered):",
         new="besides=besides, answered=self._progress.answered) or True:",
         tests=("validate/test_isolation.py",),

@@ -1,7 +1,7 @@
 """The checks of a validation: each is a pure function of what is known of one image.
 
-Checks that compare the images of a job with each other (`JOB_CHECKS`) have no function here: see `validate/worker.py`
-and `validate/duplicates.py`.
+Checks that compare the images of a job with each other (`JOB_CHECKS`) have no function here: see
+`validate/comparison.py` and `validate/duplicates.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
