@@ -164,6 +164,12 @@ ImageFormat = Annotated[
 ]
 #: A license or a family of licenses by its identifier; `CC BY 4.0` and the like are accepted, too.
 License = Annotated[StrictStr, AfterValidator(_license)]
+#: The SHA-256 of a stored file.
+Sha256 = Annotated[
+    StrictStr,
+    StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True),
+    Expected("a SHA-256 of 64 hexadecimal digits"),
+]
 #: A number of pixels, images or pages.
 Size = Annotated[int, Integer(1)]
 #: A number that may be 0.

@@ -54,7 +54,8 @@ RULES: object = {
 }  # fmt: skip
 EXPORT_OPTIONS: object = {
     "version": 1, "layout": "auto", "max_files_per_dir": 100, "url_ttl_s": 600,
-    "select": {"limit": 5, "labels": ["cat"], "licenses": ["cc0"], "min_width": 1, "exclude_flags": ["dark"]},
+    "select": {"limit": 5, "labels": ["cat"], "licenses": ["cc0"], "min_width": 1, "exclude_flags": ["dark"],
+               "exclude_images": ["0" * 64]},
     "splits": {"ratios": {"train": 0.8, "test": 0.2}, "seed": 7, "by": "image", "stratify": "label"},
     "image": {"format": "jpg", "resize": {"mode": "fit", "size": 64}, "quality": 80, "background": "#000000"},
     "archive": {"part_max_bytes": 1000000, "part_max_images": 5}, "extras": {"images_csv": True},

@@ -2,25 +2,22 @@
 
 import functools
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
 
 import click
 
 from pixcrawler_worker.cli import arguments
+from pixcrawler_worker.domain import exclusions
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.export import options
 from pixcrawler_worker.exporters import protocol
 from pixcrawler_worker.exporters.protocol import ExportFormat
-from pixcrawler_worker.options import quoted
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
-
-_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +33,7 @@ class ExportArguments:
         only_valid: False for invalid images and exact duplicates, too.
         name_template: of the names of image files.
         failures: whether there is a list of the URLs that did not become images.
-        exclude: file with images to leave out.
+        exclude: SHA-256 of images to leave out; None without a list of them.
     """
 
     format_: str | None
@@ -47,7 +44,7 @@ class ExportArguments:
     only_valid: bool | None
     name_template: str | None
     failures: bool | None
-    exclude: TextIO | None = None
+    exclude: Sequence[str] | None = None
 
 
 class _Ratios(click.ParamType["str | dict[str, float]", "dict[str, float]"]):
@@ -71,6 +68,25 @@ class _Ratios(click.ParamType["str | dict[str, float]", "dict[str, float]"]):
                 self.fail(f"the split {name!r} is there twice", param, ctx)
             ratios[name] = number
         return ratios
+
+
+class _Exclusions(click.ParamType["str | Sequence[str]", "Sequence[str]"]):
+    """A file with images to leave out; the value has their SHA-256. It is read once, as stdin can be."""
+
+    name = "filename"
+
+    def convert(
+        self, value: str | Sequence[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Sequence[str]:
+        if not isinstance(value, str):
+            return value
+        with click.File(encoding="utf-8-sig").convert(value, param, ctx) as file:
+            try:
+                return exclusions.digests(json.load(file))
+            except PermanentError as error:
+                raise click.UsageError(f"{file.name}: {error}") from error
+            except (ValueError, RecursionError) as error:
+                raise click.UsageError(f"{file.name} is not valid JSON: {error}") from error
 
 
 _OPTIONS = (
@@ -122,7 +138,7 @@ _OPTIONS = (
     ),
     click.option(
         "--exclude",
-        type=click.File(encoding="utf-8-sig"),
+        type=_Exclusions(),
         help="JSON file with the SHA-256 of images to leave out, or - for stdin.",
     ),
 )
@@ -162,7 +178,7 @@ def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFor
         ("name_template",): given.name_template,
         ("select", "only_valid"): given.only_valid,
         ("select", "exclude_flags"): [] if given.only_valid is False else None,
-        ("select", "exclude_images"): None if given.exclude is None else _excluded(given.exclude),
+        ("select", "exclude_images"): None if given.exclude is None else list(given.exclude),
         ("extras", "failures"): given.failures,
     }
     for path, value in values.items():
@@ -175,31 +191,6 @@ def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFor
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
     return format_, found
-
-
-def _excluded(file: TextIO) -> list[str]:
-    """Return the SHA-256 in a list of images: an array, or an object that has it as `exclude_images`.
-
-    An entry is a SHA-256, or an object that has it as `sha256`, with whatever else.
-
-    Raises:
-        click.UsageError: when the file has no such list, or an entry is none; the message says which.
-    """
-    try:
-        content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{file.name} is not valid JSON: {error}") from error
-    listed = content.get("exclude_images") if isinstance(content, dict) else content
-    if not isinstance(listed, list):
-        raise click.UsageError(f"{file.name}: expected an array of SHA-256, or an object with one as exclude_images")
-    return list(dict.fromkeys(_digest(entry, file.name, at) for at, entry in enumerate(listed)))
-
-
-def _digest(entry: object, name: str, at: int) -> str:
-    digest = entry.get("sha256") if isinstance(entry, dict) else entry
-    if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
-        raise click.UsageError(f"{name}: [{at}]: expected a SHA-256 in 64 hexadecimal digits, got {quoted(digest)}")
-    return digest.lower()
 
 
 def _set(found: dict[str, Any], path: tuple[str, ...], value: object) -> None:

@@ -25,7 +25,8 @@ class Selection:
         licenses: selected licenses, by identifier; None for all.
         min_width: pixels.
         min_height: pixels.
-        exclude_images: leave out images with these digests.
+        exclude_images: leave out images with these digests. One whose bytes nothing has measured is named by the
+            digest of its URL, also after a validation has measured it.
         limit: maximum number of images; None for all.
         default_label: class of images without a label.
         seed: seed of the splits.
@@ -71,7 +72,9 @@ def licenses(session: Session, crawl_job_id: int) -> list[str]:
 # images make the same dataset. Groups have all images of the crawl, so that a different selection moves no image.
 _INSERT = """
 INSERT INTO pixcrawler.export_items (export_job_id, seq, image_id, split, digest, copy, cost, upto)
-WITH known AS (
+WITH excluded AS (
+    SELECT unnest(CAST(:exclude_images AS bytea[])) AS digest
+), known AS (
     SELECT i.id, i.original_url, coalesce(f.sha256, v.sha256, sha256(convert_to(i.original_url, 'UTF8'))) AS digest,
         coalesce(nullif(f.label, ''), :default_label) AS label, f.license, coalesce(v.keeper_id, i.id) AS family,
         coalesce(v.valid, true) AS valid, coalesce(v.findings, '[]'::jsonb) AS findings,
@@ -107,7 +110,10 @@ WITH known AS (
         AND (CAST(:labels AS text[]) IS NULL OR label = ANY(CAST(:labels AS text[])))
         AND (CAST(:licenses AS text[]) IS NULL OR license = ANY(CAST(:licenses AS text[])))
         AND (:min_width = 0 OR width >= :min_width) AND (:min_height = 0 OR height >= :min_height)
-        AND NOT EXISTS (SELECT FROM unnest(CAST(:exclude_images AS bytea[])) AS excluded WHERE excluded = digest)
+        AND NOT EXISTS (SELECT FROM excluded WHERE excluded.digest = placed.digest)
+        AND NOT EXISTS (
+            SELECT FROM excluded
+            WHERE excluded.digest = CASE WHEN :excludes THEN sha256(convert_to(original_url, 'UTF8')) END)
     ORDER BY digest, copy LIMIT :limit
 ), sorted AS (
     SELECT *,
@@ -145,6 +151,7 @@ def insert_entries(session: Session, job_id: int, crawl_job_id: int, selection: 
             "min_width": selection.min_width,
             "min_height": selection.min_height,
             "exclude_images": list(selection.exclude_images),
+            "excludes": bool(selection.exclude_images),
             "limit": selection.limit,
             "default_label": selection.default_label,
             "seed": str(selection.seed),

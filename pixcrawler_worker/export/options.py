@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StrictBool, StrictStr, StringConstraints, WithJsonSchema
 
 from pixcrawler_worker import options
+from pixcrawler_worker.domain.exclusions import MAX_EXCLUDED
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.domain.name_templates import NameTemplate
 from pixcrawler_worker.domain.naming import nearest
@@ -23,6 +24,7 @@ from pixcrawler_worker.options import (
     Name,
     Number,
     Options,
+    Sha256,
     Size,
     image_format,
 )
@@ -78,15 +80,6 @@ TargetFormat = Annotated[
 ]
 
 
-Digest = Annotated[
-    StrictStr,
-    StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True),
-    Expected("a SHA-256 in 64 hexadecimal digits"),
-]
-#: Images that an export can name to leave them out: 6.6 MB of JSON.
-_MAX_EXCLUDED = 100_000
-
-
 class Select(Options):
     """Which images of the crawl job are exported."""
 
@@ -108,9 +101,9 @@ class Select(Options):
     )
     min_width: Size | None = None
     min_height: Size | None = None
-    exclude_images: tuple[Digest, ...] = Field(
+    exclude_images: tuple[Sha256, ...] = Field(
         default=(),
-        max_length=_MAX_EXCLUDED,
+        max_length=MAX_EXCLUDED,
         description="exclude the images with these SHA-256, which name their files unless there is a name_template",
     )
     limit: Size | None = Field(

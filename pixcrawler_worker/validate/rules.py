@@ -23,6 +23,7 @@ from pixcrawler_worker.options import (
     Name,
     Number,
     Options,
+    Sha256,
     Share,
     Size,
 )
@@ -38,9 +39,6 @@ class Level(StrEnum):
 
 Positive = Annotated[float, Number(above=0)]
 Seconds = Annotated[float, Number(above=0, maximum=3600)]
-Sha256 = Annotated[
-    StrictStr, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$"), Expected("a SHA-256 of 64 hexadecimal digits")
-]
 Hash64 = Annotated[
     StrictStr, StringConstraints(pattern=r"^[0-9a-fA-F]{16}$"), Expected("a hash of 16 hexadecimal digits")
 ]

@@ -130,6 +130,7 @@ def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
         (("1", "--exclude", "broken.json"), "broken.json is not valid JSON"),
         (("1", "--exclude", "odd.json"), "odd.json: expected an array of SHA-256, or an object with one as exclude_"),
         (("1", "--exclude", "ids.json"), "ids.json: [1]: expected a SHA-256 in 64 hexadecimal digits, got 3"),
+        (("1", "--exclude", "newer.json"), "newer.json: this program reads lists of version 1, got version 2"),
         (("1", "--exclude", "marks.json"), "marks.json: [0]: expected a SHA-256 in 64 hexadecimal digits, got null"),
         (("1", "--options", "broken.json"), "broken.json is not valid JSON"),
         (("1", "--options", "list.json"), "list.json: expected a JSON object, got list"),
@@ -142,6 +143,7 @@ def test_invalid_arguments_create_nothing(
     Path("broken.json").write_text("{")
     Path("list.json").write_text("[]")
     Path("odd.json").write_text('{"image": []}')
+    Path("newer.json").write_text('{"version": 2, "exclude_images": []}')
     Path("ids.json").write_text(json.dumps(["ab" * 32, 3]))
     Path("marks.json").write_text('{"exclude_images": [{"id": 3}]}')
     result = call(env, "export", *words)

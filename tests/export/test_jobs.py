@@ -140,6 +140,22 @@ def test_named_images_are_left_out_and_move_no_others(runtime: Runtime) -> None:
     assert len(left) == 9
 
 
+def test_an_image_without_a_recorded_digest_is_excluded_by_that_of_its_url_before_and_after_a_validation(
+    runtime: Runtime,
+) -> None:
+    stored = stored_images(3)
+    job = crawl_of(runtime, [replace(one, url=f"https://example.org/{at}") for at, one in enumerate(stored)])
+    ledger.execute(
+        runtime.sessions,
+        "DELETE FROM pixcrawler.image_facts f USING images i WHERE i.id = f.image_id AND original_url LIKE '%/1'",
+    )
+    options = {"select": {"exclude_images": [hashlib.sha256(b"https://example.org/1").hexdigest()]}}
+    assert exporting.row(runtime, export(runtime, job, options)).exported_images == 2
+    validation_jobs.validate(runtime, job)
+    assert exporting.row(runtime, export(runtime, job, options)).exported_images == 2
+    assert exporting.row(runtime, export(runtime, job)).exported_images == 3
+
+
 def test_a_limit_selects_a_sample_and_a_larger_limit_a_superset(runtime: Runtime) -> None:
     job = crawl_of(runtime, stored_images(30))
     few, many = (

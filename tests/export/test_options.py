@@ -70,7 +70,7 @@ def test_the_result_of_an_export_is_ignored() -> None:
         ),
         (
             {"select": {"exclude_images": ["ab"]}},
-            'export_options.select.exclude_images[0]: expected a SHA-256 in 64 hexadecimal digits, got "ab"',
+            'export_options.select.exclude_images[0]: expected a SHA-256 of 64 hexadecimal digits, got "ab"',
         ),
         ({"select": {"limit": "10"}}, 'export_options.select.limit: expected an integer of at least 1, got "10"'),
         ({"url_ttl_s": 0}, "export_options.url_ttl_s: expected an integer from 60 to 31622400, got 0"),
