@@ -10,15 +10,15 @@ from typing import Any
 
 from sqlalchemy import Boolean, ColumnElement, Integer, Text, func, literal, literal_column, select, update
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.types import LargeBinary, TypeEngine
 
 from pixcrawler_worker.db.models import CrawlCandidate
-from pixcrawler_worker.domain.postgres_types import storable
+from pixcrawler_worker.domain.postgres_types import storable, storable_json
 
 #: The columns of an outcome, with their types.
-_COLUMNS: Mapping[str, type[TypeEngine[Any]]] = {
+_COLUMNS: Mapping[str, TypeEngine[Any] | type[TypeEngine[Any]]] = {
     "url_hash": LargeBinary,
     "reason": Text,
     "retriable": Boolean,
@@ -26,6 +26,7 @@ _COLUMNS: Mapping[str, type[TypeEngine[Any]]] = {
     "label": Text,
     "detail": Text,
     "http_status": Integer,
+    "list_details": JSONB(none_as_null=True),
 }
 
 
@@ -42,6 +43,7 @@ class Outcome:
         label: its class.
         detail: what happened, in one line without secrets.
         http_status: of the response, where it was the reason.
+        list_details: what the URL list says about it, as `ListRow.details` returns it.
     """
 
     url_hash: bytes
@@ -52,6 +54,7 @@ class Outcome:
     label: str | None = None
     detail: str | None = None
     http_status: int | None = None
+    list_details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,9 @@ def _columns(rows: Collection[Outcome]) -> list[ColumnElement[Any]]:
 
 
 def _storable(value: object) -> object:
-    return storable(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return storable(value)
+    return storable_json(value) if isinstance(value, Mapping) else value
 
 
 def decided(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
@@ -157,6 +162,7 @@ class Failure:
         retriable: whether a retry of the job tries it again.
         attempts: how often the job has tried it.
         tried_at: the last time.
+        list_details: what the URL list says about it, as `ListRow.details` returns it.
     """
 
     url_hash: bytes
@@ -168,6 +174,7 @@ class Failure:
     retriable: bool
     attempts: int
     tried_at: datetime | None
+    list_details: Any = None
 
 
 def failures(  # noqa: PLR0913 - a page of a filtered list

@@ -17,7 +17,7 @@ from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, driver, execute_prepared, is_about_a_row
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
-from pixcrawler_worker.domain.postgres_types import storable
+from pixcrawler_worker.domain.postgres_types import storable, storable_json
 from pixcrawler_worker.errors import PermanentError
 
 #: Which pipeline made `phash` and `dhash`, of images that were inspected and of those that were measured: hashes of
@@ -33,6 +33,8 @@ class NewImage:
 
     Attributes:
         metrics: of its file, whose facts come from the same pass then; None when it was only inspected.
+        caption: of the URL list; None for none.
+        columns: the values of the list's other columns, in JSON, by name; None for none.
     """
 
     url: str
@@ -45,6 +47,8 @@ class NewImage:
     source: str
     credit: Credit
     metrics: Metrics | None = None
+    caption: str | None = None
+    columns: Mapping[str, object] | None = None
 
 
 #: Columns of both tables with their types, as rows are written.
@@ -80,6 +84,8 @@ _FACTS = {
     "hash_version": "int2",
     "metrics_version": "int2",
     "metrics": "jsonb",
+    "caption": "text",
+    "columns": "jsonb",
 }
 _PREPARE = """
 SELECT ARRAY(SELECT sha256 FROM pixcrawler.image_facts WHERE crawl_job_id = %(job)s AND sha256 = ANY(%(sha256)s)),
@@ -265,6 +271,8 @@ def _fact_row(id_: int, job_id: int, image: NewImage) -> tuple[object, ...]:
         HASH_VERSION if image.metrics is None else MEASURED_HASH_VERSION,
         None if image.metrics is None else METRICS_VERSION,
         None if image.metrics is None else Jsonb(recorded_metrics(facts, image.metrics)),
+        _text(image.caption),
+        None if image.columns is None else Jsonb(storable_json(image.columns)),
     )
 
 

@@ -421,6 +421,8 @@ class CrawlCandidate(Base):
     http_status: Mapped[int | None]
     attempts: Mapped[int] = mapped_column(server_default="1")
     tried_at: Mapped[datetime | None]
+    #: What the URL list says about the image, as `crawl_urls.details` has it.
+    list_details: Mapped[dict[str, Any] | None]
 
 
 class ImageFact(Base):
@@ -460,6 +462,9 @@ class ImageFact(Base):
     #: Of the file as the crawl has decoded it, with the size and the format that it had then.
     metrics: Mapped[dict[str, Any] | None]
     metrics_version: Mapped[int | None] = mapped_column(SmallInteger)
+    #: Of the URL list: the caption of the image, and the values of the list's other columns by their names.
+    caption: Mapped[str | None] = mapped_column(Text)
+    columns: Mapped[dict[str, Any] | None]
 
 
 class ValidationPlan(Base):
@@ -511,7 +516,7 @@ class ExportPlan(Base):
     `validation_job_id` is the validation whose results count for it; there is no foreign key, because deleting the
     validation does not change a running export. `labels` are the classes of its images, sorted. `signed_until` is when
     the presigned URL in its row expires. `cleaned_at` is when the deletion of its files began, if it has to write them
-    again.
+    again. `columns` are the columns of URL lists that its images have; NULL where none has any.
     """
 
     __tablename__ = "export_plans"
@@ -525,6 +530,7 @@ class ExportPlan(Base):
     requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     signed_until: Mapped[datetime | None]
     cleaned_at: Mapped[datetime | None]
+    columns: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
 
 
 class ExportItem(Base):

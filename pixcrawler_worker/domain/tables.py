@@ -40,7 +40,7 @@ COLUMNS = (
 )
 #: The columns with integers.
 NUMBERS = frozenset({"width", "height", "bytes"})
-Value = str | int
+Value = str | int | float
 _get_values = itemgetter(*COLUMNS[1:])
 
 MIME = {

@@ -101,3 +101,25 @@ def test_concurrent_chunks_with_the_same_urls_count_each_once(sessions: Sessions
     with sessions.begin() as session:
         kept = session.scalar(select(func.count()).where(CrawlCandidate.crawl_job_id == job_id))
     assert kept == 20_000
+
+
+def test_what_a_list_says_about_a_rejected_candidate_is_kept(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    details = {"caption": "a\x00 'cat'", "label": "cat", "columns": {"n": [1, None, "\ud800"]}}
+    rejected = [
+        Outcome(url_hash=A, url="http://a.example/", reason="timeout", retriable=True, list_details=details),
+        Outcome(url_hash=B, url="http://b.example/", reason="timeout", retriable=True),
+    ]
+    record(sessions, job_id, *rejected)
+    with sessions.begin() as session:
+        found = {one.url_hash: one.list_details for one in candidates.failures(session, job_id)}
+        nulls = session.scalar(
+            select(func.count()).where(CrawlCandidate.crawl_job_id == job_id, CrawlCandidate.list_details.is_(None))
+        )
+    assert found == {A: {"caption": "a 'cat'", "label": "cat", "columns": {"n": [1, None, "?"]}}, B: None}
+    assert nulls == 1
+    # One that became an image after all has it in its own row.
+    record(sessions, job_id, Outcome(url_hash=A))
+    with sessions.begin() as session:
+        row = (CrawlCandidate.crawl_job_id == job_id, CrawlCandidate.url_hash == A)
+        assert session.scalars(select(CrawlCandidate.list_details).where(*row)).one() is None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import ledger
 import psycopg
@@ -46,6 +47,12 @@ def count(sessions: Sessions, job_id: int) -> int:
     return rows
 
 
+def other(name: str) -> dict[str, Any]:
+    """Return the URL and the facts of another image."""
+    image = make_image(name)
+    return {"url": image.url, "url_hash": image.url_hash, "facts": image.facts}
+
+
 # Values
 
 
@@ -73,6 +80,25 @@ def test_all_facts_and_the_credit_of_an_image_are_stored(sessions: Sessions) -> 
         assert (kept.mode, kept.frames, kept.hash_version) == ("RGB", 9, HASH_VERSION)
         assert (kept.label, kept.query, kept.source) == ("feline", "cat", "gallery")
         assert {name: getattr(kept, name) for name in asdict(credit)} == asdict(credit)
+
+
+def test_caption_and_columns_of_an_image_are_stored(sessions: Sessions) -> None:
+    job_id = make_job(sessions)
+    nested = {"k": [None, True, 2**63 - 1, -0.5, "\u732b"]}
+    columns = {"a\tb": "tab\there, \\N and new\nline", "quote'\"": nested, "\\": ""}
+    image = make_image("a", caption="O'Brien\n\\.\n\u202e\U0001f408\t", columns=columns)
+    hostile = make_image("b", caption="a\x00b\ud800", columns={"a\x00": "\ud800\x00", "b": float("nan")})
+    assert insert(sessions, job_id, image, hostile, make_image("c")) == [0, 1, 2]
+    # By the statement that decides conflicts, too.
+    assert insert(sessions, job_id, replace(image, facts=make_facts("d")), replace(hostile, **other("e"))) == [1]
+    with sessions.begin() as session:
+        found = session.execute(
+            select(ImageFact.caption, ImageFact.columns)
+            .where(ImageFact.crawl_job_id == job_id)
+            .order_by(ImageFact.image_id)
+        ).all()
+    kept = ("ab?", {"a": "?", "b": "nan"})
+    assert sorted(map(tuple, found), key=str) == sorted([(image.caption, columns), kept, (None, None), kept], key=str)
 
 
 def test_what_was_measured_of_an_image_is_stored_with_its_version(sessions: Sessions) -> None:
