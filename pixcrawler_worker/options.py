@@ -276,6 +276,8 @@ class _Problem:
             return _EXPECTATIONS[type_]
         if "expected" in context:
             return (str(context["expected"]).replace("'", '"'),)
+        if type_ == "missing":
+            return (f"an object with `{self.error['loc'][-1]}`",)
         if type_ == "too_short":
             return (f"at least {context['min_length']} entries",)
         if type_ == "too_long":
@@ -298,6 +300,7 @@ def _child(value: object, part: str | int) -> object:
 
 _EXPECTATIONS: Mapping[str, Sequence[str]] = {
     "bool_type": ("true", "false"),
+    "invalid-json-value": ("a JSON value",),
     "int_parsing_size": ("a number with fewer digits",),
     "string_unicode": ("a string of characters, without unpaired surrogates",),
     "dict_type": ("an object",),

@@ -1,7 +1,7 @@
 """The arguments that `pixcrawler crawl` and `pixcrawler build` share, and the crawl that they describe."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, TypeVar
@@ -11,7 +11,7 @@ import click
 from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.crawl.lists import reading
-from pixcrawler_worker.crawl.lists.plain_text import Line
+from pixcrawler_worker.crawl.lists.rows import Columns
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.licenses import FAMILIES
@@ -52,6 +52,8 @@ class RawCrawlOptions(TypedDict):
     min_height: int | None
     urls: BinaryIO | None
     url_column: str | None
+    caption_column: str | None
+    label_column: str | None
     ignore_opt_outs: bool
     ignore_robots: bool
     limit_rate: int | None
@@ -110,6 +112,17 @@ _OPTIONS = (
         help="Column of the list that has the URLs.  [default: found by its name, or by what is in it]",
     ),
     click.option(
+        "--caption-column",
+        metavar="NAME",
+        help="Column of the list that has the captions.  [default: found by its name, such as caption, text or alt]",
+    ),
+    click.option(
+        "--label-column",
+        metavar="NAME",
+        help="Column of the list that has the labels of the images.  [default: found by its name, such as label, class "
+        "or category]",
+    ),
+    click.option(
         "--ignore-opt-outs",
         is_flag=True,
         help="Keep images whose owner opts out of indexes, AI training, or text and data mining.",
@@ -144,16 +157,18 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         click.UsageError: when they are invalid; the message says which value is wrong, with the nearest valid name.
     """
     keywords = tuple(keywords)
-    if raw["url_column"] is not None and raw["urls"] is None:
-        raise click.UsageError("--url-column names a column of a list: give the list with --urls")
+    columns = Columns(raw["url_column"], raw["caption_column"], raw["label_column"])
+    for name, column in columns._asdict().items():
+        if column is not None and raw["urls"] is None:
+            raise click.UsageError(f"--{name}-column names a column of a list: give the list with --urls")
     try:
         labels = parse_keywords(list(keywords))
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
-        urls = [] if raw["urls"] is None else list(_read(raw["urls"], raw["url_column"]))
+        rows = [] if raw["urls"] is None else list(reading.read(raw["urls"], _name(raw["urls"]), columns))
         given = {
             "sources": list(raw["sources"]),
-            "urls": [line.text for line in urls],
+            "urls": [{"url": row.url, **details} if (details := row.details()) else row.url for row in rows],
             "licenses": list(raw["licenses"]),
             "min_width": raw["min_width"],
             "min_height": raw["min_height"],
@@ -165,14 +180,10 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
-    if urls and len(labels) > 1:
+    if rows and len(labels) > 1:
         raise click.UsageError("a URL list has one label: give one KEYWORD with --urls")
-    max_images = raw["max_images"] or len(urls) or _DEFAULT_IMAGES
-    return CrawlArguments(keywords, parsed, max_images, tuple(line.number for line in urls))
-
-
-def _read(file: BinaryIO, column: str | None) -> Iterator[Line]:
-    return reading.read(file, _name(file), url_column=column)
+    max_images = raw["max_images"] or len(rows) or _DEFAULT_IMAGES
+    return CrawlArguments(keywords, parsed, max_images, tuple(row.number for row in rows))
 
 
 def _name(file: BinaryIO) -> str:

@@ -1,13 +1,15 @@
 """Options of a crawl, as a message or the command line has them."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StrictBool
+from pydantic import AfterValidator, Field, JsonValue, StrictBool
 
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl.lists import plain_text
+from pixcrawler_worker.domain.list_rows import ListRow
+from pixcrawler_worker.domain.postgres_types import storable_json
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.options import MAX_NAMES, ImageFormat, Integer, License, Name, Number, Options, Size, Text
 
@@ -16,6 +18,19 @@ MIN_RATE = 10_000
 #: Seconds between two requests to a host: more would hold up a chunk whose images are redirected.
 MAX_WAIT = 60
 
+_Url = Annotated[Text, AfterValidator(plain_text.trimmed)]
+
+
+class ListEntry(Options):
+    """A URL with what is known of its image."""
+
+    url: _Url
+    caption: Text | None = Field(None, description="of the image")
+    label: Name | None = Field(None, description="of the image; by default that of the job")
+    columns: Annotated[dict[str, JsonValue], AfterValidator(storable_json)] = Field(
+        default_factory=dict, description="anything else, which is exported with the image"
+    )
+
 
 class CrawlOptions(Options):
     """Options of a crawl. They are recorded in the ledger, so that a retry or a recovery needs no message."""
@@ -23,8 +38,10 @@ class CrawlOptions(Options):
     sources: tuple[Name, ...] | None = Field(
         None, max_length=MAX_NAMES, description="names of sources; by default all that are configured"
     )
-    urls: tuple[Annotated[Text, AfterValidator(plain_text.trimmed)], ...] = Field(
-        (), description="URLs for the source `urls`; spaces, quotation marks and brackets around them are ignored"
+    urls: tuple[_Url | ListEntry, ...] = Field(
+        (),
+        description="URLs for the source `urls`, or objects with a URL, a caption, a label and further columns; "
+        "spaces, quotation marks and brackets around the URLs are ignored",
     )
     licenses: tuple[License, ...] | None = Field(
         None,
@@ -52,6 +69,14 @@ class CrawlOptions(Options):
         0.0,
         description="seconds from one request for an image to the next one at the same host, of all workers together",
     )
+
+    def rows(self) -> Iterator[ListRow]:
+        """Yield the rows of the URL list."""
+        for entry in self.urls:
+            if isinstance(entry, str):
+                yield ListRow(entry)
+            else:
+                yield ListRow(entry.url, entry.caption, entry.label, entry.columns)
 
 
 def parse(raw: object) -> CrawlOptions:

@@ -1,5 +1,6 @@
 """Planning, topping up and ending a crawl job."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -55,27 +56,30 @@ def differing(session: Session, ref: JobRef, options: object) -> str | None:
         return None
     try:
         if known is not None and not known.as_given:
-            recorded_before, urls = known.options, crawls.all_urls(session, ref.id)
+            recorded_before, rows = known.options, crawls.listed(session, ref.id)
         else:
             of_row = in_row(crawls.keywords(session, ref.id))
             if known is None and of_row is None:
                 return None
             before = parse(known.options) if known and known.options != {} else of_row or parse({})
-            recorded_before, urls = recorded(before), before.urls
+            recorded_before, rows = recorded(before), before.rows()
         given = parse(options)
     except PermanentError as error:
         return str(error)
     # The size that a job has got by the settings is recorded as if it had been given.
     sizes = {"chunk_size": recorded_before.get("chunk_size")} if given.chunk_size is None else {}
-    now = {**sizes, **recorded(given), "urls": list(given.urls)}
-    then = {"chunk_size": None, **recorded_before, "urls": list(urls)}
-    return ", ".join(sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))) or None
+    now = {**sizes, **recorded(given)}
+    then = {"chunk_size": None, **recorded_before}
+    names = {name for name in now.keys() | then.keys() if now.get(name) != then.get(name)}
+    if any(one != other for one, other in itertools.zip_longest(given.rows(), rows)):
+        names.add("urls")
+    return ", ".join(sorted(names)) or None
 
 
 def overtaken(session: Session, ref: JobRef, options: object) -> bool:
     """Return whether a job was started without options, and keep those of a message that came too late for it."""
     known = crawls.recorded_options(session, ref.id)
-    if known is None or known.as_given or known.options.keys() - {"chunk_size"} or crawls.all_urls(session, ref.id):
+    if known is None or known.as_given or known.options.keys() - {"chunk_size"} or crawls.has_list(session, ref.id):
         return False
     crawls.record_overtaken(session, ref.id, options)
     return True
@@ -99,7 +103,7 @@ def record_options(runtime: Runtime, session: Session, job_id: int, options: Cra
         session,
         job_id,
         options=recorded(options) | {"chunk_size": page_size},
-        urls=options.urls,
+        rows=options.rows(),
         page_size=page_size,
     )
 

@@ -149,6 +149,7 @@ class _Search:
         self.preview = Preview()
         self._runtime = runtime
         self._options = options
+        self._urls = tuple(row.url for row in options.rows())
         self._seen: set[bytes] = set()
         # Of each result page: whether there are more, and the positions of its usable candidates.
         self._pages: dict[tuple[str, str, int], tuple[bool, int, Sequence[int]]] = {}
@@ -198,7 +199,7 @@ class _Search:
             label=chunk.label,
             page=chunk.page,
             page_size=chunk.page_size,
-            urls=options.urls[start : start + chunk.page_size] if chunk.source == URLS else (),
+            urls=self._urls[start : start + chunk.page_size] if chunk.source == URLS else (),
             licenses=options.licenses,
             min_width=options.min_width,
             min_height=options.min_height,

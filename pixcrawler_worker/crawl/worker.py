@@ -57,7 +57,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
         chunk=chunk,
         options=options,
         quota=min(chunk.quota, request.max_images - request.valid_images),
-        urls=request.urls,
+        urls=tuple(row.url for row in request.rows),
         stall=_stall(chunk, is_after_slow=request.is_after_slow),
         patience=min(max(request.age * _PATIENCE_SHARE, _MIN_PATIENCE), _MAX_PATIENCE),
         only_source=len(planner.sources(runtime, options, has_urls=request.has_urls)) == 1,

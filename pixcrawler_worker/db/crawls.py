@@ -1,8 +1,9 @@
 """Crawl jobs: their table, what they were requested with, and what their chunks have brought so far."""
 
 import contextlib
+import itertools
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.domain.postgres_types import storable_json
 from pixcrawler_worker.domain.stored_json import Fields
@@ -28,6 +30,8 @@ from pixcrawler_worker.errors import PermanentError
 _NOW = func.clock_timestamp()
 #: Jobs that one clean-up looks at.
 _BATCH = 200
+#: Pages of a URL list that are read at a time.
+_PAGES = 50
 #: Chunks before another one that say what its hosts are like.
 _NEIGHBORS = 8
 
@@ -70,24 +74,22 @@ class CrawlRequest:
 
 
 def record_request(
-    session: Session, job_id: int, *, options: Mapping[str, Any], urls: Sequence[str], page_size: int
+    session: Session, job_id: int, *, options: Mapping[str, Any], rows: Iterable[ListRow], page_size: int
 ) -> None:
     """Record what a job is to be started with, in place of what was recorded before.
 
-    The options have everything but the URLs, which are stored in pages so that a chunk reads no more than its own.
+    The options have everything but the list, which is stored in pages so that a chunk reads no more than its own.
     """
     values = {"options": dict(options), "as_given": False}
     recorded = postgresql.insert(CrawlPlan).values(crawl_job_id=job_id, **values)
     session.execute(recorded.on_conflict_do_update(index_elements=["crawl_job_id"], set_=values))
     session.execute(delete(CrawlUrls).where(CrawlUrls.crawl_job_id == job_id))
-    if urls:
-        session.execute(
-            insert(CrawlUrls),
-            [
-                {"crawl_job_id": job_id, "page": page, "urls": list(urls[start : start + page_size])}
-                for page, start in enumerate(range(0, len(urls), page_size))
-            ],
-        )
+    remaining = iter(rows)
+    pages = iter(lambda: list(itertools.islice(remaining, page_size)), [])
+    for at, page in enumerate(pages):
+        details = [row.details() for row in page]
+        values = {"urls": [row.url for row in page], "details": details if any(details) else None}
+        session.execute(insert(CrawlUrls), {"crawl_job_id": job_id, "page": at, **values})
 
 
 def is_recorded(session: Session, job_id: int) -> bool:
@@ -167,7 +169,7 @@ class ChunkRequest:
         options: that are recorded.
         age: for how long the job has been running; zero for times that were written by hand.
         has_urls: whether the job has a URL list.
-        urls: one page of it; empty beyond its end.
+        rows: one page of it; empty beyond its end.
         is_after_slow: whether one of the few chunks before this one made way for others because its hosts were slow.
     """
 
@@ -177,7 +179,7 @@ class ChunkRequest:
     options: dict[str, Any]
     age: timedelta
     has_urls: bool
-    urls: tuple[str, ...]
+    rows: tuple[ListRow, ...]
     is_after_slow: bool
 
 
@@ -188,7 +190,7 @@ SELECT job.max_images, job.total_images, job.valid_images, plan.options,
         ELSE 0
     END::float8,
     EXISTS (SELECT FROM pixcrawler.crawl_urls WHERE crawl_job_id = job.id),
-    (SELECT urls FROM pixcrawler.crawl_urls WHERE crawl_job_id = job.id AND page = %(page)s),
+    page.urls, page.details,
     EXISTS (
         SELECT FROM (
             SELECT payload FROM pixcrawler.chunks
@@ -197,6 +199,7 @@ SELECT job.max_images, job.total_images, job.valid_images, plan.options,
         ) AS before WHERE payload ? 'yields'
     )
 FROM crawl_jobs AS job JOIN pixcrawler.crawl_plans AS plan ON plan.crawl_job_id = job.id
+LEFT JOIN pixcrawler.crawl_urls AS page ON page.crawl_job_id = job.id AND page.page = %(page)s
 WHERE job.id = %(job)s
 """
 
@@ -217,7 +220,7 @@ def load_for_chunk(session: Session, job_id: int, chunk_id: int, *, page: int | 
     if row is None:
         # As the join of `load`.
         raise NoResultFound(f"crawl job {job_id} has no recorded options")
-    max_images, total_images, valid_images, options, seconds, has_urls, urls, is_after_slow = row
+    max_images, total_images, valid_images, options, seconds, has_urls, urls, details, is_after_slow = row
     return ChunkRequest(
         max_images=max_images,
         total_images=total_images,
@@ -225,7 +228,7 @@ def load_for_chunk(session: Session, job_id: int, chunk_id: int, *, page: int | 
         options=options,
         age=timedelta(seconds=seconds),
         has_urls=has_urls,
-        urls=tuple(urls or ()),
+        rows=_rows(urls or (), details),
         is_after_slow=is_after_slow,
     )
 
@@ -302,10 +305,28 @@ def marked(session: Session, skip: Collection[int] = ()) -> list[int]:
     return list(session.scalars(query.order_by(Recount.crawl_job_id).limit(_BATCH)))
 
 
-def all_urls(session: Session, job_id: int) -> tuple[str, ...]:
-    """Return the job's URL list."""
-    pages = session.scalars(select(CrawlUrls.urls).where(CrawlUrls.crawl_job_id == job_id).order_by(CrawlUrls.page))
-    return tuple(url for page in pages for url in page)
+def _rows(urls: Sequence[str], details: Sequence[object] | None) -> tuple[ListRow, ...]:
+    return tuple(map(ListRow.of, urls, itertools.chain(details or (), itertools.repeat(None))))
+
+
+def has_list(session: Session, job_id: int) -> bool:
+    """Return whether the job has a URL list."""
+    return bool(session.scalar(select(exists().where(CrawlUrls.crawl_job_id == job_id))))
+
+
+def listed(session: Session, job_id: int) -> Iterator[ListRow]:
+    """Yield the rows of the job's URL list. A few pages of it are in memory."""
+    query = (
+        select(CrawlUrls.page, CrawlUrls.urls, CrawlUrls.details)
+        .where(CrawlUrls.crawl_job_id == job_id)
+        .order_by(CrawlUrls.page)
+        .limit(_PAGES)
+    )
+    last = -1
+    while pages := session.execute(query.where(CrawlUrls.page > last)).all():
+        for page in pages:
+            yield from _rows(page.urls, page.details)
+        last = pages[-1].page
 
 
 def chunk_results(session: Session, job_id: int) -> list[CrawlChunkResult]:

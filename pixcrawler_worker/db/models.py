@@ -387,7 +387,10 @@ class CrawlPlan(Base):
 
 
 class CrawlUrls(Base):
-    """A part of the URL list of a crawl job."""
+    """A part of the URL list of a crawl job.
+
+    `details` has an entry for each URL, NULL for one without, or is NULL where none of them has any.
+    """
 
     __tablename__ = "crawl_urls"
     __table_args__ = ({"schema": PRIVATE},)
@@ -397,6 +400,7 @@ class CrawlUrls(Base):
     )
     page: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     urls: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    details: Mapped[list[dict[str, Any] | None] | None] = mapped_column(ARRAY(JSONB))
 
 
 class CrawlCandidate(Base):

@@ -57,6 +57,23 @@ def test_the_column_of_a_table_is_chosen(env: Mapping[str, str], broker: redis.R
     assert len(sent(broker)) == 1
 
 
+def test_captions_labels_and_columns_are_recorded(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime
+) -> None:
+    rows = "\n".join(["kind,alt,url,width,more", f"cat,a red cat,{URLS[0]},640,", f",,{URLS[1]},,x"])
+    Path("table.csv").write_text(rows)
+    assert call(env, "crawl", "cat", "--urls", "table.csv", "--label-column", "kind").exit_code == 0
+    assert query(runtime, "SELECT urls, details FROM pixcrawler.crawl_urls") == [
+        (
+            URLS[:2],
+            [{"caption": "a red cat", "label": "cat", "columns": {"width": "640"}}, {"columns": {"more": "x"}}],
+        )
+    ]
+    result = call(env, "crawl", "cat", "--caption-column", "alt")
+    assert "--caption-column names a column of a list: give the list with --urls" in result.stderr
+    assert len(sent(broker)) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [

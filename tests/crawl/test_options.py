@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain.facts import FORMATS
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
 
 TEXTS = st.lists(st.text(max_size=20), max_size=3)
@@ -84,6 +85,12 @@ def test_an_option_without_a_similar_one_is_rejected_with_all_known_ones(name: o
     [
         *(("sources", value) for value in ("urls", 1, ["urls", 1], {"urls": 1}, [None])),
         *(("urls", value) for value in (None, "http://a.example/", [["http://a.example/"]], [b"http://a.example/"])),
+        *(
+            ("urls", [{"url": "http://a.example/", **value}])
+            for value in ({"alt": "a"}, {"caption": 1}, {"label": " "})
+        ),
+        *(("urls", [{"url": "http://a.example/", "columns": value}]) for value in (None, ["a"], {1: "a"}, {"a": b"a"})),
+        ("urls", [{"caption": "a red cat"}]),
         *(("licenses", value) for value in ("cc0-1.0", [1], True)),
         *(("formats", value) for value in ("jpg", [1])),
         *(("min_width", value) for value in ("32", 32.0, True, 0, -1, None)),
@@ -142,6 +149,19 @@ def test_an_unknown_format_is_rejected_by_name() -> None:
         message_of({"formats": ["jpgg"]}) == "options.formats[0]: there is no image format 'jpgg'; did you mean 'jpg'?"
     )
     assert "; known are jpg, png, webp" in message_of({"formats": ["psd"]})
+
+
+def test_a_url_may_have_a_caption_a_label_and_columns() -> None:
+    given: list[object] = [" https://x/1 ", {"url": " https://x/2 ", "caption": "a red\x00 cat"}]
+    given.append({"url": "https://x/3", "label": "cat", "columns": {"n\x00": [1.5, {"a": None}], "b": "\ud800"}})
+    assert list(options.parse({"urls": given}).rows()) == [
+        ListRow("https://x/1"),
+        ListRow("https://x/2", "a red cat"),
+        ListRow("https://x/3", None, "cat", {"n": [1.5, {"a": None}], "b": "?"}),
+    ]
+    assert message_of({"urls": [{"caption": "a"}]}) == (
+        "options.urls[0]: expected a string or an object with `url`, got an object"
+    )
 
 
 def test_urls_have_no_spaces_around_them() -> None:

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import crawls, images
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.jobs import submission, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
@@ -72,6 +73,22 @@ def test_a_requested_crawl_starts_with_its_options_when_no_message_arrives(runti
     assert status(runtime, ref) == "running"
     assert recorded(runtime, ref) == ({"licenses": ["cc0"], "chunk_size": 100}, [URLS])
     assert actions(runtime, ref) == ["started"]
+
+
+def test_what_a_list_says_of_its_images_is_recorded_with_the_urls(runtime: Runtime) -> None:
+    cat = {"url": "https://example.org/3.jpg", "caption": "a red cat", "label": "cat", "columns": {"n": [1, None]}}
+    ref = requested(runtime, {"urls": [*URLS, cat], "chunk_size": 2})
+    sweep(runtime)
+    assert query(runtime, "SELECT urls, details FROM pixcrawler.crawl_urls ORDER BY page") == [
+        (URLS, None),
+        ([cat["url"]], [{"caption": "a red cat", "label": "cat", "columns": {"n": [1, None]}}]),
+    ]
+    with runtime.sessions() as session:
+        rows = [ListRow(url) for url in URLS] + [ListRow(str(cat["url"]), "a red cat", "cat", {"n": [1, None]})]
+        assert list(crawls.listed(session, ref.id)) == rows
+        (chunk_id,) = session.scalars(text("SELECT id FROM pixcrawler.chunks WHERE payload -> 'page' = '1'"))
+        assert crawls.load_for_chunk(session, ref.id, chunk_id, page=1).rows == (rows[2],)
+        assert crawls.load_for_chunk(session, ref.id, chunk_id, page=None).rows == ()
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -248,4 +265,4 @@ def test_a_job_that_is_cancelled_before_its_message_keeps_the_options_for_a_retr
     assert submission.retry(runtime, CRAWL, ref.id)
     assert recorded(runtime, ref)[0]["licenses"] == ["cc0"]
     with runtime.sessions.begin() as session:
-        assert crawls.all_urls(session, ref.id) == tuple(URLS)
+        assert list(crawls.listed(session, ref.id)) == [ListRow(url) for url in URLS]

@@ -209,6 +209,7 @@ OWNED = {
     ("public", "images", "original_url"),
     ("pixcrawler", "crawl_candidates", "url"),
     ("pixcrawler", "crawl_urls", "urls"),
+    ("pixcrawler", "crawl_urls", "details"),
 }
 
 

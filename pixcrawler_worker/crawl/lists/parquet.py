@@ -15,7 +15,7 @@ _BLOCK = 1 << 20
 
 
 def rows(file: BinaryIO, name: str) -> Iterator[Row]:
-    """Yield the rows of a Parquet file, without columns that are nested. A batch of them is in memory.
+    """Yield the rows of a Parquet file. A batch of them is in memory.
 
     Args:
         file: is copied to a temporary file: the columns are read from its end.
@@ -26,7 +26,7 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
     """
     try:
         import pyarrow as pa  # noqa: PLC0415 - an extra
-        from pyarrow import parquet, types  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
         raise PermanentError(
             f"{name} is a Parquet file, which needs pyarrow: pip install 'pixcrawler-worker[parquet]'"
@@ -35,9 +35,8 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
         shutil.copyfileobj(file, copy, _BLOCK)
         try:
             opened = parquet.ParquetFile(copy)
-            flat = [column.name for column in opened.schema_arrow if not types.is_nested(column.type)]
             number = 0
-            for batch in opened.iter_batches(batch_size=_BATCH, columns=flat):
+            for batch in opened.iter_batches(batch_size=_BATCH):
                 for row in batch.to_pylist():
                     number += 1
                     yield Row(number, row)

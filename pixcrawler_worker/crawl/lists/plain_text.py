@@ -194,6 +194,18 @@ def escaped(text: str) -> str:
     return _UNDECODED.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", text)
 
 
+def decoded(text: str) -> str:
+    """Return a text in which bytes of another encoding are read as Windows-1252, or else as ISO 8859-1."""
+    return _UNDECODED.sub(lambda found: _character(ord(found[0]) - 0xDC00), text)
+
+
+def _character(byte: int) -> str:
+    try:
+        return bytes([byte]).decode("cp1252")
+    except UnicodeDecodeError:
+        return chr(byte)
+
+
 def is_comment(text: str) -> bool:
     """Return whether a line that is not blank is a comment."""
     return re.match(r"[#;]|//(?:\s|\Z)", text) is not None

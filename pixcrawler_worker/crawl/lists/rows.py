@@ -1,13 +1,18 @@
 """The rows of a list that is a table, whatever its format, and the column that has the URLs."""
 
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time
 from itertools import chain, islice
 from typing import NamedTuple
 
 from pixcrawler_worker import options
-from pixcrawler_worker.crawl.lists.plain_text import Line, escaped, is_url, trimmed
+from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_url, trimmed
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.naming import hint
+from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
 
 #: Rows by which the column with the URLs is found.
@@ -37,6 +42,9 @@ _NAMES = (
     "identifier",
     "uri",
 )
+#: Likewise, of the columns with captions and with labels.
+_CAPTIONS = ("caption", "imagecaption", "text", "alttext", "alt", "txt", "description")
+_LABELS = ("label", "labelname", "class", "classname", "category", "categoryname")
 #: Columns whose names are listed in a message.
 _SHOWN = 12
 
@@ -55,39 +63,102 @@ class Row(NamedTuple):
     mistake: str | None = None
 
 
-def urls(rows: Iterator[Row], name: str, column: str | None) -> Iterator[Line]:
-    """Yield the URLs of a table. A row without one is yielded with what it has in place of it.
+class Columns(NamedTuple):
+    """The names of the columns that have the URLs, the captions and the labels; None to find them."""
+
+    url: str | None = None
+    caption: str | None = None
+    label: str | None = None
+
+
+#: All columns are found.
+FOUND = Columns()
+
+
+def listed(rows: Iterator[Row], name: str, columns: Columns) -> Iterator[ListRow]:
+    """Yield the rows of a table by what their columns mean. A row without a URL has what is in place of it.
 
     Args:
         rows: of the table.
         name: of the list, for messages.
-        column: with the URLs; None to find it by its name, or by what is in it.
+        columns: with the URLs, found by its name or by what is in it where none is given; with captions and labels,
+            found by their usual names.
 
     Raises:
         PermanentError: when there is no such column, or none has URLs; the message names those that there are.
     """
     sample = list(islice(rows, _SAMPLE))
-    found = _column(sample, name, column)
-    for row in chain(sample, rows):
-        value = row.mistake if row.mistake is not None else row.values.get(found)
-        yield Line(row.number, "" if value is None else trimmed(escaped(str(value))))
-
-
-def _column(sample: Sequence[Row], name: str, wanted: str | None) -> str:
     readable = [row.values for row in sample if row.mistake is None]
     names = list(dict.fromkeys(chain.from_iterable(readable)))
     if not names:
         raise PermanentError(f"{name} contains no URLs: it has no row that can be read")
-    if wanted is not None:
-        return _wanted(names, name, wanted)
+    url = _url_column(readable, names, name) if columns.url is None else _wanted(names, name, columns.url)
+    others = [one for one in names if one != url]
+    caption, label = (
+        _by_name(others, usual) if wanted is None else _wanted(names, name, wanted)
+        for wanted, usual in ((columns.caption, _CAPTIONS), (columns.label, _LABELS))
+    )
+    for row in chain(sample, rows):
+        if row.mistake is not None:
+            yield ListRow(trimmed(escaped(row.mistake)), number=row.number)
+            continue
+        value = row.values.get(url)
+        kept = {one: plain for one, plain in ((one, _json(value)) for one, value in row.values.items()) if plain != ""}
+        kept.pop(url, None)
+        yield ListRow(
+            "" if value is None else trimmed(escaped(str(value))),
+            _text(kept.pop(caption, None)) if caption else None,
+            _text(kept.pop(label, None)) if label else None,
+            kept,
+            row.number,
+        )
+
+
+def _text(value: object) -> str | None:
+    """Return a caption or a label; None for one that is blank."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.strip() or None
+
+
+def _json(value: object) -> object:
+    """Return the value of a column in JSON; an empty text for none."""
+    plain: object = ""
+    match value:
+        case str():
+            plain = storable(decoded(value)) if value else ""
+        case bool() | int():
+            plain = value
+        case float():
+            # Programs that write tables have NaN where a number is missing.
+            plain = value if math.isfinite(value) else ""
+        case Mapping():
+            plain = {storable(decoded(str(key))): _json(one) for key, one in value.items()}
+        case list() | tuple():
+            plain = [_json(one) for one in value]
+        case bytes():
+            plain = storable(value.decode(errors="replace"))
+        case date() | time():
+            plain = value.isoformat()
+        case _ if value is not None:
+            plain = str(value)
+    return plain
+
+
+def _by_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    found = [one for one in names if _plain(one) in usual]
+    return min(found, key=lambda one: usual.index(_plain(one)), default=None)
+
+
+def _url_column(readable: Sequence[Mapping[str, object]], names: Sequence[str], name: str) -> str:
     with_urls = [one for one in names if any(_has_url(values.get(one)) for values in readable)]
     if not with_urls:
         raise PermanentError(
-            f"{name} has no column with URLs among its first {len(sample)} rows: it has {_list(names)}"
+            f"{name} has no column with URLs among its first {len(readable)} rows: it has {_list(names)}"
         )
-    by_name = sorted((one for one in with_urls if _plain(one) in _NAMES), key=lambda one: _NAMES.index(_plain(one)))
-    if by_name:
-        return by_name[0]
+    if (by_name := _by_name(with_urls, _NAMES)) is not None:
+        return by_name
     if len(with_urls) > 1:
         raise PermanentError(
             f"{name} has several columns with URLs: choose one with --url-column, of {_list(with_urls)}"

@@ -27,7 +27,7 @@ PLAIN = "\n".join(URLS)
 
 
 def read(content: bytes, name: str = "list.txt") -> list[str]:
-    return [line.text for line in reading.read(io.BytesIO(content), name)]
+    return [row.url for row in reading.read(io.BytesIO(content), name)]
 
 
 def message_of(content: bytes, name: str = "list.txt") -> str:
@@ -281,7 +281,7 @@ def test_urls_are_read_while_the_list_goes_on() -> None:
     file = Endless(b"http://a.example/1\n")
     opened: BinaryIO = file  # type: ignore[assignment]  # what it has of a file suffices
     read_so_far = reading.read(opened, "endless.txt")
-    assert {next(read_so_far).text for _ in range(10_000)} == {"http://a.example/1"}
+    assert {next(read_so_far).url for _ in range(10_000)} == {"http://a.example/1"}
     assert file.taken <= 1 << 19
 
 

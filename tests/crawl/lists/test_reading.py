@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pixcrawler_worker.crawl.lists import reading
-from pixcrawler_worker.crawl.lists.plain_text import Line
+from pixcrawler_worker.crawl.lists.rows import Columns
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
 
 URLS = [f"http://a.example/i/{number}.jpg?L" for number in range(3)]
@@ -27,12 +28,12 @@ SWAPPED = [(text, url) for url, text in CAPTIONS]
 OBJECTS = [{"url": url, "caption": "c", "tags": ["a"], "size": {"width": 1}, "seen": None} for url in URLS]
 
 
-def read(content: bytes, name: str = "list", column: str | None = None) -> list[Line]:
-    return list(reading.read(io.BytesIO(content), name, url_column=column))
+def read(content: bytes, name: str = "list", column: str | None = None) -> list[ListRow]:
+    return list(reading.read(io.BytesIO(content), name, Columns(column)))
 
 
 def urls(content: bytes, column: str | None = None) -> list[str]:
-    return [line.text for line in read(content, column=column)]
+    return [row.url for row in read(content, column=column)]
 
 
 def message_of(content: bytes, column: str | None = None) -> str:
@@ -115,7 +116,10 @@ def test_tables_are_read_in_every_encoding_and_with_every_line_end(encoding: str
 
 def test_numbers_are_those_of_the_lines_that_rows_begin_in() -> None:
     quoted = 'url,caption\r\nhttp://a.example/1,"a\r\nb"\r\n\r\nhttp://a.example/2,c\r\n'
-    assert read(quoted.encode()) == [Line(2, "http://a.example/1"), Line(5, "http://a.example/2")]
+    assert [(row.number, row.url) for row in read(quoted.encode())] == [
+        (2, "http://a.example/1"),
+        (5, "http://a.example/2"),
+    ]
     indented = json.dumps(["http://a.example/1", "http://a.example/2"], indent=1)
     assert [line.number for line in read(indented.encode())] == [2, 3]
     assert [line.number for line in read(FORMATS["parquet"])] == [1, 2, 3]
@@ -152,7 +156,7 @@ def test_a_column_that_is_not_there_or_not_clear_is_an_error_that_lists_them() -
     assert message_of(b"name,age\na,1\nb,2\n") == (
         "list has no column with URLs among its first 2 rows: it has name, age"
     )
-    assert message_of(written_parquet(name=["a"], tags=[["http://a.example/1"]])).endswith(": it has name")
+    assert message_of(written_parquet(name=["a"], tags=[["http://a.example/1"]])).endswith(": it has name, tags")
     assert message_of(json.dumps({"urls": URLS}).encode()).endswith(": it has urls")
     many = table(",", [f"c{number}" for number in range(100)], [str(number) for number in range(100)])
     assert message_of(many).endswith("c10, c11, and 88 more")
@@ -256,7 +260,7 @@ def test_a_long_list_is_not_held_in_memory(start: bytes, again: bytes) -> None:
     for _ in range(rows // 10):
         next(found)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert {next(found).text for _ in range(rows)} == {"http://a.example/1"}
+    assert {next(found).url for _ in range(rows)} == {"http://a.example/1"}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
 
 
@@ -297,7 +301,7 @@ def test_a_file_is_read_once_and_may_be_a_pipe(tmp_path: Path) -> None:
         path.write_bytes(content)
         with path.open("rb", buffering=0) as file:
             pipe: BinaryIO = Unseekable(file)  # type: ignore[assignment]  # what it has of a file suffices
-            assert [line.text for line in reading.read(pipe, name)] == URLS
+            assert [row.url for row in reading.read(pipe, name)] == URLS
 
 
 class Unseekable(io.RawIOBase):
