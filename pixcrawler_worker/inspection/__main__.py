@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing, preloaded, sandbox  # noqa: F401 - preloaded: imports only
 from pixcrawler_worker.inspection.framing import Operation
-from pixcrawler_worker.inspection.inspector import convert, inspect_bytes, measure_bytes, thumbnail
+from pixcrawler_worker.inspection.inspector import convert, inspect_bytes, measure_bytes, sheet, thumbnail
 from pixcrawler_worker.inspection.limits import Limits, OutOfMemoryError
 from pixcrawler_worker.inspection.memory import Memory, release
+from pixcrawler_worker.inspection.sheets import split_tiles
 
 #: One white pixel, opened before any untrusted bytes: a process that cannot open this must not report that it is ready.
 _FIRST = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
@@ -83,6 +84,8 @@ def _answer(body: bytes, operation: int, parameter: int, limits: Limits) -> byte
     match Operation(operation):
         case Operation.THUMBNAIL:
             return thumbnail(body, parameter, limits)
+        case Operation.SHEET:
+            return framing.sheet_response(sheet(split_tiles(body), parameter, limits))
         case Operation.METRICS:
             strict, hashed = bool(parameter & framing.STRICT), bool(parameter & framing.HASHED)
             return framing.facts_response(*measure_bytes(body, limits, strict=strict, hashed=hashed))

@@ -20,6 +20,7 @@ from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.framing import Operation
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.process import PROGRAM, DecodeProcess, File, ProcessEndedError
+from pixcrawler_worker.inspection.sheets import CELLS, MAX_SIDE, ThumbnailSheet, join_tiles
 
 log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -106,6 +107,21 @@ class Decoder:
     async def thumbnail(self, body: bytes, *, side: int) -> bytes:
         """A JPEG of `body`, upright, at most `side` pixels long and wide. Raises as `inspect`."""
         return await self._request(body, Operation.THUMBNAIL, side, read=framing.read_thumbnail)
+
+    async def sheet(self, tiles: Sequence[bytes], *, side: int) -> ThumbnailSheet:
+        """Return thumbnails in one JPEG, for a page with many of them.
+
+        Args:
+            tiles: 1 to 16 JPEGs that `thumbnail` has made.
+            side: pixels of a cell; larger thumbnails are shrunk.
+
+        Raises:
+            RejectedError, TransientError: as `inspect`.
+        """
+        if not 1 <= len(tiles) <= CELLS or not 1 <= side <= MAX_SIDE:
+            raise ValueError(f"a sheet has 1 to {CELLS} cells of 1 to {MAX_SIDE} pixels, not {len(tiles)} of {side}")
+        read = partial(framing.read_sheet, tiles=len(tiles), side=side)
+        return await self._request(join_tiles(tiles), Operation.SHEET, side, read=read)
 
     async def convert(self, body: bytes, conversion: Conversion) -> Converted | None:
         """Return `body` converted; None when it is like that already, and its pixels were not decoded.

@@ -20,6 +20,7 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.sheets import ThumbnailSheet
 
 #: Before every image: the number of bytes that follow, the operation, and its parameter. When the descriptor of an open
 #: file comes with it, the image is the content of that file, and the number is the maximum of its bytes.
@@ -103,6 +104,7 @@ class Operation(IntEnum):
     THUMBNAIL = 1  # the parameter is its longer side
     METRICS = 2  # with the facts
     CONVERT = 3  # the conversion is a line before the image
+    SHEET = 4  # of several images, each preceded by its length; the parameter is the side of a cell
 
 
 def frame(message: bytes) -> bytes:
@@ -149,6 +151,11 @@ def conversion_response(converted: Converted | None) -> bytes:
         return b""
     fields = {"format": converted.format, "width": converted.width, "height": converted.height}
     return json.dumps(fields).encode() + b"\n" + converted.body
+
+
+def sheet_response(sheet: ThumbnailSheet) -> bytes:
+    """Return the response to images of which a sheet was made."""
+    return json.dumps({"sizes": sheet.sizes}).encode() + b"\n" + sheet.body
 
 
 def rejection_response(rejection: RejectedError) -> bytes:
@@ -202,6 +209,25 @@ def read_thumbnail(response: bytes) -> bytes:
     if not _begins(response, "jpg"):
         raise InvalidResponseError("a thumbnail that is no JPEG")
     return response
+
+
+def read_sheet(response: bytes, *, tiles: int, side: int) -> ThumbnailSheet:
+    """Return the sheet of so many thumbnails in a response, each in a cell of that side. Raises as `read_facts`."""
+    line, _, body = response.partition(b"\n")
+    sizes = _fields(line).get("sizes")
+    if not isinstance(sizes, list) or len(sizes) != tiles or not all(_is_size(size, side) for size in sizes):
+        raise InvalidResponseError("sizes that no thumbnails have")
+    if not _begins(body, "jpg"):
+        raise InvalidResponseError("a sheet that is no JPEG")
+    return ThumbnailSheet(body, tuple((width, height) for width, height in sizes))
+
+
+def _is_size(size: object, side: int) -> bool:
+    return (
+        isinstance(size, list)
+        and len(size) == len(("width", "height"))
+        and all(isinstance(one, int) and not isinstance(one, bool) and 1 <= one <= side for one in size)
+    )
 
 
 def read_converted(response: bytes, format_: str, limits: Limits) -> Converted | None:

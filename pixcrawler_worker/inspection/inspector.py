@@ -1,6 +1,7 @@
 """From bytes to facts: header, limits, pixels, hashes, the cheapest first."""
 
 import hashlib
+from collections.abc import Sequence
 
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
@@ -9,6 +10,7 @@ from pixcrawler_worker.inspection import converter, headers, metrics, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.pixels import Pixels
+from pixcrawler_worker.inspection.sheets import ThumbnailSheet
 
 
 def inspect_bytes(body: bytes, limits: Limits, *, hashed: bool = True) -> ImageFacts:
@@ -43,6 +45,14 @@ def measure_bytes(body: bytes, limits: Limits, *, strict: bool, hashed: bool = T
 def thumbnail(body: bytes, side: int, limits: Limits) -> bytes:
     """Return a JPEG of `body`, upright, on white, at most `side` pixels long and wide. Raises as `inspect_bytes`."""
     return pixels.thumbnail(body, _decodable_header(body, limits).format, side, limits)
+
+
+def sheet(tiles: Sequence[bytes], side: int, limits: Limits) -> ThumbnailSheet:
+    """Return JPEGs in cells of `side` pixels, each shrunk to fit into its own. Raises as `inspect_bytes`."""
+    for tile in tiles:
+        if _decodable_header(tile, limits).format != "jpg":
+            raise RejectedError(Reason.UNSUPPORTED_FORMAT, "a thumbnail is a JPEG")
+    return pixels.sheet(tiles, side, limits)
 
 
 def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | None:

@@ -1,7 +1,7 @@
 """Pillow and NumPy: pixels from bytes, and hashes from pixels. Imported by the decode process only."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +23,7 @@ from PIL import (
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import extras, headers, heic, png, webp
 from pixcrawler_worker.inspection.limits import Limits, OutOfMemoryError
+from pixcrawler_worker.inspection.sheets import COLUMNS, ThumbnailSheet
 
 #: Both hashes are taken from an image reduced to about this many pixels a side: half of it moves one more bit of 64,
 #: and twice of it costs a quarter more time.
@@ -30,6 +31,8 @@ _REDUCED_SIDE = 128
 #: Characters of a decoder's message that a log line keeps: some quote the file.
 _MAX_DETAIL = 200
 _THUMBNAIL_QUALITY = 80
+#: Color of a sheet between its thumbnails.
+_BETWEEN = "#808080"
 #: Pixels that are converted at a time.
 _MAX_BAND_PIXELS = 1_000_000
 _ORIENTATION = 0x0112
@@ -122,6 +125,24 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
         written = BytesIO()
         small.save(written, "JPEG", quality=_THUMBNAIL_QUALITY)
         return written.getvalue()
+
+
+def sheet(tiles: Sequence[bytes], side: int, limits: Limits) -> ThumbnailSheet:
+    """Decode JPEGs into one JPEG, each in a cell of `side` x `side` pixels. Raises as `decode`."""
+    rows = -(-len(tiles) // COLUMNS)
+    whole = Image.new("RGB", (min(len(tiles), COLUMNS) * side, rows * side), _BETWEEN)
+    sizes = []
+    for number, tile in enumerate(tiles):
+        with opened(tile, "jpg", limits) as image:
+            image.draft("RGB", (side, side))
+            small = image.convert("RGB")
+            small.thumbnail((side, side))
+            sizes.append(small.size)
+            row, column = divmod(number, COLUMNS)
+            whole.paste(small, (column * side, row * side))
+    written = BytesIO()
+    whole.save(written, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return ThumbnailSheet(written.getvalue(), tuple(sizes))
 
 
 @contextmanager

@@ -54,6 +54,7 @@ def test_a_converted_image_is_read_as_it_was_written(end: bytes) -> None:
         lambda response: framing.read_facts(response, LIMITS),
         lambda response: framing.read_metrics(response, LIMITS),
         framing.read_thumbnail,
+        lambda response: framing.read_sheet(response, tiles=1, side=9),
         lambda response: framing.read_converted(response, "png", LIMITS),
     ],
 )
