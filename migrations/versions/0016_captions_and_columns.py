@@ -1,14 +1,14 @@
 """Captions and columns of URL lists: of images, of candidates that were rejected, and of datasets.
 
-Rows that are there already have none. Code of revision 0014 runs on it.
+Rows that are there already have none. Code of revision 0015 runs on it.
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0015"
-down_revision = "0014"
+revision = "0016"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
