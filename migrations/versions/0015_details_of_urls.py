@@ -1,14 +1,14 @@
 """What a URL list says about its images besides their URLs: captions, labels and all other columns.
 
-Code of revision 0015 runs on it.
+Code of revision 0014 runs on it.
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0016"
-down_revision = "0015"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
