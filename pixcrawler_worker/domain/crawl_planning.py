@@ -8,7 +8,7 @@ and further result pages.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,10 +18,14 @@ from pixcrawler_worker.domain.stored_json import Fields
 
 #: Lower bound of the expected share of candidates that become images: a lower yield says little about the next page.
 _MIN_YIELD = 0.1
+#: Standard deviations below the mean to which candidates are counted on: some two of three times they bring as many.
+_SAFETY = 0.5
 #: Chunks of one round, so that a row with two billion images does not exceed the memory of a worker.
 _MAX_CHUNKS = 10_000
 #: After so many failed result pages in a row, a source is not searched for this keyword any more.
 _MAX_FAILURES = 2
+#: More candidates than any job requests.
+_UNKNOWN = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +229,7 @@ class _Stream:
     offered: int = 0
     stored: int = 0
     failures: int = 0
-    left: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    left: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def alive(self) -> bool:
@@ -237,10 +241,24 @@ class _Stream:
     @property
     def capacity(self) -> int:
         """Candidates that can still be requested; a large number where it is unknown."""
-        waiting = sum(len(positions) for _, positions in self.left)
         if self.max_pages is None:
-            return 2**31
-        return waiting + max(0, self.max_pages - self.next_page) * self.page_size
+            return _UNKNOWN
+        return sum(map(len, self.left.values())) + self._pages * self.page_size
+
+    @property
+    def expected(self) -> int:
+        """Images that can be counted on; a large number where it is unknown, and none after a failure."""
+        if self.failures:
+            return 0
+        if self.max_pages is None:
+            return _UNKNOWN
+        left = sum(self._reliable(len(positions)) for positions in self.left.values())
+        return left + self._pages * self._reliable(self.page_size)
+
+    @property
+    def _pages(self) -> int:
+        """Result pages that were not requested, where their number is known."""
+        return max(0, (self.max_pages or 0) - self.next_page)
 
     def add(self, result: CrawlChunkResult) -> None:
         """Take the result of a chunk of an earlier round into account."""
@@ -249,32 +267,34 @@ class _Stream:
         self.next_page = max(self.next_page, page + 1)
         self.offered += result.offered
         self.stored += result.stored
-        self.left = [entry for entry in self.left if entry[0] != page]
+        self.left.pop(page, None)
         if result.left:
-            self.left.append((page, result.left))
+            self.left[page] = result.left
         if not result.more:
             self.max_pages = self.next_page if self.max_pages is None else min(self.max_pages, self.next_page)
+
+    def _reliable(self, candidates: int) -> int:
+        """Return how many images so many candidates are likely to bring at least, by the yield so far.
+
+        Before the first result, every candidate is expected to become an image.
+        """
+        if not self.offered:
+            return candidates
+        share = min(1.0, max(_MIN_YIELD, self.stored / self.offered))
+        mean = candidates * share
+        return math.floor(mean - _SAFETY * math.sqrt(mean * (1 - share)))
 
     def chunks(self, quota: int, *, limit: int) -> list[CrawlChunk]:
         """Return chunks that are likely to bring `quota` images by the yield so far, at most `limit` chunks.
 
-        Before the first result, every candidate is expected to become an image, and pages are filled one after the
-        other. Later each page gets an equal share.
+        Leftovers come first, and then further pages. Leftovers that are too few to count on come last, since each chunk
+        is a search. Before the first result, pages are filled one after the other. Later each gets an even share of
+        what can be counted on, so that none is short of candidates.
         """
-        yielded = max(_MIN_YIELD, self.stored / self.offered) if self.offered else 1.0
-        missing = math.ceil(quota / yielded)
-        parts: list[tuple[int, tuple[int, ...] | None, int]] = []
-        for page, positions in sorted(self.left):
-            if missing > 0 and len(parts) < limit:
-                parts.append((page, positions, len(positions)))
-                missing -= len(positions)
-        page = self.next_page
-        while missing > 0 and len(parts) < limit and (self.max_pages is None or page < self.max_pages):
-            parts.append((page, None, self.page_size))
-            missing -= self.page_size
-            page += 1
+        parts = list(itertools.islice(self._parts(quota), limit))
         sizes = [size for _, _, size in parts]
-        quotas = balance(quota, [0] * len(parts), sizes) if self.offered else fill(quota, sizes)
+        likely = [max(1, self._reliable(size)) for size in sizes]
+        quotas = _shares(quota, likely, sizes) if self.offered else fill(quota, sizes)
         return [
             CrawlChunk(
                 source=self.source,
@@ -288,6 +308,33 @@ class _Stream:
             for (page, positions, _), share in zip(parts, quotas, strict=True)
             if share
         ]
+
+
+    def _parts(self, missing: int) -> Iterator[tuple[int, tuple[int, ...] | None, int]]:
+        """Yield pages, with the positions of leftovers, and the number of candidates, until they suffice."""
+        few: list[tuple[int, tuple[int, ...]]] = []
+        for page, positions in sorted(self.left.items()):
+            if not (likely := self._reliable(len(positions))):
+                few.append((page, positions))
+            elif missing > 0:
+                yield page, positions, len(positions)
+                missing -= likely
+        page = self.next_page
+        while missing > 0 and (self.max_pages is None or page < self.max_pages):
+            yield page, None, self.page_size
+            missing -= max(1, self._reliable(self.page_size))
+            page += 1
+        for page, positions in few:
+            if missing > 0:
+                yield page, positions, len(positions)
+                missing -= 1
+
+
+def _shares(total: int, likely: Sequence[int], caps: Sequence[int]) -> tuple[int, ...]:
+    """Return even shares of `total` up to what is likely, and beyond that up to the caps."""
+    first = balance(total, [0] * len(likely), likely)
+    rest = balance(total - sum(first), first, [cap - share for cap, share in zip(caps, first, strict=True)])
+    return tuple(map(sum, zip(first, rest, strict=True)))
 
 
 def next_round(
@@ -331,7 +378,7 @@ def next_round(
     limit = max(1, _MAX_CHUNKS // len(streams)) if streams else 0
     for keyword, quota in zip(keywords, quotas, strict=True):
         alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]
-        shares = balance(quota, [0] * len(alive), [stream.capacity for stream in alive])
+        shares = _shares(quota, [stream.expected for stream in alive], [stream.capacity for stream in alive])
         planned += [stream.chunks(share, limit=limit) for stream, share in zip(alive, shares, strict=True) if share]
     rows = itertools.zip_longest(*planned)
     return tuple(chunk for row in rows for chunk in row if chunk is not None)

@@ -164,10 +164,38 @@ def test_leftovers_that_do_not_suffice_are_followed_by_new_pages() -> None:
 
 
 def test_leftovers_that_were_processed_are_not_requested_again() -> None:
-    first = CrawlChunkResult(chunk=make_chunk(quota=4), offered=5, stored=4, left=(5, 6, 7, 8, 9))
-    again = CrawlChunkResult(chunk=replace(make_chunk(quota=2), only=(5, 6, 7, 8, 9)), offered=3, stored=1, left=(8, 9))
+    first = CrawlChunkResult(chunk=make_chunk(quota=4), offered=4, stored=4, left=(4, 5, 6, 7, 8, 9))
+    again = CrawlChunkResult(
+        chunk=replace(make_chunk(quota=2), only=(4, 5, 6, 7, 8, 9)), offered=3, stored=1, left=(7, 8, 9)
+    )
     (one,) = plan(CAT, max_images=6, history=[first, again])
-    assert (one.page, one.only) == (0, (8, 9))
+    assert (one.page, one.only) == (0, (7, 8, 9))
+
+
+def test_leftovers_that_are_too_few_to_count_on_come_after_further_pages() -> None:
+    history = [CrawlChunkResult(chunk=make_chunk(), offered=9, stored=3, left=(9,))]
+    assert [(one.page, one.quota) for one in plan(CAT, max_images=4, history=history)] == [(1, 1)]
+    last = [replace(history[0], more=False)]
+    assert [(one.page, one.only, one.quota) for one in plan(CAT, max_images=4, history=last)] == [(0, (9,), 1)]
+
+
+def test_a_source_is_not_counted_on_for_more_than_its_last_candidates_are_likely_to_bring() -> None:
+    of_a = CrawlChunkResult(chunk=make_chunk(), offered=4, stored=2, left=tuple(range(4, 10)), more=False)
+    of_b = CrawlChunkResult(chunk=make_chunk(source="b"), offered=10, stored=5)
+    chunks = plan(CAT, sources={"a": None, "b": None}, max_images=21, history=[of_a, of_b])
+    shares = sum((Counter({one.source: one.quota}) for one in chunks), Counter[str]())
+    assert shares == {"a": 2, "b": 12}
+
+
+def test_the_share_of_a_source_that_failed_goes_to_the_others_while_they_have_candidates() -> None:
+    sound = [CrawlChunkResult(chunk=make_chunk(source=name), offered=10, stored=5) for name in "ab"]
+    failed = CrawlChunkResult(chunk=make_chunk(1), failed=True)
+    sources: dict[str, int | None] = {"a": None, "b": None}
+    chunks = plan(CAT, sources=sources, max_images=20, history=[*sound, failed])
+    assert {one.source for one in chunks} == {"b"}
+    exhausted = replace(sound[1], more=False)
+    chunks = plan(CAT, sources=sources, max_images=20, history=[sound[0], exhausted, failed])
+    assert {(one.source, one.page) for one in chunks if one.page == 2} == {("a", 2)}
 
 
 def test_a_source_without_further_pages_is_not_searched() -> None:
@@ -217,7 +245,7 @@ def test_results_of_a_removed_keyword_are_ignored() -> None:
     assert sum(one.quota for one in plan(CAT, history=history)) == 10
 
 
-@pytest.mark.parametrize(("stored", "pages"), [(100, 1), (50, 2), (25, 4), (10, 10), (1, 10), (0, 10)])
+@pytest.mark.parametrize(("stored", "pages"), [(100, 1), (50, 3), (25, 5), (10, 13), (1, 13), (0, 13)])
 def test_the_worse_the_yield_the_more_pages_are_requested(stored: int, pages: int) -> None:
     history = [CrawlChunkResult(chunk=make_chunk(), offered=100, stored=stored)]
     chunks = plan(CAT, max_images=stored + 100, page_size=100, history=history)

@@ -1,9 +1,11 @@
 """Whole crawl jobs in pure Python: rounds are planned and run until nothing is left to plan."""
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -147,3 +149,52 @@ def test_no_candidate_is_processed_twice(case: tuple[World, int], max_images: in
     for key, pages in world.streams.items():
         offered = sum(o.offered for o in history if (o.chunk.query, o.chunk.source) == key)
         assert offered <= sum(map(len, pages))
+
+
+#: How many candidates each of five sources has for a keyword.
+SUPPLIES = {
+    "equal": [60] * 5,
+    "one has most of them": [10, 300, 3, 40, 0],
+    "one has all": [500, 0, 0, 0, 0],
+    "each has twice as many as the one before": [10, 20, 40, 80, 160],
+}
+
+
+@pytest.mark.parametrize("supply", SUPPLIES)
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_few_rounds_bring_all_images_whichever_source_has_them(supply: str, share: float) -> None:
+    """Three of ten candidates repeat another one, two of ten are dead; there are not many more than are requested."""
+    queries, page_sizes = ("cat", "dog", "owl"), dict(zip("abcde", (50, 20, 100, 80, 30), strict=True))
+    for seed in range(10):
+        chance = random.Random(seed)
+        streams: dict[tuple[str, str], list[list[int | None]]] = {}
+        for query in queries:
+            files: list[int] = []
+            for (source, size), count in zip(page_sizes.items(), SUPPLIES[supply], strict=True):
+                found: list[int | None] = []
+                for _ in range(count):
+                    repeats = files and chance.random() < 0.3
+                    files.append(chance.choice(files) if repeats else chance.getrandbits(60))
+                    found.append(None if chance.random() < 0.2 else files[-1])
+                streams[query, source] = [found[start : start + size] for start in range(0, max(1, count), size)]
+        world = World(streams, {}, has_limits=False)
+        least = min(
+            len({one for (q, _), pages in streams.items() if q == query for page in pages for one in page} - {None})
+            for query in queries
+        )
+        max_images = round(3 * least * share)
+        images: set[int] = set()
+        history: list[CrawlChunkResult] = []
+        for _ in range(5):
+            chunks = next_round(
+                keywords=named(world),
+                sources={source: SourceLimits(size) for source, size in page_sizes.items()},
+                max_images=max_images,
+                history=history,
+            )
+            history += [world.run(chunk, images) for chunk in chunks]
+        of_classes = Counter[str]()
+        for result in history:
+            of_classes[result.chunk.query] += result.stored
+        assert len(images) == max_images, seed
+        assert max(of_classes.values()) - min(of_classes.values()) <= 1
