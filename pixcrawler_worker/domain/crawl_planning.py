@@ -309,7 +309,6 @@ class _Stream:
             if share
         ]
 
-
     def _parts(self, missing: int) -> Iterator[tuple[int, tuple[int, ...] | None, int]]:
         """Yield pages, with the positions of leftovers, and the number of candidates, until they suffice."""
         few: list[tuple[int, tuple[int, ...]]] = []

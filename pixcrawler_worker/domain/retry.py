@@ -63,7 +63,7 @@ def after_transient_error(
     if attempt >= allowed:
         return GiveUp()
     if retry_after > MAX_RETRY_AFTER:
-        return GiveUp(f"more than the {MAX_RETRY_AFTER.total_seconds():.0f} s that a chunk waits")
+        return GiveUp(f"more than the {MAX_RETRY_AFTER.total_seconds():.0f} s that a chunk waits; retry the job then")
     return Retry(max(retry_after, _MIN_DEFERRAL) * (1 + jitter), allowed)
 
 

@@ -123,11 +123,13 @@ class _Observation(BaseModel):
             del offered[1]
         size_ = sizes.chosen(offered, query)
         assert size_ is not None
+        license_ = licenses.identifier(photo.license_code or "")
+        title, author = self.taxon.name or self.species_guess, self.user.name or self.user.login
         credit = Credit(
             page_url=self.uri,
-            title=self.taxon.name or self.species_guess,
-            author=self.user.name or self.user.login,
-            license=licenses.identifier(photo.license_code or ""),
-            attribution=photo.attribution,
+            title=title,
+            author=author,
+            license=license_,
+            attribution=photo.attribution or answers.attribution(title, author, license_, "via iNaturalist"),
         )
         return Candidate(url=size_.url, credit=credit, width=size_.width, height=size_.height)

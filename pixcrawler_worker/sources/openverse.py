@@ -173,13 +173,14 @@ class _Image(BaseModel):
     attribution: Text = None
 
     def candidate(self) -> Candidate:
+        license_ = licenses.identifier(f"{self.license or ''} {self.license_version or ''}")
         credit = Credit(
             page_url=self.foreign_landing_url,
             title=self.title,
             author=self.creator,
-            license=licenses.identifier(f"{self.license or ''} {self.license_version or ''}"),
+            license=license_,
             license_url=self.license_url,
-            attribution=self.attribution,
+            attribution=self.attribution or answers.attribution(self.title, self.creator, license_, "via Openverse"),
         )
         return Candidate(url=self.url, credit=credit, width=self.width, height=self.height)
 

@@ -1,15 +1,19 @@
 """What the fakes of single providers share: a catalog of names, the requests that came, and trouble on request."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 from aiohttp import web
 from fakes import providers
+from fakes.hosts import jpeg
+from fakes.providers import Work
 
 Json = dict[str, Any]
 #: The key that the fakes of keyed providers accept.
 KEY = providers.KEY
+#: Parameters that have the words of a search.
+_WORDS = ("q", "query", "text")
 
 
 class Api:
@@ -22,7 +26,8 @@ class Api:
     Attributes:
         path: of the provider's base URL.
         first: path that a search requests first.
-        names: of its images, in the order in which it finds them.
+        names: of its images, in the order in which it finds them, whatever is searched.
+        catalog: in place of that, the works that it finds for each keyword; their files are served, too.
         trouble: returns a response in the place of the provider's to its n-th request from 0, or None.
         requests: all that came.
         answers: bodies of the responses, by path and query.
@@ -32,9 +37,14 @@ class Api:
     first: ClassVar[str]
 
     def __init__(
-        self, names: Sequence[str] = (), *, trouble: Callable[[int], web.Response | None] | None = None
+        self,
+        names: Sequence[str] = (),
+        *,
+        catalog: Mapping[str, Sequence[Work]] | None = None,
+        trouble: Callable[[int], web.Response | None] | None = None,
     ) -> None:
-        self.names, self.trouble = list(names), trouble
+        self.names, self.catalog, self.trouble = list(names), catalog, trouble
+        self._files = {f"{work.number}.jpg": work for works in (catalog or {}).values() for work in works}
         self.requests: list[web.Request] = []
         self.answers: dict[str, str] = {}
         self.host = ""
@@ -62,11 +72,22 @@ class Api:
             yield self
 
     def _handle(self, request: web.Request) -> web.Response:
+        if self.catalog is not None:
+            if request.path.endswith((".jpg", "/robots.txt")):
+                return self._file(self._files.get(self.name_of(str(request.url))))
+            words = next((request.query[name] for name in _WORDS if name in request.query), "")
+            self.names = [f"{work.number}.jpg" for work in self.catalog.get(words, ())]
         self.requests.append(request)
         found = self.trouble(len(self.requests) - 1) if self.trouble else None
         response = found or self.respond(request)
         self.answers[request.raw_path] = response.text or ""
         return response
+
+    @staticmethod
+    def _file(work: Work | None) -> web.Response:
+        if work is None or work.dead:
+            return web.Response(status=404, text="<h1>Not Found</h1>", content_type="text/html")
+        return web.Response(body=jpeg(f"file {work.file}"), content_type="image/jpeg")
 
 
 def number(name: str) -> int:

@@ -106,6 +106,7 @@ def test_an_odd_value_costs_at_most_its_entry(name: str) -> None:
                         assert len(page.candidates) + page.invalid <= 3
                     for candidate in page.candidates if page else ():
                         assert candidate.url
+                        assert candidate.credit.attribution or not candidate.credit.license, (place, odd)
                         texts = astuple(candidate.credit)
                         assert all(one is None or ("\0" not in one and one.encode()) for one in texts if one != "")
 

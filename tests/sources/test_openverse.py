@@ -102,6 +102,14 @@ def test_every_image_has_its_license_author_and_page() -> None:
     assert [(c.width, c.height) for c in found[:2]] == [(None, None), (96, 64)]
 
 
+def test_an_attribution_that_is_missing_is_made_of_the_rest() -> None:
+    image = {"url": "https://images.example/0.jpg", "title": "A cat", "license": "by", "license_version": "4.0"}
+    answer = responding({"result_count": 2, "page_count": 1, "results": [image, image | {"creator": "Ada"}]})
+    with providers.serving(catalog(0), openverse=answer) as server:
+        lines = [candidate.credit.attribution for candidate in search(server.openverse_url).candidates]
+    assert lines == ["A cat, cc-by-4.0, via Openverse", "A cat by Ada, cc-by-4.0, via Openverse"]
+
+
 @pytest.mark.parametrize(
     ("licenses", "requested", "found"),
     [

@@ -331,7 +331,8 @@ def test_no_job_is_left_alone_for_longer_than_a_job_can_wait(sessions: Sessions)
     with sessions.begin() as session:
         chunks.release(session, claim, error="busy for 1000 s", jitter=0.5, retry_after=timedelta(seconds=1000))
     (chunk,) = ledger.chunks_of(sessions, ref)
-    assert (chunk.state, chunk.error) == (ChunkState.FAILED, "busy for 1000 s: more than the 900 s that a chunk waits")
+    error = "busy for 1000 s: more than the 900 s that a chunk waits; retry the job then"
+    assert (chunk.state, chunk.error) == (ChunkState.FAILED, error)
 
 
 def test_an_error_is_kept_up_to_a_readable_length(sessions: Sessions) -> None:
