@@ -132,6 +132,8 @@ def _crawl_of(
         raise click.UsageError("--json is for --dry-run")
     if job is None and not keywords:
         raise click.UsageError("give at least one KEYWORD, or --job ID to resume a job")
+    if dry_run and raw["skip_known"]:
+        raise click.UsageError("--dry-run reads no database, so it does not know other jobs: leave out --skip-known")
     if job is None:
         return crawl_arguments.parse(keywords, raw)
     if keywords or dry_run or any(raw.values()):

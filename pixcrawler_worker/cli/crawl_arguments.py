@@ -58,6 +58,7 @@ class RawCrawlOptions(TypedDict):
     ignore_robots: bool
     limit_rate: int | None
     wait: float | None
+    skip_known: bool
 
 
 class _Rate(click.ParamType["str | int", "int"]):
@@ -140,6 +141,9 @@ _OPTIONS = (
         metavar="SECONDS",
         help="Seconds from one request for an image to the next one at the same host.  [default: 0]",
     ),
+    click.option(
+        "--skip-known", is_flag=True, help="Leave out the URLs and the files that other jobs of the project have."
+    ),
 )
 
 
@@ -176,6 +180,7 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "respect_robots": not raw["ignore_robots"],
             "limit_rate": raw["limit_rate"],
             "wait": raw["wait"],
+            "skip_known": raw["skip_known"],
         }
         parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
     except PermanentError as error:

@@ -15,7 +15,9 @@ from pixcrawler_worker.crawl.candidate_queue import CandidateQueue
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.crawl.planner import URLS
 from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause
+from pixcrawler_worker.db import known_images
 from pixcrawler_worker.db.images import NewImage
+from pixcrawler_worker.db.known_images import Known
 from pixcrawler_worker.db.ledger import fairness
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import licenses, storage_keys
@@ -373,6 +375,8 @@ class Downloading:
         facts, metrics = await runtime.decoder.measure(fetched.body)
         await self._check_placeholders(facts, fetched.body)
         _check_facts(facts, work.options)
+        if work.skips_known:
+            await self._check_known(facts)
         _check_digest(facts, progress)
         if progress.missing <= 0:
             return _End.SURPLUS
@@ -388,6 +392,18 @@ class Downloading:
         placeholders.check_image(facts)
         if placeholders.may_be_of_another_version(facts):
             placeholders.check_image(await self._runtime.decoder.inspect(body))
+
+    async def _check_known(self, facts: ImageFacts) -> None:
+        """Raise RejectedError when another job has the same file; whether it still has none is decided at the end."""
+        work = self._work
+
+        def read(session: Session) -> Known:
+            return known_images.known(
+                session, work.claim.job.id, digests=[facts.sha256], of_project=work.options.skip_known
+            )
+
+        if (await asyncio.to_thread(transact, self._runtime.sessions, read)).digests:
+            raise RejectedError(Reason.KNOWN_BYTES, "another job of the project has the same bytes")
 
 
 def _has_begun(offer: Offer) -> bool:

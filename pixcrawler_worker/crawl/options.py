@@ -62,6 +62,9 @@ class CrawlOptions(Options):
         True, description="reject images whose owner opts out with X-Robots-Tag or tdm-reservation"
     )
     respect_robots: StrictBool = Field(True, description="reject images that the robots.txt of their host disallows")
+    skip_known: StrictBool = Field(
+        False, description="leave out the URLs and the files that other jobs of the project have as images"
+    )
     limit_rate: Annotated[int, Integer(MIN_RATE)] | None = Field(
         None, description="bytes of image files in a second, of all workers together; no limit by default"
     )

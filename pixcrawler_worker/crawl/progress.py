@@ -47,6 +47,11 @@ class CrawlWork:
     only_source: bool
     keeps_failures: bool = True
 
+    @property
+    def skips_known(self) -> bool:
+        """Whether images that other jobs have are left out."""
+        return self.options.skip_known
+
 
 @dataclass(slots=True, eq=False)
 class Offer:

@@ -13,7 +13,7 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.downloading import Downloading
 from pixcrawler_worker.crawl.options import parse
 from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause, Rejection
-from pixcrawler_worker.db import candidates, crawls, images
+from pixcrawler_worker.db import candidates, crawls, images, known_images
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
@@ -105,14 +105,17 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
                 offers.append(offer)
             except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
                 progress.reject_internally(error, source=work.chunk.source)
-    seen = await asyncio.to_thread(_seen, runtime, work.claim.job.id, offers) if offers else frozenset()
+    seen, known = await asyncio.to_thread(_seen, runtime, work, offers) if offers else (frozenset(), frozenset())
     new: dict[bytes, Offer] = {}
     for offer in offers:
         if offer.url_hash in seen or offer.url_hash in new:
             progress.rejected[Reason.DUPLICATE_URL] += 1
         else:
             new[offer.url_hash] = offer
-    await Downloading(runtime, work, progress, list(new.values()), budget=limits.chunk_budget.total_seconds()).run()
+            if offer.url_hash in known:
+                progress.reject(offer, Reason.KNOWN_URL)
+    wanted = [offer for offer in new.values() if offer.url_hash not in known]
+    await Downloading(runtime, work, progress, wanted, budget=limits.chunk_budget.total_seconds()).run()
     uses = [offer.candidate.use_url for offer in new.values() if offer.position in progress.images]
     await _report_uses(runtime, work.chunk.source, [url for url in uses if url])
     open_positions = {*progress.left, *(progress.pause.positions if progress.pause else ())}
@@ -125,6 +128,8 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
 def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     """Write the rows of the images; return the counts of the chunk, and what is left of it."""
     job_id = work.claim.job.id
+    if work.skips_known and progress.images:
+        known_images.lock(session, job_id)
     outcomes = [
         _outcome(work, url_hash, progress.rejections.get(url_hash), downloaded=position in progress.downloaded)
         for url_hash, position in progress.processed.items()
@@ -134,7 +139,9 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     found = {
         at: progress.images[at] for at in sorted(progress.images) if progress.images[at].url_hash in recorded.hashes
     }
-    stored, left_out = _insert(session, job_id, found)
+    known = _known(session, work, found) if work.skips_known else {}
+    stored, left_out = _insert(session, job_id, {at: image for at, image in found.items() if at not in known})
+    left_out |= known
     corrections = [_outcome(work, found[at].url_hash, rejection) for at, rejection in left_out.items()]
     candidates.correct(session, job_id, corrections)
     rejected = progress.rejected + Counter(rejection.reason for rejection in left_out.values())
@@ -175,7 +182,21 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
     )
 
 
-def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tuple[int, Mapping[int, Rejection]]:
+def _known(session: Session, work: CrawlWork, found: Mapping[int, NewImage]) -> Mapping[int, Rejection]:
+    """Return why images are left out that another job has got since they were looked up, by position."""
+    known = known_images.known(
+        session,
+        work.claim.job.id,
+        urls=[image.url_hash for image in found.values()],
+        digests=[image.facts.sha256 for image in found.values()],
+        of_project=work.options.skip_known,
+    )
+    by_url = {at: Reason.KNOWN_URL for at, image in found.items() if image.url_hash in known.urls}
+    by_bytes = {at: Reason.KNOWN_BYTES for at, image in found.items() if image.facts.sha256 in known.digests}
+    return {at: Rejection(found[at].url, reason) for at, reason in (by_bytes | by_url).items()}
+
+
+def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tuple[int, dict[int, Rejection]]:
     """Insert images, by position; return how many were inserted, and why the others were not."""
     room = crawls.room(session, job_id) if found else 0
     positions = list(found)
@@ -260,6 +281,15 @@ async def _report_uses(runtime: Runtime, name: str, uses: Sequence[str]) -> None
             return
 
 
-def _seen(runtime: Runtime, job_id: int, offers: Sequence[Offer]) -> frozenset[bytes]:
-    hashes = [offer.url_hash for offer in offers]
-    return transact(runtime.sessions, lambda session: candidates.decided(session, job_id, hashes))
+def _seen(runtime: Runtime, work: CrawlWork, offers: Sequence[Offer]) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """Return which URLs the job has decided, and which it leaves out because other jobs have them."""
+    job_id, hashes = work.claim.job.id, [offer.url_hash for offer in offers]
+
+    def read(session: Session) -> tuple[frozenset[bytes], frozenset[bytes]]:
+        decided = candidates.decided(session, job_id, hashes)
+        if not work.skips_known:
+            return decided, frozenset()
+        of_project = work.options.skip_known
+        return decided, known_images.known(session, job_id, urls=hashes, of_project=of_project).urls
+
+    return transact(runtime.sessions, read)

@@ -370,7 +370,8 @@ class Chunk(Base):
 class CrawlPlan(Base):
     """The options that a crawl job was started with, and the number of its rounds.
 
-    With `as_given` the options are those that an API has requested it with, which no worker has checked yet.
+    `bases` are the jobs whose dataset it extends, the newest first; some may have been deleted. With `as_given` the
+    options are those that an API has requested it with, which no worker has checked yet.
     """
 
     __tablename__ = "crawl_plans"
@@ -384,6 +385,7 @@ class CrawlPlan(Base):
     requested_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     cleaned_at: Mapped[datetime | None]
     as_given: Mapped[bool] = mapped_column(server_default="false")
+    bases: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")
 
 
 class CrawlUrls(Base):
@@ -439,6 +441,9 @@ class ImageFact(Base):
     __table_args__ = (
         Index("uq_image_facts_crawl_job_id_url_hash", "crawl_job_id", "url_hash", unique=True),
         Index("uq_image_facts_crawl_job_id_sha256", "crawl_job_id", "sha256", unique=True),
+        # For jobs that leave out what other jobs of their project have: they ask for single values only.
+        Index("ix_image_facts_url_hash", "url_hash", postgresql_using="hash"),
+        Index("ix_image_facts_sha256", "sha256", postgresql_using="hash"),
         {"schema": PRIVATE},
     )
 

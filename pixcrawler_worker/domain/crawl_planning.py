@@ -8,12 +8,13 @@ and further result pages.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pixcrawler_worker.domain.keywords import Keyword
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
+from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.domain.stored_json import Fields
 
 #: Lower bound of the expected share of candidates that become images: a lower yield says little about the next page.
@@ -26,6 +27,8 @@ _MAX_CHUNKS = 10_000
 _MAX_FAILURES = 2
 #: More candidates than any job requests.
 _UNKNOWN = 2**31
+#: Reasons of candidates that cost no request besides that for their page.
+_FREE = frozenset({Reason.KNOWN_URL, Reason.DUPLICATE_URL, Reason.INVALID_ENTRY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,17 @@ class CrawlChunkResult:
             reasons=dict(Counter(self.reasons) - again),
             retriable={},
         )
+
+
+def free_rounds(history: Iterable[CrawlChunkResult]) -> int:
+    """Return how many rounds do not count, because a result page had nothing but what other jobs have.
+
+    A job that adds to a large dataset passes over all of its pages first, for one request each.
+    """
+    return sum(
+        Reason.KNOWN_URL in result.reasons and not result.stored and not result.reasons.keys() - _FREE
+        for result in history
+    )
 
 
 def balance(total: int, have: Sequence[int], caps: Sequence[int]) -> tuple[int, ...]:

@@ -140,6 +140,17 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
     Reason.SURPLUS: Explanation(
         "more images than requested", "The job was complete. To get more images, raise --max-images in a new job."
     ),
+    Reason.KNOWN_URL: Explanation(
+        "URL of an image of another job",
+        "Another job of the project has an image from this URL, and this job leaves such images out: there is nothing "
+        "to do.",
+        is_usual=True,
+    ),
+    Reason.KNOWN_BYTES: Explanation(
+        "file that another job has",
+        "Another job of the project has the same file, and this job leaves such images out: there is nothing to do.",
+        is_usual=True,
+    ),
     Reason.INTERNAL_ERROR: Explanation(
         "error of the worker, see its log",
         f"The log of the worker has the traceback: report it as a bug. {_RETRY}, for example after an upgrade.",

@@ -54,6 +54,9 @@ class Reason(StrEnum):
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     SURPLUS = "surplus"
+    # Of the images that other jobs of the project have.
+    KNOWN_URL = "known_url"
+    KNOWN_BYTES = "known_bytes"
     # Of the worker: a bug that one candidate met; its traceback is in the log.
     INTERNAL_ERROR = "internal_error"
 

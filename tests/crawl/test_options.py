@@ -28,6 +28,7 @@ RAW = st.fixed_dictionaries(
         "safe_search": st.booleans(),
         "respect_opt_outs": st.booleans(),
         "respect_robots": st.booleans(),
+        "skip_known": st.booleans(),
     },
 )
 
@@ -53,6 +54,7 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
         "safe_search": True,
         "respect_opt_outs": True,
         "respect_robots": True,
+        "skip_known": False,
         "limit_rate": None,
         "wait": 0.0,
     }
