@@ -381,7 +381,7 @@ class Downloading:
         if progress.missing <= 0:
             return _End.SURPLUS
         with progress.reserve(facts.sha256):
-            key = storage_keys.image_key(work.claim.job.id, work.chunk.label, facts)
+            key = storage_keys.image_key(work.claim.job.id, offer.row.label or work.chunk.label, facts)
             await runtime.storage.put(key, fetched.body)
         progress.images[offer.position] = _new_image(work, offer, facts, metrics, storage_url=runtime.storage.url(key))
         return _End.DONE
@@ -444,9 +444,11 @@ def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, metrics: Metric
         filename=storage_keys.image_filename(facts),
         storage_url=storage_url,
         facts=facts,
-        label=work.chunk.label,
+        label=offer.row.label or work.chunk.label,
         query=work.chunk.query,
         source=work.chunk.source,
         credit=offer.candidate.credit.bounded(),
         metrics=metrics,
+        caption=offer.row.caption,
+        columns=offer.row.columns or None,
     )

@@ -11,6 +11,9 @@ from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk
+from pixcrawler_worker.domain.keywords import class_label
+from pixcrawler_worker.domain.list_columns import kept_caption, kept_columns
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.domain.safe_text import MAX_URL_LENGTH
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
@@ -19,6 +22,8 @@ from pixcrawler_worker.web.bodies import Body
 
 #: Characters of the detail of a rejection.
 _MAX_DETAIL = 1_000
+#: Of a candidate that no list says anything about.
+_NO_ROW = ListRow("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class CrawlWork:
         chunk: its payload.
         options: of the job.
         quota: images that the chunk may store, at most.
-        urls: the page of the URL list, for the source `urls`.
+        rows: the page of the URL list, for the source `urls`.
         stall: seconds without progress after which other jobs come first; None when this chunk has waited often enough.
         patience: how long a host may have been down before its candidates are rejected.
         only_source: whether the job has no other source.
@@ -41,7 +46,7 @@ class CrawlWork:
     chunk: CrawlChunk
     options: CrawlOptions
     quota: int
-    urls: tuple[str, ...]
+    rows: tuple[ListRow, ...]
     stall: float | None
     patience: timedelta
     only_source: bool
@@ -52,6 +57,21 @@ class CrawlWork:
         """Whether images that other jobs have are left out."""
         return self.options.skip_known
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of the page."""
+        return tuple(row.url for row in self.rows)
+
+
+def kept_row(candidate: Candidate) -> ListRow:
+    """Return what a list says about a candidate, or its source as a list would, as it is stored."""
+    return ListRow(
+        candidate.url,
+        kept_caption(candidate.caption),
+        None if candidate.label is None else class_label(candidate.label),
+        kept_columns(candidate.columns) or {},
+    )
+
 
 @dataclass(slots=True, eq=False)
 class Offer:
@@ -61,6 +81,7 @@ class Offer:
         position: in the result page.
         candidate: as its source has it.
         url_hash: of its URL.
+        row: what a list says about it, or its source as a list would, as it is stored.
         host: see `web.hosts.key`; None where its URL may not be requested.
         due: when it may be tried, by the monotonic clock.
         tries: downloads that failed so that another one may succeed.
@@ -71,6 +92,7 @@ class Offer:
     position: int
     candidate: Candidate
     url_hash: bytes
+    row: ListRow = _NO_ROW
     host: str | None = None
     due: float = 0.0
     tries: int = 0
@@ -87,12 +109,14 @@ class Rejection:
         reason: the word that is counted.
         detail: what happened, in one line without secrets.
         status: of the HTTP response, where that is the reason.
+        row: of the candidate, as it would have been stored.
     """
 
     url: str
     reason: Reason
     detail: str = ""
     status: int | None = None
+    row: ListRow = _NO_ROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +208,7 @@ class CrawlProgress:
         """Count a candidate that did not become an image; see `Rejection`."""
         self.rejected[reason] += 1
         self.rejections[offer.url_hash] = Rejection(
-            offer.candidate.url[:MAX_URL_LENGTH], reason, detail[:_MAX_DETAIL], status
+            offer.candidate.url[:MAX_URL_LENGTH], reason, detail[:_MAX_DETAIL], status, offer.row
         )
         if reason.is_retriable:
             self.retriable[offer.position] = reason

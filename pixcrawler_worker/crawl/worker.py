@@ -12,7 +12,7 @@ from pixcrawler_worker import metrics
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.downloading import Downloading
 from pixcrawler_worker.crawl.options import parse
-from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause, Rejection
+from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause, Rejection, kept_row
 from pixcrawler_worker.db import candidates, crawls, images, known_images
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.images import NewImage
@@ -20,6 +20,7 @@ from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import storage_keys
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.errors import PermanentError, TransientError, WorkerError
 from pixcrawler_worker.jobs.kind import Report, Rest, Tally
@@ -57,7 +58,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
         chunk=chunk,
         options=options,
         quota=min(chunk.quota, request.max_images - request.valid_images),
-        urls=tuple(row.url for row in request.rows),
+        rows=request.rows,
         stall=_stall(chunk, is_after_slow=request.is_after_slow),
         patience=min(max(request.age * _PATIENCE_SHARE, _MIN_PATIENCE), _MAX_PATIENCE),
         only_source=len(planner.sources(runtime, options, has_urls=request.has_urls)) == 1,
@@ -81,7 +82,7 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
     Raises:
         TransientError, PermanentError: from the source or the storage.
     """
-    slots, candidates_at_most = runtime.downloader.slots, len(work.urls) or work.chunk.page_size
+    slots, candidates_at_most = runtime.downloader.slots, len(work.rows) or work.chunk.page_size
     slots.note(work.claim.fence, taken=0, wanted=min(work.quota, candidates_at_most))
     try:
         return await _work(runtime, work, limits)
@@ -100,7 +101,7 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
         if at < len(page.candidates):
             try:
                 candidate = page.candidates[at]
-                offer = Offer(at, candidate, storage_keys.url_hash(candidate.url))
+                offer = Offer(at, candidate, storage_keys.url_hash(candidate.url), kept_row(candidate))
                 offer.host = runtime.downloader.host(candidate.url)
                 offers.append(offer)
             except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
@@ -193,7 +194,7 @@ def _known(session: Session, work: CrawlWork, found: Mapping[int, NewImage]) -> 
     )
     by_url = {at: Reason.KNOWN_URL for at, image in found.items() if image.url_hash in known.urls}
     by_bytes = {at: Reason.KNOWN_BYTES for at, image in found.items() if image.facts.sha256 in known.digests}
-    return {at: Rejection(found[at].url, reason) for at, reason in (by_bytes | by_url).items()}
+    return {at: Rejection(found[at].url, reason, row=_row(found[at])) for at, reason in (by_bytes | by_url).items()}
 
 
 def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tuple[int, dict[int, Rejection]]:
@@ -202,15 +203,19 @@ def _insert(session: Session, job_id: int, found: Mapping[int, NewImage]) -> tup
     positions = list(found)
     offered = positions[:room]
     inserted = images.insert_each(session, job_id, [found[at] for at in offered])
-    left_out = {at: Rejection(found[at].url, Reason.DUPLICATE_BYTES) for at in offered}
-    left_out |= {at: Rejection(found[at].url, Reason.SURPLUS) for at in positions[room:]}
+    left_out = {at: Rejection(found[at].url, Reason.DUPLICATE_BYTES, row=_row(found[at])) for at in offered}
+    left_out |= {at: Rejection(found[at].url, Reason.SURPLUS, row=_row(found[at])) for at in positions[room:]}
     for index, error in inserted.errors.items():
         at = offered[index]
-        left_out[at] = Rejection(found[at].url, Reason.INTERNAL_ERROR, f"rejected by the database: {error}")
+        left_out[at] = replace(left_out[at], reason=Reason.INTERNAL_ERROR, detail=f"rejected by the database: {error}")
         log.error("image rejected by the database", url=found[at].url, reason=error)
     for index in inserted.positions:
         del left_out[offered[index]]
     return len(inserted.positions), left_out
+
+
+def _row(image: NewImage) -> ListRow:
+    return ListRow(image.url, image.caption, image.label, image.columns or {})
 
 
 def _outcome(work: CrawlWork, url_hash: bytes, rejection: Rejection | None, *, downloaded: bool = False) -> Outcome:
@@ -223,9 +228,10 @@ def _outcome(work: CrawlWork, url_hash: bytes, rejection: Rejection | None, *, d
     return replace(
         outcome,
         url=rejection.url,
-        label=work.chunk.label,
+        label=rejection.row.label or work.chunk.label,
         detail=rejection.detail[:_MAX_DETAIL] or None,
         http_status=rejection.status,
+        list_details=replace(rejection.row, label=None).details(),
     )
 
 
@@ -250,6 +256,7 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         page=chunk.page,
         page_size=chunk.page_size,
         urls=work.urls,
+        rows=work.rows,
         licenses=options.licenses,
         min_width=options.min_width,
         min_height=options.min_height,

@@ -1,5 +1,6 @@
 """Reading the keywords of a crawl job's row."""
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -91,6 +92,21 @@ def search_words(text: str) -> str:
     """
     words = (word.lstrip("-!~+") for word in _OPERATORS.sub(" ", text).split())
     return " ".join(word.lower() if word in {"AND", "OR", "NOT"} else word for word in words if word)
+
+
+def class_label(text: str) -> str | None:
+    """Return the label that a text of any kind makes, written as the labels of keywords are; None when it makes none.
+
+    Of a longer one than a keyword can be, the rest is a digest.
+    """
+    seen = "".join(one if unicodedata.category(one) not in {"Cc", "Cs"} else " " for one in text[:_MAX_RAW_LENGTH])
+    label = ""
+    while label != seen:  # what one pass removes may have kept another character visible
+        label, seen = seen, " ".join(_without_invisible(normalized("NFC", seen)).split())
+    if len(label) > MAX_KEYWORD_LENGTH or (label and len(text) > _MAX_RAW_LENGTH):
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        label = f"{label[: MAX_KEYWORD_LENGTH - 9].strip()}-{digest}"
+    return label or None
 
 
 def _without_invisible(text: str) -> str:

@@ -5,10 +5,12 @@ in a worker process, and every chunk of a job requests one result page. `docs/so
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import Credit
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.plugins import Plugins
 from pixcrawler_worker.web.http import AsyncClient
 
@@ -25,6 +27,7 @@ class Query:
         page: number of the page, from 0.
         page_size: candidates per page, at most the source's own `page_size`; the same for every page of a job.
         urls: this page of the job's URL list, for a source that takes one; empty otherwise.
+        rows: the same page with what the list says about each image; empty where only the URLs are known.
         licenses: identifiers and families (`domain/licenses.py`) to search for; None for all. The worker rejects
             candidates with others, so a source that leaves them out saves work.
         min_width: pixels, likewise.
@@ -37,6 +40,7 @@ class Query:
     page: int
     page_size: int
     urls: tuple[str, ...] = ()
+    rows: tuple[ListRow, ...] = ()
     licenses: tuple[str, ...] | None = None
     min_width: int = 1
     min_height: int = 1
@@ -53,6 +57,9 @@ class Candidate:
         width: pixels of that file; None when the source does not say.
         height: pixels, likewise.
         use_url: what the source requests once the image is used, where the provider's terms want that.
+        caption: a text that describes the image to a model; None for none. A title belongs into the credit.
+        label: the class of this image; None for that of the query.
+        columns: anything else that goes into the dataset, in JSON, by name.
     """
 
     url: str
@@ -60,6 +67,9 @@ class Candidate:
     width: int | None = None
     height: int | None = None
     use_url: str | None = None
+    caption: str | None = None
+    label: str | None = None
+    columns: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
 from pixcrawler_worker.web.http import AsyncClient
 
@@ -15,4 +16,9 @@ class UrlList(Source):
     async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return the page of the list that the query carries."""
         del http  # the URLs are here already
-        return Page(tuple(Candidate(url=url) for url in query.urls), more=len(query.urls) == query.page_size)
+        rows = query.rows or tuple(map(ListRow, query.urls))
+        return Page(tuple(map(_candidate, rows)), more=len(rows) == query.page_size)
+
+
+def _candidate(row: ListRow) -> Candidate:
+    return Candidate(url=row.url, caption=row.caption, label=row.label, columns=row.columns)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.keywords import MAX_KEYWORD_LENGTH, Keyword, parse_keywords
+from pixcrawler_worker.domain.keywords import MAX_KEYWORD_LENGTH, Keyword, class_label, parse_keywords
 from pixcrawler_worker.errors import PermanentError
 
 CAT, DOG = Keyword("cat", "cat"), Keyword("dog", "dog")
@@ -147,3 +147,35 @@ def test_any_json_is_either_parsed_or_rejected(raw: object) -> None:
     with contextlib.suppress(PermanentError):
         found = parse_keywords(raw)
     assert found is None or len({(keyword.query, keyword.label) for keyword in found}) == len(found) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("cat", "cat"),
+        ("  red \t panda\n", "red panda"),
+        ("cafe\u0301", "caf\u00e9"),
+        ("a\x00b\ud800c", "a b c"),
+        ("\u202ea\u200b", "a"),
+        ("../../etc", "../../etc"),
+        ("", None),
+        (" \n\x00\u2800", None),
+        ("x" * MAX_KEYWORD_LENGTH, "x" * MAX_KEYWORD_LENGTH),
+    ],
+)
+def test_any_text_of_a_list_makes_a_label(text: str, label: str | None) -> None:
+    assert class_label(text) == label
+
+
+def test_long_texts_make_different_labels() -> None:
+    long = ["x" * MAX_KEYWORD_LENGTH + "y", "x" * MAX_KEYWORD_LENGTH + "z", "x" * 10**6, "x" * 10**6 + "y"]
+    labels = {class_label(one) for one in long}
+    assert len(labels) == len(long)
+    assert {len(label or "") for label in labels} == {MAX_KEYWORD_LENGTH}
+
+
+@given(st.text() | st.text(st.sampled_from("ae \u0301\u200d\ufe0f\u20e3\x00\ud800\u0627")))
+def test_a_label_of_a_list_could_be_that_of_a_keyword(text: str) -> None:
+    label = class_label(text)
+    if label is not None:
+        assert parse_keywords([label])[0].label == class_label(label) == label

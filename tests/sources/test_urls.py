@@ -1,6 +1,7 @@
 import pytest
 from source_client import search_with
 
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Candidate, Page, SourceConfig
 
@@ -15,9 +16,12 @@ LISTED = (
 )
 
 
-def search(urls: tuple[str, ...], *, page: int = 0, page_size: int = 10) -> Page:
+def search(
+    urls: tuple[str, ...], *, page: int = 0, page_size: int = 10, rows: tuple[ListRow, ...] | None = None
+) -> Page:
     source = protocol.load("urls", SourceConfig())
-    return search_with(source, page=page, page_size=page_size, urls=urls)
+    rows = tuple(map(ListRow, urls)) if rows is None else rows
+    return search_with(source, page=page, page_size=page_size, urls=urls, rows=rows)
 
 
 def test_it_needs_no_configuration() -> None:
@@ -26,6 +30,16 @@ def test_it_needs_no_configuration() -> None:
 
 def test_it_offers_the_list_unchanged() -> None:
     assert search(LISTED).candidates == tuple(Candidate(url=url) for url in LISTED)
+
+
+def test_it_offers_what_the_list_says_about_the_images() -> None:
+    row = ListRow("https://a.example/1.jpg", "A cat.\x00", "cat", {"width": 7, "tags": ["a"]}, 3)
+    (candidate,) = search((row.url,), rows=(row,)).candidates
+    assert candidate == Candidate(url=row.url, caption=row.caption, label="cat", columns={"width": 7, "tags": ["a"]})
+
+
+def test_it_offers_a_list_of_which_only_the_urls_are_known() -> None:
+    assert search(LISTED, rows=()) == search(LISTED)
 
 
 @pytest.mark.parametrize(("given", "more"), [(0, False), (1, False), (3, True)])
