@@ -12,9 +12,11 @@ from pixcrawler_worker.cli import arguments
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.crawl.lists import reading
 from pixcrawler_worker.crawl.lists.rows import Columns
+from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.licenses import FAMILIES
+from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources import protocol
 
@@ -33,13 +35,13 @@ class CrawlArguments:
         keywords: of the job.
         options: of the job.
         max_images: of the job.
-        lines: number of the line of each URL in its list.
+        listed: its URL list, empty for none; None for the one in its options.
     """
 
     keywords: tuple[str, ...]
     options: CrawlOptions
     max_images: int
-    lines: tuple[int, ...] = ()
+    listed: StoredList | None = None
 
 
 class RawCrawlOptions(TypedDict):
@@ -169,10 +171,9 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         labels = parse_keywords(list(keywords))
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
-        rows = [] if raw["urls"] is None else list(reading.read(raw["urls"], _name(raw["urls"]), columns))
+        listed = _stored([] if raw["urls"] is None else reading.read(raw["urls"], _name(raw["urls"]), columns))
         given = {
             "sources": list(raw["sources"]),
-            "urls": [{"url": row.url, **details} if (details := row.details()) else row.url for row in rows],
             "licenses": list(raw["licenses"]),
             "min_width": raw["min_width"],
             "min_height": raw["min_height"],
@@ -185,10 +186,15 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
-    if rows and len(labels) > 1:
+    if len(listed) and len(labels) > 1:
         raise click.UsageError("a URL list has one label: give one KEYWORD with --urls")
-    max_images = raw["max_images"] or len(rows) or _DEFAULT_IMAGES
-    return CrawlArguments(keywords, parsed, max_images, tuple(row.number for row in rows))
+    max_images = raw["max_images"] or len(listed) or _DEFAULT_IMAGES
+    return CrawlArguments(keywords, parsed, max_images, listed)
+
+
+def _stored(rows: Iterable[ListRow]) -> StoredList:
+    """Return the rows of a list in a file that is deleted when the command ends."""
+    return click.get_current_context().with_resource(StoredList(rows))
 
 
 def _name(file: BinaryIO) -> str:

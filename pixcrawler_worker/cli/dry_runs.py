@@ -28,12 +28,13 @@ def run(crawl: CrawlArguments, *, as_json: bool) -> bool:
     Raises:
         PermanentError: when a source is not configured.
     """
-    settings = connection.load_settings()
+    assert crawl.listed is not None
+    settings, listed = connection.load_settings(), crawl.listed
     logs.configure(settings.log_format, level=30)
 
     async def search() -> Preview:
         async with SearchRuntime.of(settings) as runtime:
-            return await preview(runtime, crawl.keywords, crawl.options, max_images=crawl.max_images)
+            return await preview(runtime, crawl.keywords, crawl.options, listed, max_images=crawl.max_images)
 
     with console.out.status("searching"):
         found = asyncio.run(search())
@@ -55,7 +56,7 @@ def _print(crawl: CrawlArguments, found: Preview) -> None:
     if found.hosts:
         _print_counts("host", found.hosts.most_common())
     if found.bad:
-        _print_bad(crawl, found.bad)
+        _print_bad(found.bad)
     for one in found.searches.values():
         for error in dict.fromkeys(one.errors):
             click.echo(f"pixcrawler: {one.source}, {console.printable(one.keyword)}: {error}", err=True)
@@ -99,10 +100,10 @@ def _license(crawl: CrawlArguments, name: str) -> str:
     return name if is_allowed else f"{name}, not accepted by --license"
 
 
-def _print_bad(crawl: CrawlArguments, bad: Sequence[BadEntry]) -> None:
+def _print_bad(bad: Sequence[BadEntry]) -> None:
     console.out.print()
     for one in bad[:_MAX_ROWS]:
-        line = "" if one.position is None else f"line {crawl.lines[one.position]}: "
+        line = "" if one.line is None else f"line {one.line}: "
         text = f"{line}{one.reason}: {console.printable(one.url)}"
         console.out.print(console.escaped(text), no_wrap=True, overflow="ellipsis")
     if len(bad) > _MAX_ROWS:
@@ -139,7 +140,7 @@ def _as_json(crawl: CrawlArguments, found: Preview) -> dict[str, Any]:
         "hosts": dict(found.hosts.most_common()),
         "bad": [
             {
-                "line": None if one.position is None else crawl.lines[one.position],
+                "line": one.line,
                 "url": one.url,
                 "reason": str(one.reason),
                 "detail": one.detail,

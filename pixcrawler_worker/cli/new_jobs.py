@@ -47,7 +47,7 @@ def create_crawl(
             project_id=project_id,
         )
         if job_id is not None:
-            planner.record_options(runtime, session, job_id, crawl.options)
+            planner.record_options(runtime, session, job_id, crawl.options, crawl.listed)
             if build is not None:
                 record_build(session, job_id, build)
         return job_id

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse, recorded
 from pixcrawler_worker.db import crawls
 from pixcrawler_worker.db.crawls import CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
-from pixcrawler_worker.domain import crawl_planning
+from pixcrawler_worker.domain import crawl_planning, list_rows
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult, SourceLimits
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.lifecycle import Counters, job_status
@@ -96,15 +97,24 @@ def not_again(session: Session, ref: JobRef) -> str | None:
     )
 
 
-def record_options(runtime: Runtime, session: Session, job_id: int, options: CrawlOptions) -> None:
-    """Record the options of a job that is not planned yet, in place of those that were recorded before."""
+def record_options(
+    runtime: Runtime, session: Session, job_id: int, options: CrawlOptions, listed: StoredList | None = None
+) -> None:
+    """Record the options of a job that is not planned yet, in place of those that were recorded before.
+
+    Args:
+        runtime: has the settings.
+        session: of the transaction.
+        job_id: the crawl job.
+        options: of the job.
+        listed: its URL list; None for the one in its options.
+    """
     page_size = options.chunk_size or runtime.settings.chunk_size
     crawls.record_request(
         session,
         job_id,
         options=recorded(options) | {"chunk_size": page_size},
-        rows=options.rows(),
-        page_size=page_size,
+        pages=list_rows.pages(options.rows(), page_size) if listed is None else listed.pages(page_size),
     )
 
 

@@ -10,6 +10,7 @@ import structlog
 
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.downloading import check_candidate
+from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions, recorded
 from pixcrawler_worker.crawl.planner import URLS
 from pixcrawler_worker.db.crawls import CrawlRequest
@@ -59,13 +60,13 @@ class BadEntry:
     """A URL that would not be requested.
 
     Attributes:
-        position: in the URL list, from 0; None for one that a source offers.
+        line: in the URL list; None for one that a source offers.
         url: as it is given.
         reason: why.
         detail: in words.
     """
 
-    position: int | None
+    line: int | None
     url: str
     reason: Reason
     detail: str
@@ -109,14 +110,15 @@ class Preview:
 
 
 async def preview(
-    runtime: SearchRuntime, keywords: Sequence[str], options: CrawlOptions, *, max_images: int
+    runtime: SearchRuntime, keywords: Sequence[str], options: CrawlOptions, listed: StoredList, *, max_images: int
 ) -> Preview:
     """Return what a crawl would find, as if each usable candidate became an image.
 
     Args:
         runtime: searches the sources.
         keywords: of the job.
-        options: of the job.
+        options: of the job, without a URL list.
+        listed: the URL list; empty for none.
         max_images: of the job.
 
     Raises:
@@ -130,9 +132,9 @@ async def preview(
         valid_images=0,
         options=recorded(options),
         round=0,
-        url_pages=math.ceil(len(options.urls) / size),
+        url_pages=math.ceil(len(listed) / size),
     )
-    search = _Search(runtime, options)
+    search = _Search(runtime, options, listed)
     history: list[CrawlChunkResult] = []
     for _ in range(options.max_rounds):
         chunks = planner.next_round(runtime, request, options, history)
@@ -145,11 +147,11 @@ async def preview(
 class _Search:
     """The searches of a preview."""
 
-    def __init__(self, runtime: SearchRuntime, options: CrawlOptions) -> None:
+    def __init__(self, runtime: SearchRuntime, options: CrawlOptions, listed: StoredList) -> None:
         self.preview = Preview()
         self._runtime = runtime
         self._options = options
-        self._urls = tuple(row.url for row in options.rows())
+        self._listed = listed
         self._seen: set[bytes] = set()
         # Of each result page: whether there are more, and the positions of its usable candidates.
         self._pages: dict[tuple[str, str, int], tuple[bool, int, Sequence[int]]] = {}
@@ -199,7 +201,7 @@ class _Search:
             label=chunk.label,
             page=chunk.page,
             page_size=chunk.page_size,
-            urls=self._urls[start : start + chunk.page_size] if chunk.source == URLS else (),
+            urls=tuple(row.url for row in self._listed.page(start, chunk.page_size)) if chunk.source == URLS else (),
             licenses=options.licenses,
             min_width=options.min_width,
             min_height=options.min_height,
@@ -219,8 +221,7 @@ class _Search:
             except RejectedError as error:
                 counts.reasons[error.reason] += 1
                 if error.reason in _BAD and len(self.preview.bad) < _MAX_BAD:
-                    position = chunk.page * chunk.page_size + at if chunk.source == URLS else None
-                    self.preview.bad.append(BadEntry(position, candidate.url, error.reason, error.detail))
+                    self.preview.bad.append(BadEntry(self._line(chunk, at), candidate.url, error.reason, error.detail))
                 continue
             except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
                 counts.reasons[Reason.INTERNAL_ERROR] += 1
@@ -231,6 +232,12 @@ class _Search:
         counts.usable += len(usable)
         counts.reasons = +counts.reasons
         return usable
+
+    def _line(self, chunk: CrawlChunk, at: int) -> int | None:
+        if chunk.source != URLS:
+            return None
+        (row,) = self._listed.page(chunk.page * chunk.page_size + at, 1)
+        return row.number
 
     def _checked(self, candidate: Candidate) -> str:
         """Return the host of a candidate that would be downloaded.

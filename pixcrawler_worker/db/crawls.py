@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, insert, join, literal, select, update
+from sqlalchemy import and_, delete, exists, func, join, literal, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
@@ -17,11 +17,11 @@ from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
-from pixcrawler_worker.db.session import execute_prepared
+from pixcrawler_worker.db.session import driver, execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
-from pixcrawler_worker.domain.list_rows import ListRow
+from pixcrawler_worker.domain.list_rows import NOTHING, ListPage, ListRow
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.domain.postgres_types import storable_json
 from pixcrawler_worker.domain.stored_json import Fields
@@ -73,9 +73,7 @@ class CrawlRequest:
     url_pages: int
 
 
-def record_request(
-    session: Session, job_id: int, *, options: Mapping[str, Any], rows: Iterable[ListRow], page_size: int
-) -> None:
+def record_request(session: Session, job_id: int, *, options: Mapping[str, Any], pages: Iterable[ListPage]) -> None:
     """Record what a job is to be started with, in place of what was recorded before.
 
     The options have everything but the list, which is stored in pages so that a chunk reads no more than its own.
@@ -84,12 +82,32 @@ def record_request(
     recorded = postgresql.insert(CrawlPlan).values(crawl_job_id=job_id, **values)
     session.execute(recorded.on_conflict_do_update(index_elements=["crawl_job_id"], set_=values))
     session.execute(delete(CrawlUrls).where(CrawlUrls.crawl_job_id == job_id))
-    remaining = iter(rows)
-    pages = iter(lambda: list(itertools.islice(remaining, page_size)), [])
-    for at, page in enumerate(pages):
-        details = [row.details() for row in page]
-        values = {"urls": [row.url for row in page], "details": details if any(details) else None}
-        session.execute(insert(CrawlUrls), {"crawl_job_id": job_id, "page": at, **values})
+    lines = (_copied(job_id, at, page) for at, page in enumerate(pages))
+    # One statement for each part: a long list takes longer than a statement may.
+    while part := "".join(itertools.islice(lines, _COPIED)):
+        with driver(session).cursor() as cursor, cursor.copy(_COPY_URLS) as copy:
+            copy.write(part)
+
+
+_COPY_URLS = "COPY pixcrawler.crawl_urls (crawl_job_id, page, urls, details) FROM STDIN"
+#: Pages of a URL list that one statement writes.
+_COPIED = 100
+
+
+def _copied(job_id: int, at: int, page: ListPage) -> str:
+    """Return a page as a line of COPY's text format."""
+    has_details = page.details.count(NOTHING) < len(page.details)
+    details = _escaped(_array(page.details)) if has_details else r"\N"
+    return f"{job_id}\t{at}\t{_escaped(_array(page.urls))}\t{details}\n"
+
+
+def _array(elements: Iterable[str]) -> str:
+    quoted = (element.replace("\\", "\\\\").replace('"', '\\"') for element in elements)
+    return '{"' + '","'.join(quoted) + '"}'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", r"\t").replace("\n", r"\n").replace("\r", r"\r")
 
 
 def is_recorded(session: Session, job_id: int) -> bool:

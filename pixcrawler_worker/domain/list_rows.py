@@ -1,11 +1,18 @@
 """A row of a URL list: a URL with what the list says about its image."""
 
-from collections.abc import Mapping
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from json.encoder import encode_basestring
+from typing import Any, NamedTuple
 
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.errors import PermanentError
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+#: The details of a row that says nothing besides its URL.
+NOTHING = "null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +45,14 @@ class ListRow:
         return details or None
 
     @classmethod
-    def of(cls, url: str, details: object) -> "ListRow":
+    def of(cls, url: str, details: object, number: int = 0) -> "ListRow":
         """Return the row with that URL and those details.
 
         Raises:
             PermanentError: when they are no details; the message says what was expected.
         """
         if details is None:
-            return cls(url)
+            return cls(url, number=number)
         if not isinstance(details, Mapping):
             raise PermanentError(f"details of a row: expected an object, got {stored_json.quoted(details)}")
         caption, label, columns = (details.get(name) for name in ("caption", "label", "columns"))
@@ -54,4 +61,63 @@ class ListRow:
                 raise PermanentError(f"details.{name} of a row: expected a string, got {stored_json.quoted(value)}")
         if not isinstance(columns, Mapping | None):
             raise PermanentError(f"details.columns of a row: expected an object, got {stored_json.quoted(columns)}")
-        return cls(url, caption, label, columns or {})
+        return cls(url, caption, label, columns or {}, number)
+
+
+class ListPage(NamedTuple):
+    """Some rows of a URL list, as they are stored.
+
+    Attributes:
+        urls: of the rows.
+        details: what each of them says besides, as the text of a JSON value: `NOTHING`, or an object.
+        numbers: see `ListRow`.
+    """
+
+    urls: list[str]
+    details: list[str]
+    numbers: list[int]
+
+    @classmethod
+    def of(cls, rows: Iterable[ListRow]) -> "ListPage":
+        """Return a page with these rows."""
+        urls, details, numbers = [], [], []
+        for row in rows:
+            urls.append(row.url)
+            details.append(_details(row))
+            numbers.append(row.number)
+        return cls(urls, details, numbers)
+
+    def part(self, start: int, end: int | None) -> "ListPage":
+        """Return some of the rows, by their positions."""
+        return ListPage(self.urls[start:end], self.details[start:end], self.numbers[start:end])
+
+    def rows(self) -> Iterator[ListRow]:
+        """Yield the rows."""
+        return map(ListRow.of, self.urls, map(json.loads, self.details), self.numbers)
+
+
+def _details(row: ListRow) -> str:
+    """Return the details of a row in JSON. Texts, which most of them are, need no encoder for objects."""
+    parts = []
+    if row.caption is not None:
+        parts.append(f'"caption":{_json(row.caption)}')
+    if row.label is not None:
+        parts.append(f'"label":{_json(row.label)}')
+    if row.columns:
+        columns = [f"{encode_basestring(name)}:{_json(value)}" for name, value in row.columns.items()]
+        parts.append(f'"columns":{{{",".join(columns)}}}')
+    return f"{{{','.join(parts)}}}" if parts else NOTHING
+
+
+def _json(value: object) -> str:
+    if type(value) is str:
+        return encode_basestring(value)
+    # Both write numbers as the encoder does.
+    return repr(value) if type(value) is int or type(value) is float else _encoder.encode(value)
+
+
+def pages(rows: Iterable[ListRow], size: int) -> Iterator[ListPage]:
+    """Yield pages of so many rows; the last one has what is left."""
+    remaining = iter(rows)
+    while (page := ListPage.of(itertools.islice(remaining, size))).urls:
+        yield page

@@ -91,6 +91,21 @@ def test_what_a_list_says_of_its_images_is_recorded_with_the_urls(runtime: Runti
         assert crawls.load_for_chunk(session, ref.id, chunk_id, page=None).rows == ()
 
 
+def test_any_text_is_recorded_as_it_is(runtime: Runtime) -> None:
+    odd = ["a\tb", "a\nb\r\n", "\\N", '"', "\\", '{"a", NULL}', "NULL", "", "\x1f\x7f\u2028\U0001f408", "a\\t,b"]
+    captions = [text for text in odd if text]
+    urls: list[object] = [*odd, *({"url": text, "caption": text, "columns": {text: [text]}} for text in captions)]
+    ref = requested(runtime, {"urls": urls, "chunk_size": 3})
+    sweep(runtime)
+    with runtime.sessions() as session:
+        found = list(crawls.listed(session, ref.id))
+    kept = [ListRow(text.strip("\r\n\x1f\u2028")) for text in odd]
+    assert found[: len(odd)] == kept
+    assert [(row.caption, dict(row.columns)) for row in found[len(odd) :]] == [
+        (text, {text: [text]}) for text in captions
+    ]
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_the_row_and_its_request_are_one_transaction(runtime: Runtime, database_url: str, *, committed: bool) -> None:
     project = factories.make_project(runtime.sessions)

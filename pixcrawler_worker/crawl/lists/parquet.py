@@ -37,9 +37,10 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
             opened = parquet.ParquetFile(copy)
             number = 0
             for batch in opened.iter_batches(batch_size=_BATCH):
-                for row in batch.to_pylist():
+                names = batch.schema.names
+                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     number += 1
-                    yield Row(number, row)
+                    yield Row(number, dict(zip(names, values, strict=True)))
         except (pa.ArrowException, OSError) as error:
             raise PermanentError(f"{name} cannot be read as Parquet: {_first_line(error)}") from error
 

@@ -106,7 +106,7 @@ def read(file: BinaryIO, name: str) -> Iterator[Line]:
         return
     _check_sample(name, head, sample)
     for line in chain(sample, lines):
-        if _is_plain(line.text):
+        if is_plain(line.text):
             yield line
             continue
         if kind := _kind(line.text, head):
@@ -359,7 +359,7 @@ def _lines(blocks: Iterator[bytes], encoding: str) -> Iterator[Line]:
 def _contents(lines: Iterator[Line]) -> Iterator[Line]:
     """Yield the lines that are neither blank nor comments, without spaces around them."""
     for line in lines:
-        if len(line.text) > _MAX_LINE or _is_plain(line.text):
+        if len(line.text) > _MAX_LINE or is_plain(line.text):
             yield line
             continue
         text = escaped(line.text).replace("\x00", "").strip(_AROUND)
@@ -418,7 +418,8 @@ def _header_kind(sample: list[Line]) -> _Kind | None:
     return None
 
 
-def _is_plain(text: str) -> bool:
+def is_plain(text: str) -> bool:
+    """Return whether this is a URL and has nothing around it that would have to be removed."""
     return _PLAIN.fullmatch(text) is not None and "&amp;" not in text
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pixcrawler_worker import options
-from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_url, trimmed
+from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_plain, is_url, trimmed
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.domain.postgres_types import storable
@@ -100,18 +100,24 @@ def listed(rows: Iterator[Row], name: str, columns: Columns) -> Iterator[ListRow
     )
     for row in chain(sample, rows):
         if row.mistake is not None:
-            yield ListRow(trimmed(escaped(row.mistake)), number=row.number)
+            yield ListRow(_url(row.mistake), number=row.number)
             continue
+        kept: dict[str, Any] = {}
+        for one, value in row.values.items():
+            if value != "" and one != url and (plain := _json(value)) != "":
+                kept[one] = plain
         value = row.values.get(url)
-        kept = {one: plain for one, plain in ((one, _json(value)) for one, value in row.values.items()) if plain != ""}
-        kept.pop(url, None)
         yield ListRow(
-            "" if value is None else trimmed(escaped(str(value))),
+            "" if value is None else _url(value if isinstance(value, str) else str(value)),
             _text(kept.pop(caption, None)) if caption else None,
             _text(kept.pop(label, None)) if label else None,
             kept,
             row.number,
         )
+
+
+def _url(text: str) -> str:
+    return text if is_plain(text) else storable(trimmed(escaped(text)))
 
 
 def _text(value: object) -> str | None:
@@ -127,7 +133,8 @@ def _json(value: object) -> object:
     plain: object = ""
     match value:
         case str():
-            plain = storable(decoded(value)) if value else ""
+            # Most texts are stored as they are, and there are many.
+            plain = value if value.isascii() and "\x00" not in value else storable(decoded(value))
         case bool() | int():
             plain = value
         case float():

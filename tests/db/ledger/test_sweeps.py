@@ -41,7 +41,7 @@ def drifted(sessions: Sessions) -> list[int]:
 
 def keep(sessions: Sessions, job_id: int) -> None:
     with sessions.begin() as session:
-        crawls.record_request(session, job_id, options={}, rows=[], page_size=10)
+        crawls.record_request(session, job_id, options={}, pages=[])
 
 
 def cancel_by_hand(sessions: Sessions, ref: JobRef) -> None:
