@@ -18,6 +18,9 @@ from pixcrawler_worker.domain.postgres_types import MAX_INT4
 _DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]  # as SQLAlchemy has it
 _NAMES = {
     "due": "state = 'queued' AND available_at <= clock_timestamp()",
+    # The same of a chunk that is found by its id, without a condition that a partial index has. A statement that was
+    # prepared while there were hardly any chunks would use that index, and read all chunks that are queued later.
+    "found_due": "(state || '') = 'queued' AND available_at <= clock_timestamp()",
     "take": "state = 'running', attempt = attempt + 1, fence = nextval('pixcrawler.fence'), owner = %(owner)s,"
     " lease_until = clock_timestamp() + %(lease)s",
     "taken": "chunk.id, chunk.fence, chunk.attempt, chunk.max_attempts, chunk.payload, chunk.result",
@@ -29,7 +32,7 @@ WITH pinned AS MATERIALIZED (
     {owners} WHERE {jobs}.id = (SELECT {key} FROM pixcrawler.chunks WHERE id = %(chunk)s) FOR KEY SHARE
 ), chosen AS MATERIALIZED (
     SELECT id, {key} AS job_id FROM pixcrawler.chunks
-    WHERE id = %(chunk)s AND {due} AND attempt < max_attempts AND EXISTS (SELECT FROM pinned)
+    WHERE id = %(chunk)s AND {found_due} AND attempt < max_attempts AND EXISTS (SELECT FROM pinned)
     FOR NO KEY UPDATE
 ), counted AS (
     UPDATE {jobs} AS job SET {active} updated_at = clock_timestamp()

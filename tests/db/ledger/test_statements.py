@@ -67,3 +67,14 @@ def test_the_index_of_impossible_numbers_is_that_of_the_database(sessions: Sessi
     with sessions.begin() as session:
         made = session.scalar(text("SELECT pg_get_indexdef('pixcrawler.ix_chunks_impossible'::regclass)"))
     assert f"max_attempts > {MAX_ATTEMPTS_WITH_DEFERRALS}" in str(made)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_a_claim_that_was_prepared_before_there_were_chunks_reads_only_its_own(
+    sessions: Sessions, table: JobTable
+) -> None:
+    with sessions() as session:  # without a commit
+        session.execute(text("TRUNCATE pixcrawler.chunks CASCADE"))
+        plan = generic_plan(session, statements.claim(table))
+    of_chunks = set(re.findall(r"using (\w*chunks\w*)", plan))
+    assert of_chunks == {"pk_chunks"}, plan
