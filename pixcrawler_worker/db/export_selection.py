@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import ExportItem, ImageFact
+from pixcrawler_worker.db.models import ExportItem, Image, ImageFact
 
 #: Selecting a million images takes longer than the usual timeout of a statement.
 _SELECT_TIMEOUT = timedelta(minutes=5)
@@ -64,7 +64,8 @@ class Selection:
 
 def licenses(session: Session, crawl_job_id: int) -> list[str]:
     """Return the licenses of a crawl job's images."""
-    found = select(ImageFact.license).where(ImageFact.crawl_job_id == crawl_job_id, ImageFact.license.is_not(None))
+    of_job = select(ImageFact.license).join(Image, Image.id == ImageFact.image_id)
+    found = of_job.where(Image.crawl_job_id == crawl_job_id, ImageFact.license.is_not(None))
     return [name for name in session.scalars(found.distinct()) if name is not None]
 
 

@@ -88,7 +88,7 @@ _FACTS = {
     "columns": "jsonb",
 }
 _PREPARE = """
-SELECT ARRAY(SELECT sha256 FROM pixcrawler.image_facts WHERE crawl_job_id = %(job)s AND sha256 = ANY(%(sha256)s)),
+SELECT ARRAY(SELECT sha256 FROM pixcrawler.image_facts WHERE crawl_job_id = %(job)s AND sha256 = ANY(%(sha256)b)),
     ARRAY(SELECT nextval('images_id_seq') FROM generate_series(1, %(count)s))
 """
 # As text: `deploy/ids-to-bigint.sql` may have changed the types of ids, which a binary COPY has to name.

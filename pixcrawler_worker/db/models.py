@@ -439,18 +439,17 @@ class ImageFact(Base):
 
     __tablename__ = "image_facts"
     __table_args__ = (
-        Index("uq_image_facts_crawl_job_id_url_hash", "crawl_job_id", "url_hash", unique=True),
-        Index("uq_image_facts_crawl_job_id_sha256", "crawl_job_id", "sha256", unique=True),
-        # For jobs that leave out what other jobs of their project have: they ask for single values only.
-        Index("ix_image_facts_url_hash", "url_hash", postgresql_using="hash"),
-        Index("ix_image_facts_sha256", "sha256", postgresql_using="hash"),
+        # Beginning with the hashes, they also serve jobs that leave out what other jobs of their project have.
+        Index("uq_image_facts_url_hash_crawl_job_id", "url_hash", "crawl_job_id", unique=True),
+        Index("uq_image_facts_sha256_crawl_job_id", "sha256", "crawl_job_id", unique=True),
         {"schema": PRIVATE},
     )
 
     image_id: Mapped[int] = mapped_column(
         ImageId, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
     )
-    crawl_job_id: Mapped[int] = mapped_column(ForeignKey("crawl_jobs.id", ondelete="CASCADE"))
+    #: That of the image, whose foreign key is enough.
+    crawl_job_id: Mapped[int]
     sha256: Mapped[bytes]
     url_hash: Mapped[bytes]
     phash: Mapped[int] = mapped_column(BigInteger)

@@ -12,6 +12,8 @@ MAX_INT4, MAX_INT8 = 2**31 - 1, 2**63 - 1
 
 def storable(text: str) -> str:
     """Return a text without NUL, and with `?` for each unpaired surrogate: PostgreSQL stores neither of them."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
