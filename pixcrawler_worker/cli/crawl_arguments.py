@@ -52,6 +52,7 @@ class RawCrawlOptions(TypedDict):
     licenses: tuple[str, ...]
     min_width: int | None
     min_height: int | None
+    target_side: int | None
     urls: BinaryIO | None
     url_column: str | None
     caption_column: str | None
@@ -103,6 +104,13 @@ _OPTIONS = (
     ),
     click.option("--min-width", type=arguments.NUMBER, metavar="PIXELS", help="Minimum width.  [default: 32]"),
     click.option("--min-height", type=arguments.NUMBER, metavar="PIXELS", help="Minimum height.  [default: 32]"),
+    click.option(
+        "--target-side",
+        type=arguments.NUMBER,
+        metavar="PIXELS",
+        help="Of several sizes of an image, take the smallest whose shorter side has so many pixels.  [default: a size "
+        "that suits most datasets]",
+    ),
     click.option(
         "--urls",
         type=click.File("rb"),
@@ -177,6 +185,7 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "licenses": list(raw["licenses"]),
             "min_width": raw["min_width"],
             "min_height": raw["min_height"],
+            "target_side": raw["target_side"],
             "respect_opt_outs": not raw["ignore_opt_outs"],
             "respect_robots": not raw["ignore_robots"],
             "limit_rate": raw["limit_rate"],

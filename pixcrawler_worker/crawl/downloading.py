@@ -57,6 +57,8 @@ _MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS = 0.75, 2.0
 _MAX_DOWN = 2
 #: When a host whose connections other workers use is asked for again: a URL list is at hand, others are searched again.
 _BUSY_SECONDS, _BUSY_SECONDS_OF_SEARCH = 3.0, 20.0
+#: A file that is gone, or that its host replaces with an image which says so: another size may be there.
+_GONE = frozenset({Reason.NOT_FOUND, Reason.PLACEHOLDER})
 #: How long the rest of a chunk waits after trouble of the storage, the operator's proxy or this process.
 _TROUBLE = timedelta(seconds=5)
 
@@ -316,7 +318,7 @@ class Downloading:
         """
         try:
             with self._runtime.downloader.bodies.body(self._pace) as offer.body:
-                return await self._try(offer, offer.body)
+                return await self._try_sizes(offer, offer.body)
         except HostClosedError as closed:
             return self._wait_for(offer, closed)
         except RejectedError as error:
@@ -324,7 +326,8 @@ class Downloading:
                 offer.tries += 1
                 offer.due = time.monotonic() + _RETRY_SECONDS
                 return _End.AGAIN
-            self._progress.reject(offer, error.reason, error.detail, status=error.status)
+            others = f"; {offer.gone} other sizes are gone" if offer.gone else ""
+            self._progress.reject(offer, error.reason, error.detail + others, status=error.status)
             log.debug("candidate rejected", reason=error.reason, detail=str(error))
         except WorkerError:
             raise
@@ -355,14 +358,25 @@ class Downloading:
             self._queue.delay(closed.host, offer.due)
         return _End.AGAIN
 
+    async def _try_sizes(self, offer: Offer, taken: Body) -> _End:
+        """Try a candidate by the URL of one of its sizes; when that is gone, the next one is queued."""
+        try:
+            return await self._try(offer, taken)
+        except RejectedError as error:
+            if error.reason not in _GONE or not offer.next_url():
+                raise
+            log.debug("another size is tried", reason=error.reason, detail=error.detail)
+            offer.host = self._runtime.downloader.host(offer.url)
+            return _End.AGAIN
+
     async def _try(self, offer: Offer, taken: Body) -> _End:
         runtime, work, progress = self._runtime, self._work, self._progress
         check_candidate(offer.candidate, work.options)
-        runtime.placeholders.check_url(offer.candidate.url)
+        runtime.placeholders.check_url(offer.url)
         keep = self._queue.has(offer.host)
         with progress.timed(offer.host):
             fetched = await runtime.downloader.fetch(
-                offer.candidate.url,
+                offer.url,
                 keep=keep,
                 taken=taken,
                 respect_robots=work.options.respect_robots,
@@ -439,7 +453,7 @@ def _check_digest(facts: ImageFacts, progress: CrawlProgress) -> None:
 
 def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, metrics: Metrics, *, storage_url: str) -> NewImage:
     return NewImage(
-        url=offer.candidate.url,
+        url=offer.url,
         url_hash=offer.url_hash,
         filename=storage_keys.image_filename(facts),
         storage_url=storage_url,

@@ -50,6 +50,11 @@ class CrawlOptions(Options):
     )
     min_width: Size = Field(32, description="pixels")
     min_height: Size = Field(32, description="pixels")
+    target_side: Size | None = Field(
+        None,
+        description="pixels: of several sizes of an image take the smallest whose shorter side has so many, and "
+        "another one when that is gone; by default a size that suits most datasets",
+    )
     formats: tuple[ImageFormat, ...] | None = Field(
         None, max_length=MAX_NAMES, description="image formats to accept, such as jpg or png; all by default"
     )

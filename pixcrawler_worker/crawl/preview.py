@@ -206,6 +206,7 @@ class _Search:
             min_width=options.min_width,
             min_height=options.min_height,
             safe_search=options.safe_search,
+            target_side=options.target_side,
         )
         with http.translated(chunk.source):
             return await self._runtime.source(chunk.source).search(query, http.client(self._runtime.downloader))

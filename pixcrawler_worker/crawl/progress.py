@@ -87,6 +87,7 @@ class Offer:
         tries: downloads that failed so that another one may succeed.
         late: whether it was slow, so that the others come first.
         body: of its download.
+        gone: how many of its URLs are gone: the next one is tried.
     """
 
     position: int
@@ -98,6 +99,20 @@ class Offer:
     tries: int = 0
     late: bool = False
     body: Body | None = None
+    gone: int = 0
+
+    @property
+    def url(self) -> str:
+        """The URL that is tried: that of the candidate, or an alternate once that is gone."""
+        return (self.candidate.url, *self.candidate.alternates)[self.gone]
+
+    def next_url(self) -> bool:
+        """Go on to the next URL; return whether there is one."""
+        if self.gone >= len(self.candidate.alternates):
+            return False
+        self.gone += 1
+        self.tries = 0
+        return True
 
 
 @dataclass(frozen=True, slots=True)

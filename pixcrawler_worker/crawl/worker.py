@@ -261,6 +261,7 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         min_width=options.min_width,
         min_height=options.min_height,
         safe_search=options.safe_search,
+        target_side=options.target_side,
     )
     try:
         with http.translated(chunk.source):

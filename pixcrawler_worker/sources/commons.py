@@ -8,6 +8,7 @@ A search has 10,000 files. Beyond that those of each range of widths are searche
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -17,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.sources import answers
+from pixcrawler_worker.sources import answers, sizes
 from pixcrawler_worker.sources.fields import Count, Part, Side, Text, text_of
 from pixcrawler_worker.sources.html_text import visible_text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
@@ -29,6 +30,10 @@ T = TypeVar("T", bound=BaseModel)
 _API = "https://commons.wikimedia.org/w/api.php"
 #: Widths in pixels, from the one that suits most datasets upwards; others are rounded up to the next, or throttled.
 _WIDTHS = (1280, 1920, 3840)
+#: Smaller ones, for a target.
+_SMALLER_WIDTHS = (250, 330, 500, 960)
+#: The width in the URL of a thumbnail.
+_WIDTH = re.compile(r"/((?:loss(?:y|less)-)?(?:page\d+-)?)(\d+)px-(?=[^/]*$)")
 _FIXED: dict[str, str | int] = {"action": "query", "format": "json", "formatversion": 2, "maxlag": 5}
 _DEPTH = 10_000
 #: Pixels: wider files are panoramas, which the last range has.
@@ -266,10 +271,31 @@ def _candidates(pages: Iterable[Mapping[str, Any]], query: Query) -> tuple[tuple
 
 def _candidate(file: _File, page_title: str, query: Query) -> Candidate:
     credit = _credit(file, page_title)
+    if query.target_side is not None and (found := sizes.candidate(_sizes(file), query, credit)):
+        return found
     enough = (file.thumbwidth or 0) >= query.min_width and (file.thumbheight or 0) >= query.min_height
     if file.thumburl and enough:
         return Candidate(url=file.thumburl, credit=credit, width=file.thumbwidth, height=file.thumbheight)
     return Candidate(url=file.url, credit=credit, width=file.width, height=file.height)
+
+
+def _sizes(file: _File) -> list[sizes.Size]:
+    """Return the original and its thumbnails of the widths that Wikimedia keeps ready."""
+    found = [sizes.Size(file.url, file.width, file.height)]
+    if not file.thumburl or file.thumburl == file.url:
+        return found
+    named = _WIDTH.search(file.thumburl)
+    if named is None or int(named[2]) != file.thumbwidth or not (file.width and file.height):
+        return [sizes.Size(file.thumburl, file.thumbwidth, file.thumbheight), *found]
+    widths = [width for width in (*_SMALLER_WIDTHS, *_WIDTHS) if width < file.width]
+    return [
+        *(
+            sizes.Size(_WIDTH.sub(rf"/\g<1>{width}px-", file.thumburl), *sides)
+            for width in widths
+            if (sides := sizes.of_width(file.width, file.height, width))
+        ),
+        *found,
+    ]
 
 
 def _credit(file: _File, page_title: str) -> Credit:

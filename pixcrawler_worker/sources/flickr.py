@@ -26,7 +26,7 @@ _FIRST, _LAST = 1_075_593_600, 2_209_032_000  # 2004-02-01, 2040-01-01
 #: Parts of a search that are shorter are not divided: seconds.
 _SHORTEST = 300
 #: Suffixes of the fields of sizes, of which not every photo has each.
-_SIZES = ("m", "z", "c", "l", "h", "k", "o")
+_SIZES = ("s", "n", "m", "z", "c", "l", "h", "k", "o")
 _EXTRAS = ",".join(("license", "owner_name", *(f"url_{size}" for size in _SIZES)))
 #: Licenses that the API has had for long, by its ids. 0 has all rights reserved.
 _LICENSES = {
@@ -195,9 +195,6 @@ class _Photo(BaseModel):
             for size in _SIZES
             if (url := text_of(fields.get(f"url_{size}")))
         ]
-        file = sizes.chosen(offered, query)
-        if file is None:
-            return None
         license_id = known.get(self.license or "")
         title, author = self.title or None, self.ownername or None
         credit = Credit(
@@ -208,4 +205,4 @@ class _Photo(BaseModel):
             license_url=licenses.deed_url(license_id or ""),
             attribution=answers.attribution(title, author, license_id, "via Flickr"),
         )
-        return Candidate(url=file.url, credit=credit, width=file.width, height=file.height)
+        return sizes.candidate(offered, query, credit)

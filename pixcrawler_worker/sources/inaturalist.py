@@ -18,8 +18,9 @@ from pixcrawler_worker.web.http import AsyncClient
 _API = "https://api.inaturalist.org/v1/"
 #: iNaturalist's names of licenses are those of the families.
 _LICENSES = ("cc0", "cc-by", "cc-by-sa", "cc-by-nc", "cc-by-nd", "cc-by-nc-sa", "cc-by-nc-nd")
-#: Longest side in pixels of the two sizes that are large enough for a dataset.
+#: Longest side in pixels of the two sizes that are large enough for most datasets, and of the smaller ones.
 _LARGE, _ORIGINAL = 1024, 2048
+_SMALLER = (("small", 240), ("medium", 500))
 _SIZE = re.compile(r"/(?:square|thumb|small|medium|large|original)\.")
 _DEPTH = 10_000
 
@@ -114,15 +115,16 @@ class _Observation(BaseModel):
         if photo is None or photo.url is None:
             return None
         width, height = photo.original_dimensions.width, photo.original_dimensions.height
-        offered = []
-        for size, longest in (("large", _LARGE), ("original", _ORIGINAL)):
-            sides = sizes.scaled(width, height, longest) or (None, None)
-            offered.append(sizes.Size(_SIZE.sub(f"/{size}.", photo.url), *sides))
-        # Without dimensions the larger one would be taken, which only a larger minimum needs.
-        if not (width and height) and max(query.min_width, query.min_height) <= _LARGE:
-            del offered[1]
-        size_ = sizes.chosen(offered, query)
-        assert size_ is not None
+        names = [("large", _LARGE), ("original", _ORIGINAL)]
+        if query.target_side is not None:
+            names = [*_SMALLER, *names]
+        # Without dimensions the larger one would be taken, which only a larger minimum or target needs.
+        if not (width and height) and max(query.min_width, query.min_height, query.target_side or 0) <= _LARGE:
+            names.remove(("original", _ORIGINAL))
+        offered = [
+            sizes.Size(_SIZE.sub(f"/{name}.", photo.url), *(sizes.scaled(width, height, longest) or (None, None)))
+            for name, longest in names
+        ]
         license_ = licenses.identifier(photo.license_code or "")
         title, author = self.taxon.name or self.species_guess, self.user.name or self.user.login
         credit = Credit(
@@ -132,4 +134,4 @@ class _Observation(BaseModel):
             license=license_,
             attribution=photo.attribution or answers.attribution(title, author, license_, "via iNaturalist"),
         )
-        return Candidate(url=size_.url, credit=credit, width=size_.width, height=size_.height)
+        return sizes.candidate(offered, query, credit)

@@ -97,9 +97,7 @@ class InternetArchive(Source):
         files = [file for file in usable if file is first or file.original == first.name]
         folder = f"{self._base}download/{quote(item.identifier, safe='')}/"
         offered = [sizes.Size(folder + quote(file.name or ""), file.width, file.height) for file in files]
-        file = sizes.chosen(offered, query)
-        assert file is not None
-        return Candidate(url=file.url, credit=item.credit(), width=file.width, height=file.height)
+        return sizes.candidate(offered, query, item.credit())
 
 
 class _Response(BaseModel):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
-from pixcrawler_worker.sources import answers
+from pixcrawler_worker.sources import answers, sizes
 from pixcrawler_worker.sources.fields import Count, Flag, Text
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient
@@ -55,7 +55,7 @@ class Met(Source):
                 return await self._work(object_id, http)
 
         works = await asyncio.gather(*map(work, chosen))
-        offered, invalid = answers.candidates(_Work, works, lambda one: one.candidate())
+        offered, invalid = answers.candidates(_Work, works, lambda one: one.candidate(query))
         return Page(offered, start + len(chosen) < len(ids), invalid=invalid)
 
     async def _work(self, object_id: object, http: AsyncClient) -> object:
@@ -77,12 +77,13 @@ class _Work(BaseModel):
     """A work, as far as it is used."""
 
     image: Text = Field(None, alias="primaryImage")
+    small: Text = Field(None, alias="primaryImageSmall")
     is_public_domain: Flag = Field(None, alias="isPublicDomain")
     title: Text = None
     artist: Text = Field(None, alias="artistDisplayName")
     page: Text = Field(None, alias="objectURL")
 
-    def candidate(self) -> Candidate | None:
+    def candidate(self, query: Query) -> Candidate | None:
         if not self.image or not self.is_public_domain:
             return None
         credit = Credit(
@@ -93,4 +94,6 @@ class _Work(BaseModel):
             license_url=licenses.deed_url(_LICENSE),
             attribution=answers.attribution(self.title, self.artist, "The Metropolitan Museum of Art, CC0"),
         )
-        return Candidate(url=self.image, credit=credit)
+        # It does not say how large they are.
+        offered = [sizes.Size(url) for url in (self.small, self.image) if url]
+        return sizes.candidate(offered, query, credit)

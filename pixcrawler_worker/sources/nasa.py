@@ -92,9 +92,6 @@ class _Item(BaseModel):
         files = [
             sizes.Size(one.href, one.width, one.height) for one in self.links if one.href and _IMAGE.search(one.href)
         ]
-        file = sizes.chosen(files, query)
-        if file is None:
-            return None
         data = self.data[0] if self.data else _Data()
         author = data.photographer or data.secondary_creator
         texts = filter(None, (data.title, data.description, data.photographer, data.secondary_creator))
@@ -107,4 +104,4 @@ class _Item(BaseModel):
             license_url=_LICENSE_URL if free else None,
             attribution=answers.attribution(data.title, author, "NASA"),
         )
-        return Candidate(url=file.url, credit=credit, width=file.width, height=file.height)
+        return sizes.candidate(files, query, credit)

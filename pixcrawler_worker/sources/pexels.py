@@ -16,8 +16,8 @@ from pixcrawler_worker.web.http import AsyncClient
 
 _API = "https://api.pexels.com/v1/"
 _LICENSE, _LICENSE_URL = "licenseref-pexels", "https://www.pexels.com/license/"
-#: Widths in pixels to which its servers scale.
-_WIDTHS = (1280, 1920)
+#: Widths in pixels to which its servers scale, that suit most datasets, and further ones for a target.
+_WIDTHS, _FURTHER_WIDTHS = (1280, 1920), (320, 640, 960, 2560)
 
 
 class Pexels(Source):
@@ -89,17 +89,13 @@ class _Photo(BaseModel):
         original = self.src.original
         if not original:
             return None
+        widths = _WIDTHS if query.target_side is None else (*_WIDTHS, *_FURTHER_WIDTHS)
         offered = [sizes.Size(original, self.width, self.height)]
-        if self.width and self.height:
-            offered += [
-                sizes.Size(
-                    f"{original}?auto=compress&cs=tinysrgb&w={width}", width, round(self.height * width / self.width)
-                )
-                for width in _WIDTHS
-                if width < self.width
-            ]
-        file = sizes.chosen(offered, query)
-        assert file is not None
+        offered += [
+            sizes.Size(f"{original}?auto=compress&cs=tinysrgb&w={width}", *sides)
+            for width in widths
+            if width < (self.width or 0) and (sides := sizes.of_width(self.width, self.height, width))
+        ]
         credit = Credit(
             page_url=self.url,
             title=self.alt or None,
@@ -108,4 +104,4 @@ class _Photo(BaseModel):
             license_url=_LICENSE_URL,
             attribution=f"Photo by {self.photographer} on Pexels" if self.photographer else "Photo on Pexels",
         )
-        return Candidate(url=file.url, credit=credit, width=file.width, height=file.height)
+        return sizes.candidate(offered, query, credit)

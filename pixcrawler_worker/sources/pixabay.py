@@ -26,7 +26,7 @@ _API = "https://pixabay.com/api/"
 _LICENSE, _LICENSE_URL = "licenseref-pixabay", "https://pixabay.com/service/license-summary/"
 _DEPTH, _MIN_PAGE, _MAX_PAGE, _MAX_WORDS = 500, 3, 200, 100
 #: Longest sides in pixels of the sizes that it offers.
-_LARGE, _FULL_HD = 1280, 1920
+_MEDIUM, _LARGE, _FULL_HD = 640, 1280, 1920
 _KEPT_FOR, _MAX_KEPT = timedelta(hours=24), 256
 _CATEGORIES = (
     *("backgrounds", "fashion", "nature", "science", "education", "feelings", "health", "people", "religion", "places"),
@@ -156,6 +156,7 @@ class _Results(BaseModel):
 class _Hit(BaseModel):
     """One of the results, as far as it is used. The sizes are those of the original, which few keys may have."""
 
+    medium: Text = Field(None, alias="webformatURL")
     large: Text = Field(None, alias="largeImageURL")
     full_hd: Text = Field(None, alias="fullHDURL")
     original: Text = Field(None, alias="imageURL")
@@ -166,14 +167,14 @@ class _Hit(BaseModel):
     user: Text = None
 
     def candidate(self, query: Query) -> Candidate | None:
+        files = [(self.original, 2**31), (self.full_hd, _FULL_HD), (self.large, _LARGE)]
+        if query.target_side is not None:
+            files.insert(0, (self.medium, _MEDIUM))
         offered = [
             sizes.Size(url, *(sizes.scaled(self.width, self.height, longest) or (None, None)))
-            for url, longest in ((self.original, 2**31), (self.full_hd, _FULL_HD), (self.large, _LARGE))
+            for url, longest in files
             if url
         ]
-        file = sizes.chosen(offered, query)
-        if file is None:
-            return None
         credit = Credit(
             page_url=self.page,
             title=self.tags,
@@ -182,4 +183,4 @@ class _Hit(BaseModel):
             license_url=_LICENSE_URL,
             attribution=f"Image by {self.user} from Pixabay" if self.user else "Image from Pixabay",
         )
-        return Candidate(url=file.url, credit=credit, width=file.width, height=file.height)
+        return sizes.candidate(offered, query, credit)

@@ -33,6 +33,8 @@ class Query:
         min_width: pixels, likewise.
         min_height: pixels, likewise.
         safe_search: leave out adult content, as far as the provider can.
+        target_side: pixels that the shorter side should have at least, for a source with several sizes of an image;
+            None for a size that suits most datasets. `sources/sizes.py` chooses.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Query:
     min_width: int = 1
     min_height: int = 1
     safe_search: bool = True
+    target_side: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,7 @@ class Candidate:
     """An image that a source offers: its URL, and what the source says of it.
 
     Attributes:
-        url: where the file is.
+        url: where the file is. It identifies the candidate within a job.
         credit: whose image it is.
         width: pixels of that file; None when the source does not say.
         height: pixels, likewise.
@@ -60,6 +63,7 @@ class Candidate:
         caption: a text that describes the image to a model; None for none. A title belongs into the credit.
         label: the class of this image; None for that of the query.
         columns: anything else that goes into the dataset, in JSON, by name.
+        alternates: URLs of the same image in other sizes, the best first, for when the file at `url` is gone.
     """
 
     url: str
@@ -70,6 +74,7 @@ class Candidate:
     caption: str | None = None
     label: str | None = None
     columns: Mapping[str, object] = field(default_factory=dict)
+    alternates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from pixcrawler_worker.web.http import AsyncClient, Response
 
 _API = "https://api.unsplash.com/"
 _LICENSE, _LICENSE_URL = "licenseref-unsplash", "https://unsplash.com/license"
-#: Width in pixels of what it calls regular.
-_REGULAR = 1080
+#: Widths in pixels of what it calls small and regular.
+_SMALL, _REGULAR = 400, 1080
 
 
 class Unsplash(Source):
@@ -97,6 +97,7 @@ class _Results(BaseModel):
 
 
 class _Urls(BaseModel):
+    small: Text = None
     regular: Text = None
     full: Text = None
 
@@ -123,17 +124,16 @@ class _Photo(BaseModel):
     alt_description: Text = None
 
     def candidate(self, query: Query) -> Candidate | None:
-        offered = []
-        if self.urls.regular:
-            known = self.width and self.height
-            width = min(self.width or 0, _REGULAR) if known else None
-            height = round((self.height or 0) * (width or 0) / (self.width or 1)) if known else None
-            offered.append(sizes.Size(self.urls.regular, width, height))
+        scaled = [(self.urls.regular, _REGULAR)]
+        if query.target_side is not None:
+            scaled.insert(0, (self.urls.small, _SMALL))
+        offered = [
+            sizes.Size(url, *(sizes.of_width(self.width, self.height, width) or (None, None)))
+            for url, width in scaled
+            if url
+        ]
         if self.urls.full and (not offered or self.width):
             offered.append(sizes.Size(self.urls.full, self.width, self.height))
-        file = sizes.chosen(offered, query)
-        if file is None:
-            return None
         author = self.user.name
         credit = Credit(
             page_url=self.links.html,
@@ -143,6 +143,4 @@ class _Photo(BaseModel):
             license_url=_LICENSE_URL,
             attribution=f"Photo by {author} on Unsplash" if author else "Photo on Unsplash",
         )
-        return Candidate(
-            url=file.url, credit=credit, width=file.width, height=file.height, use_url=self.links.download_location
-        )
+        return sizes.candidate(offered, query, credit, use_url=self.links.download_location)

@@ -98,11 +98,22 @@ def test_there_must_be_a_project(env: Mapping[str, str], broker: redis.Redis, ru
 def test_the_options_of_a_crawl_are_recorded(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:
     words = ["--source", "openverse", "--source", "commons", "--license", "CC BY 4.0", "--license", "cc0"]
     call(
-        env, "crawl", "\U0001f43c", "\U0001f43c", *words, "--min-width", "640", "--min-height", "480", "--ignore-robots"
+        env,
+        "crawl",
+        "\U0001f43c",
+        "\U0001f43c",
+        *words,
+        "--min-width",
+        "640",
+        "--min-height",
+        "480",
+        "--ignore-robots",
+        "--target-side",
+        "224",
     )
     ((kept,),) = query(runtime, "SELECT options FROM pixcrawler.crawl_plans")
     assert (kept["sources"], kept["licenses"]) == (["openverse", "commons"], ["cc-by-4.0", "cc0"])
-    assert (kept["min_width"], kept["min_height"]) == (640, 480)
+    assert (kept["min_width"], kept["min_height"], kept["target_side"]) == (640, 480, 224)
     assert (kept.get("respect_opt_outs"), kept.get("respect_robots")) == (None, False)
     call(env, "crawl", "other", "--ignore-opt-outs")
     (kept,) = query(runtime, "SELECT options FROM pixcrawler.crawl_plans ORDER BY crawl_job_id DESC LIMIT 1")[0]

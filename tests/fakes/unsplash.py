@@ -55,6 +55,7 @@ class Unsplash(Api):
                 "raw": image,
                 "full": f"{image}&q=85&fm=jpg",
                 "regular": f"{image}&q=80&fm=jpg&w=1080&fit=max",
+                "small": f"{image}&q=80&fm=jpg&w=400&fit=max",
                 "thumb": f"{image}&q=80&fm=jpg&w=200&fit=max",
             },
             "links": {

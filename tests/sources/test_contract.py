@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -103,7 +103,7 @@ ADAPTERS = {
         base="/w/api.php",
         first="/w/api.php",
         # There is a width before the name of a thumbnail.
-        name_of=lambda url: url.rpartition("px-")[2],
+        name_of=lambda url: url.rpartition("/")[2].rpartition("px-")[2],
     ),
     "openverse": Adapter(query=text_query, serving=partial(provider, base="/v1"), base="/v1", first="/v1/images/"),
     "inaturalist": api_adapter(INaturalist),
@@ -201,6 +201,24 @@ def test_a_page_is_the_same_whenever_and_in_whatever_order_it_is_requested(name:
     setup = Setup(name, stack, catalog(7))
     first = setup.pages(3, [0, 1, 2])
     assert setup.pages(3, [2, 0, 1, 0]) == [first[2], first[0], first[1], first[0]]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("side", [1, 300, 5000])
+def test_with_a_target_its_candidates_are_the_same_and_their_alternates_other_urls(
+    name: str, side: int, stack: ExitStack
+) -> None:
+    setup = Setup(name, stack, catalog(5))
+    query = replace(setup.adapter.query(setup.names, 0, 10), target_side=side)
+    page = setup.run(lambda http: setup.source.search(query, http))
+    assert setup.names_in(page) == catalog(5)
+    for candidate in page.candidates:
+        urls = [candidate.url, *candidate.alternates]
+        assert len(set(urls)) == len(urls)
+        assert len({setup.adapter.name_of(url) for url in urls}) == 1
+        assert all(url.startswith(("http://", "https://")) for url in urls)
+    usual = setup.pages(10, [0])[0]
+    assert not any(candidate.alternates for candidate in usual.candidates)
 
 
 @pytest.mark.parametrize("name", SOURCES)
