@@ -48,6 +48,7 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
         "licenses": None,
         "min_width": 32,
         "min_height": 32,
+        "target_side": None,
         "formats": None,
         "chunk_size": None,
         "max_rounds": 5,
