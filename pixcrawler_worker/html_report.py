@@ -297,7 +297,9 @@ def _names(folder: Path, urls: Collection[str]) -> dict[str, str]:
     return found
 
 
-def figure(thumbnail: bytes | None, caption: str, *, alt: str, places: Places, hint: str = "") -> str:
+def figure(  # noqa: PLR0913 - one argument per thing that is shown
+    thumbnail: bytes | None, caption: str, *, alt: str, places: Places, hint: str = "", note: str = ""
+) -> str:
     """Return a thumbnail with its caption, or the caption alone when there is no thumbnail.
 
     Args:
@@ -306,12 +308,14 @@ def figure(thumbnail: bytes | None, caption: str, *, alt: str, places: Places, h
         alt: plain text, for readers that show no images.
         places: where the image is found.
         hint: plain text that is shown on hovering.
+        note: plain text below the caption.
     """
+    below = f"<br><q>{escape(note)}</q>" if note else ""
     if thumbnail is None:
-        text = f"{escape(caption)}: file missing or not readable<br>{places.html()}"
+        text = f"{escape(caption)}: file missing or not readable{below}<br>{places.html()}"
         return f"<figure><figcaption>{text}</figcaption></figure>"
     data = base64.b64encode(thumbnail).decode()
-    text = f"{escape(caption)}<br>{places.html()}"
+    text = f"{escape(caption)}{below}<br>{places.html()}"
     return (
         f'<figure title="{escape(hint, quote=True)}"><img alt="{escape(alt or caption, quote=True)}"'
         f' src="data:image/jpeg;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -5,9 +5,11 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 
 from PIL import Image
 
+from pixcrawler_worker.domain.list_columns import ColumnType
 from pixcrawler_worker.domain.tables import COLUMNS, MIME, Value
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
@@ -85,9 +87,18 @@ def sample(
     )
 
 
-def dataset(*, splits: Sequence[str] = (), labels: Sequence[str] = LABELS, part: int = 0, parts: int = 1) -> Dataset:
+def dataset(
+    *,
+    splits: Sequence[str] = (),
+    labels: Sequence[str] = LABELS,
+    part: int = 0,
+    parts: int = 1,
+    columns: Mapping[str, ColumnType] = MappingProxyType({}),
+) -> Dataset:
     """Return the dataset of an archive of these images."""
-    return Dataset(name="Ada's cats", labels=tuple(labels), splits=tuple(splits), part=part, parts=parts)
+    return Dataset(
+        name="Ada's cats", labels=tuple(labels), splits=tuple(splits), part=part, parts=parts, columns=columns
+    )
 
 
 def archives(

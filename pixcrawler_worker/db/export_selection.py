@@ -8,6 +8,7 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.models import ExportItem, Image, ImageFact
+from pixcrawler_worker.domain.list_columns import MAX_COLUMNS, MAX_NUMBER, ColumnFacts, ListColumns
 
 #: Selecting a million images takes longer than the usual timeout of a statement.
 _SELECT_TIMEOUT = timedelta(minutes=5)
@@ -83,11 +84,16 @@ WITH excluded AS (
         coalesce(v.file_size, i.file_size, :unknown_bytes)::bigint AS file_size,
         coalesce((v.metrics->>'orientation')::int, 0) AS orientation,
         octet_length(concat(i.original_url, f.page_url, f.title, f.author, f.license_url, f.attribution, f.query,
-            f.label)) AS letters
+            f.label, f.caption, f.columns)) + CASE WHEN f.caption IS NULL THEN 0 ELSE 350 END AS letters
     FROM images AS i
     LEFT JOIN pixcrawler.image_facts AS f ON f.image_id = i.id
     LEFT JOIN pixcrawler.verdicts AS v ON v.validation_job_id = :validation_id AND v.image_id = i.id
     WHERE i.crawl_job_id = :job AND i.storage_url IS NOT NULL
+), keys AS (
+    SELECT key FROM pixcrawler.image_facts AS f
+        CROSS JOIN jsonb_object_keys(CASE WHEN jsonb_typeof(f.columns) = 'object' THEN f.columns ELSE '{}' END) AS key
+    WHERE f.crawl_job_id = :job AND f.columns IS NOT NULL
+    GROUP BY key ORDER BY octet_length(key) DESC LIMIT :max_columns
 ), grouped AS (
     SELECT *, CASE WHEN :by_group
         THEN first_value(digest) OVER (PARTITION BY family ORDER BY digest) ELSE digest END AS leader,
@@ -123,7 +129,7 @@ WITH excluded AS (
         (SELECT count(*) FROM unnest(CAST(:bounds AS numeric[])) AS bound WHERE bound <= position) AS split
     FROM selected
 ), costed AS (
-    SELECT *, 3 * letters + 2000 + greatest(0, CASE
+    SELECT *, 3 * (letters + (SELECT coalesce(sum(octet_length(key) + 8), 0) FROM keys)) + 2000 + greatest(0, CASE
         WHEN format = ANY(:copied) AND NOT (:may_rotate AND format = 'jpg' AND orientation <> 1) THEN file_size
         WHEN format = ANY(:copied) THEN file_size + file_size / 8
         WHEN :lossy THEN least(pixels * 3, file_size * 2) + 65536
@@ -133,6 +139,49 @@ WITH excluded AS (
 SELECT :export, row_number() OVER place - 1, id, split, digest, copy, cost, sum(cost) OVER place
 FROM costed WINDOW place AS (ORDER BY split, digest, copy ROWS UNBOUNDED PRECEDING)
 """
+
+
+#: Columns of URL lists that the images of an export have, the most frequent first. A number is an integer by its
+#: digits, as readers of JSON take it.
+_COLUMNS = """
+SELECT key, count(*) AS values, bool_and(number IS NOT NULL AND abs(number) <= :max_number) AS numbers,
+    coalesce(bool_and(scale(number) = 0 AND number BETWEEN -9223372036854775808 AND 9223372036854775807), false)
+        AS integers,
+    bool_and(type = 'boolean') AS booleans
+FROM (
+    SELECT one.key, jsonb_typeof(one.value) AS type,
+        CASE WHEN jsonb_typeof(one.value) = 'number' THEN one.value::numeric END AS number
+    FROM pixcrawler.export_items AS item JOIN pixcrawler.image_facts AS f ON f.image_id = item.image_id
+        CROSS JOIN jsonb_each(CASE WHEN jsonb_typeof(f.columns) = 'object' THEN f.columns ELSE '{}' END) AS one
+    WHERE item.export_job_id = :export AND f.columns IS NOT NULL
+) AS found
+WHERE type <> 'null' GROUP BY key ORDER BY count(*) DESC, key COLLATE "C" LIMIT :limit
+"""
+_CAPTIONS = """
+SELECT coalesce(bool_or(f.caption <> ''), false), coalesce(bool_or(f.columns IS NOT NULL), false),
+    coalesce(max(octet_length(concat(f.caption, f.columns))), 0)
+FROM pixcrawler.export_items AS item JOIN pixcrawler.image_facts AS f ON f.image_id = item.image_id
+WHERE item.export_job_id = :export AND (f.caption IS NOT NULL OR f.columns IS NOT NULL)
+"""
+
+
+def list_columns(session: Session, job_id: int, *, images: int) -> ListColumns | None:
+    """Return the columns of URL lists that the entries of an export have; None when they have none.
+
+    Args:
+        session: the transaction that has inserted the entries.
+        job_id: the export job.
+        images: number of its entries.
+    """
+    values = {"export": job_id, "limit": MAX_COLUMNS + 1, "max_number": MAX_NUMBER}
+    has_captions, has_columns, row_bytes = session.execute(text(_CAPTIONS), values).one()
+    if not (has_captions or has_columns):
+        return None
+    facts = [
+        ColumnFacts(key=row.key, values=row[1], numbers=row.numbers, integers=row.integers, booleans=row.booleans)
+        for row in (session.execute(text(_COLUMNS), values) if has_columns else ())
+    ]
+    return ListColumns.of(facts, images=images, has_captions=has_captions, row_bytes=row_bytes)
 
 
 def insert_entries(session: Session, job_id: int, crawl_job_id: int, selection: Selection) -> int:
@@ -165,6 +214,7 @@ def insert_entries(session: Session, job_id: int, crawl_job_id: int, selection: 
             "max_side": selection.max_side,
             "lossy": selection.lossy,
             "unknown_bytes": selection.unknown_bytes,
+            "max_columns": MAX_COLUMNS,
         },
     )
     return session.scalar(select(func.count()).where(ExportItem.export_job_id == job_id)) or 0

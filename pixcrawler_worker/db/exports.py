@@ -26,6 +26,7 @@ from pixcrawler_worker.db.models import (
     ValidationResultRow,
 )
 from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.list_columns import ListColumns
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 
@@ -77,6 +78,8 @@ class ExportEntry:
         orientation: EXIF's, as the validation measured it; None when it did not.
         crawled_at: when the image was stored, as `2026-01-02T03:04:05Z`.
         findings: of the validation, as its results have them.
+        caption: of the image, from its URL list; None for none.
+        columns: the values of the list's other columns, in JSON, by name; None for none.
     """
 
     image: ImageRecord
@@ -89,6 +92,8 @@ class ExportEntry:
     orientation: int | None
     crawled_at: str | None
     findings: Any
+    caption: str | None = None
+    columns: Any = None
 
 
 _ENTRY_COLUMNS: Mapping[str, SQLCoreOperations[Any]] = {
@@ -101,6 +106,8 @@ _ENTRY_COLUMNS: Mapping[str, SQLCoreOperations[Any]] = {
     "orientation": ValidationResultRow.metrics["orientation"].as_integer(),
     "crawled_at": func.to_char(func.timezone("UTC", ImageFact.crawled_at), _TIME),
     "findings": ValidationResultRow.findings,
+    "caption": ImageFact.caption,
+    "columns": ImageFact.columns,
 }
 # In the order of the fields, as `image_records` selects.
 _ENTRY = [_ENTRY_COLUMNS[field.name] for field in fields(ExportEntry) if field.name != "image"]
@@ -137,9 +144,21 @@ def request(session: Session, job_id: int) -> None:
     session.execute(postgresql.insert(ExportPlan).values(export_job_id=job_id).on_conflict_do_nothing())
 
 
-def record_plan(session: Session, job_id: int, *, validation_id: int | None, images: int, default_label: str) -> None:
+def record_plan(  # noqa: PLR0913 - one argument per column
+    session: Session,
+    job_id: int,
+    *,
+    validation_id: int | None,
+    images: int,
+    default_label: str,
+    columns: ListColumns | None = None,
+) -> None:
     """Record the plan of a job whose images are selected. The caller holds the job's lock."""
-    values = {"validation_job_id": validation_id, "labels": _labels(session, job_id, default_label=default_label)}
+    values = {
+        "validation_job_id": validation_id,
+        "labels": _labels(session, job_id, default_label=default_label),
+        "columns": None if columns is None else columns.to_json(),
+    }
     planned = postgresql.insert(ExportPlan).values(export_job_id=job_id, **values)
     session.execute(planned.on_conflict_do_update(index_elements=["export_job_id"], set_=values))
     session.execute(update(ExportJob).where(ExportJob.id == job_id).values(total_images=images))
@@ -148,6 +167,16 @@ def record_plan(session: Session, job_id: int, *, validation_id: int | None, ima
 def labels(session: Session, job_id: int) -> list[str]:
     """Return the classes of a planned export, sorted."""
     return session.scalar(select(ExportPlan.labels).where(ExportPlan.export_job_id == job_id)) or []
+
+
+def list_columns(session: Session, job_id: int) -> ListColumns:
+    """Return the columns of URL lists that a planned export has.
+
+    Raises:
+        PermanentError: when another program has written something else there.
+    """
+    found = session.scalar(select(ExportPlan.columns).where(ExportPlan.export_job_id == job_id))
+    return ListColumns() if found is None else ListColumns.from_json(found)
 
 
 def _labels(session: Session, job_id: int, *, default_label: str) -> list[str]:

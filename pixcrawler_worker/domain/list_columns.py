@@ -24,8 +24,9 @@ from pixcrawler_worker.errors import PermanentError
 #: Type of a column, as Hugging Face's `datasets` and pyarrow name it.
 ColumnType = Literal["string", "int64", "float64", "bool"]
 
-#: Characters of a caption. Readers of JSON Lines allow for about a megabyte in a line.
-MAX_CAPTION = 131_072
+#: Characters of a caption. Readers of JSON Lines allow for about a megabyte in a line, Python's csv for 131,072
+#: characters in a cell.
+MAX_CAPTION = 120_000
 #: Columns of a row, and of a dataset.
 MAX_COLUMNS = 100
 #: Characters of a column's name, and bytes of all columns of a row.

@@ -7,10 +7,10 @@ text gets an apostrophe before each formula that begins it, or begins after a `;
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 
-from pixcrawler_worker.domain.safe_text import safe
+from pixcrawler_worker.domain.safe_text import MAX_LENGTH, safe
 
 #: File name of the table in an archive.
 NAME = "images.csv"
@@ -55,6 +55,8 @@ MIME = {
     "jxl": "image/jxl",
 }
 
+#: Characters of a cell with which Python's csv reads it.
+MAX_CELL = 131_072
 #: The columns with URLs.
 URLS = frozenset({"source_url", "page_url", "license_url"})
 #: Spreadsheets evaluate cells with these first characters as formulas, including the full-width and the small forms
@@ -70,22 +72,35 @@ _MARKED = re.compile(rf"(?:\A|(?<=;))'(?=[{_SKIPPED}]*[{_FORMULAS}])|(?<=;)'(?=[
 _SUSPICIOUS = re.compile(rf"[{_SKIPPED}{_FORMULAS}]")
 
 
+def header(columns: Iterable[str] = ()) -> str:
+    """Return the first line of a table: its columns, with those after them in quotation marks.
+
+    Args:
+        columns: names as `list_columns.ListColumns` has them, with no quotation mark in any.
+    """
+    return ",".join((*COLUMNS, *(f'"{name}"' for name in columns))) + "\n"
+
+
 def cells(row: Mapping[str, Value]) -> list[object]:
     """Return the cells of an image's row, in the order of the columns, without its `file_name`."""
     return [cell(value) for value in _get_values(row)]
 
 
-def cell(value: object) -> object:
+def cell(value: object, *, max_length: int = MAX_LENGTH) -> object:
     """Return a cell that no spreadsheet evaluates as a formula, whatever it divides lines by; None is an empty text.
 
     Numbers stay numbers.
+
+    Args:
+        value: of any type.
+        max_length: of a text, in characters.
     """
     if value is None:
         return ""
     if isinstance(value, str):
-        value = safe(value)
+        value = safe(value, max_length=max_length)
         if ";" in value or _SUSPICIOUS.match(value):
-            return _UNSAFE.sub("'", value)
+            return _UNSAFE.sub("'", value)[:MAX_CELL]
     return value
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pixcrawler_worker.db.exports import ExportEntry
 from pixcrawler_worker.db.image_records import UNSIGNED
 from pixcrawler_worker.domain import tables
+from pixcrawler_worker.domain.list_columns import TEXT
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.domain.safe_text import safe, safe_url
 from pixcrawler_worker.domain.tables import Value
@@ -115,6 +116,7 @@ class _ArchiveWriter:
             part=part.number,
             parts=part.total,
             max_files_per_dir=plan.options.max_files_per_dir,
+            columns=plan.columns.types,
         )
         self._layout = plan.layout(self._dataset)
         self._summary = Summary()
@@ -122,7 +124,7 @@ class _ArchiveWriter:
         self._shown = frozenset(entry.seq for entry in part.shown)
         self._places: dict[int, Places] = {}
         self._bugs = InternalErrors("export", "image left out: internal error")
-        self._sidecars = Sidecars(plan.options.extras)
+        self._sidecars = Sidecars(plan.options.extras, plan.columns.types)
         self.has_report = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
 
     async def write(
@@ -179,7 +181,14 @@ class _ArchiveWriter:
         except BaseException as error:  # noqa: BLE001 - a layout of another package may raise anything
             line = self._bugs.add(error, image=entry.image.id)
             return left_out(self._plan.options.image, entry, Reason.INTERNAL_ERROR, PermanentError(line))
-        self._summary.add(entry.image, label=sample.label, split=sample.split, extension=file.extension, size=file.size)
+        self._summary.add(
+            entry.image,
+            label=sample.label,
+            split=sample.split,
+            extension=file.extension,
+            size=file.size,
+            has_caption=bool(sample.row.get(TEXT)),
+        )
         for one in written:
             await self._add(one, file if one.body is file.body else None)
         return None
@@ -257,6 +266,7 @@ class _ArchiveWriter:
             "query": safe(image.query or ""),
             "crawled_at": entry.crawled_at or "",
             "flags": safe(",".join(sorted({finding[0] for finding in entry.findings}))) if entry.findings else "",
+            **self._plan.columns.values(entry.caption, entry.columns),
         }
         return Sample(
             stem=self._plan.stem(entry),

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from pixcrawler_worker.domain.list_columns import OTHERS, TEXT
 from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
@@ -22,7 +23,10 @@ _SIZES = (
 _MAX_TABLE_ROWS = 50
 #: Classes up to which the card lists them for readers: it takes a second to read then.
 _MAX_CLASSES = 10_000
-#: Identifiers of licenses that need no quotation marks in YAML.
+#: Names of columns that need no quotation marks in YAML, and those that mean something else than a text there.
+_PLAIN_NAME = re.compile(r"[a-z_]+")
+_YAML_WORDS = frozenset({"n", "no", "null", "false", "off", "on", "true", "y", "yes"})
+#: Identifiers of licenses that need none either.
 _LICENSE = re.compile(r"cc0-[a-z0-9.-]{1,40}|cc-by[a-z0-9.-]{0,40}")
 
 
@@ -42,6 +46,8 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
     yield "---"
     yield f"pretty_name: {_string(plan.name)}"
     yield "task_categories:\n- image-classification"
+    if summary.captions:
+        yield "- image-to-text\n- text-to-image"
     yield f"size_categories:\n- {next((name for bound, name in _SIZES if summary.images < bound), '10M<n<100M')}"
     yield f"license: {_license(summary.licenses)}"
     # A split without images has no files, and a dataset whose card names missing files does not open.
@@ -56,6 +62,8 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
         for name, value in plan.layout.reader_options.items():
             yield f"  {name}: {json.dumps(value)}"
         columns = plan.layout.features(plan.labels) if len(plan.labels) <= _MAX_CLASSES else {}
+        if columns and plan.columns.types:
+            columns = plan.layout.with_columns(columns, plan.columns.types)
         if columns and plan.layout.features_are_options:
             yield "  features:"
             yield from _features(columns, "  ")
@@ -68,7 +76,8 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
 def _features(columns: Mapping[str, Feature], margin: str) -> Iterator[str]:
     """Yield columns as `datasets` writes them. Source: its `Features._to_yaml_list`."""
     for name, feature in columns.items():
-        yield f"{margin}- name: {name}"
+        is_plain = _PLAIN_NAME.fullmatch(name) and name not in _YAML_WORDS
+        yield f"{margin}- name: {name if is_plain else _string(name)}"
         if isinstance(feature, str):
             yield f"{margin}  dtype: {feature}"
         elif isinstance(feature, Mapping):
@@ -112,6 +121,7 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
     yield from _table("Formats", "format", summary.formats)
     yield "## Columns\n"
     yield from _COLUMNS
+    yield from _list_columns(plan, summary)
     if summary.skipped:
         yield ""
         yield from _table("Left out", "reason", summary.skipped)
@@ -123,6 +133,18 @@ _COLUMNS = (
     "`license`, `license_url`, `attribution` (a line to print next to the image), `engine` (which source found it),",
     "`query`, `crawled_at`, `flags` (what a validation found). An unknown text is empty.",
 )
+
+
+def _list_columns(plan: Plan, summary: Summary) -> Iterator[str]:
+    if TEXT in plan.columns.types:
+        yield f"\n`{TEXT}` is the caption of the image: {summary.captions:,} of {summary.images:,} images have one."
+    if plan.columns.columns:
+        yield "\nFurther columns come from the list of URLs:\n"
+        yield "| column | type | in the list |\n| --- | --- | --- |"
+        for one in plan.columns.columns:
+            yield f"| {_plain(one.name)} | {one.type} | {_plain(safe(one.key))} |"
+    if OTHERS in plan.columns.types:
+        yield f"\n`{OTHERS}` has the values of all other columns of the list as a JSON object."
 
 
 def _table(title: str, what: str, counts: Mapping[str, int], order: Iterable[str] | None = None) -> Iterator[str]:

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from pixcrawler_worker.domain import licenses, tables
+from pixcrawler_worker.domain.list_columns import ColumnType
 from pixcrawler_worker.domain.safe_text import safe_json
 from pixcrawler_worker.export.payloads import ArchiveResult
 from pixcrawler_worker.export.plan import Plan
@@ -61,6 +63,12 @@ _MEDIA_TYPES = {
     ExportFormat.ZIP: "application/zip",
     ExportFormat.TAR: "application/x-tar",
     ExportFormat.CSV: "text/csv",
+}
+_DATA_TYPES: Mapping[ColumnType, str] = {
+    "string": "sc:Text",
+    "int64": "sc:Integer",
+    "float64": "sc:Float",
+    "bool": "sc:Boolean",
 }
 _PROJECT = "https://github.com/pixcrawler"
 
@@ -125,6 +133,8 @@ def _table(number: int, archive: ArchiveResult) -> dict[str, Any]:
 def _records(plan: Plan, number: int, archive: ArchiveResult) -> dict[str, Any]:
     source = archive.name if plan.format is ExportFormat.CSV else f"table-{number:05d}"
     name = f"images-{number:05d}"
+    types: dict[str, ColumnType] = {one: "int64" if one in tables.NUMBERS else "string" for one in tables.COLUMNS}
+    types.update(plan.columns.types)
     return {
         "@type": "cr:RecordSet",
         "@id": name,
@@ -133,12 +143,12 @@ def _records(plan: Plan, number: int, archive: ArchiveResult) -> dict[str, Any]:
         "field": [
             {
                 "@type": "cr:Field",
-                "@id": f"{name}/{column}",
+                "@id": f"{name}/{quote(column)}",
                 "name": column,
-                "dataType": "sc:Integer" if column in tables.NUMBERS else "sc:Text",
+                "dataType": _DATA_TYPES[type_],
                 "source": {"fileObject": {"@id": source}, "extract": {"column": column}},
             }
-            for column in tables.COLUMNS
+            for column, type_ in types.items()
         ],
     }
 

@@ -8,6 +8,7 @@ from typing import Self
 
 from pixcrawler_worker.db.exports import ExportEntry, ExportRequest
 from pixcrawler_worker.domain.labels import default_label, file_labels
+from pixcrawler_worker.domain.list_columns import ListColumns
 from pixcrawler_worker.domain.name_templates import NamedImage, NameTemplate
 from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.export import options
@@ -37,6 +38,7 @@ class Plan:
         default_label: class of images without a label.
         crawl_ended_at: when the crawl ended, UTC.
         file_labels: the classes as files have them, by the labels in rows, sorted by these.
+        columns: those that come from URL lists.
     """
 
     crawl_job_id: int
@@ -50,6 +52,7 @@ class Plan:
     default_label: str
     crawl_ended_at: datetime
     file_labels: Mapping[str, str] = field(default_factory=dict)
+    columns: ListColumns = field(default_factory=ListColumns)
 
     @property
     def ttl(self) -> timedelta:
@@ -57,8 +60,13 @@ class Plan:
         return timedelta(seconds=self.options.url_ttl_s)
 
     @classmethod
-    def of(cls, request: ExportRequest, labels: Sequence[str] = ()) -> Self:
+    def of(cls, request: ExportRequest, labels: Sequence[str] = (), columns: ListColumns | None = None) -> Self:
         """Return the plan of a request.
+
+        Args:
+            request: of its row.
+            labels: see `Plan`; empty before its images are selected.
+            columns: likewise.
 
         Raises:
             PermanentError: when its format or its options are invalid; the message names the key.
@@ -78,6 +86,7 @@ class Plan:
             default_label=default_label(request.keywords),
             crawl_ended_at=request.crawl_ended_at.astimezone(UTC),
             file_labels=names,
+            columns=columns or ListColumns(),
         )
 
     def label(self, entry: ExportEntry) -> str:

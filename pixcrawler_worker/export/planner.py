@@ -50,9 +50,15 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     images = export_selection.insert_entries(session, ref.id, request.crawl_job_id, selection)
     if not images:
         raise PermanentError(f"crawl job {request.crawl_job_id} has no images that the options select")
+    columns = export_selection.list_columns(session, ref.id, images=images)
     parts = list(_parts(session, ref.id, export_plan, images))
     exports.record_plan(
-        session, ref.id, validation_id=validation, images=images, default_label=export_plan.default_label
+        session,
+        ref.id,
+        validation_id=validation,
+        images=images,
+        default_label=export_plan.default_label,
+        columns=columns,
     )
     tasks = [
         ArchiveTask(part=number, parts=len(parts), first=part.first, last=part.last, name=name)

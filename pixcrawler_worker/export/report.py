@@ -7,6 +7,7 @@ from html import escape
 from pixcrawler_worker import html_report
 from pixcrawler_worker.db.exports import ExportEntry
 from pixcrawler_worker.domain import explanations
+from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.summary import Summary
 from pixcrawler_worker.html_report import Places, Table
@@ -16,6 +17,8 @@ from pixcrawler_worker.runtime import Runtime
 NAME = "dataset.html"
 #: Images on the contact sheet, sampled evenly in the order of their hashes.
 SHEET_SIZE = 60
+#: Characters of a caption below its image.
+_MAX_CAPTION = 200
 #: Time for the thumbnails of the contact sheet: the archive does not wait longer for them.
 _THUMBNAIL_SECONDS = 120.0
 #: Reasons for leaving out an image that only exports have.
@@ -110,6 +113,8 @@ def _tiles(summary: Summary) -> Iterator[tuple[str, str]]:
         yield f"{summary.images + left_out:,}", "selected"
     yield f"{len(summary.labels):,}", "classes"
     yield html_report.size(summary.image_bytes), "of images"
+    if summary.captions:
+        yield f"{summary.captions:,}", "with a caption"
     yield (f"{licensed / summary.images:.0%}" if summary.images else "none"), "with a known license"
 
 
@@ -125,8 +130,10 @@ def _left_out(summary: Summary) -> str:
 
 def _figure(plan: Plan, entry: ExportEntry, places: Places, thumbnail: bytes | None) -> str:
     label = plan.label(entry)
+    note = safe(entry.caption or "", max_length=_MAX_CAPTION)
     hint = " - ".join(filter(None, (entry.image.title, entry.image.author, entry.image.license)))
-    return html_report.figure(thumbnail, label, alt=entry.image.title or label, places=places, hint=hint)
+    alt = entry.image.title or note or label
+    return html_report.figure(thumbnail, label, alt=alt, places=places, hint=hint, note=note)
 
 
 def _kind(plan: Plan) -> str:

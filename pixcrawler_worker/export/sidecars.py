@@ -1,7 +1,7 @@
 """The sidecar files of an archive: tables, credits and checksums, written while the images are."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from pixcrawler_worker.domain import licenses, tables
 from pixcrawler_worker.domain.tables import Value
@@ -14,23 +14,29 @@ _CREDITS_HEADING = "Credits of the images, as their sources stated them. Keep th
 class Sidecars:
     """The sidecar files that the options ask for.
 
+    Args:
+        options: which ones.
+        columns: names of the columns that tables have besides `tables.COLUMNS`.
+
     Attributes:
         checksums: `SHA256SUMS`; None when the options leave it out.
     """
 
-    def __init__(self, options: Extras) -> None:
+    def __init__(self, options: Extras, columns: Collection[str] = ()) -> None:
+        self._columns = columns
         self.checksums = Spool() if options.sha256sums else None
         self._table = Spool() if options.images_csv else None
         self._credits = Spool() if options.attribution else None
         if self._table is not None:
             self._rows = csv.writer(_Utf8Lines(self._table), lineterminator="\n", quoting=csv.QUOTE_ALL)
-            self._table.write(f"{','.join(tables.COLUMNS)}\n".encode())
+            self._table.write(tables.header(columns).encode())
         if self._credits is not None:
             self._credits.write(_CREDITS_HEADING.encode())
 
     def add(self, file_name: str, row: Mapping[str, Value]) -> None:
         """Add an image: its name in tables, and its other columns."""
-        cells = (tables.cell(file_name), *tables.cells(row))
+        more = (tables.cell(row[name], max_length=tables.MAX_CELL) for name in self._columns)
+        cells = (tables.cell(file_name), *tables.cells(row), *more)
         credit = _credit_line(file_name, row).encode()
         if self._table is not None:
             self._rows.writerow(cells)

@@ -44,6 +44,8 @@ log = structlog.get_logger()
 
 #: Images in a page that is read from the database, and pages that are read at a time, while others are written.
 _PAGE, _PREFETCHED = 2000, 2
+#: Bytes of captions and columns of lists in a page, by those of the image that has most of them.
+_PAGE_BYTES = 16 * 1024 * 1024
 
 #: Images that are read at a time where each may take long: an attempt prepares at least as many.
 _SLOW_BATCH = 4
@@ -86,7 +88,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
     return ExportWork(
         job_id=job_id,
         task=task,
-        plan=Plan.of(request, exports.labels(session, job_id)),
+        plan=Plan.of(request, exports.labels(session, job_id), exports.list_columns(session, job_id)),
         shown=exports.entries(session, job_id, first=first, last=last, sample=report.SHEET_SIZE),
         ended=chunks.ended(session, claim.job),
     )
@@ -155,7 +157,7 @@ async def _write_archive(
 async def _write(runtime: Runtime, work: ExportWork, task: ArchiveTask, segments: Sequence[str]) -> ArchiveResult:
     images = PreparedImages(runtime.storage, segments) if task.segments is not None else _reader(runtime, work.plan)
     async with (
-        contextlib.aclosing(prefetch(_pages(runtime, work.job_id, task), limit=_PREFETCHED)) as pages,
+        contextlib.aclosing(prefetch(_pages(runtime, work, task), limit=_PREFETCHED)) as pages,
         runtime.storage.writing(key(work.job_id, task.name)) as sink,
     ):
         part = ArchivePart(number=task.part, total=task.parts, pages=pages, shown=work.shown)
@@ -188,7 +190,7 @@ async def _prepare(runtime: Runtime, work: ExportWork, task: ArchiveTask, limits
     try:
         async with (
             asyncio.timeout(limits.chunk_deadline.total_seconds() * _SHARE) as limit,
-            contextlib.aclosing(prefetch(_pages(runtime, work.job_id, left), limit=_PREFETCHED)) as pages,
+            contextlib.aclosing(prefetch(_pages(runtime, work, left), limit=_PREFETCHED)) as pages,
             contextlib.aclosing(_reader(runtime, work.plan, batch=_SLOW_BATCH).read(pages)) as found,
         ):
             async for entry, file in found:
@@ -212,12 +214,13 @@ async def _prepare(runtime: Runtime, work: ExportWork, task: ArchiveTask, limits
 
 
 async def _pages(
-    runtime: Runtime, job_id: int, task: ArchiveTask
+    runtime: Runtime, work: ExportWork, task: ArchiveTask
 ) -> AsyncIterator[Coroutine[Any, Any, Sequence[ExportEntry]]]:
     """Yield coroutines that read the images of an archive, each a page in a transaction of its own."""
-    for first in range(task.first, task.last + 1, _PAGE):
-        last = min(first + _PAGE - 1, task.last)
-        read = functools.partial(exports.entries, job_id=job_id, first=first, last=last)
+    size = max(1, min(_PAGE, _PAGE_BYTES // max(1, work.plan.columns.row_bytes)))
+    for first in range(task.first, task.last + 1, size):
+        last = min(first + size - 1, task.last)
+        read = functools.partial(exports.entries, job_id=work.job_id, first=first, last=last)
         yield asyncio.to_thread(transact, runtime.sessions, read)
 
 

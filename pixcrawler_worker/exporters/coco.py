@@ -1,9 +1,10 @@
-"""Images with COCO annotations: one per image, with its class and a box around the whole image."""
+"""Images with COCO annotations: one per image, with its class and a box around the whole image, and captions."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
+from pixcrawler_worker.domain.list_columns import TEXT
 from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.exporters.one_folder import ROOT, Images
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
@@ -21,6 +22,9 @@ class Coco(Layout):
     `file_name` is relative to `images/`, which is the root to pass to torchvision's CocoDetection. Ids of images and
     categories are unique across the archives of an export, so that their annotations can be merged. They begin with 1,
     because pycocotools treats the annotation id 0 as no match.
+
+    Where an image of the dataset has a caption, `annotations/captions_<split>.json` has all images, and an annotation
+    for each caption. Columns of URL lists are in `attributes` of the images.
     """
 
     summary: ClassVar[str] = "images with COCO annotations: pycocotools, torchvision, Detectron2, FiftyOne"
@@ -31,7 +35,10 @@ class Coco(Layout):
         self._categories = {label: number for number, label in enumerate(dataset.labels, start=1)}
         self._licenses: dict[tuple[Value, Value], int] = {}
         self._last = dataset.part * _IDS_PER_PART
-        self._files = {split: _Annotations(dataset.name) for split in dataset.splits or (_ALL,)}
+        splits = dataset.splits or (_ALL,)
+        self._files = {split: _Annotations(dataset.name) for split in splits}
+        self._captions = {split: _Annotations(dataset.name) for split in splits if TEXT in dataset.columns}
+        self._attributes = [name for name in dataset.columns if name != TEXT]
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:
         """Return the path of the image, and the image."""
@@ -47,6 +54,8 @@ class Coco(Layout):
             "coco_url": row["source_url"],
             "date_captured": row["crawled_at"],
         }
+        if self._attributes:
+            image["attributes"] = {name: row[name] for name in self._attributes}
         annotation = {
             "id": self._last,
             "image_id": self._last,
@@ -56,7 +65,11 @@ class Coco(Layout):
             "iscrowd": 0,
             "segmentation": [],
         }
-        self._files[sample.split or _ALL].add(image, annotation)
+        split = sample.split or _ALL
+        self._files[split].add(image, annotation)
+        if split in self._captions:
+            caption = {"id": self._last, "image_id": self._last, "caption": row[TEXT]} if row[TEXT] else None
+            self._captions[split].add(image, caption)
         return path, iter([Entry(path, sample.body)])
 
     def close(self) -> Iterator[Entry]:
@@ -64,6 +77,8 @@ class Coco(Layout):
         part = f"-part-{self._dataset.part:05d}" if self._dataset.parts > 1 else ""
         for split, file in self._files.items():
             yield Entry(f"annotations/instances_{split}{part}.json", file.finish(self._licenses, self._categories))
+        for split, file in self._captions.items():
+            yield Entry(f"annotations/captions_{split}{part}.json", file.finish(self._licenses))
 
 
 class _Annotations:
@@ -72,22 +87,25 @@ class _Annotations:
     def __init__(self, name: str) -> None:
         self._written, self._annotations = Spool(), Spool()
         self._written.write(b'{"info": %s,\n"images": [' % _json({"description": name}))
-        self._separator = b"\n"
+        self._separator = self._annotation_separator = b"\n"
 
-    def add(self, image: Mapping[str, object], annotation: Mapping[str, object]) -> None:
+    def add(self, image: Mapping[str, object], annotation: Mapping[str, object] | None) -> None:
         self._written.write(self._separator + _json(image))
-        self._annotations.write(self._separator + _json(annotation))
         self._separator = b",\n"
+        if annotation is not None:
+            self._annotations.write(self._annotation_separator + _json(annotation))
+            self._annotation_separator = b",\n"
 
-    def finish(self, licenses: Mapping[tuple[Value, Value], int], categories: Mapping[str, int]) -> Spool:
+    def finish(self, licenses: Mapping[tuple[Value, Value], int], categories: Mapping[str, int] | None = None) -> Spool:
         file = self._written
         file.write(b'],\n"annotations": [')
         for block in self._annotations.blocks():
             file.write(block)
         file.write(b'],\n"licenses": [')
         _write(file, ({"id": number, "name": name, "url": url} for (name, url), number in licenses.items()))
-        file.write(b'],\n"categories": [')
-        _write(file, ({"id": number, "name": label, "supercategory": ""} for label, number in categories.items()))
+        if categories is not None:
+            file.write(b'],\n"categories": [')
+            _write(file, ({"id": number, "name": label, "supercategory": ""} for label, number in categories.items()))
         file.write(b"]}\n")
         return file
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from pixcrawler_worker.domain.list_columns import TEXT
 from pixcrawler_worker.exporters.one_folder import Images
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
@@ -19,7 +20,8 @@ class LabelStudio(Layout):
 
     A task shows the image from its source URL, because Label Studio opens URLs, not files of an archive. An image
     without a source URL gets a URL of Label Studio's local storage, which serves the image if the archive is unpacked
-    in LOCAL_FILES_DOCUMENT_ROOT. `file_name` is the path of the image in the archive.
+    in LOCAL_FILES_DOCUMENT_ROOT. `file_name` is the path of the image in the archive. Captions are
+    shown below the images.
     """
 
     summary: ClassVar[str] = "tasks with the class as a prediction: Label Studio"
@@ -53,12 +55,13 @@ class LabelStudio(Layout):
         part = f"-part-{self._dataset.part:05d}" if self._dataset.parts > 1 else ""
         yield Entry(f"tasks{part}.json", self._tasks)
         if self._dataset.part == 0:
-            yield Entry("label_config.xml", _config(self._dataset.labels))
+            yield Entry("label_config.xml", _config(self._dataset))
 
 
-def _config(labels: tuple[str, ...]) -> bytes:
-    choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in labels)
+def _config(dataset: Dataset) -> bytes:
+    choices = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in dataset.labels)
+    text = f'  <Text name="{TEXT}" value="${TEXT}"/>\n' if TEXT in dataset.columns else ""
     return (
-        f'<View>\n  <Image name="{_IMAGE}" value="${_IMAGE}"/>\n'
+        f'<View>\n  <Image name="{_IMAGE}" value="${_IMAGE}"/>\n{text}'
         f'  <Choices name="{_CHOICE}" toName="{_IMAGE}" choice="single">\n{choices}  </Choices>\n</View>\n'
     ).encode()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from pixcrawler_worker.domain.list_columns import TEXT, ColumnType
 from pixcrawler_worker.domain.tables import COLUMNS, NUMBERS, Value
 from pixcrawler_worker.exporters import features
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Feature, Layout, Sample
@@ -20,15 +21,12 @@ except ImportError as error:
 _GROUP_ROWS = 100
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-#: Declares the column of images, so that `datasets` decodes them. Source: its `ArrowWriter._build_metadata`.
-_FEATURES = {
-    "image": {"_type": "Image"},
-    **{name: {"dtype": "int64" if name in NUMBERS else "string", "_type": "Value"} for name in COLUMNS},
+_TYPES: Mapping[ColumnType, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
 }
-_SCHEMA = pa.schema(
-    [("image", _IMAGE), *((name, pa.int64() if name in NUMBERS else pa.string()) for name in COLUMNS)],
-    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-)
 
 
 class Parquet(Layout):
@@ -50,6 +48,10 @@ class Parquet(Layout):
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
         self._place = f"{dataset.part:05d}-of-{dataset.parts:05d}"
+        self._types: Mapping[str, ColumnType] = {
+            **{name: "int64" if name in NUMBERS else "string" for name in COLUMNS},
+            **dataset.columns,
+        }
         self._open: dict[str, _ParquetFile] = {}
         self._ended: dict[str, int] = {}
 
@@ -57,7 +59,7 @@ class Parquet(Layout):
         """Return the name in the row of the image, and the Parquet file if it is full."""
         name, split = f"{sample.stem}.{sample.extension}", sample.split or "train"
         if split not in self._open:
-            self._open[split] = _ParquetFile(self.full_group_bytes)
+            self._open[split] = _ParquetFile(self._types, self.full_group_bytes)
         self._open[split].add(sample.body, {"file_name": name, **sample.row})
         return name, iter([self._end(split)] if self._open[split].size >= self.full_file_bytes else [])
 
@@ -83,18 +85,31 @@ class Parquet(Layout):
 
 
 class _ParquetFile:
-    """A Parquet file that is being written. Its last row group is in memory."""
+    """A Parquet file that is being written. Its last row group is in memory.
 
-    def __init__(self, full_group_bytes: int) -> None:
+    Args:
+        types: of the columns, besides that of the images.
+        full_group_bytes: see `Parquet`.
+    """
+
+    def __init__(self, types: Mapping[str, ColumnType], full_group_bytes: int) -> None:
         self._full_group_bytes = full_group_bytes
         self._sink = _SpoolFile()
+        # Declares the column of images, so that `datasets` decodes them. Source: its `ArrowWriter._build_metadata`.
+        features = {"image": {"_type": "Image"}} | {
+            name: {"dtype": type_, "_type": "Value"} for name, type_ in types.items()
+        }
+        self._schema = pa.schema(
+            [("image", _IMAGE), *((name, _TYPES[type_]) for name, type_ in types.items())],
+            metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        )
         self._writer = parquet.ParquetWriter(
             self._sink,
-            _SCHEMA,
+            self._schema,
             # Images are already compressed, and neither repeat nor have an order.
-            compression={"image.bytes": "NONE", **dict.fromkeys(("image.path", *COLUMNS), "SNAPPY")},
-            use_dictionary=[name for name in COLUMNS if name not in NUMBERS],
-            write_statistics=list(COLUMNS),
+            compression={"image.bytes": "NONE", **dict.fromkeys(("image.path", *types), "SNAPPY")},
+            use_dictionary=[name for name, type_ in types.items() if type_ == "string"],
+            write_statistics=[name for name in types if name != TEXT],
             # Values between two checks of the size of a page: with 1, a page of images has about the usual size.
             write_batch_size=1,
         )
@@ -119,7 +134,7 @@ class _ParquetFile:
         return self._sink.spool
 
     def _write(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), row_group_size=_GROUP_ROWS)
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), row_group_size=_GROUP_ROWS)
         self._rows.clear()
         self._waiting = 0
 

@@ -20,12 +20,13 @@ A layout may keep a few bytes per image in memory; what grows faster goes into a
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
+from pixcrawler_worker.domain.list_columns import ColumnType
 from pixcrawler_worker.domain.tables import Value
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.exporters.spool import Spool
@@ -33,7 +34,8 @@ from pixcrawler_worker.plugins import Plugins
 
 LAYOUTS = Plugins("layout")
 
-#: A column of Hugging Face's `datasets`: `string`, `int64`, `image`, the names of classes, or the columns of an object.
+#: A column of Hugging Face's `datasets`: `string`, `int64`, `float64`, `bool`, `image`, the names of classes, or the
+#: columns of an object.
 Feature: TypeAlias = "str | Sequence[str] | Mapping[str, Feature]"
 
 
@@ -56,6 +58,8 @@ class Dataset:
         part: number of this archive, from 0.
         parts: number of archives of the export.
         max_files_per_dir: limit of files in one folder.
+        columns: the columns that its rows have besides `domain/tables.COLUMNS`, with their types: `text` for captions,
+            where an image has one, and those of URL lists.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Dataset:
     part: int = 0
     parts: int = 1
     max_files_per_dir: int = 5000
+    columns: Mapping[str, ColumnType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +83,8 @@ class Sample:
         split: `train`, ...; None when the dataset is not split.
         width: pixels.
         height: pixels.
-        row: the columns of the dataset's tables (`domain/tables.py`) without `file_name`, each of one type, none null.
+        row: the columns of the dataset's tables (`domain/tables.py`) without `file_name`, then those of
+            `Dataset.columns`, each of one type, none null.
         body: content of the file.
     """
 
@@ -168,6 +174,14 @@ class Layout(ABC):
         """
         del labels
         return {}
+
+    @staticmethod
+    def with_columns(features: Mapping[str, Feature], columns: Mapping[str, ColumnType]) -> Mapping[str, Feature]:
+        """Return `features` with the columns of `Dataset.columns`.
+
+        The default suits layouts whose readers see the values of `Sample.row` as columns.
+        """
+        return {**features, **columns}
 
     @staticmethod
     def extra_path(name: str) -> str | None:

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+from pixcrawler_worker.domain.list_columns import TEXT
 from pixcrawler_worker.exporters.protocol import Dataset, Entry, Layout, Sample
 from pixcrawler_worker.exporters.spool import Spool
 
@@ -16,14 +17,20 @@ except ImportError as error:
 _FORMATS = {"jpg": b"jpeg", "png": b"png", "gif": b"gif", "bmp": b"bmp"}
 #: Columns that are stored with each image for its attribution.
 _ATTRIBUTION = ("source_url", "license", "attribution")
+#: The feature of captions, as in TensorFlow's im2txt.
+_CAPTION = "image/caption"
 
-_LENGTH, _CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
+_LENGTH, _CHECKSUM, _FLOAT = struct.Struct("<Q"), struct.Struct("<I"), struct.Struct("<f")
+#: Largest number that a feature, which has 32 bits, can hold.
+_MAX_FLOAT = 3.4028234663852886e38
 #: Wire type of length-delimited fields: all fields here but numbers.
 _DELIMITED = 2
 
 
 class TfRecord(Layout):
     """`<split>-<part>-<number>.tfrecord`, with the feature names of TensorFlow's slim and object detection datasets.
+
+    Columns of URL lists are features with their names. Numbers that are no integers have 32 bits there.
 
     Attributes:
         max_file_bytes: limit of a file, except for a single larger image.
@@ -65,7 +72,7 @@ class TfRecord(Layout):
         return Entry(f"{split}-{self._part:05d}-{number:05d}.tfrecord", self._open.pop(split))
 
     def _example(self, name: str, sample: Sample) -> bytes:
-        features: dict[str, bytes | int] = {
+        features: dict[str, bytes | int | float] = {
             "image/encoded": sample.body,
             "image/format": _FORMATS[sample.extension],
             "image/width": sample.width,
@@ -76,6 +83,10 @@ class TfRecord(Layout):
             "image/source_id": sample.stem.encode(),
             **{column: str(sample.row[column]).encode() for column in _ATTRIBUTION},
         }
+        for column in self._dataset.columns:
+            value = sample.row[column]
+            feature = value.encode() if isinstance(value, str) else value
+            features[_CAPTION if column == TEXT else column] = feature
         return _example(features)
 
 
@@ -94,20 +105,23 @@ def _masked(data: bytes) -> bytes:
     return _CHECKSUM.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def _example(features: Mapping[str, bytes | int]) -> bytes:
+def _example(features: Mapping[str, bytes | int | float]) -> bytes:
     """Return a tf.train.Example with its features sorted by name: equal features give equal bytes.
 
     Source: tensorflow/core/example/feature.proto. An Example has its Features in field 1, these a map in field 1, whose
-    entries have the name in 1 and a Feature in 2: a list of bytes in 1, or of numbers in 3, itself in field 1.
+    entries have the name in 1 and a Feature in 2: a list of bytes in 1, of floats in 2, or of integers in 3, itself in
+    field 1.
     """
     entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(features[name]))) for name in sorted(features))
     return _field(1, b"".join(entries))
 
 
-def _feature(value: bytes | int) -> bytes:
+def _feature(value: bytes | float) -> bytes:
+    # Numbers of a list are packed: they have no tags.
     if isinstance(value, int):
-        # Numbers of a list are packed: they have no tags.
         return _field(3, _field(1, _varint(value)))
+    if isinstance(value, float):
+        return _field(2, _field(1, _FLOAT.pack(max(-_MAX_FLOAT, min(_MAX_FLOAT, value)))))
     return _field(1, _field(1, value))
 
 
@@ -116,8 +130,9 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Return a nonnegative integer as a varint: seven bits per byte, the lowest first."""
+    """Return an integer as a varint: seven bits per byte, the lowest first, and the complement of a negative one."""
     written = bytearray()
+    value &= 0xFFFFFFFFFFFFFFFF
     while value > 0x7F:  # noqa: PLR2004 - seven bits
         written.append(value & 0x7F | 0x80)
         value >>= 7

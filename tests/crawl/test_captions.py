@@ -84,7 +84,7 @@ def test_text_that_no_database_stores_costs_no_image(runtime: Runtime, host: Hos
     assert found[urls[1]][1] == "x" * 100_000
     assert len(json.dumps(found[urls[1]][2])) < 300_000
     label, caption, _ = found[urls[2]]
-    assert (len(label), len(caption or "")) == (200, 131_072)
+    assert (len(label), len(caption or "")) == (200, 120_000)
 
 
 def test_of_rows_with_one_url_the_first_counts(runtime: Runtime, host: HostileServer) -> None:

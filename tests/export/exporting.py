@@ -48,6 +48,8 @@ class StoredImage:
     label: str = "cat"
     url: str = ""
     credit: Credit = field(default_factory=Credit)
+    caption: str | None = None
+    columns: Mapping[str, object] | None = None
 
 
 def crawl_of(runtime: Runtime, stored: Sequence[StoredImage], *, status: str = "completed", **values: Any) -> int:
@@ -78,6 +80,8 @@ def add(runtime: Runtime, job_id: int, stored: Sequence[StoredImage]) -> None:
                 query=one.label,
                 source="shelf",
                 credit=one.credit,
+                caption=one.caption,
+                columns=one.columns,
             )
         )
     with runtime.sessions.begin() as session:
