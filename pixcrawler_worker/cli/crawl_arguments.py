@@ -9,11 +9,12 @@ from typing import Any, BinaryIO, TypedDict, TypeVar
 import click
 
 from pixcrawler_worker.cli import arguments
-from pixcrawler_worker.crawl import options
+from pixcrawler_worker.crawl import options, synonym_tables
 from pixcrawler_worker.crawl.lists import reading
 from pixcrawler_worker.crawl.lists.rows import Columns
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions
+from pixcrawler_worker.domain import keyword_expansion
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.licenses import FAMILIES
 from pixcrawler_worker.domain.list_rows import ListRow
@@ -53,6 +54,8 @@ class RawCrawlOptions(TypedDict):
     min_width: int | None
     min_height: int | None
     target_side: int | None
+    variants: tuple[str, ...]
+    synonyms: BinaryIO | None
     urls: BinaryIO | None
     url_column: str | None
     caption_column: str | None
@@ -134,6 +137,18 @@ _OPTIONS = (
         "or category]",
     ),
     click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        metavar="TEMPLATE",
+        help="Further search for each keyword, such as '{keyword} close-up'; repeat it for several.",
+    ),
+    click.option(
+        "--synonyms",
+        type=click.File("rb"),
+        help="Table of further searches, such as translations: CSV, a keyword and its synonyms in each row, or JSON.",
+    ),
+    click.option(
         "--ignore-opt-outs",
         is_flag=True,
         help="Keep images whose owner opts out of indexes, AI training, or text and data mining.",
@@ -179,6 +194,7 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         labels = parse_keywords(list(keywords))
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
+        synonyms = None if raw["synonyms"] is None else synonym_tables.read(raw["synonyms"], _name(raw["synonyms"]))
         listed = _stored([] if raw["urls"] is None else reading.read(raw["urls"], _name(raw["urls"]), columns))
         given = {
             "sources": list(raw["sources"]),
@@ -186,6 +202,8 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "min_width": raw["min_width"],
             "min_height": raw["min_height"],
             "target_side": raw["target_side"],
+            "variants": list(raw["variants"]),
+            "synonyms": synonyms,
             "respect_opt_outs": not raw["ignore_opt_outs"],
             "respect_robots": not raw["ignore_robots"],
             "limit_rate": raw["limit_rate"],
@@ -193,10 +211,13 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "skip_known": raw["skip_known"],
         }
         parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
+        keyword_expansion.expanded(labels, variants=parsed.variants, synonyms=parsed.synonyms)
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
     if len(listed) and len(labels) > 1:
         raise click.UsageError("a URL list has one label: give one KEYWORD with --urls")
+    if len(listed) and not parsed.sources and (parsed.variants or parsed.synonyms):
+        raise click.UsageError("--variant and --synonyms are for searches: nothing is searched for a URL list")
     max_images = raw["max_images"] or len(listed) or _DEFAULT_IMAGES
     return CrawlArguments(keywords, parsed, max_images, listed)
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue, StrictBool
 
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl.lists import plain_text
+from pixcrawler_worker.domain.keyword_expansion import MAX_SYNONYMS, MAX_VARIANTS, check_template
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.postgres_types import storable_json
 from pixcrawler_worker.errors import PermanentError
@@ -19,6 +20,7 @@ MIN_RATE = 10_000
 MAX_WAIT = 60
 
 _Url = Annotated[Text, AfterValidator(plain_text.trimmed)]
+_Template = Annotated[Name, AfterValidator(check_template)]
 
 
 class ListEntry(Options):
@@ -54,6 +56,14 @@ class CrawlOptions(Options):
         None,
         description="pixels: of several sizes of an image take the smallest whose shorter side has so many, and "
         "another one when that is gone; by default a size that suits most datasets",
+    )
+    variants: tuple[_Template, ...] = Field(
+        (),
+        max_length=MAX_VARIANTS,
+        description="templates of further searches for each keyword, such as `{keyword} close-up`",
+    )
+    synonyms: dict[Name, Annotated[tuple[Name, ...], Field(max_length=MAX_SYNONYMS)]] = Field(
+        {}, max_length=MAX_NAMES, description="further searches by keyword, such as translations; labels stay the same"
     )
     formats: tuple[ImageFormat, ...] | None = Field(
         None, max_length=MAX_NAMES, description="image formats to accept, such as jpg or png; all by default"

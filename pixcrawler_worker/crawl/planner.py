@@ -12,7 +12,7 @@ from pixcrawler_worker.db.crawls import CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
-from pixcrawler_worker.domain import crawl_planning, list_rows
+from pixcrawler_worker.domain import crawl_planning, keyword_expansion, list_rows
 from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult, SourceLimits
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.lifecycle import Counters, job_status
@@ -186,9 +186,13 @@ def next_round(
     keywords = parse_keywords(request.keywords)
     if request.url_pages and len(keywords) > 1:
         raise PermanentError(f"a URL list has one label, but the job has {len(keywords)} keywords: give it one")
+    limits = source_limits(runtime, request, options)
+    expands = "variants" if options.variants else "synonyms" if options.synonyms else None
+    if expands and all(one.is_list for one in limits.values()):
+        raise PermanentError(f"options.{expands}: nothing is searched for a URL list, so leave them out")
     return crawl_planning.next_round(
-        keywords=keywords,
-        sources=source_limits(runtime, request, options),
+        keywords=keyword_expansion.expanded(keywords, variants=options.variants, synonyms=options.synonyms),
+        sources=limits,
         max_images=request.max_images,
         history=history,
     )
@@ -214,7 +218,7 @@ def source_limits(runtime: AnyRuntime, request: CrawlRequest, options: CrawlOpti
 
     def limits(name: str) -> SourceLimits:
         if name == URLS:
-            return SourceLimits(size, request.url_pages)
+            return SourceLimits(size, request.url_pages, is_list=True)
         source = _requested_source(runtime, name)
         page_size = min(size, source.page_size or size)
         return SourceLimits(page_size, None if source.depth is None else source.depth // page_size)

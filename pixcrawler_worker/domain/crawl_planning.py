@@ -38,10 +38,12 @@ class SourceLimits:
     Attributes:
         page_size: candidates per result page.
         max_pages: result pages; None when the number is unknown.
+        is_list: whether it has a list, of which each keyword is one class, and that is not searched.
     """
 
     page_size: int
     max_pages: int | None = None
+    is_list: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,9 +235,10 @@ def fill(total: int, caps: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class _Stream:
-    """One keyword at one source: which result pages were requested, and which can still be."""
+    """One search at one source: which result pages were requested, and which can still be."""
 
     keyword: Keyword
+    query: str
     source: str
     page_size: int
     max_pages: int | None
@@ -312,7 +315,7 @@ class _Stream:
         return [
             CrawlChunk(
                 source=self.source,
-                query=self.keyword.query,
+                query=self.query,
                 label=self.keyword.label,
                 page=page,
                 page_size=self.page_size,
@@ -360,8 +363,8 @@ def next_round(
     """Return the chunks of the next round; none when the job has its images or nothing is left to request.
 
     The quotas sum to the missing images, or to fewer where 10,000 chunks cannot bring that many candidates. Classes are
-    kept even, the sources of a class get equal shares, and chunks of different classes alternate, so that every class
-    has images early.
+    kept even, the searches of a class get equal shares: each of its texts at each of the sources. Chunks of different
+    classes alternate, so that every class has images early.
 
     Args:
         keywords: the classes of the job.
@@ -369,29 +372,40 @@ def next_round(
         max_images: of the job.
         history: results of all chunks of earlier rounds.
     """
-    streams = {
-        (k, source): _Stream(k, source, limits.page_size, limits.max_pages)
-        for k in keywords
-        for source, limits in sources.items()
-    }
-    by_name = {(k.query, k.label, source): stream for (k, source), stream in streams.items()}
+    of_classes = [_streams(keyword, sources) for keyword in keywords]
+    streams = {(one.query, one.keyword.label, one.source): one for found in of_classes for one in found}
     for result in sorted(history, key=lambda result: result.chunk.page):
         done = result.chunk
-        if stream := by_name.get((done.query, done.label, done.source)):
+        if stream := streams.get((done.query, done.label, done.source)):
             stream.add(result)
 
-    have = [sum(streams[k, source].stored for source in sources) for k in keywords]
+    have = [sum(stream.stored for stream in found) for found in of_classes]
     caps = []
-    for keyword, stored in zip(keywords, have, strict=True):
-        room = sum(streams[keyword, s].capacity for s in sources if streams[keyword, s].alive)
+    for keyword, found, stored in zip(keywords, of_classes, have, strict=True):
+        room = sum(stream.capacity for stream in found if stream.alive)
         caps.append(min(room, max_images if keyword.max_images is None else max(0, keyword.max_images - stored)))
     quotas = balance(max_images - sum(have), have, caps)
 
-    planned: list[list[CrawlChunk]] = []
+    planned: list[tuple[int, list[CrawlChunk]]] = []
     limit = max(1, _MAX_CHUNKS // len(streams)) if streams else 0
-    for keyword, quota in zip(keywords, quotas, strict=True):
-        alive = [streams[keyword, source] for source in sources if streams[keyword, source].alive]
+    for found, quota in zip(of_classes, quotas, strict=True):
+        alive = [stream for stream in found if stream.alive]
         shares = _shares(quota, [stream.expected for stream in alive], [stream.capacity for stream in alive])
-        planned += [stream.chunks(share, limit=limit) for stream, share in zip(alive, shares, strict=True) if share]
-    rows = itertools.zip_longest(*planned)
+        planned += [
+            (stream.keyword.queries.index(stream.query), stream.chunks(share, limit=limit))
+            for stream, share in zip(alive, shares, strict=True)
+            if share
+        ]
+    # The keywords themselves before their expansions.
+    rows = itertools.zip_longest(*(chunks for _, chunks in sorted(planned, key=lambda one: one[0])))
     return tuple(chunk for row in rows for chunk in row if chunk is not None)
+
+
+def _streams(keyword: Keyword, sources: Mapping[str, SourceLimits]) -> list[_Stream]:
+    """Return the searches for a keyword: at all sources for the keyword itself, and then for what else it is."""
+    return [
+        _Stream(keyword, text, source, limits.page_size, limits.max_pages)
+        for text in keyword.queries
+        for source, limits in sources.items()
+        if text == keyword.query or not limits.is_list
+    ]

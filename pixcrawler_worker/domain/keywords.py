@@ -37,11 +37,18 @@ class Keyword:
         query: the text to search for.
         label: of the images.
         max_images: limit of the class; None for the limit of the job alone.
+        expansions: further texts to search for.
     """
 
     query: str
     label: str
     max_images: int | None = None
+    expansions: tuple[str, ...] = ()
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """All texts to search for, the keyword itself first."""
+        return (self.query, *self.expansions)
 
 
 def parse_keywords(raw: object) -> tuple[Keyword, ...]:
@@ -71,7 +78,7 @@ def parse_keywords(raw: object) -> tuple[Keyword, ...]:
 def _keyword(entry: object, position: int) -> Keyword:
     where = f"keywords[{position}]"
     if isinstance(entry, str):
-        query = _text(entry, where)
+        query = keyword_text(entry, where)
         return Keyword(query, query)
     if not isinstance(entry, Mapping) or "query" not in entry:
         raise PermanentError(f"{where} must be a string or an object with a query, not {quoted(entry)}")
@@ -80,8 +87,8 @@ def _keyword(entry: object, position: int) -> Keyword:
     cap = entry.get("max_images")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or not 1 <= cap <= MAX_INT4):
         raise PermanentError(f"{where}.max_images must be an integer from 1 to {MAX_INT4}, not {quoted(cap)}")
-    query = _text(entry["query"], f"{where}.query")
-    return Keyword(query, _text(entry.get("label", query), f"{where}.label"), cap)
+    query = keyword_text(entry["query"], f"{where}.query")
+    return Keyword(query, keyword_text(entry.get("label", query), f"{where}.label"), cap)
 
 
 def search_words(text: str) -> str:
@@ -123,7 +130,12 @@ def _without_invisible(text: str) -> str:
     )
 
 
-def _text(value: object, where: str) -> str:
+def keyword_text(value: object, where: str) -> str:
+    """Return a text to search for as it is searched: normalized, with single spaces, without invisible characters.
+
+    Raises:
+        PermanentError: when it is no text, blank, or too long; the message begins with `where`.
+    """
     if not isinstance(value, str):
         raise PermanentError(f"{where} must be a string, not {quoted(value)}")
     if len(value) > _MAX_RAW_LENGTH:

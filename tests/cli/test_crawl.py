@@ -73,6 +73,15 @@ def test_crawl_has_names_numbers_and_projects(env: Mapping[str, str], broker: re
         (["cat", "--license", "cc-bye"], "there is no license 'cc-bye'; did you mean 'cc-by'?"),
         (["cat", "--sourse", "commons"], "No such option '--sourse'."),
         (["cat", "--min-width", "wide"], "expected an integer, got 'wide'"),
+        (["cat", "--target-side", "0"], "0 is not between 1 and"),
+        (["cat", "--variant", "close-up"], "options.variants[0]: expected {keyword} in it"),
+        (["cat", "--variant", "{keyword} {size}"], "there is no placeholder {size}; the only one is {keyword}"),
+        (["cat", *["--variant", "{keyword}"] * 21], "options.variants: expected at most 20 entries"),
+        (["dog", "--synonyms", "synonyms.csv"], "there is no keyword 'cat' in the job, which has 'dog'"),
+        (["cat", "Katze", "--synonyms", "synonyms.csv"], "'Katze' of 'cat' is searched for 'Katze', too"),
+        (["cat", "--synonyms", "blank.txt"], "blank.txt has no synonyms: expected a keyword and its synonyms"),
+        (["cat", "--synonyms", "missing.csv"], "'missing.csv': No such file"),
+        (["cat", "--urls", "list.txt", "--variant", "a {keyword}"], "nothing is searched for a URL list"),
     ],
 )
 def test_invalid_arguments_create_nothing(
@@ -80,6 +89,7 @@ def test_invalid_arguments_create_nothing(
 ) -> None:
     Path("blank.txt").write_text("\n# nothing\n")
     Path("list.txt").write_text("https://example.org/1.jpg\n")
+    Path("synonyms.csv").write_text("cat,kitten,Katze\n")
     for command in ("crawl", "build"):
         result = call(env, command, *words)
         assert result.exit_code == 2
@@ -118,6 +128,20 @@ def test_the_options_of_a_crawl_are_recorded(env: Mapping[str, str], broker: red
     call(env, "crawl", "other", "--ignore-opt-outs")
     (kept,) = query(runtime, "SELECT options FROM pixcrawler.crawl_plans ORDER BY crawl_job_id DESC LIMIT 1")[0]
     assert (kept.get("respect_opt_outs"), kept.get("respect_robots")) == (False, None)
+
+
+def test_variants_and_synonyms_are_options_of_the_crawl(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime
+) -> None:
+    Path("synonyms.json").write_text('{"cat": ["kitten", "Katze"]}')
+    words = ["--variant", "{keyword} close-up", "--variant", "a {keyword}", "--synonyms", "synonyms.json"]
+    assert call(env, "crawl", "cat", "dog", *words).exit_code == 0
+    ((kept, keywords),) = query(
+        runtime, "SELECT options, keywords FROM crawl_jobs JOIN pixcrawler.crawl_plans ON crawl_job_id = id"
+    )
+    assert kept["variants"] == ["{keyword} close-up", "a {keyword}"]
+    assert kept["synonyms"] == {"cat": ["kitten", "Katze"]}
+    assert keywords == ["cat", "dog"]
 
 
 def test_with_a_dead_broker_a_job_is_stored_and_one_line_says_so(env: Mapping[str, str], runtime: Runtime) -> None:

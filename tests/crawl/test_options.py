@@ -49,6 +49,8 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
         "min_width": 32,
         "min_height": 32,
         "target_side": None,
+        "variants": (),
+        "synonyms": {},
         "formats": None,
         "chunk_size": None,
         "max_rounds": 5,

@@ -254,6 +254,54 @@ def test_the_worse_the_yield_the_more_pages_are_requested(stored: int, pages: in
     assert max(one.quota for one in chunks) - min(one.quota for one in chunks) <= 1
 
 
+# Several searches for a keyword
+
+
+def test_searches_of_a_class_get_equal_shares_and_the_keywords_come_first() -> None:
+    chunks = plan(
+        replace(CAT, expansions=("kitten", "Katze")), DOG, sources={"a": None, "b": None}, max_images=24, page_size=10
+    )
+    assert [(one.query, one.label, one.source, one.quota) for one in chunks] == [
+        ("cat", "cat", "a", 2),
+        ("cat", "cat", "b", 2),
+        ("dog", "dog", "a", 6),
+        ("dog", "dog", "b", 6),
+        ("kitten", "cat", "a", 2),
+        ("kitten", "cat", "b", 2),
+        ("Katze", "cat", "a", 2),
+        ("Katze", "cat", "b", 2),
+    ]
+
+
+def test_few_images_are_those_of_the_keyword_itself() -> None:
+    chunks = plan(replace(CAT, expansions=("kitten", "Katze")), max_images=2, sources={"a": None, "b": None})
+    assert [(one.query, one.source) for one in chunks] == [("cat", "a"), ("cat", "b")]
+
+
+def test_what_a_search_could_not_bring_is_shared_out_within_the_class() -> None:
+    history = [
+        CrawlChunkResult(chunk=make_chunk(quota=5), offered=5, stored=5, more=True),
+        CrawlChunkResult(chunk=replace(make_chunk(quota=5), query="kitten"), offered=2, stored=2, more=False),
+    ]
+    chunks = plan(replace(CAT, expansions=("kitten",)), max_images=10, history=history)
+    assert {(one.query, one.label, one.quota) for one in chunks} == {("cat", "cat", 3)}
+
+
+def test_images_of_all_searches_count_for_the_limit_of_their_class() -> None:
+    history = [CrawlChunkResult(chunk=replace(make_chunk(), query="kitten"), offered=4, stored=4)]
+    cat = replace(CAT, max_images=6, expansions=("kitten",))
+    assert sum(one.quota for one in plan(cat, DOG, max_images=100, history=history) if one.label == "cat") == 2
+
+
+def test_a_list_is_not_searched_once_more_for_each_text() -> None:
+    chunks = next_round(
+        keywords=[replace(CAT, expansions=("kitten",))],
+        sources={"list": SourceLimits(10, 3, is_list=True), "a": SourceLimits(10)},
+        max_images=30,
+    )
+    assert {(one.query, one.source) for one in chunks} == {("cat", "list"), ("cat", "a"), ("kitten", "a")}
+
+
 # JSON
 
 
