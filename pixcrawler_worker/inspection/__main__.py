@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing, preloaded, sandbox  # noqa: F401 - preloaded: imports only
 from pixcrawler_worker.inspection.framing import Operation
-from pixcrawler_worker.inspection.inspector import convert, inspect_bytes, measure_bytes, sheet, thumbnail
+from pixcrawler_worker.inspection.inspector import convert, crop, inspect_bytes, measure_bytes, sheet, thumbnail
 from pixcrawler_worker.inspection.limits import Limits, OutOfMemoryError
 from pixcrawler_worker.inspection.memory import Memory, release
 from pixcrawler_worker.inspection.sheets import split_tiles
@@ -92,6 +92,9 @@ def _answer(body: bytes, operation: int, parameter: int, limits: Limits) -> byte
         case Operation.CONVERT:
             conversion, original = framing.split_conversion(body)
             return framing.conversion_response(convert(original, conversion, limits))
+        case Operation.CROP:
+            part, original = framing.split_crop(body)
+            return framing.crop_response(crop(original, part, limits))
         case Operation.FACTS:
             return framing.facts_response(inspect_bytes(body, limits, hashed=bool(parameter & framing.HASHED)))
 

@@ -17,6 +17,7 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection import framing
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.framing import Operation
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.process import PROGRAM, DecodeProcess, File, ProcessEndedError
@@ -122,6 +123,14 @@ class Decoder:
             raise ValueError(f"a sheet has 1 to {CELLS} cells of 1 to {MAX_SIDE} pixels, not {len(tiles)} of {side}")
         read = partial(framing.read_sheet, tiles=len(tiles), side=side)
         return await self._request(join_tiles(tiles), Operation.SHEET, side, read=read)
+
+    async def crop(self, body: bytes, crop: Crop) -> bytes:
+        """Return the pixels of a part of `body`, upright, on white, row by row: red, green and blue, a byte each.
+
+        Raises as `inspect`.
+        """
+        request = framing.join_crop(crop, body)
+        return await self._request(request, Operation.CROP, read=partial(framing.read_crop, crop=crop))
 
     async def convert(self, body: bytes, conversion: Conversion) -> Converted | None:
         """Return `body` converted; None when it is like that already, and its pixels were not decoded.

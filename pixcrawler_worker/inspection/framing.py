@@ -1,8 +1,8 @@
 """Messages between the worker and its decode process.
 
 Requests are images, each preceded by its length and the operation; responses are preceded by their length: JSON, a
-thumbnail, or an image preceded by a line of JSON. A process that was taken over by an image writes whatever it likes:
-every response is read as untrusted input, and what the worker can find out itself, it does not ask.
+thumbnail, pixels, or an image preceded by a line of JSON. A process that was taken over by an image writes whatever it
+likes: every response is read as untrusted input, and what the worker can find out itself, it does not ask.
 """
 
 import json
@@ -19,6 +19,7 @@ from pixcrawler_worker.domain.facts import FORMATS, WRITTEN_FORMATS, ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.sheets import ThumbnailSheet
 
@@ -65,6 +66,8 @@ _BEGINNINGS = {
     "tiff": rb"II\*\0|MM\0\*",
     "avif": rb"....ftyp",
 }
+#: What precedes pixels in a response: they may be any bytes, those of JSON too.
+_PIXELS = b"RGB "
 _COMPILED = {format_: re.compile(pattern, re.DOTALL) for format_, pattern in _BEGINNINGS.items()}
 
 
@@ -105,6 +108,7 @@ class Operation(IntEnum):
     METRICS = 2  # with the facts
     CONVERT = 3  # the conversion is a line before the image
     SHEET = 4  # of several images, each preceded by its length; the parameter is the side of a cell
+    CROP = 5  # the crop is a line before the image
 
 
 def frame(message: bytes) -> bytes:
@@ -129,6 +133,19 @@ def split_conversion(request: bytes) -> tuple[Conversion, bytes]:
     """Return the conversion and the image of a request."""
     line, _, body = request.partition(b"\n")
     return Conversion(**json.loads(line)), body
+
+
+def join_crop(crop: Crop, body: bytes) -> bytes:
+    """Return an image with the crop before it."""
+    return json.dumps(asdict(crop)).encode() + b"\n" + body
+
+
+def split_crop(request: bytes) -> tuple[Crop, bytes]:
+    """Return the crop and the image of a request."""
+    line, _, body = request.partition(b"\n")
+    fields = json.loads(line)
+    resized = fields.pop("resized")
+    return Crop(**fields, resized=tuple(resized) if isinstance(resized, list) else resized), body
 
 
 def ready_response(sandbox: Mapping[str, str]) -> bytes:
@@ -156,6 +173,11 @@ def conversion_response(converted: Converted | None) -> bytes:
 def sheet_response(sheet: ThumbnailSheet) -> bytes:
     """Return the response to images of which a sheet was made."""
     return json.dumps({"sizes": sheet.sizes}).encode() + b"\n" + sheet.body
+
+
+def crop_response(pixels: bytes) -> bytes:
+    """Return the response to an image of which a part was cut out."""
+    return _PIXELS + pixels
 
 
 def rejection_response(rejection: RejectedError) -> bytes:
@@ -243,6 +265,16 @@ def read_converted(response: bytes, format_: str, limits: Limits) -> Converted |
     if len(body) > limits.max_converted_bytes or not _begins(body, format_):
         raise InvalidResponseError(f"a converted image that is no {format_}")
     return Converted(body=body, **fields)
+
+
+def read_crop(response: bytes, crop: Crop) -> bytes:
+    """Return the pixels in a response, row by row, three bytes each. Raises as `read_facts`."""
+    if not response.startswith(_PIXELS):
+        _fields(response)
+        raise InvalidResponseError("no pixels")
+    if len(response) != len(_PIXELS) + crop.size:
+        raise InvalidResponseError("another number of pixels than there should be")
+    return response[len(_PIXELS) :]
 
 
 def _fields(response: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import converter, headers, metrics, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.inspection.pixels import Pixels
 from pixcrawler_worker.inspection.sheets import ThumbnailSheet
@@ -53,6 +54,11 @@ def sheet(tiles: Sequence[bytes], side: int, limits: Limits) -> ThumbnailSheet:
         if _decodable_header(tile, limits).format != "jpg":
             raise RejectedError(Reason.UNSUPPORTED_FORMAT, "a thumbnail is a JPEG")
     return pixels.sheet(tiles, side, limits)
+
+
+def crop(body: bytes, part: Crop, limits: Limits) -> bytes:
+    """Return the pixels of a part of `body`, upright, on white, three bytes each. Raises as `inspect_bytes`."""
+    return pixels.crop(body, _decodable_header(body, limits).format, part, limits)
 
 
 def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | None:

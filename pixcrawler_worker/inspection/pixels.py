@@ -22,6 +22,7 @@ from PIL import (
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import extras, headers, heic, png, webp
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits, OutOfMemoryError
 from pixcrawler_worker.inspection.sheets import COLUMNS, ThumbnailSheet
 
@@ -109,21 +110,10 @@ def thumbnail(body: bytes, extension: str, side: int, limits: Limits) -> bytes:
     with opened(body, extension, limits) as image:
         if extension == "jpg":
             image.draft("RGB", (side, side))
-        whole = loaded(image)
-        turn = TURNS.get(orientation(whole))
-        factor = max(1, max(whole.size) // (2 * side))
-        mode = "RGBA" if whole.has_transparency_data else "RGB"
-        stretch = stretching(whole)
-        upright = reduced(
-            whole, (min(factor, whole.width), min(factor, whole.height)), lambda band: stretch(band).convert(mode)
-        )
-        if turn is not None:
-            upright = upright.transpose(turn)
+        upright = _upright(image, lambda size: max(size) // (2 * side))
         upright.thumbnail((side, side))
-        small = Image.new("RGB", upright.size, "white")
-        small.paste(upright, mask=upright.getchannel("A") if upright.mode == "RGBA" else None)
         written = BytesIO()
-        small.save(written, "JPEG", quality=_THUMBNAIL_QUALITY)
+        _on_white(upright).save(written, "JPEG", quality=_THUMBNAIL_QUALITY)
         return written.getvalue()
 
 
@@ -143,6 +133,47 @@ def sheet(tiles: Sequence[bytes], side: int, limits: Limits) -> ThumbnailSheet:
     written = BytesIO()
     whole.save(written, "JPEG", quality=_THUMBNAIL_QUALITY)
     return ThumbnailSheet(written.getvalue(), tuple(sizes))
+
+
+def crop(body: bytes, extension: str, part: Crop, limits: Limits) -> bytes:
+    """Decode the first frame of `body`, and return the pixels of a part of it, three bytes each. Raises as `decode`."""
+    across, down = part.resized if isinstance(part.resized, tuple) else (part.resized, part.resized)
+    # Twice the size at least is left for the filter, which gives nearly the pixels that it gives from the whole.
+    finest = 2 * max(across, down)
+    with opened(body, extension, limits) as image:
+        if extension == "jpg":
+            image.draft("RGB", (finest, finest))
+        upright = _upright(image, lambda size: min(size) // finest)
+        if isinstance(part.resized, int):
+            scale_x = scale_y = min(upright.size) / part.resized
+        else:
+            scale_x, scale_y = upright.width / across, upright.height / down
+        # The middle is resized and not all of the image: of a strip, that would be more than there is memory for.
+        # Rounding must not move it beyond the edges.
+        left = max((upright.width - part.width * scale_x) / 2, 0)
+        top = max((upright.height - part.height * scale_y) / 2, 0)
+        box = left, top, upright.width - left, upright.height - top
+        small = upright.resize((part.width, part.height), Image.Resampling(part.resampling), box)
+        return _on_white(small).tobytes()
+
+
+def _upright(image: Image.Image, factor: Callable[[tuple[int, int]], int]) -> Image.Image:
+    """Decode an opened image, reduce it by a whole factor, and turn it as EXIF says: RGB, or RGBA."""
+    whole = loaded(image)
+    turn = TURNS.get(orientation(whole))
+    times = max(1, factor(whole.size))
+    mode = "RGBA" if whole.has_transparency_data else "RGB"
+    stretch = stretching(whole)
+    upright = reduced(
+        whole, (min(times, whole.width), min(times, whole.height)), lambda band: stretch(band).convert(mode)
+    )
+    return upright if turn is None else upright.transpose(turn)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
+    return white
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection import framing, kernel
+from pixcrawler_worker.inspection.crop import MAX_SIDE
 from pixcrawler_worker.inspection.framing import Operation
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -24,8 +25,9 @@ PROGRAM = ("-P", "-m", "pixcrawler_worker.inspection")
 _BATCH_FROM, _MAX_BATCH_SECONDS = 8, 0.05
 #: Seconds that a start may take; it takes a quarter of one, on a loaded machine a few.
 _START_SECONDS = 60.0
-#: More than any response has that is not a converted image.
+#: More than any response has that is not a converted image, or pixels.
 _MAX_RESPONSE_BYTES = 65_536
+_MAX_PIXEL_BYTES = 3 * MAX_SIDE**2
 #: Signals by which a process ends because of what it does itself, that is, of its image. The others are sent to it: by
 #: the kernel when memory runs out somewhere, by an operator.
 _CRASHES = frozenset(
@@ -147,6 +149,8 @@ class DecodeProcess:
         request = _Request(self._loop.create_future(), seconds)
         if operation is Operation.CONVERT:
             request.max_bytes = self._max_conversion_bytes
+        elif operation is Operation.CROP:
+            request.max_bytes = _MAX_RESPONSE_BYTES + _MAX_PIXEL_BYTES
         self.images += 1
         self._enqueue(request)
         if isinstance(body, File):

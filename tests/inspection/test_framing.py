@@ -5,6 +5,7 @@ from pixcrawler_worker.domain.facts import WRITTEN_FORMATS, ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import framing, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits
 
 LIMITS = Limits()
@@ -41,6 +42,23 @@ def test_a_conversion_and_an_image_are_split_as_they_were_joined(body: bytes) ->
         assert framing.split_conversion(framing.join_conversion(conversion, body)) == (conversion, body)
 
 
+@pytest.mark.parametrize("body", [b"", b"\n", b"a\nb\n", bytes(range(256))])
+@pytest.mark.parametrize("resized", [7, (9, 12)])
+def test_a_crop_and_an_image_are_split_as_they_were_joined(body: bytes, resized: int | tuple[int, int]) -> None:
+    crop = Crop(width=5, height=7, resized=resized, resampling=2)
+    assert framing.split_crop(framing.join_crop(crop, body)) == (crop, body)
+
+
+@pytest.mark.parametrize("pixels", [b'{"rejected": "corrupt", "d' + bytes(22), bytes(range(48)), b"RGB " * 12])
+def test_pixels_are_read_as_they_were_written_whatever_they_are(pixels: bytes) -> None:
+    crop = Crop(width=4, height=4, resized=4)
+    response = framing.crop_response(pixels)
+    assert framing.read_crop(response, crop) == pixels
+    for forged in (response[:-1], response + b"x", pixels, b""):
+        with pytest.raises(framing.InvalidResponseError):
+            framing.read_crop(forged, crop)
+
+
 @pytest.mark.parametrize("end", [b"{}", b"\n\n", bytes(range(256))])
 def test_a_converted_image_is_read_as_it_was_written(end: bytes) -> None:
     converted = Converted(body=b"\x89PNG\r\n\x1a\n" + end, format="png", width=3, height=2)
@@ -56,6 +74,7 @@ def test_a_converted_image_is_read_as_it_was_written(end: bytes) -> None:
         framing.read_thumbnail,
         lambda response: framing.read_sheet(response, tiles=1, side=9),
         lambda response: framing.read_converted(response, "png", LIMITS),
+        lambda response: framing.read_crop(response, Crop(width=4, height=4, resized=4)),
     ],
 )
 def test_every_reader_raises_a_rejection_with_its_reason_and_detail(read: object) -> None:

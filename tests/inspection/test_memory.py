@@ -23,6 +23,7 @@ from pathlib import Path
 from pixcrawler_worker import celery, tasks
 from pixcrawler_worker.crawl import worker
 from pixcrawler_worker.domain.reasons import RejectedError
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -39,6 +40,7 @@ async def look_at(paths):
                 ("crawl", lambda: decoder.inspect(body)),
                 ("validation", lambda: decoder.measure(body, strict=True, seconds=100)),
                 ("thumbnail", lambda: decoder.thumbnail(body, side=256)),
+                ("crop", lambda: decoder.crop(body, Crop(width=224, height=224, resized=224))),
             ):
                 try:
                     await look()
@@ -119,7 +121,7 @@ def test_a_worker_and_its_decoder_stay_below_400_megabytes_whatever_hosts_send(t
     printed = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=1500).stdout
     found = json.loads(printed)
 
-    assert {name: found["results"][name] for name in accepted} == {name: ["accepted"] * 3 for name in accepted}
+    assert {name: found["results"][name] for name in accepted} == {name: ["accepted"] * 4 for name in accepted}
     assert all(set(results) == {"accepted"} or "accepted" not in results for results in found["results"].values())
     assert found["worker"] + found["decoder"] < MAX_BYTES
     # What is let through is bounded by the limit itself, not by chance.

@@ -13,6 +13,7 @@ from pixcrawler_worker.domain.facts import WRITTEN_FORMATS
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.inspection import __main__, inspector
 from pixcrawler_worker.inspection.conversion import Conversion
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits
 
 limits = Limits()
@@ -35,6 +36,7 @@ for number, body in enumerate(bodies):
         lambda: inspector.inspect_bytes(body, limits),
         lambda: inspector.measure_bytes(body, limits, strict=True),
         lambda: inspector.thumbnail(body, 64, limits),
+        lambda: inspector.crop(body, Crop(width=32, height=32, resized=40), limits),
         # All ways of writing for the whole ones of each format; in turn for the others.
         *(
             lambda conversion=conversion: inspector.convert(body, conversion, limits)

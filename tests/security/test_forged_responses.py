@@ -21,6 +21,7 @@ from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.inspection import framing
 from pixcrawler_worker.inspection.conversion import Converted
+from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -77,6 +78,7 @@ READERS: tuple[Callable[[bytes], object], ...] = (
     lambda response: framing.read_metrics(response, LIMITS),
     framing.read_thumbnail,
     lambda response: framing.read_converted(response, "png", LIMITS),
+    lambda response: framing.read_crop(response, Crop(width=4, height=4, resized=4)),
     framing.read_ready,
 )
 
