@@ -183,7 +183,7 @@ def parse(
     raw: object,
     where: str,
     *,
-    aliases: Mapping[Path, str] | None = None,
+    aliases: Mapping[Path, Path] | None = None,
     known_aliases: Collection[str] = (),
 ) -> Model:
     """Return the options in a JSON value.
@@ -192,7 +192,7 @@ def parse(
         model: of the options.
         raw: the JSON value.
         where: name of the column or argument that has it.
-        aliases: the top-level keys that were given in place of the paths in `raw`.
+        aliases: the paths that were given in place of those in `raw`.
         known_aliases: all top-level keys that are accepted besides the fields of the model.
 
     Raises:
@@ -208,16 +208,21 @@ def parse(
         raise PermanentError(f"{where}: the options are nested too deeply") from None
     unknown = next((one.path for one in problems if one.is_unknown_key), None)
     if unknown is not None:
-        raise PermanentError(f"{_shown(where, unknown)}: unknown option, {_hint(model, unknown, known_aliases)}")
+        shown = _shown(where, _given(unknown, aliases or {}))
+        raise PermanentError(f"{shown}: unknown option, {_hint(model, unknown, known_aliases)}")
     # A union has an error for each of its types. Those that lie deepest belong to the type that was meant.
     depth = max(len(one.path) for one in problems)
     path = next(one.path for one in problems if len(one.path) == depth)
     message = _message([one for one in problems if one.path == path])
-    for aliased, alias in (aliases or {}).items():
+    raise PermanentError(f"{_shown(where, _given(path, aliases or {}))}: {message}")
+
+
+def _given(path: Path, aliases: Mapping[Path, Path]) -> Path:
+    """Return the path that was given in place of one in the options."""
+    for aliased, alias in aliases.items():
         if path[: len(aliased)] == aliased:
-            path = (alias, *path[len(aliased) :])
-            break
-    raise PermanentError(f"{_shown(where, path)}: {message}")
+            return (*alias, *path[len(aliased) :])
+    return path
 
 
 def short(name: str) -> str:

@@ -85,6 +85,10 @@ class Settings(BaseSettings):
     max_image_frames: int = Field(500, ge=1, description="largest number of frames of an image that is decoded")
     decode_seconds: float = Field(20, ge=1, le=120, description="total time for decoding one image")
     placeholders: Path | None = Field(None, description="a list of further placeholder images, which are rejected")
+    clip_model: str | None = Field(
+        None, description="a CLIP model for the check relevance: a directory with ONNX files, or hf://owner/name"
+    )
+    classifier_threads: int = Field(1, ge=1, le=64, description="threads of a model that scores images")
     kept_failures: int = Field(
         100_000, ge=0, le=10_000_000, description="rejected candidates of a job that are kept with URL and details"
     )

@@ -27,6 +27,8 @@ VIOLATIONS = (
     ("jobs/new_module.py", "prometheus_client", "Only metrics knows Prometheus"),
     ("exporters/new_module.py", "obstore", "Only storage stores objects"),
     ("export/new_module.py", "pixcrawler_worker.exporters.new_module", "Plug-ins are reached by entry point"),
+    ("validate/new_module.py", "onnxruntime", "Only classifiers know models, and load them when images are scored"),
+    ("validate/new_module.py", "pixcrawler_worker.classifiers.nsfw", "Plug-ins are reached by entry point"),
     ("runtime.py", "pixcrawler_worker.sources.commons", "Plug-ins are reached by entry point"),
 )
 

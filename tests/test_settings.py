@@ -41,6 +41,8 @@ WRITTEN: dict[str, tuple[str, object]] = {
     "MAX_IMAGE_FRAMES": ("7", 7),
     "DECODE_SECONDS": ("2.5", 2.5),
     "PLACEHOLDERS": (str(placeholders.SHIPPED), placeholders.SHIPPED),
+    "CLIP_MODEL": ("hf://Xenova/clip-vit-base-patch32", "hf://Xenova/clip-vit-base-patch32"),
+    "CLASSIFIER_THREADS": ("2", 2),
     "KEPT_FAILURES": ("0", 0),
     "HELD_JOBS": ("crawl:3, export:5", ("crawl:3", "export:5")),
     "START_PENDING": ("true", True),

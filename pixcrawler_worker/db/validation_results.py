@@ -1,8 +1,8 @@
 """Images to validate, and their validation results: read and written in bulk."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationResult:
-    """The result of validating one image, and what was measured."""
+    """The result of validating one image, what was measured, and the scores of classifiers by their names."""
 
     image_id: int
     valid: bool
@@ -39,6 +39,7 @@ class ValidationResult:
     sha256: bytes | None
     facts: ImageFacts | None
     metrics: Metrics | None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def images_to_validate(
@@ -154,7 +155,7 @@ def _without_measurements(image_id: int, line: str) -> ValidationResult:
 
 def _row(job_id: int, result: ValidationResult) -> tuple[object, ...]:
     facts = result.facts
-    metrics = None if result.metrics is None else _metrics_json(result.metrics)
+    metrics = None if result.metrics is None else _metrics_json(result.metrics, result.scores)
     findings = _findings_json(result.findings) if result.findings else _NO_FINDINGS
     if facts is None:
         return job_id, result.image_id, result.valid, findings, result.sha256, *[None] * 5, metrics
@@ -175,8 +176,8 @@ def _row(job_id: int, result: ValidationResult) -> tuple[object, ...]:
     )
 
 
-def _metrics_json(metrics: Metrics) -> Jsonb:
-    """Return metrics as queries read them.
+def _metrics_json(metrics: Metrics, scores: Mapping[str, float]) -> Jsonb:
+    """Return metrics as queries read them, with scores where there are any.
 
     Raises:
         ValueError: when they are not the numbers that queries read.
@@ -186,6 +187,8 @@ def _metrics_json(metrics: Metrics) -> Jsonb:
         value = values[name]
         if isinstance(value, bool) or not isinstance(value, type_) or not abs(value) <= MAX_INT4:
             raise ValueError(f"{name} is not a number that is measured")
+    if scores:
+        values["scores"] = dict(scores)
     return Jsonb({name: storable_json(value) for name, value in values.items()})
 
 
@@ -443,7 +446,7 @@ class ValidatedImage:
     findings: tuple[Finding, ...]
     width: int | None
     height: int | None
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Any]
     keeper_id: int | None
     original_url: str
     page_url: str | None

@@ -119,6 +119,8 @@ class Check(NamedTuple):
 
 #: Checks that compare all images of a job.
 JOB_CHECKS = frozenset({"odd_size", "exact_duplicate", "near_duplicate"})
+#: Checks of what a model says of an image. Rules have to enable them: a model is installed or configured first.
+MODEL_CHECKS = frozenset({"relevance", "nsfw"})
 #: What is found in an image that the worker could not check because of a bug.
 INTERNAL_ERROR = "internal_error"
 #: Checks that need the stored file read and decoded.
@@ -135,6 +137,7 @@ PIXEL_CHECKS = frozenset(
         "grayscale",
         "exif_orientation",
         "exif_gps",
+        *MODEL_CHECKS,
     }
 )
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
@@ -156,14 +159,7 @@ def image_check(name: str, parameters: Mapping[str, Any]) -> Check:
 
 def classifier_check(name: str, *, severity: Severity, score_above: float) -> Check:
     """Return the check of a classifier's score."""
-
-    def test(image: CheckedImage) -> Hit | None:
-        score = image.scores.get(name)
-        if isinstance(score, str):
-            return score, None
-        return (score, score_above) if score is not None and score > score_above else None
-
-    return Check(name, severity, test)
+    return Check(name, severity, _on_score(name, lambda score: score > score_above, score_above))
 
 
 def run_checks(
@@ -257,6 +253,27 @@ def _on_metrics(test: Callable[[Metrics], Hit | None]) -> Test:
         return None if image.metrics is None else test(image.metrics)
 
     return on_metrics
+
+
+def _on_score(name: str, is_flagged: Callable[[float], bool], threshold: float) -> Test:
+    """Return a test of a classifier's score. What went wrong with it is a hit, too."""
+
+    def on_score(image: CheckedImage) -> Hit | None:
+        score = image.scores.get(name)
+        if isinstance(score, str):
+            return score, None
+        return (score, threshold) if score is not None and is_flagged(score) else None
+
+    return on_score
+
+
+def _relevance(*, score_below: float, templates: Sequence[str]) -> Test:
+    del templates  # of the texts that the classifier compares images with
+    return _on_score("relevance", lambda score: score < score_below, score_below)
+
+
+def _nsfw(*, score_above: float) -> Test:
+    return _on_score("nsfw", lambda score: score > score_above, score_above)
 
 
 def _formats(*, allow: Sequence[str]) -> Test:
@@ -407,4 +424,6 @@ _TESTS: Mapping[str, Callable[..., Test]] = {
     "exif_gps": _exif_gps,
     "blocked_hash": _blocked_hash,
     "required_metadata": _required_metadata,
+    "relevance": _relevance,
+    "nsfw": _nsfw,
 }

@@ -36,6 +36,18 @@ def default_label(raw: object) -> str:
     return found[0].label if len(found) == 1 else UNLABELED
 
 
+def labels_of(raw: object) -> tuple[str, ...]:
+    """Return the labels of a crawl job's keywords, no one twice. Images of a list may have others.
+
+    Args:
+        raw: the keywords of the job's row, valid or not.
+    """
+    try:
+        return tuple(dict.fromkeys(keyword.label for keyword in parse_keywords(raw)))
+    except PermanentError:
+        return ()
+
+
 def file_labels(labels: Iterable[str]) -> dict[str, str]:
     """Return labels as the files of a dataset have them: safe texts, no two the same.
 

@@ -7,22 +7,20 @@ an image and returns a score; the rules have the threshold above which the score
 """
 
 import asyncio
-import ctypes
 import math
-import queue
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from functools import partial
 
 from pixcrawler_worker.jobs.internal_errors import describe
 from pixcrawler_worker.plugins import Plugins
+from pixcrawler_worker.validate.scorer_thread import ScorerThread, StoppedError
 
 CLASSIFIERS = Plugins("classifier")
 #: Longer side in pixels of the images that classifiers get.
 SIDE = 256
 
 #: Images without an answer in time after which a chunk does not call a classifier again.
-_MAX_TIMEOUTS = 3
+MAX_TIMEOUTS = 3
 
 #: Takes a JPEG of at most 256 pixels a side, upright, which the decoder of the worker wrote: it is safe to decode.
 #: Returns a score. Runs in a thread, for one image after the other.
@@ -42,15 +40,11 @@ def score(classifier: Classifier, jpeg: bytes) -> float | str:
     """Return the score of a classifier, or an error message: its bugs do not prevent a validation result."""
     try:
         found = float(classifier(jpeg))
-    except _StoppedError:
+    except StoppedError:
         raise
     except BaseException as error:  # noqa: BLE001 - a plug-in may raise anything; the finding shows it
         return f"failed: {describe(error)}"
     return found if math.isfinite(found) else f"failed: returned {found}"
-
-
-class _StoppedError(BaseException):
-    """Raised in the thread of a classifier that does not answer."""
 
 
 class Scorer:
@@ -68,16 +62,16 @@ class Scorer:
         self._classifier = classifier
         self._seconds = seconds
         self._turn = asyncio.Lock()
-        self._thread: _Thread | None = None
+        self._thread: ScorerThread[bytes, float | str] | None = None
         self._timeouts = 0
 
     async def score(self, jpeg: bytes) -> float | str:
         """Return the score of an image, or an error message."""
         async with self._turn:
-            if self._timeouts >= _MAX_TIMEOUTS:
-                return f"failed: not called, because it did not answer for {_MAX_TIMEOUTS} images"
+            if self._timeouts >= MAX_TIMEOUTS:
+                return f"failed: not called, because it did not answer for {MAX_TIMEOUTS} images"
             if self._thread is None:
-                self._thread = _Thread(self._classifier)
+                self._thread = ScorerThread(partial(score, self._classifier))
             answer = self._thread.request(jpeg)
             done, _ = await asyncio.wait([answer], timeout=self._seconds)
             if done:
@@ -92,40 +86,3 @@ class Scorer:
         if self._thread is not None:
             self._thread.end()
             self._thread = None
-
-
-class _Thread:
-    """A thread that calls a classifier. A daemon: a process may end although it hangs."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
-        self._requests: queue.SimpleQueue[tuple[bytes, Future[float | str]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="classifier", daemon=True)
-        self._thread.start()
-
-    def request(self, jpeg: bytes) -> asyncio.Future[float | str]:
-        """Return the future score of an image."""
-        answer: Future[float | str] = Future()
-        answer.set_running_or_notify_cancel()  # a caller that gives up cannot cancel it
-        self._requests.put((jpeg, answer))
-        return asyncio.wrap_future(answer)
-
-    def end(self) -> None:
-        """Let the thread end after the image that it is at."""
-        self._requests.put(None)
-
-    def stop(self) -> None:
-        """Let the thread end now, if it runs Python code."""
-        # Before the request to end, so that the thread, and not another one with its id, is the one that is stopped.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(_StoppedError)
-        )
-        self.end()
-
-    def _run(self) -> None:
-        try:
-            while (request := self._requests.get()) is not None:
-                jpeg, answer = request
-                answer.set_result(score(self._classifier, jpeg))
-        except _StoppedError:
-            pass

@@ -21,6 +21,7 @@ from pixcrawler_worker.domain.checks import (
     run_checks,
 )
 from pixcrawler_worker.domain.facts import WRITTEN_FORMATS, ImageFacts
+from pixcrawler_worker.domain.labels import UNLABELED
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.domain.storage_keys import crawl_job_prefix
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
@@ -29,9 +30,8 @@ from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime, image_limits
 from pixcrawler_worker.storage.failures import FileMissingError
-from pixcrawler_worker.validate import classifiers
-from pixcrawler_worker.validate.classifiers import Scorer
 from pixcrawler_worker.validate.rules import Decode, FileSize
+from pixcrawler_worker.validate.scoring import Scorers
 from pixcrawler_worker.validate.work import Validated, ValidationWork
 
 log = structlog.get_logger()
@@ -40,8 +40,6 @@ log = structlog.get_logger()
 _CONCURRENT_READS = 16
 #: Values of the finding `decode` for files that are missing, and for those that the storage cannot read.
 _MISSING, _UNREADABLE = "missing", "unreadable"
-#: Share of a chunk's budget that a classifier may take for one image.
-_CLASSIFIER_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,16 @@ class _Progress:
 
 
 class ImageValidation:
-    """Validates the images of a range: each ends with a result, and whatever it raises is its own."""
+    """Validates the images of a range: each ends with a result, and whatever it raises is its own.
 
-    def __init__(self, runtime: Runtime, work: ValidationWork, limits: JobLimits) -> None:
+    Args:
+        runtime: connects to storage and decoder.
+        work: the chunk.
+        limits: of its time.
+        scorers: the classifiers that the rules enable; the caller closes them.
+    """
+
+    def __init__(self, runtime: Runtime, work: ValidationWork, limits: JobLimits, scorers: Scorers) -> None:
         active = work.rules.active()
         size, decode = active.get("file_size", FileSize()), active.get("decode", Decode())
         assert isinstance(size, FileSize)
@@ -91,18 +96,10 @@ class ImageValidation:
         self._seconds = decode.timeout_s
         budget, deadline = limits.chunk_budget.total_seconds(), limits.chunk_deadline.total_seconds()
         self._budget, self._stop = budget, (budget + deadline) / 2
-        self._scorers = {
-            name: Scorer(one, seconds=budget * _CLASSIFIER_SHARE)
-            for name, one in classifiers.load(work.rules.classifiers).items()
-        }
+        self._scorers = scorers
         self._limits = image_limits(runtime.settings)
         self._bugs = InternalErrors("validation", "image not checked: internal error")
         self._progress = _Progress()
-
-    def close(self) -> None:
-        """End the threads of classifiers."""
-        for scorer in self._scorers.values():
-            scorer.close()
 
     async def run(self) -> Validated:
         """Validate the images, reading some while another one is decoded."""
@@ -152,7 +149,7 @@ class ImageValidation:
         except Exception as error:  # noqa: BLE001 - whatever one image raises is its own
             reading = _Reading(bug=self._bugs.add(error, image=image.id))
         try:
-            scores = await self._scores(reading)
+            scores = await self._scores(image, reading)
         except WorkerError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -254,14 +251,10 @@ class ImageValidation:
             # The row has no storage URL, or one of another storage.
             raise FileMissingError(str(error)) from error
 
-    async def _scores(self, reading: _Reading) -> Mapping[str, float | str]:
+    async def _scores(self, image: ImageRecord, reading: _Reading) -> Mapping[str, float | str]:
         if not self._scorers or reading.facts is None:
             return {}
-        try:
-            thumbnail = await self._runtime.decoder.thumbnail(reading.body, side=classifiers.SIDE)
-        except RejectedError as error:
-            return dict.fromkeys(self._scorers, f"failed: {error}")
-        return {name: await scorer.score(thumbnail) for name, scorer in self._scorers.items()}
+        return await self._scorers.scores(self._runtime.decoder, reading.body, label_of(image, self._work.label))
 
     def _add(self, image: ImageRecord, reading: _Reading, scores: Mapping[str, float | str]) -> None:
         checked = CheckedImage(
@@ -288,9 +281,21 @@ class ImageValidation:
             sha256=reading.sha256,
             facts=reading.facts,
             metrics=reading.metrics,
+            scores={name: score for name, score in scores.items() if not isinstance(score, str)},
         )
         if reading.facts is not None and image.facts is None:
             self._progress.measured.append((image, reading.facts))
+
+
+def label_of(image: ImageRecord, default: str) -> str | None:
+    """Return the label of an image; None when it has none.
+
+    Args:
+        image: as its row has it.
+        default: label of the job's images without one.
+    """
+    label = image.label or default
+    return label if label.strip() and label != UNLABELED else None
 
 
 def _size_and_digest(body: bytes) -> tuple[int, bytes]:

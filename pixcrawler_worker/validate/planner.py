@@ -18,7 +18,7 @@ from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
-from pixcrawler_worker.validate.classifiers import CLASSIFIERS
+from pixcrawler_worker.validate import scoring
 from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask, ValidationChunkResult, task_of
 from pixcrawler_worker.validate.rules import Decode, ValidationRules, parse
 
@@ -42,15 +42,12 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     """Return the chunks that validate the images of the crawl job. The caller holds the job's lock.
 
     Raises:
-        PermanentError: when its rules are invalid, or the crawl job has no images.
+        PermanentError: when its rules are invalid, a classifier or its model is missing, or the crawl job has no
+            images.
     """
     request, rules = rules_of(session, ref.id)
     _require_limits(runtime.settings, rules)
-    for name in rules.classifiers:
-        try:
-            CLASSIFIERS.require(name)
-        except PermanentError as error:
-            raise PermanentError(f"validation_rules.classifiers: {error}") from error
+    scoring.require(rules, runtime.settings)
     threshold = None
     if rules.sample is not None:
         threshold = validations.sample_threshold(session, request.crawl_job_id, rules.sample)

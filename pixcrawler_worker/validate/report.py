@@ -1,5 +1,6 @@
 """HTML report on a validation: results, findings, image statistics, the worst images per check, and duplicates."""
 
+import heapq
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ class _Metric:
     side: str
     low: float
     high: float
+    is_score: bool = False
 
 
 _METRICS = (
@@ -52,6 +54,10 @@ _METRICS = (
     _Metric("std", "Contrast", "standard deviation", "uniform", "std_below", _BELOW, 0, 128),
     _Metric("sharpness", "Sharpness", "score", "blurry", "score_below", _BELOW, 0, 1),
 )
+#: Scores of classifiers: heading and unit.
+_SCORES = {"relevance": ("Relevance", "similarity of image and label"), "nsfw": ("Not safe for work", "probability")}
+#: Scores that are flagged below a threshold, and those that no check is about.
+_LOW_IS_BAD, _WITHOUT_CHECK = frozenset({"relevance"}), frozenset({"relevance_probability"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class _Content:
         job: the validation.
         name: of its crawl job.
         results: of the images that still exist.
-        worst, groups: see `_worst` and `_groups`.
+        worst, groups, conspicuous: see `_worst`, `_groups` and `_conspicuous`.
         thumbnails: by the ids of images.
         files: where the images are in a dataset.
     """
@@ -72,6 +78,7 @@ class _Content:
     results: Sequence[ValidatedImage]
     worst: Mapping[str, Sequence[ValidatedImage]]
     groups: Sequence[Sequence[ValidatedImage]]
+    conspicuous: Mapping[str, Sequence[ValidatedImage]]
     thumbnails: Mapping[int, bytes]
     files: DatasetFiles
 
@@ -101,12 +108,12 @@ def write_validation_report(runtime: Runtime, job_id: int, path: Path, *, datase
     if found is None:
         raise UnknownJobError(VALIDATION_JOBS.name, job_id)
     job, name, results = found
-    worst, groups = _worst(results), _groups(results)
-    shown = {image.id: image for images in (*worst.values(), *groups) for image in images}
+    worst, groups, conspicuous = _worst(results), _groups(results), _conspicuous(results)
+    shown = {image.id: image for images in (*worst.values(), *groups, *conspicuous.values()) for image in images}
     stored = {image.id: image.storage_url for image in shown.values() if image.storage_url}
     thumbnails = runtime.run(html_report.thumbnails(runtime, stored.items()))
     files = DatasetFiles(dataset, path, [image.original_url for image in shown.values()])
-    content = _Content(job, name, results, worst, groups, thumbnails, files)
+    content = _Content(job, name, results, worst, groups, conspicuous, thumbnails, files)
     return html_report.save(path, f"Validation: {name}", _parts(content))
 
 
@@ -149,6 +156,12 @@ def _parts(found: _Content) -> Iterator[str]:
         count = f"{len(images)} of {totals[check]:,}" if len(images) < totals[check] else f"{totals[check]:,}"
         yield f"<h3>{escape(wording.heading(check))} <small>{count}</small></h3>"
         yield _sheet(images, found, check)
+    if found.conspicuous:
+        yield '<h2>Scores</h2><p class="soft">Images that were not flagged, those nearest to the threshold first.</p>'
+    for score, images in found.conspicuous.items():
+        order = "lowest" if score in _LOW_IS_BAD else "highest"
+        yield f"<h3>{escape(wording.heading(score))} <small>{order} scores</small></h3>"
+        yield _sheet(images, found, score)
     yield from _duplicates(found)
 
 
@@ -210,6 +223,38 @@ def _worst(results: Sequence[ValidatedImage]) -> dict[str, list[ValidatedImage]]
     }
 
 
+def _conspicuous(results: Sequence[ValidatedImage]) -> dict[str, list[ValidatedImage]]:
+    """Return the images whose scores are next to be flagged, of each classifier that flagged less than a sheet of them.
+
+    They show whether its threshold is right for the job.
+    """
+    found: dict[str, list[ValidatedImage]] = {}
+    for name in _score_names(results):
+        sign = 1 if name in _LOW_IS_BAD else -1
+        flagged, others = 0, []
+        for image in results:
+            if any(one.check == name for one in image.findings):
+                flagged += 1
+            elif (score := _scores(image).get(name)) is not None:
+                others.append((sign * score, image.original_url, image.id, image))
+        if flagged < _MAX_WORST and others:
+            found[name] = [image for *_, image in heapq.nsmallest(_MAX_WORST - flagged, others)]
+    return found
+
+
+def _scores(image: ValidatedImage) -> Mapping[str, float]:
+    """Return the scores of an image; none where its row says something else."""
+    found = image.metrics.get("scores")
+    if not isinstance(found, Mapping):
+        return {}
+    return {name: score for name, score in found.items() if isinstance(score, int | float) and math.isfinite(score)}
+
+
+def _score_names(results: Sequence[ValidatedImage]) -> list[str]:
+    """Return the names of scores that checks are about, sorted."""
+    return sorted({name for image in results for name in _scores(image)} - _WITHOUT_CHECK)
+
+
 def _excess(value: Value, threshold: Value) -> float:
     """Return the distance of a value from its threshold; 0 where one of them is not a number."""
     if isinstance(value, int | float) and isinstance(threshold, int | float):
@@ -258,20 +303,24 @@ def _figure(image: ValidatedImage, content: _Content, check: str) -> str:
 
 def _caption(image: ValidatedImage, check: str) -> str:
     found = next((found for found in image.findings if found.check == check), None)
+    scores = _scores(image)
     if found is not None:
-        return wording.describe(found)
+        said = wording.describe(found)
+        return f"{said}; label: {image.label}" if check == "relevance" and image.label else said
+    if check in scores:
+        return f"{check} {scores[check]:.3g}" + (f"; label: {image.label}" if image.label else "")
     return f"{image.width}x{image.height}" if image.width else "size unknown"
 
 
 def histograms(results: Sequence[ValidatedImage], rules: ValidationRules) -> Iterator[str]:
     """Yield a section with the distribution of each metric, in which flagged images have another color."""
-    active = rules.active()
+    active = {**rules.active(), **rules.classifiers}
     drawn = []
-    for metric in _METRICS:
+    for metric in (*_METRICS, *_score_metrics(results, active)):
         # Values of each color: whether the check flagged the image decides, not where its bar is.
         values: dict[bool, list[float]] = {False: [], True: []}
         for image in results:
-            value = image.metrics.get(metric.name)
+            value = _scores(image).get(metric.name) if metric.is_score else image.metrics.get(metric.name)
             if isinstance(value, int | float) and math.isfinite(value):
                 values[any(found.check == metric.check for found in image.findings)].append(value)
         if any(values.values()):
@@ -280,6 +329,19 @@ def histograms(results: Sequence[ValidatedImage], rules: ValidationRules) -> Ite
             drawn.append(_histogram(metric, values[False], values[True], threshold))
     if drawn:
         yield f'<h2>Image statistics</h2><div class="columns">{"".join(drawn)}</div>'
+
+
+def _score_metrics(results: Sequence[ValidatedImage], active: Mapping[str, object]) -> Iterator[_Metric]:
+    """Yield the scores of classifiers, each from its lowest to its highest value, its threshold included."""
+    for name in _score_names(results):
+        side, parameter = (_BELOW, "score_below") if name in _LOW_IS_BAD else (_ABOVE, "score_above")
+        threshold = getattr(active.get(name), parameter, None)
+        values = [scores[name] for image in results if name in (scores := _scores(image))]
+        values += [] if threshold is None else [threshold]
+        low, high = min(values), max(values)
+        margin = (high - low) / _BINS or 0.01
+        heading, unit = _SCORES.get(name, (name, "score"))
+        yield _Metric(name, heading, unit, name, parameter, side, low - margin, high + margin, is_score=True)
 
 
 def _histogram(metric: _Metric, others: Sequence[float], flagged: Sequence[float], threshold: float | None) -> str:
@@ -299,7 +361,8 @@ def _histogram(metric: _Metric, others: Sequence[float], flagged: Sequence[float
     return (
         f'<section><h3 class="hist-title">{escape(metric.heading)} <small>{metric.unit}; {limit}</small></h3>'
         f'<svg class="hist" viewBox="0 0 {4 * _BINS} 62" role="img" aria-label="{escape(label, quote=True)}">'
-        f'{bars}{line}</svg><div class="ends"><span>{metric.low:g}</span><span>{metric.high:g}</span></div></section>'
+        f"{bars}{line}</svg>"
+        f'<div class="ends"><span>{metric.low:.4g}</span><span>{metric.high:.4g}</span></div></section>'
     )
 
 

@@ -11,7 +11,15 @@ from pydantic import Field, StrictBool, StrictStr, StringConstraints
 
 from pixcrawler_worker import options
 from pixcrawler_worker.domain import checks
-from pixcrawler_worker.domain.checks import JOB_CHECKS, METADATA_FIELDS, PIXEL_CHECKS, Check, Mode, Severity
+from pixcrawler_worker.domain.checks import (
+    JOB_CHECKS,
+    METADATA_FIELDS,
+    MODEL_CHECKS,
+    PIXEL_CHECKS,
+    Check,
+    Mode,
+    Severity,
+)
 from pixcrawler_worker.domain.facts import FORMATS
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import PermanentError
@@ -41,6 +49,10 @@ Positive = Annotated[float, Number(above=0)]
 Seconds = Annotated[float, Number(above=0, maximum=3600)]
 Hash64 = Annotated[
     StrictStr, StringConstraints(pattern=r"^[0-9a-fA-F]{16}$"), Expected("a hash of 16 hexadecimal digits")
+]
+#: A text with the place of the label.
+Template = Annotated[
+    options.Name, StringConstraints(pattern=r"\{label\}"), Expected("a string with the placeholder {label}")
 ]
 
 
@@ -206,6 +218,23 @@ class RequiredMetadata(WarningCheck):
     fields: tuple[Literal[METADATA_FIELDS], ...] = ("source_url",)  # type: ignore[valid-type]  # the names are listed once
 
 
+class Relevance(WarningCheck):
+    """The image shows its label, as a CLIP model sees it. Needs the extra clip, and PIXCRAWLER_CLIP_MODEL."""
+
+    score_below: Annotated[float, Number(minimum=-1, maximum=1)] = Field(
+        default=0.2, description="cosine of image and label, -1 to 1"
+    )
+    templates: tuple[Template, ...] = Field(
+        default=("a photo of {label}",), min_length=1, max_length=100, description="texts about the label; their mean"
+    )
+
+
+class Nsfw(WarningCheck):
+    """The image is safe for work, as Yahoo's open_nsfw sees it. Needs the extra nsfw."""
+
+    score_above: Share = Field(default=0.8, description="probability of pornographic content, 0 to 1")
+
+
 class ClassifierCheck(WarningCheck):
     """The score of a classifier is not above a threshold."""
 
@@ -239,6 +268,8 @@ class Checks(Options):
     near_duplicate: NearDuplicate | StrictBool | None = None
     blocked_hash: BlockedHash | StrictBool | None = None
     required_metadata: RequiredMetadata | StrictBool | None = None
+    relevance: Relevance | StrictBool | None = None
+    nsfw: Nsfw | StrictBool | None = None
 
 
 #: The model of each check, by its name.
@@ -282,7 +313,18 @@ class ValidationRules(Options):
     def _is_default(self, name: str) -> bool:
         if self.level is Level.BASIC:
             return name not in PIXEL_CHECKS | _ONLY_STRICT
+        if name in MODEL_CHECKS:
+            return False
         return self.level is Level.STRICT or name not in _ONLY_STRICT
+
+    def model_checks(self) -> dict[str, ErrorCheck | WarningCheck | InfoCheck]:
+        """Return the enabled checks of what a model says of an image."""
+        return {name: check for name, check in self.active().items() if name in MODEL_CHECKS}
+
+    @property
+    def has_classifiers(self) -> bool:
+        """Whether images are scored."""
+        return bool(self.classifiers or self.model_checks())
 
     @property
     def reads_pixels(self) -> bool:
@@ -326,13 +368,15 @@ def parse(raw: object) -> ValidationRules:
     if not isinstance(raw, dict):
         return options.parse(ValidationRules, raw, _WHERE)
     plain, aliases = _without_aliases(raw)
+    plain, moved = _with_model_checks(plain)
+    aliases |= moved
     return options.parse(ValidationRules, plain, _WHERE, aliases=aliases, known_aliases=_ALIASES)
 
 
-def _without_aliases(raw: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[options.Path, str]]:
+def _without_aliases(raw: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[options.Path, options.Path]]:
     """Return the rules without aliases, and the alias that was given for each path."""
     plain = dict(raw)
-    aliases: dict[options.Path, str] = {}
+    aliases: dict[options.Path, options.Path] = {}
     if isinstance(level := plain.get("level"), str):
         plain["level"] = _LEVELS.get(level, level)
     for alias in [name for name in plain if name in _ALIASES]:
@@ -347,7 +391,28 @@ def _without_aliases(raw: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[optio
         if not isinstance(given, dict) or parameter in given:
             raise PermanentError(f"{_WHERE}.{alias}: conflicts with checks.{check}: give one of them")
         plain["checks"] = given_checks | {check: given | {parameter: value}}
-        aliases["checks", check, parameter] = alias
+        aliases["checks", check, parameter] = (alias,)
+    return plain, aliases
+
+
+def _with_model_checks(raw: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[options.Path, options.Path]]:
+    """Return the rules with the checks of models among the checks, if they are given among the classifiers.
+
+    Raises:
+        PermanentError: when one is given at both places.
+    """
+    plain = dict(raw)
+    aliases: dict[options.Path, options.Path] = {}
+    given, given_checks = plain.get("classifiers"), plain.get("checks", {})
+    if not isinstance(given, dict) or not isinstance(given_checks, dict):
+        return plain, aliases
+    for name in sorted(MODEL_CHECKS & given.keys()):
+        if name in given_checks:
+            raise PermanentError(f"{_WHERE}.classifiers.{name}: conflicts with checks.{name}: give one of them")
+        aliases["checks", name] = ("classifiers", name)
+    if aliases:
+        plain["classifiers"] = {name: value for name, value in given.items() if name not in MODEL_CHECKS}
+        plain["checks"] = given_checks | {name: given[name] for name in MODEL_CHECKS & given.keys()}
     return plain, aliases
 
 

@@ -31,6 +31,8 @@ MEANINGS: Mapping[str, str] = {
     "near_duplicate": "looks like another image",
     "blocked_hash": "on your list of blocked images",
     "required_metadata": "metadata missing",
+    "relevance": "does not show its label",
+    "nsfw": "not safe for work",
     INTERNAL_ERROR: "not checked: error of the worker",
 }
 #: The value and the threshold of a finding in words, where it has both.
@@ -53,6 +55,8 @@ _MEASURED: Mapping[str, str] = {
     "color_mode": "color mode {value}",
     "exif_orientation": "EXIF orientation {value}",
     "near_duplicate": "looks like image {value}",
+    "relevance": "similarity to its label {value}, flagged below {threshold}",
+    "nsfw": "probability {value} of not being safe for work, flagged above {threshold}",
 }
 #: The same for findings without a threshold.
 _FOUND: Mapping[str, str] = {

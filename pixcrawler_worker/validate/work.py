@@ -22,6 +22,7 @@ class ValidationWork:
         crawl_job_id: whose images are validated.
         rules: of the job.
         label: of images without one.
+        classes: labels of the job, as far as its keywords say.
         images: the images of the range; none for the chunk that compares.
         metrics: by the id of an image, what the crawl has measured of it, if the rules need no more than that.
     """
@@ -31,6 +32,7 @@ class ValidationWork:
     crawl_job_id: int
     rules: ValidationRules
     label: str
+    classes: Sequence[str]
     images: Sequence[ImageRecord]
     metrics: Mapping[int, Metrics] = field(default_factory=dict)
 

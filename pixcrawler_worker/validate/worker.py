@@ -1,8 +1,10 @@
 """Running one chunk: validate a range of images, or compare all images of the job with each other."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from pixcrawler_worker.db import images, validation_results
 from pixcrawler_worker.db.image_records import ImageRecord
@@ -10,16 +12,20 @@ from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain.checks import Metrics
-from pixcrawler_worker.domain.labels import default_label
+from pixcrawler_worker.domain.labels import default_label, labels_of
 from pixcrawler_worker.jobs.kind import Report, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
-from pixcrawler_worker.validate import comparison, planner
-from pixcrawler_worker.validate.image_validation import ImageValidation
+from pixcrawler_worker.validate import comparison, planner, scoring
+from pixcrawler_worker.validate.image_validation import ImageValidation, label_of
 from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask, ValidationChunkResult, task_of
 from pixcrawler_worker.validate.rules import Decode, ValidationRules
+from pixcrawler_worker.validate.scoring import Scorers
 from pixcrawler_worker.validate.work import Validated, ValidationWork
+
+#: Share of a chunk's budget that a classifier may take for one image, or one batch.
+_CLASSIFIER_SHARE = 0.1
 
 
 def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
@@ -40,6 +46,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ValidationWork:
         crawl_job_id=request.crawl_job_id,
         rules=rules,
         label=default_label(request.keywords),
+        classes=labels_of(request.keywords),
         images=found,
         metrics=metrics,
     )
@@ -54,7 +61,7 @@ def _may_be_recorded(rules: ValidationRules, settings: Settings) -> bool:
     decode = active.get("decode", Decode())
     assert isinstance(decode, Decode)
     has_less_time = "timeout_s" in decode.model_fields_set and decode.timeout_s < settings.decode_seconds
-    return rules.reads_pixels and not (rules.classifiers or "strict_jpeg" in active or has_less_time)
+    return rules.reads_pixels and not (rules.has_classifiers or "strict_jpeg" in active or has_less_time)
 
 
 async def work(runtime: Runtime, work: ValidationWork, limits: JobLimits) -> Validated:
@@ -64,15 +71,31 @@ async def work(runtime: Runtime, work: ValidationWork, limits: JobLimits) -> Val
     a chunk each, half of the time from then to the deadline later: what one image takes is not taken from others.
 
     Raises:
-        TransientError, PermanentError: from the storage, or when no decoder can be started.
+        TransientError, PermanentError: from the storage, when no decoder can be started, or when a classifier of the
+            rules has no model.
     """
     if isinstance(work.task, CompareTask):
         return await comparison.compare_all(runtime, work)
-    validation = ImageValidation(runtime, work, limits)
+    scorers = await _opened(runtime, work, limits)
     try:
-        return await validation.run()
+        return await ImageValidation(runtime, work, limits, scorers).run()
     finally:
-        validation.close()
+        scorers.close()
+
+
+async def _opened(runtime: Runtime, work: ValidationWork, limits: JobLimits) -> Scorers:
+    """Return the classifiers of the rules, ready for the images of the chunk."""
+    labels = {label_of(image, work.label) for image in work.images} - {None}
+    open_all = partial(
+        scoring.open_scorers,
+        work.rules,
+        runtime.settings,
+        labels=sorted(filter(None, labels)),
+        classes=work.classes,
+        seconds=limits.chunk_budget.total_seconds() * _CLASSIFIER_SHARE,
+    )
+    # In a thread: a model takes seconds, in which the heartbeat must go on.
+    return await asyncio.to_thread(open_all) if work.rules.has_classifiers else open_all()
 
 
 def write(session: Session, work: ValidationWork, validated: Validated) -> Report:

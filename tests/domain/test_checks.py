@@ -162,6 +162,22 @@ BOUNDARIES: list[tuple[str, dict[str, Any], CheckedImage, CheckedImage, object, 
         "author",
         None,
     ),
+    (
+        "relevance",
+        {"score_below": 0.2, "templates": ("a photo of {label}",)},
+        replace(GOOD, scores={"relevance": 0.2, "relevance_probability": 0.0}),
+        replace(GOOD, scores={"relevance": 0.1999}),
+        0.1999,
+        0.2,
+    ),
+    (
+        "nsfw",
+        {"score_above": 0.8},
+        replace(GOOD, scores={"nsfw": 0.8}),
+        replace(GOOD, scores={"nsfw": 0.8001}),
+        0.8001,
+        0.8,
+    ),
 ]
 
 

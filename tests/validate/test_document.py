@@ -25,6 +25,6 @@ def test_every_check_is_there_with_its_severity_and_its_parameters() -> None:
 
 def test_its_examples_are_valid() -> None:
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", DOCUMENT, re.DOTALL)]
-    assert len(examples) == 2
+    assert len(examples) == 3
     assert all(parse(example) for example in examples)
     assert f'"{CLASSIFIERS.group}"' in DOCUMENT

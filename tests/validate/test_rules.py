@@ -37,6 +37,12 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
     "required_metadata": {"severity": "warn", "fields": ["source_url"]},
 }
 
+#: Those of what a model says, which no level enables.
+MODEL_CHECKS_DOCUMENTED: dict[str, dict[str, Any]] = {
+    "relevance": {"severity": "warn", "score_below": 0.2, "templates": ["a photo of {label}"]},
+    "nsfw": {"severity": "warn", "score_above": 0.8},
+}
+
 
 def active(raw: object) -> dict[str, dict[str, Any]]:
     return {name: json.loads(check.model_dump_json()) for name, check in parse(raw).active().items()}
@@ -44,7 +50,7 @@ def active(raw: object) -> dict[str, dict[str, Any]]:
 
 def test_the_defaults_are_those_that_are_documented() -> None:
     assert active({"level": "strict"}) == DOCUMENTED
-    assert set(MODELS) == set(DOCUMENTED)
+    assert set(MODELS) == set(DOCUMENTED | MODEL_CHECKS_DOCUMENTED)
 
 
 def test_levels_enable_checks() -> None:
@@ -54,6 +60,22 @@ def test_levels_enable_checks() -> None:
     assert not parse({"level": "basic"}).reads_pixels
     assert parse({"level": "basic", "checks": {"blurry": True}}).reads_pixels
     assert parse({}).reads_pixels
+
+
+@pytest.mark.parametrize("level", list(Level))
+@pytest.mark.parametrize("where", ["checks", "classifiers"])
+def test_rules_enable_the_checks_of_models_among_the_checks_or_the_classifiers(level: Level, where: str) -> None:
+    given: dict[str, Any] = {"relevance": {"templates": ["{label}"], "severity": "error"}, "nsfw": {}}
+    rules = parse({"level": level, where: given})
+    assert {name: json.loads(check.model_dump_json()) for name, check in rules.model_checks().items()} == {
+        "relevance": MODEL_CHECKS_DOCUMENTED["relevance"] | given["relevance"],
+        "nsfw": MODEL_CHECKS_DOCUMENTED["nsfw"],
+    }
+    assert rules.reads_pixels
+    assert rules.has_classifiers
+    assert not rules.classifiers
+    assert not parse({"level": level}).has_classifiers
+    assert parse({"classifiers": {"watermark": {}, "nsfw": {}}}).classifiers.keys() == {"watermark"}
 
 
 def test_warnings_count_where_the_level_or_the_mode_says_so() -> None:
@@ -123,6 +145,29 @@ def test_levels_have_aliases(alias: str, level: str) -> None:
         (
             {"checks": {"required_metadata": {"fields": ["x"]}}},
             'checks.required_metadata.fields[0]: expected "source_url", ',
+        ),
+        (
+            {"checks": {"relevance": {"templates": ["a photo"]}}},
+            'checks.relevance.templates[0]: expected a string with the placeholder {label}, got "a photo"',
+        ),
+        (
+            {"checks": {"relevance": {"templates": ["{label}", 5]}}},
+            "checks.relevance.templates[1]: expected a string with the placeholder {label}, got 5",
+        ),
+        ({"checks": {"relevance": {"templates": []}}}, "checks.relevance.templates: expected at least 1 entries"),
+        ({"checks": {"relevance": {"score_below": 3}}}, "relevance.score_below: expected a number from -1 to 1, got 3"),
+        (
+            {"classifiers": {"relevance": {"score_below": -3}}},
+            "validation_rules.classifiers.relevance.score_below: expected a number from -1 to 1, got -3",
+        ),
+        ({"classifiers": {"nsfw": 5}}, "validation_rules.classifiers.nsfw: expected an object, true or false, got 5"),
+        (
+            {"classifiers": {"nsfw": {}}, "checks": {"nsfw": True}},
+            "validation_rules.classifiers.nsfw: conflicts with checks.nsfw: give one of them",
+        ),
+        (
+            {"classifiers": {"watermark": {"score": 1}}},
+            "validation_rules.classifiers.watermark.score: unknown option, did you mean 'score_above'?",
         ),
         (
             {"checks": {"blocked_hash": {"sha256": ["abc"]}}},

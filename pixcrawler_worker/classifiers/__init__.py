@@ -1,0 +1,1 @@
+"""Classifiers that come with the package: what a model says of images."""
