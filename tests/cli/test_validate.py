@@ -71,7 +71,7 @@ def test_with_a_dead_broker_the_job_is_stored_and_one_line_says_so(
         (["1", "--rules", "half.json"], "half.json is not valid JSON"),
         (["1", "--rules", "list.json"], "list.json: expected a JSON object, got list"),
         (["1", "--rules", "absent.json"], "absent.json"),
-        (["1", "--rules", "classifier.json"], "there is no classifier 'nsfw'"),
+        (["1", "--rules", "classifier.json"], "there is no classifier 'watermark'"),
         (["1", "--level", "hard"], "hard"),
     ],
 )
@@ -81,7 +81,7 @@ def test_invalid_arguments_create_nothing(
     Path("slip.json").write_text('{"checks": {"blury": true}}')
     Path("half.json").write_text('{"checks": ')
     Path("list.json").write_text("[]")
-    Path("classifier.json").write_text('{"classifiers": {"nsfw": {}}}')
+    Path("classifier.json").write_text('{"classifiers": {"watermark": {}}}')
     result = call(env, "validate", *words)
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
     assert query(runtime, "SELECT count(*) FROM validation_jobs") == [(0,)]

@@ -157,7 +157,7 @@ def test_the_valid_one_of_two_duplicates_is_kept(runtime: Runtime) -> None:
     [
         ({"checks": {"blury": True}}, "validation_rules.checks.blury: unknown option, did you mean 'blurry'?"),
         ([], "validation_rules: expected an object, got an array"),
-        ({"classifiers": {"nsfw": {}}}, "there is no classifier 'nsfw'; known are none"),
+        ({"classifiers": {"watermark": {}}}, "there is no classifier 'watermark'; known are nsfw, relevance"),
         (
             {"checks": {"decode": {"max_pixels": 60_000_000}}},
             (
