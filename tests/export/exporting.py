@@ -90,6 +90,11 @@ def add(runtime: Runtime, job_id: int, stored: Sequence[StoredImage]) -> None:
     ledger.execute(runtime.sessions, "UPDATE pixcrawler.image_facts SET crawled_at = '2026-01-02T03:04:05Z'")
 
 
+def digest(body: bytes) -> str:
+    """Return the name of the file of an image that is exported unchanged, without its extension."""
+    return hashlib.sha256(body).hexdigest()
+
+
 def make_export(runtime: Runtime, crawl_job_id: int, options: object = None, *, format_: str = "zip") -> JobRef:
     """Create a pending export job."""
     with runtime.sessions.begin() as session:

@@ -13,13 +13,20 @@ _TEXTS = ("image/format", "image/class/text", "image/source_id", "source_url", "
 _NUMBERS = ("image/width", "image/height", "image/class/label")
 
 
-def main(paths: Sequence[str]) -> None:
-    """Print the records of all files; files and pixels are in base 64."""
+def main(arguments: Sequence[str]) -> None:
+    """Print the records of all files; files and pixels are in base 64.
+
+    Args:
+        arguments: paths, after `--more` and an object with the names and types of further features, where there are.
+    """
     import tensorflow as tf  # noqa: PLC0415 - a test reads the name of this file without it
 
     schema = {name: tf.io.FixedLenFeature([], tf.string) for name in ("image/encoded", *_TEXTS)}
     schema |= {name: tf.io.FixedLenFeature([], tf.int64) for name in _NUMBERS}
-    for path in paths:
+    has_more = arguments[:1] == ["--more"]
+    more: dict[str, str] = json.loads(arguments[1]) if has_more else {}
+    schema |= {name: tf.io.FixedLenFeature([], tf.as_dtype(type_)) for name, type_ in more.items()}
+    for path in arguments[2:] if has_more else arguments:
         for record in tf.data.TFRecordDataset(path):
             read = {name: value.numpy() for name, value in tf.io.parse_single_example(record, schema).items()}
             seen = tf.io.decode_image(read["image/encoded"], channels=3).numpy()
@@ -27,6 +34,7 @@ def main(paths: Sequence[str]) -> None:
                 "path": path,
                 **{name: read[name].decode() for name in _TEXTS},
                 **{name: int(read[name]) for name in _NUMBERS},
+                **{name: read[name].decode() if more[name] == "string" else read[name].item() for name in more},
                 "body": base64.b64encode(read["image/encoded"]).decode(),
                 "shape": seen.shape,
                 "pixels": base64.b64encode(seen.tobytes()).decode(),
