@@ -221,14 +221,29 @@ def close_current() -> None:
         runtime.close()
 
 
-def _downloader(settings: Settings) -> Downloader:
-    policy = Policy(
+def file_downloader(settings: Settings, *, max_bytes: int, deadline: timedelta) -> Downloader:
+    """Return a downloader for files that are no images, with the same guard as for these, and on its own.
+
+    Args:
+        settings: of the process.
+        max_bytes: largest body that is accepted.
+        deadline: for one request.
+    """
+    return Downloader(replace(_policy(settings), max_bytes=max_bytes, deadline=deadline))
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
         user_agent=f"PixCrawler/{version('pixcrawler-worker')} (+{settings.user_agent_contact})",
         max_bytes=settings.max_image_bytes,
         deadline=timedelta(seconds=settings.fetch_seconds),
         allowed_networks=settings.allowed_networks,
         egress_proxy=_secret_value(settings.egress_proxy),
     )
+
+
+def _downloader(settings: Settings) -> Downloader:
+    policy = _policy(settings)
     broker_url = _secret_value(settings.broker_url)
     known = Hosts(settings.host_connections, RedisHosts.at(broker_url), places=settings.host_concurrency)
     slots = FetchSlots(settings.fetch_concurrency)

@@ -8,16 +8,16 @@ from typing import Any, BinaryIO, TypedDict, TypeVar
 
 import click
 
-from pixcrawler_worker.cli import arguments
+from pixcrawler_worker import runtime
+from pixcrawler_worker.cli import arguments, connection
 from pixcrawler_worker.crawl import options, synonym_tables
-from pixcrawler_worker.crawl.lists import reading
+from pixcrawler_worker.crawl.lists import reading, remote
 from pixcrawler_worker.crawl.lists.rows import Columns
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain import keyword_expansion
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.licenses import FAMILIES
-from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.sources import protocol
 
@@ -56,7 +56,7 @@ class RawCrawlOptions(TypedDict):
     target_side: int | None
     variants: tuple[str, ...]
     synonyms: BinaryIO | None
-    urls: BinaryIO | None
+    urls: BinaryIO | str | None
     url_column: str | None
     caption_column: str | None
     label_column: str | None
@@ -81,6 +81,15 @@ class _Rate(click.ParamType["str | int", "int"]):
         if found is None:
             self.fail(f"expected bytes in a second, such as 500k or 2M, got {value!r}", param, ctx)
         return round(float(found[1]) * _UNITS[found[2].lower()])
+
+
+class _ListFile(click.File):
+    """A file, `-`, or the URL of a list, which is left as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - as click's
+        if isinstance(value, str) and remote.is_remote(value):
+            return value
+        return super().convert(value, param, ctx)
 
 
 _OPTIONS = (
@@ -116,9 +125,9 @@ _OPTIONS = (
     ),
     click.option(
         "--urls",
-        type=click.File("rb"),
-        help="List of URLs: text, CSV, TSV, JSON or Parquet, or .gz or .zst of these, or - for stdin. A single KEYWORD "
-        "labels its images.",
+        type=_ListFile("rb"),
+        help="List of URLs: text, CSV, TSV, JSON or Parquet, or .gz or .zst of these: a file, - for stdin, or a URL "
+        "with http://, https:// or s3://. A single KEYWORD labels its images.",
     ),
     click.option(
         "--url-column",
@@ -195,7 +204,7 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
         synonyms = None if raw["synonyms"] is None else synonym_tables.read(raw["synonyms"], _name(raw["synonyms"]))
-        listed = _stored([] if raw["urls"] is None else reading.read(raw["urls"], _name(raw["urls"]), columns))
+        listed = click.get_current_context().with_resource(_stored(raw["urls"], columns))
         given = {
             "sources": list(raw["sources"]),
             "licenses": list(raw["licenses"]),
@@ -222,9 +231,17 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
     return CrawlArguments(keywords, parsed, max_images, listed)
 
 
-def _stored(rows: Iterable[ListRow]) -> StoredList:
-    """Return the rows of a list in a file that is deleted when the command ends."""
-    return click.get_current_context().with_resource(StoredList(rows))
+def _stored(where: BinaryIO | str | None, columns: Columns) -> StoredList:
+    """Return the rows of a list: of a file, or of one at a URL."""
+    if where is None:
+        return StoredList(())
+    if isinstance(where, str):
+        downloader = runtime.file_downloader(
+            connection.load_settings(), max_bytes=remote.MAX_WHOLE_BYTES, deadline=remote.DEADLINE
+        )
+        with remote.opened(where, downloader) as file:
+            return StoredList(reading.read(file, remote.name(where), columns))
+    return StoredList(reading.read(where, _name(where), columns))
 
 
 def _name(file: BinaryIO) -> str:

@@ -19,7 +19,7 @@ from pixcrawler_worker.web.pool import Pool
 
 SEE_OTHER = 303
 REDIRECTS = frozenset({301, 302, SEE_OTHER, 307, 308})
-_TOO_MANY_REQUESTS, _UNAVAILABLE = 429, 503
+_PARTIAL, _TOO_MANY_REQUESTS, _UNAVAILABLE = 206, 429, 503
 #: A body that is slower than so many bytes a second, after so many seconds, does not arrive in time.
 _MIN_SPEED, _SPEED_SECONDS = 1000, 10.0
 #: Seconds that a host which did not answer has for each part of its next response.
@@ -168,7 +168,9 @@ async def _exchange_strictly(session: aiohttp.ClientSession, outgoing: Outgoing,
                 if failures.was_reset(response):
                     raise RejectedError(Reason.RESET, f"{url} reset the connection") from error
                 raise
-            body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
+            if response.status != _PARTIAL:
+                # Of a part of an encoded body, the encoding cannot be removed: that is for those who have asked for it.
+                body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
         return Answer(response.status, response.headers, response.raw_headers, body)
 
 
@@ -184,7 +186,9 @@ async def _exchange_leniently(pool: Pool, outgoing: Outgoing, progress: Exchange
             outgoing.taken.begun = time.monotonic()
             _check_head(response.status, response.headers, response.length, outgoing)
             body = await _body(response.blocks(), url, outgoing, progress)
-            body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
+            if response.status != _PARTIAL:
+                # Of a part of an encoded body, the encoding cannot be removed: that is for those who have asked for it.
+                body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
         return Answer(response.status, response.headers, (), body)
 
 

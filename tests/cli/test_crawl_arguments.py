@@ -1,15 +1,22 @@
 """URL lists as arguments of `pixcrawler crawl` and `build`."""
 
+import contextlib
+import functools
 import gzip
+import http.server
+import io
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ledger
+import pyarrow as pa
 import pytest
 import redis
 from calls import call, sent
 from doubles import query
+from pyarrow import parquet
 
 from pixcrawler_worker.runtime import Runtime
 
@@ -55,6 +62,61 @@ def test_the_column_of_a_table_is_chosen(env: Mapping[str, str], broker: redis.R
     result = call(env, "crawl", "cat", "--url-column", "large")
     assert "--url-column names a column of a list: give the list with --urls" in result.stderr
     assert len(sent(broker)) == 1
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder as Python does, which sends every file as a whole."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["cats.csv.gz", "cats.parquet"])
+def test_a_list_gives_the_same_rows_from_a_file_stdin_and_a_url(
+    env: Mapping[str, str], broker: redis.Redis, runtime: Runtime, name: str
+) -> None:
+    captions = [f"a red cat, {at}" for at in range(250)]
+    urls = [f"https://example.org/{at}.jpg" for at in range(250)]
+    if name.endswith(".gz"):
+        rows = "\n".join(["URL,TEXT", *(f'{url},"{text}"' for url, text in zip(urls, captions, strict=True))])
+        content = gzip.compress(rows.encode(), mtime=0)
+    else:
+        file = io.BytesIO()
+        parquet.write_table(pa.table({"URL": urls, "TEXT": captions}), file)
+        content = file.getvalue()
+    Path(name).write_bytes(content)
+    with served(Path.cwd()) as url:
+        for where in (name, "-", f"{url}/{name}?v=1"):
+            allowed = {**env, "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8"}
+            result = call(allowed, "crawl", "cat", "--urls", where, stdin=content if where == "-" else None)
+            assert (result.exit_code, result.stderr) == (0, "")
+        result = call(env, "crawl", "cat", "--urls", f"{url}/{name}")
+        assert (result.exit_code, "PIXCRAWLER_ALLOWED_NETWORKS" in result.stderr) == (2, True)
+    found = query(runtime, "SELECT crawl_job_id, page, urls, details FROM pixcrawler.crawl_urls ORDER BY 1, 2")
+    assert [(page, urls[at], details[at]["caption"]) for _, page, urls, details in found for at in (0,)] == 3 * [
+        (page, urls[100 * page], captions[100 * page]) for page in range(3)
+    ]
+    assert [row[1:] for row in found[:3]] == [row[1:] for row in found[3:6]] == [row[1:] for row in found[6:]]
+    assert query(runtime, "SELECT DISTINCT max_images FROM crawl_jobs") == [(250,)]
+    assert len(sent(broker)) == 3
+
+
+def test_a_scheme_that_is_not_read_is_named(env: Mapping[str, str]) -> None:
+    result = call(env, "crawl", "cat", "--urls", "ftp://example.org/cats.txt")
+    assert result.exit_code == 2
+    assert "a URL with http://, https:// or s3://, not ftp://" in result.stderr
 
 
 def test_captions_labels_and_columns_are_recorded(
