@@ -98,6 +98,8 @@ def build(
     said = _Said() if job is None else _Said(_resumable(job))
     with said.when_interrupted(), _services(job) as (runtime, check), said.when_interrupted():
         if crawl:
+            if crawl.options.extends is not None:
+                request = _extended(runtime, crawl.options.extends, request, exported)
             job_id = new_jobs.create_crawl(runtime, crawl, build=request.to_json())
             said.text = _resumable(job_id)
             new_jobs.start(client.start_crawl, job_id, title=f"job {job_id}")
@@ -132,8 +134,10 @@ def _crawl_of(
         raise click.UsageError("--json is for --dry-run")
     if job is None and not keywords:
         raise click.UsageError("give at least one KEYWORD, or --job ID to resume a job")
-    if dry_run and raw["skip_known"]:
-        raise click.UsageError("--dry-run reads no database, so it does not know other jobs: leave out --skip-known")
+    if dry_run and (raw["skip_known"] or raw["extend"] is not None):
+        raise click.UsageError(
+            "--dry-run reads no database, so it does not know other jobs: leave out --skip-known and --extend"
+        )
     if job is None:
         return crawl_arguments.parse(keywords, raw)
     if keywords or dry_run or any(raw.values()):
@@ -298,6 +302,43 @@ def _list_left(left: Sequence[JobView]) -> None:
         )
     if len(shown) > _MAX_LEFT:
         click.echo(f"and {len(shown) - _MAX_LEFT} more, which pixcrawler jobs list shows", err=True)
+
+
+def _extended(runtime: Runtime, base_id: int, request: _Request, exported: ExportArguments) -> _Request:
+    """Return the request of a build that adds to a dataset: what it does not say is as the build before had it.
+
+    Images that the build before left out stay left out.
+
+    Raises:
+        click.UsageError: when the options do not fit to those of the build before.
+    """
+    recorded = transact(runtime.sessions, lambda session: new_jobs.recorded_build(session, base_id))
+    before = recorded.get("options")
+    if not isinstance(before, dict):
+        return request
+    keeps_format = exported.format_ is None and exported.layout is None
+    return _Request.parse(
+        {
+            "out": request.out,
+            "format": recorded.get("format") if keeps_format else request.delivery.format.value,
+            "options": _merged(before, request.delivery.options),
+        },
+        ExportArguments(),
+        out=None,
+    )
+
+
+def _merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return options with those of an earlier build where they say nothing."""
+    merged = {**before, **now}
+    for name, value in before.items():
+        given = now.get(name)
+        if isinstance(value, dict) and isinstance(given, dict):
+            # Ratios are given all or none.
+            merged[name] = given if name == "ratios" else _merged(value, given)
+        elif name == "exclude_images" and isinstance(value, list) and isinstance(given, list):
+            merged[name] = list(dict.fromkeys([*value, *given]))
+    return merged
 
 
 def _resume(

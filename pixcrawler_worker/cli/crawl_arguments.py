@@ -65,6 +65,7 @@ class RawCrawlOptions(TypedDict):
     limit_rate: int | None
     wait: float | None
     skip_known: bool
+    extend: int | None
 
 
 class _Rate(click.ParamType["str | int", "int"]):
@@ -178,6 +179,13 @@ _OPTIONS = (
     click.option(
         "--skip-known", is_flag=True, help="Leave out the URLs and the files that other jobs of the project have."
     ),
+    click.option(
+        "--extend",
+        type=arguments.NUMBER,
+        metavar="JOB",
+        help="Add to the dataset of a crawl job: leave out what it has, and export its images together with the new "
+        "ones.",
+    ),
 )
 
 
@@ -218,6 +226,7 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "limit_rate": raw["limit_rate"],
             "wait": raw["wait"],
             "skip_known": raw["skip_known"],
+            "extends": raw["extend"],
         }
         parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
         keyword_expansion.expanded(labels, variants=parsed.variants, synonyms=parsed.synonyms)

@@ -36,14 +36,14 @@ class ExportArguments:
         exclude: SHA-256 of images to leave out; None without a list of them.
     """
 
-    format_: str | None
-    layout: str | None
-    resize: int | None
-    convert: str | None
-    split: dict[str, float] | None
-    only_valid: bool | None
-    name_template: str | None
-    failures: bool | None
+    format_: str | None = None
+    layout: str | None = None
+    resize: int | None = None
+    convert: str | None = None
+    split: dict[str, float] | None = None
+    only_valid: bool | None = None
+    name_template: str | None = None
+    failures: bool | None = None
     exclude: Sequence[str] | None = None
 
 

@@ -8,7 +8,7 @@ import click
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
 from pixcrawler_worker.client import BrokerError
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity_log, job_rows
+from pixcrawler_worker.db import activity_log, extensions, job_rows
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.postgres_types import storable
@@ -29,22 +29,25 @@ def create_crawl(
     Args:
         runtime: connects to the database.
         crawl: the options.
-        project_id: the project that it belongs to; None for that of the command line.
+        project_id: the project that it belongs to; None for that of the job that it extends, or of the command line.
         name: of the job; None for its keywords.
         build: the options of `pixcrawler build` for what follows the crawl; see `record_build`.
 
     Raises:
-        PermanentError: when there is no such project.
+        PermanentError: when there is no such project, or the job that it extends does not allow that.
     """
 
     def insert(session: Session) -> int | None:
+        project = project_id
+        if crawl.options.extends is not None:
+            project = _project_to_extend(session, crawl.options.extends, project_id)
         job_id = job_rows.create_crawl_job(
             session,
             # An argument may hold bytes that are not UTF-8.
             name=storable(name or ", ".join(crawl.keywords)),
             keywords=list(crawl.keywords),
             max_images=crawl.max_images,
-            project_id=project_id,
+            project_id=project,
         )
         if job_id is not None:
             planner.record_options(runtime, session, job_id, crawl.options, crawl.listed)
@@ -56,6 +59,21 @@ def create_crawl(
     if job_id is None:
         raise PermanentError(f"there is no project {project_id}")
     return job_id
+
+
+def _project_to_extend(session: Session, base_id: int, project_id: int | None) -> int:
+    """Return the project of a job that extends another one.
+
+    Raises:
+        PermanentError: when it cannot be extended, or belongs to another project than the one given.
+    """
+    found = extensions.project_of(session, base_id)
+    if found is None:
+        raise PermanentError(f"there is no crawl job {base_id}; `pixcrawler jobs list` lists the existing ones")
+    if project_id is not None and project_id != found:
+        raise PermanentError(f"crawl job {base_id} belongs to project {found}: give --project {found}, or leave it out")
+    extensions.check(session, base_id, project_id=found)
+    return found
 
 
 def record_build(session: Session, job_id: int, options: Mapping[str, Any]) -> None:

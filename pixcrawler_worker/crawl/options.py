@@ -80,6 +80,11 @@ class CrawlOptions(Options):
     skip_known: StrictBool = Field(
         False, description="leave out the URLs and the files that other jobs of the project have as images"
     )
+    extends: Size | None = Field(
+        None,
+        description="id of a crawl job of the project, which has ended: leave out what it has, and export its images "
+        "with those of this job",
+    )
     limit_rate: Annotated[int, Integer(MIN_RATE)] | None = Field(
         None, description="bytes of image files in a second, of all workers together; no limit by default"
     )

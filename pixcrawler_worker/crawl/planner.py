@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse, recorded
-from pixcrawler_worker.db import crawls
+from pixcrawler_worker.db import crawls, extensions
 from pixcrawler_worker.db.crawls import CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -125,7 +125,9 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
         PermanentError: when its row or its options are invalid.
     """
     request = crawls.load(session, ref.id)
-    round_ = next_round(runtime, request, parse(request.options), [])
+    options = parse(request.options)
+    round_ = next_round(runtime, request, options, [])
+    extensions.record(session, ref.id, options.extends)
     crawls.next_round(session, ref.id)
     sources_used = sorted({chunk.source for chunk in round_})
     return Chunks(

@@ -55,7 +55,7 @@ class CrawlWork:
     @property
     def skips_known(self) -> bool:
         """Whether images that other jobs have are left out."""
-        return self.options.skip_known
+        return self.options.skip_known or self.options.extends is not None
 
     @property
     def urls(self) -> tuple[str, ...]:
