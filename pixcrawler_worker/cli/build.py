@@ -84,6 +84,7 @@ def build(
     pixcrawler build "red panda" "snow leopard" --max-images 200
     pixcrawler build cat --urls cats.txt --license cc0 --out cats
     pixcrawler build cat --layout coco --resize 512 --split train=0.8,test=0.2
+    pixcrawler build cat --extend 3 --out more-cats
     pixcrawler build cat --license cc0 --dry-run
     pixcrawler build --job 3
     """  # noqa: D301 - click's mark for lines it must not wrap

@@ -7,7 +7,7 @@ from typing import Any
 
 from pixcrawler_worker import settings
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity_log, candidates, crawls, job_views
+from pixcrawler_worker.db import activity_log, candidates, crawls, extensions, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.db.ledger import chunks
@@ -23,6 +23,7 @@ _MAX_ADVICE = 3
 def _details(session: Session, job: CrawlView) -> dict[str, Any]:
     hosts = Hosts(settings.load().host_connections)
     return {
+        "extends": extensions.bases(session, job.id),
         "reasons": dict(planner.reasons(session, job.id)),
         "retriable": _retriable(session, job.id),
         "waiting": [
@@ -53,6 +54,7 @@ def _retriable(session: Session, job_id: int) -> int:
 def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
     return [
         ("keywords", [json.dumps(job.keywords, ensure_ascii=False)]),
+        ("extends", [", ".join(map(str, details["extends"]))] if details["extends"] else []),
         ("images", [f"{job.valid_images} of {job.max_images}"]),
         ("candidates", [f"{job.total_images} found, {job.downloaded_images} downloaded"]),
         ("waiting", [_waiting(one) for one in details["waiting"]]),

@@ -19,7 +19,8 @@ class Selection:
     """Which images an export selects, how it splits them, and how large their files can be.
 
     Attributes:
-        validation_id: the effective validation; None when there is none.
+        crawl_job_ids: whose images are selected: those of a dataset that was extended, the oldest first.
+        validation_ids: the effective validation of each; None when it has none.
         only_valid: leave out images that it found invalid.
         exclude_flags: leave out images that these checks flagged.
         labels: selected classes; None for all.
@@ -42,7 +43,8 @@ class Selection:
         unknown_bytes: upper bound of the size of a file whose size is not recorded, in bytes.
     """
 
-    validation_id: int | None
+    crawl_job_ids: Sequence[int]
+    validation_ids: Sequence[int | None]
     only_valid: bool
     exclude_flags: Sequence[str]
     labels: Sequence[str] | None
@@ -63,22 +65,20 @@ class Selection:
     unknown_bytes: int
 
 
-def licenses(session: Session, crawl_job_id: int) -> list[str]:
-    """Return the licenses of a crawl job's images."""
-    of_job = select(ImageFact.license).join(Image, Image.id == ImageFact.image_id)
-    found = of_job.where(Image.crawl_job_id == crawl_job_id, ImageFact.license.is_not(None))
+def licenses(session: Session, crawl_job_ids: Sequence[int]) -> list[str]:
+    """Return the licenses of the images of crawl jobs."""
+    of_jobs = select(ImageFact.license).join(Image, Image.id == ImageFact.image_id)
+    found = of_jobs.where(Image.crawl_job_id.in_(crawl_job_ids), ImageFact.license.is_not(None))
     return [name for name in session.scalars(found.distinct()) if name is not None]
 
 
 # Windows and orders depend on the content of the images, not on their ids or the order of their rows, so that the same
 # images make the same dataset. Groups have all images of the crawl, so that a different selection moves no image.
-_INSERT = """
-INSERT INTO pixcrawler.export_items (export_job_id, seq, image_id, split, digest, copy, cost, upto)
-WITH excluded AS (
-    SELECT unnest(CAST(:exclude_images AS bytea[])) AS digest
-), known AS (
+# Of a dataset that was extended, each generation is a crawl job. The oldest images of a group name it, so that images
+# that are added move no others into another split.
+_IMAGES = """
     SELECT i.id, i.original_url, coalesce(f.sha256, v.sha256, sha256(convert_to(i.original_url, 'UTF8'))) AS digest,
-        coalesce(nullif(f.label, ''), :default_label) AS label, f.license, coalesce(v.keeper_id, i.id) AS family,
+        coalesce(nullif(f.label, ''), :default_label) AS label, f.license, {family},
         coalesce(v.valid, true) AS valid, coalesce(v.findings, '[]'::jsonb) AS findings,
         coalesce(v.width, i.width) AS width, coalesce(v.height, i.height) AS height, i.format,
         coalesce(v.file_size, i.file_size, :unknown_bytes)::bigint AS file_size,
@@ -87,17 +87,49 @@ WITH excluded AS (
             f.label, f.caption, f.columns)) + CASE WHEN f.caption IS NULL THEN 0 ELSE 350 END AS letters
     FROM images AS i
     LEFT JOIN pixcrawler.image_facts AS f ON f.image_id = i.id
-    LEFT JOIN pixcrawler.verdicts AS v ON v.validation_job_id = :validation_id AND v.image_id = i.id
-    WHERE i.crawl_job_id = :job AND i.storage_url IS NOT NULL
-), keys AS (
-    SELECT key FROM pixcrawler.image_facts AS f
+    LEFT JOIN pixcrawler.verdicts AS v ON v.validation_job_id = {validation} AND v.image_id = i.id
+    WHERE i.crawl_job_id = {jobs} AND i.storage_url IS NOT NULL
+"""
+_OF_ONE = "known AS ({images})".format(
+    images=_IMAGES.format(
+        family="coalesce(v.keeper_id, i.id) AS family, 1 AS generation",
+        validation="(CAST(:validation_ids AS int[]))[1]",
+        jobs="(CAST(:jobs AS int[]))[1]",
+    )
+)
+_GENERATION = "array_position(CAST(:jobs AS int[]), i.crawl_job_id)"
+# The image that is kept in place of another one may be of an earlier generation, where it may have a group already.
+_OF_SEVERAL = """found AS ({images}), roots (id, root) AS (
+    SELECT id, id FROM found WHERE keeper_id IS NULL OR keeper_id = id
+    UNION ALL
+    SELECT found.id, roots.root FROM found JOIN roots ON roots.id = found.keeper_id WHERE found.keeper_id <> found.id
+), oldest AS (
+    SELECT found.*, coalesce(roots.root, found.keeper_id, found.id) AS family,
+        min(generation) OVER (PARTITION BY digest) AS first_generation
+    FROM found LEFT JOIN roots ON roots.id = found.id
+), known AS (
+    SELECT * FROM oldest WHERE generation = first_generation
+)""".format(  # noqa: S608 - constants
+    images=_IMAGES.format(
+        family=f"v.keeper_id, {_GENERATION} AS generation",
+        validation=f"""ANY(CAST(:validation_ids AS int[]))
+        AND v.validation_job_id = (CAST(:validation_ids AS int[]))[{_GENERATION}]""",
+        jobs="ANY(CAST(:jobs AS int[]))",
+    )
+)
+_INSERT = """
+INSERT INTO pixcrawler.export_items (export_job_id, seq, image_id, split, digest, copy, cost, upto)
+WITH RECURSIVE excluded AS (
+    SELECT unnest(CAST(:exclude_images AS bytea[])) AS digest
+), {known}, keys AS (
+    SELECT key FROM images AS i JOIN pixcrawler.image_facts AS f ON f.image_id = i.id
         CROSS JOIN jsonb_object_keys(CASE WHEN jsonb_typeof(f.columns) = 'object' THEN f.columns ELSE '{}' END) AS key
-    WHERE f.crawl_job_id = :job AND f.columns IS NOT NULL
+    WHERE i.crawl_job_id = ANY(CAST(:jobs AS int[])) AND f.columns IS NOT NULL
     GROUP BY key ORDER BY octet_length(key) DESC LIMIT :max_columns
 ), grouped AS (
     SELECT *, CASE WHEN :by_group
-        THEN first_value(digest) OVER (PARTITION BY family ORDER BY digest) ELSE digest END AS leader,
-        first_value(label) OVER (PARTITION BY family ORDER BY digest, label) AS leading_label,
+        THEN first_value(digest) OVER (PARTITION BY family ORDER BY generation, digest) ELSE digest END AS leader,
+        first_value(label) OVER (PARTITION BY family ORDER BY generation, digest, label) AS leading_label,
         row_number() OVER (PARTITION BY digest ORDER BY original_url, label, id) - 1 AS copy
     FROM known
 ), hashed AS (
@@ -184,16 +216,17 @@ def list_columns(session: Session, job_id: int, *, images: int) -> ListColumns |
     return ListColumns.of(facts, images=images, has_captions=has_captions, row_bytes=row_bytes)
 
 
-def insert_entries(session: Session, job_id: int, crawl_job_id: int, selection: Selection) -> int:
+def insert_entries(session: Session, job_id: int, selection: Selection) -> int:
     """Select the images of an export and insert their entries; return their number. Earlier entries are deleted."""
+    known = _OF_ONE if len(selection.crawl_job_ids) == 1 else _OF_SEVERAL
     session.execute(select(func.set_config("statement_timeout", f"{int(_SELECT_TIMEOUT.total_seconds())}s", True)))
     session.execute(delete(ExportItem).where(ExportItem.export_job_id == job_id))
     session.execute(
-        text(_INSERT),
+        text(_INSERT.replace("{known}", known)),
         {
             "export": job_id,
-            "job": crawl_job_id,
-            "validation_id": selection.validation_id,
+            "jobs": list(selection.crawl_job_ids),
+            "validation_ids": list(selection.validation_ids),
             "only_valid": selection.only_valid,
             "exclude_flags": list(selection.exclude_flags),
             "labels": None if selection.labels is None else list(selection.labels),

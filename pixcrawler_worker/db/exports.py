@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, join, literal, select, update
+from sqlalchemy import any_, delete, func, join, literal, select, update
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import SQLCoreOperations
 
@@ -109,6 +109,8 @@ _ENTRY_COLUMNS: Mapping[str, SQLCoreOperations[Any]] = {
     "caption": ImageFact.caption,
     "columns": ImageFact.columns,
 }
+#: An export that an older version planned has the images of one crawl job.
+_VALIDATIONS = func.coalesce(ExportPlan.validation_job_ids, array([ExportPlan.validation_job_id]))
 # In the order of the fields, as `image_records` selects.
 _ENTRY = [_ENTRY_COLUMNS[field.name] for field in fields(ExportEntry) if field.name != "image"]
 
@@ -149,13 +151,25 @@ def record_plan(  # noqa: PLR0913 - one argument per column
     job_id: int,
     *,
     validation_id: int | None,
+    validation_ids: Sequence[int],
     images: int,
     default_label: str,
     columns: ListColumns | None = None,
 ) -> None:
-    """Record the plan of a job whose images are selected. The caller holds the job's lock."""
+    """Record the plan of a job whose images are selected. The caller holds the job's lock.
+
+    Args:
+        session: the transaction that plans the job.
+        job_id: the export job.
+        validation_id: the effective validation of its crawl job; None when it has none.
+        validation_ids: this one, and those of the crawl jobs that the crawl job extends.
+        images: number of selected images.
+        default_label: class of images without a label.
+        columns: of URL lists that its images have; None where none has any.
+    """
     values = {
         "validation_job_id": validation_id,
+        "validation_job_ids": list(validation_ids),
         "labels": _labels(session, job_id, default_label=default_label),
         "columns": None if columns is None else columns.to_json(),
     }
@@ -211,8 +225,7 @@ def entries(session: Session, job_id: int, *, first: int, last: int, sample: int
         .join(ExportPlan, ExportPlan.export_job_id == ExportItem.export_job_id)
         .outerjoin(
             ValidationResultRow,
-            (ValidationResultRow.validation_job_id == ExportPlan.validation_job_id)
-            & (ValidationResultRow.image_id == Image.id),
+            (ValidationResultRow.validation_job_id == any_(_VALIDATIONS)) & (ValidationResultRow.image_id == Image.id),
         )
         .where(*positions, (ExportItem.seq - first) % step == 0)
         .order_by(ExportItem.seq)

@@ -34,7 +34,7 @@ def record(session: Session, job_id: int, base_id: int | None) -> None:
     Raises:
         PermanentError: when it cannot be extended; see `check`.
     """
-    bases: list[int] = []
+    found: list[int] = []
     if base_id is not None:
         if base_id == job_id:
             raise PermanentError(f"options.extends: crawl job {job_id} cannot extend itself")
@@ -44,8 +44,8 @@ def record(session: Session, job_id: int, base_id: int | None) -> None:
             check(session, base_id, project_id=project_id)
         except PermanentError as error:
             raise PermanentError(f"options.extends: {error}") from error
-        bases = [base_id, *_bases(session, base_id)]
-    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(bases=bases))
+        found = [base_id, *bases(session, base_id)]
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(bases=found))
 
 
 def chain(session: Session, job_id: int) -> list[int]:
@@ -53,13 +53,13 @@ def chain(session: Session, job_id: int) -> list[int]:
 
     Those that were deleted, or belong to another project, are left out.
     """
-    bases = _bases(session, job_id)
-    if not bases:
+    extended = bases(session, job_id)
+    if not extended:
         return [job_id]
     project_id = select(CrawlJob.project_id).where(CrawlJob.id == job_id).scalar_subquery()
-    existing = select(CrawlJob.id).where(CrawlJob.id.in_(bases), CrawlJob.project_id == project_id)
+    existing = select(CrawlJob.id).where(CrawlJob.id.in_(extended), CrawlJob.project_id == project_id)
     found = set(session.scalars(existing))
-    return [*(base for base in reversed(bases) if base in found), job_id]
+    return [*(base for base in reversed(extended) if base in found), job_id]
 
 
 def project_of(session: Session, job_id: int) -> int | None:
@@ -67,6 +67,7 @@ def project_of(session: Session, job_id: int) -> int | None:
     return session.scalar(select(CrawlJob.project_id).where(CrawlJob.id == job_id))
 
 
-def _bases(session: Session, job_id: int) -> list[int]:
+def bases(session: Session, job_id: int) -> list[int]:
+    """Return the jobs that a job extends, the newest first, as they were recorded: some may have been deleted."""
     found = select(CrawlPlan.bases).where(CrawlPlan.crawl_job_id == job_id)
     return list(session.scalar(found) or [])

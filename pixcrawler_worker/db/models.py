@@ -522,9 +522,10 @@ class ExportPlan(Base):
     """The state of an export job that has no column in the documented table.
 
     `validation_job_id` is the validation whose results count for it; there is no foreign key, because deleting the
-    validation does not change a running export. `labels` are the classes of its images, sorted. `signed_until` is when
-    the presigned URL in its row expires. `cleaned_at` is when the deletion of its files began, if it has to write them
-    again. `columns` are the columns of URL lists that its images have; NULL where none has any.
+    validation does not change a running export. `validation_job_ids` are this one and those of the crawl jobs that its
+    crawl job extends. `labels` are the classes of its images, sorted. `signed_until` is when the presigned URL in its
+    row expires. `cleaned_at` is when the deletion of its files began, if it has to write them again. `columns` are the
+    columns of URL lists that its images have; NULL where none has any.
     """
 
     __tablename__ = "export_plans"
@@ -539,6 +540,7 @@ class ExportPlan(Base):
     signed_until: Mapped[datetime | None]
     cleaned_at: Mapped[datetime | None]
     columns: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    validation_job_ids: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
 
 
 class ExportItem(Base):

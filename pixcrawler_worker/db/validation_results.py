@@ -14,12 +14,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from pixcrawler_worker.db import extensions
 from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
 from pixcrawler_worker.db.images import MEASURED_HASH_VERSION, METRICS_VERSION, metrics_of, signed
 from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
 from pixcrawler_worker.db.session import describe, is_passing
-from pixcrawler_worker.db.validations import selected
+from pixcrawler_worker.db.validations import effective_validation, selected
 from pixcrawler_worker.domain.checks import Finding, Metrics, Severity, internal_error
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.postgres_types import MAX_INT4, storable_json
@@ -212,6 +213,7 @@ _COMPARABLE = np.dtype(
                 ("file_size", ">i4"),
                 ("plain", "i1"),
                 ("valid", "i1"),
+                ("extended", "i1"),
             )
             for part in ((f"_{name}", ">i4"), (name, type_))
         ),
@@ -222,36 +224,63 @@ _COMPARE = """
 COPY (
     SELECT v.image_id::int8, v.sha256, v.phash, v.dhash, v.width::int8 * v.height, v.file_size,
         coalesce((v.metrics->>'entropy')::float8 < {entropy} OR (v.metrics->>'std')::float8 < {std}, false),
-        v.valid
+        v.valid, false
     FROM pixcrawler.verdicts v
     WHERE v.validation_job_id = {job} AND octet_length(v.sha256) = 32
         AND num_nulls(v.phash, v.dhash, v.width, v.height, v.file_size) = 0
-    ORDER BY v.image_id
+    UNION ALL
+    SELECT i.id::int8, f.sha256, f.phash, f.dhash, i.width::int8 * i.height, i.file_size,
+        coalesce((f.metrics->>'entropy')::float8 < {entropy} OR (f.metrics->>'std')::float8 < {std}, false),
+        true, true
+    FROM images i JOIN pixcrawler.image_facts f ON f.image_id = i.id
+    WHERE i.crawl_job_id = ANY('{bases}') AND octet_length(f.sha256) = 32
+        AND num_nulls(i.width, i.height, i.file_size) = 0
+        AND NOT EXISTS (
+            SELECT FROM pixcrawler.verdicts v
+            WHERE v.validation_job_id = ANY('{validations}') AND v.image_id = i.id AND NOT v.valid
+        )
+    ORDER BY 1
 ) TO STDOUT (FORMAT BINARY)
 """
 
 
-def comparable_images(session: Session, job_id: int, *, entropy_below: float, std_below: float) -> NDArray[np.void]:
+def comparable_images(
+    session: Session, job_id: int, crawl_job_id: int, *, entropy_below: float, std_below: float
+) -> NDArray[np.void]:
     """Return what is compared of all images that the job could decode, as a structured array ordered by id.
 
     Fields: `image_id`, `sha256`, `phash`, `dhash` (as signed 64-bit numbers), `pixels`, `file_size`, `plain`: 1 for an
-    image with too little information for its hashes to be compared, and `valid`: 1 for an image that is valid so far.
-    A million images take 100 MB.
+    image with too little information for its hashes to be compared, `valid`: 1 for an image that is valid so far, and
+    `extended`: 1 for a valid image of a crawl job that the crawl job extends, as that crawl has measured it. A million
+    images take 100 MB.
 
     Args:
         session: of the transaction.
         job_id: the row in `validation_jobs`.
+        crawl_job_id: its crawl job.
         entropy_below: images with less entropy, in bits, are plain.
         std_below: images with a smaller standard deviation of gray levels are plain.
     """
     connection = session.connection().connection.driver_connection
     assert isinstance(connection, psycopg.Connection)
-    query = _COMPARE.format(job=int(job_id), entropy=float(entropy_below), std=float(std_below))
+    *bases, _ = extensions.chain(session, crawl_job_id)
+    used = [effective_validation(session, base) for base in bases]
+    query = _COMPARE.format(
+        job=int(job_id),
+        entropy=float(entropy_below),
+        std=float(std_below),
+        bases=_int_array(bases),
+        validations=_int_array([one for one in used if one is not None]),
+    )
     received = bytearray()
     with connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
         for block in copy:
             received += block
     return np.frombuffer(received, dtype=_COMPARABLE, offset=_COPY_HEADER, count=_rows(received))
+
+
+def _int_array(numbers: Sequence[int]) -> str:
+    return f"{{{','.join(str(int(number)) for number in numbers)}}}"
 
 
 def _rows(received: bytearray) -> int:

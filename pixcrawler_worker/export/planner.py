@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
-from pixcrawler_worker.db import export_selection, exports, validations
+from pixcrawler_worker.db import export_selection, exports, extensions, validations
 from pixcrawler_worker.db.export_selection import ExportPart, Selection
 from pixcrawler_worker.db.exports import ExportRequest
 from pixcrawler_worker.db.ledger import chunks, jobs
@@ -43,19 +44,19 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     if request is None:
         raise UnknownJobError(ref.table.name, ref.id)
     export_plan = Plan.of(request)
-    validation = validations.effective_validation(session, request.crawl_job_id)
-    selection = _selection(
-        session, request, export_plan, validation_id=validation, unknown=runtime.settings.max_image_bytes
-    )
-    images = export_selection.insert_entries(session, ref.id, request.crawl_job_id, selection)
+    selection = _selection(session, request, export_plan, unknown=runtime.settings.max_image_bytes)
+    images = export_selection.insert_entries(session, ref.id, selection)
     if not images:
         raise PermanentError(f"crawl job {request.crawl_job_id} has no images that the options select")
     columns = export_selection.list_columns(session, ref.id, images=images)
     parts = list(_parts(session, ref.id, export_plan, images))
+    used = [one for one in selection.validation_ids if one is not None]
+    validation = selection.validation_ids[-1]
     exports.record_plan(
         session,
         ref.id,
         validation_id=validation,
+        validation_ids=used,
         images=images,
         default_label=export_plan.default_label,
         columns=columns,
@@ -64,7 +65,9 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
         ArchiveTask(part=number, parts=len(parts), first=part.first, last=part.last, name=name)
         for number, (part, name) in enumerate(zip(parts, _names(export_plan, parts), strict=True))
     ]
-    details = {"images": images, "parts": len(parts), "validation": validation}
+    details: dict[str, Any] = {"images": images, "parts": len(parts), "validation": validation}
+    if len(selection.crawl_job_ids) > 1:
+        details["crawl_jobs"] = list(selection.crawl_job_ids)
     return Chunks([task.to_json() for task in tasks], details)
 
 
@@ -107,16 +110,16 @@ def _listed(skipped: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in frequent)
 
 
-def _selection(
-    session: Session, request: ExportRequest, export_plan: Plan, *, validation_id: int | None, unknown: int
-) -> Selection:
+def _selection(session: Session, request: ExportRequest, export_plan: Plan, *, unknown: int) -> Selection:
     options, layout = export_plan.options, export_plan.layout
     select, image = options.select, options.image
-    known = export_selection.licenses(session, request.crawl_job_id)
+    crawl_jobs = extensions.chain(session, request.crawl_job_id)
+    known = export_selection.licenses(session, crawl_jobs)
     copies = image.format == "keep" and image.resize is None and not image.strip_metadata
     target = layout.image_formats[0] if image.format == "keep" else image.format
     return Selection(
-        validation_id=validation_id,
+        crawl_job_ids=crawl_jobs,
+        validation_ids=[validations.effective_validation(session, job_id) for job_id in crawl_jobs],
         only_valid=select.only_valid,
         exclude_flags=select.exclude_flags,
         labels=select.labels,

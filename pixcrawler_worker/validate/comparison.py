@@ -33,7 +33,7 @@ async def compare_all(runtime: Runtime, work: ValidationWork) -> Validated:
 
     def read(session: Session) -> NDArray[np.void]:
         return validation_results.comparable_images(
-            session, work.claim.job.id, entropy_below=plain.entropy_below, std_below=flat.std_below
+            session, work.claim.job.id, work.crawl_job_id, entropy_below=plain.entropy_below, std_below=flat.std_below
         )
 
     def compare() -> Validated:
@@ -48,12 +48,15 @@ def _comparisons(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[Com
     active = rules.active()
     image_id = rows["image_id"].astype(np.int64)
     pixels = np.maximum(rows["pixels"].astype(np.int64), 0)  # a row may state any number
-    order = duplicates.best_first(rows["valid"], pixels, rows["file_size"].astype(np.int64), image_id)
+    # An image of a job that is extended comes before all others: it stays, and in its group.
+    rank = rows["valid"] + rows["extended"]
+    order = duplicates.best_first(rank, pixels, rows["file_size"].astype(np.int64), image_id)
     found: defaultdict[int, list[Finding]] = defaultdict(list)
     keepers: dict[int, int] = {}
     if isinstance(check := active.get("odd_size"), OddSize):
-        for at, size, bound in _odd_sizes(np.sqrt(pixels), check):
-            found[at].append(Finding("odd_size", check.severity, size, bound))
+        own = np.flatnonzero(rows["extended"] == 0)
+        for place, size, bound in _odd_sizes(np.sqrt(pixels[own]), check):
+            found[int(own[place])].append(Finding("odd_size", check.severity, size, bound))
     same: dict[int, int] = {}
     if isinstance(exact := active.get("exact_duplicate"), ExactDuplicate):
         same = duplicates.exact(rows["sha256"], order)
@@ -76,6 +79,8 @@ def _comparisons(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[Com
             keepers[at] = keeper
         keepers = {at: alike.get(keeper, keeper) for at, keeper in keepers.items()}
     for at, findings in sorted(found.items()):
+        if rows["extended"][at]:
+            continue
         keeper_id = int(image_id[keepers[at]]) if at in keepers else None
         yield ComparisonResult(int(image_id[at]), findings, is_valid(findings, rules.effective_mode), keeper_id)
 

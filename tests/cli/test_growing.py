@@ -1,0 +1,123 @@
+"""`pixcrawler build --extend`: a dataset that grows twice, and what cannot be extended."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import ledger
+import pytest
+import redis
+from building import working
+from calls import call
+from doubles import image_urls, query
+from factories import make_job, make_project
+from fakes import hosts
+from fakes.hosts import HostileServer
+
+from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.runtime import Runtime
+
+
+@pytest.fixture(autouse=True)
+def clean(runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+
+
+@pytest.fixture
+def host() -> Iterator[HostileServer]:
+    with hosts.serving() as server:
+        yield server
+
+
+def listed(name: str, urls: Sequence[str]) -> str:
+    Path(name).write_text("\n".join(urls))
+    return name
+
+
+def rows(folder: str) -> dict[str, dict[str, str]]:
+    """Return the rows of a dataset by the names of files."""
+    with (Path(folder) / "images.csv").open(newline="", encoding="utf-8") as file:
+        return {row["file_name"]: row for row in csv.DictReader(file)}
+
+
+def newest(runtime: Runtime) -> int:
+    ((job_id,),) = query(runtime, "SELECT max(id) FROM crawl_jobs")
+    return int(job_id)
+
+
+def test_a_dataset_grows_twice_and_nothing_in_it_moves_or_is_requested_again(
+    env: Mapping[str, str], runtime: Runtime, broker: redis.Redis, host: HostileServer
+) -> None:
+    del broker
+    urls = image_urls(host, "grown", 24)
+    # That of the jobs that run in this process.
+    env = {**env, "PIXCRAWLER_STORAGE_URL": runtime.settings.storage()}
+
+    def build(*words: str) -> None:
+        result = call(env, "build", "cat", *words)
+        assert result.exit_code == 0, result.output
+
+    with working(runtime):
+        build("--urls", listed("one.txt", urls[:12]), "--split", "train=0.5,test=0.5", "--out", "one")
+        first = newest(runtime)
+        # One that a person does not want: neither in the next dataset nor in the one after it, and not requested again.
+        before = rows("one")
+        unwanted = min(before)
+        Path("marks.json").write_text(json.dumps({"exclude_images": [{"sha256": before[unwanted]["sha256"]}]}))
+        again = [*urls[:18], urls[3].removesuffix(".jpg")]
+        build("--urls", listed("two.txt", again), "--extend", str(first), "--exclude", "marks.json", "--out", "two")
+        second = newest(runtime)
+        build("--urls", listed("three.txt", urls), "--extend", str(second), "--out", "three")
+    one, two, three = before, rows("two"), rows("three")
+    del one[unwanted]
+    assert (len(one), len(two), len(three)) == (11, 17, 23)
+    assert {name: two[name] for name in one} == one
+    assert {name: three[name] for name in two} == two
+    assert {row["split"] for row in three.values()} == {"train", "test"}, "the splits of the first build hold"
+    assert all((Path("three") / name).is_file() for name in three)
+    assert [host.hits[url.removeprefix(host.base)] for url in urls] == [1] * 24
+    reasons = call(env, "jobs", "show", str(second), "--json")
+    assert json.loads(reasons.stdout)["reasons"] == {"known_url": 12, "known_bytes": 1}
+    assert json.loads(reasons.stdout)["extends"] == [first]
+    assert f"extends {second}, {first}" in " ".join(call(env, "jobs", "show", str(newest(runtime))).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--extend", "{missing}"), "there is no crawl job {missing}; `pixcrawler jobs list` lists the existing"),
+        (("--extend", "{running}"), "crawl job {running} is running: its dataset can be extended when it has ended"),
+        (("--extend", "{ended}", "--project", "{foreign}"), "crawl job {ended} belongs to project {project}: give"),
+    ],
+)
+def test_a_job_that_cannot_be_extended_is_named_and_nothing_is_created(
+    env: Mapping[str, str], runtime: Runtime, words: Sequence[str], message: str
+) -> None:
+    project = make_project(runtime.sessions)
+    values = {
+        "running": make_job(runtime.sessions, project_id=project, status="running"),
+        "ended": make_job(runtime.sessions, project_id=project, status="completed"),
+        "missing": 1_000_000,
+        "project": project,
+        "foreign": make_project(runtime.sessions),
+    }
+    with pytest.raises(PermanentError, match=re.escape(message.format(**values))):
+        call(env, "crawl", "cat", *(word.format(**values) for word in words))
+    assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(2,)]
+
+
+@pytest.mark.parametrize("option", [("--skip-known",), ("--extend", "3")])
+def test_a_dry_run_does_not_know_other_jobs(env: Mapping[str, str], option: Sequence[str]) -> None:
+    result = call(env, "build", "cat", "--dry-run", *option)
+    assert result.exit_code == 2
+    assert "leave out --skip-known and --extend" in " ".join(result.stderr.split())
+
+
+def test_an_extension_belongs_to_the_project_of_what_it_extends(env: Mapping[str, str], runtime: Runtime) -> None:
+    project = make_project(runtime.sessions)
+    base = make_job(runtime.sessions, project_id=project, status="failed")
+    result = call(env, "crawl", "cat", "--extend", str(base))
+    assert result.exit_code == 0, result.output
+    assert query(runtime, "SELECT project_id FROM crawl_jobs WHERE id = :id", id=int(result.stdout)) == [(project,)]
