@@ -1,6 +1,7 @@
 """Reading the answers of providers with a JSON API: what their sources share."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -19,7 +20,12 @@ T = TypeVar("T", bound=BaseModel)
 
 #: Characters of an error that are kept.
 _MAX_ERROR = 300
-_KEY_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+#: Characters of what a provider says about a key.
+_MAX_SAID = 150
+#: Statuses of a response that rejects a key.
+KEY_STATUSES = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_SILENT = "without a reason"
+_TAG = re.compile(r"<[^>]*>")
 
 
 def words(query: Query, name: str) -> str:
@@ -46,11 +52,22 @@ def key(source: Source, name: str) -> str:
         name: of the source, for the error.
 
     Raises:
-        PermanentError: when it has none; the message says what to set.
+        PermanentError: when it has none, or what cannot be one; the message says what to set.
     """
     if source.config.api_key is None:
         raise PermanentError(f"{name} is not configured: {source.missing()}")
-    return source.config.api_key
+    return checked_key(source.config.api_key, name)
+
+
+def checked_key(key: str, name: str) -> str:
+    """Return a key that can be sent in a header and in a URL.
+
+    Raises:
+        PermanentError: when it has characters that no key has, such as spaces or typographic quotation marks.
+    """
+    if not all("!" <= character <= "~" for character in key):
+        raise PermanentError(f"the key of {name} has characters that no key has{key_hint(name)}")
+    return key
 
 
 def hidden(text: str, *keys: str | None) -> str:
@@ -96,13 +113,35 @@ def read(response: Response, name: str, *, key: str | None = None) -> Any:  # no
         httpx.HTTPStatusError: on status 429 and from 500 on.
         PermanentError: on any other status, and when the response is not JSON.
     """
+    if key is not None and response.status_code in KEY_STATUSES:
+        raise key_error(response, name, key)
     data = body(response, name, key)
     if response.is_success:
         return data
-    said = said_in(data) or "without a reason"
-    if key is not None and response.status_code in _KEY_STATUSES:
-        said = f"{said}; is PIXCRAWLER_{name.upper()}_API_KEY right?"
-    raise PermanentError(f"{name} answered {response.status_code}: {said}"[:_MAX_ERROR])
+    raise PermanentError(f"{name} answered {response.status_code}: {said_in(data) or _SILENT}"[:_MAX_ERROR])
+
+
+def key_error(response: Response, name: str, *keys: str | None) -> PermanentError:
+    """Return the error for a response that rejects a key, whatever is in it.
+
+    Args:
+        response: of the provider.
+        name: of the source.
+        keys: that are not to be in the error.
+    """
+    try:
+        said = said_in(body(response, name, *keys))
+    except PermanentError:
+        # A server before the API may answer in HTML, or nothing.
+        text = without_key(response, *keys).content.decode("utf-8", "replace")
+        said = " ".join(_TAG.sub(" ", text).split())
+    return PermanentError(f"{name} answered {response.status_code}: {said[:_MAX_SAID] or _SILENT}{key_hint(name)}")
+
+
+def key_hint(name: str) -> str:
+    """Return the end of an error about the key of a source: which setting it is, and what to do."""
+    setting = f"PIXCRAWLER_{name.upper().replace('-', '_')}_API_KEY"
+    return f"; is {setting} right? Set a valid key, restart the workers, and retry the job"
 
 
 def said_in(data: object, *, levels: int = 4) -> str:

@@ -89,7 +89,8 @@ class Europeana(Source):
         # It also reports errors with the status 200.
         if isinstance(data, dict) and data.get("success") is False:
             said = answers.hidden(answers.said_in(data), key) or "without a reason"
-            raise PermanentError(f"europeana answered: {said}"[:300])
+            hint = answers.key_hint("europeana") if "key" in said.lower() else ""
+            raise PermanentError(f"europeana answered: {said[:150]}{hint}")
         return answers.parsed(_Results, data, "europeana")
 
 

@@ -135,9 +135,9 @@ class Flickr(Source):
                 text_of(data.get("code")) or "",
                 answers.hidden(answers.said_in(data), key) or "without a reason",
             )
-            hint = "; is PIXCRAWLER_FLICKR_API_KEY right?" if code == _BAD_KEY else ""
+            hint = answers.key_hint("flickr") if code == _BAD_KEY else ""
             kind = TransientError if code in _PASSING else PermanentError
-            raise kind(f"flickr answered the error {code}: {said}{hint}"[:300])
+            raise kind(f"flickr answered the error {code}: {said[:150]}{hint}")
         return data
 
 

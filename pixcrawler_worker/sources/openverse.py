@@ -101,26 +101,26 @@ class Openverse(Source):
         """Return a page of a search; None beyond its last one."""
         parameters = {**dict(part), "page": page + 1, "page_size": page_size}
         response = await self._request(parameters, http)
+        key = self.config.api_key
+        if key and response.status_code in answers.KEY_STATUSES and not _is_about_paging(response):
+            raise answers.key_error(response, "openverse", key, self._token[0] if self._token else None)
         data = answers.body(response, "openverse", self.config.api_key, self._token[0] if self._token else None)
         if response.status_code == HTTPStatus.OK:
             return answers.parsed(_Results, data, "openverse")
         detail = answers.said_in(data) if isinstance(data, dict) else ""
         if page > 0 and (response.status_code == HTTPStatus.NOT_FOUND or "depth" in detail):
             return None
-        if self.config.api_key and response.status_code == HTTPStatus.UNAUTHORIZED:
-            detail = f"{detail}; is PIXCRAWLER_OPENVERSE_API_KEY right?"
         raise PermanentError(f"openverse answered {response.status_code}: {detail or 'without a detail'}"[:300])
 
     async def _request(self, parameters: dict[str, str | int], http: AsyncClient) -> Response:
         """Return the response to a search, with a token where there is a key. One that was revoked is renewed once."""
         if self.config.api_key is None:
             return await http.get(self._images, params=parameters)
+        answers.checked_key(self.config.api_key, "openverse")
         for is_last in (False, True):
             token = await self._current_token(http)
             response = await http.get(self._images, params=parameters, headers={"Authorization": f"Bearer {token}"})
-            # A page that is too deep or too large has the same status.
-            is_about_paging = b"may not exceed" in response.content
-            if response.status_code != HTTPStatus.UNAUTHORIZED or is_about_paging or is_last:
+            if response.status_code != HTTPStatus.UNAUTHORIZED or _is_about_paging(response) or is_last:
                 break
             self._token = None
         return response
@@ -138,6 +138,11 @@ class Openverse(Source):
         lasts = timedelta(seconds=min(found.expires_in or 0, 10**7))
         self._token = found.access_token, self._now() + lasts - _MARGIN
         return found.access_token
+
+
+def _is_about_paging(response: Response) -> bool:
+    """Return whether a page is too deep or too large, which has the status of a wrong key."""
+    return b"may not exceed" in response.content
 
 
 def _split(part: Slice) -> Sequence[Slice]:

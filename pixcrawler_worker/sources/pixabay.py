@@ -114,10 +114,10 @@ class Pixabay(Source):
         if is_rejected and b'"page" is out of valid range' in response.content:
             found = _Results(hits=[], totalHits=0)
         elif is_rejected or response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            if not is_rejected or b"key" in response.content.lower():
+                raise answers.key_error(response, "pixabay", self.config.api_key)
             text = answers.without_key(response, self.config.api_key).content[:200].decode("utf-8", "replace")
-            said = " ".join(text.split())
-            hint = "; is PIXCRAWLER_PIXABAY_API_KEY right?" if b"key" in response.content.lower() else ""
-            raise PermanentError(f"pixabay answered {response.status_code}: {said}{hint}")
+            raise PermanentError(f"pixabay answered {response.status_code}: {' '.join(text.split())}")
         else:
             found = answers.parsed(_Results, answers.read(response, "pixabay", key=self.config.api_key), "pixabay")
         self._kept.pop(wanted, None)

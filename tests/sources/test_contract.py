@@ -293,6 +293,42 @@ def test_no_error_repeats_the_key(name: str, status: int, body: str, stack: Exit
     assert KEY not in str(caught.value)
 
 
+REJECTIONS = {
+    "nothing": b"",
+    "HTML": b"<html><h1>Forbidden</h1><p>{key}</p></html>",
+    "JSON": b'{"error": "the key {key} is not known"}',
+    "JSON without a reason": b'{"x": 1}',
+    "very much": b'{"message": "' + b"no " * 1000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("name", [*KEYED, "openverse"])
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("body", REJECTIONS)
+def test_a_key_that_is_rejected_leads_to_its_setting_and_to_what_to_do(
+    name: str, status: int, body: str, stack: ExitStack
+) -> None:
+    rejection = response(REJECTIONS[body].replace(b"{key}", KEY.encode()), status=status)
+    setup = Setup(name, stack, catalog(3), first_response=rejection)
+    with pytest.raises(PermanentError) as caught:
+        setup.pages(3, [0])
+    said = str(caught.value)
+    assert f"is PIXCRAWLER_{name.upper()}_API_KEY right? Set a valid key, restart the workers, and retry" in said
+    assert KEY not in said
+    assert "<" not in said
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize("name", [*KEYED, "openverse"])
+@pytest.mark.parametrize("key", ["hunter3", "ada:hunter3", "\u201chunter3\u201d", "hunter3\n"])
+def test_what_each_provider_says_to_a_wrong_key_leads_to_its_setting(name: str, key: str, stack: ExitStack) -> None:
+    setup = Setup(name, stack, catalog(3))
+    setup.source = protocol.load(name, SourceConfig(base_url=setup.source.config.base_url, api_key=key))
+    with pytest.raises(PermanentError, match=f"PIXCRAWLER_{name.upper()}_API_KEY right") as caught:
+        setup.pages(3, [0])
+    assert "hunter3" not in str(caught.value)
+
+
 def test_there_are_sources_with_a_key() -> None:
     assert set(KEYED) >= {"europeana", "flickr", "pexels", "pixabay", "smithsonian", "unsplash"}
 
