@@ -38,7 +38,7 @@ class Europeana(Source):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
-        self._search = (config.base_url or _API).rstrip("/") + "/search.json"
+        self._search = config.base(_API) + "search.json"
         self._slices = Slices(depth=_DEPTH, split=_split)
 
     def missing(self) -> str | None:

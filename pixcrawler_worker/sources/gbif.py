@@ -34,7 +34,7 @@ class Gbif(Source):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
-        self._occurrences = (config.base_url or _API).rstrip("/") + "/occurrence/search"
+        self._occurrences = config.base(_API) + "occurrence/search"
 
     async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of images.

@@ -39,7 +39,7 @@ class INaturalist(Source):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
-        self._observations = (config.base_url or _API).rstrip("/") + "/observations"
+        self._observations = config.base(_API) + "observations"
 
     async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of photos.

@@ -15,7 +15,7 @@ from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.sources import answers, sizes
 from pixcrawler_worker.sources.fields import Count, FirstText, Flag, Listed, Side, Text
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
 from pixcrawler_worker.web.http import AsyncClient
 
 _API = "https://archive.org/"
@@ -38,10 +38,6 @@ class InternetArchive(Source):
     depth: ClassVar[int | None] = _DEPTH
     specialized: ClassVar[bool] = True
 
-    def __init__(self, config: SourceConfig) -> None:
-        super().__init__(config)
-        self._base = (config.base_url or _API).rstrip("/") + "/"
-
     async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of images.
 
@@ -55,7 +51,7 @@ class InternetArchive(Source):
             return Page((), more=False)
         licensed = "" if query.licenses is None else " AND licenseurl:[* TO *]"
         response = await http.get(
-            f"{self._base}advancedsearch.php",
+            f"{self.config.base(_API)}advancedsearch.php",
             params={
                 "q": f"mediatype:image AND ({words}){licensed}",
                 "fl[]": list(_FIELDS),
@@ -82,7 +78,7 @@ class InternetArchive(Source):
 
     async def _candidate(self, item: "_Item", query: Query, http: AsyncClient) -> Candidate | None:
         """Return the first image of an item; None when it has none, or is closed to the public."""
-        where = f"{self._base}metadata/{quote(item.identifier, safe='')}"
+        where = f"{self.config.base(_API)}metadata/{quote(item.identifier, safe='')}"
         response = await http.get(where)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
@@ -95,7 +91,7 @@ class InternetArchive(Source):
             return None
         first = next((file for file in usable if file.source == "original"), usable[0])
         files = [file for file in usable if file is first or file.original == first.name]
-        folder = f"{self._base}download/{quote(item.identifier, safe='')}/"
+        folder = f"{self.config.base(_API)}download/{quote(item.identifier, safe='')}/"
         offered = [sizes.Size(folder + quote(file.name or ""), file.width, file.height) for file in files]
         return sizes.candidate(offered, query, item.credit())
 

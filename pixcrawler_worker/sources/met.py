@@ -13,7 +13,7 @@ from pixcrawler_worker.domain import licenses
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.sources import answers, sizes
 from pixcrawler_worker.sources.fields import Count, Flag, Text
-from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source, SourceConfig
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query, Source
 from pixcrawler_worker.web.http import AsyncClient
 
 _API = "https://collectionapi.metmuseum.org/public/collection/v1/"
@@ -30,10 +30,6 @@ class Met(Source):
     page_size: ClassVar[int | None] = 40
     specialized: ClassVar[bool] = True
 
-    def __init__(self, config: SourceConfig) -> None:
-        super().__init__(config)
-        self._base = (config.base_url or _API).rstrip("/") + "/"
-
     async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of works. Those that are not in the public domain have no image, and are counted as invalid.
 
@@ -44,7 +40,7 @@ class Met(Source):
         words = answers.words(query, "met")
         if not licenses.is_allowed(_LICENSE, query.licenses):
             return Page((), more=False)
-        response = await http.get(f"{self._base}search", params={"q": words, "hasImages": "true"})
+        response = await http.get(f"{self.config.base(_API)}search", params={"q": words, "hasImages": "true"})
         ids = answers.parsed(_Results, answers.read(response, "met"), "met").ids or []
         start = query.page * query.page_size
         chosen = ids[start : start + query.page_size]
@@ -61,7 +57,7 @@ class Met(Source):
     async def _work(self, object_id: object, http: AsyncClient) -> object:
         if isinstance(object_id, bool) or not isinstance(object_id, int):
             return None
-        response = await http.get(f"{self._base}objects/{object_id}")
+        response = await http.get(f"{self.config.base(_API)}objects/{object_id}")
         # The search still finds works that were removed.
         return None if response.status_code == HTTPStatus.NOT_FOUND else answers.read(response, "met")
 

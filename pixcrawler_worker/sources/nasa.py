@@ -35,7 +35,7 @@ class Nasa(Source):
 
     def __init__(self, config: SourceConfig) -> None:
         super().__init__(config)
-        self._search = (config.base_url or _API).rstrip("/") + "/search"
+        self._search = config.base(_API) + "search"
 
     async def search(self, query: Query, http: AsyncClient) -> Page:
         """Return one page of images.

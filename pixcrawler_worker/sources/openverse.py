@@ -55,8 +55,8 @@ class Openverse(Source):
 
     def __init__(self, config: SourceConfig, *, now: Callable[[], datetime] = utc_now) -> None:
         super().__init__(config)
-        base = (config.base_url or _API).rstrip("/")
-        self._images, self._tokens = f"{base}/images/", f"{base}/auth_tokens/token/"
+        base = config.base(_API)
+        self._images, self._tokens = f"{base}images/", f"{base}auth_tokens/token/"
         self._now = now
         self._slices = Slices(depth=_DEPTH, split=_split)
         self._token: tuple[str, datetime] | None = None

@@ -32,7 +32,7 @@ class Pexels(Source):
 
     def __init__(self, config: SourceConfig, *, now: Callable[[], datetime] = utc_now) -> None:
         super().__init__(config)
-        self._search = (config.base_url or _API).rstrip("/") + "/search"
+        self._search = config.base(_API) + "search"
         self._quota = Quota("pexels", window=timedelta(hours=1), now=now)
 
     def missing(self) -> str | None:

@@ -57,7 +57,7 @@ class Pixabay(Source):
 
     def __init__(self, config: SourceConfig, *, now: Callable[[], datetime] = utc_now) -> None:
         super().__init__(config)
-        self._api = (config.base_url or _API).rstrip("/") + "/"
+        self._api = config.base(_API)
         self._now = now
         self._quota = Quota("pixabay", window=timedelta(minutes=1), now=now)
         self._slices = Slices(depth=_DEPTH, split=_split)

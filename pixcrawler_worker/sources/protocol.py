@@ -99,6 +99,10 @@ class SourceConfig:
     base_url: str | None = None
     api_key: str | None = None
 
+    def base(self, default: str) -> str:
+        """Return the base URL of the provider, with a slash at its end; the default where none is configured."""
+        return (self.base_url or default).rstrip("/") + "/"
+
 
 class Source(ABC):
     """One provider of candidates: a subclass says what it is, and searches.

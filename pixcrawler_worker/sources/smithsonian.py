@@ -28,7 +28,7 @@ class Smithsonian(Source):
 
     def __init__(self, config: SourceConfig, *, now: Callable[[], datetime] = utc_now) -> None:
         super().__init__(config)
-        self._search = (config.base_url or _API).rstrip("/") + "/search"
+        self._search = config.base(_API) + "search"
         self._quota = Quota("smithsonian", window=timedelta(hours=1), reset=None, now=now)
 
     def missing(self) -> str | None:

@@ -37,7 +37,7 @@ class Unsplash(Source):
 
     def __init__(self, config: SourceConfig, *, now: Callable[[], datetime] = utc_now) -> None:
         super().__init__(config)
-        self._base = (config.base_url or _API).rstrip("/") + "/"
+        self._base = config.base(_API)
         self._quota = Quota("unsplash", window=timedelta(hours=1), reset=None, now=now)
 
     def missing(self) -> str | None:

@@ -55,3 +55,9 @@ def test_an_installed_source_is_loaded_with_its_configuration() -> None:
 def test_a_source_that_is_not_installed_is_a_permanent_error() -> None:
     with pytest.raises(PermanentError, match="aquarium"):
         protocol.load("aquarium", SourceConfig())
+
+
+@pytest.mark.parametrize("given", ["https://mirror.example/api", "https://mirror.example/api/"])
+def test_a_base_url_ends_with_a_slash(given: str) -> None:
+    assert SourceConfig(base_url=given).base("https://api.example/v1") == "https://mirror.example/api/"
+    assert SourceConfig().base("https://api.example/v1") == "https://api.example/v1/"
