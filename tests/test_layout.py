@@ -32,6 +32,7 @@ TESTED_ELSEWHERE = {
     "crawl/display.py": "cli/test_job_status.py",
     "crawl/lists/compression.py": "crawl/lists/test_reading.py",
     "crawl/lists/json_rows.py": "crawl/lists/test_reading.py",
+    "crawl/lists/failed_rows.py": "cli/test_failures.py",
     "crawl/lists/parquet.py": "crawl/lists/test_reading.py",
     "crawl/lists/rows.py": "crawl/lists/test_reading.py",
     "crawl/lists/separated.py": "crawl/lists/test_reading.py",

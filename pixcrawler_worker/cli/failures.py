@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 
 import click
 
@@ -40,21 +41,23 @@ def failures(*, ref: JobRef, reasons: tuple[str, ...], retriable: bool, form: st
     """List the URLs of a crawl job that did not become images.
 
     Each with its class, the reason, what happened, the HTTP status, whether a retry tries it again, the number of
-    attempts, and the time of the last one. In no particular order.
+    attempts, and the time of the last one; where the URL list of the job had captions or other columns, with these. In
+    no particular order. All formats are URL lists themselves.
     """
     if ref.table is not CRAWL_JOBS:
         raise PermanentError(f"{ref.table.name} {ref.id} has no URLs: expected the id of a crawl job")
     unknown = 0
     with connection.connect_to_data() as runtime:
         job_status.require(runtime.sessions, CrawlView, ref.id)
+        columns = failed.columns(runtime.sessions, ref.id)
         if form == "csv":
-            click.echo(",".join(failed.COLUMNS))
+            click.echo(",".join(columns))
         for failure in failed.read(runtime.sessions, ref.id, reasons=reasons, retriable=retriable):
             unknown += failure.url is None
             if form == "csv":
-                click.echo(_csv(tables.cell(value) for value in failed.values(failure)), nl=False)
+                click.echo(_csv(failed.values(failure, columns)), nl=False)
             elif form == "jsonl":
-                click.echo(failed.line(failure))
+                click.echo(failed.line(failure, columns))
             elif failure.url is not None:
                 click.echo(" ".join(safe_url(failure.url).split()))
     if unknown:
@@ -64,7 +67,10 @@ def failures(*, ref: JobRef, reasons: tuple[str, ...], retriable: bool, form: st
         )
 
 
-def _csv(cells: Iterable[object]) -> str:
+def _csv(values: Iterable[object]) -> str:
     line = io.StringIO()
+    # What is nested is JSON in a cell.
+    plain = (json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value for value in values)
+    cells = (tables.cell(value, max_length=tables.MAX_CELL) for value in plain)
     csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(cells)
     return line.getvalue()

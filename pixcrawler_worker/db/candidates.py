@@ -213,6 +213,12 @@ def failures(  # noqa: PLR0913 - a page of a filtered list
     return [Failure(*row) for row in session.execute(query)]
 
 
+def have_list_details(session: Session, job_id: int) -> bool:
+    """Return whether a URL list said something about a rejected candidate of a job, besides its URL and its label."""
+    query = select(literal(1)).where(CrawlCandidate.crawl_job_id == job_id, CrawlCandidate.list_details.is_not(None))
+    return session.scalar(query.limit(1)) is not None
+
+
 def count_retriable(session: Session, job_id: int) -> int:
     """Return how many candidates of a job were rejected for now."""
     query = select(func.count()).where(CrawlCandidate.crawl_job_id == job_id, CrawlCandidate.retriable)

@@ -30,7 +30,7 @@ MAX_CAPTION = 120_000
 #: Columns of a row, and of a dataset.
 MAX_COLUMNS = 100
 #: Characters of a column's name, and bytes of all columns of a row.
-_MAX_NAME, _MAX_ROW = 100, 262_144
+_MAX_NAME, _MAX_ROW = 100, 100_000
 
 #: The column of a dataset with the captions, and the one with the columns of lists that are beyond their limit.
 TEXT, OTHERS = "text", "other_columns"
@@ -63,8 +63,8 @@ def kept_columns(columns: Mapping[str, object]) -> dict[str, object] | None:
     """Return the columns of a row as they are stored; None when it has no values.
 
     Nulls are left out. A text, or the JSON of a nested value, that has more than 10,000 characters is cut off and is a
-    text. So is an integer that does not have 64 bits. Columns beyond `MAX_COLUMNS`, or beyond 256 KiB of a row, are
-    left out.
+    text. So is an integer that does not have 64 bits. Columns beyond `MAX_COLUMNS`, or beyond 100,000 bytes of a row,
+    are left out.
     """
     found: dict[str, object] = {}
     room = _MAX_ROW

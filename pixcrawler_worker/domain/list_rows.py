@@ -14,6 +14,11 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 #: The details of a row that says nothing besides its URL.
 NOTHING = "null"
 
+#: Columns of a list of what failed, as `pixcrawler jobs failures` writes it, and two more where the job's URL list said
+#: something about its images: such a list is a URL list, and has all of the rows that it was made of.
+FAILED = ("url", "label", "reason", "detail", "http_status", "retriable", "attempts", "time")
+FAILED_DETAILS = ("caption", "columns")
+
 
 @dataclass(frozen=True, slots=True)
 class ListRow:

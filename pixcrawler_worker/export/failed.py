@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC
 from functools import partial
 
 from pixcrawler_worker.db import candidates
 from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.session import Session, Sessions, transact
-from pixcrawler_worker.domain.safe_text import safe, safe_url
+from pixcrawler_worker.domain.list_columns import MAX_CAPTION
+from pixcrawler_worker.domain.list_rows import FAILED, FAILED_DETAILS
+from pixcrawler_worker.domain.safe_text import safe, safe_json, safe_url
 from pixcrawler_worker.exporters.spool import Spool
 from pixcrawler_worker.runtime import Runtime
 
 NAME = "failed.jsonl"
-COLUMNS = ("url", "label", "reason", "detail", "http_status", "retriable", "attempts", "time")
 #: Rows that are read in one transaction.
 _PAGE = 1000
 
@@ -38,9 +39,16 @@ async def write(runtime: Runtime, key: str, crawl_job_id: int) -> bool:
 
 def _spool(sessions: Sessions, crawl_job_id: int) -> Spool:
     spool = Spool()
+    names = columns(sessions, crawl_job_id)
     for failure in read(sessions, crawl_job_id):
-        spool.write(f"{line(failure)}\n".encode())
+        spool.write(f"{line(failure, names)}\n".encode())
     return spool
+
+
+def columns(sessions: Sessions, crawl_job_id: int) -> tuple[str, ...]:
+    """Return the columns of the failures of a crawl job: with captions and columns if its URL list had any."""
+    has_details = transact(sessions, partial(candidates.have_list_details, job_id=crawl_job_id))
+    return (*FAILED, *FAILED_DETAILS) if has_details else FAILED
 
 
 def read(
@@ -66,21 +74,26 @@ def read(
         after = found[-1].url_hash
 
 
-def values(failure: Failure) -> tuple[object, ...]:
-    """Return the values of a failure, in the order of the columns, with safe texts."""
+def values(failure: Failure, columns: Sequence[str]) -> list[object]:
+    """Return the values of a failure in these columns, with safe texts."""
     time = None if failure.tried_at is None else failure.tried_at.astimezone(UTC).isoformat(timespec="seconds")
-    return (
-        None if failure.url is None else safe_url(failure.url),
-        None if failure.label is None else safe(failure.label),
-        safe(failure.reason),
-        None if failure.detail is None else safe(failure.detail),
-        failure.http_status,
-        failure.retriable,
-        failure.attempts,
-        time,
-    )
+    details = failure.list_details if isinstance(failure.list_details, Mapping) else {}
+    caption, more = details.get("caption"), details.get("columns")
+    found = {
+        "url": None if failure.url is None else safe_url(failure.url),
+        "label": None if failure.label is None else safe(failure.label),
+        "reason": safe(failure.reason),
+        "detail": None if failure.detail is None else safe(failure.detail),
+        "http_status": failure.http_status,
+        "retriable": failure.retriable,
+        "attempts": failure.attempts,
+        "time": time,
+        "caption": safe(caption, max_length=MAX_CAPTION) if isinstance(caption, str) else None,
+        "columns": safe_json(more) if isinstance(more, Mapping) else None,
+    }
+    return [found[name] for name in columns]
 
 
-def line(failure: Failure) -> str:
+def line(failure: Failure, columns: Sequence[str]) -> str:
     """Return a failure as a line of JSON, without the end of the line."""
-    return json.dumps(dict(zip(COLUMNS, values(failure), strict=True)), ensure_ascii=False)
+    return json.dumps(dict(zip(columns, values(failure, columns), strict=True)), ensure_ascii=False)

@@ -4,17 +4,22 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from calls import call
 from factories import make_job
 from sqlalchemy import select
 
+from pixcrawler_worker.crawl.lists import reading
 from pixcrawler_worker.db import candidates
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.models import CrawlCandidate
 from pixcrawler_worker.db.session import Sessions, transact
+from pixcrawler_worker.domain.list_columns import MAX_CAPTION
+from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.domain.storage_keys import url_hash
 from pixcrawler_worker.errors import PermanentError
 
@@ -99,6 +104,53 @@ def test_many_failures_are_read_in_pages(env: Mapping[str, str], sessions: Sessi
     record(sessions, job_id, [rejected(f"http://a.example/{number}", "timeout") for number in range(2500)])
     lines = call(env, "jobs", "failures", str(job_id), "--format", "txt").stdout.splitlines()
     assert sorted(lines) == sorted(f"http://a.example/{number}" for number in range(2500))
+
+
+DETAILS: list[Mapping[str, Any] | None] = [
+    {
+        "caption": "=1+1; 'a' \"cat\",\nor not \u202e\U0001f408",
+        "columns": {"id": 7, "tags": ["a", {"b": None}], "=1": "=2"},
+    },
+    {"caption": "x" * 100_000},
+    {"columns": {"columns": {"url": "https://b.example/"}, "url": "https://c.example/", "caption": "of the list"}},
+    None,
+]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_failures_are_a_list_with_all_that_the_list_of_the_job_said(
+    env: Mapping[str, str], sessions: Sessions, form: str
+) -> None:
+    job_id = make_job(sessions)
+    failed = [
+        replace(rejected(f"http://a.example/{at}.jpg", "timeout", label=f"label {at}"), list_details=details)
+        for at, details in enumerate(DETAILS)
+    ]
+    record(sessions, job_id, [*failed, Outcome(url_hash=url_hash("not kept"), reason="timeout", retriable=True)])
+    printed = call(env, "jobs", "failures", str(job_id), "--format", form).stdout
+    rows = {row.url: row for row in reading.read(io.BytesIO(printed.encode()), "list")}
+    assert len(rows) == len(DETAILS)
+    for at, (outcome, details) in enumerate(zip(failed, DETAILS, strict=True)):
+        row = rows[str(outcome.url)]
+        assert row.label == f"label {at}"
+        known = details or {}
+        assert row.caption == (safe(known["caption"], max_length=MAX_CAPTION) if "caption" in known else None)
+        assert row.columns == known.get("columns", {})
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_failures_of_a_list_without_captions_have_no_columns(env: Mapping[str, str], job_id: int, form: str) -> None:
+    printed = call(env, "jobs", "failures", str(job_id), "--format", form).stdout
+    rows = list(reading.read(io.BytesIO(printed.encode()), "list"))
+    assert len(rows) == 3
+    assert {(row.caption, len(row.columns)) for row in rows} == {(None, 0)}
+
+
+def test_a_list_of_failures_with_other_lines_is_rejected() -> None:
+    line = {"url": "https://a.example/1.jpg", "reason": "timeout", "retriable": True, "attempts": 1}
+    for other in ('{"url": "https://a.example/2.jpg"}', "{", '{"url": 7, "reason": "", "retriable": 0, "attempts": 0}'):
+        with pytest.raises(PermanentError, match=r"list, line 2: expected a line of failed\.jsonl, got"):
+            list(reading.read(io.BytesIO(f"{json.dumps(line)}\n{other}\n".encode()), "list"))
 
 
 def test_rows_of_an_earlier_version_are_listed(env: Mapping[str, str], sessions: Sessions, job_id: int) -> None:

@@ -160,7 +160,7 @@ def structure(head: bytes) -> Structure | None:
     if _binary_kind(head) is not None:
         return None
     sample = list(islice(_contents(_lines(iter([head]), _encoding(head))), _SAMPLE))
-    if not sample or _failed_url(sample[0].text) is not None:
+    if not sample:
         return None
     first = sample[0].text
     if first[0] == "{":

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from pixcrawler_worker import options
+from pixcrawler_worker.crawl.lists import failed_rows
 from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_plain, is_url, trimmed
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.naming import hint
@@ -92,6 +93,9 @@ def listed(rows: Iterator[Row], name: str, columns: Columns) -> Iterator[ListRow
     names = list(dict.fromkeys(chain.from_iterable(readable)))
     if not names:
         raise PermanentError(f"{name} contains no URLs: it has no row that can be read")
+    if failed_rows.row_of(readable[0], 1) is not None:
+        yield from _failed(chain(sample, rows), name)
+        return
     url = _url_column(readable, names, name) if columns.url is None else _wanted(names, name, columns.url)
     others = [one for one in names if one != url]
     caption, label = (
@@ -114,6 +118,17 @@ def listed(rows: Iterator[Row], name: str, columns: Columns) -> Iterator[ListRow
             kept,
             row.number,
         )
+
+
+def _failed(rows: Iterator[Row], name: str) -> Iterator[ListRow]:
+    """Yield the rows of a list of what failed; those whose URL a job did not keep are left out."""
+    for row in rows:
+        found = failed_rows.row_of(row.values, row.number)
+        if found is None:
+            given = options.quoted(row.mistake if row.mistake is not None else json.dumps(row.values, default=str))
+            raise PermanentError(f"{name}, line {row.number}: expected a line of failed.jsonl, got {given}")
+        if found.url:
+            yield found
 
 
 def _url(text: str) -> str:
