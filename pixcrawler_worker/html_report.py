@@ -36,11 +36,16 @@ _UNIT = 1000
 #: Characters of a file name without its extension that are shown.
 _NAME_LENGTH = 12
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d9dee4; --page: #fff; --bar: #3b7dd8;
-  --card: #f5f7f9; --bad: #c4572e; --link: #0b57b0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3adb8; --line: #343a41; --page: #15181b;
-  --bar: #6aa5f2; --card: #1e2226; --bad: #e88a63; --link: #8ab8f5; } }
+#: Colors of pages in light and dark; text in any of them is readable on `--page`, and on `--card`.
+COLORS = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d9dee4; --edge: #868f99; --page: #fff;
+  --bar: #3b7dd8; --card: #f5f7f9; --bad: #b54a22; --link: #0b57b0; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a3adb8; --line: #343a41; --edge: #727c87;
+  --page: #15181b; --bar: #6aa5f2; --card: #1e2226; --bad: #e88a63; --link: #8ab8f5; } }
+"""
+_STYLE = (
+    COLORS
+    + """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 68rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -80,6 +85,7 @@ thead .n { overflow-wrap: normal; }
 .hist-title small { display: block; }
 @media (max-width: 40rem) { .advised .bar { display: none; } .n { width: 4.75rem; } .bar { width: 24%; } }
 """
+)
 #: Even if text from outside were not escaped, no browser would run or load what it names.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -91,16 +97,25 @@ def document(title: str, parts: Iterable[str]) -> str:
         title: plain text.
         parts: the HTML of the body, in order.
     """
-    lines = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)} - PixCrawler</title><style>{_STYLE}</style></head><body><main>",
-        *parts,
-        "</main></body></html>",
-    )
+    lines = (head(title, style=_STYLE, policy=_POLICY), "<body><main>", *parts, "</main></body></html>")
     # Escaping for HTML leaves what controls the direction of text, and a terminal on which the file is printed.
     return safe_lines("\n".join(lines))
+
+
+def head(title: str, *, style: str, policy: str) -> str:
+    """Return the HTML of a document before its body.
+
+    Args:
+        title: plain text.
+        style: the style sheet.
+        policy: its Content-Security-Policy.
+    """
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)} - PixCrawler</title><style>{style}</style></head>"
+    )
 
 
 def save(path: Path, title: str, parts: Iterable[str]) -> Path:
@@ -232,8 +247,8 @@ class Places:
         shown = f'<span title="{escape(self.name, quote=True)}">{escape(folder + short + dot + extension)}</span>'
         links = [
             (None if self.file is None else quote(self.file), "file"),
-            (_web(self.page_url), "source page"),
-            (_web(self.original_url), "original"),
+            (web_link(self.page_url), "source page"),
+            (web_link(self.original_url), "original"),
         ]
         found = " ".join(
             f'<a href="{escape(href, quote=True)}" rel="noopener noreferrer">{text}</a>' for href, text in links if href
@@ -241,8 +256,11 @@ class Places:
         return f"{shown}<br>{found}" if found else shown
 
 
-def _web(url: str | None) -> str | None:
-    """Return a URL that may be a link: http or https with a host, and nothing that a browser would read otherwise."""
+def web_link(url: str | None) -> str | None:
+    """Return a URL that may be a link, None for any other.
+
+    It is one of http or https with a host, and has nothing that a browser would read otherwise.
+    """
     if url is None or not url.isprintable():
         return None
     try:

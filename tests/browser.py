@@ -14,7 +14,7 @@ ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 requires_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 
 # The background services of a browser would connect to the internet.
-_OPTIONS = (
+OPTIONS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -35,7 +35,7 @@ def look(url: str, name: str, *, width: int = 1280, height: int = 800) -> str:
         done = subprocess.run(
             [
                 CHROMIUM,
-                *_OPTIONS,
+                *OPTIONS,
                 f"--user-data-dir={profile}",
                 f"--window-size={width},{height}",
                 # Virtual time for the scripts of the page.

@@ -13,7 +13,7 @@ from browser import look
 #: HTML attributes that load a resource; `href` does so except in links that are clicked.
 LOADING = {"src", "href", "srcset", "action", "data", "poster", "background", "formaction", "xlink:href"}
 #: Elements without an end tag.
-VOID = {"meta", "br", "wbr", "img", "line", "rect"}
+VOID = {"meta", "br", "wbr", "img", "input", "line", "rect"}
 _MEASURE = """<script>
 const frame = document.createElement("iframe");
 frame.style = "border: 0; width: WIDTHpx; height: 900px";

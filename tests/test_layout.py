@@ -43,6 +43,7 @@ TESTED_ELSEWHERE = {
     "crawl/worker.py": "crawl/test_chunk.py",
     "db/activity_log.py": "crawl/test_planner.py",
     "db/backup.py": "cli/test_db_backup.py",
+    "db/browsed_images.py": "browse/test_content.py",
     "db/client_programs.py": "cli/test_db_backup.py",
     "db/comparison.py": "cli/test_db_backup.py",
     "db/crawls.py": "crawl/test_rounds.py",

@@ -23,6 +23,7 @@ _COMMANDS = {
     "up": ("up", "up", "Run PostgreSQL, Redis, a worker and Flower for development."),
     "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
     "validate": ("validate", "validate", "Validate the images of a crawl job."),
+    "browse": ("browse", "browse", "Look at all images of a crawl job, and mark some."),
     "export": ("export", "export", "Export the images of a crawl job as a dataset."),
     "push": ("push", "push", "Publish an export on the Hugging Face Hub."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),

@@ -1,0 +1,1 @@
+"""`pixcrawler browse`: all images of a job in one HTML page."""
