@@ -85,11 +85,11 @@ def test_scores_of_classifiers_are_numbers_to_filter_by(runtime: Runtime) -> Non
         FROM images i WHERE i.id = v.image_id AND i.original_url LIKE '%/1.jpg' AND i.crawl_job_id = :job""",
         job=job,
         metrics='{"scores": {"relevance": 0.25, "model": "x", "nested": {"deep": 1}}, "odd": 1e400, "flag": true}',
-        findings='[["nsfw", "warn", 0.9, 0.5], ["style", "info", "drawing", null]]',
+        findings='[["my_style", "warn", 0.9, 0.5], ["style", "info", "drawing", null]]',
     )
     data = data_of(runtime, job)
     keys = [one["key"] for one in data["numbers"]]
-    assert keys[-2:] == ["nsfw", "relevance"]
+    assert keys[-2:] == ["my_style", "relevance"]
     scores = {one["title"]: one["numbers"][-2:] for one in data["images"]}
     assert scores == {"picture 0": [None, None], "picture 2": [None, None], "picture 1": [0.9, 0.25]}
     (scored,) = [one for one in data["images"] if one["findings"]]
