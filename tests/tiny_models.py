@@ -72,11 +72,18 @@ def node(kind: str, inputs: Sequence[str], output: str, **attributes: int | list
     return found
 
 
-def model(nodes: Sequence[bytes], inputs: Sequence[bytes], outputs: Sequence[bytes], weights: Sequence[bytes]) -> bytes:
+def model(
+    nodes: Sequence[bytes],
+    inputs: Sequence[bytes],
+    outputs: Sequence[bytes],
+    weights: Sequence[bytes],
+    *,
+    operators: int = 13,
+) -> bytes:
     graph = b"".join(field(1, one) for one in nodes) + field(2, "tiny")
     for number, listed in ((5, weights), (11, inputs), (12, outputs)):
         graph += b"".join(field(number, one) for one in listed)
-    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13))
+    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, operators))
 
 
 def image_encoder(

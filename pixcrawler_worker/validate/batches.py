@@ -19,8 +19,8 @@ from pixcrawler_worker.validate.scorer_thread import ScorerThread, StoppedError
 #: The scores of an image, or an error message.
 ImageScores = Mapping[str, float] | str
 
-#: Images of a batch: with more of them, a model takes no less time for each.
-MAX_BATCH = 16
+#: Images of a batch: with more of them, a model takes no less time for each, and more memory (benchmarks/scoring.py).
+MAX_BATCH = 8
 #: A batch is as large as can be expected to take this share of the time that it may take.
 _EXPECTED_SHARE = 0.25
 #: Digits of a score that are kept.

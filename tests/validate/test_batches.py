@@ -71,9 +71,10 @@ def test_those_that_wait_are_the_next_batch(run: Run) -> None:
     numbers = list(range(40))
     assert run(score_all(scorer, numbers)) == [{"double": number} for number in numbers]
     # The first one alone, to see how long it takes.
-    assert [len(batch) for batch in classifier.batches] == [1, MAX_BATCH, MAX_BATCH, 7]
+    full, rest = divmod(39, MAX_BATCH)
+    assert [len(batch) for batch in classifier.batches] == [1, *[MAX_BATCH] * full, rest]
     assert [number for batch in classifier.batches for number in batch] == numbers
-    assert (scorer.batches, scorer.images) == (4, 40)
+    assert (scorer.batches, scorer.images) == (full + 2, 40)
 
 
 def test_batches_are_as_large_as_there_is_time_for(run: Run) -> None:
