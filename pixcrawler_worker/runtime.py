@@ -25,6 +25,7 @@ from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.settings import Settings, of_source
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Source, SourceConfig
+from pixcrawler_worker.sources.recent_pages import RecentPages
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.hosts import Hosts
@@ -54,6 +55,7 @@ class Runtime:
         placeholders: images that hosts send in place of missing ones.
         loop: runs the work of chunks.
         sources: those that were used so far, by name.
+        recent_pages: result pages that were searched lately.
         requests_wait: returns whether messages about whole jobs (start, cancel, retry) wait for a process.
         show_progress: shows how many images the running chunk has so far.
         take_more: says that this process has room for a further chunk. It may be called often.
@@ -69,6 +71,7 @@ class Runtime:
     placeholders: Placeholders
     loop: asyncio.AbstractEventLoop
     sources: dict[str, Source] = field(default_factory=dict)
+    recent_pages: RecentPages = field(default_factory=RecentPages)
     requests_wait: Callable[[], bool] = lambda: False
     show_progress: Callable[[int], None] = lambda _: None
     take_more: Callable[[], None] = lambda: None

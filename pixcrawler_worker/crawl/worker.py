@@ -267,7 +267,15 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
         with http.translated(chunk.source):
             source = runtime.source(chunk.source)
             metrics.set_source(chunk.source)
-            return await source.search(query, http.client(runtime.downloader))
+            if chunk.source == planner.URLS:
+                return await source.search(query, http.client(runtime.downloader))
+            job_id, recent = work.claim.job.id, runtime.recent_pages
+            # What is left over of a page are positions in it.
+            if chunk.only is not None and (known := recent.find(job_id, chunk.source, source, query)):
+                return known
+            page = await source.search(query, http.client(runtime.downloader))
+            recent.keep(job_id, chunk.source, source, query, page)
+            return page
     except TransientError as error:
         if isinstance(error, HostClosedError) and error.cause is Cause.LIMITED and error.strikes >= MAX_STRIKES:
             raise PermanentError(f"{chunk.source} limits requests: {error}") from error

@@ -166,6 +166,9 @@ def test_three_keywords_over_five_sources_bring_exactly_the_images_in_even_class
     assert set(images_by(runtime, ref, "source")) == set(NAMES)
     reasons = last_details(runtime, ref)["reasons"]
     assert {"duplicate_bytes", "not_found"} <= reasons.keys()
+    for name in ("pexels", "unsplash"):
+        pages = there.pages(name)
+        assert len(pages) == len(set(pages)), f"a page of {name} is searched twice"
 
 
 def test_sources_of_a_keyword_take_turns_from_the_beginning(runtime: Runtime, stack: ExitStack) -> None:
