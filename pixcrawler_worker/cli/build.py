@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -26,9 +26,11 @@ from pixcrawler_worker.cli import (
     job_watch,
     local_service,
     new_jobs,
+    recipes,
 )
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments, RawCrawlOptions
 from pixcrawler_worker.cli.export_arguments import ExportArguments
+from pixcrawler_worker.cli.recipes import Recipe
 from pixcrawler_worker.crawl.report import write_crawl_report
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, JobView, ValidationView, View
@@ -61,6 +63,18 @@ _RETRY_SECONDS, _POLL_SECONDS = 60.0, 0.2
 )
 @export_arguments.add_options
 @click.option(
+    "--recipe",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Build the dataset of a recipe, which has all other options.",
+)
+@click.option(
+    "--save-recipe",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a recipe of the dataset to a new file, and build it so that the recipe gives the same archives again.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Search, show what would be downloaded, and exit: no image, no job, no file."
 )
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON, with the URL of each candidate.")
@@ -70,6 +84,8 @@ def build(
     keywords: tuple[str, ...],
     out: Path | None,
     job: int | None,
+    recipe: Path | None,
+    save_recipe: Path | None,
     dry_run: bool,
     as_json: bool,
     **raw: Unpack[RawCrawlOptions],
@@ -86,10 +102,15 @@ def build(
     pixcrawler build cat --layout coco --resize 512 --split train=0.8,test=0.2
     pixcrawler build cat --extend 3 --out more-cats
     pixcrawler build cat --license cc0 --dry-run
+    pixcrawler build cat --save-recipe cats.toml
+    pixcrawler build --recipe cats.toml --out same-cats
     pixcrawler build --job 3
     """  # noqa: D301 - click's mark for lines it must not wrap
-    crawl = _crawl_of(keywords, job, raw, dry_run=dry_run, as_json=as_json)
-    request = _Request.parse({}, exported, out=out)
+    if as_json and not dry_run:
+        raise click.UsageError("--json is for --dry-run")
+    if save_recipe is not None:
+        _check_save(save_recipe, job=job, dry_run=dry_run, recipe=recipe)
+    crawl, request = _parsed(keywords, job, recipe, raw, exported, dry_run=dry_run, out=out)
     if out is not None:
         download.require_empty(out)
     if crawl and dry_run:
@@ -99,9 +120,7 @@ def build(
     said = _Said() if job is None else _Said(_resumable(job))
     with said.when_interrupted(), _services(job) as (runtime, check), said.when_interrupted():
         if crawl:
-            if crawl.options.extends is not None:
-                request = _extended(runtime, crawl.options.extends, request, exported)
-            job_id = new_jobs.create_crawl(runtime, crawl, build=request.to_json())
+            job_id, request = _create(runtime, crawl, request, exported if recipe is None else None, save_recipe)
             said.text = _resumable(job_id)
             new_jobs.start(client.start_crawl, job_id, title=f"job {job_id}")
         else:
@@ -123,16 +142,60 @@ def build(
         sys.exit(1)
 
 
+def _parsed(
+    keywords: tuple[str, ...],
+    job: int | None,
+    recipe: Path | None,
+    raw: RawCrawlOptions,
+    exported: ExportArguments,
+    *,
+    dry_run: bool,
+    out: Path | None,
+) -> tuple[CrawlArguments | None, "_Request"]:
+    """Return the crawl that the arguments describe, None when they name a job to resume, and what follows it.
+
+    Raises:
+        click.UsageError: when they are invalid, or do not fit to each other.
+    """
+    if recipe is None:
+        crawl = _crawl_of(keywords, job, raw, dry_run=dry_run)
+        return crawl, replace(_Request.parse({}, exported, out=out), origin=crawl.origin if crawl else None)
+    if keywords or job is not None or any(raw.values()) or exported != ExportArguments():
+        raise click.UsageError("a recipe has its keywords and options already: combine --recipe with --out")
+    return _of_recipe(recipe, out=out)
+
+
+def _create(
+    runtime: Runtime,
+    crawl: CrawlArguments,
+    request: "_Request",
+    exported: ExportArguments | None,
+    save_recipe: Path | None,
+) -> tuple[int, "_Request"]:
+    """Create the job of a build; return its id, and what follows the crawl.
+
+    Args:
+        runtime: connects to the database.
+        crawl: of the build.
+        request: of the build.
+        exported: options of the export; None where a recipe has all of them.
+        save_recipe: file for the recipe; None for none.
+    """
+    if crawl.options.extends is not None and exported is not None:
+        request = _extended(runtime, crawl.options.extends, request, exported)
+    if save_recipe is not None:
+        crawl, request = _saved(runtime, save_recipe, crawl, request)
+    return new_jobs.create_crawl(runtime, crawl, build=request.to_json()), request
+
+
 def _crawl_of(
-    keywords: tuple[str, ...], job: int | None, raw: RawCrawlOptions, *, dry_run: bool, as_json: bool
+    keywords: tuple[str, ...], job: int | None, raw: RawCrawlOptions, *, dry_run: bool
 ) -> CrawlArguments | None:
     """Return the crawl that the arguments describe; None when they name a job to resume.
 
     Raises:
         click.UsageError: when they are invalid, or do not fit to each other.
     """
-    if as_json and not dry_run:
-        raise click.UsageError("--json is for --dry-run")
     if job is None and not keywords:
         raise click.UsageError("give at least one KEYWORD, or --job ID to resume a job")
     if dry_run and (raw["skip_known"] or raw["extend"] is not None):
@@ -173,18 +236,20 @@ def _resumable(job_id: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The file format and the options of the export."""
+    """The file format and the options of the export, and the rules of the validation before it."""
 
     format: ExportFormat
     options: dict[str, Any]
+    rules: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What a build does after the crawl, as it is recorded with the job."""
+    """What a build does after the crawl, as it is recorded with the job, and where its URL list is."""
 
     out: str | None
     delivery: Delivery
+    origin: Mapping[str, Any] | None = None
 
     @classmethod
     def parse(cls, recorded: Mapping[str, Any], given: ExportArguments, *, out: Path | None) -> "_Request":
@@ -193,18 +258,27 @@ class _Request:
         Raises:
             click.UsageError: when the options are invalid, or do not fit to each other.
         """
-        known, format_, before = (recorded.get(name) for name in ("options", "format", "out"))
+        known, format_, before, rules, origin = (
+            recorded.get(name) for name in ("options", "format", "out", "rules", "list")
+        )
         if given.failures is None and "options" not in recorded:
             # Its folder is that of the person who builds, and outlives the data of the job.
             given = replace(given, failures=True)
         if isinstance(format_, str) and given.format_ is None and given.layout is None:
             given = replace(given, format_=format_)
         file = io.StringIO(json.dumps(known if isinstance(known, dict) else {}))
-        delivery = Delivery(*export_arguments.parse(given, file))
-        return cls(str(out) if out else before if isinstance(before, str) else None, delivery)
+        delivery = Delivery(*export_arguments.parse(given, file), rules if isinstance(rules, dict) else {})
+        folder = str(out) if out else before if isinstance(before, str) else None
+        return cls(folder, delivery, origin if isinstance(origin, dict) else None)
 
     def to_json(self) -> dict[str, Any]:
-        return {"out": self.out, "format": self.delivery.format.value, "options": self.delivery.options}
+        return {
+            "out": self.out,
+            "format": self.delivery.format.value,
+            "options": self.delivery.options,
+            **({"rules": self.delivery.rules} if self.delivery.rules else {}),
+            **({"list": dict(self.origin)} if self.origin else {}),
+        }
 
 
 def deliver(
@@ -241,8 +315,8 @@ def deliver(
         )
         return None
     validation_id = _unfinished(
-        runtime, ValidationView, job.id, lambda one: (one.name, one.validation_rules) == (job.name, {})
-    ) or new_jobs.create_validation(runtime, job.id, name=job.name, rules={})
+        runtime, ValidationView, job.id, lambda one: (one.name, one.validation_rules) == (job.name, delivery.rules)
+    ) or new_jobs.create_validation(runtime, job.id, name=job.name, rules=delivery.rules)
     new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
     validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
     if validation.status != JobStatus.COMPLETED:
@@ -340,6 +414,46 @@ def _merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         elif name == "exclude_images" and isinstance(value, list) and isinstance(given, list):
             merged[name] = list(dict.fromkeys([*value, *given]))
     return merged
+
+
+def _check_save(path: Path, *, job: int | None, dry_run: bool, recipe: Path | None) -> None:
+    """Raise click.UsageError when a recipe is not to be saved with the other options, or to that file."""
+    if job is not None:
+        raise click.UsageError(f"--save-recipe is for a new job: pixcrawler jobs show {job} --recipe prints its recipe")
+    if dry_run or recipe is not None:
+        raise click.UsageError("--save-recipe is for a build without --dry-run and --recipe")
+    if path.exists():
+        raise click.UsageError(f"{path} exists already: name a new file with --save-recipe")
+
+
+def _of_recipe(path: Path, *, out: Path | None) -> tuple[CrawlArguments, _Request]:
+    """Return the crawl and the request of a recipe.
+
+    Raises:
+        click.UsageError: when it is invalid, or its list is not the one that it was saved with.
+    """
+    try:
+        recipe = recipes.read(path)
+        crawl = recipes.crawl_of(recipe, path)
+    except PermanentError as error:
+        raise click.UsageError(str(error)) from error
+    return crawl, _requested(recipe, _Request(str(out) if out else None, Delivery(ExportFormat.ZIP, {}), crawl.origin))
+
+
+def _saved(runtime: Runtime, path: Path, crawl: CrawlArguments, request: _Request) -> tuple[CrawlArguments, _Request]:
+    """Save the recipe of a build, and return the build as the recipe has it.
+
+    Raises:
+        PermanentError: when the file cannot be written, or there is one already.
+    """
+    recipe = recipes.save(path, runtime, crawl, request.to_json())
+    return replace(crawl, options=recipe.crawl), _requested(recipe, request)
+
+
+def _requested(recipe: Recipe, request: _Request) -> _Request:
+    """Return a request with the export and the validation of a recipe."""
+    options = recipe.export.model_dump(mode="json", exclude_defaults=True)
+    return replace(request, delivery=Delivery(recipe.export_format, options, recipe.rules))
 
 
 def _resume(

@@ -1,10 +1,11 @@
 """The arguments that `pixcrawler crawl` and `pixcrawler build` share, and the crawl that they describe."""
 
+import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, TypeVar
+from typing import Any, BinaryIO, TypedDict, TypeVar, cast
 
 import click
 
@@ -37,12 +38,15 @@ class CrawlArguments:
         options: of the job.
         max_images: of the job.
         listed: its URL list, empty for none; None for the one in its options.
+        origin: path or URL of the list, its SHA-256 and the names of its columns; None without a list, or for one from
+            stdin.
     """
 
-    keywords: tuple[str, ...]
+    keywords: tuple[Any, ...]
     options: CrawlOptions
     max_images: int
     listed: StoredList | None = None
+    origin: Mapping[str, str] | None = None
 
 
 class RawCrawlOptions(TypedDict):
@@ -212,7 +216,8 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
         synonyms = None if raw["synonyms"] is None else synonym_tables.read(raw["synonyms"], _name(raw["synonyms"]))
-        listed = click.get_current_context().with_resource(_stored(raw["urls"], columns))
+        stored, digest = stored_list(raw["urls"], columns)
+        listed = click.get_current_context().with_resource(stored)
         given = {
             "sources": list(raw["sources"]),
             "licenses": list(raw["licenses"]),
@@ -237,20 +242,57 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
     if len(listed) and not parsed.sources and (parsed.variants or parsed.synonyms):
         raise click.UsageError("--variant and --synonyms are for searches: nothing is searched for a URL list")
     max_images = raw["max_images"] or len(listed) or _DEFAULT_IMAGES
-    return CrawlArguments(keywords, parsed, max_images, listed)
+    return CrawlArguments(keywords, parsed, max_images, listed, _origin(raw["urls"], digest, columns))
 
 
-def _stored(where: BinaryIO | str | None, columns: Columns) -> StoredList:
-    """Return the rows of a list: of a file, or of one at a URL."""
+class _Hashed:
+    """A file whose bytes are hashed as they are read, from the first to the last."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        block = self._file.read(size)
+        self._hash.update(block)
+        return block
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the whole file."""
+        while self.read(1 << 20):
+            pass
+        return self._hash.hexdigest()
+
+
+def _origin(where: BinaryIO | str | None, digest: str, columns: Columns) -> dict[str, str] | None:
+    path = where if isinstance(where, str) else getattr(where, "name", None)
+    if not isinstance(path, str) or path in {"-", "<stdin>"}:
+        return None
+    named = {f"{name}_column": column for name, column in columns._asdict().items() if column is not None}
+    return {"path": path if remote.is_remote(path) else str(Path(path).absolute()), "sha256": digest, **named}
+
+
+def stored_list(where: BinaryIO | str | None, columns: Columns) -> tuple[StoredList, str]:
+    """Return the rows of a list, of a file or of one at a URL, and the SHA-256 of the list.
+
+    Raises:
+        PermanentError: when it cannot be read; the message says why.
+    """
     if where is None:
-        return StoredList(())
+        return StoredList(()), ""
     if isinstance(where, str):
         downloader = runtime.file_downloader(
             connection.load_settings(), max_bytes=remote.MAX_WHOLE_BYTES, deadline=remote.DEADLINE
         )
         with remote.opened(where, downloader) as file:
-            return StoredList(reading.read(file, remote.name(where), columns))
-    return StoredList(reading.read(where, _name(where), columns))
+            return _stored(file, remote.name(where), columns)
+    return _stored(where, _name(where), columns)
+
+
+def _stored(file: BinaryIO, name: str, columns: Columns) -> tuple[StoredList, str]:
+    hashed = _Hashed(file)
+    stored = StoredList(reading.read(cast("BinaryIO", hashed), name, columns))
+    return stored, hashed.digest()
 
 
 def _name(file: BinaryIO) -> str:

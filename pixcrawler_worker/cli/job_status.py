@@ -9,15 +9,16 @@ import click
 from rich.table import Table
 
 from pixcrawler_worker import registry
-from pixcrawler_worker.cli import console
+from pixcrawler_worker.cli import console, new_jobs, recipes
 from pixcrawler_worker.db import activity_log, job_views
-from pixcrawler_worker.db.job_views import JobView, View
+from pixcrawler_worker.db.job_views import CrawlView, JobView, View
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.display import Row
+from pixcrawler_worker.runtime import Runtime
 
 
 def require(sessions: Sessions, view: type[View], job_id: int) -> View:
@@ -98,6 +99,20 @@ def print_table(sessions: Sessions, ref: JobRef, *, as_json: bool) -> None:
     for url in display.urls(job):
         # Below the table, which would wrap it: a URL is there to be copied.
         console.out.print(console.escaped(url), soft_wrap=True)
+
+
+def print_recipe(runtime: Runtime, job_id: int) -> None:
+    """Print the recipe of a crawl job.
+
+    Raises:
+        PermanentError: when there is no such job, or its recipe is not known.
+    """
+    job = require(runtime.sessions, CrawlView, job_id)
+
+    def read(session: Session) -> recipes.Recipe:
+        return recipes.of_job(runtime, session, job, new_jobs.recorded_build(session, job_id))
+
+    click.echo(transact(runtime.sessions, read).to_toml(), nl=False)
 
 
 def _ledger(session: Session, ref: JobRef) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pixcrawler_worker import client, registry
 from pixcrawler_worker.cli import arguments, connection, console, job_status, job_watch, quarantine
 from pixcrawler_worker.cli.failures import failures
 from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import JobView
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, transact
@@ -75,13 +76,23 @@ def _table(found: Iterable[JobView]) -> Table:
 @jobs.command()
 @click.argument("ref", type=arguments.JOB, metavar="JOB")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(*, ref: JobRef, as_json: bool) -> None:
+@click.option(
+    "--recipe",
+    is_flag=True,
+    help="Print the recipe of a crawl job and its dataset, as pixcrawler build --recipe takes it.",
+)
+def show(*, ref: JobRef, as_json: bool, recipe: bool) -> None:
     """Show the counts, chunks and log of a job.
 
     Includes the rejection reasons of a crawl job, the findings of a validation, or the files of an export.
     JOB is the id of a crawl job, or validation:3 or export:3 for the other kinds.
     """
+    if recipe and (as_json or ref.table is not CRAWL_JOBS):
+        raise click.UsageError("--recipe is for a crawl job, and without --json")
     with connection.connect_to_data() as runtime:
+        if recipe:
+            job_status.print_recipe(runtime, ref.id)
+            return
         job_status.print_table(runtime.sessions, ref, as_json=as_json)
     if not as_json:
         quarantine.note(runtime.settings)

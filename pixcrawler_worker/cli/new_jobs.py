@@ -11,6 +11,7 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import activity_log, extensions, job_rows
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
@@ -44,7 +45,7 @@ def create_crawl(
         job_id = job_rows.create_crawl_job(
             session,
             # An argument may hold bytes that are not UTF-8.
-            name=storable(name or ", ".join(crawl.keywords)),
+            name=storable(name or ", ".join(keyword.label for keyword in parse_keywords(list(crawl.keywords)))),
             keywords=list(crawl.keywords),
             max_images=crawl.max_images,
             project_id=project,

@@ -100,6 +100,8 @@ class Downloading:
         self._concurrency = runtime.settings.fetch_concurrency
         if options.limit_rate is not None:
             self._concurrency = min(self._concurrency, max(_MIN_LIMITED, options.limit_rate // _RATE_PER_DOWNLOAD))
+        # Without spare ones, every download that succeeds is an image: which ones are begun does not depend on time.
+        self._spare = 0 if options.reproducible else _SPARE_DOWNLOADS
         self._begun = self._ended = time.monotonic()
         self._stop_at = math.inf
 
@@ -182,7 +184,7 @@ class Downloading:
             return
         self._begin_due(now)
         quick = self._quick(now)
-        waiting = max(0, min(len(self._queue), self._progress.missing + _SPARE_DOWNLOADS - quick))
+        waiting = max(0, min(len(self._queue), self._progress.missing + self._spare - quick))
         self._slots.note(self._work.claim.fence, taken=quick, wanted=quick + waiting)
         # With a pace, slots are not what is short. A chunk that fetches nothing ends at once, and the transaction that
         # ends it takes the next one.
@@ -191,6 +193,8 @@ class Downloading:
 
     def _quick(self, now: float) -> int:
         """Return how many downloads hold a slot."""
+        if self._work.options.reproducible:
+            return len(self._running)
         is_limited = self._work.options.limit_rate is not None
         arrived = self._progress.downloaded
         return sum(
@@ -206,7 +210,7 @@ class Downloading:
             for offer, since in self._running.values()
             if now - since < _SLOW_SECONDS and offer.position not in self._progress.downloaded
         )
-        while quick < min(concurrency, self._progress.missing + _SPARE_DOWNLOADS):
+        while quick < min(concurrency, self._progress.missing + self._spare):
             if len(self._running) >= concurrency * _MAX_SLOW or (offer := self._queue.next(now, begun)) is None:
                 return
             self._running[asyncio.ensure_future(self._process(offer))] = offer, now
@@ -391,7 +395,7 @@ class Downloading:
         _check_facts(facts, work.options)
         if work.skips_known:
             await self._check_known(facts)
-        _check_digest(facts, progress)
+        _check_digest(offer, facts, progress)
         if progress.missing <= 0:
             return _End.SURPLUS
         with progress.reserve(facts.sha256):
@@ -446,8 +450,9 @@ def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
         raise RejectedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
 
 
-def _check_digest(facts: ImageFacts, progress: CrawlProgress) -> None:
+def _check_digest(offer: Offer, facts: ImageFacts, progress: CrawlProgress) -> None:
     if facts.sha256 in progress.digests:
+        progress.same_bytes.append((offer, facts.sha256))
         raise RejectedError(Reason.DUPLICATE_BYTES, "another URL has the same bytes")
 
 

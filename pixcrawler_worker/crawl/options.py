@@ -85,6 +85,11 @@ class CrawlOptions(Options):
         description="id of a crawl job of the project, which has ended: leave out what it has, and export its images "
         "with those of this job",
     )
+    reproducible: StrictBool = Field(
+        False,
+        description="take the candidates of a result page in their order, so that the same ones become the same images "
+        "however fast their hosts are; without spare downloads, which takes longer",
+    )
     limit_rate: Annotated[int, Integer(MIN_RATE)] | None = Field(
         None, description="bytes of image files in a second, of all workers together; no limit by default"
     )

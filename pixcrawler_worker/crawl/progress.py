@@ -165,6 +165,7 @@ class CrawlProgress:
         retriable: reasons of candidates that a retry of the job tries again, by position.
         processed: hashes of the URLs of candidates that became images or were rejected, with their positions.
         digests: SHA-256 of the images.
+        same_bytes: candidates that were rejected since another one of the page has the same SHA-256.
         downloaded: positions of candidates whose body has arrived.
         received: bytes of these bodies.
         hosts: for how many seconds downloads waited for and received from each host, all of them together.
@@ -182,6 +183,7 @@ class CrawlProgress:
     retriable: dict[int, Reason] = field(default_factory=dict)
     processed: Mapping[bytes, int] = field(default_factory=dict)
     digests: set[bytes] = field(default_factory=set)
+    same_bytes: list[tuple[Offer, bytes]] = field(default_factory=list)
     downloaded: set[int] = field(default_factory=set)
     received: int = 0
     hosts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))

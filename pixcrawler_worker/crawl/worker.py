@@ -117,6 +117,8 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
                 progress.reject(offer, Reason.KNOWN_URL)
     wanted = [offer for offer in new.values() if offer.url_hash not in known]
     await Downloading(runtime, work, progress, wanted, budget=limits.chunk_budget.total_seconds()).run()
+    if work.options.reproducible:
+        _keep_first(progress, new)
     uses = [offer.candidate.use_url for offer in new.values() if offer.position in progress.images]
     await _report_uses(runtime, work.chunk.source, [url for url in uses if url])
     open_positions = {*progress.left, *(progress.pause.positions if progress.pause else ())}
@@ -124,6 +126,28 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
         url_hash: offer.position for url_hash, offer in new.items() if offer.position not in open_positions
     }
     return progress
+
+
+def _keep_first(progress: CrawlProgress, offers: Mapping[bytes, Offer]) -> None:
+    """Of candidates with the same bytes, keep the first of the page and not the one that arrived first."""
+    kept = {image.facts.sha256: at for at, image in progress.images.items()}
+    for offer, digest in sorted(progress.same_bytes, key=lambda entry: entry[0].position):
+        at = kept.get(digest)
+        if at is None or at < offer.position:
+            continue
+        image = progress.images.pop(at)
+        progress.rejected[progress.rejections.pop(offer.url_hash).reason] -= 1
+        progress.reject(offers[image.url_hash], Reason.DUPLICATE_BYTES, "another URL has the same bytes")
+        progress.images[offer.position] = replace(
+            image,
+            url=offer.url,
+            url_hash=offer.url_hash,
+            label=offer.row.label or image.label,
+            credit=offer.candidate.credit.bounded(),
+            caption=offer.row.caption,
+            columns=offer.row.columns or None,
+        )
+        kept[digest] = offer.position
 
 
 def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:

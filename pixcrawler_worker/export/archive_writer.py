@@ -264,7 +264,7 @@ class _ArchiveWriter:
             "attribution": safe(image.attribution or ""),
             "engine": safe(image.source or ""),
             "query": safe(image.query or ""),
-            "crawled_at": entry.crawled_at or "",
+            "crawled_at": "" if self._plan.options.reproducible else entry.crawled_at or "",
             "flags": safe(",".join(sorted({finding[0] for finding in entry.findings}))) if entry.findings else "",
             **self._plan.columns.values(entry.caption, entry.columns),
         }

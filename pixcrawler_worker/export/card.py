@@ -105,7 +105,7 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
     yield f"\n# {_plain(plan.name)}\n"
     yield (
         f"{summary.images:,} images of {len(plan.labels):,} {'class' if len(plan.labels) == 1 else 'classes'}, "
-        f"{megabytes:,.1f} MB, collected by PixCrawler until {plan.crawl_ended_at:%Y-%m-%d}.{this}\n"
+        f"{megabytes:,.1f} MB, collected by PixCrawler{plan.until}.{this}\n"
     )
     yield f"Layout `{plan.layout_name}`: {plan.layout.summary}.\n"
     yield from _table("Classes", "class", summary.labels)

@@ -194,6 +194,9 @@ class ExportOptions(Options):
     max_files_per_dir: Annotated[int, Integer(100)] = 5000
     archive: Archives = Archives()
     extras: Extras = Extras()
+    reproducible: StrictBool = Field(
+        default=False, description="leave out times, so that another crawl of the same images gives the same archives"
+    )
     url_ttl_s: Annotated[int, Integer(60, 366 * 86_400)] = Field(
         default=604_800,
         description="seconds for which the link works after the end of the export; the files are deleted an hour later",

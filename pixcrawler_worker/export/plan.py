@@ -55,6 +55,11 @@ class Plan:
     columns: ListColumns = field(default_factory=ListColumns)
 
     @property
+    def until(self) -> str:
+        """When the crawl ended, to be read after a verb; empty where that is left out."""
+        return "" if self.options.reproducible else f" until {self.crawl_ended_at:%Y-%m-%d}"
+
+    @property
     def ttl(self) -> timedelta:
         """How long the files are kept."""
         return timedelta(seconds=self.options.url_ttl_s)

@@ -137,4 +137,5 @@ def _figure(plan: Plan, entry: ExportEntry, places: Places, thumbnail: bytes | N
 
 
 def _kind(plan: Plan) -> str:
-    return escape(f"{plan.layout_name} as {plan.format}, crawled until {plan.crawl_ended_at:%Y-%m-%d}")
+    crawled = f", crawled{plan.until}" if plan.until else ""
+    return escape(f"{plan.layout_name} as {plan.format}{crawled}")

@@ -29,6 +29,7 @@ RAW = st.fixed_dictionaries(
         "respect_opt_outs": st.booleans(),
         "respect_robots": st.booleans(),
         "skip_known": st.booleans(),
+        "reproducible": st.booleans(),
         "extends": st.none() | st.integers(1, 2**31 - 1),
     },
 )
@@ -60,6 +61,7 @@ def test_what_is_left_out_has_the_documented_defaults() -> None:
         "respect_robots": True,
         "skip_known": False,
         "extends": None,
+        "reproducible": False,
         "limit_rate": None,
         "wait": 0.0,
     }
