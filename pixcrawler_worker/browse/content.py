@@ -61,7 +61,7 @@ class Browsed:
 
     Attributes:
         job: the crawl job.
-        images: all that were stored, by label and age.
+        images: of the job and those that it extends, by label and age.
     """
 
     job: CrawlView
@@ -93,7 +93,7 @@ def read(runtime: Runtime, job_id: int) -> Browsed:
 
     def both(session: Session) -> Browsed | None:
         job = job_views.job(session, CrawlView, job_id)
-        return None if job is None else Browsed(job, browsed_images.of_crawl(session, job_id))
+        return None if job is None else Browsed(job, browsed_images.of_dataset(session, job_id))
 
     found = transact(runtime.sessions, both)
     if found is None:
@@ -227,6 +227,7 @@ def _links(image: BrowsedImage) -> Iterable[tuple[str, str | None]]:
 
 def _facts(image: BrowsedImage) -> Iterable[tuple[str, str]]:
     record = image.record
+    yield "Crawl job", str(image.crawl_job_id)
     yield "File size", size(record.file_size) if record.file_size is not None and record.file_size >= 0 else ""
     yield "Format", _text(record.format)
     yield "Color mode", _text(record.mode)

@@ -1,4 +1,4 @@
-"""All that is known of the images of a crawl job, for a page that shows them."""
+"""All that is known of the images of a dataset, those of a crawl job and of the jobs that it extends, for a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db import validations
+from pixcrawler_worker.db import extensions, validations
 from pixcrawler_worker.db.image_records import ImageRecord, more_of, record_of, select_images
 from pixcrawler_worker.db.models import Image, ImageFact, ValidationJob, ValidationResultRow
 from pixcrawler_worker.domain.checks import Finding, Severity
@@ -19,9 +19,10 @@ _PARTS_OF_FINDING = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrowsedImage:
-    """An image of a crawl job with its validation result.
+    """An image of a dataset with its validation result.
 
     Attributes:
+        crawl_job_id: the job that stored it.
         record: the image, with the facts and the credit that its crawl recorded.
         caption: of the URL list.
         columns: other columns of the URL list, by name.
@@ -32,6 +33,7 @@ class BrowsedImage:
         keeper_id: the image that the validation keeps in place of this one, a duplicate of it.
     """
 
+    crawl_job_id: int
     record: ImageRecord
     caption: str | None
     columns: Mapping[str, Any]
@@ -55,8 +57,14 @@ def shown_validation(session: Session, crawl_job_id: int) -> int | None:
     return session.scalar(newest.limit(1))
 
 
-def of_crawl(session: Session, crawl_job_id: int) -> list[BrowsedImage]:
-    """Return all images of a crawl job, ordered by label and id."""
+def of_dataset(session: Session, crawl_job_id: int) -> list[BrowsedImage]:
+    """Return all images of a crawl job and of those that it extends, ordered by label and id."""
+    jobs = extensions.chain(session, crawl_job_id)
+    found = [image for job_id in jobs for image in _of_crawl(session, job_id)]
+    return sorted(found, key=lambda image: (image.record.label or "", image.record.id))
+
+
+def _of_crawl(session: Session, crawl_job_id: int) -> list[BrowsedImage]:
     result = ValidationResultRow
     query = (
         select_images(
@@ -76,18 +84,19 @@ def of_crawl(session: Session, crawl_job_id: int) -> list[BrowsedImage]:
             ),
         )
         .where(Image.crawl_job_id == crawl_job_id)
-        .order_by(ImageFact.label, Image.id)
     )
-    return [_browsed(record_of(row), *more_of(row)) for row in session.execute(query)]
+    return [_browsed(crawl_job_id, record_of(row), *more_of(row)) for row in session.execute(query)]
 
 
 def storage_url(session: Session, crawl_job_id: int, image_id: int) -> str | None:
-    """Return the storage URL of an image of a crawl job; None when there is no such image, or it has none."""
-    query = select(Image.storage_url).where(Image.crawl_job_id == crawl_job_id, Image.id == image_id)
+    """Return the storage URL of an image of a dataset; None when there is no such image, or it has none."""
+    jobs = extensions.chain(session, crawl_job_id)
+    query = select(Image.storage_url).where(Image.crawl_job_id.in_(jobs), Image.id == image_id)
     return session.scalar(query)
 
 
 def _browsed(  # noqa: PLR0913, PLR0917 - one argument per column
+    crawl_job_id: int,
     record: ImageRecord,
     caption: str | None,
     columns: object,
@@ -99,6 +108,7 @@ def _browsed(  # noqa: PLR0913, PLR0917 - one argument per column
     keeper_id: int | None,
 ) -> BrowsedImage:
     return BrowsedImage(
+        crawl_job_id=crawl_job_id,
         record=record,
         caption=caption,
         columns=columns if isinstance(columns, dict) else {},

@@ -187,3 +187,26 @@ def test_findings_of_another_version_are_left_out(runtime: Runtime) -> None:
         findings='[["dark"], 3, ["dark", "fatal", 1, 2], ["dark", "warn", 0.1, 0.3, "more"]]',
     )
     assert [one.check for one in content.read(runtime, job).images[0].findings] == ["dark"]
+
+
+def test_a_job_that_extends_another_one_shows_the_images_of_both_each_with_its_validation(runtime: Runtime) -> None:
+    first = crawl_of(runtime, [StoredImage(image_bytes(31)), StoredImage(image_bytes(32, size=(40, 40)))])
+    validation_jobs.validate(runtime, first)
+    project = ledger.scalar(runtime.sessions, "SELECT project_id FROM crawl_jobs WHERE id = :id", id=first)
+    second = crawl_of(runtime, [StoredImage(image_bytes(33), label="bee")], project_id=project)
+    ledger.execute(
+        runtime.sessions,
+        "INSERT INTO pixcrawler.crawl_plans (crawl_job_id, bases) VALUES (:job, ARRAY[CAST(:base AS int)])",
+        job=second,
+        base=first,
+    )
+    data = data_of(runtime, second)
+    jobs = [(dict(one["facts"])["Crawl job"], one["valid"]) for one in data["images"]]
+    assert jobs[0] == (str(second), None), "by label"
+    assert sorted(jobs, key=str) == sorted([(str(second), None), (str(first), True), (str(first), False)], key=str)
+    assert len(data_of(runtime, first)["images"]) == 2
+    digests = [one["sha256"] for one in data["images"] if one["valid"] is not False]
+    options = {"select": {"exclude_images": digests[:1]}}
+    ref = exporting.export(runtime, second, options)
+    rows = exporting.metadata_rows(exporting.made(runtime, ref))
+    assert [one["sha256"] for one in rows] == digests[1:]

@@ -14,8 +14,8 @@ def image(
 ) -> BrowsedImage:
     record = replace(RECORD, id=number, phash=phash, dhash=phash, width=side, height=side, file_size=1000)
     return BrowsedImage(
-        record=record, caption=None, columns={}, measured_sha256=None, valid=None, findings=(), metrics=metrics,
-        keeper_id=keeper,
+        crawl_job_id=1, record=record, caption=None, columns={}, measured_sha256=None, valid=None, findings=(),
+        metrics=metrics, keeper_id=keeper,
     )  # fmt: skip
 
 
