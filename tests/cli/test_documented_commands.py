@@ -18,6 +18,7 @@ FILES = {
     "rules.json": "{}",
     "urls.txt": "\n",
     "cats/failed.jsonl": "{}",
+    "exclusions-job-3.json": "[]",
 }
 #: What stands for a value in the documents.
 PLACEHOLDERS = {"JOB": "1", "ID": "1", "DIR": "folder", "FILE": "cats.txt", "COMMAND": "demo"}
