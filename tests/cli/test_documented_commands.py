@@ -16,6 +16,7 @@ FILES = {
     "cats.csv": "id,photo\n1,https://example.org/1.jpg\n",
     "options.json": "{}",
     "rules.json": "{}",
+    "words.csv": "cat,kitten\n",
     "urls.txt": "\n",
     "cats/failed.jsonl": "{}",
     "exclusions-job-3.json": "[]",
