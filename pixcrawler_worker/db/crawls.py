@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, join, literal, select, update
+from sqlalchemy import Select, and_, delete, exists, func, join, literal, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import validations
-from pixcrawler_worker.db.ledger import jobs
-from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
+from pixcrawler_worker.db.ledger import jobs, looks
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
 from pixcrawler_worker.db.session import driver, execute_prepared
 from pixcrawler_worker.domain import stored_json
@@ -317,10 +317,16 @@ def recount(session: Session, ref: JobRef) -> dict[str, int]:
 
 def marked(session: Session, skip: Collection[int] = ()) -> list[int]:
     """Return jobs not in `skip` that have to be recounted: rows that their counters follow from were deleted."""
-    gone = ~exists().where(CrawlJob.id == Recount.crawl_job_id)
-    session.execute(delete(Recount).where(gone).execution_options(synchronize_session=False))
-    query = select(Recount.crawl_job_id).where(not_in(Recount.crawl_job_id, skip)).distinct()
-    return list(session.scalars(query.order_by(Recount.crawl_job_id).limit(_BATCH)))
+    if found := looks.ids(session, _marked, skip=skip):
+        gone = ~exists().where(CrawlJob.id == Recount.crawl_job_id)
+        session.execute(delete(Recount).where(gone).execution_options(synchronize_session=False))
+        found = looks.ids(session, _marked, skip=skip)
+    return found
+
+
+def _marked() -> Select[int]:
+    query = select(Recount.crawl_job_id).where(looks.not_skipped(Recount.crawl_job_id)).distinct()
+    return query.order_by(Recount.crawl_job_id).limit(_BATCH)
 
 
 def _rows(urls: Sequence[str], details: Sequence[object] | None) -> tuple[ListRow, ...]:

@@ -29,6 +29,7 @@ __all__ = [
     "describe",
     "driver",
     "execute_prepared",
+    "execute_text",
     "is_about_a_row",
     "is_pooled",
     "may_pass",
@@ -228,10 +229,21 @@ def execute_prepared(session: Session, statement: str, values: Mapping[str, obje
     Raises:
         DBAPIError: as SQLAlchemy raises it for statements of its own.
     """
+    return _execute(session, statement, values, prepare=True)
+
+
+def execute_text(session: Session, statement: str, values: Mapping[str, object]) -> psycopg.Cursor[Any]:
+    """Execute a statement of psycopg in the transaction of a session, planned with its values. Raises as the other."""
+    return _execute(session, statement, values, prepare=None)
+
+
+def _execute(
+    session: Session, statement: str, values: Mapping[str, object], *, prepare: bool | None
+) -> psycopg.Cursor[Any]:
     connection = driver(session)
     span = statement_spans.begin(statement)
     try:
-        cursor = connection.execute(statement, values, prepare=True)
+        cursor = connection.execute(statement, values, prepare=prepare)
     except psycopg.Error as error:
         if span:
             statement_spans.fail(span, error)

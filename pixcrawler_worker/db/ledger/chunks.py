@@ -11,12 +11,12 @@ from enum import Enum
 from typing import Any
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import ColumnElement, Row, Text, and_, cast, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, Text, and_, cast, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 
-from pixcrawler_worker.db.ledger import jobs, statements
-from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError, not_in
+from pixcrawler_worker.db.ledger import jobs, looks, statements
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
@@ -362,12 +362,16 @@ def claims(session: Session, table: JobTable) -> list[tuple[str, Claim]]:
 
 def expired(session: Session, table: JobTable, *, skip: Collection[int] = (), limit: int) -> list[int]:
     """Return chunks of running jobs of a kind whose lease expired, without those in `skip`."""
+    return looks.ids(session, _expired_ones, table, limit, skip=skip)
+
+
+def _expired_ones(table: JobTable, limit: int) -> Select[int]:
     query = (
         select(Chunk.id)
         .join(table.model, table.chunk_key == table.model.id)
         .where(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < _NOW, table.model.status == JobStatus.RUNNING)
     )
-    return list(session.scalars(query.where(not_in(Chunk.id, skip)).order_by(Chunk.id).limit(limit)))
+    return query.where(looks.not_skipped(Chunk.id)).order_by(Chunk.id).limit(limit)
 
 
 def count_attempt(session: Session, table: JobTable, chunk_id: int, *, error: str, jitter: float) -> None:

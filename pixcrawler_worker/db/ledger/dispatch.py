@@ -7,8 +7,8 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, Select, Subquery, case, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.ledger import broker, statements
-from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable, not_in
+from pixcrawler_worker.db.ledger import broker, looks, statements
+from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
 from pixcrawler_worker.db.models import Chunk
 from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
@@ -40,7 +40,11 @@ def lost(session: Session, table: JobTable, *, after: timedelta, limit: int, ski
         limit: of chunks.
         skip: ids of chunks to leave out.
     """
-    return list(session.scalars(_lost(table, after, limit).where(not_in(Chunk.id, skip))))
+    return looks.ids(session, _not_skipped, table, after, limit, skip=skip)
+
+
+def _not_skipped(table: JobTable, after: timedelta, limit: int) -> Select[int]:
+    return _lost(table, after, limit).where(looks.not_skipped(Chunk.id))
 
 
 def resend_lost(
@@ -91,6 +95,10 @@ def short_of_messages(session: Session, table: JobTable, *, window: int) -> list
         table: of the kind of job.
         window: chunks of one job that may be running or dispatched at a time.
     """
+    return [(table.ref(job_id), window - under_way) for job_id, under_way in looks.find(session, _short, table, window)]
+
+
+def _short(table: JobTable, window: int) -> Select[int, int]:
     model = table.model
     is_queued = Chunk.state == ChunkState.QUEUED
     waits = exists().where(
@@ -100,14 +108,13 @@ def short_of_messages(session: Session, table: JobTable, *, window: int) -> list
     running = _by_job(table, Chunk.state == ChunkState.RUNNING)
     dispatched = _by_job(table, is_queued & Chunk.dispatched_at.is_not(None))
     total = func.coalesce(running.c.chunks, 0) + func.coalesce(dispatched.c.chunks, 0)
-    rows = session.execute(
+    return (
         select(model.id, total)
         .select_from(model)
         .outerjoin(running, running.c.job_id == model.id)
         .outerjoin(dispatched, dispatched.c.job_id == model.id)
         .where(model.status == JobStatus.RUNNING, total < window, waits)
     )
-    return [(table.ref(job_id), window - under_way) for job_id, under_way in rows]
 
 
 def _by_job(table: JobTable, condition: ColumnElement[bool]) -> Subquery:

@@ -4,7 +4,7 @@ A time is compared with a time that is computed from the clock, never the other 
 that its type has, and the sum of an interval and the year 294276 is an error.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -29,8 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.ledger import jobs
-from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, not_in
+from pixcrawler_worker.db.ledger import jobs, looks
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import IMPOSSIBLE_NUMBERS, Chunk
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState, JobStatus, delta
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS_WITH_DEFERRALS
@@ -82,9 +82,13 @@ def ended_with_open_chunks(session: Session, table: JobTable, *, skip: Collectio
 
     For example because an API wrote only the status.
     """
+    return _found(session, table, _ended_with_open_chunks, skip=skip)
+
+
+def _ended_with_open_chunks(table: JobTable) -> Select[int]:
     model = table.model
     left = or_(_has_open(table), model.completed_at.is_(None))
-    return _found(session, table, select(model.id).where(model.status.in_(ENDED), left), skip)
+    return _unlocked(table, select(model.id).where(model.status.in_(ENDED), left))
 
 
 def pending(  # noqa: PLR0913 - an age for each way in which a job may have been requested
@@ -107,16 +111,25 @@ def pending(  # noqa: PLR0913 - an age for each way in which a job may have been
         complete_after: age of those among them that have their options with them (`JobTable.carries_options`).
         skip: ids of jobs to leave out.
     """
-    model = table.model
-    query = select(model.id).where(model.status == JobStatus.PENDING)
-    requested = exists().where(table.plan_key == model.id, _is_older(table.requested_at, patience))
-    found = _found(session, table, query.where(requested), skip)
+    found = _found(session, table, _requested, patience, skip=skip)
     if unrecorded_after is not None and len(found) < BATCH:
-        late = _is_older(model.created_at, unrecorded_after)
-        if complete_after is not None and table.carries_options is not None:
-            late = or_(late, and_(table.carries_options, _is_older(model.created_at, complete_after)))
-        found += _found(session, table, query.where(~exists().where(table.plan_key == model.id), late), skip)
+        found += _found(session, table, _unrecorded, unrecorded_after, complete_after, skip=skip)
     return found
+
+
+def _requested(table: JobTable, patience: timedelta) -> Select[int]:
+    model = table.model
+    requested = exists().where(table.plan_key == model.id, _is_older(table.requested_at, patience))
+    return _unlocked(table, select(model.id).where(model.status == JobStatus.PENDING, requested))
+
+
+def _unrecorded(table: JobTable, after: timedelta, complete_after: timedelta | None) -> Select[int]:
+    model = table.model
+    late = _is_older(model.created_at, after)
+    if complete_after is not None and table.carries_options is not None:
+        late = or_(late, and_(table.carries_options, _is_older(model.created_at, complete_after)))
+    unrecorded = ~exists().where(table.plan_key == model.id)
+    return _unlocked(table, select(model.id).where(model.status == JobStatus.PENDING, unrecorded, late))
 
 
 def _is_older(time: SQLColumnExpression[datetime], age: timedelta) -> ColumnElement[bool]:
@@ -126,9 +139,12 @@ def _is_older(time: SQLColumnExpression[datetime], age: timedelta) -> ColumnElem
 
 def unconcluded(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[JobRef]:
     """Return running jobs of a kind whose chunks have all ended."""
+    return _found(session, table, _unconcluded, skip=skip)
+
+
+def _unconcluded(table: JobTable) -> Select[int]:
     model = table.model
-    query = select(model.id).where(model.status == JobStatus.RUNNING, ~_has_open(table))
-    return _found(session, table, query, skip)
+    return _unlocked(table, select(model.id).where(model.status == JobStatus.RUNNING, ~_has_open(table)))
 
 
 def _has_open(table: JobTable) -> ColumnElement[bool]:
@@ -146,8 +162,18 @@ def drifted(session: Session, table: JobTable, *, skip: Collection[int] = ()) ->
     """
     if not table.has("active_chunks"):
         return []
+    found = _found(session, table, _drifted_small, skip=skip)
+    return found if len(found) == BATCH else found + _found(session, table, _drifted_large, skip=skip)
+
+
+def _is_large(table: JobTable) -> ColumnElement[bool]:
     model: Any = table.model
-    is_large = model.total_chunks > _MAX_COUNTED
+    large: ColumnElement[bool] = model.total_chunks > _MAX_COUNTED
+    return large
+
+
+def _drifted_small(table: JobTable) -> Select[int]:
+    model: Any = table.model
     ledger = (
         select(
             func.count().label("total"),
@@ -162,11 +188,13 @@ def drifted(session: Session, table: JobTable, *, skip: Collection[int] = ()) ->
         select(model.id)
         .select_from(model)
         .join(ledger, onclause=true())
-        .where(model.status == JobStatus.RUNNING, ~is_large, row.is_distinct_from(counted))
+        .where(model.status == JobStatus.RUNNING, ~_is_large(table), row.is_distinct_from(counted))
     )
-    found = _found(session, table, query, skip)
-    if len(found) == BATCH:
-        return found
+    return _unlocked(table, query)
+
+
+def _drifted_large(table: JobTable) -> Select[int]:
+    model: Any = table.model
     running, queued = (_count_few(table, state) for state in (_RUNNING, _QUEUED))
     ended = model.completed_chunks + model.failed_chunks
     differs = or_(
@@ -174,9 +202,7 @@ def drifted(session: Session, table: JobTable, *, skip: Collection[int] = ()) ->
         and_(queued <= _MAX_COUNTED, running <= _MAX_COUNTED, model.total_chunks - ended != queued + running),
         func.random() * model.total_chunks < _MAX_COUNTED,
     )
-    return found + _found(
-        session, table, select(model.id).where(model.status == JobStatus.RUNNING, is_large, differs), skip
-    )
+    return _unlocked(table, select(model.id).where(model.status == JobStatus.RUNNING, _is_large(table), differs))
 
 
 def _count_few(table: JobTable, condition: ColumnElement[bool]) -> ScalarSelect[int]:
@@ -185,16 +211,29 @@ def _count_few(table: JobTable, condition: ColumnElement[bool]) -> ScalarSelect[
     return select(func.count()).select_from(few.correlate(table.model).lateral()).scalar_subquery()
 
 
-def _found(session: Session, table: JobTable, query: Select[int], skip: Collection[int]) -> list[JobRef]:
-    """Return the first jobs that a query finds, without those whose rows are locked: the others must not wait."""
+def _found(
+    session: Session,
+    table: JobTable,
+    query: Callable[..., Select[int]],
+    *arguments: Hashable,
+    skip: Collection[int],
+) -> list[JobRef]:
+    return [table.ref(job_id) for job_id in looks.ids(session, query, table, *arguments, skip=skip)]
+
+
+def _unlocked(table: JobTable, query: Select[int]) -> Select[int]:
+    """Return a query for the first of the jobs, without those whose rows are locked: the others must not wait."""
     model = table.model
-    query = query.where(not_in(model.id, skip)).order_by(model.id).limit(BATCH)
-    unlocked = query.with_for_update(of=model, key_share=True, skip_locked=True)
-    return [table.ref(job_id) for job_id in session.scalars(unlocked)]
+    query = query.where(looks.not_skipped(model.id)).order_by(model.id).limit(BATCH)
+    return query.with_for_update(of=model, key_share=True, skip_locked=True)
 
 
 def impossible(session: Session, table: JobTable, *, skip: Collection[int] = ()) -> list[int]:
     """Return open chunks of running jobs with times and numbers that no transition writes: they would wait for ever."""
+    return looks.ids(session, _impossible, table, skip=skip)
+
+
+def _impossible(table: JobTable) -> Select[int]:
     # One query for each index that has such chunks.
     parts = [
         select(Chunk.id)
@@ -203,8 +242,7 @@ def impossible(session: Session, table: JobTable, *, skip: Collection[int] = ())
         for condition in (_IMPOSSIBLE_NUMBERS, *_IMPOSSIBLE_TIMES)
     ]
     found = union(*parts).subquery()
-    query = select(found.c.id).where(not_in(found.c.id, skip))
-    return list(session.scalars(query.order_by(found.c.id).limit(BATCH)))
+    return select(found.c.id).where(looks.not_skipped(found.c.id)).order_by(found.c.id).limit(BATCH)
 
 
 def correct(session: Session, table: JobTable, chunk_id: int) -> bool:

@@ -1,12 +1,10 @@
 """What the ledger has to know of the table of a kind of job, and the types that name jobs and messages."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, FromClause, SQLColumnExpression, all_, literal, true
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.sql.elements import SQLCoreOperations
+from sqlalchemy import ColumnElement, FromClause, SQLColumnExpression
 
 from pixcrawler_worker.db.models import JobRow
 
@@ -84,11 +82,6 @@ class ChunkMessage:
     queue: str
     chunk_id: int
     task_id: str
-
-
-def not_in(column: SQLCoreOperations[int], ids: Collection[int]) -> ColumnElement[bool]:
-    """Return the condition that an id is none of these. The array is one parameter, however many there are."""
-    return column != all_(literal(list(ids), ARRAY(BigInteger))) if ids else true()
 
 
 class NotRunningError(Exception):
