@@ -176,7 +176,7 @@ FROM costed WINDOW place AS (ORDER BY split, digest, copy ROWS UNBOUNDED PRECEDI
 #: Columns of URL lists that the images of an export have, the most frequent first. A number is an integer by its
 #: digits, as readers of JSON take it.
 _COLUMNS = """
-SELECT key, count(*) AS values, bool_and(number IS NOT NULL AND abs(number) <= :max_number) AS numbers,
+SELECT key, count(*) AS values, bool_and(number IS NOT NULL AND abs(number) <= CAST(:max_number AS numeric)) AS numbers,
     coalesce(bool_and(scale(number) = 0 AND number BETWEEN -9223372036854775808 AND 9223372036854775807), false)
         AS integers,
     bool_and(type = 'boolean') AS booleans

@@ -36,6 +36,7 @@ from pixcrawler_worker.db.exports import ExportRequest
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.models import ExportJob
 from pixcrawler_worker.domain import tables
+from pixcrawler_worker.domain.list_columns import ColumnFacts, ListColumns
 from pixcrawler_worker.domain.safe_text import safe, safe_url
 from pixcrawler_worker.export import card, croissant, report
 from pixcrawler_worker.export.kind import EXPORT
@@ -47,7 +48,18 @@ from pixcrawler_worker.runtime import Runtime
 
 #: What identifiers begin with that a card has without quotation marks.
 LICENSE_STARTS = st.sampled_from(["cc-by", "cc0-", "cc-by-4.0"])
-COLUMNS = ("page_url", "title", "author", "license", "license_url", "attribution", "query", "source", "label")
+COLUMNS = (
+    "page_url",
+    "title",
+    "author",
+    "license",
+    "license_url",
+    "attribution",
+    "query",
+    "source",
+    "label",
+    "caption",
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,11 @@ def crawl(runtime: Runtime) -> int:
         for number, image_id in enumerate(ids):
             values = {name: texts[(number + place) % count] for place, name in enumerate(COLUMNS)}
             values |= {"page_url": f"https://example.org/{texts[number]}", "source": values["source"][:50]}
+            # Its name and its values, as they are and nested.
+            odd = texts[(number + 1) % count]
+            values["columns"] = json.dumps(
+                {"of all": odd, odd[:100]: texts[number], "nested": {odd: [odd]}, "n": number}
+            )
             assignments = ", ".join(f"{name} = %({name})s" for name in values)
             connection.exec_driver_sql(
                 f"UPDATE pixcrawler.image_facts SET {assignments} WHERE image_id = %(id)s", {**values, "id": image_id}
@@ -129,10 +146,13 @@ def check(path: str, body: bytes) -> str:
     if kind == "csv":
         assert formulas_in(text) == []
         rows = list(csv.reader(io.StringIO(text)))
-        assert {len(row) for row in rows} == {len(tables.COLUMNS)}
+        columns = len(rows[0])
+        assert {len(row) for row in rows} == {columns}
+        assert columns > len(tables.COLUMNS)
         assert len(text.splitlines()) == len(rows)
         assert all(line.startswith('"') and line.endswith('"') for line in text.splitlines()[1:])
-        assert text.count('","') >= (len(rows) - 1) * (len(tables.COLUMNS) - 1)
+        assert text.count('","') >= (len(rows) - 1) * (columns - 1)
+        assert not [name for name in rows[0] if formulas_in(f'"{name}"\n') or unsafe_in(name)]
     elif kind in {"json", "jsonl"}:
         for line in text.splitlines() if kind == "jsonl" else [text]:
             assert not unsafe_in("".join(texts_in(json.loads(line)))), path
@@ -238,17 +258,22 @@ def test_cards_and_metadata_are_valid_whatever_the_names_are(labels: list[str], 
         keywords=[],
         crawl_ended_at=datetime.now(UTC),
     )
-    plan = Plan.of(request, sorted(set(labels)))
+    # The names of columns are as odd as those of classes.
+    facts = [ColumnFacts(key=key, values=1, numbers=False, integers=False, booleans=False) for key in set(labels)]
+    columns = ListColumns.of(facts, images=1, has_captions=True, row_bytes=0)
+    plan = Plan.of(request, sorted(set(labels)), columns)
     assert len(set(plan.labels)) == len(plan.labels) == len(set(labels))
     assert all(plan.labels)
     summary = Summary(images=1)
     image = record(license_=license_, label=labels[0])
-    summary.add(image, label=plan.file_labels[labels[0]], split=None, extension="jpg", size=1)
+    summary.add(image, label=plan.file_labels[labels[0]], split=None, extension="jpg", size=1, has_caption=True)
     text = card.write(plan, summary)
     check("README.md", text.encode())
     features = yaml.safe_load(re.split(r"^---\n", text, maxsplit=2, flags=re.MULTILINE)[1])["dataset_info"]["features"]
     (classes,) = [one["dtype"]["class_label"]["names"] for one in features if isinstance(one["dtype"], dict)]
     assert list(classes.values()) == list(plan.labels)
+    named = {one["name"]: one["dtype"] for one in features if one["name"] not in {*tables.COLUMNS, "image"}}
+    assert named == columns.types
     check("croissant.json", croissant.write(plan, summary, []))
     check("dataset.html", report.write(plan, summary, report.Sheet([], {}, {})))
 
