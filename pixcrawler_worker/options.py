@@ -39,7 +39,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Path = tuple[str | int, ...]
 
 #: Characters of a name: of a label, a source, a check.
-_MAX_NAME = 200
+MAX_NAME = 200
 #: Characters of a key or value that a message quotes.
 _MAX_QUOTE = 60
 #: Bits of an integer that a message quotes.
@@ -153,8 +153,8 @@ Text = Annotated[StrictStr, AfterValidator(storable)]
 #: A name that PostgreSQL can store: of a label, a source, a check.
 Name = Annotated[
     Text,
-    StringConstraints(pattern=r"\S", max_length=_MAX_NAME),
-    Expected(f"a string that is not blank, of at most {_MAX_NAME} characters"),
+    StringConstraints(pattern=r"\S", max_length=MAX_NAME),
+    Expected(f"a string that is not blank, of at most {MAX_NAME} characters"),
 ]
 #: Entries of a list of names, formats or licenses: more than any job needs, and few enough to compare each image with.
 MAX_NAMES = 10_000

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, TypedDict, TypeVar, cast
 import click
 
 from pixcrawler_worker import runtime
-from pixcrawler_worker.cli import arguments, connection
+from pixcrawler_worker.cli import arguments, connection, console
 from pixcrawler_worker.crawl import options, synonym_tables
 from pixcrawler_worker.crawl.lists import reading, remote
-from pixcrawler_worker.crawl.lists.rows import Columns
+from pixcrawler_worker.crawl.lists.rows import Columns, Notes
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.domain import keyword_expansion
@@ -290,8 +290,10 @@ def stored_list(where: BinaryIO | str | None, columns: Columns) -> tuple[StoredL
 
 
 def _stored(file: BinaryIO, name: str, columns: Columns) -> tuple[StoredList, str]:
-    hashed = _Hashed(file)
-    stored = StoredList(reading.read(cast("BinaryIO", hashed), name, columns))
+    hashed, notes = _Hashed(file), Notes()
+    stored = StoredList(reading.read(cast("BinaryIO", hashed), name, columns, notes))
+    for line in notes.lines(name):
+        click.echo(f"pixcrawler: {console.printable(line)}", err=True)
     return stored, hashed.digest()
 
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue, StrictBool
 
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl.lists import plain_text
+from pixcrawler_worker.domain import list_columns
 from pixcrawler_worker.domain.keyword_expansion import MAX_SYNONYMS, MAX_VARIANTS, check_template
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.postgres_types import storable_json
@@ -104,7 +105,8 @@ class CrawlOptions(Options):
             if isinstance(entry, str):
                 yield ListRow(entry)
             else:
-                yield ListRow(entry.url, entry.caption, entry.label, entry.columns)
+                columns = list_columns.kept_columns(entry.columns) or {}
+                yield ListRow(entry.url, list_columns.kept_caption(entry.caption), entry.label, columns)
 
 
 def parse(raw: object) -> CrawlOptions:

@@ -113,6 +113,18 @@ def test_a_list_gives_the_same_rows_from_a_file_stdin_and_a_url(
     assert len(sent(broker)) == 3
 
 
+def test_what_is_changed_in_a_list_is_said_once(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:
+    Path("cats.csv").write_bytes(f"url,caption\n{URLS[0]},caf\xe9\n{URLS[1]},\xe9\n".encode("latin-1"))
+    result = call(env, "crawl", "cat", "--urls", "cats.csv")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "pixcrawler: cats.csv, line 2: bytes that are not UTF-8 are read as Windows-1252: save the list as UTF-8 if "
+        "that is wrong (2 rows in all)\n"
+    )
+    assert query(runtime, "SELECT details[1]->'caption' FROM pixcrawler.crawl_urls") == [("caf\xe9",)]
+    assert len(sent(broker)) == 1
+
+
 def test_a_scheme_that_is_not_read_is_named(env: Mapping[str, str]) -> None:
     result = call(env, "crawl", "cat", "--urls", "ftp://example.org/cats.txt")
     assert result.exit_code == 2

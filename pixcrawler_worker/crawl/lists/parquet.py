@@ -35,14 +35,51 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
         shutil.copyfileobj(file, copy, _BLOCK)
         try:
             opened = parquet.ParquetFile(copy)
+            names = [column.name for column in opened.schema_arrow if not _has_files(column.type)]
             number = 0
-            for batch in opened.iter_batches(batch_size=_BATCH):
-                names = batch.schema.names
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            for batch in opened.iter_batches(batch_size=_BATCH, columns=names):
+                columns = [_values(column) for column in batch.columns]
+                for values in zip(*columns, strict=True):
                     number += 1
-                    yield Row(number, dict(zip(names, values, strict=True)))
+                    yield Row(number, dict(zip(batch.schema.names, values, strict=True)))
         except (pa.ArrowException, OSError) as error:
             raise PermanentError(f"{name} cannot be read as Parquet: {_first_line(error)}") from error
+
+
+def _has_files(type_: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
+    """Return whether a nested column has bytes: those of images, as datasets of Hugging Face have them."""
+    from pyarrow import types  # noqa: PLC0415
+
+    if not types.is_nested(type_):
+        return False
+    inner = [type_.field(at).type for at in range(type_.num_fields)]
+    return any(_is_binary(one) or _has_files(one) for one in inner)
+
+
+def _is_binary(type_: Any) -> bool:  # noqa: ANN401
+    from pyarrow import types  # noqa: PLC0415
+
+    return bool(types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_))
+
+
+def _values(column: Any) -> list[Any]:  # noqa: ANN401
+    """Return the values of a column. Bytes are text, as some programs write it, or else nothing."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    if _is_binary(column.type):
+        return [None if value is None else _text(value) for value in column.to_pylist()]
+    try:
+        return list(column.to_pylist(maps_as_pydicts="lossy"))
+    except (ValueError, OverflowError, LookupError):
+        # Python has no such time: nanoseconds, years above 9999, a time zone that is not known here.
+        return list(column.cast(pa.string()).to_pylist())
+
+
+def _text(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _first_line(error: Any) -> str:  # noqa: ANN401 - pyarrow has no types

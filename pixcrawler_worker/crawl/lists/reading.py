@@ -7,7 +7,7 @@ from typing import BinaryIO
 from pixcrawler_worker.crawl.lists import json_rows, parquet, plain_text, rows, separated
 from pixcrawler_worker.crawl.lists.compression import Joined, damage_named, decompressed
 from pixcrawler_worker.crawl.lists.plain_text import Structure
-from pixcrawler_worker.crawl.lists.rows import FOUND, Columns
+from pixcrawler_worker.crawl.lists.rows import FOUND, Columns, Notes
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
 
@@ -15,7 +15,7 @@ from pixcrawler_worker.errors import PermanentError
 _HEAD = 1 << 16
 
 
-def read(file: BinaryIO, name: str, columns: Columns = FOUND) -> Iterator[ListRow]:
+def read(file: BinaryIO, name: str, columns: Columns = FOUND, notes: Notes | None = None) -> Iterator[ListRow]:
     """Yield the rows of a list.
 
     What is no URL, among much that is, is yielded, too: each is the trouble of its own candidate.
@@ -25,17 +25,19 @@ def read(file: BinaryIO, name: str, columns: Columns = FOUND) -> Iterator[ListRo
             gzip or Zstandard. What is in memory does not depend on its size.
         name: of the list, for messages.
         columns: that have the URLs, the captions and the labels, where the list is a table.
+        notes: what is changed in rows is added to them.
 
     Raises:
         PermanentError: when the file is damaged, in another format, or has no URLs; the message says what it looks
             like, and what to do.
     """
+    notes = Notes() if notes is None else notes
     with damage_named(name):
         plain = decompressed(file, name)
         head = plain.read(_HEAD)
         whole = io.BufferedReader(Joined(head, plain))
         if head.startswith(parquet.MAGIC):
-            yield from rows.listed(parquet.rows(whole, name), name, columns)
+            yield from rows.listed(parquet.rows(whole, name), name, columns, notes)
             return
         structure = plain_text.structure(head)
         if structure is None:
@@ -52,4 +54,4 @@ def read(file: BinaryIO, name: str, columns: Columns = FOUND) -> Iterator[ListRo
                 table = json_rows.lines(lines, name)
             case Structure.JSON:
                 table = json_rows.values(lines, name)
-        yield from rows.listed(table, name, columns)
+        yield from rows.listed(table, name, columns, notes)

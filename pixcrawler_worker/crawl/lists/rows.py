@@ -3,17 +3,23 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, time
+from enum import StrEnum
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl.lists import failed_rows
 from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_plain, is_url, trimmed
+from pixcrawler_worker.domain.list_columns import MAX_CAPTION, MAX_COLUMNS, kept_caption, kept_columns
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.domain.postgres_types import storable
+from pixcrawler_worker.domain.safe_text import MAX_LENGTH
+from pixcrawler_worker.domain.stored_json import is_deeper
 from pixcrawler_worker.errors import PermanentError
 
 #: Rows by which the column with the URLs is found.
@@ -46,6 +52,8 @@ _NAMES = (
 #: Likewise, of the columns with captions and with labels.
 _CAPTIONS = ("caption", "imagecaption", "text", "alttext", "alt", "txt", "description")
 _LABELS = ("label", "labelname", "class", "classname", "category", "categoryname")
+#: Characters of a label, as in messages.
+MAX_LABEL = options.MAX_NAME
 #: Columns whose names are listed in a message.
 _SHOWN = 12
 
@@ -76,7 +84,40 @@ class Columns(NamedTuple):
 FOUND = Columns()
 
 
-def listed(rows: Iterator[Row], name: str, columns: Columns) -> Iterator[ListRow]:
+class Note(StrEnum):
+    """What was changed in rows that were read all the same."""
+
+    NOT_UTF_8 = "bytes that are not UTF-8 are read as Windows-1252: save the list as UTF-8 if that is wrong"
+    NO_URL = "there is no URL, so that the row will be rejected as bad_url"
+    CAPTION = f"the caption has more than {MAX_CAPTION:,} characters, and is cut off"
+    LABEL = f"the label has more than {MAX_LABEL} characters, and is kept as a column: the keyword is the label"
+    COLUMNS = f"the columns are more or longer than is kept: {MAX_COLUMNS} of them, {MAX_LENGTH:,} characters in each"
+
+
+@dataclass(slots=True)
+class Notes:
+    """Counts of the rows that were changed, and the numbers of the first of them."""
+
+    counts: Counter[Note] = field(default_factory=Counter)
+    first: dict[Note, int] = field(default_factory=dict)
+
+    def add(self, note: Note, number: int) -> None:
+        """Note that a row was changed."""
+        self.counts[note] += 1
+        self.first.setdefault(note, number)
+
+    def lines(self, name: str) -> Iterator[str]:
+        """Yield a line for each kind of change.
+
+        Args:
+            name: of the list.
+        """
+        for note, count in self.counts.items():
+            others = "" if count == 1 else f" ({count:,} rows in all)"
+            yield f"{name}, line {self.first[note]}: {note}{others}"
+
+
+def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> Iterator[ListRow]:
     """Yield the rows of a table by what their columns mean. A row without a URL has what is in place of it.
 
     Args:
@@ -84,40 +125,83 @@ def listed(rows: Iterator[Row], name: str, columns: Columns) -> Iterator[ListRow
         name: of the list, for messages.
         columns: with the URLs, found by its name or by what is in it where none is given; with captions and labels,
             found by their usual names.
+        notes: what is changed is added to them.
 
     Raises:
         PermanentError: when there is no such column, or none has URLs; the message names those that there are.
     """
     sample = list(islice(rows, _SAMPLE))
     readable = [row.values for row in sample if row.mistake is None]
-    names = list(dict.fromkeys(chain.from_iterable(readable)))
-    if not names:
+    if not any(readable):
         raise PermanentError(f"{name} contains no URLs: it has no row that can be read")
     if failed_rows.row_of(readable[0], 1) is not None:
         yield from _failed(chain(sample, rows), name)
         return
-    url = _url_column(readable, names, name) if columns.url is None else _wanted(names, name, columns.url)
-    others = [one for one in names if one != url]
-    caption, label = (
-        _by_name(others, usual) if wanted is None else _wanted(names, name, wanted)
-        for wanted, usual in ((columns.caption, _CAPTIONS), (columns.label, _LABELS))
-    )
+    found = _found(readable, name, columns)
     for row in chain(sample, rows):
         if row.mistake is not None:
             yield ListRow(_url(row.mistake), number=row.number)
-            continue
-        kept: dict[str, Any] = {}
-        for one, value in row.values.items():
-            if value != "" and one != url and (plain := _json(value)) != "":
-                kept[one] = plain
-        value = row.values.get(url)
-        yield ListRow(
-            "" if value is None else _url(value if isinstance(value, str) else str(value)),
-            _text(kept.pop(caption, None)) if caption else None,
-            _text(kept.pop(label, None)) if label else None,
-            kept,
-            row.number,
-        )
+        else:
+            yield _meant(row, found, notes)
+
+
+def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns) -> Columns:
+    names = list(dict.fromkeys(chain.from_iterable(readable)))
+    with_urls = [one for one in names if any(_has_url(values.get(one)) for values in readable)]
+    if columns.url is None:
+        url = _url_column(with_urls, names, name, len(readable))
+    else:
+        url = _wanted(names, name, columns.url)
+        if url not in with_urls:
+            hint_ = f": {_list(with_urls)} has them" if with_urls else ""
+            raise PermanentError(
+                f"{name} has no URLs in its column {options.quoted(url)} among its first {len(readable)} rows{hint_}"
+            )
+    found = [url]
+    for wanted, usual in ((columns.caption, _CAPTIONS), (columns.label, _LABELS)):
+        others = [one for one in names if one not in found]
+        column = _by_name(others, usual) if wanted is None else _wanted(names, name, wanted)
+        if column in found and column is not None:
+            raise PermanentError(f"{name}: the column {options.quoted(column)} cannot be two things")
+        found.append(column or "")
+    return Columns(url, found[1] or None, found[2] or None)
+
+
+def _meant(row: Row, columns: Columns, notes: Notes) -> ListRow:
+    """Return what the columns of a row mean."""
+    url = ""
+    kept: dict[str, Any] = {}
+    length, is_flat = 0, True
+    for one, value in row.values.items():
+        if one == columns.url:
+            url = "" if value is None else _url(value if isinstance(value, str) else str(value))
+        elif type(value) is str:
+            if value:
+                length += len(value)
+                kept[one] = value if value.isascii() and "\x00" not in value else _text(value, row.number, notes)
+        elif (plain := _json(value)) is not None:
+            is_flat = is_flat and isinstance(plain, bool | int | float | str)
+            kept[one] = plain
+    if not url:
+        notes.add(Note.NO_URL, row.number)
+    caption = _word(kept.pop(columns.caption, None)) if columns.caption else None
+    label = _word(kept.pop(columns.label, None)) if columns.label else None
+    if caption is not None and len(caption) > MAX_CAPTION:
+        notes.add(Note.CAPTION, row.number)
+        caption = kept_caption(caption)
+    if label is not None and len(label) > MAX_LABEL:
+        notes.add(Note.LABEL, row.number)
+        kept[columns.label or ""], label = label, None
+    if length > MAX_LENGTH or not is_flat or len(kept) > MAX_COLUMNS:
+        kept = _bounded(kept, row.number, notes)
+    return ListRow(url, caption, label, kept, row.number)
+
+
+def _bounded(kept: dict[str, Any], number: int, notes: Notes) -> dict[str, Any]:
+    bounded = kept_columns(kept) or {}
+    if bounded != kept:
+        notes.add(Note.COLUMNS, number)
+    return bounded
 
 
 def _failed(rows: Iterator[Row], name: str) -> Iterator[ListRow]:
@@ -135,7 +219,14 @@ def _url(text: str) -> str:
     return text if is_plain(text) else storable(trimmed(escaped(text)))
 
 
-def _text(value: object) -> str | None:
+def _text(value: str, number: int, notes: Notes) -> str:
+    text = decoded(value)
+    if text is not value and text != value:
+        notes.add(Note.NOT_UTF_8, number)
+    return storable(text)
+
+
+def _word(value: object) -> str | None:
     """Return a caption or a label; None for one that is blank."""
     if value is None:
         return None
@@ -144,23 +235,20 @@ def _text(value: object) -> str | None:
 
 
 def _json(value: object) -> object:
-    """Return the value of a column in JSON; an empty text for none."""
-    plain: object = ""
+    """Return the value of a column in JSON; None for none."""
+    plain: object = None
     match value:
         case str():
-            # Most texts are stored as they are, and there are many.
-            plain = value if value.isascii() and "\x00" not in value else storable(decoded(value))
+            plain = storable(decoded(value))
         case bool() | int():
             plain = value
         case float():
             # Programs that write tables have NaN where a number is missing.
-            plain = value if math.isfinite(value) else ""
+            plain = value if math.isfinite(value) else None
         case Mapping():
-            plain = {storable(decoded(str(key))): _json(one) for key, one in value.items()}
+            plain = value if is_deeper(value) else {storable(str(key)): _json(one) for key, one in value.items()}
         case list() | tuple():
-            plain = [_json(one) for one in value]
-        case bytes():
-            plain = storable(value.decode(errors="replace"))
+            plain = value if is_deeper(value) else [_json(one) for one in value]
         case date() | time():
             plain = value.isoformat()
         case _ if value is not None:
@@ -173,12 +261,9 @@ def _by_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
     return min(found, key=lambda one: usual.index(_plain(one)), default=None)
 
 
-def _url_column(readable: Sequence[Mapping[str, object]], names: Sequence[str], name: str) -> str:
-    with_urls = [one for one in names if any(_has_url(values.get(one)) for values in readable)]
+def _url_column(with_urls: Sequence[str], names: Sequence[str], name: str, rows: int) -> str:
     if not with_urls:
-        raise PermanentError(
-            f"{name} has no column with URLs among its first {len(readable)} rows: it has {_list(names)}"
-        )
+        raise PermanentError(f"{name} has no column with URLs among its first {rows} rows: it has {_list(names)}")
     if (by_name := _by_name(with_urls, _NAMES)) is not None:
         return by_name
     if len(with_urls) > 1:

@@ -33,7 +33,7 @@ def rows(lines: Iterator[Line], name: str) -> Iterator[Row]:
         name: of the list, for messages.
 
     Raises:
-        PermanentError: when a quotation mark is not closed, or a line is too long.
+        PermanentError: when a quotation mark is not closed, as in a list that is cut off, or a line is too long.
     """
     started, form = _begin(lines)
     table = _cells(started, form, name)
@@ -94,6 +94,7 @@ def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int,
     """Yield the cells of each row with the number of its first line."""
     csv.field_size_limit(max(csv.field_size_limit(), _MAX))
     last = 0
+    of_row: list[str] = []
 
     def texts() -> Iterator[str]:
         nonlocal last
@@ -101,6 +102,7 @@ def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int,
             last = line.number
             if len(line.text) > _MAX:
                 raise PermanentError(f"{name}, line {line.number}: a line of more than {_MAX:,} characters")
+            of_row.append(line.text)
             yield line.text
 
     if not form.separator:
@@ -108,8 +110,10 @@ def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int,
             yield last, [_unquoted(text.strip())]
         return
     parsed = _parsed(texts(), form.separator)
-    before = 0
+    before = first = 0
     while True:
+        of_last = of_row.copy()
+        of_row.clear()
         try:
             cells = next(parsed, None)
         except csv.Error as error:
@@ -117,9 +121,23 @@ def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int,
                 f"{name}, line {before + 1}: a cell of more than {_MAX:,} characters: is a quotation mark not closed?"
             ) from error
         if cells is None:
+            if form.separator != "\t" and _is_open(of_last, form.separator):
+                raise PermanentError(
+                    f"{name} is cut off: it ends within the quotation marks of a cell, in the row of line {first}"
+                )
             return
+        first = before + 1
         yield before + 1, cells
         before = last
+
+
+def _is_open(lines: list[str], separator: str) -> bool:
+    """Return whether a quotation mark of the last row is not closed: `csv` says that only when it is strict."""
+    try:
+        list(csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
+    return False
 
 
 def _unique(names: Sequence[str]) -> list[str]:

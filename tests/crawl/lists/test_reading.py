@@ -4,19 +4,25 @@ import csv
 import gzip
 import io
 import json
+import math
 import random
 import resource
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from list_samples import FORMATS, URLS, Unseekable, table, written_parquet, zstandard
 
 from pixcrawler_worker.crawl.lists import reading
-from pixcrawler_worker.crawl.lists.rows import Columns
+from pixcrawler_worker.crawl.lists.rows import FOUND, Columns, Notes
+from pixcrawler_worker.domain.list_columns import MAX_CAPTION
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
 
@@ -97,6 +103,127 @@ def test_a_column_that_is_not_there_or_not_clear_is_an_error_that_lists_them() -
     many = table(",", [f"c{number}" for number in range(100)], [str(number) for number in range(100)])
     assert message_of(many).endswith("c10, c11, and 88 more")
     assert message_of(b"[]") == message_of(b"[[1], 2]") == "list contains no URLs: it has no row that can be read"
+
+
+def meant(content: bytes, columns: Columns = FOUND) -> tuple[list[ListRow], list[str]]:
+    """Return the rows without their numbers, and what is said about them."""
+    notes = Notes()
+    rows = [replace(row, number=0) for row in reading.read(io.BytesIO(content), "list", columns, notes)]
+    return rows, list(notes.lines("list"))
+
+
+@pytest.mark.parametrize("name", ["caption", "TEXT", "alt", "Alt-Text", "image_caption"])
+@pytest.mark.parametrize("label", ["label", "CLASS", "category_name"])
+def test_captions_and_labels_are_found_by_their_usual_names(name: str, label: str) -> None:
+    rows = meant(table(",", ("n", label, "url", name), ("1", "cat", URLS[0], "a red cat"), ("", " ", URLS[1], "")))
+    assert rows == ([ListRow(URLS[0], "a red cat", "cat", {"n": "1"}), ListRow(URLS[1])], [])
+
+
+def test_columns_are_chosen_by_name() -> None:
+    content = table(",", ("caption", "alt", "kind", "url"), ("a", "b", "c", URLS[0]))
+    assert meant(content) == ([ListRow(URLS[0], "a", None, {"alt": "b", "kind": "c"})], [])
+    chosen = Columns(None, "Alt", "kind")
+    assert meant(content, chosen) == ([ListRow(URLS[0], "b", "c", {"caption": "a"})], [])
+    for columns, message in (
+        (Columns(None, "captoin"), "list has no column \"captoin\"; did you mean 'caption'?"),
+        (Columns(None, None, "none"), 'list has no column "none"; known are caption, alt, kind, url'),
+        (Columns("url", "url"), 'list: the column "url" cannot be two things'),
+        (Columns(None, "alt", "alt"), 'list: the column "alt" cannot be two things'),
+        (Columns("alt"), 'list has no URLs in its column "alt" among its first 1 rows: url has them'),
+    ):
+        with pytest.raises(PermanentError) as raised:
+            meant(content, columns)
+        assert str(raised.value) == message
+
+
+def test_values_of_any_type_are_kept_in_json() -> None:
+    odd: dict[str, object] = {
+        "n": 1,
+        "x": 0.5,
+        "is": True,
+        "none": None,
+        "nan": math.nan,
+        "list": [1, [None, "a"]],
+        "object": {"a": {}},
+    }
+    kept = {"n": 1, "x": 0.5, "is": True, "list": [1, [None, "a"]], "object": {"a": {}}}
+    content = "\n".join([json.dumps({"url": URLS[0], **odd}), json.dumps({"url": URLS[1], "n": "one"})])
+    assert meant(content.encode()) == ([ListRow(URLS[0], columns=kept), ListRow(URLS[1], columns={"n": "one"})], [])
+    mixed = [{"url": URLS[0], "caption": 5, "label": 3}, {"url": URLS[1], "caption": ["a", "b"], "label": True}]
+    rows = [ListRow(URLS[0], "5", "3"), ListRow(URLS[1], '["a", "b"]', "true")]
+    assert meant(json.dumps(mixed).encode()) == (rows, [])
+
+
+def test_columns_of_parquet_are_kept_in_json() -> None:
+    days = [datetime(2024, 1, 2, tzinfo=UTC), None]
+    content = written_parquet(
+        url=pa.array([url.encode() for url in URLS[:2]]),
+        at=pa.array(days, pa.timestamp("us", "UTC")),
+        nanoseconds=pa.array([1, None], pa.timestamp("ns")),
+        far=pa.array([10**12, None], pa.timestamp("s")),
+        price=pa.array([Decimal("1.50"), None]),
+        word=pa.array(["a", None]).dictionary_encode(),
+        map=pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
+        deep=[{"x": [{"y": 1}]}, None],
+        text=pa.array([b"a red cat", b"\xff\xd8\xff"]),
+        image=[{"bytes": b"\xff\xd8\xff", "path": "1.jpg"}] * 2,
+    )
+    (first, second), said = meant(content)
+    assert said == []
+    assert second == ListRow(URLS[1])
+    columns = dict(first.columns)
+    assert str(columns.pop("far")).startswith("33658")
+    assert (first.url, first.caption) == (URLS[0], "a red cat")
+    assert columns == {
+        "at": "2024-01-02T00:00:00+00:00",
+        "nanoseconds": "1970-01-01 00:00:00.000000001",
+        "price": "1.50",
+        "word": "a",
+        "map": {"a": 1},
+        "deep": {"x": [{"y": 1}]},
+    }
+
+
+def test_what_is_changed_is_said_with_the_line_of_the_first_row() -> None:
+    long, wide = "a" * 100_000, ["b" * 10_001, *("c" for _ in range(150))]
+    header = ["url", "caption", "label", *(f"c{at}" for at in range(151))]
+    rows = [
+        header,
+        [URLS[0], long, "cat"],
+        ["", "none"],
+        ["", "none"],
+        [URLS[1], "a" * 200_000, "d" * 201],
+        [URLS[2], "caf\xe9", "", *wide],
+    ]
+    content = "\n".join(",".join(row) for row in rows).encode("latin-1")
+    found, said = meant(content)
+    assert found[0] == ListRow(URLS[0], long, "cat")
+    assert (len(found[3].caption or ""), found[3].label, found[3].columns) == (MAX_CAPTION, None, {"label": "d" * 201})
+    assert (found[4].caption, len(found[4].columns), len(found[4].columns["c0"])) == ("caf\xe9", 100, 10_000)
+    assert said == [
+        "list, line 3: there is no URL, so that the row will be rejected as bad_url (2 rows in all)",
+        f"list, line 5: the caption has more than {MAX_CAPTION:,} characters, and is cut off",
+        "list, line 5: the label has more than 200 characters, and is kept as a column: the keyword is the label",
+        "list, line 6: bytes that are not UTF-8 are read as Windows-1252: save the list as UTF-8 if that is wrong",
+        "list, line 6: the columns are more or longer than is kept: 100 of them, 10,000 characters in each",
+    ]
+
+
+def test_values_that_are_nested_too_deeply_are_their_own_trouble() -> None:
+    nested = json.dumps({"url": URLS[0], "n": 0}).replace("0}", "[" * 500 + "]" * 500 + "}")
+    (row,), said = meant(nested.encode())
+    assert row == ListRow(URLS[0], columns={"n": "(nested too deeply, or too large)"})
+    assert len(said) == 1
+
+
+def test_a_table_that_ends_within_quotation_marks_is_cut_off() -> None:
+    for content in (b'url,caption\n%s,"a red', b'url,caption\n%s,"a\nred', b'caption;url\n"a ""red"" cat";"%s'):
+        with_url = content % URLS[0].encode()
+        assert message_of(with_url) == (
+            "list is cut off: it ends within the quotation marks of a cell, in the row of line 2"
+        )
+        assert urls(with_url + b'"') == [URLS[0]]
+    assert urls(b'url,caption\n%s,a "red" cat\n%s,"a" b\n' % (URLS[0].encode(), URLS[1].encode())) == URLS[:2]
 
 
 def test_a_row_that_cannot_be_read_is_its_own_trouble() -> None:
