@@ -172,7 +172,7 @@ def test_columns_of_parquet_are_kept_in_json() -> None:
     assert said == []
     assert second == ListRow(URLS[1])
     columns = dict(first.columns)
-    assert str(columns.pop("far")).startswith("33658")
+    assert "value out of range" in str(columns.pop("far"))
     assert (first.url, first.caption) == (URLS[0], "a red cat")
     assert columns == {
         "at": "2024-01-02T00:00:00+00:00",
