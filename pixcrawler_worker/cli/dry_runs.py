@@ -151,6 +151,7 @@ def _as_json(crawl: CrawlArguments, found: Preview) -> dict[str, Any]:
             {
                 "url": one.candidate.url,
                 "label": one.label,
+                "query": one.query,
                 "source": one.source,
                 "license": one.candidate.credit.license,
                 "title": one.candidate.credit.title,

@@ -78,6 +78,7 @@ class UsableCandidate:
 
     source: str
     label: str
+    query: str
     candidate: Candidate
     host: str
 
@@ -229,7 +230,7 @@ class _Search:
                 log.warning("candidate rejected: internal error", source=chunk.source, error=repr(error)[:200])
                 continue
             usable.append(at)
-            self.preview.usable.append(UsableCandidate(chunk.source, chunk.label, candidate, host))
+            self.preview.usable.append(UsableCandidate(chunk.source, chunk.label, chunk.query, candidate, host))
         counts.usable += len(usable)
         counts.reasons = +counts.reasons
         return usable

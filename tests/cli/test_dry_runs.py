@@ -100,6 +100,23 @@ def test_a_gallery_is_read_and_its_repeated_and_empty_entries_are_counted() -> N
     assert found["reasons"] == {"duplicate_url": 1, "invalid_entry": 1}
 
 
+def test_the_searches_of_a_keyword_are_made_and_each_candidate_has_its_own() -> None:
+    index = {"cat": ["1.jpg"], "kitten": ["2.jpg", "1.jpg"], "cat close-up": ["3.jpg"], "dog": ["4.jpg"]}
+    Path("words.csv").write_text("cat,kitten\n")
+    words = ("--source", "gallery", "--synonyms", "words.csv", "--variant", "{keyword} close-up", "--max-images", "50")
+    with providers.application(lambda _: web.json_response(index)) as base:
+        env = {**LOOPBACK, "PIXCRAWLER_GALLERY_URL": base}
+        found = as_json(env, "cat", "dog", *words)
+    assert sorted((one["label"], one["query"], one["url"][-5]) for one in found["candidates"]) == [
+        ("cat", "cat", "1"),
+        ("cat", "cat close-up", "3"),
+        ("cat", "kitten", "2"),
+        ("dog", "dog", "4"),
+    ]
+    assert found["reasons"] == {"duplicate_url": 1}
+    assert {(one["keyword"], one["candidates"]) for one in found["searches"]} == {("cat", 4), ("dog", 1)}
+
+
 def test_a_source_that_fails_is_named_and_without_candidates_the_exit_code_is_1() -> None:
     with providers.application(lambda _: web.Response(status=403, text="no")) as base:
         env = {**LOOPBACK, "PIXCRAWLER_GALLERY_URL": base}
