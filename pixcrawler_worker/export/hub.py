@@ -14,7 +14,7 @@ from pixcrawler_worker.errors import PermanentError, TransientError
 _TARGET = re.compile(r"hf://(?:datasets/)?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})/?", re.ASCII)
 #: What a dataset on the hub has besides the files that were pushed.
 _OF_THE_HUB = frozenset({".gitattributes"})
-_TOO_MANY, _SERVER_ERROR = 429, 500
+_TOO_LARGE, _TOO_MANY, _SERVER_ERROR = 413, 429, 500
 
 
 def repository(target: str) -> str:
@@ -104,8 +104,16 @@ def _of_hub(error: Exception, name: str, endpoint: str) -> PermanentError | Tran
                 f"{endpoint} does not let you write {name}: set HF_TOKEN to a token with write access, or type "
                 f"hf auth login ({said})"
             )
+        if status == _TOO_LARGE:
+            return PermanentError(
+                f"{endpoint} takes no files of this size, or has no room for them: export smaller images with "
+                f"--resize, or make room there ({said})"
+            )
         if status == _TOO_MANY or status >= _SERVER_ERROR:
-            return TransientError(f"{endpoint} answered {status}, try again later: {said}")
+            what = "limits requests" if status == _TOO_MANY else "has an error"
+            return TransientError(
+                f"{endpoint} {what} ({status}): type the same command later, and it uploads what is missing ({said})"
+            )
         return PermanentError(f"{endpoint} rejected {name} with {status}: {said}")
     if isinstance(error, (errors.HTTPError, TimeoutError, ConnectionError)):  # type: ignore[attr-defined]  # of its client
         return TransientError(f"{endpoint} does not answer: {line}")

@@ -1,10 +1,12 @@
 """Publishing on a stand-in for the hub: all of a dataset in one commit, whatever happens on the way."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +81,7 @@ def test_a_dataset_is_pushed_whole_in_one_commit(served: Hub, folder: Path, *, p
 def test_pushing_again_uploads_nothing_twice(served: Hub, folder: Path) -> None:
     push(folder)
     push(folder)
-    assert served.uploads == len(IMAGES)
+    assert (served.uploads, served.commits) == (len(IMAGES), 1)
     assert pushed(served) == FILES
 
 
@@ -124,6 +126,59 @@ def test_an_upload_that_fails_names_the_reason_of_the_hub(served: Hub, folder: P
     assert pushed(served) == {}
 
 
+_TOKEN = "does not let you write ada/red-pandas: set HF_TOKEN to a token with write access"
+_LARGE = "takes no files of this size, or has no room for them: export smaller images"
+_LATER = "type the same command later, and it uploads what is missing"
+
+
+@pytest.mark.parametrize(
+    ("status", "at", "message"),
+    [
+        (403, "PUT", _TOKEN),
+        (413, "PUT", _LARGE),
+        (403, "POST", _TOKEN),
+        (413, "POST", _LARGE),
+        (429, "POST", f"limits requests (429): {_LATER}"),
+        (500, "POST", f"has an error (500): {_LATER}"),
+    ],
+)
+def test_a_hub_that_rejects_half_way_says_why_and_the_next_push_completes(
+    served: Hub, folder: Path, status: int, at: str, message: str
+) -> None:
+    """After half of the uploads, or at the commit."""
+
+    def reject(method: str, path: str) -> int | None:
+        is_half = method == "PUT" and served.uploads >= len(IMAGES) // 2
+        return status if method == at and (is_half or path.endswith("/commit/main")) else None
+
+    served.before = reject
+    error = TransientError if _LATER in message else PermanentError
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        push(folder)
+    assert served.endpoint in str(caught.value)
+    assert pushed(served) == {}, "others see nothing of it"
+    assert served.uploads >= len(IMAGES) // 2
+    served.before = None
+    push(folder)
+    assert pushed(served) == FILES
+    assert (served.uploads, served.commits) == (len(IMAGES), 1)
+
+
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again(served: Hub, folder: Path) -> None:
+    rejected: list[str] = []
+
+    def reject_once(method: str, path: str) -> int | None:
+        if method != "PUT" or rejected:
+            return None
+        rejected.append(path)
+        return 503
+
+    served.before = reject_once
+    push(folder)
+    assert pushed(served) == FILES
+    assert len(rejected) == 1
+
+
 def test_a_hub_that_is_away_is_said_to_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
@@ -160,3 +215,21 @@ def test_a_push_that_was_killed_half_way_is_complete_when_it_is_repeated(served:
     assert pushed(served) == FILES
     assert served.uploads - before <= len(IMAGES) - len(IMAGES) // 2
     assert served.commits == 1
+
+
+def test_a_push_that_was_killed_when_it_was_complete_is_not_committed_twice(served: Hub, folder: Path) -> None:
+    committed, ended = threading.Event(), threading.Event()
+
+    def stall() -> None:
+        committed.set()
+        ended.wait(30)
+
+    served.after_commit = stall
+    with subprocess.Popen([sys.executable, "-c", PUSHING, str(folder), NAME]) as process:
+        assert committed.wait(60)
+        os.kill(process.pid, signal.SIGKILL)
+    ended.set()
+    served.after_commit = None
+    push(folder)
+    assert pushed(served) == FILES
+    assert (served.uploads, served.commits) == (len(IMAGES), 1)

@@ -34,6 +34,7 @@ class Hub:
         cards: texts of cards that were checked.
         before: called with method and path of each request; returns a status to respond with, or
             None to respond as the hub does.
+        after_commit: called when a commit is done, before its response.
     """
 
     endpoint: str = ""
@@ -45,6 +46,7 @@ class Hub:
     commits: int = 0
     cards: list[str] = field(default_factory=list)
     before: Callable[[str, str], int | None] | None = None
+    after_commit: Callable[[], None] | None = None
 
 
 @contextmanager
@@ -133,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "path": one["path"],
                     "uploadMode": "regular" if one["size"] < _MAX_REGULAR and _is_text(one["sample"]) else "lfs",
                     "shouldIgnore": False,
+                    "oid": _oid(files.get(one["path"]), is_text=_is_text(one["sample"])),
                 }
                 for one in wanted
             ]
@@ -175,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
                 del changed[value["path"]]
         self.hub.repositories[name] = changed
         self.hub.commits += 1
+        if self.hub.after_commit:
+            self.hub.after_commit()
         self._send(200, {"commitUrl": f"{self.hub.endpoint}/datasets/{name}/commit/{'0' * 40}", "commitOid": "0" * 40})
 
     def _send(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
@@ -185,6 +190,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def _oid(content: bytes | None, *, is_text: bool) -> str | None:
+    """Return what identifies the content of a file that is there: of git for text, and of LFS otherwise."""
+    if content is None:
+        return None
+    if is_text:
+        return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _is_text(sample: str) -> bool:
