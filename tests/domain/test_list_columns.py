@@ -128,6 +128,7 @@ def test_long_names_of_columns_stay_different() -> None:
     assert max(map(len, kept)) == 100
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), JSON))
 def test_whatever_is_kept_is_stored_as_it_is_and_kept_the_same_again(row: dict[str, object]) -> None:
     kept = list_columns.kept_columns(row)
@@ -224,7 +225,7 @@ def test_all_values_of_a_column_have_one_type(values: list[object], type_: str, 
 
 
 @given(ROWS, st.lists(st.none() | st.text()))
-@settings(max_examples=200)
+@settings(max_examples=40, deadline=None)
 def test_every_image_has_every_column_with_a_safe_value_of_its_type(
     rows: list[dict[str, object]], captions: list[str | None]
 ) -> None:
