@@ -148,7 +148,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     except PermanentError as error:
         # The row or the configuration changed under the job: it ends with what it has.
         return _end(session, ref, counters, request, reason=str(error))
-    if round_ and request.round < options.max_rounds + crawl_planning.free_rounds(history):
+    if round_ and request.round < options.max_rounds + crawl_planning.free_rounds(history, list_source=URLS):
         crawls.next_round(session, ref.id)
         return Chunks([chunk.to_json() for chunk in round_])
     return _end(session, ref, counters, request)

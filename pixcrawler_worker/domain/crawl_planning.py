@@ -8,7 +8,7 @@ and further result pages.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -184,15 +184,22 @@ class CrawlChunkResult:
         )
 
 
-def free_rounds(history: Iterable[CrawlChunkResult]) -> int:
-    """Return how many rounds do not count, because a result page had nothing but what other jobs have.
+def free_rounds(history: Sequence[CrawlChunkResult], *, list_source: str) -> int:
+    """Return how many rounds do not count.
 
-    A job that adds to a large dataset passes over all of its pages first, for one request each.
+    Those of which a result page had nothing but what other jobs have: a job that adds to a large dataset passes over
+    all of its pages first, for one request each. And those that a URL list filled: a long one takes many.
+
+    Args:
+        history: results of all chunks of earlier rounds.
+        list_source: name of the source that takes the job's URL list.
     """
-    return sum(
+    known = sum(
         Reason.KNOWN_URL in result.reasons and not result.stored and not result.reasons.keys() - _FREE
         for result in history
     )
+    pages = 1 + max((result.chunk.page for result in history if result.chunk.source == list_source), default=-1)
+    return known + pages // _MAX_CHUNKS
 
 
 def balance(total: int, have: Sequence[int], caps: Sequence[int]) -> tuple[int, ...]:

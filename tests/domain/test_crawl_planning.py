@@ -13,6 +13,7 @@ from pixcrawler_worker.domain.crawl_planning import (
     SourceLimits,
     balance,
     fill,
+    free_rounds,
     next_round,
 )
 from pixcrawler_worker.domain.keywords import Keyword
@@ -333,3 +334,15 @@ def test_a_result_has_everything_but_the_chunk() -> None:
         "more": False,
     }
     assert CrawlChunkResult.from_json(make_chunk(), json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_a_list_of_any_length_is_read_to_its_end() -> None:
+    pages, history, rounds = 25_000, list[CrawlChunkResult](), 0
+    # A job with one round, whose candidates all fail.
+    while rounds < 1 + free_rounds(history, list_source="urls"):
+        found = plan(CAT, sources={"urls": pages}, max_images=10 * pages, history=history)
+        rounds += 1
+        history += [CrawlChunkResult(chunk=chunk, offered=10, more=True) for chunk in found]
+    assert [result.chunk.page for result in history] == list(range(pages))
+    # A search of as many pages is not a list.
+    assert free_rounds(history, list_source="other") == 0
