@@ -753,6 +753,48 @@ MUTATIONS = (
         new="name",
         tests=("sources/test_odd_answers.py",),
     ),
+    Mutation(
+        name="a marked image is exported",
+        files="db/export_selection.py",
+        old="SELECT FROM excluded WHERE excluded.digest = placed.digest)",
+        new="SELECT FROM excluded WHERE excluded.digest = placed.digest AND false)",
+        tests=("export/test_jobs.py",),
+    ),
+    Mutation(
+        name="a page is served to whatever host name a request has",
+        files="browse/server.py",
+        old="if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:",
+        new="if len(hosts) != 1:",
+        tests=("browse/test_server.py",),
+    ),
+    Mutation(
+        name="a page is served without its token",
+        files="browse/server.py",
+        old="if not hmac.compare_digest(prefix.encode",
+        new="if prefix.count('/') < 2 and not hmac.compare_digest(prefix.encode",
+        tests=("browse/test_server.py",),
+    ),
+    Mutation(
+        name="a title ends the element with the data of a page",
+        files="browse/content.py",
+        old='.replace("<", ',
+        new='.replace("<<<", ',
+        tests=("browse/test_content.py",),
+    ),
+    Mutation(
+        name="marks are not kept across a reload of a page",
+        files="browse/page.js",
+        old="localStorage.setItem(KEY, JSON.stringify([...marks]));",
+        new="JSON.stringify([...marks]);",
+        tests=("browse/test_page.py",),
+    ),
+    Mutation(
+        name="a tile shows the thumbnail of another cell",
+        files="browse/page.js",
+        old="thumb.style.backgroundPosition = `${scaled(-x * data.sheet.side)}",
+        new="thumb.style.backgroundPosition = `${scaled(x * data.sheet.side)}",
+        tests=("browse/test_page.py",),
+    ),
 )
 
 

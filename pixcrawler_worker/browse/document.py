@@ -6,6 +6,7 @@ import hashlib
 from importlib import resources
 
 from pixcrawler_worker import html_report
+from pixcrawler_worker.domain.safe_text import safe
 
 #: Where a document gets its images from: from itself, or from the server that it came from as well.
 _OWN, _SERVED = "img-src blob: data:", "img-src blob: 'self'; connect-src 'self'"
@@ -28,7 +29,7 @@ def head(title: str, data: str, *, served: bool) -> str:
         f"{_SERVED if served else _OWN}; base-uri 'none'; form-action 'none'"
     )
     return (
-        f"{html_report.head(title, style=style, policy=policy)}<body>{_part('page.html')}"
+        f"{html_report.head(safe(title), style=style, policy=policy)}<body>{_part('page.html')}"
         f'<script type="application/json" id="data">{data}</script><script>{script}</script>\n'
     )
 

@@ -58,18 +58,22 @@ def write(runtime: Runtime, found: Browsed, path: Path, *, show: Callable[[int],
             f"look at it with pixcrawler browse {found.job.id} --serve"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as file, tempfile.TemporaryFile(dir=path.parent) as spool:
+        target = path.resolve()  # of a link, the file that it leads to is replaced
+        if target.exists() and not target.is_file():
+            raise PermanentError(f"{path} cannot be written: it is not a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as spool:
             made = Thumbnails()
             # The data of the page come before its thumbnails, so that it is there before they are read, and are
             # complete after them.
             runtime.run(_write_thumbnails(runtime, found, made, spool, show))
             head = document.head(f"Images: {found.job.name}", content.to_json(found, made), served=False)
-            file.write(head.encode(errors="replace"))
             spool.seek(0)
-            shutil.copyfileobj(spool, file, 1024 * 1024)
-            file.write(document.END)
-            size = file.tell()
+            with _replacing(target) as file:
+                file.write(head.encode(errors="replace"))
+                shutil.copyfileobj(spool, file, 1024 * 1024)
+                file.write(document.END)
+                size = file.tell()
     except OSError as error:
         raise PermanentError(f"{path} cannot be written: {error}") from error
     return WrittenPage(path, len(found.images), len(made.reasons), size)
@@ -99,8 +103,6 @@ async def _write_thumbnails(
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of another one when the context ends without an error, and is removed else."""
-    if path.is_dir():
-        raise IsADirectoryError("it is a directory")
     unfinished = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     file = os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb")
     try:

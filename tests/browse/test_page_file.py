@@ -1,6 +1,7 @@
 """Writing a page: whole or not at all, with a reason in place of each thumbnail that cannot be made."""
 
 import base64
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -139,6 +140,20 @@ def test_a_path_that_cannot_be_written_is_named(runtime: Runtime, tmp_path: Path
         with pytest.raises(PermanentError, match=f"{path} cannot be written"):
             written(runtime, job, path)
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PermanentError, match="pipe cannot be written: it is not a file"):
+        written(runtime, job, tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert written(runtime, job, tmp_path / "link").path == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_no_text_from_outside_becomes_html(runtime: Runtime, tmp_path: Path) -> None:
