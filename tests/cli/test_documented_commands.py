@@ -20,6 +20,7 @@ FILES = {
     "urls.txt": "\n",
     "cats/failed.jsonl": "{}",
     "exclusions-job-3.json": "[]",
+    "cats.toml": "",
 }
 #: What stands for a value in the documents.
 PLACEHOLDERS = {"JOB": "1", "ID": "1", "DIR": "folder", "FILE": "cats.txt", "COMMAND": "demo"}
