@@ -1,10 +1,13 @@
 """The page of a job with 10,000 images in Chromium, at two widths: time to the first view, memory, and its marks."""
 
 import json
+import os
+import signal
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from browser import requires_chromium
@@ -12,7 +15,7 @@ from chromium import Chromium
 from export import exporting
 from export.exporting import StoredImage, crawl_of, image_bytes
 
-from pixcrawler_worker.browse import content, page_file
+from pixcrawler_worker.browse import content, page_file, server
 from pixcrawler_worker.domain import exclusions
 from pixcrawler_worker.runtime import Runtime
 
@@ -95,4 +98,31 @@ def test_ten_thousand_images_are_looked_at_and_marks_are_honored(runtime: Runtim
     ref = exporting.export(runtime, job, {"select": {"exclude_images": marked}}, format_="csv")
     row = exporting.row(runtime, ref)
     assert (row.status, row.exported_images) == ("completed", IMAGES - MARKED)
+    lines += served(runtime, job, tmp_path)
     print("\n".join(lines), file=sys.__stderr__)
+
+
+def served(runtime: Runtime, job: int, folder: Path) -> list[str]:
+    """Look at the page of a server in a browser, beside the server, and interrupt it as Ctrl-C does."""
+    lines: list[str] = []
+
+    def look(url: str) -> None:
+        try:
+            with Chromium(folder / "served") as browser:
+                empty = browser.memory()
+                browser.open(url)
+                first_view = float(browser.wait("document.documentElement.dataset.shown"))
+                browser.wait(f"{THUMBNAILS_SHOWN} > 3")
+                pictures = browser.run("performance.now()")
+                jumps = [browser.run(JUMP.replace("PLACE", str(place))) for place in (0.9, 0.1, 0.5, 0.3, 0.7)]
+                lines.append(
+                    f"served: first view after {first_view:.0f} ms, with thumbnails {pictures:.0f} ms, jumps "
+                    f"{max(jumps):.0f} ms, {(browser.memory() - empty) / 1e6:.0f} MB"
+                )
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        server.serve(runtime, job, port=0, started=lambda url: Thread(target=look, args=(url,)).start())
+    assert lines, "it was not shown"
+    return lines
