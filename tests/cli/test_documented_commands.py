@@ -17,7 +17,6 @@ FILES = {
     "options.json": "{}",
     "rules.json": "{}",
     "words.csv": "cat,kitten\n",
-    "cats.toml": "",
     "urls.txt": "\n",
     "cats/failed.jsonl": "{}",
     "exclusions-job-3.json": "[]",
