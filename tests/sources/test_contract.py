@@ -204,7 +204,7 @@ def test_a_page_is_the_same_whenever_and_in_whatever_order_it_is_requested(name:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.parametrize("side", [1, 300, 5000])
+@pytest.mark.parametrize("side", [300, 5000])
 def test_with_a_target_its_candidates_are_the_same_and_their_alternates_other_urls(
     name: str, side: int, stack: ExitStack
 ) -> None:
@@ -294,22 +294,22 @@ def test_no_error_repeats_the_key(name: str, status: int, body: str, stack: Exit
 
 
 REJECTIONS = {
-    "nothing": b"",
-    "HTML": b"<html><h1>Forbidden</h1><p>{key}</p></html>",
-    "JSON": b'{"error": "the key {key} is not known"}',
-    "JSON without a reason": b'{"x": 1}',
-    "very much": b'{"message": "' + b"no " * 1000 + b'"}',
+    "nothing": (401, b""),
+    "HTML": (403, b"<html><h1>Forbidden</h1><p>{key}</p></html>"),
+    "JSON": (401, b'{"error": "the key {key} is not known"}'),
+    "JSON without a reason": (403, b'{"x": 1}'),
+    "very much": (401, b'{"message": "' + b"no " * 1000 + b'"}'),
 }
 
 
 @pytest.mark.parametrize("name", [*KEYED, "openverse"])
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize("body", REJECTIONS)
+@pytest.mark.parametrize("rejection", REJECTIONS)
 def test_a_key_that_is_rejected_leads_to_its_setting_and_to_what_to_do(
-    name: str, status: int, body: str, stack: ExitStack
+    name: str, rejection: str, stack: ExitStack
 ) -> None:
-    rejection = response(REJECTIONS[body].replace(b"{key}", KEY.encode()), status=status)
-    setup = Setup(name, stack, catalog(3), first_response=rejection)
+    status, body = REJECTIONS[rejection]
+    answer = response(body.replace(b"{key}", KEY.encode()), status=status)
+    setup = Setup(name, stack, catalog(3), first_response=answer)
     with pytest.raises(PermanentError) as caught:
         setup.pages(3, [0])
     said = str(caught.value)
