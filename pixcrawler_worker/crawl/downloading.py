@@ -1,6 +1,7 @@
 """Downloading, inspecting and storing the candidates of a chunk, many at a time, each for itself."""
 
 import asyncio
+import contextlib
 import functools
 import math
 import time
@@ -90,6 +91,9 @@ class Downloading:
         self._slots = runtime.downloader.slots
         self._queue = CandidateQueue(offers, self._hosts)
         self._running: dict[asyncio.Task[_End], tuple[Offer, float]] = {}
+        #: Downloads that have ended, until `_finish` has seen to them.
+        self._done: list[asyncio.Task[_End]] = []
+        self._any_done = asyncio.Event()
         self._left: list[Offer] = []
         self._late_seconds: dict[str | None, float] = {}
         options = work.options
@@ -102,7 +106,7 @@ class Downloading:
             self._concurrency = min(self._concurrency, max(_MIN_LIMITED, options.limit_rate // _RATE_PER_DOWNLOAD))
         # Without spare ones, every download that succeeds is an image: which ones are begun does not depend on time.
         self._spare = 0 if options.reproducible else _SPARE_DOWNLOADS
-        self._begun = self._ended = time.monotonic()
+        self._begun = self._ended = self._look_at = time.monotonic()
         self._stop_at = math.inf
 
     async def run(self) -> None:
@@ -148,7 +152,7 @@ class Downloading:
                 if pause := await self._pause(now):
                     return pause
                 continue
-            done, _ = await asyncio.wait(self._running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            done = await self._next_done()
             try:
                 for task in done:
                     self._finish(task)
@@ -164,6 +168,22 @@ class Downloading:
             if pause := await self._interruption(now, is_idle=not done):
                 return pause
         return None
+
+    async def _next_done(self) -> Sequence[asyncio.Task[_End]]:
+        """Wait a moment for downloads to end; return those that have.
+
+        Unlike `asyncio.wait`, it takes as long for many downloads as for one.
+        """
+        if not self._done:
+            self._any_done.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._any_done.wait(), _LOOK_SECONDS)
+        done, self._done = self._done, []
+        return done
+
+    def _note_done(self, task: asyncio.Task[_End]) -> None:
+        self._done.append(task)
+        self._any_done.set()
 
     async def _interruption(self, now: float, *, is_idle: bool) -> Pause | None:
         """Return why the rest has to wait although it could be tried; None when it need not."""
@@ -182,8 +202,7 @@ class Downloading:
         """Begin as many downloads as there is room for, and say if this process has room for another chunk."""
         if self._runtime.is_stopping():
             return
-        self._begin_due(now)
-        quick = self._quick(now)
+        quick = self._begin_due(now)
         waiting = max(0, min(len(self._queue), self._progress.missing + self._spare - quick))
         self._slots.note(self._work.claim.fence, taken=quick, wanted=quick + waiting)
         # With a pace, slots are not what is short. A chunk that fetches nothing ends at once, and the transaction that
@@ -202,7 +221,8 @@ class Downloading:
             for offer, since in self._running.values()
         )
 
-    def _begin_due(self, now: float) -> None:
+    def _begin_due(self, now: float) -> int:
+        """Begin the downloads that are due; return how many hold a slot."""
         concurrency = min(self._concurrency, self._slots.free(self._work.claim.fence))
         quick = self._quick(now)
         begun = Counter(
@@ -212,12 +232,15 @@ class Downloading:
         )
         while quick < min(concurrency, self._progress.missing + self._spare):
             if len(self._running) >= concurrency * _MAX_SLOW or (offer := self._queue.next(now, begun)) is None:
-                return
-            self._running[asyncio.ensure_future(self._process(offer))] = offer, now
+                break
+            task = asyncio.ensure_future(self._process(offer))
+            task.add_done_callback(self._note_done)
+            self._running[task] = offer, now
             begun[offer.host] += 1
             quick += 1
             if self._pace is not None and self._pace.wait and offer.host is not None:
                 self._queue.delay(offer.host, now + self._pace.wait)
+        return quick
 
     def _finish(self, task: asyncio.Task[_End]) -> None:
         offer, _ = self._running.pop(task)
@@ -238,6 +261,9 @@ class Downloading:
 
     def _postpone_slow(self, now: float) -> None:
         """Stop a slow download for those that wait for a place at its host; it comes after them."""
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
         contended = {offer.host for offer in self._queue if not offer.late}
         for task, (offer, since) in self._running.items():
             is_stoppable = not offer.late and offer.position not in self._progress.downloaded
