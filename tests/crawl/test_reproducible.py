@@ -36,7 +36,10 @@ def test_the_first_candidates_become_images_however_slow_they_are(runtime: Runti
     listed = [urls[0], urls[1], urls[1].removesuffix(".jpg"), host.url("/fault/404/in-order"), *urls[2:]]
     there = replace(runtime, downloader=SlowDownloader(runtime, {urls[0], urls[1], urls[3]}))
     ref, messages = start(there, listed, job={"max_images": 5}, reproducible=True)
-    drive(there, messages)
+    try:
+        drive(there, messages)
+    finally:
+        runtime.run(there.downloader.aclose())
     assert urls_of(runtime, ref) == set(urls[:5])
     assert counted(runtime, ref) == (7, 6, 5)
     with runtime.sessions.begin() as session:
