@@ -795,6 +795,55 @@ MUTATIONS = (
         new="thumb.style.backgroundPosition = `${scaled(x * data.sheet.side)}",
         tests=("browse/test_page.py",),
     ),
+    Mutation(
+        name="what failed forgets what its list said",
+        files="crawl/worker.py",
+        old="list_details=replace(rejection.row, label=None).details(),",
+        new="list_details=None,",
+        tests=("crawl/test_captions.py",),
+    ),
+    Mutation(
+        name="a label of a list is ignored",
+        files="crawl/downloading.py",
+        old="label=offer.row.label or work.chunk.label,",
+        new="label=work.chunk.label,",
+        tests=("crawl/test_captions.py",),
+    ),
+    Mutation(
+        name="a column of numbers with a gap stays one of numbers",
+        files="domain/list_columns.py",
+        old="    if facts.values < images:\n",
+        new="    if not facts.values:\n",
+        tests=("domain/test_list_columns.py",),
+    ),
+    Mutation(
+        name="names of columns differ in case only",
+        files="domain/list_columns.py",
+        old="    taken.add(name.casefold())\n",
+        new="    taken.add(name)\n",
+        tests=("domain/test_list_columns.py",),
+    ),
+    Mutation(
+        name="a column of a list has the name of one of every dataset",
+        files="domain/list_columns.py",
+        old="{name.casefold() for name in _RESERVED}",
+        new="set()",
+        tests=("domain/test_list_columns.py",),
+    ),
+    Mutation(
+        name="the size of a caption does not count for that of an archive",
+        files="db/export_selection.py",
+        old="f.label, f.caption, f.columns)) + CASE",
+        new="f.label)) + CASE",
+        tests=("export/test_captions.py",),
+    ),
+    Mutation(
+        name="captions of a list of what failed are not read",
+        files="crawl/lists/failed_rows.py",
+        old="text_of(caption) if isinstance(caption, str) and caption else None,",
+        new="None,",
+        tests=("cli/test_failures.py",),
+    ),
 )
 
 
