@@ -719,6 +719,27 @@ MUTATIONS = (
         tests=("validate/test_isolation.py",),
     ),
     Mutation(
+        name="an image at which a model fails costs all images of its batch their scores",
+        files="validate/batches.py",
+        old="    return [scores for one in batch for scores in _score_batch(classifier, [one])]",
+        new='    return ["failed"] * len(batch)',
+        tests=("validate/test_batches.py",),
+    ),
+    Mutation(
+        name="images that waited with one whose caller gave up wait for ever",
+        files="validate/batches.py",
+        old="            self._waiting.extendleft(reversed(batch))",
+        new="            pass",
+        tests=("validate/test_batches.py",),
+    ),
+    Mutation(
+        name="relevant images are flagged and irrelevant ones are not",
+        files="domain/checks.py",
+        old="score < score_below, score_below",
+        new="score > score_below, score_below",
+        tests=("domain/test_checks.py",),
+    ),
+    Mutation(
         name="what a layout returns for an image is written while it is returned",
         files="export/archive_writer.py",
         old="written = [self._checked(one) for one in entries]",

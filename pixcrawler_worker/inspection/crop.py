@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-#: The longest side of a part, in pixels.
+#: The longest side of a part, and what images are resized to at most, in pixels: with more, the largest images need more
+#: memory than the decoder has.
 MAX_SIDE = 512
 #: Numbers of Pillow's filters: nearest, Lanczos, bilinear, bicubic, box, Hamming.
 FILTERS = range(6)
@@ -32,10 +33,10 @@ class Crop:
         if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
             raise ValueError(f"a part has 1 to {MAX_SIDE} pixels a side, not {self.width}x{self.height}")
         across, down = self.resized if isinstance(self.resized, tuple) else (self.resized, self.resized)
-        if not (self.width <= across <= 2 * MAX_SIDE and self.height <= down <= 2 * MAX_SIDE):
+        if not (self.width <= across <= MAX_SIDE and self.height <= down <= MAX_SIDE):
             raise ValueError(
                 f"an image is resized to the {self.width}x{self.height} pixels of the part at least, and to"
-                f" {2 * MAX_SIDE} at most, not {across}x{down}"
+                f" {MAX_SIDE} at most, not {across}x{down}"
             )
         if self.resampling not in FILTERS:
             raise ValueError(f"there is no filter {self.resampling}")
