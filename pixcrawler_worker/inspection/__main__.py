@@ -93,8 +93,7 @@ def _answer(body: bytes, operation: int, parameter: int, limits: Limits) -> byte
             conversion, original = framing.split_conversion(body)
             return framing.conversion_response(convert(original, conversion, limits))
         case Operation.CROP:
-            part, original = framing.split_crop(body)
-            return framing.crop_response(crop(original, part, limits))
+            return framing.crop_response(crop(body, framing.unpack_crop(parameter), limits))
         case Operation.FACTS:
             return framing.facts_response(inspect_bytes(body, limits, hashed=bool(parameter & framing.HASHED)))
 

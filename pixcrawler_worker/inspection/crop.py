@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-#: The longest side of a part, and what images are resized to at most, in pixels: with more, the largest images need more
-#: memory than the decoder has.
+#: The longest side of a part, and what images are resized to at most, in pixels. With more, the largest images need
+#: more memory than the decoder has.
 MAX_SIDE = 512
 #: Numbers of Pillow's filters: nearest, Lanczos, bilinear, bicubic, box, Hamming.
 FILTERS = range(6)

@@ -129,8 +129,8 @@ class Decoder:
 
         Raises as `inspect`.
         """
-        request = framing.join_crop(crop, body)
-        return await self._request(request, Operation.CROP, read=partial(framing.read_crop, crop=crop))
+        parameter = framing.pack_crop(crop)
+        return await self._request(body, Operation.CROP, parameter, read=partial(framing.read_crop, crop=crop))
 
     async def convert(self, body: bytes, conversion: Conversion) -> Converted | None:
         """Return `body` converted; None when it is like that already, and its pixels were not decoded.

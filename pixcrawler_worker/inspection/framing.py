@@ -25,7 +25,7 @@ from pixcrawler_worker.inspection.sheets import ThumbnailSheet
 
 #: Before every image: the number of bytes that follow, the operation, and its parameter. When the descriptor of an open
 #: file comes with it, the image is the content of that file, and the number is the maximum of its bytes.
-REQUEST = struct.Struct(">QBH")
+REQUEST = struct.Struct(">QBQ")
 #: Before every response: the number of bytes that follow.
 LENGTH = struct.Struct(">Q")
 #: Instead of a response: there will be no more of them, and the images that it was sent are for another process.
@@ -66,6 +66,8 @@ _BEGINNINGS = {
     "tiff": rb"II\*\0|MM\0\*",
     "avif": rb"....ftyp",
 }
+#: Bits of each number of a crop; none is above 512.
+_CROP_BITS = 10
 #: What precedes pixels in a response: they may be any bytes, those of JSON too.
 _PIXELS = b"RGB "
 _COMPILED = {format_: re.compile(pattern, re.DOTALL) for format_, pattern in _BEGINNINGS.items()}
@@ -108,7 +110,7 @@ class Operation(IntEnum):
     METRICS = 2  # with the facts
     CONVERT = 3  # the conversion is a line before the image
     SHEET = 4  # of several images, each preceded by its length; the parameter is the side of a cell
-    CROP = 5  # the crop is a line before the image
+    CROP = 5  # the parameter has the crop
 
 
 def frame(message: bytes) -> bytes:
@@ -135,17 +137,21 @@ def split_conversion(request: bytes) -> tuple[Conversion, bytes]:
     return Conversion(**json.loads(line)), body
 
 
-def join_crop(crop: Crop, body: bytes) -> bytes:
-    """Return an image with the crop before it."""
-    return json.dumps(asdict(crop)).encode() + b"\n" + body
+def pack_crop(crop: Crop) -> int:
+    """Return a crop as a parameter: before the image, it would have to be cut off, and take as much memory again."""
+    sides = crop.resized if isinstance(crop.resized, tuple) else (crop.resized, 0)
+    packed = 0
+    for number in (crop.resampling, crop.width, crop.height, *sides):
+        packed = packed << _CROP_BITS | number
+    return packed
 
 
-def split_crop(request: bytes) -> tuple[Crop, bytes]:
-    """Return the crop and the image of a request."""
-    line, _, body = request.partition(b"\n")
-    fields = json.loads(line)
-    resized = fields.pop("resized")
-    return Crop(**fields, resized=tuple(resized) if isinstance(resized, list) else resized), body
+def unpack_crop(parameter: int) -> Crop:
+    """Return the crop of a parameter."""
+    resampling, width, height, across, down = (
+        parameter >> _CROP_BITS * place & (1 << _CROP_BITS) - 1 for place in (4, 3, 2, 1, 0)
+    )
+    return Crop(width=width, height=height, resized=(across, down) if down else across, resampling=resampling)
 
 
 def ready_response(sandbox: Mapping[str, str]) -> bytes:

@@ -42,11 +42,12 @@ def test_a_conversion_and_an_image_are_split_as_they_were_joined(body: bytes) ->
         assert framing.split_conversion(framing.join_conversion(conversion, body)) == (conversion, body)
 
 
-@pytest.mark.parametrize("body", [b"", b"\n", b"a\nb\n", bytes(range(256))])
-@pytest.mark.parametrize("resized", [7, (9, 12)])
-def test_a_crop_and_an_image_are_split_as_they_were_joined(body: bytes, resized: int | tuple[int, int]) -> None:
-    crop = Crop(width=5, height=7, resized=resized, resampling=2)
-    assert framing.split_crop(framing.join_crop(crop, body)) == (crop, body)
+@pytest.mark.parametrize("resized", [7, 512, (9, 12), (512, 512)])
+def test_a_crop_is_unpacked_as_it_was_packed(resized: int | tuple[int, int]) -> None:
+    for crop in (Crop(width=5, height=7, resized=resized, resampling=5), Crop(width=1, height=1, resized=resized)):
+        assert framing.unpack_crop(framing.pack_crop(crop)) == crop
+    largest = Crop(width=512, height=512, resized=(512, 512), resampling=5)
+    assert len(framing.REQUEST.pack(1, framing.Operation.CROP, framing.pack_crop(largest))) == framing.REQUEST.size
 
 
 @pytest.mark.parametrize("pixels", [b'{"rejected": "corrupt", "d' + bytes(22), bytes(range(48)), b"RGB " * 12])

@@ -8,7 +8,7 @@ import socket
 import struct
 import sys
 
-REQUEST = struct.Struct(">QBH")
+REQUEST = struct.Struct(">QBQ")
 READY = b'{"sandbox": {}}'
 
 

@@ -139,18 +139,19 @@ def test_a_model_that_hangs_is_stopped_and_not_called_for_ever(run: Run) -> None
 
 @pytest.mark.timeout(30)
 def test_callers_that_give_up_cost_the_others_nothing(run: Run) -> None:
-    going = threading.Event()
+    begun, going = threading.Event(), threading.Event()
 
     def wait(number: int) -> int:
-        assert number == 0 or going.wait(30)
+        if number > 0:
+            begun.set()
+            assert going.wait(30)
         return number
 
     async def score() -> list[ImageScores]:
         classifier = Double(wait)
         scorer = BatchScorer(classifier, seconds=1000)
         tasks = [asyncio.create_task(scorer.score(image(number), None)) for number in range(6)]
-        while len(classifier.batches) < 2:
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(begun.wait, 30)
         assert classifier.batches[1] == [1, 2, 3, 4, 5]
         for number in (1, 3):  # the one that waits for the batch, and another one of it
             tasks[number].cancel()
