@@ -34,10 +34,11 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
     with tempfile.TemporaryFile(prefix="pixcrawler-") as copy:
         shutil.copyfileobj(file, copy, _BLOCK)
         try:
-            opened = parquet.ParquetFile(copy)
+            # With `pre_buffer`, all that was read of the file stays in memory.
+            opened = parquet.ParquetFile(copy, pre_buffer=False)
             names = [column.name for column in opened.schema_arrow if not _has_files(column.type)]
             number = 0
-            for batch in opened.iter_batches(batch_size=_BATCH, columns=names):
+            for batch in opened.iter_batches(batch_size=_BATCH, columns=names, use_threads=False):
                 columns = [_values(column) for column in batch.columns]
                 for values in zip(*columns, strict=True):
                     number += 1

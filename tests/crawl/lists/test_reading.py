@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from list_samples import FORMATS, URLS, Unseekable, table, written_parquet, zstandard
+from pyarrow import parquet
 
 from pixcrawler_worker.crawl.lists import reading
 from pixcrawler_worker.crawl.lists.rows import FOUND, Columns, Notes
@@ -325,6 +326,20 @@ def test_a_long_list_is_not_held_in_memory(start: bytes, again: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert {next(found).url for _ in range(rows)} == {"http://a.example/1"}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
+
+
+def test_a_long_parquet_file_is_not_held_in_memory() -> None:
+    noise, file = random.Random(1), io.BytesIO()
+    for_each = pa.table({"url": [URLS[0]] * 1000, "noise": [noise.randbytes(500).hex() for _ in range(1000)]})
+    with parquet.ParquetWriter(file, for_each.schema, use_dictionary=False, compression="none") as writer:
+        for _ in range(40):
+            writer.write_table(for_each)
+    before, most = pa.total_allocated_bytes(), 0
+    for row in reading.read(io.BytesIO(file.getvalue()), "list"):
+        assert row.url == URLS[0]
+        most = max(most, pa.total_allocated_bytes() - before)
+    # The file has 40 MB, and a batch one.
+    assert most < 5 << 19
 
 
 @given(
