@@ -259,12 +259,12 @@ def test_a_drill_finds_a_tampered_row(env: Mapping[str, str], job: int) -> None:
         again = call(env, "db", "drill", "--against", name)
         assert again.exit_code == 0, again.output
         for statement in (
-            "UPDATE pixcrawler.chunks SET attempt = 1 WHERE seq = 3",
+            f"UPDATE pixcrawler.chunks SET attempt = 1 WHERE crawl_job_id = {job} AND seq = 3",
             "UPDATE pixcrawler.alembic_version SET version_num = '0001'",
             "DROP INDEX public.ix_image_crawl_job_id",
         ):
             _run(_other(url, name), statement)
-        _run(_other(url, name), "DELETE FROM pixcrawler.chunks WHERE seq = 4")
+        _run(_other(url, name), f"DELETE FROM pixcrawler.chunks WHERE crawl_job_id = {job} AND seq = 4")
         tampered = call(env, "db", "drill", "--against", name)
         assert tampered.exit_code == 1
         ids = {
