@@ -20,6 +20,7 @@ from pixcrawler_worker.domain import keyword_expansion
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.licenses import FAMILIES
 from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.masking import mask_url
 from pixcrawler_worker.sources import protocol
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,8 +39,8 @@ class CrawlArguments:
         options: of the job.
         max_images: of the job.
         listed: its URL list, empty for none; None for the one in its options.
-        origin: path or URL of the list, its SHA-256 and the names of its columns; None without a list, or for one from
-            stdin.
+        origin: path or URL of the list, its SHA-256 and the names of its columns; None without a list, for one from
+            stdin, and for a URL that may have a secret in it.
     """
 
     keywords: tuple[Any, ...]
@@ -267,6 +268,9 @@ class _Hashed:
 def _origin(where: BinaryIO | str | None, digest: str, columns: Columns) -> dict[str, str] | None:
     path = where if isinstance(where, str) else getattr(where, "name", None)
     if not isinstance(path, str) or path in {"-", "<stdin>"}:
+        return None
+    if remote.is_remote(path) and mask_url(path) != path:
+        # A signature or a password, which is written into no row and no recipe.
         return None
     named = {f"{name}_column": column for name, column in columns._asdict().items() if column is not None}
     return {"path": path if remote.is_remote(path) else str(Path(path).absolute()), "sha256": digest, **named}

@@ -213,7 +213,10 @@ def save(path: Path, runtime: Runtime, crawl: CrawlArguments, build: Mapping[str
         PermanentError: when it cannot be written, or there is such a file already.
     """
     if crawl.listed and crawl.origin is None:
-        raise PermanentError("a list from stdin cannot be read again: give --urls a file to save a recipe")
+        raise PermanentError(
+            "a recipe names its URL list, so the list must not come from stdin, nor from a URL with a password or with "
+            "parameters: give --urls a file to save a recipe"
+        )
     recipe = make(runtime, keywords=crawl.keywords, max_images=crawl.max_images, crawl=crawl.options, build=build)
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -18,6 +18,7 @@ from calls import call, sent
 from doubles import query
 from pyarrow import parquet
 
+from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
 URLS = ["https://example.org/1.jpg", "https://example.org/2.jpg", "https://example.org/3.jpg"]
@@ -111,6 +112,17 @@ def test_a_list_gives_the_same_rows_from_a_file_stdin_and_a_url(
     assert [row[1:] for row in found[:3]] == [row[1:] for row in found[3:6]] == [row[1:] for row in found[6:]]
     assert query(runtime, "SELECT DISTINCT max_images FROM crawl_jobs") == [(250,)]
     assert len(sent(broker)) == 3
+
+
+def test_a_url_that_may_have_a_secret_is_written_into_no_recipe(env: Mapping[str, str], runtime: Runtime) -> None:
+    before = query(runtime, "SELECT count(*) FROM crawl_jobs")
+    Path("cats.txt").write_text(URLS[0])
+    allowed = {**env, "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    with served(Path.cwd()) as url, pytest.raises(PermanentError, match="a recipe names its URL list") as raised:
+        call(allowed, "build", "cat", "--urls", f"{url}/cats.txt?sig=hunter2", "--save-recipe", "n.toml")
+    assert "hunter2" not in str(raised.value)
+    assert not Path("n.toml").exists()
+    assert query(runtime, "SELECT count(*) FROM crawl_jobs") == before
 
 
 def test_what_is_changed_in_a_list_is_said_once(env: Mapping[str, str], broker: redis.Redis, runtime: Runtime) -> None:

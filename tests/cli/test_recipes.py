@@ -181,7 +181,7 @@ def test_what_does_not_fit_to_a_recipe_is_an_error(
 
 def test_a_list_from_stdin_has_no_recipe(env: Mapping[str, str], runtime: Runtime) -> None:
     ledger.execute(runtime.sessions, "DELETE FROM profiles")
-    with pytest.raises(PermanentError, match="a list from stdin cannot be read again"):
+    with pytest.raises(PermanentError, match="the list must not come from stdin"):
         call(env, "build", "cat", "--urls", "-", "--save-recipe", "n.toml", stdin="https://example.org/1.jpg")
     assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
     assert not Path("n.toml").exists()
