@@ -32,7 +32,7 @@ from pixcrawler_worker.cli.crawl_arguments import CrawlArguments, RawCrawlOption
 from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.cli.recipes import Recipe
 from pixcrawler_worker.crawl.report import write_crawl_report
-from pixcrawler_worker.db import job_views
+from pixcrawler_worker.db import extensions, job_views
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, JobView, ValidationView, View
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.labels import slug
@@ -308,19 +308,18 @@ def deliver(
     """
     interrupted = f"\nno files were written. The images of job {job.id} are stored. {resume}"
     download.require_empty(folder)
-    if not job.valid_images:
+    if not job.valid_images and not _extends(runtime, job.id):
         click.echo(
             f"job {job.id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images",
             err=True,
         )
         return None
-    validation_id = _unfinished(
-        runtime, ValidationView, job.id, lambda one: (one.name, one.validation_rules) == (job.name, delivery.rules)
-    ) or new_jobs.create_validation(runtime, job.id, name=job.name, rules=delivery.rules)
-    new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
-    validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
-    if validation.status != JobStatus.COMPLETED:
-        return None
+    # Without new images, there are those of the jobs that it extends, which have their own validations.
+    validation_id = None
+    if job.valid_images:
+        validation_id = _validate(runtime, job, delivery, check=check, interrupted=interrupted)
+        if validation_id is None:
+            return None
     export_id = _unfinished(
         runtime, ExportView, job.id, lambda one: (one.format, one.export_options) == (delivery.format, delivery.options)
     ) or new_jobs.create_export(runtime, job.id, name=job.name, format_=delivery.format, options=delivery.options)
@@ -333,7 +332,8 @@ def deliver(
             downloads.fetch(runtime, export, folder)
             with console.out.status("writing the reports"):
                 write_crawl_report(runtime, job.id, folder / "report.html", dataset=folder)
-                write_validation_report(runtime, validation.id, folder / "quality.html", dataset=folder)
+                if validation_id is not None:
+                    write_validation_report(runtime, validation_id, folder / "quality.html", dataset=folder)
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
         sys.exit(interrupts.EXIT_CODE)
@@ -377,6 +377,23 @@ def _list_left(left: Sequence[JobView]) -> None:
         )
     if len(shown) > _MAX_LEFT:
         click.echo(f"and {len(shown) - _MAX_LEFT} more, which pixcrawler jobs list shows", err=True)
+
+
+def _validate(
+    runtime: Runtime, job: CrawlView, delivery: Delivery, *, check: Callable[[], None] | None, interrupted: str
+) -> int | None:
+    """Validate the images of a job; return the validation, None when it was not completed."""
+    validation_id = _unfinished(
+        runtime, ValidationView, job.id, lambda one: (one.name, one.validation_rules) == (job.name, delivery.rules)
+    ) or new_jobs.create_validation(runtime, job.id, name=job.name, rules=delivery.rules)
+    new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
+    validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
+    return validation_id if validation.status == JobStatus.COMPLETED else None
+
+
+def _extends(runtime: Runtime, job_id: int) -> bool:
+    """Return whether a job extends the dataset of others, which is exported even if it has found no new images."""
+    return bool(transact(runtime.sessions, lambda session: extensions.bases(session, job_id)))
 
 
 def _extended(runtime: Runtime, base_id: int, request: _Request, exported: ExportArguments) -> _Request:

@@ -70,6 +70,10 @@ def test_a_dataset_grows_twice_and_nothing_in_it_moves_or_is_requested_again(
         build("--urls", listed("two.txt", again), "--extend", str(first), "--exclude", "marks.json", "--out", "two")
         second = newest(runtime)
         build("--urls", listed("three.txt", urls), "--extend", str(second), "--out", "three")
+        third = newest(runtime)
+        # Nothing new: the dataset as it was.
+        build("--urls", "three.txt", "--extend", str(third), "--out", "four")
+    assert rows("four") == rows("three")
     one, two, three = before, rows("two"), rows("three")
     del one[unwanted]
     assert (len(one), len(two), len(three)) == (11, 17, 23)
@@ -81,7 +85,7 @@ def test_a_dataset_grows_twice_and_nothing_in_it_moves_or_is_requested_again(
     reasons = call(env, "jobs", "show", str(second), "--json")
     assert json.loads(reasons.stdout)["reasons"] == {"known_url": 12, "known_bytes": 1}
     assert json.loads(reasons.stdout)["extends"] == [first]
-    assert f"extends {second}, {first}" in " ".join(call(env, "jobs", "show", str(newest(runtime))).stdout.split())
+    assert f"extends {second}, {first}" in " ".join(call(env, "jobs", "show", str(third)).stdout.split())
 
 
 @pytest.mark.parametrize(
