@@ -300,11 +300,14 @@ class _Stream:
     def _reliable(self, candidates: int) -> int:
         """Return how many images so many candidates are likely to bring at least, by the yield so far.
 
-        Before the first result, every candidate is expected to become an image.
+        Before the first result, every candidate is expected to become an image. The lower bound of a yield is no
+        estimate, so that nothing is taken off it: a source that brings nothing more would only be searched more.
         """
         if not self.offered:
             return candidates
-        share = min(1.0, max(_MIN_YIELD, self.stored / self.offered))
+        share = min(1.0, self.stored / self.offered)
+        if share <= _MIN_YIELD:
+            return math.floor(candidates * _MIN_YIELD)
         mean = candidates * share
         return math.floor(mean - _SAFETY * math.sqrt(mean * (1 - share)))
 

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 SCRIPT = Path(__file__).with_name("pool_of_children.py")
 
 
@@ -22,7 +20,6 @@ def test_the_death_of_children_leaves_no_descriptor_behind_and_no_child_unwatche
     assert run("ours") == {"returned": [0, 1, 2, 3], "strays": [], "unwatched": []}
 
 
-@pytest.mark.scale
 def test_the_pool_is_still_needed_because_celery_reads_from_the_pipes_of_dead_children() -> None:
     assert run("celery")["strays"]
 
