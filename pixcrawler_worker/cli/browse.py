@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from pixcrawler_worker.browse import content, page_file, server
-from pixcrawler_worker.cli import arguments, connection, console, interrupts
+from pixcrawler_worker.cli import arguments, connection, console, interrupts, job_status
+from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.html_report import size
 
 #: The port by default: the marks in a browser belong to an address with its port, and are there again with the same.
@@ -45,9 +46,11 @@ def browse(*, job_id: int, output: Path | None, serve: bool, port: int) -> None:
     if serve:
         # However it is ended, that is how it ends.
         with contextlib.suppress(KeyboardInterrupt), interrupts.handled(), connection.connect_to_data() as runtime:
+            job_status.require(runtime.sessions, CrawlView, job_id)
             server.serve(runtime, job_id, port=port, started=_say_where)
         return
     with connection.connect_to_data() as runtime:
+        job_status.require(runtime.sessions, CrawlView, job_id)
         found = content.read(runtime, job_id)
         path = output or Path(f"browse-{job_id}.html")
         if path.is_dir():

@@ -14,7 +14,7 @@ import pytest
 from browse.browsing import data_of, job_of
 from calls import call
 
-from pixcrawler_worker.errors import UnknownJobError
+from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.storage.facade import Storage
 
@@ -64,7 +64,7 @@ def test_invalid_arguments_are_named(env: Mapping[str, str], words: tuple[str, .
 
 def test_a_job_that_does_not_exist_is_named(env: Mapping[str, str]) -> None:
     for more in ((), ("--serve",)):
-        with pytest.raises(UnknownJobError, match="there is no crawl job 123456"):
+        with pytest.raises(PermanentError, match="there is no crawl job 123456; `pixcrawler jobs list` lists the"):
             call(env, "browse", "123456", *more)
     assert not Path("browse-123456.html").exists()
 

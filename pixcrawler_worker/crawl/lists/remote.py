@@ -221,8 +221,6 @@ def _reason(error: RejectedError) -> str:
                 f"its server sends it only as a whole, of which {MAX_WHOLE_BYTES >> 20} MiB are read: download it, and "
                 "give the file"
             )
-        case Reason.FORBIDDEN_ADDRESS | Reason.FORBIDDEN_PORT:
-            return f"{error.detail}. PIXCRAWLER_ALLOWED_NETWORKS allows addresses of private networks"
     return error.detail
 
 
