@@ -6,8 +6,7 @@ import gzip
 import http.server
 import io
 import json
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import ledger
@@ -16,6 +15,7 @@ import pytest
 import redis
 from calls import call, sent
 from doubles import query
+from fakes import lists
 from pyarrow import parquet
 
 from pixcrawler_worker.errors import PermanentError
@@ -65,18 +65,9 @@ def test_the_column_of_a_table_is_chosen(env: Mapping[str, str], broker: redis.R
     assert len(sent(broker)) == 1
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path) -> contextlib.AbstractContextManager[str]:
     """Serve a folder as Python does, which sends every file as a whole."""
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    return lists.serving(functools.partial(Quiet, directory=str(folder)))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

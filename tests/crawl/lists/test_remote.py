@@ -1,18 +1,16 @@
 """Lists at URLs: read whole, or rejected. The servers are real."""
 
-import contextlib
 import gzip
 import http.server
 import io
 import ipaddress
-import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from fakes import s3
+from fakes import lists, s3
 from list_samples import FORMATS, URLS, Unseekable, zstandard
 
 from pixcrawler_worker.crawl.lists import reading, remote
@@ -149,19 +147,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def served(handler: type[Handler]) -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def handler() -> type[Handler]:
     return type("OneHandler", (Handler,), {"requests": []})
@@ -169,7 +154,7 @@ def handler() -> type[Handler]:
 
 @pytest.fixture
 def server(handler: type[Handler]) -> Iterator[str]:
-    with served(handler) as url:
+    with lists.serving(handler) as url:
         yield url
 
 
@@ -211,7 +196,7 @@ def test_every_format_gives_the_same_rows_from_a_file_a_pipe_and_a_url(handler: 
             self.answer(200, contents[int(number)])
 
     handler.send_one = send_one  # type: ignore[attr-defined]  # of this server
-    with served(handler) as server:
+    with lists.serving(handler) as server:
         for number, content in enumerate(contents):
             rows = list(reading.read(io.BytesIO(content), "list"))
             pipe: BinaryIO = Unseekable(io.BytesIO(content))  # type: ignore[assignment]  # what it has of a file suffices
@@ -274,7 +259,7 @@ def test_private_addresses_are_requested_only_where_they_are_allowed(server: str
 
 
 def test_a_server_that_is_gone_is_an_error(handler: type[Handler]) -> None:
-    with served(handler) as url:
+    with lists.serving(handler) as url:
         pass
     assert "cannot be read after 5 attempts" in message_of(f"{url}/parts/list.txt")
 
