@@ -459,10 +459,10 @@
     if (reason(image)) { said(reason(image)); return; }
     const here = () => shown[opened] === image;
     if (data.serve) {
-      const picture = made("img", { alt: described(image) });
-      picture.addEventListener("error", () => { if (here()) { said("the image cannot be shown"); } });
-      picture.src = `large/${image.id}`;
-      place_.replaceChildren(picture);
+      const full = made("img", { alt: described(image) });
+      full.addEventListener("error", () => { if (here()) { said("the image cannot be shown"); } });
+      full.src = `large/${image.id}`;
+      place_.replaceChildren(full);
       return;
     }
     previews.set(image.id, previews.get(image.id) ?? blobOf(`preview-${image.id}`, "image/jpeg"));

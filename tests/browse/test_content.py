@@ -32,10 +32,10 @@ def test_a_page_has_every_image_by_label_with_its_facts_and_links(runtime: Runti
     assert data["list"] == {"version": 1, "key": "exclude_images", "file": f"exclusions-job-{job}.json"}
     found = data["images"]
     assert [data["labels"][one["label"]] for one in found] == ["cat", "cat", "cat", "dog", "dog"]
-    assert {one["title"] for one in found} == {f"picture {number}" for number in range(5)}
+    assert {one["title"] for one in found} == {f"photo {number}" for number in range(5)}
     assert [data["licenses"][one["license"]] for one in found] == ["cc0-1.0"] * 3 + [""] * 2
     assert {data["sources"][one["source"]] for one in found} == {"shelf"}
-    (first,) = (one for one in found if one["title"] == "picture 0")
+    (first,) = (one for one in found if one["title"] == "photo 0")
     body = image_bytes(0, size=(96, 72))
     assert first["sha256"] == hashlib.sha256(body).hexdigest()
     assert (first["width"], first["height"], first["valid"], first["findings"]) == (96, 72, None, [])
@@ -91,7 +91,7 @@ def test_scores_of_classifiers_are_numbers_to_filter_by(runtime: Runtime) -> Non
     keys = [one["key"] for one in data["numbers"]]
     assert keys[-2:] == ["my_style", "relevance"]
     scores = {one["title"]: one["numbers"][-2:] for one in data["images"]}
-    assert scores == {"picture 0": [None, None], "picture 2": [None, None], "picture 1": [0.9, 0.25]}
+    assert scores == {"photo 0": [None, None], "photo 2": [None, None], "photo 1": [0.9, 0.25]}
     (scored,) = [one for one in data["images"] if one["findings"]]
     assert [text for _, text in scored["findings"]] == ["score 0.9, flagged above 0.5", "drawing"]
 

@@ -37,7 +37,7 @@ def job(runtime: Runtime) -> int:
         StoredImage(
             image_bytes(number, size=(140 + number % 30, 100)),
             label=("ant", "bee", "cat", "dog")[number % 4],
-            credit=Credit(title=f"picture {number}", license=("cc0-1.0", "cc-by-4.0")[number % 2],
+            credit=Credit(title=f"photo {number}", license=("cc0-1.0", "cc-by-4.0")[number % 2],
                           license_url="https://example.org/license", page_url=f"https://example.org/{number}"),
         )
         for number in range(IMAGES - 4)
@@ -135,7 +135,7 @@ def test_thumbnails_are_those_of_their_images(shown: Chromium, runtime: Runtime)
         " return [Number(one.dataset.id), box.x + box.width / 2, box.y + box.height / 2]; })"
     )
     titles = query(runtime, "SELECT id, title, width FROM images JOIN pixcrawler.image_facts ON id = image_id")
-    stored = {image_id: (title, width) for image_id, title, width in titles if str(title).startswith("picture ")}
+    stored = {image_id: (title, width) for image_id, title, width in titles if str(title).startswith("photo ")}
     on_screen = [one for one in boxes if 80 < one[2] < screen.height - 80 and one[0] in stored]
     assert len(on_screen) > 5
     for image_id, x, y in on_screen:
@@ -161,7 +161,7 @@ def test_filters_leave_what_fits_and_are_reset(shown: Chromium) -> None:
     assert choose(shown, license="") == f"21 {everything}"
     shown.click("#clear")
     assert choose(shown) == f"{IMAGES} images, 0 marked"
-    assert choose(shown, text="PICTURE ant") == f"22 {everything}", "both words, wherever they are"
+    assert choose(shown, text="PHOTO ant") == f"22 {everything}", "both words, wherever they are"
     assert choose(shown, text="onerror") == f"1 {everything}"
     assert shown.run("document.title").startswith("Images: a job"), "nothing has run"
     assert choose(shown, text="", check=option(shown, "check", "dimensions")) == f"1 {everything}"
@@ -261,11 +261,11 @@ def test_near_duplicates_are_side_by_side_and_all_but_the_best_are_marked(shown:
 
 
 def test_an_image_is_shown_large_with_its_facts_and_links(shown: Chromium) -> None:
-    choose(shown, text="picture", view="valid")
+    choose(shown, text="photo", view="valid")
     shown.click(".tile:nth-child(2) .show")
     shown.wait("document.querySelector('dialog').open && document.querySelector('#large-image img')?.complete")
     assert shown.run("document.querySelector('#large-image img').naturalWidth") >= 140
-    assert shown.run("document.querySelector('#large-image img').alt").startswith("picture")
+    assert shown.run("document.querySelector('#large-image img').alt").startswith("photo")
     facts = shown.run(
         "Object.fromEntries([...document.querySelectorAll('dt')].map((one) => [one.textContent,"
         " one.nextElementSibling.textContent]))"
