@@ -71,6 +71,10 @@ def deletion(database_url: str) -> Iterator[tuple[Deletion, Sessions]]:
         engine.dispose()
 
 
+#: Transitions of one statement or two.
+SHORT = {"claiming", "cancelling"}
+
+
 @pytest.mark.parametrize("table", ["validation_jobs", "export_jobs", "crawl_jobs", "profiles"])
 @pytest.mark.parametrize("kind", TABLES, ids=repr)
 @pytest.mark.parametrize("prepare", TRANSITIONS, ids=lambda prepare: prepare.__name__)
@@ -86,7 +90,8 @@ def test_what_is_deleted_in_the_middle_of_a_transition_causes_no_deadlock(
         with contextlib.suppress(NotRunningError), interrupted.begin() as mine:
             work(mine)
         if interruption.begun is None:
-            assert position > 1, "the transaction was over before anything was deleted"
+            least = 1 if prepare.__name__ in SHORT else 3
+            assert position > least, "the transaction was over before anything was deleted"
             return
         interruption.begun.result()
     raise AssertionError("the transaction has no end")
