@@ -97,7 +97,7 @@ bench-peers: $(PEERS:%=.venv-bench-%/ready)
 
 lock-peers:
 	for name in $(PEERS); do \
-	  uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+	  uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-strip-extras \
 	    --no-header --quiet benchmarks/peers/$$name.in -o benchmarks/peers/$$name.txt || exit 1; \
 	done
 
@@ -128,13 +128,14 @@ else
 endif
 	@touch $@
 
-# Hashed requirement files without index lines: each machine configures its own registry.
+# Hashed requirement files without index lines: each machine configures its own registry. Extras stay in them: without,
+# pip before 24 takes "coverage[toml]" for a requirement that is not pinned as soon as there is a newer coverage.
 lock:
 	for set in "base:pyproject.toml" "deploy:pyproject.toml --extra flower --extra parquet --extra tfrecord --extra hub --extra otel --extra sentry" \
 	  "dev:pyproject.toml --extra demo --extra flower --extra hub --extra otel --extra sentry --group dev" "build:--group build" \
 	  "readers:pyproject.toml --extra demo --extra flower --extra hub --extra otel --extra sentry --group dev --group readers -c requirements/dev.txt"; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	    --no-annotate --no-header --quiet $${set#*:} -o requirements/$${set%%:*}.txt || exit 1; \
+	    --no-annotate --no-header --no-strip-extras --quiet $${set#*:} -o requirements/$${set%%:*}.txt || exit 1; \
 	done
 
 clean:

@@ -11,6 +11,7 @@ import sys
 import tomllib
 import urllib.error
 import urllib.request
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import obstore.store
 import pytest
 import redis
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pixcrawler_worker import settings
 from pixcrawler_worker.embedded.services import Services
@@ -177,6 +180,24 @@ def test_the_image_can_write_every_layout() -> None:
     held = {line.split("==")[0] for line in (ROOT / "requirements/deploy.txt").read_text().splitlines() if "==" in line}
     assert needed
     assert needed <= held
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.stem)
+def test_a_requirement_with_extras_is_pinned_with_them(path: Path) -> None:
+    """pip before 24 takes `coverage[toml]` for one that is not pinned, as soon as there is a newer coverage."""
+    lines = [line.removesuffix("\\").strip() for line in path.read_text().splitlines() if "==" in line[:100]]
+    pinned = {canonicalize_name(one.name): one for one in map(Requirement, lines)}
+    installed = {canonicalize_name(one.name): one for one in metadata.distributions()}
+    needed = [
+        needs
+        for name, one in pinned.items()
+        if name in installed
+        for needs in map(Requirement, installed[name].requires or ())
+        if needs.extras
+        and any(not needs.marker or needs.marker.evaluate({"extra": extra}) for extra in ("", *one.extras))
+    ]
+    assert bool(needed) == (path.stem != "build")
+    assert [str(needs) for needs in needed if not needs.extras <= pinned[canonicalize_name(needs.name)].extras] == []
 
 
 def test_what_runs_on_is_checked_and_starts_in_order(docker_services: dict[str, Json]) -> None:
