@@ -77,8 +77,9 @@ def named(runtime: Runtime, ref: JobRef, ids: Mapping[str, int]) -> dict[str, An
     names = {image_id: name for name, image_id in ids.items()}
     return {
         name: {
-            check: [names.get(part, part) if check.endswith("duplicate") else part for part in found]
-            for check, found in checks.items()
+            # Of a duplicate, the id of the image that is kept; a limit after it may be the same number.
+            check: [severity, names[found], *limit] if check.endswith("duplicate") else [severity, found, *limit]
+            for check, (severity, found, *limit) in checks.items()
         }
         for name, checks in findings(runtime, ref).items()
     }
