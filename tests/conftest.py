@@ -1,6 +1,7 @@
 """Real PostgreSQL, Redis and S3 from wheels, once per run; a database of its own for every test module."""
 
 import itertools
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import hypothesis
 import psycopg
 import pytest
 import redis
+import structlog
 from fakes import s3
 from sqlalchemy import Engine
 
@@ -36,6 +38,17 @@ def pytest_configure() -> None:
     """Let tests interrupt the commands that they start: a shell's background jobs pass on that SIGINT is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def restored_log() -> Iterator[None]:
+    """Restore how entries are logged, which a test may configure: tests of other files follow in this process."""
+    root, structured = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.contextvars.clear_contextvars()
+    structlog.configure(**structured)
 
 
 def _other_database(url: str, name: str) -> str:

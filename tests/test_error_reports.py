@@ -16,17 +16,12 @@ log = structlog.get_logger("ours")
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     """Errors are reported, and arrive here when the reports are closed."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
     with collecting() as one:
         logs.configure("json")
         error_reports.configure(one.dsn)
         yield one
         sentry_sdk.get_client().close()
         sentry_sdk.get_global_scope().set_client(None)
-    root.handlers, root.level = handlers, level
-    structlog.contextvars.clear_contextvars()
-    structlog.reset_defaults()
 
 
 def look_up(text: str) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,17 +21,6 @@ from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import TransientError
 
 UNREACHABLE = "postgresql://user:hunter2@127.0.0.1:1/pixcrawler?connect_timeout=2"
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Restore the handlers of pytest, and clear the bound variables."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.contextvars.clear_contextvars()
-    structlog.reset_defaults()
 
 
 def entries(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

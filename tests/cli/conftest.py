@@ -1,14 +1,12 @@
 """The environment of commands: an empty directory, no settings except those of the test, and a cleanup."""
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import redis
-import structlog
 
 from pixcrawler_worker.embedded.services import Services
 
@@ -17,9 +15,8 @@ _FALLBACKS = {"DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"}
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path) -> Iterator[None]:
-    """Restore the environment and the logging setup, which commands change."""
-    environment, root = dict(os.environ), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    """Restore the environment, which commands change."""
+    environment = dict(os.environ)
     for name in environment:
         if name.startswith("PIXCRAWLER_") or name in _FALLBACKS | {"COLUMNS", "FORCE_COLOR", "NO_COLOR"}:
             del os.environ[name]
@@ -29,8 +26,6 @@ def bare(tmp_path: Path) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        root.handlers[:], root.level = handlers, level
-        structlog.reset_defaults()
 
 
 @pytest.fixture
