@@ -123,11 +123,18 @@ def _end_with_next(  # noqa: PLR0913 - the attempt, and what may follow
     claim, kind = claimed.claim, claimed.kind
     follower: Claim | None = None
     if follow and report.rest is None and time.monotonic() < follow.until:
-        with _following():
-            follower = chunks.claim_undispatched(
-                session, claim.job, served=follow.served, owner=owner(follow.chunk_id), lease=runtime.settings.lease
+        with _following(but=(NotRunningError, LimitExceededError)):
+            outcome, follower = chunks.finish_and_follow(
+                session,
+                claim,
+                result=report.result,
+                gains=report.gains,
+                served=follow.served,
+                owner=owner(follow.chunk_id),
+                lease=runtime.settings.lease,
             )
-    outcome = _complete(session, claim, report, follower)
+    else:
+        outcome = _complete(session, claim, report)
     with _following():
         if follower is not None:
             try:
@@ -142,20 +149,25 @@ def _end_with_next(  # noqa: PLR0913 - the attempt, and what may follow
 
 
 @contextlib.contextmanager
-def _following() -> Iterator[None]:
-    """Raise `_NotFollowedError` for what is wrong with the next chunk: this one has nothing to do with it."""
+def _following(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Raise `_NotFollowedError` for what is wrong with the next chunk: this one has nothing to do with it.
+
+    Errors of the types `but` are about this one.
+    """
     try:
         yield
+    except but:
+        raise
     except Exception as error:
         if may_pass(error):
             raise
         raise _NotFollowedError from error
 
 
-def _complete(session: Session, claim: Claim, report: Report, follower: Claim | None = None) -> ChunkOutcome:
+def _complete(session: Session, claim: Claim, report: Report) -> ChunkOutcome:
     """Complete the chunk, or queue it again for the rest of its work."""
     if report.rest is None:
-        return chunks.finish(session, claim, result=report.result, gains=report.gains, follower=follower)
+        return chunks.finish(session, claim, result=report.result, gains=report.gains)
     rest = report.rest
     return chunks.put_back(
         session,

@@ -5,7 +5,7 @@ number may end the attempt. What a worker that lost its claim brings late carrie
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import Any
@@ -122,26 +122,6 @@ def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease
     return _claim(table.ref(job_id), columns) if is_mine else None
 
 
-def claim_undispatched(
-    session: Session, ref: JobRef, *, served: Sequence[JobTable], owner: str, lease: timedelta
-) -> Claim | None:
-    """Take the first due chunk of a job that no message was sent for; None without one, or while other jobs run.
-
-    The caller counts it in the job (`finish`), in a transaction that has pinned the job. Chunks that another
-    transaction has locked are skipped, so that it may have locked others before.
-
-    Args:
-        session: of that transaction.
-        ref: the job.
-        served: the kinds whose jobs are the other ones.
-        owner: unique to this claim.
-        lease: how long the claim is valid without a heartbeat.
-    """
-    values = {"job": ref.id, "owner": owner, "lease": lease}
-    row = execute_prepared(session, statements.claim_undispatched(ref.table, tuple(served)), values).fetchone()
-    return None if row is None else _claim(ref, row)
-
-
 def _claim(ref: JobRef, columns: Sequence[Any]) -> Claim:
     chunk_id, fence, attempt, max_attempts, payload, so_far = columns
     return Claim(chunk_id, ref, fence, attempt, max_attempts, _object(payload), so_far=_object(so_far))
@@ -193,14 +173,7 @@ def lock_claim(session: Session, claim: Claim) -> ClaimState:
     return ClaimState.FINISHED if was_put_back or state == ChunkState.COMPLETED else ClaimState.LOST
 
 
-def finish(
-    session: Session,
-    claim: Claim,
-    *,
-    result: Mapping[str, Any],
-    gains: Mapping[str, int],
-    follower: Claim | None = None,
-) -> ChunkOutcome:
+def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int]) -> ChunkOutcome:
     """Complete a chunk whose claim `lock_claim` found valid.
 
     Args:
@@ -208,16 +181,72 @@ def finish(
         claim: of the attempt.
         result: of the chunk.
         gains: see `jobs.count`.
-        follower: a chunk of the job that the transaction has taken with `claim_undispatched`, to be counted as well.
 
     Raises:
         NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
     """
-    values = {"chunk": claim.chunk_id, "fence": claim.fence, "result": Jsonb(dict(result))}
-    if execute_prepared(session, statements.COMPLETE, values).fetchone() is None:
+    return _finish(session, claim, result, gains, None, {})[0]
+
+
+def finish_and_follow(  # noqa: PLR0913 - what `finish` needs, and what is taken
+    session: Session,
+    claim: Claim,
+    *,
+    result: Mapping[str, Any],
+    gains: Mapping[str, int],
+    served: Sequence[JobTable],
+    owner: str,
+    lease: timedelta,
+) -> tuple[ChunkOutcome, Claim | None]:
+    """Complete a chunk as `finish` does, and take the first due chunk of its job that no message was sent for.
+
+    None is taken while other jobs run. Chunks that another transaction has locked are skipped, so that locks of this
+    one may be held.
+
+    Args:
+        session: a transaction of its own.
+        claim: of the attempt.
+        result: of the chunk.
+        gains: see `jobs.count`.
+        served: the kinds whose jobs are the other ones.
+        owner: unique to this claim.
+        lease: how long the claim is valid without a heartbeat.
+
+    Raises:
+        NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
+    """
+    return _finish(session, claim, result, gains, tuple(served), {"owner": owner, "lease": lease})
+
+
+def _finish(  # noqa: PLR0913, PLR0917 - what its two callers have
+    session: Session,
+    claim: Claim,
+    result: Mapping[str, Any],
+    gains: Mapping[str, int],
+    served: tuple[JobTable, ...] | None,
+    taking: Mapping[str, object],
+) -> tuple[ChunkOutcome, Claim | None]:
+    job, table = claim.job, claim.job.table
+    values = {"chunk": claim.chunk_id, "fence": claim.fence, "result": Jsonb(dict(result)), "job": job.id, **taking}
+    if table.has("active_chunks"):
+        statement = statements.finish(table, tuple(gains), jobs.limited(job, gains), served)
+        row = execute_prepared(session, statement, values | jobs.gain_values(gains)).fetchone()
+        assert row is not None
+        completed, open_chunks, *taken = row
+        _assert_completed(claim, completed)
+        outcome = jobs.outcome(session, job, open_chunks, jobs.limited(job, gains))
+        return outcome, _claim(job, taken) if taken and taken[0] is not None else None
+    _assert_completed(claim, execute_prepared(session, statements.COMPLETE, values).fetchone())
+    row = None
+    if served is not None:
+        row = execute_prepared(session, statements.claim_undispatched(table, served), values).fetchone()
+    outcome = jobs.count(session, job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
+    return outcome, None if row is None else _claim(job, row)
+
+
+def _assert_completed(claim: Claim, completed: object) -> None:
+    if not completed:
         raise NotRunningError(f"chunk {claim.chunk_id} is not running with fence {claim.fence}")
-    change = delta(ChunkState.RUNNING, ChunkState.COMPLETED)
-    return jobs.count(session, claim.job, replace(change, active=change.active + (follower is not None)), gains)
 
 
 def put_back(  # noqa: PLR0913 - what `finish` needs, and what is left to do

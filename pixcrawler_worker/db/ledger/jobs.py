@@ -174,16 +174,50 @@ def count(
         LimitExceededError: when a gain would bring a column above its limit.
     """
     gains = gains or {}
-    limited = tuple(name for name in ref.table.limits if gains.get(name))
+    with_limits = limited(ref, gains)
     if ref.table.has("active_chunks"):
-        values = {"job": ref.id, "expected": str(expected), **{f"gain_{name}": gain for name, gain in gains.items()}}
+        values = {"job": ref.id, "expected": str(expected), **gain_values(gains)}
         values |= {"active": change.active, "completed": change.completed, "failed": change.failed}
-        row = execute_prepared(session, statements.count(ref.table, tuple(gains), limited), values).fetchone()
+        row = execute_prepared(session, statements.count(ref.table, tuple(gains), with_limits), values).fetchone()
         left = None if row is None else row[0]
     else:
-        left = _count_chunks(session, ref, gains, limited, expected)
+        left = _count_chunks(session, ref, gains, with_limits, expected)
+    return outcome(session, ref, left, with_limits, expected=expected)
+
+
+def limited(ref: JobRef, gains: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the gains whose columns have limits."""
+    return tuple(name for name in ref.table.limits if gains.get(name))
+
+
+def gain_values(gains: Mapping[str, int]) -> dict[str, Any]:
+    """Return gains as the statements of `statements` name them."""
+    return {f"gain_{name}": gain for name, gain in gains.items()}
+
+
+def outcome(
+    session: Session,
+    ref: JobRef,
+    left: int | None,
+    with_limits: Collection[str],
+    *,
+    expected: JobStatus = JobStatus.RUNNING,
+) -> ChunkOutcome:
+    """Return whether a job has open chunks left, after a statement that has counted something in its row.
+
+    Args:
+        session: the transaction of the statement.
+        ref: the job.
+        left: the number of open chunks that the statement returned, None when it counted nothing.
+        with_limits: the gains whose columns have limits.
+        expected: the status without which it counts nothing.
+
+    Raises:
+        NotRunningError: when the job is gone or has another status.
+        LimitExceededError: when a gain would bring a column above its limit.
+    """
     if left is None:
-        if limited and status(session, ref) is expected:
+        if with_limits and status(session, ref) is expected:
             raise LimitExceededError(str(ref))
         raise NotRunningError(str(ref))
     return ChunkOutcome.CONTINUES if left else ChunkOutcome.JOB_FINISHED

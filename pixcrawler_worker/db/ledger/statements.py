@@ -20,6 +20,7 @@ _NAMES = {
     "due": "state = 'queued' AND available_at <= clock_timestamp()",
     # The same of a chunk that is found by its id, without a condition that a partial index has. A statement that was
     # prepared while there were hardly any chunks would use that index, and read all chunks that are queued later.
+    # `state` is compared like that in `COMPLETE`, too.
     "found_due": "(state || '') = 'queued' AND available_at <= clock_timestamp()",
     "take": "state = 'running', attempt = attempt + 1, fence = nextval('pixcrawler.fence'), owner = %(owner)s,"
     " lease_until = clock_timestamp() + %(lease)s",
@@ -44,17 +45,19 @@ FROM chosen JOIN counted ON counted.id = chosen.job_id
 WHERE chunk.id = chosen.id
 RETURNING {taken}, chosen.job_id
 """
-_CLAIM_UNDISPATCHED = """
-WITH chosen AS MATERIALIZED (
+_TAKE_UNDISPATCHED = """
+chosen AS MATERIALIZED (
     SELECT id FROM pixcrawler.chunks
     WHERE {key} = %(job)s AND {due} AND attempt < max_attempts AND dispatched_at IS NULL AND NOT ({others})
     ORDER BY seq LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE pixcrawler.chunks AS chunk SET {take}
+    FROM chosen WHERE chunk.id = chosen.id
+    RETURNING {taken}
 )
-UPDATE pixcrawler.chunks AS chunk SET {take}
-FROM chosen WHERE chunk.id = chosen.id
-RETURNING {taken}
 """
+_CLAIM_UNDISPATCHED = "WITH {take_next} SELECT * FROM taken"
 _LOOK = """
 SELECT {key}, {due} AND attempt < max_attempts,
     (SELECT id FROM pixcrawler.chunks WHERE state = 'running' AND owner = %(owner)s), {others}
@@ -93,8 +96,22 @@ RETURNING total_chunks - completed_chunks - failed_chunks
 #: Complete the chunk `chunk` if `fence` is that of its claim. Returns its id.
 COMPLETE = """
 UPDATE pixcrawler.chunks SET state = 'completed', result = %(result)s, lease_until = NULL, error = NULL
-WHERE id = %(chunk)s AND state = 'running' AND fence = %(fence)s
+WHERE id = %(chunk)s AND (state || '') = 'running' AND fence = %(fence)s
 RETURNING id
+"""
+# The job's row is locked after everything of chunks was read that it is counted from, and with that was locked.
+_FINISH = """
+WITH completed AS ({complete}), {take_next} counted AS (
+    UPDATE {jobs} SET {gained}
+        active_chunks = active_chunks - 1 {and_next},
+        completed_chunks = completed_chunks + 1,
+        progress = greatest(progress, least(99, 99 * (completed_chunks + failed_chunks + 1)
+            / greatest(total_chunks, 1))),
+        updated_at = clock_timestamp()
+    WHERE id = %(job)s AND status = 'running' AND EXISTS (SELECT FROM completed) {within}
+    RETURNING total_chunks - completed_chunks - failed_chunks AS open_chunks
+)
+SELECT EXISTS (SELECT FROM completed), (SELECT open_chunks FROM counted) {next}
 """
 
 
@@ -114,7 +131,7 @@ def claim_undispatched(table: JobTable, served: tuple[JobTable, ...]) -> str:
     Returns the chunk; nothing while other jobs of the kinds `served` run. Chunks that are locked are skipped, which is
     what allows this after others were locked.
     """
-    return _made(table, _CLAIM_UNDISPATCHED, others=" OR ".join(_others(table, "%(job)s", served)))
+    return _made(table, _CLAIM_UNDISPATCHED, take_next=_take_next(table, served))
 
 
 @functools.cache
@@ -148,9 +165,39 @@ def count(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> 
     Returns the number of open chunks. Without a row, the job has another status, or a limited column would exceed its
     limit.
     """
-    gained = "".join(f"{name} = {name} + %(gain_{name})s, " for name in gains)
-    within = "".join(f"AND {name} + %(gain_{name})s <= {table.limits[name]} " for name in limited)
-    return _made(table, _COUNT, gained=gained, within=within)
+    return _made(table, _COUNT, **_gains(table, gains, limited))
+
+
+@functools.cache
+def finish(
+    table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...], served: tuple[JobTable, ...] | None
+) -> str:
+    """Complete the chunk `chunk` with the fence `fence`, and count it and the gains in the running job `job`.
+
+    Unless `served` is None, take the chunk of `claim_undispatched` as well, and count it too.
+
+    Returns whether the chunk was running with that fence; the number of open chunks, NULL as in `count`; and the chunk
+    that was taken, or NULLs. Roll back unless all of it was done.
+    """
+    parts = {"take_next": "", "and_next": "", "next": ""}
+    if served is not None:
+        parts = {
+            "take_next": _take_next(table, served) + ",",
+            "and_next": "+ (SELECT count(*) FROM taken)::int",
+            "next": ", taken.* FROM (SELECT) AS always LEFT JOIN taken ON TRUE",
+        }
+    return _made(table, _FINISH, complete=COMPLETE, **parts, **_gains(table, gains, limited))
+
+
+def _take_next(table: JobTable, served: tuple[JobTable, ...]) -> str:
+    return _made(table, _TAKE_UNDISPATCHED, others=" OR ".join(_others(table, "%(job)s", served)))
+
+
+def _gains(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> dict[str, str]:
+    return {
+        "gained": "".join(f"{name} = {name} + %(gain_{name})s, " for name in gains),
+        "within": "".join(f"AND {name} + %(gain_{name})s <= {table.limits[name]} " for name in limited),
+    }
 
 
 def _others(table: JobTable, job: str, served: tuple[JobTable, ...]) -> list[str]:

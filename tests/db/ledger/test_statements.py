@@ -14,7 +14,16 @@ from pixcrawler_worker.db.session import Session, Sessions
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS_WITH_DEFERRALS
 
 #: Types of what the statements are executed with.
-TYPES = {"chunk": "bigint", "job": "int", "owner": "text", "lease": "interval", "limit": "int"}
+TYPES = {
+    "chunk": "bigint",
+    "job": "int",
+    "owner": "text",
+    "lease": "interval",
+    "limit": "int",
+    "fence": "bigint",
+    "result": "jsonb",
+    "gain_total_images": "int",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,6 +66,14 @@ def test_no_statement_reads_all_chunks(sessions: Sessions, table: JobTable, made
     assert callable(made)
     with sessions.begin() as session:
         assert "Seq Scan on chunks" not in (plan := generic_plan(session, made(table))), plan
+
+
+def test_the_end_of_a_chunk_and_what_follows_it_read_no_chunk_besides(sessions: Sessions) -> None:
+    crawls = TABLES[0]
+    with sessions.begin() as session:
+        plan = generic_plan(session, statements.finish(crawls, ("total_images",), (), tuple(TABLES)))
+    assert "Seq Scan on chunks" not in plan
+    assert set(re.findall(r"using (\w*chunks\w*)", plan)) == {"pk_chunks", "ix_chunks_crawl_job_id_queued"}, plan
 
 
 def test_the_index_of_impossible_numbers_knows_the_limit() -> None:
