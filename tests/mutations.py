@@ -202,15 +202,15 @@ MUTATIONS = (
     Mutation(
         name="the work of a chunk has no deadline",
         files="jobs/heartbeat.py",
-        old="timeout=deadline, return_when",
-        new="timeout=None, return_when",
+        old="asyncio.timeout(deadline)",
+        new="asyncio.timeout(None)",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(
         name="work goes on after its claim is lost",
         files="jobs/heartbeat.py",
-        old="return_when=asyncio.FIRST_COMPLETED",
-        new="return_when=asyncio.ALL_COMPLETED",
+        old="            scope.reschedule(loop.time())",
+        new="            pass",
         tests=("jobs/test_executor.py",),
     ),
     Mutation(

@@ -116,7 +116,8 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
             if offer.url_hash in known:
                 progress.reject(offer, Reason.KNOWN_URL)
     wanted = [offer for offer in new.values() if offer.url_hash not in known]
-    await Downloading(runtime, work, progress, wanted, budget=limits.chunk_budget.total_seconds()).run()
+    if wanted:
+        await Downloading(runtime, work, progress, wanted, budget=limits.chunk_budget.total_seconds()).run()
     if work.options.reproducible:
         _keep_first(progress, new)
     uses = [offer.candidate.use_url for offer in new.values() if offer.position in progress.images]
@@ -292,7 +293,7 @@ async def _search(runtime: Runtime, work: CrawlWork) -> Page:
             source = runtime.source(chunk.source)
             metrics.set_source(chunk.source)
             if chunk.source == planner.URLS:
-                return await source.search(query, http.client(runtime.downloader))
+                return await source.search(query, http.unused_client())
             job_id, recent = work.claim.job.id, runtime.recent_pages
             # What is left over of a page are positions in it.
             if chunk.only is not None and (known := recent.find(job_id, chunk.source, source, query)):

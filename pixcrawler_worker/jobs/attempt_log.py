@@ -119,6 +119,8 @@ def _log_report(report: Report | None, seconds: float) -> None:
 
 def _largest(values: Mapping[str, float], limit: int) -> dict[str, float]:
     """Return the largest values, the largest first."""
+    if not values:
+        return {}
     return dict(heapq.nlargest(limit, filter(_value, values.items()), key=_value))
 
 

@@ -149,18 +149,23 @@ class _Overlap:
     async def _run(self, claimed: Claimed) -> None:
         """Run a chunk to its end, and those that follow it at once."""
         async with Heartbeat(self._runtime, self._limits) as heartbeat:
+            working = replace(
+                self._runtime,
+                show_progress=heartbeat.show_progress,
+                take_more=self.take_more if claimed.kind.overlaps else lambda: None,
+            )
             following: Claimed | None = claimed
             while following is not None and not self._is_over:
-                following = await self._run_one(following, heartbeat)
+                following = await self._run_one(following, heartbeat, working)
 
-    async def _run_one(self, claimed: Claimed, heartbeat: "Heartbeat") -> Claimed | None:
+    async def _run_one(self, claimed: Claimed, heartbeat: "Heartbeat", working: Runtime) -> Claimed | None:
         """Run one chunk to its end, and send the messages that follow or leave that to the end of all.
 
         Return the chunk that was claimed for the time after it.
         """
         with claiming.named(claimed):
             heartbeat.extend(claimed.claim)
-            ended = await self._attempt(claimed, heartbeat)
+            ended = await self._attempt(claimed, heartbeat, working)
             heartbeat.extend(None)
             self.running.remove(claimed)
             if ended.follower is not None:
@@ -176,15 +181,10 @@ class _Overlap:
                 await self._runtime.in_thread(functools.partial(self._turns.send, messages))
         return ended.follower
 
-    async def _attempt(self, claimed: Claimed, heartbeat: "Heartbeat") -> Ended:
+    async def _attempt(self, claimed: Claimed, heartbeat: "Heartbeat", working: Runtime) -> Ended:
         """Do the work and end the attempt one way or the other."""
         kind, limits = claimed.kind, claimed.limits
         ended = functools.partial(attempt_log.ended, kind.table.name, began=claimed.began)
-        working = replace(
-            self._runtime,
-            show_progress=heartbeat.show_progress,
-            take_more=self.take_more if kind.overlaps else lambda: None,
-        )
         try:
             result = await supervise(heartbeat, kind.work(working, claimed.work, limits), limits)
             follow = self._following if self._is_alone() else None

@@ -38,20 +38,24 @@ async def supervise(heartbeat: "Heartbeat", work: Coroutine[Any, Any, T], limits
         TransientError: when the chunk took too long.
     """
     deadline = limits.chunk_deadline.total_seconds()
-    task: asyncio.Future[T] = asyncio.ensure_future(work)
-    lost: asyncio.Future[Any] = asyncio.wrap_future(heartbeat.lost)
-    either: set[asyncio.Future[Any]] = {task, lost}
+    loop, lost, is_over = asyncio.get_running_loop(), heartbeat.lost, False
+
+    def stop() -> None:
+        if not is_over:
+            scope.reschedule(loop.time())
+
     try:
-        await asyncio.wait(either, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
+        async with asyncio.timeout(deadline) as scope:
+            lost.add_done_callback(lambda _: loop.call_soon_threadsafe(stop))
+            return await work
+    except TimeoutError:
+        if not scope.expired():
+            raise
         if lost.done():
-            raise ClaimLostError
-        raise TransientError(f"the chunk took longer than {deadline:.0f} s")
+            raise ClaimLostError from None
+        raise TransientError(f"the chunk took longer than {deadline:.0f} s") from None
     finally:
-        task.cancel()
-        lost.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        is_over = True
 
 
 class _Extended:

@@ -5,6 +5,7 @@ its names from here.
 """
 
 import contextlib
+import functools
 import json
 import math
 import re
@@ -131,6 +132,17 @@ def _traced(request: httpx.Request) -> Iterator[Span | None]:
         raise
     finally:
         span.end()
+
+
+class _NoTransport(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.UnsupportedProtocol("this source sends no requests", request=request)
+
+
+@functools.cache
+def unused_client() -> httpx.AsyncClient:
+    """Return the client for a source that sends no requests: making one takes longer than everything else it does."""
+    return httpx.AsyncClient(transport=_NoTransport(), trust_env=False)
 
 
 def client(downloader: Downloader) -> httpx.AsyncClient:

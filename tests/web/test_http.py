@@ -292,6 +292,14 @@ def test_what_a_source_does_to_its_client_concerns_no_other_source(base: str, re
     assert [request.headers.get("Authorization") for request in recorded.requests] == ["Bearer hunter2", None]
 
 
+def test_the_client_of_sources_that_send_no_requests_is_made_once_and_sends_none(base: str, recorded: Recorded) -> None:
+    client = http.unused_client()
+    assert client is http.unused_client()
+    with pytest.raises(httpx.UnsupportedProtocol, match="sends no requests"):
+        asyncio.run(client.get(base))
+    assert recorded.requests == []
+
+
 def test_cookies_are_not_kept(recorded: Recorded) -> None:
     def baking(request: web.Request) -> web.Response:
         response = recorded.ok(request)
