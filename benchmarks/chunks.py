@@ -27,7 +27,7 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.runtime import Runtime
 

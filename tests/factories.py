@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
@@ -12,6 +13,8 @@ from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Profile, Project, ValidationJob
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunkResult
+from pixcrawler_worker.domain.crawl_history import CrawlHistory
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.storage_keys import url_hash
 
@@ -95,3 +98,10 @@ def make_image(name: str, **values: Any) -> NewImage:
         "credit": Credit(),
     }
     return NewImage(**defaults | values)
+
+
+def make_history(results: Iterable[CrawlChunkResult]) -> CrawlHistory:
+    history = CrawlHistory()
+    for result in results:
+        history.add(result)
+    return history

@@ -1,6 +1,7 @@
 """Functions that read the ledger, and that do what workers do to it."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -82,11 +83,35 @@ _VIOLATED = text(
     """
 )
 
+# In one statement as well.
+_SUMS = text(
+    """
+    SELECT round, history, (
+        SELECT jsonb_agg(result -> 'reasons') FROM pixcrawler.chunks
+        WHERE crawl_job_id = :job AND seq < (history ->> 'before')::bigint AND jsonb_typeof(result) = 'object'
+            AND jsonb_typeof(result -> 'reasons') = 'object'
+    ) AS reasons
+    FROM pixcrawler.crawl_plans WHERE crawl_job_id = :job
+    """
+)
+
 
 def check_invariants(session: Session, job_id: int) -> None:
     """Assert what must hold of a crawl job at every committed snapshot."""
     broken = session.scalars(_VIOLATED, {"job": job_id}).all()
     assert not broken, broken
+    _check_sums(session, job_id)
+
+
+def _check_sums(session: Session, job_id: int) -> None:
+    """Assert that the kept sums of a crawl job are those of its chunks."""
+    row = session.execute(_SUMS, {"job": job_id}).one_or_none()
+    if row is None or row.history is None or row.history["round"] > row.round:
+        return
+    of_chunks: Counter[str] = Counter()
+    for counts in row.reasons or ():
+        of_chunks.update(counts)
+    assert row.history["reasons"] == dict(of_chunks)
 
 
 def check(sessions: Sessions, *refs: JobRef) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pixcrawler_worker import settings
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import activity_log, candidates, crawls, extensions, job_views
+from pixcrawler_worker.db import activity_log, candidates, crawl_history, crawls, extensions, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
 from pixcrawler_worker.db.ledger import chunks
@@ -24,7 +24,7 @@ def _details(session: Session, job: CrawlView) -> dict[str, Any]:
     hosts = Hosts(settings.load().host_connections)
     return {
         "extends": extensions.bases(session, job.id),
-        "reasons": dict(planner.reasons(session, job.id)),
+        "reasons": crawl_history.reasons(session, job.id),
         "retriable": _retriable(session, job.id),
         "waiting": [
             {
@@ -103,7 +103,7 @@ def _outcome(session: Session, job: CrawlView) -> list[str]:
     ref = CRAWL_JOBS.ref(job.id)
     last = next(iter(activity_log.latest(session, ref, limit=1)), None)
     reason = last.details.get("reason") if last else None
-    reasons = planner.reasons(session, job.id)
+    reasons = crawl_history.reasons(session, job.id)
     rejected = ", ".join(f"{count} {name}" for name, count in reasons.items())
     errors = chunks.errors(session, ref)
     return [

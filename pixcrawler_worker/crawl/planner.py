@@ -1,19 +1,20 @@
 """Planning, topping up and ending a crawl job."""
 
 import itertools
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse, recorded
-from pixcrawler_worker.db import crawls, extensions
+from pixcrawler_worker.db import crawl_history, crawls, extensions
 from pixcrawler_worker.db.crawls import CrawlRequest
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain import crawl_planning, keyword_expansion, list_rows
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult, SourceLimits
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk
+from pixcrawler_worker.domain.crawl_history import CrawlHistory
+from pixcrawler_worker.domain.crawl_planning import SourceLimits
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.lifecycle import Counters, job_status
 from pixcrawler_worker.domain.messages import Task
@@ -126,7 +127,7 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
     """
     request = crawls.load(session, ref.id)
     options = parse(request.options)
-    round_ = next_round(runtime, request, options, [])
+    round_ = next_round(runtime, request, options, CrawlHistory())
     extensions.record(session, ref.id, options.extends)
     crawls.next_round(session, ref.id)
     sources_used = sorted({chunk.source for chunk in round_})
@@ -143,12 +144,12 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     request = crawls.load(session, ref.id)
     try:
         options = parse(request.options)
-        history = crawls.chunk_results(session, ref.id)
+        history = crawl_history.sum_up(session, ref.id, round_=request.round)
         round_ = next_round(runtime, request, options, history)
     except PermanentError as error:
         # The row or the configuration changed under the job: it ends with what it has.
         return _end(session, ref, counters, request, reason=str(error))
-    if round_ and request.round < options.max_rounds + crawl_planning.free_rounds(history, list_source=URLS):
+    if round_ and request.round < options.max_rounds + history.free_rounds(list_source=URLS):
         crawls.next_round(session, ref.id)
         return Chunks([chunk.to_json() for chunk in round_])
     return _end(session, ref, counters, request)
@@ -161,7 +162,7 @@ def _end(
         "images": request.valid_images,
         "wanted": request.max_images,
         "chunks": {"completed": counters.completed, "failed": counters.failed},
-        "reasons": dict(reasons(session, ref.id)),
+        "reasons": crawl_history.reasons(session, ref.id),
         "errors": chunks.errors(session, ref),
     }
     if reason:
@@ -170,7 +171,7 @@ def _end(
 
 
 def next_round(
-    runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions, history: Sequence[CrawlChunkResult]
+    runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions, history: CrawlHistory
 ) -> tuple[CrawlChunk, ...]:
     """Return the chunks of the next round; none when the job has its images, or nothing is left to request.
 
@@ -178,7 +179,7 @@ def next_round(
         runtime: has the sources.
         request: the job.
         options: of the job.
-        history: results of all chunks of earlier rounds.
+        history: of earlier rounds.
 
     Raises:
         PermanentError: when the row or the options are invalid.
@@ -241,9 +242,3 @@ def _requested_source(runtime: AnyRuntime, name: str) -> protocol.Source:
         return runtime.source(name)
     except PermanentError as error:
         raise PermanentError(f"options.sources: {error}") from error
-
-
-def reasons(session: Session, job_id: int) -> Counter[str]:
-    """Return why candidates of the job did not become images, with counts, the most frequent first."""
-    total = crawls.rejections(session, job_id)
-    return Counter(dict(sorted(total.items(), key=lambda item: (-item[1], item[0]))))

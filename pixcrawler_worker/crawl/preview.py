@@ -15,7 +15,8 @@ from pixcrawler_worker.crawl.options import CrawlOptions, recorded
 from pixcrawler_worker.crawl.planner import URLS
 from pixcrawler_worker.db.crawls import CrawlRequest
 from pixcrawler_worker.domain import storage_keys
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
+from pixcrawler_worker.domain.crawl_history import CrawlHistory
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.runtime import SearchRuntime
@@ -136,12 +137,13 @@ async def preview(
         url_pages=math.ceil(len(listed) / size),
     )
     search = _Search(runtime, options, listed)
-    history: list[CrawlChunkResult] = []
+    history = CrawlHistory()
     for _ in range(options.max_rounds):
         chunks = planner.next_round(runtime, request, options, history)
         if not chunks:
             break
-        history += await search.run(chunks)
+        for result in await search.run(chunks):
+            history.add(result)
     return search.preview
 
 

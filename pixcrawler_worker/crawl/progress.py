@@ -10,7 +10,7 @@ from datetime import timedelta
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk
 from pixcrawler_worker.domain.keywords import class_label
 from pixcrawler_worker.domain.list_columns import kept_caption, kept_columns
 from pixcrawler_worker.domain.list_rows import ListRow

@@ -19,7 +19,7 @@ from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import storage_keys
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.errors import PermanentError, TransientError, WorkerError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, exists, func, join, literal, select, update
+from sqlalchemy import Select, and_, delete, exists, func, join, null, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
@@ -19,7 +19,7 @@ from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
 from pixcrawler_worker.db.session import driver, execute_prepared
 from pixcrawler_worker.domain import stored_json
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState
 from pixcrawler_worker.domain.list_rows import NOTHING, ListPage, ListRow
 from pixcrawler_worker.domain.messages import QUEUES, Task
@@ -272,9 +272,11 @@ def has_retriable(session: Session, ref: JobRef) -> bool:
 def reopened(session: Session, ref: JobRef) -> None:
     """Note that the job runs again: its rounds count from 0, and what was rejected for now is left over.
 
-    Files of it may be written, so that its storage has to be cleaned up again.
+    Files of it may be written, so that its storage has to be cleaned up again. The results of its chunks change, so
+    that they have to be summed up again.
     """
-    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == ref.id).values(cleaned_at=None, round=0))
+    again = {"cleaned_at": None, "round": 0, "history": null()}
+    session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == ref.id).values(again))
     rows = session.execute(
         select(Chunk.id, Chunk.state, Chunk.payload, Chunk.result)
         .where(Chunk.crawl_job_id == ref.id, Chunk.result.is_not(None))
@@ -353,28 +355,6 @@ def listed(session: Session, job_id: int) -> Iterator[ListRow]:
         last = pages[-1].page
 
 
-def chunk_results(session: Session, job_id: int) -> list[CrawlChunkResult]:
-    """Return the results of the job's ended chunks, oldest first."""
-    rows = session.execute(
-        select(Chunk.payload, Chunk.state, Chunk.result)
-        .where(Chunk.crawl_job_id == job_id, Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
-        .order_by(Chunk.seq)
-    )
-    return [
-        _failed(CrawlChunk.from_json(row.payload), row.result)
-        if row.state == ChunkState.FAILED
-        else CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result)
-        for row in rows
-    ]
-
-
-def _failed(chunk: CrawlChunk, so_far: Any) -> CrawlChunkResult:  # noqa: ANN401 - a column of JSON
-    """Return the result of a chunk that failed, with the parts of it that were done before."""
-    if so_far is None:
-        return CrawlChunkResult(chunk=chunk, failed=True)
-    return replace(CrawlChunkResult.from_json(chunk, so_far), failed=True)
-
-
 def waiting(session: Session, job_id: int) -> list[WaitingCandidates]:
     """Return the candidates of the job that wait for hosts which are left alone, by host."""
     rows = session.execute(
@@ -395,20 +375,6 @@ def waiting(session: Session, job_id: int) -> list[WaitingCandidates]:
                 max(until, known.until) if known else until,
             )
     return sorted(found.values(), key=lambda one: (-one.candidates, one.host))
-
-
-def rejections(session: Session, job_id: int) -> Counter[str]:
-    """Return why candidates of a job did not become images, with counts. Equal counts of chunks are read once."""
-    reasons = Chunk.result["reasons"]
-    rows = session.execute(
-        select(reasons, func.count())
-        .where(Chunk.crawl_job_id == job_id, reasons != literal({}, postgresql.JSONB))
-        .group_by(reasons)
-    )
-    total: Counter[str] = Counter()
-    for counts, chunks in rows:
-        total.update({reason: count * chunks for reason, count in stored_json.counts(counts).items()})
-    return total
 
 
 def past_grace_period(session: Session, *, grace_period: timedelta) -> list[int]:

@@ -326,6 +326,8 @@ class Chunk(Base):
             "dispatched_at",
             postgresql_where=text("state = 'queued' AND dispatched_at IS NOT NULL"),
         ),
+        # Why chunks failed, few of many.
+        Index("ix_chunks_crawl_job_id_failed", "crawl_job_id", postgresql_where=text("state = 'failed'")),
         # It is empty, and so costs nothing: a sweep sees that no chunk has them.
         Index("ix_chunks_impossible", "id", postgresql_where=text(IMPOSSIBLE_NUMBERS)),
         # Free space on the page of a row allows HOT updates, which leave the indexes alone: those of what a running
@@ -371,7 +373,8 @@ class CrawlPlan(Base):
     """The options that a crawl job was started with, and the number of its rounds.
 
     `bases` are the jobs whose dataset it extends, the newest first; some may have been deleted. With `as_given` the
-    options are those that an API has requested it with, which no worker has checked yet.
+    options are those that an API has requested it with, which no worker has checked yet. `history` has the sums of what
+    the chunks of its rounds have brought; see `db/crawl_history.py`.
     """
 
     __tablename__ = "crawl_plans"
@@ -386,6 +389,7 @@ class CrawlPlan(Base):
     cleaned_at: Mapped[datetime | None]
     as_given: Mapped[bool] = mapped_column(server_default="false")
     bases: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default="{}")
+    history: Mapped[dict[str, Any] | None]
 
 
 class CrawlUrls(Base):
@@ -412,7 +416,11 @@ class CrawlCandidate(Base):
     """
 
     __tablename__ = "crawl_candidates"
-    __table_args__ = ({"schema": PRIVATE},)
+    __table_args__ = (
+        # How many a retry would try again, few of many.
+        Index("ix_crawl_candidates_retriable", "crawl_job_id", postgresql_where=text("retriable")),
+        {"schema": PRIVATE},
+    )
 
     crawl_job_id: Mapped[int] = mapped_column(
         ForeignKey("crawl_jobs.id", ondelete="CASCADE"), primary_key=True, autoincrement=False

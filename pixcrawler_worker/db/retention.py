@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.types import LargeBinary
 
-from pixcrawler_worker.db import activity_log, crawls
+from pixcrawler_worker.db import activity_log, crawl_history, crawls
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobTable
@@ -174,6 +174,7 @@ def delete_chunks(session: Session, job_id: int, age: timedelta, *, list_source:
         result[jobs.PRUNED] = {"chunks": 0, "left": left}
     result[jobs.PRUNED] = result[jobs.PRUNED] | {"chunks": result[jobs.PRUNED]["chunks"] + len(dropped)}
     result["reasons"] = _sum(result.get("reasons"), *(_part(row.result, "reasons") for row in dropped))
+    crawl_history.forget(session, job_id)
     result["stored"] = sum(
         stored_json.counts(one).get("stored", 0) for one in (result, *(row.result for row in dropped))
     )

@@ -113,6 +113,10 @@ class Fields:
             return tuple(value)
         raise self._invalid(name, "an array of objects")
 
+    def each(self, name: str) -> "tuple[Fields, ...]":
+        """Return the fields of each object of an array."""
+        return tuple(Fields(one, f"{self._where}.{name}") for one in self.objects(name))
+
     def counts(self, name: str, *, optional: bool = False) -> dict[str, int]:
         """Return an object of counts; an empty one for a missing field that is optional."""
         value = self._value.get(name, {} if optional else None)

@@ -12,7 +12,7 @@ from calls import call
 from psycopg.rows import dict_row
 
 from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import crawls, retention
+from pixcrawler_worker.db import crawl_history, crawls, retention
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.ledger import jobs
@@ -91,7 +91,7 @@ def _seen(env: Mapping[str, str], sessions: Sessions, url: str, job_id: int) -> 
         counted = (
             jobs.counters(session, ref),
             crawls.candidate_counts(session, job_id, list_source=planner.URLS),
-            planner.reasons(session, job_id),
+            crawl_history.reasons(session, job_id),
             crawls.has_retriable(session, ref),
         )
     failures = sorted(call(env, "jobs", "failures", str(job_id)).output.splitlines())

@@ -9,9 +9,8 @@ from doubles import StubSource, drive, image_urls, query, start, with_sources
 from fakes import hosts
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import candidates
+from pixcrawler_worker.db import candidates, crawl_history
 from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.jobs import submission
@@ -41,7 +40,7 @@ def kept(runtime: Runtime, ref: JobRef) -> dict[str, tuple[str, str | None, dict
 
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
     with runtime.sessions.begin() as session:
-        return dict(planner.reasons(session, ref.id))
+        return crawl_history.reasons(session, ref.id)
 
 
 def failures(runtime: Runtime, ref: JobRef) -> dict[str | None, Failure]:

@@ -36,9 +36,8 @@ from fakes import hosts
 from fakes.hosts import HostileServer
 from sqlalchemy import select
 
-from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import candidates, job_views
+from pixcrawler_worker.db import candidates, crawl_history, job_views
 from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks
@@ -68,7 +67,7 @@ def results(runtime: Runtime, ref: JobRef) -> list[dict[str, Any]]:
 
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
     with runtime.sessions.begin() as opened:
-        return dict(planner.reasons(opened, ref.id))
+        return crawl_history.reasons(opened, ref.id)
 
 
 @dataclass(eq=False)

@@ -31,9 +31,8 @@ from factories import make_image
 from fakes.hosts import HostileServer, serving
 from fakes.postgres_proxy import postgres_proxy
 
-from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import candidates, images, session
+from pixcrawler_worker.db import candidates, crawl_history, images, session
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks
@@ -396,7 +395,7 @@ def test_what_another_chunk_decides_meanwhile_is_counted_once(runtime: Runtime, 
     assert urls_of(runtime, ref) == set(listed[2:]), "what was rejected for good gets no row"
     assert counted(runtime, ref) == (2, 2, 2)
     with runtime.sessions.begin() as session:
-        assert planner.reasons(session, ref.id) == {"duplicate_url": 2}
+        assert crawl_history.reasons(session, ref.id) == {"duplicate_url": 2}
 
 
 def test_two_chunks_that_finish_at_once_keep_a_limit_that_was_lowered(runtime: Runtime, host: HostileServer) -> None:

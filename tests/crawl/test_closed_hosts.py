@@ -18,10 +18,9 @@ from fakes.polite import PoliteHost
 from ledger import at_once
 from pydantic import SecretStr
 
-from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.display import DISPLAY
 from pixcrawler_worker.crawl.kind import CRAWL
-from pixcrawler_worker.db import candidates, job_views
+from pixcrawler_worker.db import candidates, crawl_history, job_views
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.embedded.services import Services
@@ -65,7 +64,7 @@ def drive(
 
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
     with runtime.sessions.begin() as session:
-        return dict(planner.reasons(session, ref.id))
+        return crawl_history.reasons(session, ref.id)
 
 
 # Rate limits

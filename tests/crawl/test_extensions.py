@@ -9,8 +9,7 @@ from doubles import counted, drive, image_urls, last_details, start, status, url
 from factories import make_job, make_project
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker.crawl import planner
-from pixcrawler_worker.db import extensions
+from pixcrawler_worker.db import crawl_history, extensions
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.runtime import Runtime
@@ -46,7 +45,7 @@ def test_a_job_leaves_out_what_all_jobs_of_its_chain_have_and_nothing_else(
     assert urls_of(runtime, second) == set(urls[2:4])
     assert urls_of(runtime, third) == set(urls[4:])
     with runtime.sessions.begin() as session:
-        assert planner.reasons(session, third.id) == {"known_url": 3, "known_bytes": 1}
+        assert crawl_history.reasons(session, third.id) == {"known_url": 3, "known_bytes": 1}
     assert counted(runtime, third) == (7, 4, 3)
     assert [host.hits[url.removeprefix(host.base)] for url in urls] == [1, 1, 1, 1, 1, 2, 1]
     assert chain(runtime, third) == [first.id, second.id, third.id]

@@ -25,8 +25,8 @@ from factories import make_image, make_job, make_project
 from fakes.hosts import HostileServer
 from sqlalchemy import text
 
-from pixcrawler_worker.crawl import accounting, planner
-from pixcrawler_worker.db import images, job_views, known_images
+from pixcrawler_worker.crawl import accounting
+from pixcrawler_worker.db import crawl_history, images, job_views, known_images
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.domain.storage_keys import url_hash
@@ -54,7 +54,7 @@ def crawl(runtime: Runtime, urls: Sequence[str], *, project: int, wanted: int = 
 
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
     with runtime.sessions.begin() as opened:
-        return dict(planner.reasons(opened, ref.id))
+        return crawl_history.reasons(opened, ref.id)
 
 
 def hits(host: HostileServer, urls: Sequence[str]) -> list[int]:

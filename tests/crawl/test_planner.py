@@ -30,6 +30,7 @@ from ledger import at_once
 
 from pixcrawler_worker.crawl import options, planner
 from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import crawl_history
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -206,7 +207,7 @@ def test_the_end_of_a_job_is_recorded_with_counts_and_reasons(runtime: Runtime, 
     }
     # JSON objects keep no order in the database; reading them back does.
     with runtime.sessions.begin() as session:
-        assert list(planner.reasons(session, ref.id).items()) == [("not_found", 3), ("not_an_image", 2)]
+        assert list(crawl_history.reasons(session, ref.id).items()) == [("not_found", 3), ("not_an_image", 2)]
 
 
 def test_a_job_whose_chunks_all_fail_fails_and_says_why(runtime: Runtime) -> None:

@@ -8,7 +8,7 @@ import pytest
 from doubles import counted, drive, image_urls, start, urls_of
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db import crawl_history
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.web.downloader import Downloader, Fetched
 from pixcrawler_worker.web.policy import Policy
@@ -43,5 +43,5 @@ def test_the_first_candidates_become_images_however_slow_they_are(runtime: Runti
     assert urls_of(runtime, ref) == set(urls[:5])
     assert counted(runtime, ref) == (7, 6, 5)
     with runtime.sessions.begin() as session:
-        assert planner.reasons(session, ref.id) == {"duplicate_bytes": 1, "not_found": 1}
+        assert crawl_history.reasons(session, ref.id) == {"duplicate_bytes": 1, "not_found": 1}
     assert not any(host.hits[url.removeprefix(host.base)] for url in urls[5:]), "nothing else was requested"

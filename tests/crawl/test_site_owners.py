@@ -8,7 +8,7 @@ from doubles import counted, drive, image_urls, start, stub_source, urls_of, wit
 from fakes import hosts
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.db import crawl_history
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.runtime import Runtime
 
@@ -38,7 +38,7 @@ def owned() -> Iterator[HostileServer]:
 
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:
     with runtime.sessions.begin() as session:
-        return dict(planner.reasons(session, ref.id))
+        return crawl_history.reasons(session, ref.id)
 
 
 @pytest.mark.parametrize("source", ["urls", "stub"])

@@ -13,8 +13,8 @@ from doubles import first, image_urls, start, status, the_chunk, urls_of
 from factories import start_job
 from fakes.hosts import HostileServer
 
-from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import crawl_history
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.ledger import chunks
@@ -110,7 +110,7 @@ def test_every_candidate_is_tried_in_the_end_in_the_same_round(hurried: Runtime,
     assert status(hurried, ref) is JobStatus.COMPLETED
     assert urls_of(hurried, ref) == set(good)
     with hurried.sessions.begin() as session:
-        assert planner.reasons(session, ref.id) == {"timeout": 3}
+        assert crawl_history.reasons(session, ref.id) == {"timeout": 3}
     assert (result(hurried, ref)["stored"], payload(hurried, ref)["yields"]) == (2, 1)
 
 

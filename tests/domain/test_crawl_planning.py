@@ -1,21 +1,15 @@
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from factories import make_history
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.crawl_planning import (
-    CrawlChunk,
-    CrawlChunkResult,
-    SourceLimits,
-    balance,
-    fill,
-    free_rounds,
-    next_round,
-)
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
+from pixcrawler_worker.domain.crawl_history import CrawlHistory
+from pixcrawler_worker.domain.crawl_planning import SourceLimits, balance, fill, next_round
 from pixcrawler_worker.domain.keywords import Keyword
 
 CAT, DOG, OWL = (Keyword(name, name) for name in ("cat", "dog", "owl"))
@@ -79,7 +73,7 @@ def plan(
         keywords=classes,
         sources={name: SourceLimits(page_size, pages) for name, pages in (sources or {"a": None}).items()},
         max_images=max_images,
-        history=history,
+        history=make_history(history),
     )
 
 
@@ -139,7 +133,7 @@ def test_a_source_with_too_few_candidates_leaves_its_share_to_the_others() -> No
 
 def test_every_source_has_pages_of_its_own_size() -> None:
     sources = {"small": SourceLimits(3, 4), "large": SourceLimits(10)}
-    chunks = next_round(keywords=[CAT], sources=sources, max_images=40)
+    chunks = next_round(keywords=[CAT], sources=sources, max_images=40, history=CrawlHistory())
     assert [(one.source, one.page, one.page_size, one.quota) for one in chunks if one.source == "small"] == [
         ("small", page, 3, 3) for page in range(4)
     ]
@@ -299,50 +293,18 @@ def test_a_list_is_not_searched_once_more_for_each_text() -> None:
         keywords=[replace(CAT, expansions=("kitten",))],
         sources={"list": SourceLimits(10, 3, is_list=True), "a": SourceLimits(10)},
         max_images=30,
+        history=CrawlHistory(),
     )
     assert {(one.query, one.source) for one in chunks} == {("cat", "list"), ("cat", "a"), ("kitten", "a")}
-
-
-# JSON
-
-
-def test_a_chunk_is_its_payload() -> None:
-    chunk = replace(make_chunk(page=3), only=(1, 2))
-    assert chunk.to_json() == {
-        "source": "a",
-        "query": "cat",
-        "label": "cat",
-        "page": 3,
-        "page_size": 10,
-        "quota": 10,
-        "only": (1, 2),
-    }
-    for one in (chunk, make_chunk()):
-        assert CrawlChunk.from_json(json.loads(json.dumps(one.to_json()))) == one
-
-
-def test_a_result_has_everything_but_the_chunk() -> None:
-    result = CrawlChunkResult(
-        chunk=make_chunk(), offered=5, stored=3, left=(6, 7), more=False, downloaded=4, reasons={"too_small": 2}
-    )
-    assert result.to_json() == {
-        "offered": 5,
-        "stored": 3,
-        "downloaded": 4,
-        "reasons": {"too_small": 2},
-        "left": (6, 7),
-        "more": False,
-    }
-    assert CrawlChunkResult.from_json(make_chunk(), json.loads(json.dumps(result.to_json()))) == result
 
 
 def test_a_list_of_any_length_is_read_to_its_end() -> None:
     pages, history, rounds = 25_000, list[CrawlChunkResult](), 0
     # A job with one round, whose candidates all fail.
-    while rounds < 1 + free_rounds(history, list_source="urls"):
+    while rounds < 1 + make_history(history).free_rounds(list_source="urls"):
         found = plan(CAT, sources={"urls": pages}, max_images=10 * pages, history=history)
         rounds += 1
         history += [CrawlChunkResult(chunk=chunk, offered=10, more=True) for chunk in found]
     assert [result.chunk.page for result in history] == list(range(pages))
     # A search of as many pages is not a list.
-    assert free_rounds(history, list_source="other") == 0
+    assert make_history(history).free_rounds(list_source="other") == 0

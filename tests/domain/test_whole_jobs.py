@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
+from factories import make_history
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixcrawler_worker.domain.crawl_planning import CrawlChunk, CrawlChunkResult, SourceLimits, next_round
+from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
+from pixcrawler_worker.domain.crawl_planning import SourceLimits, next_round
 from pixcrawler_worker.domain.keywords import Keyword
 
 
@@ -76,7 +78,9 @@ def crawl(
     history: list[CrawlChunkResult] = []
     images: set[int] = set()
     for _ in range(200):
-        chunks = next_round(keywords=classes, sources=world.sources(page_size), max_images=max_images, history=history)
+        chunks = next_round(
+            keywords=classes, sources=world.sources(page_size), max_images=max_images, history=make_history(history)
+        )
         if not chunks:
             return history, images
         assert sum(chunk.quota for chunk in chunks) <= max_images - len(images)
@@ -190,7 +194,7 @@ def test_a_few_rounds_bring_all_images_whichever_source_has_them(supply: str, sh
                 keywords=named(world),
                 sources={source: SourceLimits(size) for source, size in page_sizes.items()},
                 max_images=max_images,
-                history=history,
+                history=make_history(history),
             )
             history += [world.run(chunk, images) for chunk in chunks]
         of_classes = Counter[str]()
