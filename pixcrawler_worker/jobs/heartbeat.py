@@ -41,14 +41,15 @@ async def supervise(heartbeat: "Heartbeat", work: Coroutine[Any, Any, T], limits
     loop, lost, is_over = asyncio.get_running_loop(), heartbeat.lost, False
 
     def stop() -> None:
-        if not is_over:
+        if not (is_over or scope.expired()):
             scope.reschedule(loop.time())
 
     try:
         async with asyncio.timeout(deadline) as scope:
             lost.add_done_callback(lambda _: loop.call_soon_threadsafe(stop))
             return await work
-    except TimeoutError:
+    except Exception:
+        # Once it is stopped, what its cleanup meets is of no interest.
         if not scope.expired():
             raise
         if lost.done():

@@ -107,6 +107,22 @@ def test_work_beyond_the_deadline_is_stopped_and_its_chunk_released(runtime: Run
     assert "took longer than" in (chunk.error or "")
 
 
+def test_what_the_cleanup_of_stopped_work_meets_is_not_the_reason(
+    runtime: Runtime, sessions: Sessions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ref, message = one_chunk(runtime, sessions)
+
+    async def hang(number: int) -> int:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise KeyError(number)
+
+    assert executor.run(runtime, toy_kind(hang), message.chunk_id, limits=SHORT) == []
+    assert "took longer than" in (the_chunk(sessions, ref).error or "")
+    assert "Traceback" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("jitter", "seconds"), [(0.0, 5.0), (0.5, 5.625), (0.99, 6.2375)])
 def test_jitter_spreads_the_chunks_that_are_released(
     runtime: Runtime, sessions: Sessions, jitter: float, seconds: float
