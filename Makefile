@@ -4,6 +4,10 @@ UV := $(shell command -v uv 2>/dev/null)
 # Make uv trust the certificates of the machine, as pip does.
 export UV_SYSTEM_CERTS = 1
 export UV_NATIVE_TLS = 1
+# Tests start hundreds of processes: each would compile the modules that it imports, where the environment forbids Python
+# to keep what it has compiled, or where uv, unlike pip, installs modules without compiling them.
+export PYTHONDONTWRITEBYTECODE =
+export UV_COMPILE_BYTECODE = 1
 
 .PHONY: demo docs test coverage test-readers test-scale test-chromium test-restricted test-supabase crash-points chaos bench bench-peers lock-peers \
   gate-long mutations check lock clean
