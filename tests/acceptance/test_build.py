@@ -171,6 +171,7 @@ def moments(folder: Path) -> dict[str, Callable[[str], bool]]:
 BUILD = ["build", "cat", "--urls", "list.txt", "--out", "cats", "--layout", "coco"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_leaves_in_order_and_what_it_says_works_when_typed(
     slow_build: dict[str, str], tmp_path: Path
 ) -> None:

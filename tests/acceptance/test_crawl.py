@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import psycopg
+import pytest
 from acceptance_stack import PIXCRAWLER, Stack, send, url_list, wait_for_server
 
 from pixcrawler_worker.domain.messages import Task
@@ -84,6 +85,7 @@ def test_no_transaction_is_open_while_a_chunk_fetches(stack: Stack, slow_host: s
 API = """
 import asyncio, os, sys, time
 import psycopg
+import pytest
 from celery import Celery
 from pixcrawler_worker import client
 
@@ -105,6 +107,7 @@ print(*found)
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_what_up_runs_and_watches_a_job_to_its_end(stack: Stack) -> None:
     listed, reasons = url_list(stack.host, good=60, broken=8)
     (stack.data_dir / "list.txt").write_text("# images\n\n" + "\n".join([*listed, "junk"]))

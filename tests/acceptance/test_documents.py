@@ -184,8 +184,14 @@ def test_a_researcher_types_the_commands(reader: Mapping[str, str], tmp_path: Pa
     assert (folder / "pandas" / "report.html").is_file()
 
 
-def test_a_developer_types_the_commands(reader: Mapping[str, str], tmp_path: Path) -> None:
-    terminal = typed(["README.md", "docs/quickstart-backend.md"], reader, prepared(tmp_path))
+@pytest.mark.parametrize(
+    "names",
+    # The second one is most of the first again.
+    [["README.md"], pytest.param(["README.md", "docs/quickstart-backend.md"], marks=pytest.mark.slow)],
+    ids=["README", "both"],
+)
+def test_a_developer_types_the_commands(reader: Mapping[str, str], tmp_path: Path, names: list[str]) -> None:
+    terminal = typed(names, reader, prepared(tmp_path))
     assert {"pixcrawler jobs failures 1", "pixcrawler jobs retry 1", "pixcrawler jobs watch 1"} <= set(
         terminal.suggested
     )

@@ -106,6 +106,7 @@ def half_written(stack: Stack, export: int) -> list[Path]:
     return list((stack.data_dir / "storage" / "exports" / str(export)).glob("*.unfinished-*"))
 
 
+@pytest.mark.slow
 def test_archives_are_the_same_regardless_of_killed_processes_and_there_is_one_end(stack: Stack, crawled: int) -> None:
     undisturbed = make(stack, crawled)
     with stack.worker() as worker:

@@ -100,6 +100,7 @@ def test_when_one_source_is_down_the_other_one_provides_all_images(stack: Stack)
     assert any("commons" in error and "503" in error for error in details_of(stack, job_id)["errors"])
 
 
+@pytest.mark.slow
 def test_with_one_source_down_and_one_failing_midway_the_job_ends_with_the_images_found(stack: Stack) -> None:
     trouble = {"commons": down, "openverse": from_request(4)}
     with providers.serving(Catalog.of(PANDA, LEOPARD, count=200), **trouble) as server:
@@ -116,7 +117,10 @@ def test_with_one_source_down_and_one_failing_midway_the_job_ends_with_the_image
     }
 
 
-@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize(
+    "garbage",
+    ["html", *(pytest.param(name, marks=pytest.mark.slow) for name in GARBAGE if name != "html")],
+)
 def test_a_provider_that_returns_garbage_fails_its_chunks_and_names_the_setting_to_check(
     stack: Stack, garbage: str
 ) -> None:
@@ -127,6 +131,7 @@ def test_a_provider_that_returns_garbage_fails_its_chunks_and_names_the_setting_
     assert "PIXCRAWLER_COMMONS_URL" in error or "badvalue" in error
 
 
+@pytest.mark.slow
 def test_a_provider_that_repeats_one_page_forever_gets_a_limited_number_of_requests(stack: Stack) -> None:
     catalog = Catalog.of(PANDA, LEOPARD, count=60)
 

@@ -271,7 +271,7 @@ def interrupted(stack: Stack, host: str, monkeypatch: pytest.MonkeyPatch, troubl
             jobs.wait_until_ended(seconds=180)
 
 
-@pytest.mark.parametrize("trouble", ["403", "full"])
+@pytest.mark.parametrize("trouble", ["403", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_short_outage_of_the_storage_costs_no_kind_of_job_anything(
     stack: Stack, slow_host: str, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:

@@ -118,6 +118,7 @@ def slow_down_comparing(stack: Stack) -> None:
         )
 
 
+@pytest.mark.slow
 def test_results_are_the_same_regardless_of_killed_processes_and_there_is_one_end(stack: Stack, crawled: int) -> None:
     undisturbed, killed = make(stack, crawled), make(stack, crawled)
     slow_down_comparing(stack)
@@ -144,6 +145,7 @@ def test_results_are_the_same_regardless_of_killed_processes_and_there_is_one_en
     assert counted[0] == row(stack, killed)[3]
 
 
+@pytest.mark.slow
 def test_the_main_process_may_be_killed_as_well(stack: Stack, crawled: int) -> None:
     validation = make(stack, crawled)
     with stack.worker() as worker:

@@ -125,6 +125,7 @@ def redis_client(stack: Stack) -> Iterator[redis.Redis]:
         yield server
 
 
+@pytest.mark.slow
 def test_a_worker_survives_them_with_bounded_memory_and_runs_a_job(stack: Stack, server: redis.Redis) -> None:
     rng = random.Random(SEED)
     small = json.loads(message(b"[[1], {}, {}]"))
