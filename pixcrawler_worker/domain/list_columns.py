@@ -93,7 +93,7 @@ def _kept_value(value: object) -> object:
         case bool():
             return value
         case int():
-            return value if _MIN_INT8 <= value <= MAX_INT8 else _digits(value)
+            return kept_integer(value)
         case float():
             return value if math.isfinite(value) else str(value)
         case Mapping() | list() | tuple():
@@ -101,7 +101,10 @@ def _kept_value(value: object) -> object:
     return _cut(storable(str(value)))
 
 
-def _digits(value: int) -> str:
+def kept_integer(value: int) -> int | str:
+    """Return an integer as it is stored: one that does not have 64 bits is a text."""
+    if _MIN_INT8 <= value <= MAX_INT8:
+        return value
     return str(value) if value.bit_length() <= _MAX_DECIMAL_BITS else _cut(f"{value:#x}")
 
 

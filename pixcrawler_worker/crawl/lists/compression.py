@@ -10,6 +10,8 @@ from typing import BinaryIO, cast
 from pixcrawler_worker.errors import PermanentError
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+#: The end of what a frame of Zstandard begins with that is skipped, such as the size that pzstd writes first.
+_SKIPPED = b"\x2a\x4d\x18"
 
 
 class Joined(io.RawIOBase):
@@ -42,7 +44,7 @@ def decompressed(file: BinaryIO, name: str) -> BinaryIO:
     joined = io.BufferedReader(Joined(head, file))
     if head.startswith(_GZIP):
         return cast("BinaryIO", gzip.GzipFile(fileobj=joined))
-    if head == _ZSTD:
+    if head == _ZSTD or (head[1:] == _SKIPPED and head[0] >> 4 == 5):  # noqa: PLR2004 - 0x50 to 0x5f
         try:
             import pyarrow as pa  # noqa: PLC0415 - an extra
         except ImportError:
@@ -81,4 +83,9 @@ def damage_named(name: str) -> Iterator[None]:
     except EOFError:
         raise PermanentError(f"{name} is cut off: it ends in the middle of what is compressed") from None
     except (zlib.error, OSError) as error:
-        raise PermanentError(f"{name} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        if reason.startswith("Not a gzipped file"):
+            # Of what is compressed, the beginning was read.
+            reason = "what follows the end of its compressed data is something else"
+        advice = ": get it again, or unpack it" if isinstance(error, zlib.error | gzip.BadGzipFile) else ""
+        raise PermanentError(f"{name} cannot be read: {reason}{advice}") from error

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from pixcrawler_worker.crawl.lists.rows import Row
+from pixcrawler_worker.crawl.lists.rows import Row, unique
 from pixcrawler_worker.errors import PermanentError
 
 #: The first bytes of a Parquet file.
@@ -16,6 +16,9 @@ _BLOCK = 1 << 20
 
 def rows(file: BinaryIO, name: str) -> Iterator[Row]:
     """Yield the rows of a Parquet file. A batch of them is in memory.
+
+    Texts that are not UTF-8, which programs write and Parquet does not check, have their bytes as `surrogateescape`
+    decodes them.
 
     Args:
         file: is copied to a temporary file: the columns are read from its end.
@@ -36,15 +39,24 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
         try:
             # With `pre_buffer`, all that was read of the file stays in memory.
             opened = parquet.ParquetFile(copy, pre_buffer=False)
-            names = [column.name for column in opened.schema_arrow if not _has_files(column.type)]
+            fields = list(opened.schema_arrow)
+            read = list(dict.fromkeys(field.name for field in fields if not _has_files(field.type)))
             number = 0
-            for batch in opened.iter_batches(batch_size=_BATCH, columns=names, use_threads=False):
-                columns = [_values(column) for column in batch.columns]
-                for values in zip(*columns, strict=True):
+            for batch in opened.iter_batches(batch_size=_BATCH, columns=read, use_threads=False):
+                # A name may be that of several columns.
+                kept = [column for column in batch.columns if not _has_files(column.type)]
+                names = unique([field.name for field in batch.schema if not _has_files(field.type)])
+                for values in zip(*map(_values, kept), strict=True):
                     number += 1
-                    yield Row(number, dict(zip(batch.schema.names, values, strict=True)))
+                    yield Row(number, dict(zip(names, values, strict=True)))
         except (pa.ArrowException, OSError) as error:
-            raise PermanentError(f"{name} cannot be read as Parquet: {_first_line(error)}") from error
+            raise PermanentError(
+                f"{name} cannot be read as Parquet: {_first_line(error)}: {_advice(str(error))}"
+            ) from error
+
+
+def _advice(error: str) -> str:
+    return "decrypt it first" if "ecrypt" in error else "get or write the file again"
 
 
 def _has_files(type_: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
@@ -65,15 +77,50 @@ def _is_binary(type_: Any) -> bool:  # noqa: ANN401
 
 def _values(column: Any) -> list[Any]:  # noqa: ANN401
     """Return the values of a column. Bytes are text, as some programs write it, or else nothing."""
-    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import types  # noqa: PLC0415
 
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     if _is_binary(column.type):
         return [None if value is None else _text(value) for value in column.to_pylist()]
     try:
         return list(column.to_pylist(maps_as_pydicts="lossy"))
     except (ValueError, OverflowError, LookupError):
-        # Python has no such time: nanoseconds, years above 9999, a time zone that is not known here.
-        return list(column.cast(pa.string()).to_pylist())
+        return [_value(value) for value in column]
+
+
+def _value(scalar: Any) -> Any:  # noqa: ANN401
+    """Return a value of a column in which there is one that Python does not have.
+
+    Such are texts that are not UTF-8, and times: nanoseconds, years above 9999, time zones that are not known here.
+    """
+    from pyarrow import types  # noqa: PLC0415
+
+    if not scalar.is_valid:
+        return None
+    type_ = scalar.type
+    if types.is_string(type_) or types.is_large_string(type_):
+        return scalar.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+    if types.is_map(type_):
+        keys, items = scalar.values.field(0), scalar.values.field(1)
+        return {str(_value(key)): _value(item) for key, item in zip(keys, items, strict=True)}
+    if types.is_struct(type_):
+        return {name: _value(scalar[at]) for at, name in enumerate(unique([field.name for field in type_]))}
+    return [_value(one) for one in scalar.values] if types.is_nested(type_) else _flat(scalar)
+
+
+def _flat(scalar: Any) -> Any:  # noqa: ANN401
+    """Return a value; a time that Python does not have as pyarrow writes it, of an unknown time zone as that of UTC."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, LookupError):
+        pass
+    try:
+        return str(scalar.cast(pa.string()).as_py())
+    except pa.ArrowException:
+        return f"{scalar.cast(pa.timestamp(scalar.type.unit)).cast(pa.string()).as_py()}Z"
 
 
 def _text(value: bytes) -> str | None:

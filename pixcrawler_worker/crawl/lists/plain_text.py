@@ -18,6 +18,7 @@ from itertools import chain, islice
 from typing import BinaryIO, NamedTuple
 
 from pixcrawler_worker import options
+from pixcrawler_worker.crawl.lists.text_encoding import encoding_of
 from pixcrawler_worker.domain import tables
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.inspection import sniffing
@@ -97,7 +98,7 @@ def read(file: BinaryIO, name: str) -> Iterator[Line]:
     head = file.read(_BLOCK)
     if kind := _binary_kind(head):
         raise _rejected(name, 1, kind)
-    lines = _contents(_lines(_blocks(head, file), _encoding(head)))
+    lines = _contents(_lines(_blocks(head, file), encoding_of(head)))
     sample = list(islice(lines, _SAMPLE))
     if not sample:
         raise PermanentError(f"{name} contains no URLs: expected one per line")
@@ -159,17 +160,23 @@ def structure(head: bytes) -> Structure | None:
     """
     if _binary_kind(head) is not None:
         return None
-    sample = list(islice(_contents(_lines(iter([head]), _encoding(head))), _SAMPLE))
+    sample = list(islice(_contents(_lines(iter([head]), encoding_of(head))), _SAMPLE))
     if not sample:
         return None
     first = sample[0].text
+    objects = [line.text for line in sample if line.text[0] == "{"]
+    # By half of them: the first one may be broken.
+    if first[0] != "[" and objects and 2 * sum(map(_is_json, objects)) >= len(sample):
+        return Structure.JSON_LINES
     if first[0] == "{":
-        return Structure.JSON_LINES if _is_json(first) else Structure.JSON
-    if re.match(r"\[\s*(?:[\"{\[\]]|\Z)", first):
         return Structure.JSON
-    kind = _header_kind(sample) or _kind(first, head)
+    if re.match(r"\[\s*(?:[\"{\[\]0-9-]|(?:null|true|false)\b|\Z)", first):
+        return Structure.JSON
+    # Of a row that begins with its URL, the caption may be longer than any line of a list of URLs.
+    short = [line.text[:_MAX_LINE] if is_url(trimmed(line.text[:_MAX_LINE])) else line.text for line in sample]
+    kind = _header_kind(sample) or _kind(short[0], head)
     if kind is None:
-        likely = [_likely_kind(line.text) for line in sample]
+        likely = [_likely_kind(text) for text in short]
         kind = _CSV if 2 * likely.count(_CSV) > len(sample) else None
     return Structure.SEPARATED if kind in (_CSV, _TSV) else None
 
@@ -181,7 +188,7 @@ def lines(file: BinaryIO, head: bytes) -> Iterator[Line]:
         file: from its start.
         head: its first bytes, by which the encoding is found.
     """
-    encoding = _encoding(head)
+    encoding = encoding_of(head)
     decoded = io.TextIOWrapper(file, encoding, "surrogateescape" if encoding == "utf-8" else "replace", newline="")
     number = 1
     while text := decoded.readline(_MAX_ROW + 1):
@@ -286,14 +293,6 @@ _MAYBE_TEXT = (
     "an SVG drawing",
     "a file of no known format",
 )
-#: Byte order marks. That of UTF-32 begins with that of UTF-16.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 
 
 def _binary_kind(head: bytes) -> _Kind | None:
@@ -307,7 +306,7 @@ def _binary_kind(head: bytes) -> _Kind | None:
         name = "a BMP image"
     if name is None and head[257:262] == b"ustar":
         name = "a tar archive"
-    if name is None and _encoding(head) == "utf-8":
+    if name is None and encoding_of(head) == "utf-8":
         name = sniffing.name(head)
     if name is None or name in _MAYBE_TEXT:
         return None
@@ -315,18 +314,6 @@ def _binary_kind(head: bytes) -> _Kind | None:
         name += " or a spreadsheet" if "ZIP" in name else ""
         return _Kind(name, "unpack it, and give the list of URLs that is in it")
     return _Kind(name, _WRITE)
-
-
-def _encoding(head: bytes) -> str:
-    """Return the encoding by the byte order mark, or by the zero bytes of an ASCII character."""
-    for mark, encoding in _MARKS:
-        if head.startswith(mark):
-            return encoding
-    if re.match(rb"[\t\r\n\x20-\x7e]\0[\t\r\n\x20-\x7e]\0", head):
-        return "utf-16-le"
-    if re.match(rb"\0[\t\r\n\x20-\x7e]\0[\t\r\n\x20-\x7e]", head):
-        return "utf-16-be"
-    return "utf-8"
 
 
 def _blocks(head: bytes, file: BinaryIO) -> Iterator[bytes]:
@@ -406,12 +393,11 @@ def _header_kind(sample: list[Line]) -> _Kind | None:
         return None
     if "\t" in first:
         return _TSV
-    if (
-        re.search("[,;|]", first)
-        and "/" not in first
-        and all(len(name) <= _MAX_NAME for name in re.split("[,;|]", first))
-    ):
-        return _CSV
+    if (separator := re.search("[,;|]", first)) and all(len(name) <= _MAX_NAME for name in re.split("[,;|]", first)):
+        # A path is the beginning of no table, but `width/height` may be the name of a column.
+        in_rows = (separator[0] in line.text and _URL_INSIDE.search(line.text) for line in sample[1:])
+        if "/" not in first or any(in_rows):
+            return _CSV
     # A table of one column.
     if re.fullmatch(r"[\"']?[A-Za-z][\w -]*[\"']?", first) and len(sample) > 1 and _URL.match(trimmed(sample[1].text)):
         return _CSV
@@ -487,7 +473,7 @@ def _is_row(url: str) -> bool:
     if is_image and is_caption:
         return True
     if is_image and not query:
-        return found[2] == "," and re.fullmatch(r"[\w .'\"-]+", rest) is not None and not _IMAGE_PATH.search(rest)
+        return found[2] == "," and re.fullmatch(r"[\w .,'\"-]+", rest) is not None and not _IMAGE_PATH.search(rest)
     return is_caption and not rest[0].isspace() and "/" not in rest and not _IMAGE_PATH.search(rest)
 
 

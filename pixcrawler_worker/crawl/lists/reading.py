@@ -7,12 +7,12 @@ from typing import BinaryIO
 from pixcrawler_worker.crawl.lists import json_rows, parquet, plain_text, rows, separated
 from pixcrawler_worker.crawl.lists.compression import Joined, damage_named, decompressed
 from pixcrawler_worker.crawl.lists.plain_text import Structure
-from pixcrawler_worker.crawl.lists.rows import FOUND, Columns, Notes
+from pixcrawler_worker.crawl.lists.rows import FOUND, Columns, Note, Notes
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
 
-#: Bytes by which the format is found.
-_HEAD = 1 << 16
+#: Bytes by which the format is found: several rows, also of the longest captions.
+_HEAD = 1 << 18
 
 
 def read(file: BinaryIO, name: str, columns: Columns = FOUND, notes: Notes | None = None) -> Iterator[ListRow]:
@@ -37,6 +37,7 @@ def read(file: BinaryIO, name: str, columns: Columns = FOUND, notes: Notes | Non
         head = plain.read(_HEAD)
         whole = io.BufferedReader(Joined(head, plain))
         if head.startswith(parquet.MAGIC):
+            notes.unit = "row"
             yield from rows.listed(parquet.rows(whole, name), name, columns, notes)
             return
         structure = plain_text.structure(head)
@@ -44,6 +45,8 @@ def read(file: BinaryIO, name: str, columns: Columns = FOUND, notes: Notes | Non
             if given := [f"--{one}-column" for one, column in columns._asdict().items() if column is not None]:
                 raise PermanentError(f"{name} has no columns: {given[0]} is for CSV, TSV, JSON and Parquet")
             for line in plain_text.read(whole, name):
+                if not plain_text.is_url(line.text):
+                    notes.add(Note.NO_URL, line.number)
                 yield ListRow(line.text, number=line.number)
             return
         lines = plain_text.lines(whole, head)

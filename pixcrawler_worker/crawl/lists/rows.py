@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import date, time
 from enum import StrEnum
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl.lists import failed_rows
 from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_plain, is_url, trimmed
-from pixcrawler_worker.domain.list_columns import MAX_CAPTION, MAX_COLUMNS, kept_caption, kept_columns
+from pixcrawler_worker.domain.list_columns import MAX_CAPTION, MAX_COLUMNS, kept_caption, kept_columns, kept_integer
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.domain.naming import hint
 from pixcrawler_worker.domain.postgres_types import storable
@@ -56,6 +56,10 @@ _LABELS = ("label", "labelname", "class", "classname", "category", "categoryname
 MAX_LABEL = options.MAX_NAME
 #: Columns whose names are listed in a message.
 _SHOWN = 12
+#: Names of columns that are remembered while a list is read.
+_REMEMBERED = 10_000
+#: Characters of a row from which its columns are compared with what is kept of them: each may be 12 bytes in JSON.
+_LONG = MAX_LENGTH // 2
 
 
 class Row(NamedTuple):
@@ -89,6 +93,7 @@ class Note(StrEnum):
 
     NOT_UTF_8 = "bytes that are not UTF-8 are read as Windows-1252: save the list as UTF-8 if that is wrong"
     NO_URL = "there is no URL, so that the row will be rejected as bad_url"
+    MISTAKE = "the row has more cells than columns, or is neither a URL nor an object: it will be rejected as bad_url"
     CAPTION = f"the caption has more than {MAX_CAPTION:,} characters, and is cut off"
     LABEL = f"the label has more than {MAX_LABEL} characters, and is kept as a column: the keyword is the label"
     COLUMNS = f"the columns are more or longer than is kept: {MAX_COLUMNS} of them, {MAX_LENGTH:,} characters in each"
@@ -96,10 +101,17 @@ class Note(StrEnum):
 
 @dataclass(slots=True)
 class Notes:
-    """Counts of the rows that were changed, and the numbers of the first of them."""
+    """Counts of the rows that were changed, and the numbers of the first of them.
+
+    Attributes:
+        counts: by what was changed.
+        first: number of the first row, likewise.
+        unit: what the numbers are of.
+    """
 
     counts: Counter[Note] = field(default_factory=Counter)
     first: dict[Note, int] = field(default_factory=dict)
+    unit: Literal["line", "row"] = "line"
 
     def add(self, note: Note, number: int) -> None:
         """Note that a row was changed."""
@@ -114,7 +126,7 @@ class Notes:
         """
         for note, count in self.counts.items():
             others = "" if count == 1 else f" ({count:,} rows in all)"
-            yield f"{name}, line {self.first[note]}: {note}{others}"
+            yield f"{name}, {self.unit} {self.first[note]}: {note}{others}"
 
 
 def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> Iterator[ListRow]:
@@ -130,6 +142,7 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
     Raises:
         PermanentError: when there is no such column, or none has URLs; the message names those that there are.
     """
+    rows = _named(rows)
     sample = list(islice(rows, _SAMPLE))
     readable = [row.values for row in sample if row.mistake is None]
     if not any(readable):
@@ -138,21 +151,72 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
         yield from _failed(chain(sample, rows), name)
         return
     found = _found(readable, name, columns)
+    known = set(chain.from_iterable(readable))
+    has_urls = False
     for row in chain(sample, rows):
         if row.mistake is not None:
+            notes.add(Note.MISTAKE, row.number)
             yield ListRow(_url(row.mistake), number=row.number)
+            continue
+        if not row.values.keys() <= known and len(known) < _REMEMBERED:
+            late = [one for one in row.values if one not in known]
+            known.update(late)
+            found = found._replace(
+                caption=found.caption or _by_name(late, _CAPTIONS), label=found.label or _by_name(late, _LABELS)
+            )
+        meant = _meant(row, found, notes)
+        has_urls = has_urls or bool(meant.url)
+        yield meant
+    if not has_urls:
+        raise PermanentError(f"{name} has no URLs in its column {options.quoted(found.url)}: all of its rows are empty")
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Return the names of columns, those without one and those that occur again by their number."""
+    taken = set(names)
+    found: list[str] = []
+    seen: set[str] = set()
+    for at, name in enumerate(names, start=1):
+        given = name
+        if not name or name in seen:
+            given = _free(at, taken)
+        taken.add(given)
+        seen.add(given)
+        found.append(given)
+    return found
+
+
+def _free(number: int, taken: set[str]) -> str:
+    while (name := f"column {number}") in taken:
+        number += 1
+    return name
+
+
+def _named(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows with names of columns that can be stored."""
+    plain: set[str] = set()
+    for row in rows:
+        if row.values.keys() <= plain:
+            yield row
+            continue
+        names = [storable(decoded(str(one))) for one in row.values]
+        if names == list(row.values):
+            if len(plain) > _REMEMBERED:
+                plain.clear()
+            plain.update(names)
+            yield row
         else:
-            yield _meant(row, found, notes)
+            yield row._replace(values=dict(zip(unique(names), row.values.values(), strict=True)))
 
 
 def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns) -> Columns:
     names = list(dict.fromkeys(chain.from_iterable(readable)))
     with_urls = [one for one in names if any(_has_url(values.get(one)) for values in readable)]
     if columns.url is None:
-        url = _url_column(with_urls, names, name, len(readable))
+        url = _url_column(with_urls, names, name, readable)
     else:
         url = _wanted(names, name, columns.url)
-        if url not in with_urls:
+        if url not in with_urls and not _is_blank(url, readable):
             hint_ = f": {_list(with_urls)} has them" if with_urls else ""
             raise PermanentError(
                 f"{name} has no URLs in its column {options.quoted(url)} among its first {len(readable)} rows{hint_}"
@@ -177,12 +241,12 @@ def _meant(row: Row, columns: Columns, notes: Notes) -> ListRow:
             url = "" if value is None else _url(value if isinstance(value, str) else str(value))
         elif type(value) is str:
             if value:
-                length += len(value)
+                length += len(one) + len(value)
                 kept[one] = value if value.isascii() and "\x00" not in value else _text(value, row.number, notes)
         elif (plain := _json(value)) is not None:
             is_flat = is_flat and isinstance(plain, bool | int | float | str)
             kept[one] = plain
-    if not url:
+    if not is_url(url):
         notes.add(Note.NO_URL, row.number)
     caption = _word(kept.pop(columns.caption, None)) if columns.caption else None
     label = _word(kept.pop(columns.label, None)) if columns.label else None
@@ -192,7 +256,7 @@ def _meant(row: Row, columns: Columns, notes: Notes) -> ListRow:
     if label is not None and len(label) > MAX_LABEL:
         notes.add(Note.LABEL, row.number)
         kept[columns.label or ""], label = label, None
-    if length > MAX_LENGTH or not is_flat or len(kept) > MAX_COLUMNS:
+    if length > _LONG or not is_flat or len(kept) > MAX_COLUMNS:
         kept = _bounded(kept, row.number, notes)
     return ListRow(url, caption, label, kept, row.number)
 
@@ -240,8 +304,10 @@ def _json(value: object) -> object:
     match value:
         case str():
             plain = storable(decoded(value))
-        case bool() | int():
+        case bool():
             plain = value
+        case int():
+            plain = kept_integer(value)
         case float():
             # Programs that write tables have NaN where a number is missing.
             plain = value if math.isfinite(value) else None
@@ -261,16 +327,41 @@ def _by_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
     return min(found, key=lambda one: usual.index(_plain(one)), default=None)
 
 
-def _url_column(with_urls: Sequence[str], names: Sequence[str], name: str, rows: int) -> str:
-    if not with_urls:
-        raise PermanentError(f"{name} has no column with URLs among its first {rows} rows: it has {_list(names)}")
+def _url_column(
+    with_urls: Sequence[str], names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]]
+) -> str:
     if (by_name := _by_name(with_urls, _NAMES)) is not None:
         return by_name
+    if not with_urls:
+        # URLs may begin later.
+        blank = _by_name([one for one in names if _is_blank(one, readable)], _NAMES)
+        if blank is not None:
+            return blank
+        raise PermanentError(
+            f"{name} has no column with URLs among its first {len(readable)} rows{_nested(names, readable)}: it has "
+            f"{_list(names)}"
+        )
     if len(with_urls) > 1:
         raise PermanentError(
             f"{name} has several columns with URLs: choose one with --url-column, of {_list(with_urls)}"
         )
     return with_urls[0]
+
+
+def _is_blank(name: str, readable: Sequence[Mapping[str, object]]) -> bool:
+    return all(values.get(name) in (None, "") for values in readable)
+
+
+def _nested(names: Sequence[str], readable: Sequence[Mapping[str, object]]) -> str:
+    """Return what to say of URLs that are deeper than in a column."""
+    found = [one for one in names if any(_has_nested_url(values.get(one)) for values in readable)]
+    if not found:
+        return ""
+    return f", since those in {_list(found)} are in arrays or objects (write a row for each image, its URL as a text)"
+
+
+def _has_nested_url(value: object) -> bool:
+    return isinstance(value, Mapping | list) and not is_deeper(value) and re.search("https?://", str(value)) is not None
 
 
 def _wanted(names: Sequence[str], name: str, wanted: str) -> str:

@@ -7,12 +7,14 @@ from itertools import chain
 from typing import NamedTuple
 
 from pixcrawler_worker.crawl.lists.plain_text import Line, is_comment, is_url, trimmed
-from pixcrawler_worker.crawl.lists.rows import Row
+from pixcrawler_worker.crawl.lists.rows import Row, unique
 from pixcrawler_worker.errors import PermanentError
 
 #: Characters of a line and of a cell: ten times the longest captions.
 _MAX = 1 << 20
 _SEPARATORS = "\t,;|"
+#: What a blank row may have: spaces, zero bytes, and the end of a DOS file.
+_BLANK = " \t\r\n\x00\x1a"
 
 
 class _Form(NamedTuple):
@@ -39,15 +41,17 @@ def rows(lines: Iterator[Line], name: str) -> Iterator[Row]:
     table = _cells(started, form, name)
     header: Sequence[str] = ()
     if form.has_header:
-        header = _unique([cell.strip(" \ufeff") for cell in next(table)[1]])
+        header = unique([cell.strip(" \ufeff") for cell in next(table)[1]])
     for number, cells in table:
         names = header or [f"column {at + 1}" for at in range(len(cells))]
         while len(cells) > len(names) and not cells[-1].strip():
             cells.pop()
-        if not any(cell.strip() for cell in cells):
+        if not any(cell.strip(_BLANK) for cell in cells):
             continue
         if len(cells) > len(names):
-            yield Row(number, {}, (form.separator or ",").join(cells))
+            # No URL, even where one begins it: what is in its cells is not known.
+            found = (form.separator or ",").join(cells)
+            yield Row(number, {}, f"{len(cells)} cells for {len(names)} columns: {found}")
             continue
         yield Row(number, dict(zip(names, cells, strict=False)))
 
@@ -138,14 +142,3 @@ def _is_open(lines: list[str], separator: str) -> bool:
     except csv.Error as error:
         return "unexpected end of data" in str(error)
     return False
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names of columns, those without one and those that occur again by their number."""
-    seen: set[str] = set()
-    unique = []
-    for at, name in enumerate(names):
-        taken = f"column {at + 1}" if not name or name in seen else name
-        seen.add(taken)
-        unique.append(taken)
-    return unique

@@ -232,7 +232,7 @@ def test_a_row_that_cannot_be_read_is_its_own_trouble() -> None:
     broken = "\n".join([lines[0], '{"url": "http://a.exam', "17", lines[1], '{"url": null}', '{"text": "a"}', lines[2]])
     assert urls(broken.encode()) == [URLS[0], '{"url": "http://a.exam', "17", URLS[1], "", "", URLS[2]]
     shifted = f"url,caption\n{URLS[0]},a, b and c\n{URLS[1]},a\n,no\n{URLS[2]}\n"
-    assert urls(shifted.encode()) == [f"{URLS[0]},a,b and c", URLS[1], "", URLS[2]]
+    assert urls(shifted.encode()) == [f"3 cells for 2 columns: {URLS[0]},a,b and c", URLS[1], "", URLS[2]]
     assert urls(json.dumps([URLS[0], 5, None, {"a": 1}, URLS[1]]).encode()) == [URLS[0], "5", "null", "", URLS[1]]
     assert urls(f"url,t\n{URLS[0]},x\n".encode() + b"http://a.example/pe\xf1a,\xff\n") == [
         URLS[0],
@@ -264,7 +264,9 @@ def test_json_that_is_cut_off_or_none_is_an_error_with_the_line() -> None:
     assert message_of(b'["http://a.example/1",\n"http://a.example/2"') == (
         "list is cut off: its array does not end (line 2)"
     )
-    assert message_of(b'["http://a.example/1",\nnot json]') == "list, line 2: expected JSON: a URL or an object"
+    assert message_of(b'["http://a.example/1",\nnot json]') == (
+        'list, line 2: expected JSON: a URL or an object, got "not json]"'
+    )
     assert "nested too deeply" in message_of(b"[" + b'{"a":' * 100_000)
 
 

@@ -1,0 +1,66 @@
+"""Tables as odd programs write them."""
+
+import io
+
+from hypothesis import given
+from hypothesis import strategies as st
+from list_samples import URLS
+
+from pixcrawler_worker.crawl.lists import reading
+from pixcrawler_worker.crawl.lists.rows import Notes, unique
+from pixcrawler_worker.crawl.lists.stored import StoredList
+from pixcrawler_worker.domain.list_rows import ListRow
+
+
+def read(content: bytes) -> tuple[list[ListRow], list[str]]:
+    notes = Notes()
+    with StoredList(reading.read(io.BytesIO(content), "list", notes=notes)) as stored:
+        return list(stored.page(0, 1000)), list(notes.lines("list"))
+
+
+def test_a_row_with_more_cells_than_the_header_is_no_url() -> None:
+    rows, said = read(f"url,caption\n{URLS[0]},a, b and c\n{URLS[1]},d\n".encode())
+    assert [row.url for row in rows] == [f"3 cells for 2 columns: {URLS[0]},a,b and c", URLS[1]]
+    (line,) = said
+    assert line == (
+        "list, line 2: the row has more cells than columns, or is neither a URL nor an object: it will be rejected as "
+        "bad_url"
+    )
+
+
+def test_names_of_columns_are_read_in_another_encoding() -> None:
+    (row,), _ = read(f"url,Gr\xf6\xdfe,caf\xe9\n{URLS[0]},1,2\n".encode("latin-1"))
+    assert row.columns == {"Gr\xf6\xdfe": "1", "caf\xe9": "2"}
+
+
+def test_a_slash_in_the_name_of_a_column_does_not_make_it_text() -> None:
+    for header in ("url,w/h,n", "n/a,url,../x"):
+        assert [row.url for row in read(f"{header}\n{URLS[0]},{URLS[1]},1\n".encode())[0]] in ([URLS[0]], [URLS[1]])
+
+
+def test_a_table_without_header_is_one_when_captions_have_commas() -> None:
+    rows, _ = read(b"http://a.example/1.jpg,a cat,1\nhttp://a.example/2.jpg,b,2\n")
+    assert [(row.url, dict(row.columns)) for row in rows] == [
+        ("http://a.example/1.jpg", {"column 2": "a cat", "column 3": "1"}),
+        ("http://a.example/2.jpg", {"column 2": "b", "column 3": "2"}),
+    ]
+
+
+def test_captions_of_100_kb_are_read_in_the_first_row_without_header() -> None:
+    caption = "a cat " * 17_000
+    for content in (f"{URLS[0]}\t{caption}\n{URLS[1]}\tb\n", f"{caption}\t{URLS[0]}\nb\t{URLS[1]}\n"):
+        assert [row.url for row in read(content.encode())[0]] == URLS[:2]
+
+
+def test_the_end_of_a_dos_file_is_no_row() -> None:
+    rows, said = read(f"url,caption\r\n{URLS[0]},a\r\n\x1a".encode())
+    assert ([row.url for row in rows], said) == (URLS[:1], [])
+
+
+@given(st.lists(st.sampled_from(["", "a", "b", "column 1", "column 2", "column 3"])))
+def test_names_of_columns_are_unique_and_stay_where_they_can(names: list[str]) -> None:
+    found = unique(names)
+    assert len(set(found)) == len(found) == len(names)
+    assert all(
+        new == old for at, (new, old) in enumerate(zip(found, names, strict=True)) if old and old not in names[:at]
+    )
