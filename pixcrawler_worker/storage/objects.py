@@ -1,6 +1,7 @@
 """One object of an object store, read from front to back: what a user names by its URL, whatever its key looks like."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
@@ -61,4 +62,13 @@ class StoredObject:
             with translated(f"{self._shown} could not be read"):
                 yield
         except TransientError as error:
-            raise PermanentError(str(error)) from error
+            raise PermanentError(f"{error}{_advice(str(error))}") from error
+
+
+def _advice(error: str) -> str:
+    """Return what to do when requests cannot even be made, as with nothing but a URL."""
+    if "builder error" in error and os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:"):
+        return ": set AWS_ALLOW_HTTP=true for an endpoint without https"
+    if not os.environ.get("AWS_ACCESS_KEY_ID"):
+        return ": set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket"
+    return ""

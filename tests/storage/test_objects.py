@@ -52,3 +52,16 @@ def test_what_is_not_there_is_an_error_that_says_so(bucket: Path, url: str, mess
     with pytest.raises(PermanentError) as raised:
         StoredObject(url)
     assert str(raised.value) == message
+
+
+def test_what_is_not_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ALLOW_HTTP"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(PermanentError, match=r"s3://bucket/a could not be read: .*: set AWS_ACCESS_KEY_ID and "):
+        StoredObject("s3://bucket/a")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with pytest.raises(PermanentError, match=r": set AWS_ALLOW_HTTP=true for an endpoint without https\Z"):
+        StoredObject("s3://bucket/a")

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
+from pixcrawler_worker.domain.explanations import EXPLANATIONS
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.storage.objects import StoredObject
@@ -221,6 +222,9 @@ def _reason(error: RejectedError) -> str:
                 f"its server sends it only as a whole, of which {MAX_WHOLE_BYTES >> 20} MiB are read: download it, and "
                 "give the file"
             )
+        case Reason.TRUNCATED | Reason.RESET | Reason.TOO_MANY_REDIRECTS | Reason.BAD_RESPONSE:
+            # Their detail is the name of an error.
+            return f"{EXPLANATIONS[error.reason].meaning} ({error.detail})"
     return error.detail
 
 
