@@ -8,22 +8,25 @@ In JSON it maps each keyword to its synonyms; in CSV a row has a keyword and its
     dog,Hund
 """
 
-import codecs
 import csv
+import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from pixcrawler_worker.crawl.lists.text_encoding import encoding_of
 from pixcrawler_worker.domain.stored_json import quoted
 from pixcrawler_worker.errors import PermanentError
 
 #: Bytes of a table: more than the searches of a job take.
 _MAX_BYTES = 10 << 20
 _SEPARATORS = "\t;|,"
-_ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 #: How the columns of a header are called: the first one, and the beginning of the second one.
 _KEYWORD = frozenset({"keyword", "keywords", "label", "class", "query"})
 _SYNONYM = ("synonym", "translation", "variant", "alternative", "search", "quer")
+#: A language as the name of a column: de, pt-BR.
+_LANGUAGE = re.compile("[A-Za-z]{2}(?:[-_][A-Za-z]{2,4})?")
 _EXPECTED = 'expected a keyword and its synonyms, as in cat,kitten,Katze or {"cat": ["kitten", "Katze"]}'
 
 
@@ -31,7 +34,7 @@ def read(file: BinaryIO, name: str) -> dict[str, list[str]]:
     """Return the synonyms of each keyword, in their order. A keyword may have several rows.
 
     Args:
-        file: the table, in UTF-8, or in UTF-16 with a byte order mark.
+        file: the table, in UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
         name: of it, for messages.
 
     Raises:
@@ -50,11 +53,12 @@ def read(file: BinaryIO, name: str) -> dict[str, list[str]]:
 def _text(content: bytes, name: str) -> str:
     if len(content) > _MAX_BYTES:
         raise PermanentError(f"{name} has more than {_MAX_BYTES >> 20} MiB: {_EXPECTED}")
-    encoding = next((known for mark, known in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding)
+        return content.decode(encoding_of(content)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise PermanentError(f"{name} is not a text in UTF-8: byte {error.start} is another") from error
+        raise PermanentError(
+            f"{name} is not a text in UTF-8: byte {error.start} is another: save it as UTF-8"
+        ) from error
 
 
 def _json(text: str, name: str) -> Iterator[tuple[str, list[str]]]:
@@ -82,22 +86,29 @@ class _Pairs(list[tuple[str, object]]):
 
 
 def _separated(text: str, name: str) -> Iterator[tuple[str, list[str]]]:
-    lines = [line for line in text.splitlines(keepends=True) if line.strip() and not line.startswith("#")]
+    # Of a text, `splitlines` divides cells with a form feed or a line separator as well.
+    lines = [line for line in io.StringIO(text, newline="") if line.strip() and not line.startswith("#")]
     separator = max(_SEPARATORS, key=lines[0].count) if lines else ","
     is_first = True
-    for number, row in _rows(text.splitlines(keepends=True), separator, name):
+    for number, row in _rows(io.StringIO(text, newline=""), separator, name):
         cells = [cell.strip() for cell in row]
         if not any(cells) or cells[0].startswith("#"):
             continue
         keyword, *others = cells
         synonyms = [cell for cell in others if cell]
-        is_header = is_first and keyword.casefold() in _KEYWORD and any(map(_is_title, others[:1]))
+        is_header = is_first and _is_header(keyword, others)
         is_first = False
         if is_header:
             continue
         if not keyword or not synonyms:
             raise PermanentError(f"{name}, line {number}: {_EXPECTED}, got {quoted(separator.join(row).strip())}")
         yield keyword, synonyms
+
+
+def _is_header(first: str, others: list[str]) -> bool:
+    if first.casefold() not in _KEYWORD or not others:
+        return False
+    return _is_title(others[0]) or all(_LANGUAGE.fullmatch(one) for one in others)
 
 
 def _is_title(cell: str) -> bool:

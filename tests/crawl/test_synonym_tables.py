@@ -65,3 +65,22 @@ def test_what_is_no_table_is_rejected_with_its_place(content: str | bytes, said:
         read(content)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_every_encoding_of_unicode_is_read(encoding: str) -> None:
+    table = "cat,K\xe4tzchen,\u732b\ndog,Hund\n".encode(encoding)
+    assert read(table) == {"cat": ["K\xe4tzchen", "\u732b"], "dog": ["Hund"]}
+
+
+def test_languages_are_a_header() -> None:
+    for header in ("keyword,de,pt-BR", "Label,fr,zh_Hant"):
+        assert read(f"{header}\ncat,Katze,gato\n".encode()) == {"cat": ["Katze", "gato"]}
+    assert read(b"class,lesson,course\n") == {"class": ["lesson", "course"]}
+
+
+def test_only_line_ends_divide_rows() -> None:
+    assert read("cat,a\x0cb,c\u2028d\rdog,e\r\n".encode()) == {
+        "cat": ["a\x0cb", "c\u2028d"],
+        "dog": ["e"],
+    }
