@@ -94,7 +94,8 @@ def read(path: Path) -> Recipe:
         raise PermanentError(f"{path} could not be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise PermanentError(f"{path} is no recipe: it is not UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # An integer of thousands of digits is no error of TOML.
         raise PermanentError(f"{path} is not valid TOML: {error}") from error
     _check_version(raw.get("version"), path)
     try:

@@ -128,6 +128,7 @@ def test_a_recipe_is_what_was_written() -> None:
         ('"cat", "dog"', '"cat", 7', "r.toml, line 2: keywords"),
         ('["cat", "dog"]', "[]", "r.toml, line 2: keywords: expected at least 1 entries, got an array"),
         ("[crawl]", "[crawl", "r.toml is not valid TOML: "),
+        ("version = 1", f"version = {'9' * 5000}", "r.toml is not valid TOML: "),
         ("[crawl]", "[urls]\npath = 'a'\nsha256 = 'b'\n[crawl]", "line 8: urls.sha256: expected a SHA-256 of 64 hex"),
     ],
 )
