@@ -10,6 +10,20 @@ PACKAGE = TESTS.parent / "pixcrawler_worker"
 #: Modules without a test file at their own path, and where they are tested instead. It gets longer only with a kind of
 #: job, whose modules are tested together.
 TESTED_ELSEWHERE = {
+    "cli/database.py": "cli/test_connection.py",
+    "cli/environment.py": "cli/test_connection.py",
+    "cli/job_recipe.py": "cli/test_recipes.py",
+    "cli/job_retry.py": "cli/test_jobs.py",
+    "cli/jobs_list.py": "cli/test_jobs.py",
+    "cli/jobs_run.py": "cli/test_jobs.py",
+    "cli/jobs_show.py": "cli/test_jobs.py",
+    "cli/lazy.py": "cli/test_main.py",
+    "cli/quarantine_note.py": "cli/test_quarantine.py",
+    "crawl/retries.py": "crawl/test_late_options.py",
+    "displays.py": "cli/test_jobs.py",
+    "export/failure_rows.py": "cli/test_failures.py",
+    "validate/finding_counts.py": "validate/test_jobs.py",
+    "web/host_limits.py": "web/test_hosts.py",
     "broker/control.py": "acceptance/test_remote_control.py",
     "broker/rights.py": "acceptance/test_redis_acl.py",
     "cli/celery_processes.py": "acceptance/test_build.py",

@@ -7,10 +7,10 @@ from typing import Any, TextIO
 import click
 from click.shell_completion import CompletionItem
 
-from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.displays import DISPLAYS
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
-from pixcrawler_worker.registry import JOB_KINDS
 
 
 class _Number(click.ParamType[str | int, int]):
@@ -38,11 +38,12 @@ class _Job(click.ParamType[str | JobRef, JobRef]):
         if isinstance(value, JobRef):
             return value
         name, colon, number = value.rpartition(":")
-        kind = JOB_KINDS.get(name) if colon else CRAWL
-        if kind is None:
-            kinds = ", ".join(f"{name}:3" for name in JOB_KINDS)
+        display = DISPLAYS.get(name)
+        table = display.view.table if colon and display else None if colon else CRAWL_JOBS
+        if table is None:
+            kinds = ", ".join(f"{name}:3" for name in DISPLAYS)
             self.fail(f"{value!r} is not a job: expected the id of a crawl job, or one of {kinds}", param, ctx)
-        return kind.table.ref(NUMBER.convert(number, param, ctx))
+        return table.ref(NUMBER.convert(number, param, ctx))
 
 
 NUMBER = _Number()

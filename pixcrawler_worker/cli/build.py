@@ -22,6 +22,7 @@ from pixcrawler_worker.cli import (
     dry_runs,
     export_arguments,
     interrupts,
+    job_retry,
     job_status,
     job_watch,
     local_service,
@@ -489,8 +490,8 @@ def _resume(
         transact(runtime.sessions, lambda session: new_jobs.record_build(session, job_id, request.to_json()))
     if job.status == JobStatus.PENDING:
         new_jobs.start(client.start_crawl, job_id, title=job.title)
-    elif job_status.has_retry(runtime.sessions, job):
-        job_status.require_retry(runtime.sessions, job)
+    elif job_retry.has_retry(runtime.sessions, job):
+        job_retry.require_retry(runtime.sessions, job)
         new_jobs.start(client.retry_crawl, job_id, title=job.title)
         _wait_for_retry(runtime, job, check)
     return request

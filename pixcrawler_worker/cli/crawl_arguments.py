@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypedDict, TypeVar, cast
 import click
 
 from pixcrawler_worker import runtime
-from pixcrawler_worker.cli import arguments, connection, console
+from pixcrawler_worker.cli import arguments, console, environment
 from pixcrawler_worker.crawl import options, synonym_tables
 from pixcrawler_worker.crawl.lists import reading, remote
 from pixcrawler_worker.crawl.lists.rows import Columns, Notes
@@ -286,7 +286,7 @@ def stored_list(where: BinaryIO | str | None, columns: Columns) -> tuple[StoredL
         return StoredList(()), ""
     if isinstance(where, str):
         downloader = runtime.file_downloader(
-            connection.load_settings(), max_bytes=remote.MAX_WHOLE_BYTES, deadline=remote.DEADLINE
+            environment.load_settings(), max_bytes=remote.MAX_WHOLE_BYTES, deadline=remote.DEADLINE
         )
         with remote.opened(where, downloader) as file:
             return _stored(file, remote.name(where), columns)

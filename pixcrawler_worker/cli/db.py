@@ -3,7 +3,7 @@
 import click
 
 from pixcrawler_worker import health
-from pixcrawler_worker.cli import connection, db_backup, db_maintain, db_report
+from pixcrawler_worker.cli import db_backup, db_maintain, db_report, environment
 from pixcrawler_worker.db import server
 
 
@@ -22,7 +22,7 @@ def db() -> None:
 )
 def upgrade(*, supabase: str) -> None:
     """Run the migrations that this version needs."""
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     server.upgrade(settings.require_database(), supabase=supabase)
     health.require_migrated(settings)
     click.echo("the database is up to date")

@@ -9,7 +9,7 @@ import click
 from pydantic import SecretStr
 
 from pixcrawler_worker import runtime
-from pixcrawler_worker.cli import connection, console
+from pixcrawler_worker.cli import console, environment
 from pixcrawler_worker.crawl import storage_audit
 from pixcrawler_worker.db import backup as dumps
 from pixcrawler_worker.db import client_programs, migrate, point_in_time, server, session
@@ -31,7 +31,7 @@ def backup(*, file: Path, overwrite: bool) -> None:
 
     Workers may run. Files of images and exports are not part of it: back the storage up after the database.
     """
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     url = settings.require_database()
     engine = session.connect(url, pool_size=1)
     try:
@@ -55,7 +55,7 @@ def restore(*, file: Path, force: bool) -> None:
 
     It is all or nothing. Stop the workers first. The restored tables belong to the role in PIXCRAWLER_DATABASE_URL.
     """
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     url = settings.require_database()
     engine = session.connect(url, pool_size=1)
     try:
@@ -106,7 +106,7 @@ def drill(*, files: bool, keep: bool, against: str | None, pitr: bool) -> None:
             raise click.UsageError("--pitr runs on temporary servers: it goes with no other option")
         _drill_point_in_time()
         return
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     url = settings.require_database()
     if against is not None:
         result, agree = drills.compare(url, against), True

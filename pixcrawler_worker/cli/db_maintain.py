@@ -9,7 +9,7 @@ from typing import TypeVar
 import click
 
 from pixcrawler_worker import registry
-from pixcrawler_worker.cli import connection
+from pixcrawler_worker.cli import environment
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import crawls, maintenance, retention, session
 from pixcrawler_worker.db.ledger.tables import JobTable
@@ -28,7 +28,7 @@ def maintain(*, dry_run: bool) -> None:
     Workers may run: nothing that they need is locked. A second run at the same time does nothing. Run it as the role
     that runs `pixcrawler db upgrade`.
     """
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     url = settings.require_database()
     engine = session.connect(url, pool_size=1)
     failed = 0
@@ -69,7 +69,7 @@ def prune(*, logs: int | None, chunks: int | None, candidates: int | None, dry_r
     """
     if logs is chunks is candidates is None:
         raise click.UsageError("nothing to delete: give --logs, --chunks or --candidates")
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     engine = session.connect(settings.require_database(), pool_size=1)
     sessions = session.sessions(engine)
     tables = tuple(kind.table for kind in registry.JOB_KINDS.values())

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from pixcrawler_worker.cli import connection, console
+from pixcrawler_worker.cli import console, environment
 from pixcrawler_worker.db import session, sizes, statistics
 from pixcrawler_worker.db.sizes import Ids, TableSize
 from pixcrawler_worker.db.statistics import Database, IndexUse, OpenTransaction, SlowStatement
@@ -23,7 +23,7 @@ def report(*, as_json: bool) -> None:
 
     Rows and wasted space are estimates of PostgreSQL. Times are in UTC.
     """
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     engine = session.connect(settings.require_database(), pool_size=1)
     try:
         tables, ids = sizes.tables(engine), sizes.ids(engine)

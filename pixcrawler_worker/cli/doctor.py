@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from pixcrawler_worker import health, registry
-from pixcrawler_worker.cli import connection, console
+from pixcrawler_worker import displays
+from pixcrawler_worker.cli import console, environment
 
 #: Columns besides the name before what a check has found.
 _BEFORE = 8
@@ -21,8 +21,11 @@ def doctor(*, as_json: bool) -> None:
     Settings, database, migrations, clock, queue, broker, workers, storage, sources, decoder and, where they are turned
     on, traces and error reports.
     """
-    tables = [kind.table for kind in registry.JOB_KINDS.values()]
-    results = health.run_checks(connection.load_settings(), tables)
+    # All that it checks takes a while to import, and its help needs none of it.
+    from pixcrawler_worker import health  # noqa: PLC0415
+
+    tables = [display.view.table for display in displays.DISPLAYS.values()]
+    results = health.run_checks(environment.load_settings(), tables)
     if as_json:
         # `well` is the former name of `ok`.
         click.echo(json.dumps([asdict(result) | {"well": result.ok} for result in results], indent=2))

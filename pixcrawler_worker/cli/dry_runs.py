@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from pixcrawler_worker import logs
-from pixcrawler_worker.cli import connection, console
+from pixcrawler_worker.cli import console, environment
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
 from pixcrawler_worker.crawl.preview import UNKNOWN, BadEntry, Preview, preview
 from pixcrawler_worker.domain import explanations, licenses
@@ -29,7 +29,7 @@ def run(crawl: CrawlArguments, *, as_json: bool) -> bool:
         PermanentError: when a source is not configured.
     """
     assert crawl.listed is not None
-    settings, listed = connection.load_settings(), crawl.listed
+    settings, listed = environment.load_settings(), crawl.listed
     logs.configure(settings.log_format, level=30)
 
     async def search() -> Preview:

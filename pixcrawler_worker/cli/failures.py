@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import click
 
-from pixcrawler_worker.cli import arguments, connection, job_status
+from pixcrawler_worker.cli import arguments, database, job_status
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger.tables import JobRef
@@ -15,7 +15,7 @@ from pixcrawler_worker.domain import tables
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.domain.safe_text import safe_url
 from pixcrawler_worker.errors import PermanentError
-from pixcrawler_worker.export import failed
+from pixcrawler_worker.export import failure_rows
 
 
 @click.command()
@@ -47,17 +47,17 @@ def failures(*, ref: JobRef, reasons: tuple[str, ...], retriable: bool, form: st
     if ref.table is not CRAWL_JOBS:
         raise PermanentError(f"{ref.table.name} {ref.id} has no URLs: expected the id of a crawl job")
     unknown = 0
-    with connection.connect_to_data() as runtime:
-        job_status.require(runtime.sessions, CrawlView, ref.id)
-        columns = failed.columns(runtime.sessions, ref.id)
+    with database.connect_to_data() as opened:
+        job_status.require(opened.sessions, CrawlView, ref.id)
+        columns = failure_rows.columns(opened.sessions, ref.id)
         if form == "csv":
             click.echo(",".join(columns))
-        for failure in failed.read(runtime.sessions, ref.id, reasons=reasons, retriable=retriable):
+        for failure in failure_rows.read(opened.sessions, ref.id, reasons=reasons, retriable=retriable):
             unknown += failure.url is None
             if form == "csv":
-                click.echo(_csv(failed.values(failure, columns)), nl=False)
+                click.echo(_csv(failure_rows.values(failure, columns)), nl=False)
             elif form == "jsonl":
-                click.echo(failed.line(failure, columns))
+                click.echo(failure_rows.line(failure, columns))
             elif failure.url is not None:
                 click.echo(" ".join(safe_url(failure.url).split()))
     if unknown:

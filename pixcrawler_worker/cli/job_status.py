@@ -8,17 +8,15 @@ from typing import Any
 import click
 from rich.table import Table
 
-from pixcrawler_worker import registry
-from pixcrawler_worker.cli import console, new_jobs, recipes
+from pixcrawler_worker import displays
+from pixcrawler_worker.cli import console
 from pixcrawler_worker.db import activity_log, job_views
-from pixcrawler_worker.db.job_views import CrawlView, JobView, View
+from pixcrawler_worker.db.job_views import JobView, View
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, Sessions, transact
-from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs.display import Row
-from pixcrawler_worker.runtime import Runtime
 
 
 def require(sessions: Sessions, view: type[View], job_id: int) -> View:
@@ -35,30 +33,9 @@ def require(sessions: Sessions, view: type[View], job_id: int) -> View:
     job = transact(sessions, lambda session: job_views.job(session, view, job_id))
     if job is None:
         ref = view.table.ref(job_id)
-        listed_by = registry.kind_of(ref).display.listed_by
+        listed_by = displays.display_of(ref).listed_by
         raise PermanentError(f"there is no {ref}; `{listed_by}` lists the existing ones")
     return job
-
-
-def has_retry(sessions: Sessions, job: JobView) -> bool:
-    """Return whether a retry of a job would do anything: it has ended, and has not brought all that it could."""
-    ref = job.table.ref(job.id)
-    if not job.ended:
-        return False
-    if job.status != JobStatus.COMPLETED or job.failed_chunks:
-        return True
-    return transact(sessions, lambda session: registry.kind_of(ref).has_more(session, ref))
-
-
-def require_retry(sessions: Sessions, job: JobView) -> None:
-    """Check that a job may run again.
-
-    Raises:
-        PermanentError: when it must not; the message says why, and what to do.
-    """
-    ref = job.table.ref(job.id)
-    if reason := transact(sessions, lambda session: registry.kind_of(ref).not_again(session, ref)):
-        raise PermanentError(f"{job.title} cannot run again: {reason}")
 
 
 def line(job: JobView) -> str:
@@ -80,7 +57,7 @@ def print_table(sessions: Sessions, ref: JobRef, *, as_json: bool) -> None:
     Raises:
         PermanentError: when there is no such job.
     """
-    display = registry.kind_of(ref).display
+    display = displays.display_of(ref)
     job = require(sessions, display.view, ref.id)
     details = transact(sessions, lambda session: _ledger(session, ref) | display.details(session, job))
     if as_json:
@@ -99,20 +76,6 @@ def print_table(sessions: Sessions, ref: JobRef, *, as_json: bool) -> None:
     for url in display.urls(job):
         # Below the table, which would wrap it: a URL is there to be copied.
         console.out.print(console.escaped(url), soft_wrap=True)
-
-
-def print_recipe(runtime: Runtime, job_id: int) -> None:
-    """Print the recipe of a crawl job.
-
-    Raises:
-        PermanentError: when there is no such job, or its recipe is not known.
-    """
-    job = require(runtime.sessions, CrawlView, job_id)
-
-    def read(session: Session) -> recipes.Recipe:
-        return recipes.of_job(runtime, session, job, new_jobs.recorded_build(session, job_id))
-
-    click.echo(transact(runtime.sessions, read).to_toml(), nl=False)
 
 
 def _ledger(session: Session, ref: JobRef) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Generic
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from pixcrawler_worker import registry
+from pixcrawler_worker import displays, registry
 from pixcrawler_worker.cli import console, interrupts, job_status
 from pixcrawler_worker.db.job_views import JobView, View
 from pixcrawler_worker.db.session import Sessions, transact
@@ -47,17 +47,17 @@ def watch(
         PermanentError: when there is no such job, or it is deleted meanwhile.
         SystemExit: 130 when interrupted.
     """
-    kind = registry.kind_of(view.table.ref(job_id))
+    ref = view.table.ref(job_id)
     first = job_status.require(sessions, view, job_id)
     poll = _Poll(lambda: job_status.require(sessions, view, job_id), check)
     follow = _bar if console.out.is_terminal else _lines
     try:
         job = follow(poll.read)
     except KeyboardInterrupt:
-        click.echo(interrupted or _still_running(kind, first), err=True)
+        click.echo(interrupted or _still_running(registry.kind_of(ref), first), err=True)
         sys.exit(interrupts.EXIT_CODE)
     console.out.print(job_status.line(job), soft_wrap=True)
-    for line in transact(sessions, lambda session: kind.display.outcome(session, job)):
+    for line in transact(sessions, lambda session: displays.display_of(ref).outcome(session, job)):
         for part in console.wrapped(console.printable(line), indent=0):
             console.out.print(console.escaped(part), soft_wrap=True)
     return job

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from pixcrawler_worker import registry
-from pixcrawler_worker.cli import celery_processes, connection, console, interrupts
+from pixcrawler_worker.cli import celery_processes, connection, console, environment, interrupts
 from pixcrawler_worker.db import job_views, server
 from pixcrawler_worker.db.job_views import JobView
 from pixcrawler_worker.db.session import Session, transact
@@ -75,7 +75,7 @@ def running(
                 stack.enter_context(interrupted.last_resort(lambda: launcher.kill(services)))
                 if services.redis_server == FAKE_REDIS:
                     console.out.print("no redis-server found: using fakeredis, which serves this command only")
-                connection.use_services(services)
+                environment.use_services(services)
                 os.environ |= settings
                 server.upgrade(services.database_url)
             log = data_dir / "worker.log"

@@ -11,69 +11,35 @@ from typing import NoReturn
 import click
 
 from pixcrawler_worker.cli import interrupts
-from pixcrawler_worker.domain.naming import hint
+from pixcrawler_worker.cli.lazy import LazyCommand, LazyGroup
 from pixcrawler_worker.domain.safe_text import safe, safe_lines
 from pixcrawler_worker.errors import WorkerError
 from pixcrawler_worker.masking import mask
 
-#: The commands by name: module, attribute, and line in the help text.
+#: The commands by name.
 _COMMANDS = {
-    "demo": ("demo", "demo", "Run sample images through the whole service, offline."),
-    "build": ("build", "build", "Turn keywords into a dataset in a directory."),
-    "up": ("up", "up", "Run PostgreSQL, Redis, a worker and Flower for development."),
-    "crawl": ("crawl", "crawl", "Create a crawl job and start it."),
-    "validate": ("validate", "validate", "Validate the images of a crawl job."),
-    "browse": ("browse", "browse", "Look at all images of a crawl job, and mark some."),
-    "export": ("export", "export", "Export the images of a crawl job as a dataset."),
-    "push": ("push", "push", "Publish an export on the Hugging Face Hub."),
-    "jobs": ("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
-    "quarantine": ("quarantine", "quarantine_command", "List messages that no worker could read."),
-    "sources": ("sources", "sources", "List the sources with their limits and terms of use."),
-    "settings": ("settings", "show_settings", "Show every setting with its origin and value."),
-    "doctor": ("doctor", "doctor", "Check all that a worker needs."),
-    "metrics": ("metrics", "serve_metrics", "Serve the state of the service for Prometheus."),
-    "health": ("health", "health", "Probe the worker of this container."),
-    "db": ("db", "db", "Maintain the database."),
-    "storage": ("storage", "storage", "Compare the storage with the database."),
-    "completion": ("completion", "completion", "Print the script for shell completion."),
+    "demo": LazyCommand("demo", "demo", "Run sample images through the whole service, offline."),
+    "build": LazyCommand("build", "build", "Turn keywords into a dataset in a directory."),
+    "up": LazyCommand("up", "up", "Run PostgreSQL, Redis, a worker and Flower for development."),
+    "crawl": LazyCommand("crawl", "crawl", "Create a crawl job and start it."),
+    "validate": LazyCommand("validate", "validate", "Validate the images of a crawl job."),
+    "browse": LazyCommand("browse", "browse", "Look at all images of a crawl job, and mark some."),
+    "export": LazyCommand("export", "export", "Export the images of a crawl job as a dataset."),
+    "push": LazyCommand("push", "push", "Publish an export on the Hugging Face Hub."),
+    "jobs": LazyCommand("jobs", "jobs", "List, show, watch, cancel and retry jobs."),
+    "quarantine": LazyCommand("quarantine", "quarantine_command", "List messages that no worker could read."),
+    "sources": LazyCommand("sources", "sources", "List the sources with their limits and terms of use."),
+    "settings": LazyCommand("settings", "show_settings", "Show every setting with its origin and value."),
+    "doctor": LazyCommand("doctor", "doctor", "Check all that a worker needs."),
+    "metrics": LazyCommand("metrics", "serve_metrics", "Serve the state of the service for Prometheus."),
+    "health": LazyCommand("health", "health", "Probe the worker of this container."),
+    "db": LazyCommand("db", "db", "Maintain the database."),
+    "storage": LazyCommand("storage", "storage", "Compare the storage with the database."),
+    "completion": LazyCommand("completion", "completion", "Print the script for shell completion."),
 }
-_MODULE, _ATTRIBUTE, _HELP = range(3)
 
 
-class _LazyGroup(click.Group):
-    """A group that imports a command when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names, in the order in which a newcomer needs them."""
-        del ctx
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command."""
-        del ctx
-        if cmd_name not in _COMMANDS:
-            return None
-        module = interrupts.load(f"pixcrawler_worker.cli.{_COMMANDS[cmd_name][_MODULE]}")
-        command: click.Command = getattr(module, _COMMANDS[cmd_name][_ATTRIBUTE])
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Suggest the nearest command when there is none of that name."""
-        name = args[0]
-        if name not in _COMMANDS and not name.startswith("-"):
-            ctx.fail(f"there is no command {name!r}; {hint(name, _COMMANDS)}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the lines of the commands without importing them."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command[_HELP]) for name, command in _COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, of=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pixcrawler-worker", prog_name="pixcrawler")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def pixcrawler(*, debug: bool) -> None:

@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from pixcrawler_worker import logs, metrics
-from pixcrawler_worker.cli import connection
+from pixcrawler_worker.cli import environment
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.monitored_state import MonitoredState
 from pixcrawler_worker.registry import JOB_KINDS
@@ -26,7 +26,7 @@ def serve_metrics(*, address: str, port: int) -> None:
     One for all workers is enough. What a worker does, it counts itself: see PIXCRAWLER_METRICS_PORT. Numbers are some
     seconds old, so that asking often does no harm.
     """
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     settings.require_database()
     settings.require_broker()
     state = MonitoredState(settings, [kind.table for kind in JOB_KINDS.values()])

@@ -1,4 +1,4 @@
-"""`pixcrawler quarantine`, and the line about it in other commands."""
+"""`pixcrawler quarantine`."""
 
 import json
 from dataclasses import asdict
@@ -6,12 +6,7 @@ from dataclasses import asdict
 import click
 
 from pixcrawler_worker.broker import quarantine
-from pixcrawler_worker.cli import arguments, connection, console
-from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.settings import Settings
-
-#: Seconds that commands about jobs wait for Redis: they do their work without it.
-_PATIENCE = 0.5
+from pixcrawler_worker.cli import arguments, console, environment
 
 
 @click.command("quarantine")
@@ -24,7 +19,7 @@ def quarantine_command(*, limit: int, clear: bool, as_json: bool) -> None:
     Workers set such messages aside. The list has when and from which queue they were taken, what is wrong with them,
     and their beginning without passwords, tokens and encoded data.
     """
-    broker_url = connection.load_settings().require_broker()
+    broker_url = environment.load_settings().require_broker()
     if clear:
         click.echo(f"{quarantine.clear(broker_url)} messages forgotten")
         return
@@ -41,15 +36,3 @@ def quarantine_command(*, limit: int, clear: bool, as_json: bool) -> None:
         click.echo(console.printable(f"    {entry.excerpt}"))
     if count > len(newest):
         click.echo(f"{count - len(newest)} older ones: pixcrawler quarantine --limit {count}")
-
-
-def note(settings: Settings) -> None:
-    """Print one line on stderr if messages were set aside; nothing when there is no broker, or it does not answer."""
-    if settings.broker_url is None:
-        return
-    try:
-        count, newest = quarantine.read(settings.broker_url.get_secret_value(), limit=1, timeout=_PATIENCE)
-    except (PermanentError, TransientError):
-        return
-    if count:
-        click.echo(f"pixcrawler: {quarantine.summary(count, newest)}", err=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pixcrawler_worker.cli import connection, console
+from pixcrawler_worker.cli import console, environment
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import source_config
 from pixcrawler_worker.settings import Settings
@@ -19,7 +19,7 @@ _INDENT = 18
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def sources(*, as_json: bool) -> None:
     """List the sources: whether they are configured, their limits, and their terms of use."""
-    settings = connection.load_settings()
+    settings = environment.load_settings()
     found = [_described(name, settings) for name in protocol.SOURCES.installed()]
     if as_json:
         click.echo(json.dumps(found, indent=2))

@@ -7,7 +7,7 @@ import time
 import click
 
 from pixcrawler_worker import settings
-from pixcrawler_worker.cli import arguments, celery_processes, connection, interrupts, local_service
+from pixcrawler_worker.cli import arguments, celery_processes, connection, environment, interrupts, local_service
 from pixcrawler_worker.db import server
 from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.embedded.services import Services
@@ -32,7 +32,7 @@ def up(*, concurrency: int | None, tcp: bool) -> None:
             launcher.running(found.data_dir, allow_fake=False, tcp=tcp, hurry=interrupted.hurry)
         )
         stack.enter_context(interrupted.last_resort(lambda: launcher.kill(services)))
-        connection.use_services(services)
+        environment.use_services(services)
         server.upgrade(services.database_url)
         for line in export_lines(services, tcp=tcp):
             click.echo(line)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from pixcrawler_worker import settings
-from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl import retries
 from pixcrawler_worker.db import activity_log, candidates, crawl_history, crawls, extensions, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
@@ -14,14 +14,14 @@ from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain import explanations
 from pixcrawler_worker.jobs.display import JobDisplay, Row, counts
-from pixcrawler_worker.web.hosts import Hosts
+from pixcrawler_worker.web.host_limits import HostLimits
 
 #: Rejection reasons that are explained when a job has ended; `jobs show` explains all of them.
 _MAX_ADVICE = 3
 
 
 def _details(session: Session, job: CrawlView) -> dict[str, Any]:
-    hosts = Hosts(settings.load().host_connections)
+    limits = HostLimits(settings.load().host_connections)
     return {
         "extends": extensions.bases(session, job.id),
         "reasons": crawl_history.reasons(session, job.id),
@@ -31,7 +31,7 @@ def _details(session: Session, job: CrawlView) -> dict[str, Any]:
                 "host": one.host,
                 "candidates": one.candidates,
                 "until": one.until.isoformat(),
-                "connections": hosts.limit(one.host),
+                "connections": limits.of(one.host),
             }
             for one in crawls.waiting(session, job.id)
         ],
@@ -48,7 +48,7 @@ def _details(session: Session, job: CrawlView) -> dict[str, Any]:
 
 def _retriable(session: Session, job_id: int) -> int:
     """Return how many candidates a retry would try again."""
-    return 0 if planner.not_again(session, CRAWL_JOBS.ref(job_id)) else candidates.count_retriable(session, job_id)
+    return 0 if retries.not_again(session, CRAWL_JOBS.ref(job_id)) else candidates.count_retriable(session, job_id)
 
 
 def _rows(job: CrawlView, details: Mapping[str, Any]) -> list[Row]:
@@ -117,4 +117,6 @@ def _outcome(session: Session, job: CrawlView) -> list[str]:
     ]
 
 
-DISPLAY = JobDisplay(view=CrawlView, listed_by="pixcrawler jobs list", details=_details, rows=_rows, outcome=_outcome)
+CRAWL_DISPLAY = JobDisplay(
+    view=CrawlView, listed_by="pixcrawler jobs list", details=_details, rows=_rows, outcome=_outcome
+)

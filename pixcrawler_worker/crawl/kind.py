@@ -1,7 +1,7 @@
 """Crawl jobs, as the job core sees them."""
 
-from pixcrawler_worker.crawl import cleanup, planner, worker
-from pixcrawler_worker.crawl.display import DISPLAY
+from pixcrawler_worker.crawl import cleanup, planner, retries, worker
+from pixcrawler_worker.crawl.display import CRAWL_DISPLAY
 from pixcrawler_worker.db import crawls
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.domain.messages import Task
@@ -9,14 +9,14 @@ from pixcrawler_worker.jobs.kind import JobKind
 
 CRAWL = JobKind(
     table=CRAWL_JOBS,
-    display=DISPLAY,
+    display=CRAWL_DISPLAY,
     start_task=Task.CRAWL_START,
     cancel_task=Task.CRAWL_CANCEL,
     retry_task=Task.CRAWL_RETRY,
     record_request=planner.record_request,
     differing=planner.differing,
     overtaken=planner.overtaken,
-    not_again=planner.not_again,
+    not_again=retries.not_again,
     plan=planner.plan,
     prepare=worker.prepare,
     work=worker.work,

@@ -87,17 +87,6 @@ def overtaken(session: Session, ref: JobRef, options: object) -> bool:
     return True
 
 
-def not_again(session: Session, ref: JobRef) -> str | None:
-    """Return why a job with chunks must not run again: it would complete what was not requested."""
-    known = crawls.recorded_options(session, ref.id)
-    if known is None or not known.as_given:
-        return None
-    return (
-        "it was started before its message, without the options in it: insert a new job with its options in the row, "
-        "or create it with pixcrawler crawl"
-    )
-
-
 def record_options(
     runtime: Runtime, session: Session, job_id: int, options: CrawlOptions, listed: StoredList | None = None
 ) -> None:

@@ -59,7 +59,7 @@ def _urls(job: ExportView) -> list[str]:
     return [job.download_url] if job.download_url else []
 
 
-DISPLAY = JobDisplay(
+EXPORT_DISPLAY = JobDisplay(
     view=ExportView,
     listed_by="pixcrawler jobs list --kind export",
     details=_no_details,

@@ -3,12 +3,12 @@
 from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.export import cleanup, planner, worker
-from pixcrawler_worker.export.display import DISPLAY
+from pixcrawler_worker.export.display import EXPORT_DISPLAY
 from pixcrawler_worker.jobs.kind import JobKind
 
 EXPORT = JobKind(
     table=EXPORT_JOBS,
-    display=DISPLAY,
+    display=EXPORT_DISPLAY,
     start_task=Task.EXPORT_START,
     cancel_task=Task.EXPORT_CANCEL,
     retry_task=Task.EXPORT_RETRY,

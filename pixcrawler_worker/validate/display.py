@@ -7,11 +7,11 @@ from typing import Any
 from pixcrawler_worker.db.job_views import ValidationView
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.jobs.display import JobDisplay, Row, counts
-from pixcrawler_worker.validate import planner
+from pixcrawler_worker.validate import finding_counts
 
 
 def _details(session: Session, job: ValidationView) -> dict[str, Any]:
-    return {"counts": dict(planner.counts(session, job.id))}
+    return {"counts": dict(finding_counts.counts(session, job.id))}
 
 
 def _rows(job: ValidationView, details: Mapping[str, Any]) -> list[Row]:
@@ -24,15 +24,15 @@ def _rows(job: ValidationView, details: Mapping[str, Any]) -> list[Row]:
 
 
 def _outcome(session: Session, job: ValidationView) -> list[str]:
-    findings = ", ".join(f"{count} {check}" for check, count in planner.counts(session, job.id).items())
+    found = ", ".join(f"{count} {check}" for check, count in finding_counts.counts(session, job.id).items())
     return [
         *([f"valid: {job.validated_images}, invalid: {job.invalid_images}"] if job.total_images else []),
-        *([f"findings: {findings}"] if findings else []),
+        *([f"findings: {found}"] if found else []),
         *([job.error_message] if job.error_message else []),
     ]
 
 
-DISPLAY = JobDisplay(
+VALIDATION_DISPLAY = JobDisplay(
     view=ValidationView,
     listed_by="pixcrawler jobs list --kind validation",
     details=_details,

@@ -4,11 +4,11 @@ from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.messages import Task
 from pixcrawler_worker.jobs.kind import JobKind
 from pixcrawler_worker.validate import planner, worker
-from pixcrawler_worker.validate.display import DISPLAY
+from pixcrawler_worker.validate.display import VALIDATION_DISPLAY
 
 VALIDATION = JobKind(
     table=VALIDATION_JOBS,
-    display=DISPLAY,
+    display=VALIDATION_DISPLAY,
     start_task=Task.VALIDATION_START,
     cancel_task=Task.VALIDATION_CANCEL,
     retry_task=Task.VALIDATION_RETRY,

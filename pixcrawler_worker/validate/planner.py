@@ -1,7 +1,6 @@
 """Planning and ending a validation job."""
 
 import contextlib
-from collections import Counter
 from collections.abc import Sequence
 
 from pixcrawler_worker.db import validation_results, validations
@@ -18,8 +17,8 @@ from pixcrawler_worker.errors import PermanentError, UnknownJobError
 from pixcrawler_worker.jobs.kind import Chunks, Conclusion
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.settings import Settings
-from pixcrawler_worker.validate import scoring
-from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask, ValidationChunkResult, task_of
+from pixcrawler_worker.validate import finding_counts, scoring
+from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask, task_of
 from pixcrawler_worker.validate.rules import Decode, ValidationRules, parse
 
 #: Images of a chunk. Validating what is recorded takes microseconds an image, reading and decoding it milliseconds.
@@ -127,14 +126,6 @@ def _require_limits(settings: Settings, rules: ValidationRules) -> None:
             )
 
 
-def counts(session: Session, job_id: int) -> Counter[str]:
-    """Return in how many images each check found something, the most frequent first."""
-    total: Counter[str] = Counter()
-    for chunk in chunks.ended(session, VALIDATION_JOBS.ref(job_id)):
-        total.update(ValidationChunkResult.from_json(chunk.result).counts)
-    return Counter(dict(total.most_common()))
-
-
 def _note(request: ValidationRequest, images: int) -> str | None:
     if request.crawl_status not in {JobStatus.PENDING, JobStatus.RUNNING}:
         return None
@@ -151,7 +142,7 @@ def _complete(session: Session, ref: JobRef, request: ValidationRequest, validat
         tasks = (task_of(chunk.payload) for chunk in failed)
         left = sum(task.images for task in tasks if isinstance(task, ImagesTask))
         notes.append(f"{left} images could not be validated: {failed[0].error}")
-    found = counts(session, ref.id)
+    found = finding_counts.counts(session, ref.id)
     if bugs := found[INTERNAL_ERROR]:
         notes.append(f"{bugs} images met an internal error and were not checked completely: see the worker's log")
     counters = validations.set_counters(session, ref.id)

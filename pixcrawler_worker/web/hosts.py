@@ -21,15 +21,12 @@ from yarl import URL
 
 from pixcrawler_worker import metrics
 from pixcrawler_worker.errors import TransientError
+from pixcrawler_worker.web.host_limits import HostLimits
 
 log = structlog.get_logger()
 
 #: Requests to a host at a time by one process. A browser opens 6 connections; each response here is one small file.
 PLACES = 8
-#: Connections of all workers together, for hosts that publish how many they allow:
-#: https://wikitech.wikimedia.org/wiki/Robot_policy, and https://www.mediawiki.org/wiki/API:Etiquette (in series).
-PUBLISHED: Mapping[str, int] = {"upload.wikimedia.org": 2, "commons.wikimedia.org": 1}
-
 #: A request that takes longer than so many seconds leaves its place to another one, as long as there are not more of
 #: them than places: some slow files do not keep the others of a host waiting.
 _SLOW_SECONDS = 1.0
@@ -177,7 +174,7 @@ class Hosts:
     """The hosts of one process.
 
     Args:
-        limits: connections of all workers together, by host; those of `PUBLISHED` where it has no other.
+        limits: connections of all workers together, by host; see `HostLimits`.
         shared: what workers know together; None for a process of its own.
         places: requests at a time to a host without a limit of its own.
         clock: monotonic, in seconds.
@@ -197,7 +194,7 @@ class Hosts:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._places = places
-        self._limits = {**PUBLISHED, **(limits or {})}
+        self._limits = HostLimits(limits)
         self.shared = shared
         self._clock = clock
         self._jitter = jitter
@@ -210,12 +207,7 @@ class Hosts:
 
     def limit(self, host: str) -> int | None:
         """Return how many connections all workers together may have to a host; None without such a limit."""
-        named = self._named(host)
-        return None if named is None else self._limits[named]
-
-    def _named(self, host: str) -> str | None:
-        """Return the name by which a host has a limit; None without one."""
-        return next((name for name in (host, host.rpartition(":")[0]) if name in self._limits), None)
+        return self._limits.of(host)
 
     def places(self, host: str, *, begun: int = 0) -> int:
         """Return how many more requests this process may send to a host now; 0 while it is closed.
@@ -318,7 +310,7 @@ class Hosts:
                 new.
         """
         one = self._host(host)
-        metrics.count_limited(self._named(host) or metrics.OTHER)
+        metrics.count_limited(self._limits.named(host) or metrics.OTHER)
         if sent >= one.open_at:
             one.places = max(1.0, one.places / 2)
         return await self._close(host, Cause.LIMITED, retry_after, sent)

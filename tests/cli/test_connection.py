@@ -8,7 +8,7 @@ import pytest
 from calls import call
 from factories import make_job
 
-from pixcrawler_worker.cli import connection
+from pixcrawler_worker.cli import connection, environment
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.session import transact
@@ -19,13 +19,13 @@ from pixcrawler_worker.errors import PermanentError
 
 def test_configured_services_are_used(env: Mapping[str, str]) -> None:
     os.environ.update(env)
-    assert connection.load_settings().require_database() == env["PIXCRAWLER_DATABASE_URL"]
-    assert connection.load_settings().require_broker() == env["PIXCRAWLER_BROKER_URL"]
+    assert environment.load_settings().require_database() == env["PIXCRAWLER_DATABASE_URL"]
+    assert environment.load_settings().require_broker() == env["PIXCRAWLER_BROKER_URL"]
 
 
 def test_embedded_services_are_found_where_none_are_configured(services: Services) -> None:
     os.environ["PIXCRAWLER_DATA_DIR"] = str(services.data_dir)
-    found = connection.load_settings()
+    found = environment.load_settings()
     assert (found.require_database(), found.require_broker()) == (services.database_url, services.broker_url)
     # What this process starts finds them too.
     assert os.environ["PIXCRAWLER_DATABASE_URL"] == services.database_url
@@ -41,10 +41,10 @@ def test_services_that_are_stopped_run_as_long_as_their_data_is_read(tmp_path: P
     os.environ["PIXCRAWLER_DATA_DIR"] = str(tmp_path)
     with pytest.raises(PermanentError, match="no database is configured"), connection.connect_to_data():
         pass
-    assert not connection.are_stopped(), "there is no data"
+    assert not environment.are_stopped(), "there is no data"
     with launcher.running(tmp_path):
-        assert not connection.are_stopped()
-    assert connection.are_stopped()
+        assert not environment.are_stopped()
+    assert environment.are_stopped()
     with connection.connect_to_data() as opened:
         # The tables are those of this version.
         assert transact(opened.sessions, lambda session: job_views.newest(session, CrawlView, limit=1)) == []

@@ -23,7 +23,7 @@ from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.jobs import sweeper
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import planner as validations
+from pixcrawler_worker.validate import finding_counts
 
 #: A job that ended long ago: its chunks have results, and its candidates outcomes.
 _SETTLE = """
@@ -237,7 +237,7 @@ def test_nothing_that_is_seen_of_validations_and_exports_changes(
     def seen() -> list[object]:
         shown = json.loads(call(env, "jobs", "show", "--json", name.format(job_id)).output)
         with sessions.begin() as session:
-            counted = jobs.counters(session, kind.ref(job_id)), validations.counts(session, job_id)
+            counted = jobs.counters(session, kind.ref(job_id)), finding_counts.counts(session, job_id)
         retried = call(env, "jobs", "retry", name.format(job_id))
         listed = call(env, "jobs", "list", "--json").output
         return [shown, counted, retried.output, retried.exit_code, listed]
@@ -275,11 +275,11 @@ def test_a_validation_or_an_export_that_may_run_again_keeps_its_chunks(
 def test_large_validations_are_pruned_in_batches(env: Mapping[str, str], sessions: Sessions, database_url: str) -> None:
     job_id = other(sessions, database_url, VALIDATION_JOBS, chunks=2500)
     with sessions.begin() as session:
-        before = validations.counts(session, job_id)
+        before = finding_counts.counts(session, job_id)
         assert retention.delete_simple_chunks(session, VALIDATION_JOBS, job_id, timedelta(days=90)) == retention.BATCH
     with sessions.begin() as session:
-        assert validations.counts(session, job_id) == before
+        assert finding_counts.counts(session, job_id) == before
     assert "1,499 chunks of validations of 1 jobs deleted" in call(env, "db", "prune", "--chunks", "90").output
     with sessions.begin() as session:
-        assert validations.counts(session, job_id) == before
+        assert finding_counts.counts(session, job_id) == before
         assert jobs.counters(session, VALIDATION_JOBS.ref(job_id)).total == 2500

@@ -18,7 +18,7 @@ from fakes.polite import PoliteHost
 from ledger import at_once
 from pydantic import SecretStr
 
-from pixcrawler_worker.crawl.display import DISPLAY
+from pixcrawler_worker.crawl.display import CRAWL_DISPLAY
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import candidates, crawl_history, job_views
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
@@ -104,10 +104,10 @@ def test_what_waits_for_whom_is_shown(fresh: Runtime) -> None:
         ref, messages = start(fresh, busy.urls("shown", 12), job={"max_images": 12})
         executor.run(fresh, CRAWL, messages[0].chunk_id)
         with fresh.sessions.begin() as session:
-            job = job_views.job(session, DISPLAY.view, ref.id)
+            job = job_views.job(session, CRAWL_DISPLAY.view, ref.id)
             assert job is not None
-            details = DISPLAY.details(session, job)
-            rows = dict(DISPLAY.rows(job, details))
+            details = CRAWL_DISPLAY.details(session, job)
+            rows = dict(CRAWL_DISPLAY.rows(job, details))
         (waiting,) = details["waiting"]
         stored = len(urls_of(fresh, ref))
         assert (waiting["host"], waiting["candidates"]) == (busy.base.removeprefix("http://"), 12 - stored)

@@ -25,7 +25,7 @@ from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate import planner
+from pixcrawler_worker.validate import finding_counts
 from pixcrawler_worker.validate.kind import VALIDATION
 
 
@@ -68,7 +68,7 @@ def test_counters_status_and_log_say_what_was_found(runtime: Runtime) -> None:
     with runtime.sessions.begin() as session:
         events = [entry.action for entry in activity_log.latest(session, ref)]
         assert events == ["validation_job.completed", "validation_job.started"]
-        assert planner.counts(session, ref.id) == {"decode": 1, "aspect_ratio": 1}
+        assert finding_counts.counts(session, ref.id) == {"decode": 1, "aspect_ratio": 1}
 
 
 def test_valid_images_of_the_crawl_job_follow_the_newest_completed_validation(runtime: Runtime) -> None:
