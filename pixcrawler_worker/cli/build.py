@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,7 +18,7 @@ from pixcrawler_worker.cli import (
     connection,
     console,
     crawl_arguments,
-    downloads,
+    delivery,
     dry_runs,
     export_arguments,
     interrupts,
@@ -30,11 +30,10 @@ from pixcrawler_worker.cli import (
     recipes,
 )
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments, RawCrawlOptions
+from pixcrawler_worker.cli.delivery import Delivery
 from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.cli.recipes import Recipe
-from pixcrawler_worker.crawl.report import write_crawl_report
-from pixcrawler_worker.db import extensions, job_views
-from pixcrawler_worker.db.job_views import CrawlView, ExportView, JobView, ValidationView, View
+from pixcrawler_worker.db.job_views import CrawlView, JobView
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import JobStatus
@@ -42,7 +41,6 @@ from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.export import download
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.validate.report import write_validation_report
 
 #: Unfinished jobs that are listed.
 _MAX_LEFT = 5
@@ -132,7 +130,7 @@ def build(
         folder = Path(request.out) if request.out else Path(f"{slug(_first_keyword(ended))}-{job_id}")
         if job is not None and out is None:
             folder = _unused(folder)
-        export = deliver(
+        export = delivery.deliver(
             runtime, ended, folder, request.delivery, check=check, resume=f"Resume: pixcrawler build --job {job_id}"
         )
         if export is not None:
@@ -236,15 +234,6 @@ def _resumable(job_id: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """The file format and the options of the export, and the rules of the validation before it."""
-
-    format: ExportFormat
-    options: dict[str, Any]
-    rules: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class _Request:
     """What a build does after the crawl, as it is recorded with the job, and where its URL list is."""
 
@@ -282,71 +271,6 @@ class _Request:
         }
 
 
-def deliver(
-    runtime: Runtime,
-    job: CrawlView,
-    folder: Path,
-    delivery: Delivery,
-    *,
-    resume: str,
-    check: Callable[[], None] | None = None,
-) -> ExportView | None:
-    """Validate and export the images of a job, and download the dataset with reports: all of it or nothing.
-
-    Args:
-        runtime: connects to database and storage.
-        job: the crawl job, which has ended.
-        folder: the target directory; empty or new.
-        delivery: file format and options.
-        resume: what to do after an interruption, as a sentence.
-        check: called at every poll; raises when the jobs cannot make progress any more.
-
-    Returns:
-        The export; None when there are no images, or validation or export failed, which has been printed.
-
-    Raises:
-        SystemExit: 130 when interrupted; the files written so far are removed.
-    """
-    interrupted = f"\nno files were written. The images of job {job.id} are stored. {resume}"
-    download.require_empty(folder)
-    if not job.valid_images and not _extends(runtime, job.id):
-        click.echo(
-            f"job {job.id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images",
-            err=True,
-        )
-        return None
-    # Without new images, there are those of the jobs that it extends, which have their own validations.
-    validation_id = None
-    if job.valid_images:
-        validation_id = _validate(runtime, job, delivery, check=check, interrupted=interrupted)
-        if validation_id is None:
-            return None
-    export_id = _unfinished(
-        runtime, ExportView, job.id, lambda one: (one.format, one.export_options) == (delivery.format, delivery.options)
-    ) or new_jobs.create_export(runtime, job.id, name=job.name, format_=delivery.format, options=delivery.options)
-    new_jobs.start(client.start_export, export_id, title=f"export {export_id}")
-    export = job_watch.watch(runtime.sessions, ExportView, export_id, check=check, interrupted=interrupted)
-    if export.status != JobStatus.COMPLETED:
-        return None
-    try:
-        with download.all_or_nothing(folder):
-            downloads.fetch(runtime, export, folder)
-            with console.out.status("writing the reports"):
-                write_crawl_report(runtime, job.id, folder / "report.html", dataset=folder)
-                if validation_id is not None:
-                    write_validation_report(runtime, validation_id, folder / "quality.html", dataset=folder)
-    except KeyboardInterrupt:
-        click.echo(interrupted, err=True)
-        sys.exit(interrupts.EXIT_CODE)
-    return export
-
-
-def _unfinished(runtime: Runtime, view: type[View], crawl_id: int, fits: Callable[[View], bool]) -> int | None:
-    """Return the newest validation or export of a crawl job that an interrupted build has left; None without one."""
-    found = transact(runtime.sessions, lambda session: job_views.of_crawl(session, view, crawl_id))
-    return next((one.id for one in found if not one.ended and fits(one)), None)
-
-
 @contextlib.contextmanager
 def _services(job_id: int | None) -> Iterator[tuple[Runtime, Callable[[], None] | None]]:
     """Yield a runtime on the configured services; or on local ones, with a function that raises when they fail."""
@@ -378,23 +302,6 @@ def _list_left(left: Sequence[JobView]) -> None:
         )
     if len(shown) > _MAX_LEFT:
         click.echo(f"and {len(shown) - _MAX_LEFT} more, which pixcrawler jobs list shows", err=True)
-
-
-def _validate(
-    runtime: Runtime, job: CrawlView, delivery: Delivery, *, check: Callable[[], None] | None, interrupted: str
-) -> int | None:
-    """Validate the images of a job; return the validation, None when it was not completed."""
-    validation_id = _unfinished(
-        runtime, ValidationView, job.id, lambda one: (one.name, one.validation_rules) == (job.name, delivery.rules)
-    ) or new_jobs.create_validation(runtime, job.id, name=job.name, rules=delivery.rules)
-    new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
-    validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
-    return validation_id if validation.status == JobStatus.COMPLETED else None
-
-
-def _extends(runtime: Runtime, job_id: int) -> bool:
-    """Return whether a job extends the dataset of others, which is exported even if it has found no new images."""
-    return bool(transact(runtime.sessions, lambda session: extensions.bases(session, job_id)))
 
 
 def _extended(runtime: Runtime, base_id: int, request: _Request, exported: ExportArguments) -> _Request:

@@ -19,9 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pixcrawler_worker import client, registry, settings
-from pixcrawler_worker.cli import build, console, job_watch, local_service, new_jobs
-from pixcrawler_worker.cli.build import Delivery
+from pixcrawler_worker.cli import console, delivery, job_watch, local_service, new_jobs
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
+from pixcrawler_worker.cli.delivery import Delivery
 from pixcrawler_worker.cli.local_service import LocalService
 from pixcrawler_worker.crawl import options
 from pixcrawler_worker.db.job_views import CrawlView
@@ -88,7 +88,7 @@ def demo(*, folder: Path | None, out: Path | None) -> None:
         _cancel(service)
         job = _crawl(service, sorted(index), min(count, _MAX_IMAGES))
         target = out or data_dir / f"dataset-{job.id}"
-        export = build.deliver(
+        export = delivery.deliver(
             service.runtime,
             job,
             target,

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pixcrawler_worker.db import validation_results
+from pixcrawler_worker.db import image_comparisons
+from pixcrawler_worker.db.image_comparisons import ComparisonResult
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.db.validation_results import ComparisonResult
 from pixcrawler_worker.domain.checks import Finding, is_valid
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate import duplicates
@@ -32,7 +32,7 @@ async def compare_all(runtime: Runtime, work: ValidationWork) -> Validated:
     assert isinstance(flat, Uniform)
 
     def read(session: Session) -> NDArray[np.void]:
-        return validation_results.comparable_images(
+        return image_comparisons.comparable_images(
             session, work.claim.job.id, work.crawl_job_id, entropy_below=plain.entropy_below, std_below=flat.std_below
         )
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 
-from pixcrawler_worker.db import validation_results, validations
+from pixcrawler_worker.db import image_comparisons, validations
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import EndedChunk
@@ -105,7 +105,7 @@ def reopened(session: Session, ref: JobRef) -> None:
         with contextlib.suppress(PermanentError):
             _, rules = rules_of(session, ref.id)
         severities = invalidating(rules.effective_mode)
-        validation_results.remove_comparisons(session, ref.id, checks=JOB_CHECKS, invalidating=severities)
+        image_comparisons.remove_comparisons(session, ref.id, checks=JOB_CHECKS, invalidating=severities)
 
 
 def _require_limits(settings: Settings, rules: ValidationRules) -> None:

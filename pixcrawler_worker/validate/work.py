@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pixcrawler_worker.db.image_comparisons import ComparisonResult
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.ledger.chunks import Claim
-from pixcrawler_worker.db.validation_results import ComparisonResult, ValidationResult
+from pixcrawler_worker.db.validation_results import ValidationResult
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.validate.payloads import CompareTask, ImagesTask

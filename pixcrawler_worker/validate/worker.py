@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from pixcrawler_worker.db import images, validation_results
+from pixcrawler_worker.db import image_comparisons, images, validation_results
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.chunks import Claim
@@ -113,7 +113,7 @@ def write(session: Session, work: ValidationWork, validated: Validated) -> Repor
     if isinstance(work.task, ImagesTask) and (rest := _rest(work.task, validated, images=len(work.images))):
         jobs.lock(session, work.claim.job)
         jobs.add_chunks(session, work.claim.job, [task.to_json() for task in rest])
-    invalidated = validation_results.add_comparisons(session, job_id, validated.compared)
+    invalidated = image_comparisons.add_comparisons(session, job_id, validated.compared)
     return Report(
         result=ValidationChunkResult(counts=found, images=len(results)).to_json(),
         gains={"validated_images": valid - invalidated, "invalid_images": invalid + invalidated},

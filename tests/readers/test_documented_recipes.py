@@ -21,8 +21,8 @@ from export import exporting
 from export.exporting import StoredImage, image_bytes
 from split_names import splits_in
 
-from pixcrawler_worker.cli import build, export_arguments, job_status
-from pixcrawler_worker.cli.build import Delivery
+from pixcrawler_worker.cli import delivery, export_arguments, job_status
+from pixcrawler_worker.cli.delivery import Delivery
 from pixcrawler_worker.cli.export_arguments import ExportArguments
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.domain.labels import class_folder
@@ -104,9 +104,9 @@ class Builds:
         program, name, *words = shlex.split(command)
         assert (program, name) == ("pixcrawler", "build")
         place = self._place / re.sub(r"\W+", "-", command)
-        delivery = parsed.main(words, standalone_mode=False)
+        given = parsed.main(words, standalone_mode=False)
         with working(self._runtime):
-            assert build.deliver(self._runtime, self._job, place / "cats", delivery, resume="")
+            assert delivery.deliver(self._runtime, self._job, place / "cats", given, resume="")
         return place
 
 

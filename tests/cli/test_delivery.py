@@ -17,8 +17,8 @@ from fakes import hosts
 from fakes.hosts import HostileServer
 from split_names import splits_in, suspicious
 
-from pixcrawler_worker.cli import build, job_status
-from pixcrawler_worker.cli.build import Delivery
+from pixcrawler_worker.cli import delivery, job_status
+from pixcrawler_worker.cli.delivery import Delivery
 from pixcrawler_worker.crawl.lists import plain_text
 from pixcrawler_worker.db import candidates, job_views
 from pixcrawler_worker.db.candidates import Outcome
@@ -73,13 +73,13 @@ def test_an_interrupted_download_leaves_no_files(
         folder.mkdir()
     interrupting = replace(runtime, storage=Interrupting(runtime.settings.storage()))
     with pytest.raises(SystemExit) as ended:
-        build.deliver(interrupting, job, folder, ZIP, resume="pixcrawler build --job 1")
+        delivery.deliver(interrupting, job, folder, ZIP, resume="pixcrawler build --job 1")
     assert ended.value.code == 130
     assert folder.exists() == there
     assert not there or not list(folder.iterdir())
     assert "no files were written" in capsys.readouterr().err
     # The next call succeeds.
-    made = build.deliver(runtime, job, folder, ZIP, resume="")
+    made = delivery.deliver(runtime, job, folder, ZIP, resume="")
     assert made
     assert made.exported_images == 12
     assert len(list(folder.glob("*/*.jpg"))) == 12
@@ -105,8 +105,8 @@ def test_what_failed_is_in_the_folder_and_can_be_given_as_a_list(
     with runtime.sessions.begin() as session:
         candidates.record(session, job.id, [rejected])
     options = {"layout": layout, "extras": {"failures": True}}
-    delivery = Delivery(protocol.load(layout).default_format(), options)
-    assert build.deliver(runtime, job, tmp_path / "cats", delivery, resume="")
+    given = Delivery(protocol.load(layout).default_format(), options)
+    assert delivery.deliver(runtime, job, tmp_path / "cats", given, resume="")
     (line,) = (tmp_path / "cats" / "failed.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert (row["url"], row["label"], row["reason"], row["http_status"]) == (url, "cat", "not_found", 404)
@@ -118,8 +118,8 @@ def test_what_failed_is_in_the_folder_and_can_be_given_as_a_list(
 def test_what_describes_archives_that_are_unpacked_is_not_left(
     runtime: Runtime, job: CrawlView, tmp_path: Path
 ) -> None:
-    delivery = Delivery(ExportFormat.ZIP, {"archive": {"part_max_images": 5}})
-    assert build.deliver(runtime, job, tmp_path / "cats", delivery, resume="")
+    given = Delivery(ExportFormat.ZIP, {"archive": {"part_max_images": 5}})
+    assert delivery.deliver(runtime, job, tmp_path / "cats", given, resume="")
     assert len(list(tmp_path.glob("cats/*/*/*.jpg"))) == 12
     names = {path.name for path in (tmp_path / "cats").iterdir() if path.is_file()}
     assert not names & {"manifest.json", "croissant.json"}
@@ -128,8 +128,8 @@ def test_what_describes_archives_that_are_unpacked_is_not_left(
 
 @pytest.mark.usefixtures("worked")
 def test_where_nothing_failed_there_is_no_list(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
-    delivery = Delivery(ExportFormat.ZIP, {"extras": {"failures": True}})
-    assert build.deliver(runtime, job, tmp_path / "cats", delivery, resume="")
+    given = Delivery(ExportFormat.ZIP, {"extras": {"failures": True}})
+    assert delivery.deliver(runtime, job, tmp_path / "cats", given, resume="")
     assert not (tmp_path / "cats" / "failed.jsonl").exists()
 
 
@@ -140,7 +140,7 @@ def test_a_job_without_images_ends_with_one_line_and_creates_no_other_jobs(
     ref, messages = start(runtime, [host.url("/fault/404/none.jpg")])
     drive(runtime, messages)
     ended = job_status.require(runtime.sessions, CrawlView, ref.id)
-    assert build.deliver(runtime, ended, tmp_path / "cats", ZIP, resume="") is None
+    assert delivery.deliver(runtime, ended, tmp_path / "cats", ZIP, resume="") is None
     assert capsys.readouterr().err == (
         f"job {ref.id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images\n"
     )
@@ -158,7 +158,7 @@ def test_a_corrupt_archive_is_rejected(runtime: Runtime, job: CrawlView, tmp_pat
 
     damaging = replace(runtime, storage=Damaging(runtime.settings.storage()))
     with pytest.raises(PermanentError, match=r"is not the file that export \d+ wrote: its SHA-256 differs"):
-        build.deliver(damaging, job, tmp_path / "cats", ZIP, resume="")
+        delivery.deliver(damaging, job, tmp_path / "cats", ZIP, resume="")
     assert not (tmp_path / "cats").exists()
 
 
@@ -179,7 +179,7 @@ def test_no_file_that_is_left_in_the_folder_looks_like_a_split(
 ) -> None:
     options = {"layout": layout, "splits": {"ratios": {"train": 0.5, "test": 0.5}} if split else {}}
     folder = tmp_path / "cats"
-    assert build.deliver(runtime, job, folder, Delivery(protocol.load(layout).default_format(), options), resume="")
+    assert delivery.deliver(runtime, job, folder, Delivery(protocol.load(layout).default_format(), options), resume="")
     paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     # The splits that were asked for, or those of readers that need one.
     real = re.compile(r"(^|/|_)(train|val|test)(?=[/-])|_(train|test)(?=\.json$)" if split else r"(^|/)train(?=-)")
@@ -194,7 +194,7 @@ def test_no_file_that_is_left_in_the_folder_looks_like_a_split(
 @pytest.mark.usefixtures("worked")
 def test_tar_shards_are_not_unpacked(runtime: Runtime, job: CrawlView, tmp_path: Path) -> None:
     shards = Delivery(ExportFormat.TAR, {"splits": {"ratios": {"train": 0.5, "test": 0.5}}})
-    made = build.deliver(runtime, job, tmp_path / "cats", shards, resume="")
+    made = delivery.deliver(runtime, job, tmp_path / "cats", shards, resume="")
     assert made
     names = {path.name for path in (tmp_path / "cats").iterdir()}
     assert {"train-00000.tar", "test-00000.tar", "manifest.json", "README.md"} <= names
