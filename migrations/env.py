@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from pixcrawler_worker.db import models, session
+from pixcrawler_worker.db import models, private_models, session
 from pixcrawler_worker.errors import PermanentError
 
 #: Serializes the migrations of one database. The number is the ASCII codes of "pixcrawl".
@@ -46,9 +46,9 @@ def _configure(connection: Connection | None) -> None:
         as_sql=offline,
         literal_binds=offline,
         target_metadata=models.Base.metadata,
-        version_table_schema=models.PRIVATE,
+        version_table_schema=private_models.PRIVATE,
         include_schemas=True,
-        include_name=lambda name, kind, _: kind != "schema" or name in {None, "public", models.PRIVATE},
+        include_name=lambda name, kind, _: kind != "schema" or name in {None, "public", private_models.PRIVATE},
         include_object=lambda _object, name, _kind, _reflected, _other: name not in _CONDITIONAL,
         compare_server_default=True,
         # `deploy/ids-to-bigint.sql` is an operator's choice. None leaves all other types to Alembic.
@@ -99,7 +99,7 @@ def _offline() -> None:
         context.execute(f"SET LOCAL pixcrawler.supabase = '{_supabase_mode()}'")
         context.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         context.execute("SET LOCAL lock_timeout = '3s'")
-        context.execute(f"CREATE SCHEMA IF NOT EXISTS {models.PRIVATE}")
+        context.execute(f"CREATE SCHEMA IF NOT EXISTS {private_models.PRIVATE}")
         context.run_migrations()
 
 
@@ -125,7 +125,7 @@ def _online(connection: Connection) -> None:
         _lock(connection, lock_seconds)
         # From here on: a table that is locked stops the migration, not the service that waits behind it.
         connection.execute(text("SET LOCAL lock_timeout = '3s'"))
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {models.PRIVATE}"))
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {private_models.PRIVATE}"))
         _configure(connection)
         context.run_migrations()
         if _upgrades_to_head():

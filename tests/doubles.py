@@ -18,7 +18,8 @@ from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
-from pixcrawler_worker.db.models import ActivityLog, Chunk
+from pixcrawler_worker.db.models import ActivityLog
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.lifecycle import JobStatus

@@ -17,7 +17,8 @@ from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
-from pixcrawler_worker.db.models import Chunk, CrawlJob, ExportJob, ValidationJob
+from pixcrawler_worker.db.models import CrawlJob, ExportJob, ValidationJob
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus, job_status

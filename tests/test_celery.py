@@ -24,7 +24,7 @@ from pixcrawler_worker.celery.broker_watch import BrokerWatch, Reconnection, bro
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import dispatch
-from pixcrawler_worker.db.models import Broker
+from pixcrawler_worker.db.private_models import Broker
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.embedded.services import Services

@@ -70,6 +70,7 @@ TESTED_ELSEWHERE = {
     "db/point_in_time.py": "scale/test_point_in_time.py",
     "db/statement_spans.py": "test_tracing.py",
     "db/models.py": "test_models.py",
+    "db/private_models.py": "migrations/test_history.py",
     "db/retention.py": "cli/test_db_prune.py",
     "db/server.py": "test_health.py",
     "db/statistics.py": "cli/test_db_report.py",

@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError
 
 from pixcrawler_worker.db import client_programs
 from pixcrawler_worker.db.client_programs import ClientPrograms
-from pixcrawler_worker.db.models import PRIVATE, Base
+from pixcrawler_worker.db.models import Base
+from pixcrawler_worker.db.private_models import PRIVATE
 from pixcrawler_worker.db.session import describe
 from pixcrawler_worker.errors import PermanentError, TransientError
 

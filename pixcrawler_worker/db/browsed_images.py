@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import extensions, validations
 from pixcrawler_worker.db.image_records import ImageRecord, more_of, record_of, select_images
-from pixcrawler_worker.db.models import Image, ImageFact, ValidationJob, ValidationResultRow
+from pixcrawler_worker.db.models import Image, ValidationJob
+from pixcrawler_worker.db.private_models import ImageFact, ValidationResultRow
 from pixcrawler_worker.domain.checks import Finding, Severity
 from pixcrawler_worker.domain.lifecycle import JobStatus
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.types import LargeBinary, TypeEngine
 
-from pixcrawler_worker.db.models import CrawlCandidate
+from pixcrawler_worker.db.private_models import CrawlCandidate
 from pixcrawler_worker.domain.postgres_types import storable, storable_json
 
 #: The columns of an outcome, with their types.

@@ -18,7 +18,7 @@ from sqlalchemy import func, literal, null, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import Chunk, CrawlPlan
+from pixcrawler_worker.db.private_models import Chunk, CrawlPlan
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.crawl_history import CrawlHistory

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger import jobs, looks
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
-from pixcrawler_worker.db.models import Chunk, CrawlJob, CrawlPlan, CrawlUrls, Profile, Project, Recount
+from pixcrawler_worker.db.models import CrawlJob, Profile, Project
+from pixcrawler_worker.db.private_models import Chunk, CrawlPlan, CrawlUrls, Recount
 from pixcrawler_worker.db.session import driver, execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult

@@ -7,7 +7,8 @@ from datetime import timedelta
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import ExportItem, Image, ImageFact
+from pixcrawler_worker.db.models import Image
+from pixcrawler_worker.db.private_models import ExportItem, ImageFact
 from pixcrawler_worker.domain.list_columns import MAX_COLUMNS, MAX_NUMBER, ColumnFacts, ListColumns
 
 #: Selecting a million images takes longer than the usual timeout of a statement.

@@ -13,18 +13,8 @@ from sqlalchemy.sql.elements import SQLCoreOperations
 
 from pixcrawler_worker.db.image_records import ImageRecord, more_of, record_of, select_images
 from pixcrawler_worker.db.ledger.tables import JobTable
-from pixcrawler_worker.db.models import (
-    Chunk,
-    CrawlJob,
-    ExportItem,
-    ExportJob,
-    ExportPlan,
-    Image,
-    ImageFact,
-    Profile,
-    Project,
-    ValidationResultRow,
-)
+from pixcrawler_worker.db.models import CrawlJob, ExportJob, Image, Profile, Project
+from pixcrawler_worker.db.private_models import Chunk, ExportItem, ExportPlan, ImageFact, ValidationResultRow
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.list_columns import ListColumns
 from pixcrawler_worker.domain.messages import QUEUES, Task

@@ -6,7 +6,8 @@ The chain is recorded when a job is planned, so that a job in the middle of it m
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import CrawlJob, CrawlPlan
+from pixcrawler_worker.db.models import CrawlJob
+from pixcrawler_worker.db.private_models import CrawlPlan
 from pixcrawler_worker.domain.lifecycle import ENDED, JobStatus
 from pixcrawler_worker.errors import PermanentError
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from sqlalchemy import Engine, Table, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from pixcrawler_worker.db.models import PRIVATE, Base
+from pixcrawler_worker.db.models import Base
+from pixcrawler_worker.db.private_models import PRIVATE
 from pixcrawler_worker.db.session import describe
 from pixcrawler_worker.errors import PermanentError, TransientError
 

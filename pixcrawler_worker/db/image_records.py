@@ -8,7 +8,8 @@ from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import SQLCoreOperations
 
-from pixcrawler_worker.db.models import Image, ImageFact
+from pixcrawler_worker.db.models import Image
+from pixcrawler_worker.db.private_models import ImageFact
 from pixcrawler_worker.domain.facts import FORMATS, Credit, ImageFacts
 
 #: Masks the 64 bits of a hash, which PostgreSQL keeps as a signed number.

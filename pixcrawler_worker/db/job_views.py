@@ -13,7 +13,7 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.ledger.jobs import PRUNED
 from pixcrawler_worker.db.ledger.tables import JobTable
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.lifecycle import CANCELLED, ENDED, ChunkState, JobStatus
 

@@ -9,7 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 import pixcrawler_worker
-from pixcrawler_worker.db import models
+from pixcrawler_worker.db import private_models
 from pixcrawler_worker.errors import PermanentError
 
 _PACKAGE = Path(pixcrawler_worker.__file__).parent
@@ -48,7 +48,7 @@ def knows(revision: str) -> bool:
 def current(engine: Engine) -> str | None:
     """Return the revision that the database is at; None if it was never migrated."""
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table_schema": models.PRIVATE})
+        context = MigrationContext.configure(connection, opts={"version_table_schema": private_models.PRIVATE})
         return context.get_current_revision()
 
 

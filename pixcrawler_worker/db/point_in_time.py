@@ -18,7 +18,8 @@ from pixcrawler_worker.db import client_programs, comparison, job_rows, migrate,
 from pixcrawler_worker.db.comparison import Contents, Difference
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks, jobs
-from pixcrawler_worker.db.models import Chunk, CrawlJob
+from pixcrawler_worker.db.models import CrawlJob
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions, describe, transact
 from pixcrawler_worker.errors import TransientError
 

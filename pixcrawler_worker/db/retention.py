@@ -33,7 +33,8 @@ from pixcrawler_worker.db import activity_log, crawl_history, crawls
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobTable
-from pixcrawler_worker.db.models import ActivityLog, Chunk, CrawlCandidate, CrawlJob, CrawlPlan
+from pixcrawler_worker.db.models import ActivityLog, CrawlJob
+from pixcrawler_worker.db.private_models import Chunk, CrawlCandidate, CrawlPlan
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.errors import PermanentError

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
 from pixcrawler_worker.db.images import MEASURED_HASH_VERSION, METRICS_VERSION, metrics_of, signed
-from pixcrawler_worker.db.models import Image, ImageFact, ValidationResultRow
+from pixcrawler_worker.db.models import Image
+from pixcrawler_worker.db.private_models import ImageFact, ValidationResultRow
 from pixcrawler_worker.db.session import describe, is_passing
 from pixcrawler_worker.db.validations import selected
 from pixcrawler_worker.domain.checks import Finding, Metrics, Severity, internal_error

@@ -9,17 +9,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger.tables import JobTable
-from pixcrawler_worker.db.models import (
-    Chunk,
-    CrawlJob,
-    Image,
-    Profile,
-    Project,
-    Recount,
-    ValidationJob,
-    ValidationPlan,
-    ValidationResultRow,
-)
+from pixcrawler_worker.db.models import CrawlJob, Image, Profile, Project, ValidationJob
+from pixcrawler_worker.db.private_models import Chunk, Recount, ValidationPlan, ValidationResultRow
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.messages import QUEUES, Task
 

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from pixcrawler_worker.crawl.lists import reading
 from pixcrawler_worker.db import candidates
 from pixcrawler_worker.db.candidates import Outcome
-from pixcrawler_worker.db.models import CrawlCandidate
+from pixcrawler_worker.db.private_models import CrawlCandidate
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.list_columns import MAX_CAPTION
 from pixcrawler_worker.domain.safe_text import safe

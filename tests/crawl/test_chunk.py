@@ -42,7 +42,7 @@ from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
-from pixcrawler_worker.db.models import CrawlCandidate
+from pixcrawler_worker.db.private_models import CrawlCandidate
 from pixcrawler_worker.domain import placeholders
 from pixcrawler_worker.domain.labels import slug
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import candidates
 from pixcrawler_worker.db.candidates import Outcome, Recorded
-from pixcrawler_worker.db.models import CrawlCandidate
+from pixcrawler_worker.db.private_models import CrawlCandidate
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.storage_keys import url_hash
 

@@ -13,7 +13,7 @@ from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import crawl_history, crawls, retention
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobRef
-from pixcrawler_worker.db.models import CrawlPlan
+from pixcrawler_worker.db.private_models import CrawlPlan
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_history import CrawlHistory

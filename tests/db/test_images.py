@@ -26,7 +26,8 @@ from pixcrawler_worker.db.images import (
     insert_each,
     insert_new,
 )
-from pixcrawler_worker.db.models import Image, ImageFact
+from pixcrawler_worker.db.models import Image
+from pixcrawler_worker.db.private_models import ImageFact
 from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit

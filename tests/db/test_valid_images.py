@@ -15,7 +15,8 @@ from pixcrawler_worker.db import crawls, images, validations
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.ledger.tables import JobRef
-from pixcrawler_worker.db.models import CrawlJob, ValidationJob, ValidationPlan, ValidationResultRow
+from pixcrawler_worker.db.models import CrawlJob, ValidationJob
+from pixcrawler_worker.db.private_models import ValidationPlan, ValidationResultRow
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.registry import JOB_KINDS
 

@@ -19,7 +19,7 @@ from toy.kind import make_toy, toy, toy_kind
 
 from pixcrawler_worker.db.ledger import dispatch
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_DEFERRALS

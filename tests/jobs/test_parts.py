@@ -11,7 +11,7 @@ from toy.kind import make_toy, open_chunks, toy, toy_in_parts
 from pixcrawler_worker.db.ledger import chunks, dispatch
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
 from pixcrawler_worker.db.ledger.tables import JobRef
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_DEFERRALS

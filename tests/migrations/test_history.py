@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import create_engine
 
-from pixcrawler_worker.db import migrate, models, session
+from pixcrawler_worker.db import migrate, models, private_models, session
 
 PROJECT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ def test_alembic_finds_differences_in_both_schemas(migrated: str) -> None:
 def test_the_migrations_create_the_schema_of_the_models(migrated: str, new_database: Callable[..., str]) -> None:
     """Also what Alembic does not compare: checks, predicates, names of keys, the order of columns, storage."""
     modeled = new_database()
-    _execute(modeled, f"CREATE SCHEMA {models.PRIVATE}")
+    _execute(modeled, f"CREATE SCHEMA {private_models.PRIVATE}")
     engine = create_engine(session.sqlalchemy_url(modeled), connect_args={"options": "-csearch_path=public"})
     models.Base.metadata.create_all(engine)
     engine.dispose()

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ScalarSelect, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import Broker, Chunk
+from pixcrawler_worker.db.private_models import Broker, Chunk
 from pixcrawler_worker.domain.lifecycle import ChunkState
 
 _NOW = func.clock_timestamp()

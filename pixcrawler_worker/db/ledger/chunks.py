@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, aliased
 
 from pixcrawler_worker.db.ledger import jobs, looks, statements
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
 from pixcrawler_worker.domain.postgres_types import storable

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import broker, looks, statements
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 from pixcrawler_worker.domain.postgres_types import MAX_INT4

@@ -38,7 +38,8 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db.ledger import chunks, jobs, statements
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, JobTable
-from pixcrawler_worker.db.models import Chunk, Profile
+from pixcrawler_worker.db.models import Profile
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
 

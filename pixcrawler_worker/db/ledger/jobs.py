@@ -17,7 +17,7 @@ from sqlalchemy.types import BigInteger, Uuid
 
 from pixcrawler_worker.db.ledger import statements
 from pixcrawler_worker.db.ledger.tables import JobRef, LimitExceededError, NotRunningError
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.lifecycle import (

@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import jobs, looks
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
-from pixcrawler_worker.db.models import IMPOSSIBLE_NUMBERS, Chunk
+from pixcrawler_worker.db.private_models import IMPOSSIBLE_NUMBERS, Chunk
 from pixcrawler_worker.domain.lifecycle import ENDED, ChunkState, JobStatus, delta
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS_WITH_DEFERRALS
 

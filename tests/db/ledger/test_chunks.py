@@ -18,7 +18,7 @@ from pixcrawler_worker.db.job_views import CrawlView
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, job_status

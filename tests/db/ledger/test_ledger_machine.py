@@ -31,7 +31,8 @@ from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
 from pixcrawler_worker.db.ledger.tables import JobRef, LimitExceededError, NotRunningError
-from pixcrawler_worker.db.models import Chunk, CrawlJob, Image
+from pixcrawler_worker.db.models import CrawlJob, Image
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.lifecycle import (
     ChunkOutcome,

@@ -5,7 +5,7 @@ from factories import start_job
 from sqlalchemy import Select, func, literal, select
 
 from pixcrawler_worker.db.ledger import looks
-from pixcrawler_worker.db.models import Chunk
+from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions
 
 

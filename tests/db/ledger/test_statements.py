@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from pixcrawler_worker.db.ledger import statements
 from pixcrawler_worker.db.ledger.tables import JobTable
-from pixcrawler_worker.db.models import IMPOSSIBLE_NUMBERS
+from pixcrawler_worker.db.private_models import IMPOSSIBLE_NUMBERS
 from pixcrawler_worker.db.session import Session, Sessions
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS_WITH_DEFERRALS
 
