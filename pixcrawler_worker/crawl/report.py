@@ -22,6 +22,8 @@ from pixcrawler_worker.runtime import Runtime
 
 #: Images per label on the contact sheet, spread evenly over all images of the label.
 _SHEET_SIZE = 12
+#: Labels with a contact sheet, those with the most images: a list may have a label for every image.
+_MAX_SHEETS = 100
 #: Upper bounds of the size classes in megapixels.
 _SIZE_CLASSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 
@@ -32,6 +34,9 @@ class _Content:
 
     job: CrawlView
     stored: Sequence[ImageRecord]
+    captions: int
+    labels: Counter[str]
+    sheets: Mapping[str, Sequence[ImageRecord]]
     counts: Accounting
     thumbnails: Mapping[int, bytes]
     files: DatasetFiles
@@ -51,35 +56,41 @@ def write_crawl_report(runtime: Runtime, job_id: int, path: Path, *, dataset: Pa
         TransientError: when database or storage do not respond.
     """
 
-    def read(session: Session) -> tuple[CrawlView, Sequence[ImageRecord], Accounting] | None:
+    def read(session: Session) -> tuple[CrawlView, Sequence[ImageRecord], int, Accounting] | None:
         job = job_views.job(session, CrawlView, job_id)
         if job is None:
             return None
         # Not in the order of their rows, which depends on which download was faster.
         stored = sorted(image_records.of_crawl(session, job_id), key=_place)
-        return job, stored, accounting.read(session, job, images=len(stored))
+        captions = image_records.count_captions(session, job_id)
+        return job, stored, captions, accounting.read(session, job, images=len(stored))
 
     found = transact(runtime.sessions, read)
     if found is None:
         raise UnknownJobError(CRAWL_JOBS.name, job_id)
-    job, stored, counts = found
-    sheet = [image for shown in _sheets(stored).values() for image in shown]
+    job, stored, captions, counts = found
+    labels = Counter(image.label or "" for image in stored)
+    sheets = _sheets(stored, labels)
+    sheet = [image for shown in sheets.values() for image in shown]
     thumbnails = runtime.run(
         html_report.thumbnails(runtime, ((image.id, image.storage_url) for image in sheet if image.storage_url))
     )
     files = DatasetFiles(dataset, path, [image.original_url for image in sheet])
-    return html_report.save(path, f"Crawl: {job.name}", _parts(_Content(job, stored, counts, thumbnails, files)))
+    content = _Content(job, stored, captions, labels, sheets, counts, thumbnails, files)
+    return html_report.save(path, f"Crawl: {job.name}", _parts(content))
 
 
 def _place(image: ImageRecord) -> tuple[bool, str, str, int]:
     return image.label is None, image.label or "", image.original_url, image.id
 
 
-def _sheets(stored: Sequence[ImageRecord]) -> dict[str, list[ImageRecord]]:
+def _sheets(stored: Sequence[ImageRecord], labels: Counter[str]) -> dict[str, list[ImageRecord]]:
     """Return the images of the contact sheet by label."""
+    largest = {label for label, _ in labels.most_common(_MAX_SHEETS)}
     by_label: dict[str, list[ImageRecord]] = {}
     for image in stored:
-        by_label.setdefault(image.label or "", []).append(image)
+        if (label := image.label or "") in largest:
+            by_label.setdefault(label, []).append(image)
     return {label: found[:: -(-len(found) // _SHEET_SIZE)] for label, found in by_label.items()}
 
 
@@ -98,7 +109,7 @@ def _parts(found: _Content) -> Iterator[str]:
     yield '<div class="columns">'
     note = f"{counts.invalid:,} of these images are not counted as valid." if counts.invalid else ""
     for heading, column, counted in (
-        ("Labels", "Label", html_report.frequent(Counter(image.label or "" for image in found.stored))),
+        ("Labels", "Label", html_report.frequent(found.labels)),
         ("Formats", "Format", html_report.frequent(Counter(image.format or "unknown" for image in found.stored))),
         ("Sizes", "Megapixels (MP)", _sizes(found.stored)),
         ("Licenses", "License", html_report.frequent(Counter(image.license or "unknown" for image in found.stored))),
@@ -106,8 +117,9 @@ def _parts(found: _Content) -> Iterator[str]:
         yield Table(heading=heading, counts=counted, column=column, note=note).html()
     yield "</div>"
     if found.stored:
-        yield "<h2>Contact sheet</h2>"
-    for label, shown in _sheets(found.stored).items():
+        share = f" <small>{len(found.sheets)} of {len(found.labels):,} labels</small>"
+        yield f"<h2>Contact sheet{share if len(found.sheets) < len(found.labels) else ''}</h2>"
+    for label, shown in found.sheets.items():
         yield _sheet(label, shown, found)
 
 
@@ -125,8 +137,9 @@ def _tiles(found: _Content) -> str:
         *([(f"{counts.deleted:,}", "images deleted")] if counts.deleted else []),
         (f"{counts.rejected:,}", "rejected"),
         *([(f"{counts.again:,}", "to process again" if counts.again > 0 else "counted twice")] if counts.again else []),
-        (f"{len({image.label for image in found.stored}):,}", "labels"),
+        (f"{len(found.labels):,}", "labels"),
         (html_report.size(size), "of images"),
+        *([(f"{found.captions:,}", "with a caption")] if found.captions else []),
     )
     return html_report.tiles(tiles)
 
@@ -159,7 +172,7 @@ def _rejected(job: CrawlView, reasons: Mapping[str, int]) -> str:
 
 
 def _sheet(label: str, shown: Sequence[ImageRecord], found: _Content) -> str:
-    total = sum((image.label or "") == label for image in found.stored)
+    total = found.labels[label]
     figures = "".join(_figure(image, found) for image in shown)
     count = f"{len(shown)} of {total:,}" if len(shown) < total else f"{total:,}"
     return f'<h3>{escape(label) or "(none)"} <small>{count}</small></h3><div class="sheet">{figures}</div>'

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import SQLCoreOperations
 
@@ -140,3 +140,9 @@ def of_crawl(session: Session, crawl_job_id: int) -> list[ImageRecord]:
     """Return the images that a crawl job stored, ordered by label and id."""
     query = select_images().where(Image.crawl_job_id == crawl_job_id, ImageFact.image_id.is_not(None))
     return [record_of(row) for row in session.execute(query.order_by(ImageFact.label, Image.id))]
+
+
+def count_captions(session: Session, crawl_job_id: int) -> int:
+    """Return how many images of a crawl job have a caption."""
+    query = select(func.count(ImageFact.caption)).join(Image, Image.id == ImageFact.image_id)
+    return session.scalars(query.where(Image.crawl_job_id == crawl_job_id)).one()

@@ -14,6 +14,7 @@ import ledger
 import pytest
 from browser import requires_chromium
 from doubles import StubSource, WatchedStorage, drive, first, image_urls, make_job, query, start
+from export import exporting
 from fakes.hosts import HostileServer, serving
 from PIL import Image
 from reports import accessible, adds_up, fits, harmless, read
@@ -112,6 +113,28 @@ def test_a_contact_sheet_shows_a_few_of_many_evenly(runtime: Runtime, host: Host
     found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
     assert len(found.loaded) == 10
     assert "many 10 of 30" in found.text
+
+
+def test_of_many_labels_those_with_the_most_images_are_on_the_contact_sheet(runtime: Runtime, tmp_path: Path) -> None:
+    """A list whose labels are ids has one for every image."""
+    labels = [f"id {number:03}" for number in range(120)] + ["many", "many"]
+    stored = [exporting.StoredImage(exporting.image_bytes(at), label) for at, label in enumerate(labels)]
+    job_id = exporting.crawl_of(runtime, stored)
+    found = read(report.write_crawl_report(runtime, job_id, tmp_path / "report.html"))
+    assert "Contact sheet 100 of 121 labels" in found.text
+    assert len(found.loaded) == 101
+    assert "many 2" in found.text
+    assert found.tables["Labels"]["total"] == 122
+
+
+def test_images_with_a_caption_are_counted(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
+    rows = [{"url": url, "caption": caption} for url, caption in zip(image_urls(host, "captioned", 4), "ab  ", strict=True)]
+    for listed, said in ((rows, True), (rows[2:], False)):
+        ref, messages = start(runtime, listed)
+        drive(runtime, messages)
+        found = read(report.write_crawl_report(runtime, ref.id, tmp_path / "report.html"))
+        assert ("2with a caption" in found.text) is said
+        assert ("with a caption" in found.text) is said
 
 
 def test_a_missing_or_corrupt_file_is_reported(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
