@@ -440,8 +440,8 @@ MUTATIONS = (
     Mutation(
         name="what was rejected for now is decided",
         files="db/candidates.py",
-        old="                ~CrawlCandidate.retriable,\n",
-        new="",
+        old="_known(job_id, hashes).where(~CrawlCandidate.retriable)",
+        new="_known(job_id, hashes)",
         tests=("db/test_candidates.py",),
     ),
     Mutation(

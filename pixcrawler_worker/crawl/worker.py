@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -92,20 +92,13 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
 
 async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlProgress:
     page = await _search(runtime, work)
-    positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
     progress = CrawlProgress(quota=work.quota, more=page.more)
     if page.invalid and work.chunk.only is None:
         progress.rejected[Reason.INVALID_ENTRY] += page.invalid
-    offers: list[Offer] = []
-    for at in positions:
-        if at < len(page.candidates):
-            try:
-                candidate = page.candidates[at]
-                offer = Offer(at, candidate, storage_keys.url_hash(candidate.url), kept_row(candidate))
-                offer.host = runtime.downloader.host(candidate.url)
-                offers.append(offer)
-            except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
-                progress.reject_internally(error, source=work.chunk.source)
+    positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
+    offers = _offers(runtime, work, page, positions, progress)
+    if work.chunk.only is not None and work.chunk.source != planner.URLS:
+        offers = await _left_over(runtime, work, page, offers)
     seen, known = await asyncio.to_thread(_seen, runtime, work, offers) if offers else (frozenset(), frozenset())
     new: dict[bytes, Offer] = {}
     for offer in offers:
@@ -127,6 +120,48 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
         url_hash: offer.position for url_hash, offer in new.items() if offer.position not in open_positions
     }
     return progress
+
+
+def _offers(
+    runtime: Runtime, work: CrawlWork, page: Page, positions: Iterable[int], progress: CrawlProgress
+) -> list[Offer]:
+    """Return the candidates at these positions of a page. Those that cannot be read are rejected."""
+    offers: list[Offer] = []
+    for at in positions:
+        if at < len(page.candidates):
+            try:
+                candidate = page.candidates[at]
+                offer = Offer(at, candidate, storage_keys.url_hash(candidate.url), kept_row(candidate))
+                offer.host = runtime.downloader.host(candidate.url)
+                offers.append(offer)
+            except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
+                progress.reject_internally(error, source=work.chunk.source)
+    return offers
+
+
+async def _left_over(runtime: Runtime, work: CrawlWork, page: Page, offers: Sequence[Offer]) -> list[Offer]:
+    """Return what is left over of a page of a source.
+
+    A process that has not kept the page searches it again, and may get it in another order than the one that has noted
+    the positions. So these are the candidates at the positions, unless they are decided, and those elsewhere that the
+    job has not processed yet. In the same order as before, there are none elsewhere.
+    """
+    at_positions = {offer.position for offer in offers}
+    elsewhere = (at for at in range(len(page.candidates)) if at not in at_positions)
+    # What cannot be read there was rejected when the page was searched first.
+    others = _offers(runtime, work, page, elsewhere, CrawlProgress(quota=0, more=False))
+    job_id, hashes = work.claim.job.id, [offer.url_hash for offer in (*offers, *others)]
+    decided, recorded = await asyncio.to_thread(
+        transact,
+        runtime.sessions,
+        lambda session: (candidates.decided(session, job_id, hashes), candidates.recorded(session, job_id, hashes)),
+    )
+    left = [
+        *(offer for offer in offers if offer.url_hash not in decided),
+        *(offer for offer in others if offer.url_hash not in recorded),
+    ]
+    # A URL that is in the page twice was counted as a duplicate before.
+    return list({offer.url_hash: offer for offer in reversed(left)}.values())[::-1]
 
 
 def _keep_first(progress: CrawlProgress, offers: Mapping[bytes, Offer]) -> None:

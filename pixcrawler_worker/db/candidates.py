@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Integer, Text, func, literal, literal_column, select, update
+from sqlalchemy import Boolean, ColumnElement, Integer, Select, Text, func, literal, literal_column, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
@@ -137,14 +137,18 @@ def _storable(value: object) -> object:
 
 def decided(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
     """Return which of the URLs became images of the job, or were rejected for good."""
-    return frozenset(
-        session.scalars(
-            select(CrawlCandidate.url_hash).where(
-                CrawlCandidate.crawl_job_id == job_id,
-                CrawlCandidate.url_hash == func.any(literal(list(hashes), ARRAY(LargeBinary))),
-                ~CrawlCandidate.retriable,
-            )
-        )
+    return frozenset(session.scalars(_known(job_id, hashes).where(~CrawlCandidate.retriable)))
+
+
+def recorded(session: Session, job_id: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
+    """Return which of the URLs the job has processed, those that were rejected for now, too."""
+    return frozenset(session.scalars(_known(job_id, hashes)))
+
+
+def _known(job_id: int, hashes: Sequence[bytes]) -> Select[bytes]:
+    return select(CrawlCandidate.url_hash).where(
+        CrawlCandidate.crawl_job_id == job_id,
+        CrawlCandidate.url_hash == func.any(literal(list(hashes), ARRAY(LargeBinary))),
     )
 
 

@@ -1,7 +1,7 @@
 """Result pages that this process has searched lately: what is left over of one needs no second search.
 
-Providers count searches, and some have few of them a day. Leftovers are positions in a page, too, which another search
-may have in another order.
+Providers count searches, and some have few of them a day. They are in memory only: a new process searches such a page
+again, and finds what is left over of it wherever it is by then (`crawl/worker.py`).
 """
 
 import time

@@ -10,6 +10,7 @@ import ledger
 import pytest
 from doubles import (
     StubSource,
+    counted,
     drive,
     first,
     image_urls,
@@ -31,12 +32,14 @@ from ledger import at_once
 
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.sources.protocol import Page, Query
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query
+from pixcrawler_worker.sources.recent_pages import RecentPages
 
 pytestmark = pytest.mark.usefixtures("sound")
 
@@ -57,6 +60,44 @@ def test_concluding_at_once_from_two_workers_plans_one_round(runtime: Runtime, h
     assert sum(map(bool, found)) == 1
     assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(2,)]
     assert sorted(part[2] for part in planned_chunks(runtime, ref)) == list(range(len(planned_chunks(runtime, ref))))
+
+
+@pytest.mark.parametrize("order", ["the same", "reversed", "others before them"])
+def test_leftovers_of_a_page_that_is_searched_again_are_found_in_any_order(
+    runtime: Runtime, host: HostileServer, order: str
+) -> None:
+    """As after a restart: a new process does not have the pages that another one has searched."""
+    bad = [host.url(f"/fault/404/again-{order}-{number}") for number in range(10)]
+    good = image_urls(host, f"again-{order}".replace(" ", "-"), 9)
+    # A URL that is there twice is counted once.
+    pages = [bad, [*good, good[5]]]
+    searches: Counter[int] = Counter()
+
+    def answer(query: Query) -> Page:
+        searches[query.page] += 1
+        listed = pages[query.page] if query.page < len(pages) else []
+        if query.page == 1 and searches[1] > 1:
+            more = {"the same": listed, "reversed": listed[::-1], "others before them": [*bad[:4], *listed]}
+            listed = more[order]
+        found = tuple(Candidate(url=url, credit=Credit(title=url)) for url in listed)
+        return Page(found, more=query.page == 0)
+
+    there = replace(
+        with_sources(runtime, stub=StubSource(answer)),
+        recent_pages=RecentPages(max_candidates=0),
+    )
+    ref, messages = start(there, job={"max_images": 12}, chunk_size=10, sources=["stub"])
+    drive(there, messages)
+    assert searches[1] == 2
+    assert urls_of(there, ref) == set(good)
+    assert query(
+        there,
+        "SELECT DISTINCT title = original_url FROM images JOIN pixcrawler.image_facts"
+        " ON image_id = images.id WHERE images.crawl_job_id = :id",
+        id=ref.id,
+    ) == [(True,)]
+    assert counted(there, ref) == (19, 9, 9)
+    assert last_details(there, ref)["reasons"] == {"not_found": 10, "duplicate_url": 1}
 
 
 @pytest.mark.parametrize(("broken", "rounds"), [(0, 1), (4, 2), (30, 3)])
