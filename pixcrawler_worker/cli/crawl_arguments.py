@@ -149,7 +149,7 @@ _OPTIONS = (
         "--label-column",
         metavar="NAME",
         help="Column of the list that has the labels of the images.  [default: found by its name, such as label, class "
-        "or category]",
+        'or category; "" for none]',
     ),
     click.option(
         "--variant",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import ledger
@@ -128,7 +129,9 @@ def test_of_many_labels_those_with_the_most_images_are_on_the_contact_sheet(runt
 
 
 def test_images_with_a_caption_are_counted(runtime: Runtime, host: HostileServer, tmp_path: Path) -> None:
-    rows = [{"url": url, "caption": caption} for url, caption in zip(image_urls(host, "captioned", 4), "ab  ", strict=True)]
+    rows: list[Any] = [
+        {"url": url, "caption": caption} for url, caption in zip(image_urls(host, "captioned", 4), "ab  ", strict=True)
+    ]
     for listed, said in ((rows, True), (rows[2:], False)):
         ref, messages = start(runtime, listed)
         drive(runtime, messages)

@@ -42,7 +42,7 @@ def read(file: BinaryIO, name: str, columns: Columns = FOUND, notes: Notes | Non
             return
         structure = plain_text.structure(head)
         if structure is None:
-            if given := [f"--{one}-column" for one, column in columns._asdict().items() if column is not None]:
+            if given := [f"--{one}-column" for one, column in columns._asdict().items() if column]:
                 raise PermanentError(f"{name} has no columns: {given[0]} is for CSV, TSV, JSON and Parquet")
             for line in plain_text.read(whole, name):
                 if not plain_text.is_url(line.text):

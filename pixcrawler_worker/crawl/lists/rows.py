@@ -54,6 +54,8 @@ _CAPTIONS = ("caption", "imagecaption", "text", "alttext", "alt", "txt", "descri
 _LABELS = ("label", "labelname", "class", "classname", "category", "categoryname")
 #: Characters of a label, as in messages.
 MAX_LABEL = options.MAX_NAME
+#: Labels that are counted, at most; and from how many on, with fewer rows for each, they are no classes.
+_COUNTED_LABELS, _MANY_LABELS, _ROWS_OF_LABEL = 10_000, 100, 3
 #: Columns whose names are listed in a message.
 _SHOWN = 12
 #: Names of columns that are remembered while a list is read.
@@ -77,7 +79,10 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The names of the columns that have the URLs, the captions and the labels; None to find them."""
+    """The names of the columns that have the URLs, the captions and the labels.
+
+    None is to find one, and "" that there are no captions, or no labels.
+    """
 
     url: str | None = None
     caption: str | None = None
@@ -100,6 +105,32 @@ class Note(StrEnum):
 
 
 @dataclass(slots=True)
+class LabelCount:
+    """How many different labels a list has, as far as is counted.
+
+    Attributes:
+        column: with the labels, if it was found by its name; nothing is counted otherwise.
+        rows: with a label.
+        hashes: of the labels.
+    """
+
+    column: str | None = None
+    rows: int = 0
+    hashes: set[int] = field(default_factory=set)
+
+    def add(self, label: str | None) -> None:
+        """Count the label of a row; None for none."""
+        if label is not None and self.column is not None and len(self.hashes) < _COUNTED_LABELS:
+            self.rows += 1
+            self.hashes.add(hash(label))
+
+    @property
+    def looks_like_ids(self) -> bool:
+        """Whether the labels are so many that they are no classes."""
+        return len(self.hashes) >= _MANY_LABELS and self.rows < _ROWS_OF_LABEL * len(self.hashes)
+
+
+@dataclass(slots=True)
 class Notes:
     """Counts of the rows that were changed, and the numbers of the first of them.
 
@@ -107,11 +138,13 @@ class Notes:
         counts: by what was changed.
         first: number of the first row, likewise.
         unit: what the numbers are of.
+        labels: how many there are.
     """
 
     counts: Counter[Note] = field(default_factory=Counter)
     first: dict[Note, int] = field(default_factory=dict)
     unit: Literal["line", "row"] = "line"
+    labels: LabelCount = field(default_factory=LabelCount)
 
     def add(self, note: Note, number: int) -> None:
         """Note that a row was changed."""
@@ -127,6 +160,13 @@ class Notes:
         for note, count in self.counts.items():
             others = "" if count == 1 else f" ({count:,} rows in all)"
             yield f"{name}, {self.unit} {self.first[note]}: {note}{others}"
+        if self.labels.looks_like_ids:
+            column, count = options.quoted(self.labels.column or ""), len(self.labels.hashes)
+            first = "the first " if count == _COUNTED_LABELS else ""
+            yield (
+                f"{name}: the column {column} has {count:,} labels in {first}{self.labels.rows:,} rows, as a column "
+                'of ids has. If it has no classes, choose another one with --label-column, or "" for none'
+            )
 
 
 def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> Iterator[ListRow]:
@@ -151,6 +191,8 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
         yield from _failed(chain(sample, rows), name)
         return
     found = _found(readable, name, columns)
+    if columns.label is None:
+        notes.labels.column = found.label
     known = set(chain.from_iterable(readable))
     has_urls = False
     for row in chain(sample, rows):
@@ -224,8 +266,8 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
     found = [url]
     for wanted, usual in ((columns.caption, _CAPTIONS), (columns.label, _LABELS)):
         others = [one for one in names if one not in found]
-        column = _by_name(others, usual) if wanted is None else _wanted(names, name, wanted)
-        if column in found and column is not None:
+        column = _by_name(others, usual) if wanted is None else wanted and _wanted(names, name, wanted)
+        if column and column in found:
             raise PermanentError(f"{name}: the column {options.quoted(column)} cannot be two things")
         found.append(column or "")
     return Columns(url, found[1] or None, found[2] or None)
@@ -256,6 +298,7 @@ def _meant(row: Row, columns: Columns, notes: Notes) -> ListRow:
     if label is not None and len(label) > MAX_LABEL:
         notes.add(Note.LABEL, row.number)
         kept[columns.label or ""], label = label, None
+    notes.labels.add(label)
     if length > _LONG or not is_flat or len(kept) > MAX_COLUMNS:
         kept = _bounded(kept, row.number, notes)
     return ListRow(url, caption, label, kept, row.number)

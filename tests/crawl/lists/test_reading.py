@@ -131,10 +131,41 @@ def test_columns_are_chosen_by_name() -> None:
         (Columns("url", "url"), 'list: the column "url" cannot be two things'),
         (Columns(None, "alt", "alt"), 'list: the column "alt" cannot be two things'),
         (Columns("alt"), 'list has no URLs in its column "alt" among its first 1 rows: url has them'),
+        (Columns(""), 'list has no column ""; known are caption, alt, kind, url'),
     ):
         with pytest.raises(PermanentError) as raised:
             meant(content, columns)
         assert str(raised.value) == message
+
+
+def test_an_empty_name_stands_for_no_column() -> None:
+    content = table(",", ("caption", "label", "url"), ("a", "b", URLS[0]))
+    assert meant(content, Columns(None, "", "")) == ([ListRow(URLS[0], columns={"caption": "a", "label": "b"})], [])
+    assert meant(FORMATS["text"], Columns(None, "", "")) == ([ListRow(url) for url in URLS], [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "count"),
+    [
+        (100, 100, "100 labels in 100 rows"),
+        (299, 100, "100 labels in 299 rows"),
+        (300, 100, None),
+        (99, 99, None),
+        (11_000, 10_500, "10,000 labels in the first 10,000 rows"),
+    ],
+)
+def test_a_label_column_that_looks_like_ids_is_named_unless_it_was_chosen(
+    rows: int, labels: int, count: str | None
+) -> None:
+    content = table(",", ("url", "category"), *((URLS[0], f"id {at % labels}") for at in range(rows)))
+    found, lines = meant(content)
+    assert len({row.label for row in found}) == labels
+    line = (
+        f'list: the column "category" has {count}, as a column of ids has. If it has no classes, choose another one '
+        'with --label-column, or "" for none'
+    )
+    assert lines == ([line] if count else [])
+    assert meant(content, Columns(None, None, "category")) == (found, [])
 
 
 def test_values_of_any_type_are_kept_in_json() -> None:
