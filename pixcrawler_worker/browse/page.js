@@ -569,11 +569,16 @@
     by(id).replaceChildren(...entries.map(([value, text]) => made("option", { value, textContent: text })));
   }
 
+  // Of labels that are ids, as many as images, a list would take seconds, and be of no use.
+  const MAX_OPTIONS = 1000;
+
   function counted(field, names, all, unknown) {
     const counts = new Map();
     images.forEach((image) => counts.set(image[field], (counts.get(image[field]) ?? 0) + 1));
     const entries = [...counts].map(([at, n]) => [at, names[at] || unknown, n]).sort((a, b) => b[2] - a[2]);
-    options(field, [[ALL, all], ...entries.map(([at, name, n]) => [at, `${name} (${number.format(n)})`])]);
+    options(field, [[ALL, all], ...entries.slice(0, MAX_OPTIONS).map(([at, name, n]) => [at, `${name} (${number.format(n)})`])]);
+    const more = entries.length - MAX_OPTIONS;
+    if (more > 0) { by(field).append(made("option", { disabled: true, textContent: `${number.format(more)} more: search for them` })); }
   }
 
   function fillForm() {

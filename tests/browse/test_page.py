@@ -16,6 +16,7 @@ from export.exporting import StoredImage, add, crawl_of, image_bytes
 from PIL import Image
 from validate import validation_jobs
 
+from pixcrawler_worker.browse import content, document
 from pixcrawler_worker.domain import exclusions
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.runtime import Runtime
@@ -121,6 +122,30 @@ def test_all_images_are_there_and_fit_the_width(shown: Chromium) -> None:
     shown.run("scrollTo(0, document.documentElement.scrollHeight)")
     shown.wait(f"{POSITIONS}.includes({IMAGES})")
     assert shown.run(POSITIONS) == sorted(shown.run(POSITIONS))
+
+
+def test_of_many_labels_the_most_frequent_ones_are_listed(browser: Chromium, runtime: Runtime, tmp_path: Path) -> None:
+    job = crawl_of(runtime, [])
+    ledger.execute(
+        runtime.sessions,
+        "WITH made AS (INSERT INTO images (crawl_job_id, original_url, filename, width, height)"
+        " SELECT :job, 'https://example.org/' || n, n || '.jpg', 9, 9 FROM generate_series(1, 1103) AS n"
+        " RETURNING id, original_url) INSERT INTO pixcrawler.image_facts"
+        " (image_id, crawl_job_id, sha256, url_hash, phash, dhash, hash_version, mode, frames, label, query, source)"
+        " SELECT id, :job, sha256(original_url::bytea), sha256(original_url::bytea), id, id, 2, 'RGB', 1,"
+        " CASE WHEN original_url LIKE '%/1' OR original_url LIKE '%/2' THEN 'zebra' ELSE original_url END, 'q', 'urls'"
+        " FROM made",
+        job=job,
+    )
+    page = tmp_path / "page.html"
+    head = document.head("Images", content.to_json(content.read(runtime, job), None), served=True)
+    page.write_bytes(head.encode() + document.END)
+    browser.renew()
+    show(browser, page)
+    texts = browser.run("[...document.querySelector('#label').options].map((one) => one.text)")
+    assert texts[:2] == ["all labels", "zebra (2)"]
+    assert (len(texts), texts[-1]) == (1002, "102 more: search for them")
+    assert choose(browser, text="example.org/7").startswith("111 of 1,103 images")
 
 
 def test_thumbnails_are_those_of_their_images(shown: Chromium, runtime: Runtime) -> None:
