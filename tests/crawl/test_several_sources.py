@@ -1,8 +1,7 @@
 """Whole jobs over five sources with their providers on loopback, run in this process."""
 
-import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,12 +10,10 @@ from typing import Any
 import ledger
 import pytest
 from doubles import drive, last_details, query, start, status, with_sources
-from fakes import providers
 from fakes.api import KEY, Api
-from fakes.flickr import Flickr
 from fakes.pexels import Pexels
-from fakes.providers import Catalog, Providers, Work
-from fakes.unsplash import Unsplash
+from fakes.providers import Providers
+from several_sources import APIS, KEYWORDS, NAMES, Works, serving, works
 
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
@@ -28,34 +25,7 @@ from pixcrawler_worker.sources.protocol import Source, SourceConfig
 
 pytestmark = pytest.mark.usefixtures("sound")
 
-KEYWORDS = ("red panda", "snow leopard", "barn owl")
-APIS: dict[str, type[Api]] = {"flickr": Flickr, "pexels": Pexels, "unsplash": Unsplash}
-NAMES = ("commons", "openverse", *APIS)
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
-
-#: Works by source and keyword.
-Works = Mapping[str, Mapping[str, Sequence[Work]]]
-
-
-def works(counts: Mapping[str, Sequence[int]], *, repeated: float = 0.3, dead: float = 0.2) -> Works:
-    """Return works of all keywords: a share has the file of an earlier one at any source, a share is dead.
-
-    Args:
-        counts: of the works for each keyword, by source.
-        repeated: a share of all.
-        dead: likewise.
-    """
-    chance, numbers = random.Random(7), iter(range(10**6))
-    files: dict[str, list[int]] = {keyword: [] for keyword in KEYWORDS}
-    made: dict[str, dict[str, list[Work]]] = {name: {keyword: [] for keyword in KEYWORDS} for name in NAMES}
-    for name, of_keywords in counts.items():
-        for keyword, count in zip(KEYWORDS, of_keywords, strict=True):
-            for number in (next(numbers) for _ in range(count)):
-                is_repeated = files[keyword] and chance.random() < repeated
-                files[keyword].append(chance.choice(files[keyword]) if is_repeated else number)
-                is_dead = chance.random() < dead
-                made[name][keyword].append(Work(number, keyword, files[keyword][-1], dead=is_dead))
-    return made
 
 
 @dataclass
@@ -110,12 +80,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def world(runtime: Runtime, stack: ExitStack, found: Works) -> World:
-    def listed(name: str) -> dict[str, list[Work]]:
-        return {keyword: list(some) for keyword, some in found[name].items()}
-
-    servers = stack.enter_context(providers.serving(Catalog(listed("commons"), listed("openverse"))))
-    apis = {name: stack.enter_context(kind(catalog=found[name]).serving()) for name, kind in APIS.items()}
-    made = World(runtime, servers, apis)
+    made = World(runtime, *stack.enter_context(serving(found)))
     made.connect()
     return made
 
