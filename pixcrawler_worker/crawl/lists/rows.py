@@ -191,8 +191,7 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
         yield from _failed(chain(sample, rows), name)
         return
     found = _found(readable, name, columns)
-    if columns.label is None:
-        notes.labels.column = found.label
+    notes.labels.column = found.label if columns.label is None else None
     known = set(chain.from_iterable(readable))
     has_urls = False
     for row in chain(sample, rows):
@@ -203,9 +202,8 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
         if not row.values.keys() <= known and len(known) < _REMEMBERED:
             late = [one for one in row.values if one not in known]
             known.update(late)
-            found = found._replace(
-                caption=found.caption or _by_name(late, _CAPTIONS), label=found.label or _by_name(late, _LABELS)
-            )
+            found = _found_late(found, late, columns)
+            notes.labels.column = found.label if columns.label is None else None
         meant = _meant(row, found, notes)
         has_urls = has_urls or bool(meant.url)
         yield meant
@@ -271,6 +269,13 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
             raise PermanentError(f"{name}: the column {options.quoted(column)} cannot be two things")
         found.append(column or "")
     return Columns(url, found[1] or None, found[2] or None)
+
+
+def _found_late(found: Columns, names: Sequence[str], columns: Columns) -> Columns:
+    """Return the columns with those that later rows have first, where none was given."""
+    caption = _by_name(names, _CAPTIONS) if columns.caption is None else None
+    label = _by_name(names, _LABELS) if columns.label is None else None
+    return found._replace(caption=found.caption or caption, label=found.label or label)
 
 
 def _meant(row: Row, columns: Columns, notes: Notes) -> ListRow:

@@ -141,6 +141,9 @@ def test_columns_are_chosen_by_name() -> None:
 def test_an_empty_name_stands_for_no_column() -> None:
     content = table(",", ("caption", "label", "url"), ("a", "b", URLS[0]))
     assert meant(content, Columns(None, "", "")) == ([ListRow(URLS[0], columns={"caption": "a", "label": "b"})], [])
+    later = [{"url": URLS[0]}] * 150 + [{"url": URLS[0], "caption": "a", "label": "b"}]
+    rows, _ = meant(json.dumps(later).encode(), Columns(None, "", ""))
+    assert rows[-1] == ListRow(URLS[0], columns={"caption": "a", "label": "b"})
     assert meant(FORMATS["text"], Columns(None, "", "")) == ([ListRow(url) for url in URLS], [])
 
 
