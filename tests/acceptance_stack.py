@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import factories
+import preloaded
 import psycopg
 import psycopg.rows
 import redis
@@ -28,6 +29,8 @@ from pixcrawler_worker.embedded.services import Services
 
 #: The command of this environment, independent of PATH.
 PIXCRAWLER = str(Path(sys.executable).with_name("pixcrawler"))
+
+WORKER = ("celery", "--app", "pixcrawler_worker", "--quiet", "worker")
 
 #: Settings of workers: short leases, so that recovery is fast enough for a test.
 _FAST_RECOVERY = {
@@ -91,15 +94,13 @@ class Stack:
         )
 
     @contextlib.contextmanager
-    def worker(self, *, concurrency: int = 2, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, *, concurrency: int = 2, **env: str) -> Iterator[preloaded.Process]:
         """Run a worker; at the end, terminate it with all its child processes."""
-        command = [sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker"]
+        command = [*WORKER]
         self.worked = True
         command += ["--without-gossip", "--without-mingle", "--concurrency", str(concurrency), "--loglevel", "INFO"]
         with (self.data_dir / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                command, env=self.env | env, stdout=log, stderr=log, cwd=self.data_dir, start_new_session=True
-            )
+            process = preloaded.start(command, env=self.env | env, stdout=log, stderr=log, cwd=self.data_dir)
         try:
             yield process
         finally:
@@ -109,6 +110,10 @@ class Stack:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `pixcrawler` or `celery`, with arguments, to its end."""
+        return preloaded.run(words, env=self.env | env, cwd=self.data_dir)
 
     def make_job(self, **values: Any) -> int:
         return factories.make_job(self.sessions, **values)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import preloaded
 import psycopg
 import pytest
 import redis
@@ -107,14 +108,7 @@ def service(
 def celery(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the `celery` command with these settings alone."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "pixcrawler_worker", *arguments],
-        check=False,
-        env=kept | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return preloaded.run(["celery", "-A", "pixcrawler_worker", *arguments], env=kept | environment, cwd=Path.cwd())
 
 
 def test_messages_are_delivered_as_the_ledger_needs_it() -> None:

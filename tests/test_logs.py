@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import preloaded
 import pytest
 import redis
 import structlog
@@ -250,14 +251,8 @@ def test_each_line_of_a_workers_output_is_json_from_start_to_stop(
 def test_a_worker_that_does_not_start_says_so_in_one_line_of_json(
     worker_environment: dict[str, str], tmp_path: Path, changed: dict[str, str], words: tuple[str, ...], reason: str
 ) -> None:
-    done = subprocess.run(
-        worker_command(*words),
-        env=worker_environment | changed,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["celery", "--app", "pixcrawler_worker", "worker", *words]
+    done = preloaded.run(command, env=worker_environment | changed, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     *_, entry = parsed(done.stderr)
     assert (entry["event"], entry["level"]) == ("the worker does not start", "critical")

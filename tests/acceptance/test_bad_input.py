@@ -1,12 +1,12 @@
 """Invalid input: one line or a failed job with its reason, nothing hangs, and the worker keeps running."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import preloaded
 import pytest
-from acceptance_stack import PIXCRAWLER, Stack, send, url_list
+from acceptance_stack import WORKER, Stack, send, url_list
 
 from pixcrawler_worker.domain.messages import Task
 
@@ -96,17 +96,8 @@ def test_storage_that_cannot_be_written_fails_the_job_and_says_so(stack: Stack) 
 _TROUBLED = "SELECT 1 FROM pixcrawler.chunks WHERE crawl_job_id = %s AND error IS NOT NULL"
 
 
-def run(stack: Stack, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words, env=stack.env | env, cwd=stack.data_dir, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-WORKER = (sys.executable, "-m", "celery", "--app", "pixcrawler_worker", "--quiet", "worker")
-
-
 def test_a_worker_refuses_a_database_without_tables_in_one_line(stack: Stack, empty_database_url: str) -> None:
-    ended = run(stack, *WORKER, PIXCRAWLER_DATABASE_URL=empty_database_url)
+    ended = stack.run(*WORKER, PIXCRAWLER_DATABASE_URL=empty_database_url)
     assert ended.returncode != 0
     assert "run `pixcrawler db upgrade`" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -123,7 +114,7 @@ def test_a_worker_refuses_a_database_without_tables_in_one_line(stack: Stack, em
 def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it(
     stack: Stack, name: str, value: str, message: str
 ) -> None:
-    ended = run(stack, *WORKER, **{name: value})
+    ended = stack.run(*WORKER, **{name: value})
     assert ended.returncode != 0
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -164,7 +155,7 @@ def test_a_worker_waits_for_services_that_are_absent_at_its_start(stack: Stack, 
 )
 def test_invalid_arguments_exit_with_2_and_one_line(stack: Stack, words: list[str], message: str) -> None:
     (stack.data_dir / "blank.txt").write_text("\n# nothing\n")
-    ended = run(stack, PIXCRAWLER, *words)
+    ended = stack.run("pixcrawler", *words)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert message in ended.stderr
 
@@ -179,16 +170,14 @@ def test_invalid_arguments_exit_with_2_and_one_line(stack: Stack, words: list[st
     ],
 )
 def test_an_impossible_request_exits_with_1_and_one_line(stack: Stack, words: list[str], message: str) -> None:
-    ended = run(stack, PIXCRAWLER, *words)
+    ended = stack.run("pixcrawler", *words)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert message in ended.stderr
 
 
 def test_commands_without_services_say_what_to_configure(stack: Stack) -> None:
     env = {name: value for name, value in stack.env.items() if not name.endswith(("DATABASE_URL", "BROKER_URL"))}
-    ended = subprocess.run(
-        [PIXCRAWLER, "jobs", "list"], env=env, cwd=stack.data_dir, capture_output=True, text=True, check=False
-    )
+    ended = preloaded.run(["pixcrawler", "jobs", "list"], env=env, cwd=stack.data_dir)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "PIXCRAWLER_DATABASE_URL" in ended.stderr
     assert "pixcrawler up" in ended.stderr

@@ -1,10 +1,12 @@
 """`pixcrawler health` beside a real worker: alive, ready, not ready, and ended."""
 
+import os
 import subprocess
 import time
 from pathlib import Path
 
-from acceptance_stack import PIXCRAWLER, Stack
+import preloaded
+from acceptance_stack import Stack
 
 NOWHERE = {
     "PIXCRAWLER_BROKER_URL": "redis://127.0.0.1:1/0",
@@ -13,8 +15,9 @@ NOWHERE = {
 
 
 def probe(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [PIXCRAWLER, "health", "--file", str(path), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return preloaded.run(
+        ["pixcrawler", "health", "--file", str(path), *words], env=os.environ, cwd=path.parent, timeout=30
+    )
 
 
 def wait_for(path: Path, text: str, *words: str) -> int:

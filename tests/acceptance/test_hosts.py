@@ -4,7 +4,6 @@ import contextlib
 import json
 import random
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from acceptance_stack import Stack, send
 from fakes import polite
+from preloaded import Process
 
 from pixcrawler_worker.domain.messages import Task
 
@@ -27,7 +27,7 @@ def two_workers(stack: Stack, **env: str) -> Iterator[None]:
         yield
 
 
-def worker(stack: Stack, **env: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+def worker(stack: Stack, **env: str) -> contextlib.AbstractContextManager[Process]:
     return stack.worker(concurrency=2, **{**DEFAULTS, **env})
 
 

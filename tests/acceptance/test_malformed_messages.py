@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import malformed
 import pytest
 import redis
-from acceptance_stack import PIXCRAWLER, Stack, send, url_list
+from acceptance_stack import Stack, send, url_list
 
 from pixcrawler_worker.broker import quarantine
 from pixcrawler_worker.domain.messages import Queue, Task
@@ -143,7 +142,7 @@ def test_a_worker_sets_aside_each_kind_of_malformed_message_and_runs_what_is_beh
         stack.wait(second)
         assert quarantine.read(stack.redis_url, limit=1)[0] == bad
         assert process.poll() is None
-        doctor = subprocess.run([PIXCRAWLER, "doctor"], env=stack.env, capture_output=True, text=True, check=False)
+        doctor = stack.run("pixcrawler", "doctor")
         assert f"; {bad} unreadable messages were set aside, the newest " in doctor.stdout
     log = stack.log()
     assert "Unrecoverable error" not in log

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from acceptance_stack import PIXCRAWLER, Stack
+from acceptance_stack import Stack
 
 from pixcrawler_worker import client
 from pixcrawler_worker.broker import rights
@@ -90,9 +90,7 @@ def test_jobs_and_commands_need_no_more_than_the_user_of_workers_may(
         assert stack.job(job_id)["valid_images"] == 5
         client.cancel_crawl(job_id)
         for command in (["doctor", "--json"], ["quarantine", "--clear"]):
-            ran = subprocess.run(
-                [PIXCRAWLER, *command], env=restricted.env, capture_output=True, text=True, check=False, timeout=60
-            )
+            ran = restricted.run("pixcrawler", *command)
             assert ran.returncode == 0, ran.stdout + ran.stderr
             if command[0] == "doctor":
                 # Behind a pooler there is one line more.

@@ -21,15 +21,7 @@ CELERY = (sys.executable, "-m", "celery", "-A", "pixcrawler_worker")
 
 
 def celery(stack: Stack, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CELERY, *words],
-        env=stack.env | env,
-        cwd=stack.data_dir,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return stack.run("celery", "-A", "pixcrawler_worker", *words, **env)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -13,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import malformed
+import preloaded
 import pytest
 import redis
-from acceptance_stack import PIXCRAWLER, Stack
+from acceptance_stack import Stack
 from calls import call
 from celery import Celery
 
@@ -111,15 +110,8 @@ def said(env: Mapping[str, str], *words: str) -> str:
     ids=str,
 )
 def test_celery_itself_ends_with_one_line(value: str, command: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "pixcrawler_worker", *command],
-        env={**os.environ, "PIXCRAWLER_BROKER_URL": value},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    env = {**os.environ, "PIXCRAWLER_BROKER_URL": value}
+    done = preloaded.run(["celery", "-A", "pixcrawler_worker", *command], env=env, cwd=tmp_path)
     assert SECRET not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "pixcrawler: PIXCRAWLER_BROKER_URL: invalid broker URL, expected for example" in done.stderr
@@ -180,10 +172,7 @@ def test_no_secret_of_settings_and_links_gets_out_of_a_worker_and_its_jobs(tenan
             ["jobs", "list"],
             ["jobs", "show", str(job_id)],
         ]
-        printed = "".join(
-            subprocess.run([PIXCRAWLER, *words], env=stack.env, capture_output=True, text=True, check=False).stdout
-            for words in commands
-        )
+        printed = "".join(stack.run("pixcrawler", *words).stdout for words in commands)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and not any(event["type"] == "task-succeeded" for event in heard):
             time.sleep(0.1)
