@@ -25,7 +25,7 @@ _FIRST = b"GIF89a\1\0\1\0\x80\0\0\xff\xff\xff\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;
 #: Objects after which cycles are collected: an image leaves few, and looking for them takes two percent of the time.
 _COLLECTED = 10_000
 #: Returns the response to an image: its bytes (None when there are more than allowed), the operation, its parameter,
-#: and the limits.
+#: and the limits. It raises OutOfMemoryError when it has too little memory for that.
 Respond = Callable[[bytes | None, int, int, Limits], bytes]
 
 
@@ -59,8 +59,16 @@ def _answer_all(worker: socket.socket, limits: Limits, respond: Respond, layers:
     while (request := _receive(worker)) is not None:
         _limit_cpu(limits.seconds)
         memory.allow(request[1])
-        worker.sendall(framing.frame(respond(*request, limits)))
-        del request
+        try:
+            response = respond(*request, limits)
+        except OutOfMemoryError as rejection:
+            if memory.is_scattered:
+                # It is sent to the next process.
+                worker.sendall(framing.LEAVING)
+                return
+            response = framing.rejection_response(rejection)
+        worker.sendall(framing.frame(response))
+        del request, response
         if not memory.reclaim():
             worker.sendall(framing.LEAVING)
             return
@@ -76,6 +84,8 @@ def _respond(body: bytes | None, operation: int, parameter: int, limits: Limits)
             # Of what earlier images left, not all can be used again: without it, this one may have enough.
             release()
         return _answer(body, operation, parameter, limits)
+    except OutOfMemoryError:
+        raise
     except RejectedError as rejection:
         return framing.rejection_response(rejection)
 

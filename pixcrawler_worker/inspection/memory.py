@@ -10,6 +10,8 @@ from pixcrawler_worker.inspection.limits import Limits
 
 #: Address space that may stay with the process between two images.
 _MAX_KEPT_BYTES = 32_000_000
+#: Of that, what the largest images can do without. When more is kept, it may be too scattered for them.
+_MAX_SCATTERED_BYTES = 4_000_000
 _PAGE_BYTES = resource.getpagesize()
 #: Opened while it still can be. Elsewhere than on Linux, where it is not there, there is no limit either.
 _STATISTICS = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC) if kernel.LINUX else None
@@ -35,6 +37,7 @@ class Memory:
             raise MemoryError(
                 f"{limits.memory_bytes:,} bytes are allowed, and there are {self._begun_with:,} before the first image"
             )
+        self._kept = 0
         self._decoding = min(self._begun_with + limits.decoding_bytes, limits.memory_bytes)
 
     def allow(self, operation: int) -> None:
@@ -44,12 +47,18 @@ class Memory:
             resource.setrlimit(resource.RLIMIT_AS, (allowed, self._limits.memory_bytes))
             self._allowed = allowed
 
+    @property
+    def is_scattered(self) -> bool:
+        """Whether images before this one have left so much that it may have enough in a new process."""
+        return self._kept > _MAX_SCATTERED_BYTES
+
     def reclaim(self) -> bool:
         """Return what images left to the system, and whether that was enough: what they keep, the next ones lack."""
-        if address_space() - self._begun_with < _MAX_KEPT_BYTES:
-            return True
-        release()
-        return address_space() - self._begun_with < _MAX_KEPT_BYTES
+        self._kept = address_space() - self._begun_with
+        if self._kept >= _MAX_KEPT_BYTES:
+            release()
+            self._kept = address_space() - self._begun_with
+        return self._kept < _MAX_KEPT_BYTES
 
 
 def address_space() -> int:
