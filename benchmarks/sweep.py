@@ -110,7 +110,6 @@ def main() -> None:
         runs = frame.alternate(running, args.runs)
         runs["sweep, job running"] = runs.pop("sweep")
         shown = frame.alternate({"jobs show": show(job_id)}, 3)["jobs show"]
-        assert max(run.seconds for run in shown) < _MAX_SHOW_SECONDS, shown
         with opened.sessions.begin() as session:
             # Without its open chunks: an ended job with some is one that the sweep completes.
             session.execute(text("DELETE FROM pixcrawler.chunks WHERE state = 'queued'"))
@@ -119,6 +118,7 @@ def main() -> None:
     spreads = {name: Spread.of(1000 * run.seconds for run in of) for name, of in [*runs.items(), ("jobs show", shown)]}
     notes = [f"Milliseconds: {', '.join(f'{name} {spread}' for name, spread in spreads.items())}."]
     frame.publish(Topic("sweep", "sweeps", "a transaction", "Sweeps"), runs, write=args.write, notes=notes)
+    assert max(run.seconds for run in shown) < _MAX_SHOW_SECONDS, "jobs show takes too long, or the machine is busy"
 
 
 if __name__ == "__main__":

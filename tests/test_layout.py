@@ -24,6 +24,7 @@ TESTED_ELSEWHERE = {
     "export/failure_rows.py": "cli/test_failures.py",
     "validate/finding_counts.py": "validate/test_jobs.py",
     "web/host_limits.py": "web/test_hosts.py",
+    "broker/faults.py": "broker/test_reading.py",
     "broker/control.py": "acceptance/test_remote_control.py",
     "broker/rights.py": "acceptance/test_redis_acl.py",
     "cli/build.py": "acceptance/test_build.py",

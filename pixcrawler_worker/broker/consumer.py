@@ -8,7 +8,8 @@ import structlog
 from celery.worker import consumer
 from kombu import Message
 
-from pixcrawler_worker.broker.reading import Fault, UnreadableError
+from pixcrawler_worker.broker.faults import Fault
+from pixcrawler_worker.broker.reading import UnreadableError
 
 log = structlog.get_logger()
 celery_log = logging.getLogger(consumer.__name__)

@@ -15,7 +15,7 @@ import redis
 import structlog
 
 from pixcrawler_worker import metrics
-from pixcrawler_worker.broker.reading import Fault
+from pixcrawler_worker.broker.faults import Fault
 from pixcrawler_worker.domain import broker_urls
 from pixcrawler_worker.domain.safe_text import safe
 from pixcrawler_worker.errors import TransientError

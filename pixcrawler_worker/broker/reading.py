@@ -17,13 +17,13 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from datetime import UTC
-from enum import StrEnum
 from itertools import islice
 from typing import Any
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils import json
 
+from pixcrawler_worker.broker.faults import Fault
 from pixcrawler_worker.domain.messages import hidden_text
 from pixcrawler_worker.masking import mask_value
 
@@ -61,21 +61,6 @@ _DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
 }
 #: Keys of a command of the control channel, which become keyword arguments.
 _COMMAND_KEYS = {"method", "arguments", "destination", "pattern", "matcher", "ticket", "reply_to"}
-
-
-class Fault(StrEnum):
-    """Why a message was set aside."""
-
-    TOO_LARGE = "too_large"
-    TOO_DEEP = "too_deep"
-    NOT_JSON = "not_json"
-    ENVELOPE = "envelope"
-    CONTENT_TYPE = "content_type"
-    COMPRESSION = "compression"
-    BODY = "body"
-    HEADERS = "headers"
-    COMMAND = "command"
-    UNHANDLED = "unhandled"
 
 
 class UnreadableError(Exception):

@@ -23,7 +23,8 @@ from kombu.utils.json import dumps
 from redis.exceptions import DataError, RedisError, ResponseError
 
 from pixcrawler_worker.broker import quarantine, reading
-from pixcrawler_worker.broker.reading import Fault, UnreadableError
+from pixcrawler_worker.broker.faults import Fault
+from pixcrawler_worker.broker.reading import UnreadableError
 from pixcrawler_worker.domain.messages import arguments_text, keywords_text
 from pixcrawler_worker.masking import mask
 

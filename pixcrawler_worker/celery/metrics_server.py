@@ -3,7 +3,7 @@
 from celery import bootsteps
 
 from pixcrawler_worker import metrics, settings
-from pixcrawler_worker.broker.reading import Fault
+from pixcrawler_worker.broker.faults import Fault
 from pixcrawler_worker.jobs import sweeper
 from pixcrawler_worker.monitored_state import MonitoredState
 from pixcrawler_worker.registry import JOB_KINDS

@@ -6,7 +6,7 @@ import redis
 from structlog.testing import capture_logs
 
 from pixcrawler_worker.broker import quarantine
-from pixcrawler_worker.broker.reading import Fault
+from pixcrawler_worker.broker.faults import Fault
 from pixcrawler_worker.errors import TransientError
 
 

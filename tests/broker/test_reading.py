@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pixcrawler_worker.broker import reading
-from pixcrawler_worker.broker.reading import MAX_BYTES, MAX_DEPTH, Fault, UnreadableError
+from pixcrawler_worker.broker.faults import Fault
+from pixcrawler_worker.broker.reading import MAX_BYTES, MAX_DEPTH, UnreadableError
 
 TASK = "pixcrawler.crawl.start"
 

@@ -70,7 +70,7 @@ def test_showing_jobs_imports_the_database_alone(env: Mapping[str, str], session
 def test_the_quarantine_is_read_where_there_is_a_broker(env: Mapping[str, str], sessions: Sessions) -> None:
     found = imported(env, "jobs", "show", str(start_job(sessions).id))
     assert "redis" in found
-    assert not found & {"aiohttp", "numpy", "obstore", "PIL", "pixcrawler_worker.runtime"}
+    assert not found & {"aiohttp", "kombu", "numpy", "obstore", "PIL", "pixcrawler_worker.runtime"}
 
 
 def test_every_kind_of_job_is_shown_as_it_says() -> None:

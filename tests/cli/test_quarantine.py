@@ -9,7 +9,7 @@ from calls import DEAD, call
 from factories import make_job
 
 from pixcrawler_worker.broker import quarantine
-from pixcrawler_worker.broker.reading import Fault
+from pixcrawler_worker.broker.faults import Fault
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.errors import PermanentError
 

@@ -19,6 +19,7 @@ from acceptance_stack import Stack, send, url_list
 
 from pixcrawler_worker import client
 from pixcrawler_worker.broker import quarantine, reading
+from pixcrawler_worker.broker.faults import Fault
 from pixcrawler_worker.domain.messages import Queue, Task
 from pixcrawler_worker.errors import PermanentError
 
@@ -69,7 +70,7 @@ def test_a_body_that_is_large_in_memory_is_not_parsed(bomb: str) -> None:
     began = time.process_time()
     with pytest.raises(reading.UnreadableError, match=r"^the body: it has more than") as caught:
         reading.read_task(message(zlib.compress(body, 1), compression="gzip"))
-    assert caught.value.reason is reading.Fault.TOO_LARGE
+    assert caught.value.reason is Fault.TOO_LARGE
     # The event loop of a worker waits for this.
     assert time.process_time() - began < 10
 
