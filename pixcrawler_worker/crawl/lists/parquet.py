@@ -10,7 +10,8 @@ from pixcrawler_worker.errors import PermanentError
 
 #: The first bytes of a Parquet file.
 MAGIC = b"PAR1"
-_BATCH = 4096
+#: Rows of a batch, and its bytes, as far as the file says how long its rows are.
+_BATCH, _BATCH_BYTES = 256, 4 << 20
 _BLOCK = 1 << 20
 
 
@@ -42,7 +43,7 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
             fields = list(opened.schema_arrow)
             read = list(dict.fromkeys(field.name for field in fields if not _has_files(field.type)))
             number = 0
-            for batch in opened.iter_batches(batch_size=_BATCH, columns=read, use_threads=False):
+            for batch in opened.iter_batches(batch_size=_batch_size(opened.metadata), columns=read, use_threads=False):
                 # A name may be that of several columns.
                 kept = [column for column in batch.columns if not _has_files(column.type)]
                 names = unique([field.name for field in batch.schema if not _has_files(field.type)])
@@ -53,6 +54,13 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
             raise PermanentError(
                 f"{name} cannot be read as Parquet: {_first_line(error)}: {_advice(str(error))}"
             ) from error
+
+
+def _batch_size(metadata: Any) -> int:  # noqa: ANN401 - pyarrow has no types
+    """Return the number of rows of a batch, by the longest rows of a row group on average."""
+    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+    longest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return max(1, min(_BATCH, _BATCH_BYTES // max(longest, 1)))
 
 
 def _advice(error: str) -> str:
@@ -72,7 +80,8 @@ def _has_files(type_: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
 def _is_binary(type_: Any) -> bool:  # noqa: ANN401
     from pyarrow import types  # noqa: PLC0415
 
-    return bool(types.is_binary(type_) or types.is_large_binary(type_) or types.is_fixed_size_binary(type_))
+    is_any = types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view
+    return any(is_one(type_) for is_one in is_any)
 
 
 def _values(column: Any) -> list[Any]:  # noqa: ANN401
@@ -80,7 +89,9 @@ def _values(column: Any) -> list[Any]:  # noqa: ANN401
     from pyarrow import types  # noqa: PLC0415
 
     if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        # Each value once: decoded, a long one of each row would be in memory.
+        values = _values(column.dictionary)
+        return [None if at is None else values[at] for at in column.indices.to_pylist()]
     if _is_binary(column.type):
         return [None if value is None else _text(value) for value in column.to_pylist()]
     try:
@@ -99,7 +110,7 @@ def _value(scalar: Any) -> Any:  # noqa: ANN401
     if not scalar.is_valid:
         return None
     type_ = scalar.type
-    if types.is_string(type_) or types.is_large_string(type_):
+    if types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_):
         return scalar.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
     if types.is_map(type_):
         keys, items = scalar.values.field(0), scalar.values.field(1)

@@ -13,8 +13,8 @@ from typing import Self
 from pixcrawler_worker.domain.list_rows import ListPage, ListRow, pages
 from pixcrawler_worker.errors import PermanentError
 
-#: Rows that are written and read at a time.
-_BATCH = 1000
+#: Rows that are written and read at a time: each may have a caption of 120,000 characters, and as many of columns.
+_BATCH = 100
 #: Bytes of a list that stays in memory.
 _IN_MEMORY = 4 << 20
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 
 import pyarrow as pa
 import pytest
@@ -84,6 +85,12 @@ def test_times_that_python_does_not_have_cost_no_other_value() -> None:
     assert said == []
 
 
+def test_bytes_of_every_type_are_text_or_nothing() -> None:
+    for type_ in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2)):
+        content = written_parquet(url=URLS[:2], bytes=pa.array([b"ab", b"\xff\xd8"], type_))
+        assert [dict(row.columns) for row in read(content)[0]] == [{"bytes": "ab"}, {}]
+
+
 def test_numbers_of_more_than_64_bits_are_texts_of_which_nothing_is_lost() -> None:
     (row,), said = read(written_parquet(url=URLS[:1], n=pa.array([2**64 - 1], pa.uint64())))
     assert (row.columns, said) == ({"n": "18446744073709551615"}, [])
@@ -110,3 +117,22 @@ def test_what_is_damaged_or_encrypted_is_said_with_what_to_do() -> None:
     for content in (b"PAR1", written_parquet(url=URLS)[:-9]):
         with pytest.raises(PermanentError, match=r"cannot be read as Parquet: .*: get or write the file again\Z"):
             read(content)
+
+
+def test_long_texts_of_many_rows_are_not_held_in_memory() -> None:
+    long = ["a" * 100_000, "b" * 100_000]
+    repeated = pa.DictionaryArray.from_arrays(pa.array([at % 2 for at in range(1000)], pa.int8()), pa.array(long))
+    each = [f"{at}{long[0]}" for at in range(600)]
+    files = [
+        written_parquet(url=URLS[:1] * 1000, caption=repeated),
+        written_parquet(url=URLS[:1] * 600, caption=each),
+    ]
+    for file in files:
+        tracemalloc.start()
+        try:
+            assert {len(row.caption or "") // 100_000 for row in reading.read(io.BytesIO(file), "list")} == {1}
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # The columns are found by a hundred rows, which have 10 MB.
+        assert most < 24 << 20

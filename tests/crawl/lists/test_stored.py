@@ -61,3 +61,16 @@ def test_a_disk_that_is_full_is_an_error_that_says_where_there_may_be_room() -> 
     ended = subprocess.run([sys.executable, "-c", _FULL], capture_output=True, text=True, check=False)
     assert "PermanentError: the list cannot be kept in " in ended.stderr
     assert "Set TMPDIR to a directory with more room" in ended.stderr
+
+
+def test_long_captions_are_not_held_in_memory() -> None:
+    rows = (ListRow("http://a.example/", f"{at}{'a' * 100_000}") for at in range(1000))
+    tracemalloc.start()
+    try:
+        with StoredList(rows) as stored:
+            assert sum(len(page.urls) for page in stored.pages(100)) == len(stored) == 1000
+            _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A page has 10 MB, and its JSON is there as text and as bytes.
+    assert most < 60 << 20
