@@ -50,7 +50,8 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
                 for values in zip(*map(_values, kept), strict=True):
                     number += 1
                     yield Row(number, dict(zip(names, values, strict=True)))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            # Names of columns that are not UTF-8 are an error of Python.
             raise PermanentError(
                 f"{name} cannot be read as Parquet: {_first_line(error)}: {_advice(str(error))}"
             ) from error

@@ -418,12 +418,17 @@ def _wanted(names: Sequence[str], name: str, wanted: str) -> str:
     same = [one for one in names if one.casefold() == wanted.casefold()]
     if len(same) == 1:
         return same[0]
-    raise PermanentError(f"{name} has no column {options.quoted(wanted)}; {hint(wanted, names)}")
+    raise PermanentError(f"{name} has no column {options.quoted(wanted)}; {hint(wanted, list(map(_shown, names)))}")
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(options.short(one) for one in names[:_SHOWN])
+    shown = ", ".join(map(_shown, names[:_SHOWN]))
     return shown + (f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _shown(name: str) -> str:
+    """Return the name of a column for a message, which has one line."""
+    return options.short(" ".join(name.split()))
 
 
 def _plain(name: str) -> str:

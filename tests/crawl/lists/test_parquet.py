@@ -1,5 +1,6 @@
 """Parquet files as odd programs write them: no column, and no row, is lost or costs the others."""
 
+import contextlib
 import io
 import struct
 import tracemalloc
@@ -111,6 +112,20 @@ def test_urls_may_begin_after_many_rows_without_one() -> None:
         assert said == ["list, row 1: there is no URL, so that the row will be rejected as bad_url (200 rows in all)"]
     with pytest.raises(PermanentError, match='list has no URLs in its column "url": all of its rows are empty'):
         read(written_parquet(url=[None, None], caption=["a", "b"]))
+
+
+@given(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=4))
+def test_a_damaged_file_is_read_or_rejected(at: int, damage: bytes) -> None:
+    whole = written_parquet(url=URLS, caption=["a", "b", "c"])
+    at %= len(whole)
+    with contextlib.suppress(PermanentError):
+        read(whole[:at] + damage + whole[at + len(damage) :])
+
+
+def test_names_of_columns_that_are_not_utf_8_are_an_error_of_the_file() -> None:
+    content = written_parquet(url=URLS).replace(b"url", b"u\xffl")
+    with pytest.raises(PermanentError, match="cannot be read as Parquet: "):
+        read(content)
 
 
 def test_what_is_damaged_or_encrypted_is_said_with_what_to_do() -> None:

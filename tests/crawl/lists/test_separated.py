@@ -2,14 +2,16 @@
 
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from list_samples import URLS
 
 from pixcrawler_worker.crawl.lists import reading
-from pixcrawler_worker.crawl.lists.rows import Notes, unique
+from pixcrawler_worker.crawl.lists.rows import Columns, Notes, unique
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.domain.list_rows import ListRow
+from pixcrawler_worker.errors import PermanentError
 
 
 def read(content: bytes) -> tuple[list[ListRow], list[str]]:
@@ -64,3 +66,10 @@ def test_names_of_columns_are_unique_and_stay_where_they_can(names: list[str]) -
     assert all(
         new == old for at, (new, old) in enumerate(zip(found, names, strict=True)) if old and old not in names[:at]
     )
+
+
+def test_names_of_columns_in_messages_have_one_line() -> None:
+    for columns in (Columns(), Columns("zzzz")):
+        with pytest.raises(PermanentError, match="a b") as raised:
+            list(reading.read(io.BytesIO(b'url,"a\nb",c\nx,y,z\n'), "list", columns))
+        assert "\n" not in str(raised.value)
