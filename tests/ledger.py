@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db import images
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.ledger import chunks, jobs
-from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
+from pixcrawler_worker.db.ledger import chunks, jobs, leases
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
+from pixcrawler_worker.db.ledger.leases import Reaped
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, ValidationJob
 from pixcrawler_worker.db.private_models import Chunk
@@ -158,7 +159,7 @@ def claim(sessions: Sessions, chunk_id: int, *, owner: str = "worker") -> Claim:
 
 def reap(session: Session) -> Reaped | None:
     """Reap a chunk of a job of any kind."""
-    return next(filter(None, (chunks.reap(session, table) for table in TABLES)), None)
+    return next(filter(None, (leases.reap(session, table) for table in TABLES)), None)
 
 
 def bring(
@@ -279,4 +280,4 @@ def finish_with(session: Session, held: Claim, result: Mapping[str, Any], gains:
 
 def reap_of(session: Session, table: JobTable) -> Reaped | None:
     """Reap a chunk of a kind of job."""
-    return chunks.reap(session, table)
+    return leases.reap(session, table)

@@ -166,7 +166,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="reaping waits for locked rows",
-        files="db/ledger/chunks.py",
+        files="db/ledger/leases.py",
         old="        .with_for_update(key_share=True, skip_locked=True)\n    ).one_or_none()",
         new="        .with_for_update(key_share=True)\n    ).one_or_none()",
         tests=("db/ledger/test_locked_rows.py",),
@@ -187,10 +187,10 @@ MUTATIONS = (
     ),
     Mutation(
         name="a crash does not count",
-        files="db/ledger/chunks.py",
+        files="db/ledger/leases.py",
         old="crashes = min(max(row.crash_count, 0), _MAX_SMALLINT - 1) + 1",
         new="crashes = min(max(row.crash_count, 0), _MAX_SMALLINT - 1)",
-        tests=("db/ledger/test_chunks.py",),
+        tests=("db/ledger/test_leases.py",),
     ),
     Mutation(
         name="images are written before the fence token is checked",

@@ -66,6 +66,7 @@ TESTED_ELSEWHERE = {
     "db/export_selection.py": "export/test_jobs.py",
     "db/exports.py": "export/test_jobs.py",
     "db/image_records.py": "export/test_jobs.py",
+    "db/ledger/chunk_results.py": "db/ledger/test_chunks.py",
     "db/ledger/tables.py": "db/ledger/test_jobs.py",
     "db/maintenance.py": "cli/test_db_maintain.py",
     "db/point_in_time.py": "scale/test_point_in_time.py",

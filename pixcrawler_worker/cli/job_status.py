@@ -12,7 +12,7 @@ from pixcrawler_worker import displays
 from pixcrawler_worker.cli import console
 from pixcrawler_worker.db import activity_log, job_views
 from pixcrawler_worker.db.job_views import JobView, View
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunk_results
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, Sessions, transact
 from pixcrawler_worker.errors import PermanentError
@@ -81,8 +81,8 @@ def print_table(sessions: Sessions, ref: JobRef, *, as_json: bool) -> None:
 def _ledger(session: Session, ref: JobRef) -> dict[str, Any]:
     """Return what chunks and activity log of a job of any kind say."""
     return {
-        "chunks": chunks.states(session, ref),
-        "errors": chunks.errors(session, ref),
+        "chunks": chunk_results.states(session, ref),
+        "errors": chunk_results.errors(session, ref),
         "activity": [
             {
                 "at": entry.timestamp.astimezone(UTC).isoformat(),

@@ -10,7 +10,7 @@ from pixcrawler_worker.crawl import retries
 from pixcrawler_worker.db import activity_log, candidates, crawl_history, crawls, extensions, job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunk_results
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain import explanations
 from pixcrawler_worker.jobs.display import JobDisplay, Row, counts
@@ -105,7 +105,7 @@ def _outcome(session: Session, job: CrawlView) -> list[str]:
     reason = last.details.get("reason") if last else None
     reasons = crawl_history.reasons(session, job.id)
     rejected = ", ".join(f"{count} {name}" for name, count in reasons.items())
-    errors = chunks.errors(session, ref)
+    errors = chunk_results.errors(session, ref)
     return [
         *([str(reason)] if reason else []),
         *([f"rejected: {rejected}"] if rejected else []),

@@ -8,7 +8,7 @@ from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse, recorded
 from pixcrawler_worker.db import crawl_history, crawls, extensions
 from pixcrawler_worker.db.crawls import CrawlRequest
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunk_results
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain import crawl_planning, keyword_expansion, list_rows
@@ -152,7 +152,7 @@ def _end(
         "wanted": request.max_images,
         "chunks": {"completed": counters.completed, "failed": counters.failed},
         "reasons": crawl_history.reasons(session, ref.id),
-        "errors": chunks.errors(session, ref),
+        "errors": chunk_results.errors(session, ref),
     }
     if reason:
         details["reason"] = reason

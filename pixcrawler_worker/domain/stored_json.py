@@ -159,6 +159,11 @@ def counts(value: object) -> dict[str, int]:
     }
 
 
+def as_object(value: object) -> dict[str, Any]:
+    """Return a JSON object; an empty one for anything else that a column may have, as if its fields were missing."""
+    return value if isinstance(value, dict) else {}
+
+
 def quoted(value: object) -> str:
     """Return a JSON value for a message, in at most 60 characters; an object or an array by its type alone."""
     if isinstance(value, UnreadableJson):

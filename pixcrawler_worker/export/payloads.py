@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pixcrawler_worker.db.ledger.chunks import EndedChunk
+from pixcrawler_worker.db.ledger.chunk_results import EndedChunk
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.domain.stored_json import Fields
 from pixcrawler_worker.errors import PermanentError

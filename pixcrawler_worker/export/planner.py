@@ -8,8 +8,8 @@ from typing import Any
 from pixcrawler_worker.db import export_selection, exports, extensions, validations
 from pixcrawler_worker.db.export_selection import ExportPart, Selection
 from pixcrawler_worker.db.exports import ExportRequest
-from pixcrawler_worker.db.ledger import chunks, jobs
-from pixcrawler_worker.db.ledger.chunks import EndedChunk
+from pixcrawler_worker.db.ledger import chunk_results, chunks, jobs
+from pixcrawler_worker.db.ledger.chunk_results import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain import labels, licenses, splits
@@ -74,7 +74,7 @@ def plan(runtime: Runtime, session: Session, ref: JobRef) -> Chunks:
 def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters) -> Chunks | Conclusion:
     """Return the chunk that publishes the archives once all are written, or the end of the job."""
     del runtime, counters
-    ended = chunks.ended(session, ref)
+    ended = chunk_results.ended(session, ref)
     published = next((chunk for chunk in ended if isinstance(task_of(chunk.payload), PublishTask)), None)
     failed = next((chunk for chunk in ended if chunk.state is ChunkState.FAILED), None)
     if failed is not None:

@@ -13,8 +13,9 @@ import structlog
 
 from pixcrawler_worker.db import exports
 from pixcrawler_worker.db.exports import ExportEntry
-from pixcrawler_worker.db.ledger import chunks
-from pixcrawler_worker.db.ledger.chunks import Claim, EndedChunk
+from pixcrawler_worker.db.ledger import chunk_results
+from pixcrawler_worker.db.ledger.chunk_results import EndedChunk
+from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.domain.reasons import RejectedError
@@ -90,7 +91,7 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> ExportWork:
         task=task,
         plan=Plan.of(request, exports.labels(session, job_id), exports.list_columns(session, job_id)),
         shown=exports.entries(session, job_id, first=first, last=last, sample=report.SHEET_SIZE),
-        ended=chunks.ended(session, claim.job),
+        ended=chunk_results.ended(session, claim.job),
     )
 
 

@@ -21,7 +21,7 @@ import structlog
 
 from pixcrawler_worker import metrics
 from pixcrawler_worker.db import activity_log
-from pixcrawler_worker.db.ledger import broker, chunks, dispatch, jobs, sweeps
+from pixcrawler_worker.db.ledger import broker, chunks, dispatch, jobs, leases, sweeps
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, transact
@@ -176,9 +176,9 @@ def expire_lease(runtime: Runtime, task_id: str, *, ended: Callable[[int], bool]
     """
 
     def work(session: Session) -> bool:
-        pids = {owner: local_pid(owner) for owner in chunks.owners_of(session, task_id)}
+        pids = {owner: local_pid(owner) for owner in leases.owners_of(session, task_id)}
         dead = [owner for owner, pid in pids.items() if pid is not None and ended(pid)]
-        return sum(chunks.expire_lease(session, owner) for owner in dead) > 0
+        return sum(leases.expire_lease(session, owner) for owner in dead) > 0
 
     return transact(runtime.sessions, work)
 
@@ -250,10 +250,10 @@ class _Sweep:
 
         def find(session: Session, skip: Collection[int]) -> list[int]:
             left = min(sweeps.BATCH, self.limits.max_reaped - self.swept.reaped)
-            return chunks.expired(session, kind.table, skip=skip, limit=left) if left > 0 else []
+            return leases.expired(session, kind.table, skip=skip, limit=left) if left > 0 else []
 
         def act(chunk_id: int) -> None:
-            reaped = transact(self.runtime.sessions, lambda session: chunks.reap(session, kind.table, chunk_id))
+            reaped = transact(self.runtime.sessions, lambda session: leases.reap(session, kind.table, chunk_id))
             if reaped is None:
                 return
             self.swept.reaped += 1

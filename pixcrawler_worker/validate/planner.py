@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from pixcrawler_worker.db import image_comparisons, validations
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.ledger import chunks, jobs
-from pixcrawler_worker.db.ledger.chunks import EndedChunk
+from pixcrawler_worker.db.ledger import chunk_results, chunks, jobs
+from pixcrawler_worker.db.ledger.chunk_results import EndedChunk
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.db.validations import VALIDATION_JOBS, ValidationRequest
@@ -79,7 +79,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     request = validations.load(session, ref.id)
     if request is None:
         raise UnknownJobError(ref.table.name, ref.id)
-    ended = chunks.ended(session, ref)
+    ended = chunk_results.ended(session, ref)
     validated = [chunk for chunk in ended if isinstance(task_of(chunk.payload), ImagesTask)]
     compared = next((chunk for chunk in ended if isinstance(task_of(chunk.payload), CompareTask)), None)
     if not any(chunk.state is ChunkState.COMPLETED for chunk in validated):
@@ -97,7 +97,7 @@ def reopened(session: Session, ref: JobRef) -> None:
 
     The comparison is dropped with what it has found, and planned again when all images are validated.
     """
-    open_ = chunks.open_payloads(session, ref)
+    open_ = chunk_results.open_payloads(session, ref)
     if any(isinstance(task_of(payload), ImagesTask) for payload in open_):
         chunks.discard(session, ref, CompareTask().to_json())
         rules = ValidationRules()

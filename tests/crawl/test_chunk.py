@@ -40,7 +40,7 @@ from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import candidates, crawl_history, job_views
 from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.job_views import CrawlView
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunk_results
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.private_models import CrawlCandidate
 from pixcrawler_worker.domain import placeholders
@@ -62,7 +62,7 @@ FORGER = Path(__file__).parents[1] / "security/forger.py"
 
 def results(runtime: Runtime, ref: JobRef) -> list[dict[str, Any]]:
     with runtime.sessions.begin() as opened:
-        return chunks.results(opened, ref)
+        return chunk_results.results(opened, ref)
 
 
 def reasons(runtime: Runtime, ref: JobRef) -> dict[str, int]:

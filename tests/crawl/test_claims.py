@@ -35,7 +35,7 @@ from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import candidates, crawl_history, images, session
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunks, leases
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.domain import storage_keys
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
@@ -216,7 +216,7 @@ def meanwhile(server: HostileServer, path: str, do: Callable[[], object]) -> Ite
 def steal(runtime: Runtime, message: ChunkMessage) -> None:
     ledger.expire_lease(runtime.sessions, message.chunk_id)
     with runtime.sessions.begin() as opened:
-        chunks.reap(opened, CRAWL_JOBS)
+        leases.reap(opened, CRAWL_JOBS)
     ledger.claim(runtime.sessions, message.chunk_id, owner="another")
 
 
@@ -286,7 +286,7 @@ def test_a_long_chunk_keeps_its_claim_by_its_heartbeat(runtime: Runtime) -> None
         def reap() -> None:
             while not over.wait(0.05):
                 with runtime.sessions.begin() as opened:
-                    reaped.extend(filter(None, [chunks.reap(opened, CRAWL_JOBS)]))
+                    reaped.extend(filter(None, [leases.reap(opened, CRAWL_JOBS)]))
 
         thread = threading.Thread(target=reap)
         thread.start()

@@ -6,7 +6,7 @@ from factories import make_job, start_job
 from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.job_views import CrawlView
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunk_results
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import JobStatus
@@ -65,6 +65,6 @@ def test_chunks_are_counted_by_the_states_that_occur(sessions: Sessions) -> None
     ledger.claim(sessions, ids[0])
     ledger.finish(sessions, ledger.claim(sessions, ids[1]))
     with sessions.begin() as session:
-        assert chunks.states(session, ref) == {"queued": 2, "running": 1, "completed": 1}
-        assert chunks.states(session, other) == {"queued": 2}
-        assert chunks.states(session, JobRef(CRAWL_JOBS, 2**30)) == {}
+        assert chunk_results.states(session, ref) == {"queued": 2, "running": 1, "completed": 1}
+        assert chunk_results.states(session, other) == {"queued": 2}
+        assert chunk_results.states(session, JobRef(CRAWL_JOBS, 2**30)) == {}

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pixcrawler_worker.db.ledger.chunks import EndedChunk
+from pixcrawler_worker.db.ledger.chunk_results import EndedChunk
 from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.export.payloads import (
     ArchiveResult,

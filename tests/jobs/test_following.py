@@ -17,7 +17,7 @@ from toy.kind import make_toy, toy, toy_kind
 
 from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import session
-from pixcrawler_worker.db.ledger import chunks, dispatch
+from pixcrawler_worker.db.ledger import chunks, dispatch, leases
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.session import Session, Sessions, transact
@@ -119,7 +119,7 @@ def test_the_claim_of_a_follower_names_the_process_and_the_message(runtime: Runt
     async def look(_runtime: Runtime, claim: Claim, _limits: JobLimits) -> None:
         with sessions.begin() as opened:
             name = opened.scalar(text("SELECT owner FROM pixcrawler.chunks WHERE id = :id"), {"id": claim.chunk_id})
-            found.append((name, chunks.owners_of(opened, message.task_id)))
+            found.append((name, leases.owners_of(opened, message.task_id)))
 
     run(runtime, crawl(work=look), message)
     assert len({name for name, _ in found}) == 2
@@ -281,7 +281,7 @@ def test_a_follower_that_was_reaped_meanwhile_brings_nothing_late(runtime: Runti
     async def lose(_runtime: Runtime, claim: Claim, _limits: JobLimits) -> None:
         if claim.chunk_id == second:
             ledger.expire_lease(sessions, second)
-            assert transact(sessions, lambda opened: chunks.reap(opened, ref.table, second)) is not None
+            assert transact(sessions, lambda opened: leases.reap(opened, ref.table, second)) is not None
             assert transact(
                 sessions, lambda opened: chunks.claim(opened, ref.table, second, owner="other", lease=LEASE)
             )

@@ -8,7 +8,7 @@ import pytest
 from ledger import at_once
 from toy.kind import make_toy, open_chunks, toy, toy_in_parts
 
-from pixcrawler_worker.db.ledger import chunks, dispatch
+from pixcrawler_worker.db.ledger import chunk_results, chunks, dispatch, leases
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.private_models import Chunk
@@ -49,7 +49,7 @@ def test_every_part_is_counted_once_and_the_chunk_ends_with_the_last(runtime: Ru
         runs += 1
         waiting += [message.chunk_id for message in executor.run(runtime, kind, waiting.pop(0))]
         with sessions.begin() as session:
-            results = chunks.results(session, ref)
+            results = chunk_results.results(session, ref)
         assert toy(sessions, ref).sum == sum(result["added"] for result in results) == runs
     assert runs == 1 + 2 + 3
     assert toy(sessions, ref).status == "completed"
@@ -123,7 +123,7 @@ def test_a_part_that_comes_too_late_is_dropped(runtime: Runtime, sessions: Sessi
         case "reaped":
             ledger.execute(sessions, "UPDATE pixcrawler.chunks SET lease_until = now() - interval '1 s'")
             with sessions.begin() as session:
-                assert chunks.reap(session, kind.table)
+                assert leases.reap(session, kind.table)
         case "cancelled":
             submission.cancel(runtime, kind, ref.id)
         case _:
@@ -154,7 +154,7 @@ def test_an_attempt_that_ended_otherwise_was_not(runtime: Runtime, sessions: Ses
             chunks.release(session, claim, error="busy", jitter=0.0)
         else:
             ledger.execute(sessions, "UPDATE pixcrawler.chunks SET lease_until = now() - interval '1 s'")
-            assert chunks.reap(session, kind.table)
+            assert leases.reap(session, kind.table)
     with sessions.begin() as session:
         assert chunks.lock_claim(session, claim) is ClaimState.LOST
 

@@ -13,7 +13,7 @@ from sqlalchemy import Integer, Text, func, join, literal_column, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from pixcrawler_worker.db.job_views import JobView
-from pixcrawler_worker.db.ledger import chunks
+from pixcrawler_worker.db.ledger import chunk_results
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import JobRow, Profile, Project
@@ -97,7 +97,7 @@ class ToyView(JobView):
 DISPLAY = JobDisplay(
     view=ToyView,
     listed_by="psql",
-    details=lambda session, job: {"results": chunks.results(session, TOY_JOBS.ref(job.id))},
+    details=lambda session, job: {"results": chunk_results.results(session, TOY_JOBS.ref(job.id))},
     rows=lambda job, details: [("sum", [str(job.sum)]), ("results", [str(one) for one in details["results"]])],
     outcome=lambda _, job: [f"sum: {job.sum}"],
 )
@@ -195,12 +195,12 @@ def _conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counter
     if counters.total < job.numbers * job.rounds:
         return Chunks([{"number": number} for number in range(1, job.numbers + 1)])
     if counters.failed:
-        return Conclusion.failure(next(iter(chunks.errors(session, ref))))
+        return Conclusion.failure(next(iter(chunk_results.errors(session, ref))))
     return Conclusion(JobStatus.COMPLETED, details={"sum": job.sum})
 
 
 def _recount(session: Session, ref: JobRef) -> Mapping[str, int]:
-    return {"sum": sum(result["added"] for result in chunks.results(session, ref))}
+    return {"sum": sum(result["added"] for result in chunk_results.results(session, ref))}
 
 
 def make_toy(sessions: Sessions, *, numbers: int = 3, **values: Any) -> JobRef:

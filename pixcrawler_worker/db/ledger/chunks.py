@@ -4,22 +4,23 @@ The fence makes them safe to repeat: a claim takes a number that no claim had be
 number may end the attempt. What a worker that lost its claim brings late carries an old number and is rejected.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import Any
 
 from psycopg.types.json import Jsonb
-from sqlalchemy import ColumnElement, Row, Select, Text, and_, cast, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.ledger import jobs, looks, statements
+from pixcrawler_worker.db.ledger import jobs, statements
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
 from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import execute_prepared
-from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, after_crash, delta
+from pixcrawler_worker.domain import stored_json
+from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, delta
 from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.domain.retry import (
     GiveUp,
@@ -31,7 +32,6 @@ from pixcrawler_worker.domain.retry import (
 
 #: Characters of an error that are kept.
 _MAX_ERROR_LENGTH = 2000
-_MAX_SMALLINT = 2**15 - 1
 
 _NOW = func.clock_timestamp()
 
@@ -63,25 +63,6 @@ class ClaimState(Enum):
     VALID = "the claim is valid"
     FINISHED = "an earlier try of this attempt committed, and its answer was lost"
     LOST = "the chunk was reaped, cancelled or deleted"
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """A chunk whose lease expired, and the state that it has now."""
-
-    chunk_id: int
-    job: JobRef
-    state: ChunkState
-
-
-@dataclass(frozen=True, slots=True)
-class EndedChunk:
-    """A chunk that was completed or failed: its payload, and its result or its error."""
-
-    payload: dict[str, Any]
-    state: ChunkState
-    result: dict[str, Any]
-    error: str | None
 
 
 def claimable() -> ColumnElement[bool]:
@@ -124,7 +105,15 @@ def claim(session: Session, table: JobTable, chunk_id: int, *, owner: str, lease
 
 def _claim(ref: JobRef, columns: Sequence[Any]) -> Claim:
     chunk_id, fence, attempt, max_attempts, payload, so_far = columns
-    return Claim(chunk_id, ref, fence, attempt, max_attempts, _object(payload), so_far=_object(so_far))
+    return Claim(
+        chunk_id,
+        ref,
+        fence,
+        attempt,
+        max_attempts,
+        stored_json.as_object(payload),
+        so_far=stored_json.as_object(so_far),
+    )
 
 
 def heartbeat(session: Session, claim: Claim, *, lease: timedelta) -> bool:
@@ -274,7 +263,7 @@ def put_back(  # noqa: PLR0913 - what `finish` needs, and what is left to do
         NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
     """
     attempt, max_attempts = after_part(attempt=claim.attempt, max_attempts=claim.max_attempts, progressed=progressed)
-    _write(
+    write(
         session,
         claim.chunk_id,
         state=ChunkState.QUEUED,
@@ -325,7 +314,7 @@ def release(  # noqa: PLR0913 - what went wrong, and what decides about the dela
         return fail(session, claim, error=f"{error}: {decision.reason}" if decision.reason else error)
     if lock_claim(session, claim) is not ClaimState.VALID:
         return ChunkOutcome.LOST
-    _write(
+    write(
         session,
         claim.chunk_id,
         state=ChunkState.QUEUED,
@@ -346,7 +335,7 @@ def fail(session: Session, claim: Claim, *, error: str) -> ChunkOutcome:
     """
     if lock_claim(session, claim) is not ClaimState.VALID:
         return ChunkOutcome.LOST
-    _write(session, claim.chunk_id, state=ChunkState.FAILED, lease_until=None, error=_storable(error))
+    write(session, claim.chunk_id, state=ChunkState.FAILED, lease_until=None, error=_storable(error))
     return jobs.count(session, claim.job, delta(ChunkState.RUNNING, ChunkState.FAILED))
 
 
@@ -358,7 +347,7 @@ def undo_claim(session: Session, claim: Claim) -> ChunkOutcome:
     """
     if lock_claim(session, claim) is not ClaimState.VALID:
         return ChunkOutcome.LOST
-    _write(
+    write(
         session,
         claim.chunk_id,
         state=ChunkState.QUEUED,
@@ -382,25 +371,18 @@ def claims(session: Session, table: JobTable) -> list[tuple[str, Claim]]:
     return [
         (
             row.owner,
-            Claim(row.id, table.ref(row.job_id), row.fence, row.attempt, row.max_attempts, _object(row.payload)),
+            Claim(
+                row.id,
+                table.ref(row.job_id),
+                row.fence,
+                row.attempt,
+                row.max_attempts,
+                stored_json.as_object(row.payload),
+            ),
         )
         for row in rows
         if row.owner is not None and row.fence is not None
     ]
-
-
-def expired(session: Session, table: JobTable, *, skip: Collection[int] = (), limit: int) -> list[int]:
-    """Return chunks of running jobs of a kind whose lease expired, without those in `skip`."""
-    return looks.ids(session, _expired_ones, table, limit, skip=skip)
-
-
-def _expired_ones(table: JobTable, limit: int) -> Select[int]:
-    query = (
-        select(Chunk.id)
-        .join(table.model, table.chunk_key == table.model.id)
-        .where(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < _NOW, table.model.status == JobStatus.RUNNING)
-    )
-    return query.where(looks.not_skipped(Chunk.id)).order_by(Chunk.id).limit(limit)
 
 
 def count_attempt(session: Session, table: JobTable, chunk_id: int, *, error: str, jitter: float) -> None:
@@ -435,104 +417,10 @@ def count_attempt(session: Session, table: JobTable, chunk_id: int, *, error: st
     decision = after_transient_error(attempt=attempt, max_attempts=row.max_attempts, retry_after=None, jitter=jitter)
     values = {"attempt": attempt, "error": _storable(error)}
     if isinstance(decision, GiveUp):
-        _write(session, chunk_id, **values, state=ChunkState.FAILED)
+        write(session, chunk_id, **values, state=ChunkState.FAILED)
         jobs.count(session, job, delta(ChunkState.QUEUED, ChunkState.FAILED))
     else:
-        _write(session, chunk_id, **values, available_at=_NOW + decision.delay, dispatched_at=None)
-
-
-def reap(session: Session, table: JobTable, chunk_id: int | None = None) -> Reaped | None:
-    """Queue a chunk of a kind of job whose lease expired, or the first of all; None when there is none.
-
-    A chunk whose lease expires twice fails, so that one that kills its workers cannot stop the whole service.
-
-    Raises:
-        NotRunningError: when its job was cancelled at this moment. Roll back.
-    """
-    row = _expired(session, table, chunk_id)
-    if row is None:
-        return None
-    # Whatever was written there by hand: the number must fit into its column.
-    crashes = min(max(row.crash_count, 0), _MAX_SMALLINT - 1) + 1
-    state = after_crash(crashes=crashes, attempt=row.attempt, max_attempts=row.max_attempts)
-    job = table.ref(row.job_id)
-    _write(
-        session,
-        row.id,
-        state=state,
-        crash_count=crashes,
-        lease_until=None,
-        dispatched_at=None,
-        available_at=_NOW,
-        error=f"the lease expired ({crashes} of this chunk so far)",
-    )
-    jobs.count(session, job, delta(ChunkState.RUNNING, state))
-    return Reaped(row.id, job, state)
-
-
-def owners_of(session: Session, task_id: str) -> list[str]:
-    """Return the owners of the running chunks that a task may have claimed: its own chunk, or one of another job."""
-    named = aliased(Chunk)
-    own = Chunk.id == named.id
-    # Compared as text: tasks that run no chunk may have ids that are not UUIDs.
-    named_by_owner = Chunk.owner.contains(func.concat(":", named.id, "."))
-    query = (
-        select(Chunk.owner)
-        .join(named, or_(own, named_by_owner))
-        .where(cast(named.task_id, Text) == task_id, Chunk.state == ChunkState.RUNNING)
-    )
-    return [owner for owner in session.scalars(query) if owner is not None]
-
-
-def expire_lease(session: Session, owner: str) -> bool:
-    """End the lease of a running chunk whose owner is known to be dead; the next sweep reaps it."""
-    expired = session.scalar(
-        update(Chunk)
-        .where(Chunk.owner == owner, Chunk.state == ChunkState.RUNNING)
-        .values(lease_until=_NOW)
-        .returning(Chunk.id)
-        .execution_options(synchronize_session=False)
-    )
-    return expired is not None
-
-
-def results(session: Session, ref: JobRef) -> list[dict[str, Any]]:
-    """Return what the job's chunks have reported, in their order: completed ones, and parts of others."""
-    rows = session.scalars(
-        select(Chunk.result).where(jobs.belongs_to(ref), Chunk.result.is_not(None)).order_by(Chunk.seq)
-    )
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def errors(session: Session, ref: JobRef, *, limit: int = 5) -> dict[str, int]:
-    """Return why the job's failed chunks failed, with counts, the most frequent first."""
-    model: Any = ref.table.model
-    if ref.table.has("failed_chunks") and not session.scalar(select(model.failed_chunks).where(model.id == ref.id)):
-        return {}
-    failed = (
-        select(Chunk.error, func.count())
-        .where(jobs.belongs_to(ref), Chunk.state == ChunkState.FAILED, Chunk.error.is_not(None))
-        .group_by(Chunk.error)
-        .order_by(func.count().desc())
-        .limit(limit)
-    )
-    return {error: count for error, count in session.execute(failed) if error is not None}
-
-
-def ended(session: Session, ref: JobRef) -> list[EndedChunk]:
-    """Return the chunks of a job that were completed or failed, in their order."""
-    rows = session.execute(
-        select(Chunk.payload, Chunk.state, Chunk.result, Chunk.error)
-        .where(jobs.belongs_to(ref), Chunk.state.in_([ChunkState.COMPLETED, ChunkState.FAILED]))
-        .order_by(Chunk.seq)
-    )
-    return [EndedChunk(_object(row.payload), ChunkState(row.state), _object(row.result), row.error) for row in rows]
-
-
-def open_payloads(session: Session, ref: JobRef) -> list[dict[str, Any]]:
-    """Return the payloads of the job's open chunks, in their order."""
-    query = select(Chunk.payload).where(jobs.belongs_to(ref), Chunk.state.in_([ChunkState.QUEUED, ChunkState.RUNNING]))
-    return [_object(payload) for payload in session.scalars(query.order_by(Chunk.seq))]
+        write(session, chunk_id, **values, available_at=_NOW + decision.delay, dispatched_at=None)
 
 
 def discard(session: Session, ref: JobRef, payload: Mapping[str, Any]) -> None:
@@ -548,73 +436,13 @@ def discard(session: Session, ref: JobRef, payload: Mapping[str, Any]) -> None:
     )
 
 
-def states(session: Session, ref: JobRef) -> dict[str, int]:
-    """Return the number of the job's chunks in each state that occurs, with those that are deleted.
-
-    Of a kind whose rows count chunks, those that have ended are not counted again: there may be any number of them.
-    """
-    of_job = jobs.belongs_to(ref)
-    if not ref.table.has("active_chunks"):
-        query = select(Chunk.state, func.count()).where(of_job).group_by(Chunk.state)
-        by_state: dict[str, int] = dict(session.execute(query).all())
-        if deleted := jobs.pruned(session, ref):
-            by_state[ChunkState.COMPLETED] = by_state.get(ChunkState.COMPLETED, 0) + deleted
-        return by_state
-    model: Any = ref.table.model
-    row = session.execute(
-        select(
-            model.total_chunks,
-            model.completed_chunks,
-            model.failed_chunks,
-            *(
-                select(func.count()).where(of_job, Chunk.state == state).scalar_subquery()
-                for state in (ChunkState.QUEUED, ChunkState.RUNNING)
-            ),
-        ).where(model.id == ref.id)
-    ).one_or_none()
-    if row is None:
-        return {}
-    total, completed, failed, queued, running = row
-    found = {
-        ChunkState.CANCELLED: total - completed - failed - queued - running,
-        ChunkState.COMPLETED: completed,
-        ChunkState.FAILED: failed,
-        ChunkState.QUEUED: queued,
-        ChunkState.RUNNING: running,
-    }
-    return {state: count for state, count in found.items() if count > 0}
-
-
-def _expired(session: Session, table: JobTable, chunk_id: int | None) -> Row[*tuple[Any, ...]] | None:
-    """Lock the first chunk of a running job of the kind whose lease has expired, and its job; None when there is none.
-
-    Jobs that do not run are left to `jobs.drop_chunks`. A job that is locked is skipped until the next sweep: the
-    chunks of the others must not wait for it.
-    """
-    return session.execute(
-        select(Chunk.id, Chunk.attempt, Chunk.max_attempts, Chunk.crash_count, table.chunk_key.label("job_id"))
-        .select_from(table.owners)
-        .join(Chunk, table.chunk_key == table.model.id)
-        .where(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < _NOW, table.model.status == JobStatus.RUNNING)
-        .where(*([] if chunk_id is None else [Chunk.id == chunk_id]))
-        .order_by(Chunk.id)
-        .limit(1)
-        # Everything that is locked later on is locked here, so that nothing is waited for while locks are held.
-        .with_for_update(key_share=True, skip_locked=True)
-    ).one_or_none()
-
-
-def _object(value: object) -> dict[str, Any]:
-    """Return a JSON object; an empty one for anything else that the column may have, as if its fields were missing."""
-    return value if isinstance(value, dict) else {}
-
-
 def _storable(error: str) -> str:
     """Return the text of an error as it is kept: it may be long, and quote an untrusted host."""
     return storable(error[:_MAX_ERROR_LENGTH])
 
 
-def _write(session: Session, chunk_id: int, **values: object) -> None:
+def write(session: Session, chunk_id: int, **values: object) -> None:
+    """Write columns of a chunk that the transaction has locked."""
     session.execute(
         update(Chunk).where(Chunk.id == chunk_id).values(**values).execution_options(synchronize_session=False)
     )

@@ -1,9 +1,7 @@
 """Transitions of chunks, with real commits and real races."""
 
-import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 
 import ledger
 import pytest
@@ -15,8 +13,9 @@ from pixcrawler_worker.db import job_views
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.job_views import CrawlView
-from pixcrawler_worker.db.ledger import chunks, jobs
-from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
+from pixcrawler_worker.db.ledger import chunk_results, chunks, jobs
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
+from pixcrawler_worker.db.ledger.leases import Reaped
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
 from pixcrawler_worker.db.private_models import Chunk
 from pixcrawler_worker.db.session import Sessions, transact
@@ -152,7 +151,7 @@ def test_a_heartbeat_extends_the_lease(sessions: Sessions) -> None:
     assert reap(sessions) is None
 
 
-def test_a_heartbeat_tells_a_worker_that_its_chunk_was_taken(sessions: Sessions) -> None:
+def test_a_heartbeat_shows_that_the_chunk_was_claimed_again(sessions: Sessions) -> None:
     ref = start_job(sessions)
     zombie = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0], owner="zombie")
     ledger.expire_lease(sessions, zombie.chunk_id)
@@ -167,7 +166,7 @@ def test_a_heartbeat_tells_a_worker_that_its_chunk_was_taken(sessions: Sessions)
 
 
 @every_kind
-def test_a_heartbeat_tells_a_worker_that_the_job_was_cancelled_or_deleted(sessions: Sessions, kind: JobTable) -> None:
+def test_a_heartbeat_shows_that_the_job_was_cancelled_or_deleted(sessions: Sessions, kind: JobTable) -> None:
     ref = start_job(sessions, kind=kind)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
@@ -277,7 +276,7 @@ def test_a_result_for_a_deleted_job_is_dropped(sessions: Sessions) -> None:
 # Giving back
 
 
-def test_a_chunk_that_is_given_back_rests_longer_every_time_and_fails_at_last(sessions: Sessions) -> None:
+def test_a_released_chunk_waits_longer_every_time_and_fails_at_last(sessions: Sessions) -> None:
     ref = start_job(sessions)
     (chunk_id,) = ledger.ids_of(sessions, ref)
     for seconds in (5, 20, 80, 320):
@@ -297,9 +296,7 @@ def test_a_chunk_that_is_given_back_rests_longer_every_time_and_fails_at_last(se
 
 
 @pytest.mark.parametrize(("seconds", "least"), [(900, 900), (30, 30), (1, 1), (0, 1)])
-def test_a_chunk_rests_as_long_as_somebody_wishes_to_be_left_alone(
-    sessions: Sessions, seconds: float, least: float
-) -> None:
+def test_a_released_chunk_waits_for_its_retry_after(sessions: Sessions, seconds: float, least: float) -> None:
     ref = start_job(sessions)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
@@ -307,7 +304,7 @@ def test_a_chunk_rests_as_long_as_somebody_wishes_to_be_left_alone(
     assert least - 0.5 < rest(sessions, claim.chunk_id).total_seconds() <= least * 2
 
 
-def test_a_wish_to_be_left_alone_is_no_failed_attempt_and_not_granted_for_ever(sessions: Sessions) -> None:
+def test_a_deferral_costs_no_attempt_and_there_is_a_last_one(sessions: Sessions) -> None:
     ref = start_job(sessions)
     (chunk_id,) = ledger.ids_of(sessions, ref)
     for attempt in range(1, MAX_ATTEMPTS_WITH_DEFERRALS + 1):
@@ -325,7 +322,7 @@ def test_a_wish_to_be_left_alone_is_no_failed_attempt_and_not_granted_for_ever(s
     assert ledger.chunks_of(sessions, ref)[0].max_attempts == MAX_ATTEMPTS
 
 
-def test_no_job_is_left_alone_for_longer_than_a_job_can_wait(sessions: Sessions) -> None:
+def test_a_chunk_that_would_have_to_wait_too_long_fails(sessions: Sessions) -> None:
     ref = start_job(sessions)
     claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
     with sessions.begin() as session:
@@ -344,126 +341,11 @@ def test_an_error_is_kept_up_to_a_readable_length(sessions: Sessions) -> None:
     assert [len(chunk.error or "") for chunk in ledger.chunks_of(sessions, ref)] == [2000, 4]
 
 
-# Reaping
-
-
-def test_a_silent_workers_chunk_is_given_to_others_once_and_is_poison_the_second_time(sessions: Sessions) -> None:
-    ref = start_job(sessions, chunks=2)
-    chunk_id, other = ledger.ids_of(sessions, ref)
-    ledger.claim(sessions, other)
-    ledger.claim(sessions, chunk_id, owner="first")
-    assert reap(sessions) is None, "its lease is not over"
-    ledger.expire_lease(sessions, chunk_id)
-    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.QUEUED)
-    assert reap(sessions) is None
-    ledger.check(sessions, ref)
-    ledger.claim(sessions, chunk_id, owner="second")
-    ledger.expire_lease(sessions, chunk_id)
-    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED)
-    assert ledger.states_of(sessions, ref) == [ChunkState.FAILED, ChunkState.RUNNING]
-    ledger.expire_lease(sessions, other)
-    reap(sessions)
-    ledger.claim(sessions, other, owner="third")
-    ledger.expire_lease(sessions, other)
-    assert reap(sessions) == Reaped(other, ref, ChunkState.FAILED)
-    ledger.check(sessions, ref)
-
-
-def test_a_chunk_that_falls_silent_in_its_last_attempt_fails(sessions: Sessions) -> None:
-    ref = start_job(sessions)
-    (chunk_id,) = ledger.ids_of(sessions, ref)
-    for _ in range(MAX_ATTEMPTS - 1):
-        with sessions.begin() as session:
-            chunks.release(session, ledger.claim(sessions, chunk_id), error="busy", jitter=0.5)
-        ledger.make_due(sessions, ref)
-    ledger.claim(sessions, chunk_id)
-    ledger.expire_lease(sessions, chunk_id)
-    assert reap(sessions) == Reaped(chunk_id, ref, ChunkState.FAILED)
-
-
-def test_chunks_of_jobs_that_do_not_run_do_not_block_those_behind_them(sessions: Sessions) -> None:
-    cancelled, running = start_job(sessions), start_job(sessions)
-    for ref in (cancelled, running):
-        (chunk_id,) = ledger.ids_of(sessions, ref)
-        ledger.claim(sessions, chunk_id)
-        ledger.expire_lease(sessions, chunk_id)
-    with sessions.begin() as session:
-        jobs.cancel(session, cancelled)
-    reaped = reap(sessions)
-    assert reaped is not None
-    assert reaped.job == running
-    assert reap(sessions) is None
-    assert ledger.states_of(sessions, cancelled) == [ChunkState.RUNNING]
-    ledger.check(sessions, cancelled, running)
-
-
-def test_two_sweeps_at_once_take_each_silent_chunk_back_once(sessions: Sessions) -> None:
-    refs = [start_job(sessions, chunks=6) for _ in range(2)]
-    for ref in refs:
-        for chunk_id in ledger.ids_of(sessions, ref):
-            ledger.claim(sessions, chunk_id)
-            ledger.expire_lease(sessions, chunk_id)
-
-    def sweep() -> list[int]:
-        return [reaped.chunk_id for reaped in iter(lambda: reap(sessions), None)]
-
-    taken = [chunk_id for sweep in at_once(sweep, sweep) for chunk_id in sweep]
-    assert sorted(taken) == sorted(chunk_id for ref in refs for chunk_id in ledger.ids_of(sessions, ref))
-    assert {chunk.crash_count for ref in refs for chunk in ledger.chunks_of(sessions, ref)} == {1}
-    ledger.check(sessions, *refs)
-
-
-def test_a_late_finish_and_a_sweep_on_one_chunk_have_one_winner(sessions: Sessions) -> None:
-    for number in range(12):
-        ref = start_job(sessions)
-        claim = ledger.claim(sessions, ledger.ids_of(sessions, ref)[0])
-        ledger.expire_lease(sessions, claim.chunk_id)
-        image = make_image(f"late {number}")
-        finished, reaped = at_once(partial(ledger.finish, sessions, claim, [image]), lambda: reap(sessions) is not None)
-        assert finished is not reaped
-        assert ledger.states_of(sessions, ref) == [ChunkState.COMPLETED if finished else ChunkState.QUEUED]
-        ledger.check(sessions, ref)
-
-
-def test_the_lease_of_a_dead_worker_ends_at_once(sessions: Sessions) -> None:
-    ref = start_job(sessions, chunks=2)
-    chunk, other = ledger.chunks_of(sessions, ref)
-    ledger.claim(sessions, chunk.id, owner="dead")
-    ledger.claim(sessions, other.id, owner="alive")
-    with sessions.begin() as session:
-        assert chunks.expire_lease(session, "dead")
-    reaped = reap(sessions)
-    assert reaped is not None
-    assert reaped.chunk_id == chunk.id
-    assert reap(sessions) is None
-    with sessions.begin() as session:
-        assert not chunks.expire_lease(session, "dead")
-
-
-def test_a_task_is_held_by_whoever_runs_its_chunk_now(sessions: Sessions) -> None:
-    ref = start_job(sessions)
-    (chunk,) = ledger.chunks_of(sessions, ref)
-
-    def holders(task_id: object) -> list[str]:
-        with sessions.begin() as session:
-            return chunks.owners_of(session, str(task_id))
-
-    assert holders(chunk.task_id) == []
-    ledger.claim(sessions, chunk.id, owner="first")
-    assert holders(chunk.task_id) == ["first"]
-    ledger.expire_lease(sessions, chunk.id)
-    reap(sessions)
-    ledger.claim(sessions, chunk.id, owner="second")
-    assert holders(chunk.task_id) == ["second"]
-    assert holders(uuid.uuid4()) == []
-    assert holders("an id of the caller's own") == []
-
-
 # Every kind of job
 
 
 @every_kind
-def test_one_machinery_serves_every_kind_of_job(sessions: Sessions, kind: JobTable) -> None:
+def test_transitions_are_the_same_for_every_kind_of_job(sessions: Sessions, kind: JobTable) -> None:
     ref = start_job(sessions, chunks=4, kind=kind)
     completed, given_back, given_up, reaped = ledger.ids_of(sessions, ref)
     with sessions.begin() as session:
@@ -491,8 +373,8 @@ def test_one_machinery_serves_every_kind_of_job(sessions: Sessions, kind: JobTab
         assert job_status(counters) is JobStatus.COMPLETED
         gained = session.scalar(text(f"SELECT {GAINS[kind]} FROM {kind.name}_jobs WHERE id = {ref.id}"))
         assert gained == 12
-        assert chunks.results(session, ref) == [{"n": 1}, {"n": 3}, {"n": 2}]
-        assert chunks.errors(session, ref) == {"broken": 1}
+        assert chunk_results.results(session, ref) == [{"n": 1}, {"n": 3}, {"n": 2}]
+        assert chunk_results.errors(session, ref) == {"broken": 1}
         jobs.end(session, ref, JobStatus.COMPLETED)
     assert _progress(sessions, ref) == 100
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.exports import EXPORT_JOBS
-from pixcrawler_worker.db.ledger import chunks, dispatch, fairness, jobs
+from pixcrawler_worker.db.ledger import chunks, dispatch, fairness, jobs, leases
 from pixcrawler_worker.db.ledger.fairness import Taken
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
 from pixcrawler_worker.db.session import Sessions, transact
@@ -195,7 +195,7 @@ def test_a_task_is_held_by_the_chunk_that_it_claimed_for_another_job(sessions: S
     assert served(take(sessions, large, at=1, owner=f"host:17:{named.id}.a")) == small
     take(sessions, large, at=2, owner=f"host:18:1{named.id}.b")
     with sessions.begin() as session:
-        assert chunks.owners_of(session, str(named.task_id)) == [f"host:17:{named.id}.a"]
+        assert leases.owners_of(session, str(named.task_id)) == [f"host:17:{named.id}.a"]
 
 
 def test_a_turn_does_not_read_the_chunks_of_large_jobs(sessions: Sessions) -> None:

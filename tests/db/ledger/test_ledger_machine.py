@@ -29,7 +29,8 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks, jobs
-from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState, Reaped
+from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
+from pixcrawler_worker.db.ledger.leases import Reaped
 from pixcrawler_worker.db.ledger.tables import JobRef, LimitExceededError, NotRunningError
 from pixcrawler_worker.db.models import CrawlJob, Image
 from pixcrawler_worker.db.private_models import Chunk

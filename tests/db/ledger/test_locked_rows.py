@@ -9,7 +9,7 @@ from factories import start_job
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
-from pixcrawler_worker.db.ledger import chunks, dispatch
+from pixcrawler_worker.db.ledger import dispatch, leases
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
 
@@ -27,7 +27,7 @@ def redispatch(session: Session, ref: JobRef) -> list[int]:
 
 
 def reap(session: Session, ref: JobRef) -> list[int]:
-    reaped = chunks.reap(session, ref.table)
+    reaped = leases.reap(session, ref.table)
     return [] if reaped is None else [reaped.chunk_id]
 
 
@@ -80,8 +80,8 @@ def test_chunks_of_a_locked_job_are_not_reaped_but_those_of_others_are(sessions:
     with sessions.begin() as other:
         other.connection().exec_driver_sql(f"SELECT FROM crawl_jobs WHERE id = {ref.id} FOR NO KEY UPDATE")
         with sessions.begin() as session:
-            reaped = chunks.reap(session, CRAWL_JOBS)
+            reaped = leases.reap(session, CRAWL_JOBS)
             assert reaped is not None
             assert reaped.job == free
         with sessions.begin() as session:
-            assert chunks.reap(session, CRAWL_JOBS) is None
+            assert leases.reap(session, CRAWL_JOBS) is None
