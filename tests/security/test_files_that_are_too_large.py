@@ -198,6 +198,19 @@ READERS: dict[str, Callable[[str], object]] = {
 }
 
 
+def cpu_of(read: Callable[[str], object], text: str) -> float:
+    """Return the seconds of CPU that it takes, at best: those of a busy machine differ, those of its steps do not."""
+    found = 60.0
+    for _ in range(3):
+        began = time.thread_time()
+        with contextlib.suppress(WorkerError):
+            read(text)
+        found = min(found, time.thread_time() - began)
+        if found < 0.1:
+            break
+    return found
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_text_of_any_kind_is_read_in_no_time(reader: str) -> None:
     read = READERS[reader]
@@ -205,11 +218,7 @@ def test_text_of_any_kind_is_read_in_no_time(reader: str) -> None:
     for piece in PIECES:
         for start, end in (("", ""), ("https://a.example/", "x!")):
             text = start + piece * (_SIZE // len(piece)) + end
-            began = time.process_time()
-            with contextlib.suppress(WorkerError):
-                read(text)
-            seconds = time.process_time() - began
-            if seconds > 0.2:
+            if (seconds := cpu_of(read, text)) > 0.2:
                 slow[start, piece] = round(seconds, 2)
     assert slow == {}
 
@@ -217,9 +226,7 @@ def test_text_of_any_kind_is_read_in_no_time(reader: str) -> None:
 def test_a_url_that_nearly_matches_the_patterns_of_placeholders_takes_no_time() -> None:
     known = placeholders.parse([f"url: i.example.com/removed{'*a' * 10}*b.png"], origin="list")
     near = f"https://i.example.com/removed{'a' * 8_000}"
-    began = time.process_time()
-    known.check_url(near)
-    assert time.process_time() - began < 0.2
+    assert cpu_of(known.check_url, near) < 0.2
     with pytest.raises(WorkerError):
         known.check_url(f"https://i.example.com/removed{'xa' * 10}xb.png")
 

@@ -13,6 +13,9 @@ from refused import KINDS, PUBLIC, PUBLIC_IPV6, SERVER
 
 from pixcrawler_worker.domain.reasons import Reason
 
+# The module's fixture checks hundreds of targets, and its start is none of what it promises.
+pytestmark = pytest.mark.timeout(300)
+
 ALONE = ["unshare", "--net", "--mount", "--map-root-user"]
 
 
@@ -27,7 +30,7 @@ def seen() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         pass
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(program, capture_output=True, check=False, text=True, timeout=90, env=environment)
+    done = subprocess.run(program, capture_output=True, check=False, text=True, timeout=240, env=environment)
     assert not done.returncode, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
