@@ -146,6 +146,8 @@ def _serve(control: socket.socket) -> Callable[[], None] | None:
     while True:
         request, files, _, _ = socket.recv_fds(control, 1 << 20, 3)
         if not request:
+            # What they took counts as taken by this process.
+            _reap()
             return None
         if os.fork() == 0:
             return _watched(json.loads(request), *files)
