@@ -35,8 +35,9 @@ _NAMES = (
     "originalurl",
     "fileurl",
     "downloadurl",
-    "photourl",
+    # In lists of Unsplash, `photo_url` is the page of a photo.
     "photoimageurl",
+    "photourl",
     "contenturl",
     "mediaurl",
     "imagesrc",
