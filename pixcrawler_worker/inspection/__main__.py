@@ -62,8 +62,8 @@ def _answer_all(worker: socket.socket, limits: Limits, respond: Respond, layers:
         try:
             response = respond(*request, limits)
         except OutOfMemoryError as rejection:
-            if memory.is_scattered:
-                # It is sent to the next process.
+            if memory.is_scattered and request[1] != Operation.CONVERT:
+                # It is sent to the next process. Of what a conversion makes, any may be too large for every process.
                 worker.sendall(framing.LEAVING)
                 return
             response = framing.rejection_response(rejection)

@@ -11,7 +11,7 @@ from pixcrawler_worker.inspection.limits import Limits
 #: Address space that may stay with the process between two images.
 _MAX_KEPT_BYTES = 32_000_000
 #: Of that, what the largest images can do without. When more is kept, it may be too scattered for them.
-_MAX_SCATTERED_BYTES = 4_000_000
+_MAX_SCATTERED_BYTES = 7_000_000
 _PAGE_BYTES = resource.getpagesize()
 #: Opened while it still can be. Elsewhere than on Linux, where it is not there, there is no limit either.
 _STATISTICS = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC) if kernel.LINUX else None

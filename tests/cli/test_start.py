@@ -32,7 +32,7 @@ main()
         "pixcrawler_worker.cli.jobs",
         "rich.table",
         "sqlalchemy.orm",
-        "pixcrawler_worker.cli.failures",
+        "pixcrawler_worker.cli.job_status",
     ],
 )
 def test_an_interrupt_of_an_import_ends_the_process_without_a_word(module: str) -> None:
