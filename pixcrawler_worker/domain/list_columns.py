@@ -253,7 +253,8 @@ def _name(key: str, taken: set[str]) -> str:
     """Return the name of a column that no other one has, whatever its case, and add it to those that are taken."""
     listed = safe(normalized("NFC", key), max_length=_MAX_NAME).strip()
     plain = "".join(one if one in _PUNCTUATION or _kind(one) in {"L", "M", "N"} else "_" for one in listed)
-    plain = _FILE_NAME.sub(r"file\1", plain)
+    # Whether a joiner may stay depends on what is before it.
+    plain = _FILE_NAME.sub(r"file\1", safe(plain))
     if not plain or not (plain[0] == "_" or _kind(plain[0]) in {"L", "N"}) or plain.casefold() in taken:
         plain = f"{PREFIX}{plain}"
     name, number = plain, 1

@@ -245,6 +245,7 @@ def test_reports_are_safe_to_open(runtime: Runtime, crawl: int, tmp_path: Path) 
 
 @example(["cat"], "x", "cc-by-4.0: [a")
 @example(["cat"], "x", 'cc-by-4.0 # !!python/name:os.system "')
+@example(["^\u200c", "\u06a9\u200c"], "x", "")
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(ANY_TEXT, min_size=1, max_size=6), ANY_TEXT, ANY_TEXT | st.builds("{}{}".format, LICENSE_STARTS, ANY_TEXT)
