@@ -97,7 +97,7 @@ def start(words: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdout: IO
     """Start `pixcrawler` or `celery`, with arguments."""
     report, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     request = json.dumps({"words": list(words), "env": dict(env), "cwd": str(cwd)}).encode()
-    socket.send_fds(_nursery(), [request], [far.fileno(), stdout.fileno(), stderr.fileno()])
+    socket.send_fds(_forker(), [request], [far.fileno(), stdout.fileno(), stderr.fileno()])
     far.close()
     return Process(report)
 
@@ -117,7 +117,7 @@ def run(
 
 
 @functools.cache
-def _nursery() -> socket.socket:
+def _forker() -> socket.socket:
     """Start the process that forks; it ends with this one."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(

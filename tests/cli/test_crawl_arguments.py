@@ -15,7 +15,7 @@ import pytest
 import redis
 from calls import call, sent
 from doubles import query
-from fakes import lists
+from fakes import threaded
 from pyarrow import parquet
 
 from pixcrawler_worker.errors import PermanentError
@@ -67,7 +67,7 @@ def test_the_column_of_a_table_is_chosen(env: Mapping[str, str], broker: redis.R
 
 def served(folder: Path) -> contextlib.AbstractContextManager[str]:
     """Serve a folder as Python does, which sends every file as a whole."""
-    return lists.serving(functools.partial(Quiet, directory=str(folder)))
+    return threaded.serving(functools.partial(Quiet, directory=str(folder)))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

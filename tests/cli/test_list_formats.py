@@ -16,7 +16,7 @@ import redis
 from calls import call
 from doubles import drive, image_urls, query
 from export import exporting
-from fakes import hosts, lists
+from fakes import hosts, threaded
 from list_samples import written_csv, written_parquet, zstandard
 
 from pixcrawler_worker.crawl.kind import CRAWL
@@ -88,7 +88,7 @@ def test_a_list_gives_the_same_dataset_in_every_format_and_from_everywhere(
     del broker
     datasets: dict[str, list[dict[str, bytes]]] = {"txt": [], "table": []}
     allowed = {**env, "PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8"}
-    with lists.serving(partial(Quiet, directory=str(Path.cwd()))) as server:
+    with threaded.serving(partial(Quiet, directory=str(Path.cwd()))) as server:
         for name, suffix, origin in combinations:
             content = COMPRESSIONS[suffix](FORMATS[name](urls))
             path = Path(f"list.{name}{suffix}")

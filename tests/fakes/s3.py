@@ -13,15 +13,16 @@ import http.client
 import re
 import subprocess
 import sysconfig
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from fakes import threaded
 
 from pixcrawler_worker.storage import multipart
 from pixcrawler_worker.storage.multipart import CanonicalRequest, Credentials
@@ -96,7 +97,7 @@ def responding(status: int) -> Iterator[str]:
         def respond(self) -> None:
             self.send(status, b"")
 
-    with _listening(Handler) as endpoint:
+    with threaded.serving(Handler) as endpoint:
         yield endpoint
 
 
@@ -125,7 +126,7 @@ def mounted(server: Server, path: str) -> Iterator[str]:
                 response = connection.getresponse()
                 self.send(response.status, response.read(), dict(response.getheaders()))
 
-    with _listening(Handler) as endpoint:
+    with threaded.serving(Handler) as endpoint:
         yield f"{endpoint}{path}"
 
 
@@ -156,7 +157,7 @@ def fronted(server: Server) -> Iterator[Front]:
                 response = connection.getresponse()
                 self.send(response.status, response.read(), dict(response.getheaders()))
 
-    with _listening(Handler) as endpoint:
+    with threaded.serving(Handler) as endpoint:
         front.endpoint = endpoint
         yield front
 
@@ -207,15 +208,3 @@ class _Handler(BaseHTTPRequestHandler):
         if name.startswith("do_"):
             return self.respond
         raise AttributeError(name)
-
-
-@contextmanager
-def _listening(handler: type[_Handler]) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()

@@ -4,15 +4,14 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from fakes import s3
+from fakes import s3, threaded
 from fakes.s3 import Server
 
 from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
@@ -183,14 +182,8 @@ def serving(responses: Responses) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with threaded.serving(Handler) as url:
+        yield url
 
 
 def aborted_at(responses: Responses, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, str] | None = None) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from fakes import lists, s3
+from fakes import s3, threaded
 from list_samples import FORMATS, URLS, Unseekable, zstandard
 
 from pixcrawler_worker.crawl.lists import reading, remote
@@ -154,7 +154,7 @@ def handler() -> type[Handler]:
 
 @pytest.fixture
 def server(handler: type[Handler]) -> Iterator[str]:
-    with lists.serving(handler) as url:
+    with threaded.serving(handler) as url:
         yield url
 
 
@@ -196,7 +196,7 @@ def test_every_format_gives_the_same_rows_from_a_file_a_pipe_and_a_url(handler: 
             self.answer(200, contents[int(number)])
 
     handler.send_one = send_one  # type: ignore[attr-defined]  # of this server
-    with lists.serving(handler) as server:
+    with threaded.serving(handler) as server:
         for number, content in enumerate(contents):
             rows = list(reading.read(io.BytesIO(content), "list"))
             pipe: BinaryIO = Unseekable(io.BytesIO(content))  # type: ignore[assignment]  # what it has of a file suffices
@@ -259,7 +259,7 @@ def test_private_addresses_are_requested_only_where_they_are_allowed(server: str
 
 
 def test_a_server_that_is_gone_is_an_error(handler: type[Handler]) -> None:
-    with lists.serving(handler) as url:
+    with threaded.serving(handler) as url:
         pass
     assert "cannot be read after 5 attempts" in message_of(f"{url}/parts/list.txt")
 

@@ -1,4 +1,4 @@
-"""Web servers of Python for URL lists: a thread for each request, on loopback."""
+"""A web server of Python with any handler: a thread for each request, on loopback."""
 
 import contextlib
 import http.server
