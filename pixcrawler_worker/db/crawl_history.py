@@ -78,14 +78,9 @@ def sum_up(session: Session, job_id: int, *, round_: int) -> CrawlHistory:
     return history
 
 
-def rejections(session: Session, job_id: int) -> Counter[str]:
-    """Return why candidates of a job did not become images, with counts."""
-    return _with_newer(session, job_id, _kept(session, job_id))
-
-
 def reasons(session: Session, job_id: int) -> dict[str, int]:
     """Return why candidates of a job did not become images, with counts, the most frequent first."""
-    total = rejections(session, job_id)
+    total = _with_newer(session, job_id, _kept(session, job_id))
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
