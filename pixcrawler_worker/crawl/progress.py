@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.db.images import NewImage
@@ -144,6 +145,7 @@ class Pause:
         waiting: number of candidates that wait for each host.
         deferred: whether only connections that other workers use are missing, which costs no attempt.
         yielded: whether the chunk stopped for other jobs, because its hosts are slow.
+        kept: the candidates that are left, for a chunk that keeps them.
     """
 
     positions: tuple[int, ...]
@@ -151,6 +153,7 @@ class Pause:
     waiting: Mapping[str, int] = field(default_factory=dict)
     deferred: bool = False
     yielded: bool = False
+    kept: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass(slots=True)

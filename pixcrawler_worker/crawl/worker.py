@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
 from pixcrawler_worker import metrics
-from pixcrawler_worker.crawl import planner
+from pixcrawler_worker.crawl import kept_candidates, planner
 from pixcrawler_worker.crawl.downloading import Downloading
 from pixcrawler_worker.crawl.options import parse
 from pixcrawler_worker.crawl.progress import CrawlProgress, CrawlWork, Offer, Pause, Rejection, kept_row
@@ -26,7 +27,7 @@ from pixcrawler_worker.errors import PermanentError, TransientError, WorkerError
 from pixcrawler_worker.jobs.kind import Report, Rest, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
-from pixcrawler_worker.sources.protocol import Page, Query
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 from pixcrawler_worker.web import http
 from pixcrawler_worker.web.hosts import MAX_STRIKES, Cause, HostClosedError
 
@@ -91,14 +92,20 @@ async def work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPro
 
 
 async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlProgress:
-    page = await _search(runtime, work)
-    progress = CrawlProgress(quota=work.quota, more=page.more)
-    if page.invalid and work.chunk.only is None:
-        progress.rejected[Reason.INVALID_ENTRY] += page.invalid
-    positions = range(len(page.candidates)) if work.chunk.only is None else work.chunk.only
-    offers = _offers(runtime, work, page, positions, progress)
-    if work.chunk.only is not None and work.chunk.source != planner.URLS:
-        offers = await _left_over(runtime, work, page, offers)
+    is_list = work.chunk.source == planner.URLS
+    if kept := _kept(work):
+        progress = CrawlProgress(quota=work.quota, more=work.chunk.more)
+        offers = _offers(runtime, work, kept, kept, progress)
+    else:
+        page = await _search(runtime, work)
+        progress = CrawlProgress(quota=work.quota, more=page.more)
+        if page.invalid and work.chunk.only is None:
+            progress.rejected[Reason.INVALID_ENTRY] += page.invalid
+        there = range(len(page.candidates))
+        positions = there if work.chunk.only is None else [at for at in work.chunk.only if at in there]
+        offers = _offers(runtime, work, page.candidates, positions, progress)
+        if work.chunk.only is not None and not is_list:
+            offers = await _left_over(runtime, work, page, offers)
     seen, known = await asyncio.to_thread(_seen, runtime, work, offers) if offers else (frozenset(), frozenset())
     new: dict[bytes, Offer] = {}
     for offer in offers:
@@ -115,6 +122,8 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
         _keep_first(progress, new)
     uses = [offer.candidate.use_url for offer in new.values() if offer.position in progress.images]
     await _report_uses(runtime, work.chunk.source, [url for url in uses if url])
+    if progress.pause and not is_list:
+        progress.pause = replace(progress.pause, kept=_keep(progress.pause.positions, new.values()))
     open_positions = {*progress.left, *(progress.pause.positions if progress.pause else ())}
     progress.processed = {
         url_hash: offer.position for url_hash, offer in new.items() if offer.position not in open_positions
@@ -122,20 +131,43 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
     return progress
 
 
+def _kept(work: CrawlWork) -> Mapping[int, Candidate]:
+    """Return the candidates that are kept with the chunk, by position in their page; none when it has to be searched.
+
+    Raises:
+        PermanentError: when one is invalid.
+    """
+    chunk = work.chunk
+    if chunk.only is None or chunk.kept is None or len(chunk.only) != len(chunk.kept):
+        return {}
+    read = (kept_candidates.read(value, f"payload.kept[{at}]") for at, value in enumerate(chunk.kept))
+    return dict(zip(chunk.only, read, strict=True))
+
+
+def _keep(positions: Iterable[int], offers: Iterable[Offer]) -> tuple[Mapping[str, Any], ...] | None:
+    """Return what is kept of the candidates at these positions; None when that is not possible."""
+    by_position = {offer.position: offer for offer in offers}
+    left = [by_position[at] for at in positions]
+    return kept_candidates.written([offer.candidate for offer in left], [offer.row for offer in left])
+
+
 def _offers(
-    runtime: Runtime, work: CrawlWork, page: Page, positions: Iterable[int], progress: CrawlProgress
+    runtime: Runtime,
+    work: CrawlWork,
+    candidates: Sequence[Candidate] | Mapping[int, Candidate],
+    positions: Iterable[int],
+    progress: CrawlProgress,
 ) -> list[Offer]:
     """Return the candidates at these positions of a page. Those that cannot be read are rejected."""
     offers: list[Offer] = []
     for at in positions:
-        if at < len(page.candidates):
-            try:
-                candidate = page.candidates[at]
-                offer = Offer(at, candidate, storage_keys.url_hash(candidate.url), kept_row(candidate))
-                offer.host = runtime.downloader.host(candidate.url)
-                offers.append(offer)
-            except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
-                progress.reject_internally(error, source=work.chunk.source)
+        try:
+            candidate = candidates[at]
+            offer = Offer(at, candidate, storage_keys.url_hash(candidate.url), kept_row(candidate))
+            offer.host = runtime.downloader.host(candidate.url)
+            offers.append(offer)
+        except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
+            progress.reject_internally(error, source=work.chunk.source)
     return offers
 
 
@@ -147,9 +179,9 @@ async def _left_over(runtime: Runtime, work: CrawlWork, page: Page, offers: Sequ
     job has not processed yet. In the same order as before, there are none elsewhere.
     """
     at_positions = {offer.position for offer in offers}
-    elsewhere = (at for at in range(len(page.candidates)) if at not in at_positions)
+    elsewhere = [at for at in range(len(page.candidates)) if at not in at_positions]
     # What cannot be read there was rejected when the page was searched first.
-    others = _offers(runtime, work, page, elsewhere, CrawlProgress(quota=0, more=False))
+    others = _offers(runtime, work, page.candidates, elsewhere, CrawlProgress(quota=0, more=False))
     job_id, hashes = work.claim.job.id, [offer.url_hash for offer in (*offers, *others)]
     decided, recorded = await asyncio.to_thread(
         transact,
@@ -227,7 +259,9 @@ def write(session: Session, work: CrawlWork, progress: CrawlProgress) -> Report:
             "downloaded_images": recorded.downloaded,
             "valid_images": stored,
         },
-        rest=_rest(work, progress.pause, stored=stored, ended=len(progress.processed)) if progress.pause else None,
+        rest=_rest(work, progress.pause, more=progress.more, stored=stored, ended=len(progress.processed))
+        if progress.pause
+        else None,
         tally=Tally(
             outcomes={
                 "stored": stored,
@@ -295,13 +329,15 @@ def _outcome(work: CrawlWork, url_hash: bytes, rejection: Rejection | None, *, d
     )
 
 
-def _rest(work: CrawlWork, pause: Pause, *, stored: int, ended: int) -> Rest:
+def _rest(work: CrawlWork, pause: Pause, *, more: bool, stored: int, ended: int) -> Rest:
     """Return what is left of the chunk. A deferral for connections that other workers use costs no attempt either."""
     chunk = work.chunk
     rest = replace(
         chunk,
         quota=max(1, chunk.quota - stored),
         only=pause.positions,
+        kept=pause.kept,
+        more=more,
         yields=chunk.yields + pause.yielded,
         waiting=pause.waiting,
     )

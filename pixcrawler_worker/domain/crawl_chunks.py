@@ -29,6 +29,9 @@ class CrawlChunk:
         only: positions of leftovers within the page; None for all candidates.
         yields: how often the chunk made way for other jobs, because its hosts were slow.
         waiting: number of candidates that wait for each host that is left alone, until the chunk is due.
+        kept: the candidates of the leftovers, as `crawl/kept_candidates.py` writes them; None where the page has to be
+            searched, or is one of a URL list.
+        more: whether the source may have further result pages, where candidates are kept.
     """
 
     source: str
@@ -40,13 +43,17 @@ class CrawlChunk:
     only: tuple[int, ...] | None = None
     yields: int = 0
     waiting: Mapping[str, int] = field(default_factory=dict)
+    kept: tuple[Mapping[str, Any], ...] | None = None
+    more: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the payload of the chunk."""
         payload = asdict(self)
-        for name in ("yields", "waiting"):
+        for name in ("yields", "waiting", "kept"):
             if not payload[name]:
                 del payload[name]
+        if self.more:
+            del payload["more"]
         return payload
 
     @classmethod
@@ -67,6 +74,8 @@ class CrawlChunk:
             only=fields.integers("only") if fields.has("only") else None,
             yields=fields.integer("yields", default=0),
             waiting=fields.counts("waiting", optional=True),
+            kept=fields.objects("kept") if fields.has("kept") else None,
+            more=fields.flag("more") if fields.has("more") else True,
         )
 
 
