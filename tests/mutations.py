@@ -473,6 +473,13 @@ MUTATIONS = (
         tests=("broker/test_pool.py",),
     ),
     Mutation(
+        name="a pool that stops forgets tasks on their way to a child",
+        files="broker/pool.py",
+        old="        self._cache.update({number: job for number, job in sent.items() if job._write_to._is_alive()})\n",
+        new="",
+        tests=("broker/test_pool.py",),
+    ),
+    Mutation(
         name="bodies in flight are not bounded",
         files="web/bodies.py",
         old="while self._total + count > self._budget and",

@@ -1,8 +1,8 @@
-"""Celery's pool of child processes: its children know when it stops, and it is without two mistakes.
+"""Celery's pool of child processes: its children know when it stops, and it is without three mistakes.
 
-These cost a worker its main process or its connections. Both are about file descriptors after the death of a child, and
-show when the connection to the broker breaks then. They are in Celery 5.7; see
-`docs/decisions/0031-children-and-descriptors.md`.
+Two of these cost a worker its main process or its connections: they are about file descriptors after the death of a
+child, and show when the connection to the broker breaks then. The third makes the stop of a worker take 30 seconds.
+They are in Celery 5.7; see `docs/decisions/0031-children-and-descriptors.md`.
 """
 
 import contextlib
@@ -56,6 +56,7 @@ class ChildProcesses(asynpool.AsynPool):
 
     # What the stubs of Celery leave out.
     _pool: list[Any]
+    _cache: dict[int, Any]
     _fileno_to_outq: dict[int, Any]
     _track_child_process: Callable[[Any, Any], None]
     _untrack_child_process: Callable[[Any, Any], None]
@@ -75,6 +76,17 @@ class ChildProcesses(asynpool.AsynPool):
             # Out of file descriptors: a timer notices the end.
             with contextlib.suppress(OSError):
                 self._track_child_process(proc, hub)
+
+    def flush(self) -> None:
+        """Forget the tasks that no child has: the connection to the broker is closed.
+
+        Celery forgets those, too, that a child has got and has not confirmed yet. When the worker stops, it does not
+        read what comes of them, and the child waits 30 seconds for that.
+        """
+        sent = {number: job for number, job in self._cache.items() if job._write_to and not job._accepted}
+        flush: Any = super().flush
+        flush()
+        self._cache.update({number: job for number, job in sent.items() if job._write_to._is_alive()})
 
     def destroy_queues(self, queues: tuple[Any, Any, Any], proc: Any) -> Any:
         """Close the pipes of a child that ended while it had a task.

@@ -1,8 +1,13 @@
 # ruff: noqa: SLF001, T201 - there is no other way to look into the pool, and the result is printed
-"""Kills children of a pool while its connection is restored, as the consumer does that; run as a script.
+"""Does to a pool what a consumer does, while its children die or are slow; run as a script.
 
-Usage: pool_of_children.py celery|ours. The last line is a JSON object: what the children returned, what the pool
-reads from although no child writes there, and the children that it does not watch.
+Usage: pool_of_children.py celery|ours killed|stopped. The last line is a JSON object.
+
+killed: children are killed while the connection is restored. It says what the children returned, what the pool reads
+from although no child writes there, and the children that it does not watch.
+
+stopped: the pool is stopped while a child has not confirmed its task. It says whether the pool knew of the task then,
+what the child returned, and whether the stop took less than 20 seconds.
 """
 
 import json
@@ -33,10 +38,10 @@ def work(number: int, seconds: float = 0.0) -> int:
 class Worker:
     """What a worker does with its pool."""
 
-    def __init__(self, pool: type[Any]) -> None:
+    def __init__(self, pool: type[Any], children: int = 2) -> None:
         self.hub = Hub()
         set_event_loop(self.hub)
-        self.pool = pool(2, threads=False)
+        self.pool = pool(children, threads=False)
         self.returned: list[int] = []
         self.hub.call_repeatedly(0.02, int)  # no turn of the event loop takes longer
         self.restore()
@@ -77,7 +82,30 @@ class Worker:
         return sorted(fd for fd, child in self.pool._fileno_to_outq.items() if child not in self.pool._pool)
 
 
-def main(pool: type[Any]) -> None:
+def stopped(pool: type[Any]) -> None:
+    worker = Worker(pool, children=1)
+    worker.spin(worker.is_ready)
+    (child,) = worker.pool._pool
+    worker.send(0)
+    worker.spin(lambda: worker.returned == [0])
+    os.kill(child.pid, signal.SIGSTOP)
+    worker.send(1)
+    worker.spin(lambda: any(job._write_to for job in worker.pool._cache.values()) and not worker.pool._active_writes)
+    worker.pool.flush()
+    known = len(worker.pool._cache)
+    os.kill(child.pid, signal.SIGCONT)
+    if known:
+        began = time.monotonic()
+        worker.pool.close()
+        worker.pool.join()
+        print(json.dumps({"known": known, "returned": worker.returned, "soon": time.monotonic() - began < 20}))
+    else:
+        print(json.dumps({"known": known}))
+        os.kill(child.pid, signal.SIGKILL)
+    os._exit(0)
+
+
+def killed(pool: type[Any]) -> None:
     worker = Worker(pool)
     unwatched: list[int] = []
     for number in range(ROUNDS):
@@ -85,9 +113,9 @@ def main(pool: type[Any]) -> None:
         worker.send(100, seconds=60)
         worker.spin(lambda: bool(worker.busy()))
         os.close(RESERVED.pop())
-        (killed,) = worker.busy()
-        os.kill(killed, signal.SIGKILL)
-        worker.spin(partial(worker.forgets, killed))
+        (busy,) = worker.busy()
+        os.kill(busy, signal.SIGKILL)
+        worker.spin(partial(worker.forgets, busy))
         unwatched += worker.unwatched()
         for child in worker.pool._pool:
             # Otherwise the next step ends the process.
@@ -104,4 +132,6 @@ def main(pool: type[Any]) -> None:
 
 
 if __name__ == "__main__":
-    main({"celery": asynpool.AsynPool, "ours": ChildProcesses}[sys.argv[1]])
+    {"killed": killed, "stopped": stopped}[sys.argv[2]](
+        {"celery": asynpool.AsynPool, "ours": ChildProcesses}[sys.argv[1]]
+    )

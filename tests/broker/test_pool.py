@@ -1,4 +1,4 @@
-"""Children that die while the connection to the broker breaks: real processes, in a process of their own."""
+"""Children that die, or are slow, while the connection to the broker is closed: real processes, with their own hub."""
 
 import json
 import subprocess
@@ -9,19 +9,27 @@ from typing import Any
 SCRIPT = Path(__file__).with_name("pool_of_children.py")
 
 
-def run(pool: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, SCRIPT, pool], capture_output=True, text=True, check=False, timeout=60)
+def run(pool: str, what: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, SCRIPT, pool, what], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def test_the_death_of_children_leaves_no_descriptor_behind_and_no_child_unwatched() -> None:
-    assert run("ours") == {"returned": [0, 1, 2, 3], "strays": [], "unwatched": []}
+    assert run("ours", "killed") == {"returned": [0, 1, 2, 3], "strays": [], "unwatched": []}
 
 
 def test_the_pool_is_still_needed_because_celery_reads_from_the_pipes_of_dead_children() -> None:
-    assert run("celery")["strays"]
+    assert run("celery", "killed")["strays"]
+
+
+def test_a_pool_that_stops_reads_the_result_of_a_task_that_was_on_its_way_to_a_child() -> None:
+    assert run("ours", "stopped") == {"known": 1, "returned": [0, 1], "soon": True}
+
+
+def test_the_pool_is_still_needed_because_celery_forgets_tasks_that_are_on_their_way_to_a_child() -> None:
+    assert run("celery", "stopped") == {"known": 0}
 
 
 def test_children_know_when_their_pool_runs_and_when_it_stops() -> None:
