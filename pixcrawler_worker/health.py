@@ -15,7 +15,7 @@ import redis
 
 from pixcrawler_worker import error_reports, settings_report, tracing
 from pixcrawler_worker.broker import quarantine, queues, rights, workers
-from pixcrawler_worker.db import grants, job_counts, migrate, server, session, sizes
+from pixcrawler_worker.db import grants, job_counts, revisions, server, session, sizes
 from pixcrawler_worker.db.job_counts import JobCounts
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
@@ -60,9 +60,9 @@ def require_migrated(settings: Settings) -> None:
         engine.dispose()
     if found is None:
         raise PermanentError("the database has no tables yet: run `pixcrawler db upgrade`")
-    if found != migrate.head():
+    if found != revisions.head():
         raise PermanentError(
-            f"the database is at migration {found}, this version needs {migrate.head()}: run `pixcrawler db upgrade`"
+            f"the database is at migration {found}, this version needs {revisions.head()}: run `pixcrawler db upgrade`"
         )
 
 
@@ -159,7 +159,7 @@ def _database(settings: Settings) -> str:
 
 def _migrations(settings: Settings) -> str:
     require_migrated(settings)
-    return f"at {migrate.head()}, the newest"
+    return f"at {revisions.head()}, the newest"
 
 
 def _clock(settings: Settings) -> str:

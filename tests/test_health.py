@@ -19,7 +19,7 @@ from fakes.workers import responding
 from psycopg import conninfo
 
 from pixcrawler_worker import health, settings
-from pixcrawler_worker.db import migrate
+from pixcrawler_worker.db import revisions
 from pixcrawler_worker.db.job_counts import JobCounts
 from pixcrawler_worker.embedded import launcher
 from pixcrawler_worker.embedded.services import Services
@@ -82,7 +82,7 @@ def revision(database_url: str, number: str) -> Iterator[None]:
         try:
             yield
         finally:
-            connection.execute("UPDATE pixcrawler.alembic_version SET version_num = %s", [migrate.head()])
+            connection.execute("UPDATE pixcrawler.alembic_version SET version_num = %s", [revisions.head()])
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def test_all_checks_pass(service_settings: dict[str, str], tmp_path: Path) -> No
     found = run_checks(service_settings)
     assert [result for result in found.values() if not result.ok] == []
     assert found["database"].detail.startswith("PostgreSQL 18")
-    assert found["migrations"].detail == f"at {migrate.head()}, the newest"
+    assert found["migrations"].detail == f"at {revisions.head()}, the newest"
     assert found["broker"].detail.startswith("Redis ")
     assert found["workers"].detail == "1 consuming all queues (worker@test); no message waits"
     assert found["sources"].detail == "usable: commons, gbif, inaturalist, internet_archive, met, nasa, openverse, urls"
@@ -156,7 +156,7 @@ def test_the_database_is_at_another_migration(service_settings: dict[str, str], 
     with revision(database_url, "0001"):
         detail = failing(service_settings, "migrations")
     assert detail == (
-        f"the database is at migration 0001, this version needs {migrate.head()}: run `pixcrawler db upgrade`"
+        f"the database is at migration 0001, this version needs {revisions.head()}: run `pixcrawler db upgrade`"
     )
 
 

@@ -20,6 +20,7 @@ TESTED_ELSEWHERE = {
     "cli/lazy.py": "cli/test_main.py",
     "cli/quarantine_note.py": "cli/test_quarantine.py",
     "crawl/retries.py": "crawl/test_late_options.py",
+    "db/migrate.py": "migrations/test_history.py",
     "displays.py": "cli/test_jobs.py",
     "export/failure_rows.py": "cli/test_failures.py",
     "validate/finding_counts.py": "validate/test_jobs.py",

@@ -12,7 +12,7 @@ from pixcrawler_worker import runtime
 from pixcrawler_worker.cli import console, environment
 from pixcrawler_worker.crawl import storage_audit
 from pixcrawler_worker.db import backup as dumps
-from pixcrawler_worker.db import client_programs, migrate, point_in_time, server, session
+from pixcrawler_worker.db import client_programs, point_in_time, revisions, server, session
 from pixcrawler_worker.db import drill as drills
 from pixcrawler_worker.db.client_programs import ClientPrograms
 from pixcrawler_worker.db.comparison import MAX_NAMED_ROWS
@@ -173,13 +173,13 @@ def _installed() -> list[ClientPrograms]:
 
 
 def _next(revision: str | None) -> str:
-    if revision == migrate.head():
+    if revision == revisions.head():
         return (
             "next: run deploy/roles.sql again if you use its roles, start the workers, and compare the files:"
             " pixcrawler storage verify"
         )
-    if revision is not None and migrate.knows(revision):
-        return f"next: pixcrawler db upgrade, which migrates it to {migrate.head()}"
+    if revision is not None and revisions.knows(revision):
+        return f"next: pixcrawler db upgrade, which migrates it to {revisions.head()}"
     return "next: install the version of PixCrawler that wrote the backup, or a newer one: this one is older"
 
 

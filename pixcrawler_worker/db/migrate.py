@@ -1,18 +1,9 @@
 """Migrations from Python, for `pixcrawler db upgrade`; `alembic upgrade head` in a checkout runs the same files."""
 
-from pathlib import Path
-
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
 
-import pixcrawler_worker
-from pixcrawler_worker.db import private_models
-from pixcrawler_worker.errors import PermanentError
-
-_PACKAGE = Path(pixcrawler_worker.__file__).parent
+from pixcrawler_worker.db import revisions
 
 
 def upgrade(url: str, revision: str = "head", *, supabase: str = "auto", lock_seconds: int = 30) -> None:
@@ -33,42 +24,9 @@ def upgrade(url: str, revision: str = "head", *, supabase: str = "auto", lock_se
     command.upgrade(config, revision)
 
 
-def head() -> str:
-    """Return the newest revision that this package knows."""
-    newest = ScriptDirectory.from_config(_config(None)).get_current_head()
-    assert newest is not None
-    return newest
-
-
-def knows(revision: str) -> bool:
-    """Return whether this package has a revision, which may be an older one."""
-    return revision in {script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()}
-
-
-def current(engine: Engine) -> str | None:
-    """Return the revision that the database is at; None if it was never migrated."""
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table_schema": private_models.PRIVATE})
-        return context.get_current_revision()
-
-
-def folder(package: Path = _PACKAGE) -> Path:
-    """Return the folder of the migrations: inside the package of a wheel, or next to the package in a checkout.
-
-    Raises:
-        PermanentError: when it is in neither place.
-    """
-    places = (package / "migrations", package.parent / "migrations")
-    found = next((place for place in places if (place / "env.py").is_file()), None)
-    if found is None:
-        raise PermanentError(f"there are no migrations in {places[0]} or {places[1]}: install the package again")
-    return found
-
-
-def _config(url: str | None) -> Config:
+def _config(url: str) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(folder()))
-    if url is not None:
-        # Alembic's configuration interpolates "%", which URLs with quoted parts contain.
-        config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    config.set_main_option("script_location", str(revisions.folder()))
+    # Alembic's configuration interpolates "%", which URLs with quoted parts contain.
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     return config

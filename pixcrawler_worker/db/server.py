@@ -3,11 +3,10 @@
 from typing import Any
 
 import psycopg
-from alembic.util import CommandError
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from pixcrawler_worker.db import migrate, session
+from pixcrawler_worker.db import revisions, session
 from pixcrawler_worker.errors import PermanentError, TransientError
 
 _WRITABLE = text("""
@@ -25,7 +24,7 @@ def revision(engine: Engine) -> str | None:
         TransientError: when the database does not answer.
     """
     try:
-        return migrate.current(engine)
+        return revisions.current(engine)
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise PermanentError(f"the migration of the database cannot be read: {_first_line(error)}") from error
@@ -43,6 +42,11 @@ def upgrade(url: str, *, supabase: str = "auto") -> None:
         TransientError: when the database does not answer, one of its tables is locked, or it is not one of Supabase and
             has to be.
     """
+    # Alembic takes memory, and time to import, in every process of a worker, and only migrations need it.
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    from pixcrawler_worker.db import migrate  # noqa: PLC0415
+
     try:
         migrate.upgrade(url, supabase=supabase)
     except CommandError as error:

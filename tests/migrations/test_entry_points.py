@@ -18,9 +18,9 @@ ALEMBIC = Path(sysconfig.get_path("scripts")) / "alembic"
 
 _UPGRADE = """
 import sys
-from pixcrawler_worker.db import migrate
+from pixcrawler_worker.db import migrate, revisions
 migrate.upgrade(sys.argv[1])
-print(migrate.folder())
+print(revisions.folder())
 """
 
 

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import create_engine
 
-from pixcrawler_worker.db import migrate, models, private_models, session
+from pixcrawler_worker.db import migrate, models, private_models, revisions, session
 
 PROJECT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def _count(url: str, statement: str) -> int:
 def _version(url: str) -> str | None:
     engine = session.connect(url)
     try:
-        return migrate.current(engine)
+        return revisions.current(engine)
     finally:
         engine.dispose()
 
@@ -115,10 +115,10 @@ def test_the_documented_command_generates_the_migration_of_a_changed_model(migra
 
 
 def test_every_migration_can_be_reverted_and_repeated(database: str) -> None:
-    revisions = [script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()][::-1]
-    assert len(revisions) >= 2
+    every = [script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()][::-1]
+    assert len(every) >= 2
     before = catalog.describe(database)
-    for revision in revisions:
+    for revision in every:
         migrate.upgrade(database, revision)
         after = catalog.describe(database)
         assert after != before
@@ -127,7 +127,7 @@ def test_every_migration_can_be_reverted_and_repeated(database: str) -> None:
         migrate.upgrade(database, revision)
         assert catalog.describe(database) == after
         before = after
-    assert _version(database) == migrate.head() == revisions[-1]
+    assert _version(database) == revisions.head() == every[-1]
 
 
 def test_a_downgrade_to_base_leaves_nothing_and_can_be_upgraded_again(migrated: str) -> None:
@@ -171,7 +171,7 @@ def test_the_script_creates_the_same_schema_as_the_command(database: str, migrat
         settings = connection.execute("SELECT current_setting('lock_timeout'), current_setting('search_path')")
         assert settings.fetchone() == ("0", '"$user", public')
     assert catalog.describe(database) == catalog.describe(migrated)
-    assert _version(database) == migrate.head()
+    assert _version(database) == revisions.head()
     assert notices == []
 
 
