@@ -40,6 +40,7 @@ TESTED_ELSEWHERE = {
     "celery/broker_watch.py": "test_celery.py",
     "celery/children.py": "test_celery.py",
     "celery/health_file.py": "acceptance/test_health.py",
+    "celery/lost_messages.py": "test_lost_messages.py",
     "celery/metrics_server.py": "test_metrics.py",
     "celery/sending.py": "test_celery.py",
     "celery/startup.py": "test_celery.py",

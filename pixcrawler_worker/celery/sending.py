@@ -9,7 +9,9 @@ from kombu.exceptions import KombuError
 from pixcrawler_worker import runtime
 from pixcrawler_worker.broker import queues
 from pixcrawler_worker.celery.application import app
+from pixcrawler_worker.celery.lost_messages import LostMessage
 from pixcrawler_worker.db.ledger.tables import ChunkMessage
+from pixcrawler_worker.domain.messages import QUEUES
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.jobs import sweeper
 
@@ -39,6 +41,16 @@ def send_messages(messages: Iterable[ChunkMessage]) -> None:
         log.warning("messages not sent, the sweep will send them again", reason=str(error))
         with contextlib.suppress(TransientError):
             sweeper.unsent(runtime.current(), given)
+
+
+def send_lost(message: LostMessage) -> None:
+    """Send a message about a whole job again.
+
+    Raises:
+        KombuError: when a broken broker does not take it.
+    """
+    queue = QUEUES[message.task].value
+    app.send_task(message.task.value, message.args, dict(message.kwargs), queue=queue, ignore_result=True)
 
 
 def requests_wait() -> bool:

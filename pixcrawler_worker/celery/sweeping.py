@@ -20,7 +20,8 @@ from pixcrawler_worker import runtime
 from pixcrawler_worker.celery.application import app
 from pixcrawler_worker.celery.broker_watch import broker_watch
 from pixcrawler_worker.celery.health_file import HealthFile
-from pixcrawler_worker.celery.sending import send_messages
+from pixcrawler_worker.celery.lost_messages import LostMessages
+from pixcrawler_worker.celery.sending import send_lost, send_messages
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import TransientError
@@ -124,6 +125,7 @@ class Sweeper(bootsteps.StartStopStep):
         self._setbacks = Setbacks()
         self._thread: threading.Thread | None = None
         self._withdrawals = Withdrawals()
+        self._lost = LostMessages()
         signals.task_failure.connect(self._on_failure, weak=False)
         signals.task_revoked.connect(self._on_revoked, weak=False)
 
@@ -140,6 +142,7 @@ class Sweeper(bootsteps.StartStopStep):
         self._wanted.set()
         if self._thread is not None:
             self._thread.join(timeout=_SWEEP_GRACE)
+        self._send_lost()
         with contextlib.suppress(TransientError):
             self._withdrawals.work_off(time.monotonic(), all_of_them=True)
 
@@ -154,7 +157,7 @@ class Sweeper(bootsteps.StartStopStep):
     def _on_failure(
         self,
         task_id: str,
-        sender: Any = None,  # noqa: ANN401 - Celery's own
+        sender: Any,  # noqa: ANN401 - Celery's own
         exception: BaseException | None = None,
         args: Sequence[object] = (),
         kwargs: Mapping[str, object] = MappingProxyType({}),
@@ -166,7 +169,8 @@ class Sweeper(bootsteps.StartStopStep):
         thread takes over; a bug is reported in the child itself.
         """
         if os.getpid() == self._pid:
-            if sender is not None and isinstance(exception, WorkerLostError | TimeLimitExceeded):
+            again = isinstance(exception, WorkerLostError) and self._lost.note(sender.name, args, kwargs)
+            if not again and isinstance(exception, WorkerLostError | TimeLimitExceeded):
                 reason = f"the process that started it was ended ({type(exception).__name__}): retry the job"
                 self._withdrawals.note(sender.name, args, kwargs, reason, failed=True)
             self._failed.append((task_id, _LOOKS))
@@ -205,6 +209,12 @@ class Sweeper(bootsteps.StartStopStep):
         except Exception:
             log.exception("the broker could not be checked")
 
+    def _send_lost(self) -> None:
+        try:
+            self._lost.send(send_lost)
+        except KombuError as error:
+            log.warning("messages of ended processes not sent, the next sweep tries again", reason=str(error))
+
     def _sweep(self) -> bool:
         """Sweep once; return whether rows are left that there was no time for."""
         self._check_broker()
@@ -219,6 +229,7 @@ class Sweeper(bootsteps.StartStopStep):
                     raise
                 if looks > 1 and not expired:
                     self._failed.append((task_id, looks - 1))
+            self._send_lost()
             self._withdrawals.work_off(time.monotonic())
             swept = sweeper.sweep(runtime.current(), JOB_KINDS.values(), setbacks=self._setbacks)
             send_messages(swept.messages)

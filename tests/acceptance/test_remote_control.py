@@ -129,7 +129,7 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
-    revoked, expired, killed, lost, again, requested, export = (stack.make_job(max_images=1) for _ in range(7))
+    revoked, expired, killed, lost, deadly, again, requested, export = (stack.make_job(max_images=1) for _ in range(8))
     with psycopg.connect(stack.database_url) as connection:
         urls = Jsonb({"urls": [f"{stack.host}/good/2.jpg"]})
         connection.execute("SELECT pixcrawler.request_crawl(%s, %s)", (requested, urls))
@@ -151,18 +151,21 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
         for job_id in (revoked, expired, again, requested):
             stack.wait(job_id)
         with psycopg.connect(stack.database_url) as connection:
-            connection.execute("UPDATE crawl_jobs SET name = 'slow' WHERE id IN (%s, %s)", (killed, lost))
+            connection.execute("UPDATE crawl_jobs SET name = 'slow' WHERE id = ANY(%s)", ([killed, lost, deadly],))
         task_id = send_start(killed)
         wait_for_sleep()
         control("revoke", task_id=task_id, terminate=True, signal="KILL")
         stack.wait(killed)
-        send_start(lost)
-        wait_for_sleep()
-        for child in children(worker.pid):
-            os.kill(child, signal.SIGKILL)
-        stack.wait(lost)
+        for job_id, times in ((lost, 1), (deadly, 3)):
+            send_start(job_id)
+            for _ in range(times):
+                wait_for_sleep()
+                for child in children(worker.pid):
+                    os.kill(child, signal.SIGKILL)
+                stack.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+            stack.wait(job_id)
     assert [stack.job(job_id)["status"] for job_id in (revoked, expired, killed)] == ["cancelled"] * 3
-    assert [stack.job(job_id)["status"] for job_id in (again, requested)] == ["completed"] * 2
+    assert [stack.job(job_id)["status"] for job_id in (again, requested, lost)] == ["completed"] * 3
     reasons = stack.query(
         "SELECT resource_id::int, metadata_->>'reason' FROM activity_logs WHERE action = 'crawl_job.cancelled'"
     )
@@ -171,6 +174,6 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
         expired: "its start message had expired",
         killed: "the task of its start message was revoked",
     }
-    (reason,) = stack.query("SELECT metadata_->>'reason' FROM activity_logs WHERE resource_id = %s", str(lost))[-1]
-    assert (stack.job(lost)["status"], "the process that started it was ended" in reason) == ("failed", True)
+    (reason,) = stack.query("SELECT metadata_->>'reason' FROM activity_logs WHERE resource_id = %s", str(deadly))[-1]
+    assert (stack.job(deadly)["status"], "the process that started it was ended" in reason) == ("failed", True)
     assert stack.query("SELECT status, error_message FROM validation_jobs") == [("failed", "cancelled")]
