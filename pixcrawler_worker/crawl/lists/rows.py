@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pixcrawler_worker import options
 from pixcrawler_worker.crawl.lists import failed_rows
+from pixcrawler_worker.crawl.lists.column_names import CAPTIONS, LABELS, URLS, by_name, of_urls, others_of_urls
 from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_plain, is_url, trimmed
 from pixcrawler_worker.domain.list_columns import MAX_CAPTION, MAX_COLUMNS, kept_caption, kept_columns, kept_integer
 from pixcrawler_worker.domain.list_rows import ListRow
@@ -24,35 +25,6 @@ from pixcrawler_worker.errors import PermanentError
 
 #: Rows by which the column with the URLs is found.
 _SAMPLE = 100
-#: Names of the column with the URLs, in small letters and without what is between words, the most certain first: those
-#: of img2dataset and LAION, of this service, of providers' exports, and what people write.
-_NAMES = (
-    "url",
-    "imageurl",
-    "urls",
-    "imgurl",
-    "sourceurl",
-    "originalurl",
-    "fileurl",
-    "downloadurl",
-    # In lists of Unsplash, `photo_url` is the page of a photo.
-    "photoimageurl",
-    "photourl",
-    "contenturl",
-    "mediaurl",
-    "imagesrc",
-    "src",
-    "href",
-    "link",
-    "imagelink",
-    "image",
-    "img",
-    "identifier",
-    "uri",
-)
-#: Likewise, of the columns with captions and with labels.
-_CAPTIONS = ("caption", "imagecaption", "text", "alttext", "alt", "txt", "description")
-_LABELS = ("label", "labelname", "class", "classname", "category", "categoryname")
 #: Characters of a label, as in messages.
 MAX_LABEL = options.MAX_NAME
 #: Labels that are counted, at most; and from how many on, with fewer rows for each, they are no classes.
@@ -140,12 +112,14 @@ class Notes:
         first: number of the first row, likewise.
         unit: what the numbers are of.
         labels: how many there are.
+        urls: the column with them, and others that may be meant; empty where it was chosen, or is the only one.
     """
 
     counts: Counter[Note] = field(default_factory=Counter)
     first: dict[Note, int] = field(default_factory=dict)
     unit: Literal["line", "row"] = "line"
     labels: LabelCount = field(default_factory=LabelCount)
+    urls: tuple[str, ...] = ()
 
     def add(self, note: Note, number: int) -> None:
         """Note that a row was changed."""
@@ -158,6 +132,12 @@ class Notes:
         Args:
             name: of the list.
         """
+        if self.urls:
+            given, *rivals = self.urls
+            yield (
+                f"{name}: the URLs are those in the column {options.quoted(given)}, though {_list(rivals)} may be "
+                "meant: choose with --url-column"
+            )
         for note, count in self.counts.items():
             others = "" if count == 1 else f" ({count:,} rows in all)"
             yield f"{name}, {self.unit} {self.first[note]}: {note}{others}"
@@ -191,7 +171,7 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
     if failed_rows.row_of(readable[0], 1) is not None:
         yield from _failed(chain(sample, rows), name)
         return
-    found = _found(readable, name, columns)
+    found = _found(readable, name, columns, notes)
     notes.labels.column = found.label if columns.label is None else None
     known = set(chain.from_iterable(readable))
     has_urls = False
@@ -250,11 +230,13 @@ def _named(rows: Iterator[Row]) -> Iterator[Row]:
             yield row._replace(values=dict(zip(unique(names), row.values.values(), strict=True)))
 
 
-def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns) -> Columns:
+def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns, notes: Notes) -> Columns:
     names = list(dict.fromkeys(chain.from_iterable(readable)))
     with_urls = [one for one in names if any(_has_url(values.get(one)) for values in readable)]
     if columns.url is None:
         url = _url_column(with_urls, names, name, readable)
+        if others := others_of_urls(with_urls, url):
+            notes.urls = (url, *others)
     else:
         url = _wanted(names, name, columns.url)
         if url not in with_urls and not _is_blank(url, readable):
@@ -263,9 +245,9 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
                 f"{name} has no URLs in its column {options.quoted(url)} among its first {len(readable)} rows{hint_}"
             )
     found = [url]
-    for wanted, usual in ((columns.caption, _CAPTIONS), (columns.label, _LABELS)):
+    for wanted, usual in ((columns.caption, CAPTIONS), (columns.label, LABELS)):
         others = [one for one in names if one not in found]
-        column = _by_name(others, usual) if wanted is None else wanted and _wanted(names, name, wanted)
+        column = by_name(others, usual) if wanted is None else wanted and _wanted(names, name, wanted)
         if column and column in found:
             raise PermanentError(f"{name}: the column {options.quoted(column)} cannot be two things")
         found.append(column or "")
@@ -274,8 +256,8 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
 
 def _found_late(found: Columns, names: Sequence[str], columns: Columns) -> Columns:
     """Return the columns with those that later rows have first, where none was given."""
-    caption = _by_name(names, _CAPTIONS) if columns.caption is None else None
-    label = _by_name(names, _LABELS) if columns.label is None else None
+    caption = by_name(names, CAPTIONS) if columns.caption is None else None
+    label = by_name(names, LABELS) if columns.label is None else None
     return found._replace(caption=found.caption or caption, label=found.label or label)
 
 
@@ -371,19 +353,15 @@ def _json(value: object) -> object:
     return plain
 
 
-def _by_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
-    found = [one for one in names if _plain(one) in usual]
-    return min(found, key=lambda one: usual.index(_plain(one)), default=None)
-
-
 def _url_column(
     with_urls: Sequence[str], names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]]
 ) -> str:
-    if (by_name := _by_name(with_urls, _NAMES)) is not None:
-        return by_name
+    texts = {one: [text for row in readable if isinstance(text := row.get(one), str)] for one in with_urls}
+    if (usual := of_urls(texts)) is not None:
+        return usual
     if not with_urls:
         # URLs may begin later.
-        blank = _by_name([one for one in names if _is_blank(one, readable)], _NAMES)
+        blank = by_name([one for one in names if _is_blank(one, readable)], URLS)
         if blank is not None:
             return blank
         raise PermanentError(
@@ -430,10 +408,6 @@ def _list(names: Sequence[str]) -> str:
 def _shown(name: str) -> str:
     """Return the name of a column for a message, which has one line."""
     return options.short(" ".join(name.split()))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def _has_url(value: object) -> bool:

@@ -76,6 +76,7 @@ def test_numbers_are_those_of_the_lines_that_rows_begin_in() -> None:
         (("id", "Image-URL"), 1),
         (("landing", "SOURCE_URL"), 1),
         (("photo_url", "photo_image_url"), 1),
+        (("link", "image_link"), 1),
     ],
 )
 def test_the_column_is_found_by_its_name(header: tuple[str, str], chosen: int) -> None:
