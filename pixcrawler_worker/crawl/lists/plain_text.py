@@ -176,8 +176,8 @@ def structure(head: bytes) -> Structure | None:
     short = [line.text[:_MAX_LINE] if is_url(trimmed(line.text[:_MAX_LINE])) else line.text for line in sample]
     kind = _header_kind(sample) or _kind(short[0], head)
     if kind is None:
-        likely = [_likely_kind(text) for text in short]
-        kind = _CSV if 2 * likely.count(_CSV) > len(sample) else None
+        likely = [_kind(text, head) or _likely_kind(text) for text in short]
+        kind = _CSV if 2 * (likely.count(_CSV) + likely.count(_TSV)) > len(sample) else None
     return Structure.SEPARATED if kind in (_CSV, _TSV) else None
 
 
@@ -360,7 +360,8 @@ _CONTROLS = re.compile(r"[\x01-\x08\x0e-\x1b\x7f]")
 _NEXT_URL = re.compile(r"[\s,;|][\"'<]?https?://", re.IGNORECASE)
 _URL_INSIDE = re.compile(r"https?://", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(?:data|mailto|javascript|file|magnet|blob):", re.IGNORECASE)
-_IMAGE_PATH = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif|heic|heif|jxl|svg|ico)\Z", re.IGNORECASE)
+#: The end of the path of an image file.
+IMAGE_PATH = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif|heic|heif|jxl|svg|ico)\Z", re.IGNORECASE)
 #: A column of URLs, and the next column.
 _ROW = re.compile(r"(https?://[^\s,;|]+)([,;|])(.+)", re.IGNORECASE)
 #: The URL of an image, and words.
@@ -456,7 +457,7 @@ def _likely_kind(text: str) -> _Kind | None:
     if _URL.match(url):
         if _is_row(url):
             return _CSV
-        return _AFTER if _FOLLOWED.fullmatch(url) and not _IMAGE_PATH.search(url) else None
+        return _AFTER if _FOLLOWED.fullmatch(url) and not IMAGE_PATH.search(url) else None
     if _SCHEME.match(text):
         return _OTHER_SCHEME
     return _NO_SCHEME if re.match(r"//\S|[\w-]+(?:\.[\w-]+)+(?::\d+)?(?:/|\Z)|[\w.-]+:\d+/", text) else _TEXT
@@ -468,13 +469,13 @@ def _is_row(url: str) -> bool:
     if found is None:
         return False
     path, query, _ = found[1].partition("?")
-    is_image, rest = bool(_IMAGE_PATH.search(path)), found[3]
+    is_image, rest = bool(IMAGE_PATH.search(path)), found[3]
     is_caption = re.search(r"\w\s+\w", rest) is not None
     if is_image and is_caption:
         return True
     if is_image and not query:
-        return found[2] == "," and re.fullmatch(r"[\w .,'\"-]+", rest) is not None and not _IMAGE_PATH.search(rest)
-    return is_caption and not rest[0].isspace() and "/" not in rest and not _IMAGE_PATH.search(rest)
+        return found[2] == "," and re.fullmatch(r"[\w .,'\"-]+", rest) is not None and not IMAGE_PATH.search(rest)
+    return is_caption and not rest[0].isspace() and "/" not in rest and not IMAGE_PATH.search(rest)
 
 
 def _is_json(text: str) -> bool:

@@ -2,10 +2,12 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from pixcrawler_worker.crawl.lists.column_names import has_usual, is_image
 from pixcrawler_worker.crawl.lists.plain_text import Line, is_comment, is_url, trimmed
 from pixcrawler_worker.crawl.lists.rows import Row, unique
 from pixcrawler_worker.errors import PermanentError
@@ -13,8 +15,13 @@ from pixcrawler_worker.errors import PermanentError
 #: Characters of a line and of a cell: ten times the longest captions.
 _MAX = 1 << 20
 _SEPARATORS = "\t,;|"
+#: Lines by which the separator is found, and characters of them.
+_SAMPLE, _SAMPLE_LENGTH = 20, 1 << 18
 #: What a blank row may have: spaces, zero bytes, and the end of a DOS file.
 _BLANK = " \t\r\n\x00\x1a"
+
+#: What is no name of a column with URLs: nothing, a mark for that, a path, or a URL of another scheme.
+_NO_NAME = re.compile(r"|-|n/?a|nan|null|none|\\n|[a-z][a-z0-9+.-]*:.*|\S*[/\\]\S*\.\w{2,5}", re.IGNORECASE)
 
 
 class _Form(NamedTuple):
@@ -37,6 +44,7 @@ def rows(lines: Iterator[Line], name: str) -> Iterator[Row]:
     Raises:
         PermanentError: when a quotation mark is not closed, as in a list that is cut off, or a line is too long.
     """
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX))
     started, form = _begin(lines)
     table = _cells(started, form, name)
     header: Sequence[str] = ()
@@ -68,18 +76,60 @@ def _begin(lines: Iterator[Line]) -> tuple[Iterator[Line], _Form]:
             break
     else:
         return iter(()), _Form("", has_header=False)
-    return chain([line], lines), _form(line.text, given)
+    ahead = [line]
+    while len(ahead) < _SAMPLE and sum(len(one.text) for one in ahead) < _SAMPLE_LENGTH:
+        if (following := next(lines, None)) is None:
+            break
+        ahead.append(following)
+    # A line that is too long is an error once it is read.
+    sample = [one.text[:_MAX] for one in ahead if one.text.strip(_BLANK)]
+    return chain(ahead, lines), _form(sample, given or _SEPARATORS)
 
 
-def _form(first: str, given: str | None) -> _Form:
-    separators = given or _SEPARATORS
-    # By the first line, which has names or cells of all columns: others may have separators within their cells.
-    divided = {separator: next(_parsed(iter([first]), separator), []) for separator in separators}
-    separator = max(divided, key=lambda one: len(divided[one]))
-    cells = divided[separator]
-    if len(cells) < 2:  # noqa: PLR2004 - there is nothing to separate
-        return _Form("", has_header=not is_url(trimmed(first)))
-    return _Form(separator, has_header=not any(is_url(trimmed(cell)) for cell in cells))
+def _form(sample: Sequence[str], separators: str) -> _Form:
+    """Return how lines are divided: so that most of them have a URL in a cell, and as many cells as the first one."""
+    divided = {one: [next(_parsed(iter([line]), one), []) for line in sample] for one in separators}
+    separator = max(divided, key=lambda one: _fit(divided[one], one))
+    rows = divided[separator]
+    if len(rows[0]) < 2:  # noqa: PLR2004 - there is nothing to separate
+        return _Form("", has_header=not is_url(trimmed(sample[0])))
+    return _Form(separator, has_header=_is_header(rows))
+
+
+def _fit(rows: Sequence[Sequence[str]], separator: str) -> tuple[int, ...]:
+    """Return how well lines are divided: the larger, the better."""
+    width = len(rows[0])
+    if width < 2:  # noqa: PLR2004
+        return (0,)
+    fitting = [row for row in rows if len(row) == width]
+    urls = [found for row in fitting if (found := [url for cell in row if _is_url(url := trimmed(cell))])]
+    others = set(_SEPARATORS) - {separator}
+    return (
+        1,
+        len(urls),
+        # No text has tabs in it; URLs may have commas, of which each would divide them.
+        int(separator == "\t"),
+        sum(any(map(is_image, found)) for found in urls),
+        sum(any(others.isdisjoint(url) for url in found) for found in urls),
+        int(has_usual(rows[0])),
+        width,
+    )
+
+
+def _is_url(text: str) -> bool:
+    return is_url(text) and not re.search(r"\s", text)
+
+
+def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first row has the names of the columns: a row of data may have no URL, too."""
+    first, *others = rows
+    if any(is_url(trimmed(cell)) for cell in first):
+        return False
+    if has_usual(first):
+        return True
+    places = Counter(at for row in others for at, cell in enumerate(row) if _is_url(trimmed(cell)))
+    place = places.most_common(1)[0][0] if places else len(first)
+    return place >= len(first) or not _NO_NAME.fullmatch(trimmed(first[place]))
 
 
 def _parsed(lines: Iterator[str], separator: str) -> Iterator[list[str]]:
@@ -96,7 +146,6 @@ def _unquoted(cell: str) -> str:
 
 def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row with the number of its first line."""
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX))
     last = 0
     of_row: list[str] = []
 

@@ -30,6 +30,35 @@ def test_a_row_with_more_cells_than_the_header_is_no_url() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "url", "other"),
+    [
+        ("a, b, c\thttp://a.example/1\nd\thttp://a.example/2\n", "http://a.example/1", "a, b, c"),
+        ("http://a.example/w_1,h_2/1.jpg\ta\n", "http://a.example/w_1,h_2/1.jpg", "a"),
+        ("url\twords (en, de, fr)\nhttp://a.example/1\ta, b\n", "http://a.example/1", "a, b"),
+        ("url;words, all\nhttp://a.example/1;a, b\n", "http://a.example/1", "a, b"),
+        ("Preis, brutto, EUR;Bild\n2,5;http://a.example/1\n", "http://a.example/1", "2,5"),
+        ("http://a.example/1.jpg;a cat, small\nhttp://a.example/2.jpg;b c\n", "http://a.example/1.jpg", "a cat, small"),
+        ("url,a;b;c\nhttp://a.example/1,d;e;f\n", "http://a.example/1", "d;e;f"),
+        ("id;words, all\n1;a, b\n2;http://a.example/1\n", "a, b", "1"),
+    ],
+)
+def test_separators_within_cells_divide_none(content: str, url: str, other: str) -> None:
+    first = read(content.encode())[0][0]
+    assert (first.url, list(first.columns.values())) == (url, [other])
+
+
+@pytest.mark.parametrize("url", ["", "N/A", "null", "ftp://a.example/1", "a.example/1.jpg"])
+def test_a_first_row_without_a_url_is_no_header(url: str) -> None:
+    rows, said = read(f"a cat\t{url}\na dog\t{URLS[1]}\na cow\t{URLS[2]}\n".encode())
+    assert [(row.url, dict(row.columns)) for row in rows] == [
+        (url, {"column 1": "a cat"}),
+        (URLS[1], {"column 1": "a dog"}),
+        (URLS[2], {"column 1": "a cow"}),
+    ]
+    assert said == ["list, line 1: there is no URL, so that the row will be rejected as bad_url"]
+
+
 def test_names_of_columns_are_read_in_another_encoding() -> None:
     (row,), _ = read(f"url,Gr\xf6\xdfe,caf\xe9\n{URLS[0]},1,2\n".encode("latin-1"))
     assert row.columns == {"Gr\xf6\xdfe": "1", "caf\xe9": "2"}
