@@ -138,9 +138,8 @@ MUTATIONS = (
     Mutation(
         name="a chunk stays completed that could not be counted",
         files="db/ledger/chunks.py",
-        old="        outcome = jobs.outcome(session, job, open_chunks",
-        new='        session.connection().exec_driver_sql("COMMIT")\n'
-        "        outcome = jobs.outcome(session, job, open_chunks",
+        old="    return jobs.outcome(session, job, open_chunks",
+        new='    session.connection().exec_driver_sql("COMMIT")\n    return jobs.outcome(session, job, open_chunks',
         tests=("db/test_faults.py", "db/ledger/test_jobs.py"),
     ),
     Mutation(

@@ -53,17 +53,21 @@ def prepare(runtime: Runtime, session: Session, claim: Claim) -> CrawlWork:
     chunk = CrawlChunk.from_json(claim.payload)
     page = chunk.page if chunk.source == planner.URLS else None
     request = crawls.load_for_chunk(session, claim.job.id, claim.chunk_id, page=page)
+    found, stored = (
+        count + claim.uncounted.get(column, 0)
+        for column, count in (("total_images", request.total_images), ("valid_images", request.valid_images))
+    )
     options = parse(request.options)
     return CrawlWork(
         claim=claim,
         chunk=chunk,
         options=options,
-        quota=min(chunk.quota, request.max_images - request.valid_images),
+        quota=min(chunk.quota, request.max_images - stored),
         rows=request.rows,
         stall=_stall(chunk, is_after_slow=request.is_after_slow),
         patience=min(max(request.age * _PATIENCE_SHARE, _MIN_PATIENCE), _MAX_PATIENCE),
         only_source=len(planner.sources(runtime, options, has_urls=request.has_urls)) == 1,
-        keeps_failures=request.total_images - request.valid_images < runtime.settings.kept_failures,
+        keeps_failures=found - stored < runtime.settings.kept_failures,
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -121,53 +121,65 @@ def _end_with_next(  # noqa: PLR0913 - the attempt, and what may follow
 ) -> Ended:
     """End the attempt, and claim the chunk that follows or choose the message for it."""
     claim, kind = claimed.claim, claimed.kind
-    follower: Claim | None = None
+    following: _Next | None = None
     if follow and report.rest is None and time.monotonic() < follow.until:
-        with _following(but=(NotRunningError, LimitExceededError)):
-            outcome, follower = chunks.finish_and_follow(
-                session,
-                claim,
-                result=report.result,
-                gains=report.gains,
-                served=follow.served,
-                owner=owner(follow.chunk_id),
-                lease=runtime.settings.lease,
-            )
-    else:
-        outcome = _complete(session, claim, report)
+        # Read before the row of the job is locked: the other processes wait for that.
+        following = _claim_next(runtime, session, claimed, report, follow)
+    outcome = _complete(session, claim, report, with_next=following is not None)
     with _following():
-        if follower is not None:
-            try:
-                work = kind.prepare(runtime, session, follower)
-                return Ended(outcome, [], Claimed(kind, follower, work, claimed.limits))
-            except PermanentError as error:
-                # Another version planned it.
-                outcome = chunks.fail(session, follower, error=str(error))
+        if following is not None:
+            if following.error is None:
+                return Ended(outcome, [], Claimed(kind, following.claim, following.work, claimed.limits))
+            outcome = chunks.fail(session, following.claim, error=str(following.error))
         if outcome is ChunkOutcome.CONTINUES:
             return Ended(outcome, dispatch.next_due(session, claim.job, limit=1) if sends_next else [])
     return Ended(outcome)
 
 
-@contextlib.contextmanager
-def _following(but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Raise `_NotFollowedError` for what is wrong with the next chunk: this one has nothing to do with it.
+class _Next(NamedTuple):
+    """A chunk that was claimed for the time after another one: what its work needs, or why it fails."""
 
-    Errors of the types `but` are about this one.
-    """
+    claim: Claim
+    work: Any
+    error: PermanentError | None = None
+
+
+def _claim_next(
+    runtime: Runtime, session: Session, claimed: Claimed, report: Report, follow: Following
+) -> _Next | None:
+    with _following():
+        follower = chunks.claim_next(
+            session,
+            claimed.claim.job,
+            served=follow.served,
+            owner=owner(follow.chunk_id),
+            lease=runtime.settings.lease,
+            gains=report.gains,
+        )
+        if follower is None:
+            return None
+        try:
+            return _Next(follower, claimed.kind.prepare(runtime, session, follower))
+        except PermanentError as error:
+            # Another version planned it.
+            return _Next(follower, None, error)
+
+
+@contextlib.contextmanager
+def _following() -> Iterator[None]:
+    """Raise `_NotFollowedError` for what is wrong with the next chunk: this one has nothing to do with it."""
     try:
         yield
-    except but:
-        raise
     except Exception as error:
         if may_pass(error):
             raise
         raise _NotFollowedError from error
 
 
-def _complete(session: Session, claim: Claim, report: Report) -> ChunkOutcome:
+def _complete(session: Session, claim: Claim, report: Report, *, with_next: bool = False) -> ChunkOutcome:
     """Complete the chunk, or queue it again for the rest of its work."""
     if report.rest is None:
-        return chunks.finish(session, claim, result=report.result, gains=report.gains)
+        return chunks.finish(session, claim, result=report.result, gains=report.gains, with_next=with_next)
     rest = report.rest
     return chunks.put_back(
         session,

@@ -444,3 +444,21 @@ def test_a_chunk_that_fetches_nothing_has_no_room_for_another_one_beside_it(
     executor.run(watched, CRAWL, messages[0].chunk_id, turns=turns)
     assert bool(asked) == bool(fetched)
     ledger.check(runtime.sessions, ref)
+
+
+def test_the_quota_of_a_chunk_that_follows_knows_the_images_of_the_one_before(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    ref, messages = start(runtime, image_urls(host, "follows", 20), job={"max_images": 12}, chunk_size=10)
+    ledger.execute(
+        runtime.sessions,
+        "UPDATE pixcrawler.chunks SET payload = payload || '{\"quota\": 10}', dispatched_at = NULL"
+        " WHERE crawl_job_id = :id",
+        id=ref.id,
+    )
+    turns = executor.Turns([CRAWL], postpone=lambda _: None)
+    executor.run(runtime, CRAWL, messages[0].chunk_id, turns=turns)
+    assert status(runtime, ref) is JobStatus.COMPLETED
+    assert counted(runtime, ref)[2] == 12
+    with runtime.sessions.begin() as opened:
+        assert crawl_history.reasons(opened, ref.id) == {}, "none was downloaded for nothing"

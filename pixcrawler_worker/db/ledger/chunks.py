@@ -5,7 +5,7 @@ number may end the attempt. What a worker that lost its claim brings late carrie
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
 from typing import Any
@@ -40,7 +40,8 @@ _NOW = func.clock_timestamp()
 class Claim:
     """One attempt at a chunk: only the claim with the fence may end it.
 
-    `so_far` is the result of the parts that earlier attempts have done, empty without any; see `put_back`.
+    `so_far` is the result of the parts that earlier attempts have done, empty without any; see `put_back`. `uncounted`
+    is what the transaction of the claim will add to columns of the job's row before it ends; see `claim_next`.
     """
 
     chunk_id: int
@@ -50,6 +51,7 @@ class Claim:
     max_attempts: int
     payload: dict[str, Any]
     so_far: dict[str, Any] = field(default_factory=dict)
+    uncounted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def counted_attempt(self) -> int:
@@ -162,75 +164,62 @@ def lock_claim(session: Session, claim: Claim) -> ClaimState:
     return ClaimState.FINISHED if was_put_back or state == ChunkState.COMPLETED else ClaimState.LOST
 
 
-def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int]) -> ChunkOutcome:
-    """Complete a chunk whose claim `lock_claim` found valid.
-
-    Args:
-        session: a transaction of its own.
-        claim: of the attempt.
-        result: of the chunk.
-        gains: see `jobs.count`.
-
-    Raises:
-        NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
-    """
-    return _finish(session, claim, result, gains, None, {})[0]
-
-
-def finish_and_follow(  # noqa: PLR0913 - what `finish` needs, and what is taken
+def claim_next(  # noqa: PLR0913 - what one claim depends on
     session: Session,
-    claim: Claim,
+    job: JobRef,
     *,
-    result: Mapping[str, Any],
-    gains: Mapping[str, int],
     served: Sequence[JobTable],
     owner: str,
     lease: timedelta,
-) -> tuple[ChunkOutcome, Claim | None]:
-    """Complete a chunk as `finish` does, and take the first due chunk of its job that no message was sent for.
+    gains: Mapping[str, int],
+) -> Claim | None:
+    """Take the first due chunk of a job that no message was sent for, when another one is about to end.
 
     None is taken while other jobs run. Chunks that another transaction has locked are skipped, so that locks of this
-    one may be held.
+    one may be held. It is counted in the job by `finish`.
+
+    Args:
+        session: a transaction that ends with `finish`.
+        job: the job of both.
+        served: the kinds whose jobs are the other ones.
+        owner: unique to this claim.
+        lease: how long the claim is valid without a heartbeat.
+        gains: of the chunk that is about to end.
+    """
+    values = {"job": job.id, "owner": owner, "lease": lease}
+    row = execute_prepared(session, statements.claim_undispatched(job.table, tuple(served)), values).fetchone()
+    return None if row is None else replace(_claim(job, row), uncounted=gains)
+
+
+def finish(
+    session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int], with_next: bool = False
+) -> ChunkOutcome:
+    """Complete a chunk whose claim `lock_claim` found valid.
+
+    This locks the row of the job, for which the other processes wait: it is the last of the transaction.
 
     Args:
         session: a transaction of its own.
         claim: of the attempt.
         result: of the chunk.
         gains: see `jobs.count`.
-        served: the kinds whose jobs are the other ones.
-        owner: unique to this claim.
-        lease: how long the claim is valid without a heartbeat.
+        with_next: whether `claim_next` took a chunk, which is counted as well.
 
     Raises:
         NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
     """
-    return _finish(session, claim, result, gains, tuple(served), {"owner": owner, "lease": lease})
-
-
-def _finish(  # noqa: PLR0913, PLR0917 - what its two callers have
-    session: Session,
-    claim: Claim,
-    result: Mapping[str, Any],
-    gains: Mapping[str, int],
-    served: tuple[JobTable, ...] | None,
-    taking: Mapping[str, object],
-) -> tuple[ChunkOutcome, Claim | None]:
     job, table = claim.job, claim.job.table
-    values = {"chunk": claim.chunk_id, "fence": claim.fence, "result": Jsonb(dict(result)), "job": job.id, **taking}
-    if table.has("active_chunks"):
-        statement = statements.finish(table, tuple(gains), jobs.limited(job, gains), served)
-        row = execute_prepared(session, statement, values | jobs.gain_values(gains)).fetchone()
-        assert row is not None
-        completed, open_chunks, *taken = row
-        _assert_completed(claim, completed)
-        outcome = jobs.outcome(session, job, open_chunks, jobs.limited(job, gains))
-        return outcome, _claim(job, taken) if taken and taken[0] is not None else None
-    _assert_completed(claim, execute_prepared(session, statements.COMPLETE, values).fetchone())
-    row = None
-    if served is not None:
-        row = execute_prepared(session, statements.claim_undispatched(table, served), values).fetchone()
-    outcome = jobs.count(session, job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
-    return outcome, None if row is None else _claim(job, row)
+    values = {"chunk": claim.chunk_id, "fence": claim.fence, "result": Jsonb(dict(result)), "job": job.id}
+    if not table.has("active_chunks"):
+        _assert_completed(claim, execute_prepared(session, statements.COMPLETE, values).fetchone())
+        return jobs.count(session, job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
+    limited = jobs.limited(job, gains)
+    values |= jobs.gain_values(gains) | {"active": 0 if with_next else -1}
+    row = execute_prepared(session, statements.finish(table, tuple(gains), limited), values).fetchone()
+    assert row is not None
+    completed, open_chunks = row
+    _assert_completed(claim, completed)
+    return jobs.outcome(session, job, open_chunks, limited)
 
 
 def _assert_completed(claim: Claim, completed: object) -> None:

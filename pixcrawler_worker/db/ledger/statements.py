@@ -45,19 +45,17 @@ FROM chosen JOIN counted ON counted.id = chosen.job_id
 WHERE chunk.id = chosen.id
 RETURNING {taken}, chosen.job_id
 """
-_TAKE_UNDISPATCHED = """
-chosen AS MATERIALIZED (
+_CLAIM_UNDISPATCHED = """
+WITH chosen AS MATERIALIZED (
     SELECT id FROM pixcrawler.chunks
     WHERE {key} = %(job)s AND {due} AND attempt < max_attempts AND dispatched_at IS NULL AND NOT ({others})
     ORDER BY seq LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
-), taken AS (
-    UPDATE pixcrawler.chunks AS chunk SET {take}
-    FROM chosen WHERE chunk.id = chosen.id
-    RETURNING {taken}
 )
+UPDATE pixcrawler.chunks AS chunk SET {take}
+FROM chosen WHERE chunk.id = chosen.id
+RETURNING {taken}
 """
-_CLAIM_UNDISPATCHED = "WITH {take_next} SELECT * FROM taken"
 _LOOK = """
 SELECT {key}, {due} AND attempt < max_attempts,
     (SELECT id FROM pixcrawler.chunks WHERE state = 'running' AND owner = %(owner)s), {others}
@@ -99,11 +97,11 @@ UPDATE pixcrawler.chunks SET state = 'completed', result = %(result)s, lease_unt
 WHERE id = %(chunk)s AND (state || '') = 'running' AND fence = %(fence)s
 RETURNING id
 """
-# The job's row is locked after everything of chunks was read that it is counted from, and with that was locked.
+# The job's row is locked last: nothing but the COMMIT follows.
 _FINISH = """
-WITH completed AS ({complete}), {take_next} counted AS (
+WITH completed AS ({complete}), counted AS (
     UPDATE {jobs} SET {gained}
-        active_chunks = active_chunks - 1 {and_next},
+        active_chunks = active_chunks + %(active)s,
         completed_chunks = completed_chunks + 1,
         progress = greatest(progress, least(99, 99 * (completed_chunks + failed_chunks + 1)
             / greatest(total_chunks, 1))),
@@ -111,7 +109,7 @@ WITH completed AS ({complete}), {take_next} counted AS (
     WHERE id = %(job)s AND status = 'running' AND EXISTS (SELECT FROM completed) {within}
     RETURNING total_chunks - completed_chunks - failed_chunks AS open_chunks
 )
-SELECT EXISTS (SELECT FROM completed), (SELECT open_chunks FROM counted) {next}
+SELECT EXISTS (SELECT FROM completed), (SELECT open_chunks FROM counted)
 """
 
 
@@ -131,7 +129,7 @@ def claim_undispatched(table: JobTable, served: tuple[JobTable, ...]) -> str:
     Returns the chunk; nothing while other jobs of the kinds `served` run. Chunks that are locked are skipped, which is
     what allows this after others were locked.
     """
-    return _made(table, _CLAIM_UNDISPATCHED, take_next=_take_next(table, served))
+    return _made(table, _CLAIM_UNDISPATCHED, others=" OR ".join(_others(table, "%(job)s", served)))
 
 
 @functools.cache
@@ -169,28 +167,13 @@ def count(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> 
 
 
 @functools.cache
-def finish(
-    table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...], served: tuple[JobTable, ...] | None
-) -> str:
-    """Complete the chunk `chunk` with the fence `fence`, and count it and the gains in the running job `job`.
+def finish(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> str:
+    """Complete the chunk `chunk` with the fence `fence`, and count it, `active` and the gains in the running job `job`.
 
-    Unless `served` is None, take the chunk of `claim_undispatched` as well, and count it too.
-
-    Returns whether the chunk was running with that fence; the number of open chunks, NULL as in `count`; and the chunk
-    that was taken, or NULLs. Roll back unless all of it was done.
+    Returns whether the chunk was running with that fence, and the number of open chunks, NULL as in `count`. Roll back
+    unless both was done.
     """
-    parts = {"take_next": "", "and_next": "", "next": ""}
-    if served is not None:
-        parts = {
-            "take_next": _take_next(table, served) + ",",
-            "and_next": "+ (SELECT count(*) FROM taken)::int",
-            "next": ", taken.* FROM (SELECT) AS always LEFT JOIN taken ON TRUE",
-        }
-    return _made(table, _FINISH, complete=COMPLETE, **parts, **_gains(table, gains, limited))
-
-
-def _take_next(table: JobTable, served: tuple[JobTable, ...]) -> str:
-    return _made(table, _TAKE_UNDISPATCHED, others=" OR ".join(_others(table, "%(job)s", served)))
+    return _made(table, _FINISH, complete=COMPLETE, **_gains(table, gains, limited))
 
 
 def _gains(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> dict[str, str]:

@@ -21,6 +21,7 @@ TYPES = {
     "lease": "interval",
     "limit": "int",
     "fence": "bigint",
+    "active": "int",
     "result": "jsonb",
     "gain_total_images": "int",
 }
@@ -71,7 +72,8 @@ def test_no_statement_reads_all_chunks(sessions: Sessions, table: JobTable, made
 def test_the_end_of_a_chunk_and_what_follows_it_read_no_chunk_besides(sessions: Sessions) -> None:
     crawls = TABLES[0]
     with sessions.begin() as session:
-        plan = generic_plan(session, statements.finish(crawls, ("total_images",), (), tuple(TABLES)))
+        plan = generic_plan(session, statements.claim_undispatched(crawls, tuple(TABLES)))
+        plan += generic_plan(session, statements.finish(crawls, ("total_images",), ()))
     assert "Seq Scan on chunks" not in plan
     assert set(re.findall(r"using (\w*chunks\w*)", plan)) == {"pk_chunks", "ix_chunks_crawl_job_id_queued"}, plan
 
