@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.web.http import Response, retry_after_of
+from pixcrawler_worker.web.http import Response, retry_after_of, server_time
 
 #: A number of seconds above this is a Unix time.
 _FIRST_TIME = 10**9
+#: The same in milliseconds, as some write it.
+_MILLISECONDS = range(10**12, 10**13)
 #: The longest that is waited for: quotas are of a month at most.
 _MAX_WAIT = timedelta(days=31)
 
@@ -71,7 +73,8 @@ class Quota:
         if reset is not None:
             self._resets_at = reset
         exhausted = is_exhausted or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
-        if exhausted or response.headers.get(self._remaining, "").strip() in {"0", "0.0"}:
+        left = _number(response.headers.get(self._remaining, ""))
+        if exhausted or (left is not None and left < 1):
             self._closed_until = now + min(self._wait(response, now), _MAX_WAIT)
         if exhausted:
             self.require()
@@ -85,11 +88,19 @@ class Quota:
         return known if known > timedelta(0) else self._window
 
     def _reset_of(self, response: Response, now: datetime) -> datetime | None:
-        try:
-            seconds = float(response.headers.get(self._reset or "", ""))
-        except ValueError:
+        seconds = _number(response.headers.get(self._reset or "", ""))
+        if seconds is None or seconds < 0:
             return None
-        if not math.isfinite(seconds) or seconds < 0:
-            return None
-        wait = seconds - now.timestamp() if seconds > _FIRST_TIME else seconds
+        if int(seconds) in _MILLISECONDS:
+            seconds /= 1000
+        # The clocks of two machines differ: a time is compared with that of the machine that names it.
+        wait = seconds - server_time(response, now=now).timestamp() if seconds > _FIRST_TIME else seconds
         return now + min(timedelta(seconds=min(wait, _MAX_WAIT.total_seconds())), _MAX_WAIT)
+
+
+def _number(text: str) -> float | None:
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None

@@ -98,7 +98,7 @@ class BusyError(Exception):
 
     def __init__(self, status: int, headers: MultiMapping[str]) -> None:
         super().__init__(str(status))
-        self.wait = retry_after.parse(headers.get("Retry-After", "")) or None
+        self.wait = retry_after.of(headers) or None
 
 
 async def send(
@@ -260,6 +260,4 @@ async def _body(blocks: AsyncIterator[bytes], url: str, outgoing: Outgoing, prog
 
 def is_busy(status: int, headers: MultiMapping[str]) -> bool:
     """Return whether a response asks to be left alone: 429, and 503 that says for how long."""
-    return status == _TOO_MANY_REQUESTS or (
-        status == _UNAVAILABLE and retry_after.parse(headers.get("Retry-After", "")) is not None
-    )
+    return status == _TOO_MANY_REQUESTS or (status == _UNAVAILABLE and retry_after.of(headers) is not None)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -163,7 +163,12 @@ def client(downloader: Downloader) -> httpx.AsyncClient:
 
 def retry_after_of(response: httpx.Response) -> timedelta | None:
     """Return the Retry-After of a response; None when there is none that can be read."""
-    return retry_after.parse(response.headers.get("Retry-After", ""))
+    return retry_after.of(response.headers)
+
+
+def server_time(response: httpx.Response, *, now: datetime) -> datetime:
+    """Return the time by the clock of a provider that has just responded; the given time where it does not say."""
+    return retry_after.server_time(response.headers, now=now)
 
 
 def read_json(response: httpx.Response, name: str) -> Any:  # noqa: ANN401 - whatever the provider sends

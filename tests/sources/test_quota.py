@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httpx
 import pytest
@@ -53,6 +54,47 @@ def test_too_many_requests_wait_for_the_last_known_reset() -> None:
     with pytest.raises(TransientError, match="museum has no requests left until 2026-05-01 12:02 UTC") as caught:
         clock.note(429)
     assert caught.value.retry_after == timedelta(seconds=100)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_reset_is_compared_with_the_clock_of_the_provider(ahead: timedelta) -> None:
+    clock = Clock()
+    there = START + ahead
+    reset = int(there.timestamp()) + 90
+    clock.note(X_RateLimit_Remaining=0, X_RateLimit_Reset=reset, Date=format_datetime(there, usegmt=True))
+    assert clock.wait() == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_provider_without_a_clock_has_that_of_the_worker(date: str) -> None:
+    clock = Clock()
+    clock.note(X_RateLimit_Remaining=0, X_RateLimit_Reset=int(START.timestamp()) + 90, Date=date)
+    assert clock.wait() == timedelta(seconds=90)
+
+
+def test_a_reset_may_be_in_milliseconds() -> None:
+    clock = Clock()
+    clock.note(X_RateLimit_Remaining=0, X_RateLimit_Reset=int(START.timestamp()) * 1000 + 90_000)
+    assert clock.wait() == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "is_exhausted"),
+    [
+        ("-1", True),
+        ("0.0", True),
+        ("00", True),
+        ("1", False),
+        ("", False),
+        ("none", False),
+        ("nan", False),
+        ("-", False),
+    ],
+)
+def test_nothing_is_left_below_one_request(remaining: str, *, is_exhausted: bool) -> None:
+    clock = Clock()
+    clock.note(X_RateLimit_Remaining=remaining, X_RateLimit_Reset=90)
+    assert clock.wait() == (timedelta(seconds=90) if is_exhausted else None)
 
 
 @pytest.mark.parametrize("reset", ["", "soon", "-5", "nan", "inf", "1e400", str(int(START.timestamp()) - 5)])

@@ -49,6 +49,24 @@ def test_what_cannot_be_read_is_none(header: str) -> None:
     assert seconds(header) is None
 
 
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(hours=1), timedelta(hours=-1)])
+def test_a_date_is_compared_with_the_clock_of_its_server(ahead: timedelta) -> None:
+    there = NOW + ahead
+    headers = {"Retry-After": format_datetime(there + timedelta(seconds=90), usegmt=True)}
+    assert retry_after.of(headers | {"Date": format_datetime(there, usegmt=True)}, now=NOW) == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize("date", [None, "", "soon", "Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_without_a_clock_has_that_of_the_worker(date: str | None) -> None:
+    headers = {"Retry-After": format_datetime(NOW + timedelta(seconds=90), usegmt=True)}
+    assert retry_after.of(headers if date is None else headers | {"Date": date}, now=NOW) == timedelta(seconds=90)
+
+
+def test_a_number_of_seconds_needs_no_clock() -> None:
+    assert retry_after.of({"Retry-After": "90", "Date": "soon"}) == timedelta(seconds=90)
+    assert retry_after.of({"Date": format_datetime(NOW)}) is None
+
+
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ .*", fullmatch=True))
 def test_no_header_raises(header: str) -> None:
     found = retry_after.parse(header, now=NOW)
