@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -97,7 +97,7 @@ def without_key(response: Response, *keys: str | None) -> Response:
     content = hidden(text, *keys).encode("utf-8", "surrogateescape")
     if content == response.content:
         return response
-    headers = {"Retry-After": response.headers["Retry-After"]} if "Retry-After" in response.headers else None
+    headers = {name: response.headers[name] for name in ("Retry-After", "Date") if name in response.headers}
     return Response(response.status_code, headers=headers, content=content, request=response.request)
 
 
@@ -200,6 +200,24 @@ def candidates(
     found, invalid = parts(model, results)
     offered = tuple(filter(None, map(made, found)))
     return offered, invalid + len(found) - len(offered)
+
+
+def continues(results: Sized, query: Query, *, total: int | None, depth: int | None = None) -> bool:
+    """Return whether there may be more after the page of a query.
+
+    Args:
+        results: of the page, as the provider has them.
+        query: of the page.
+        total: results of the search. One that is missing, or that the page itself is beyond, says nothing: then there
+            may be more as long as a page has anything.
+        depth: results that can be reached.
+    """
+    end = (query.page + 1) * query.page_size
+    if depth is not None and end >= depth:
+        return False
+    if total is None or total < query.page * query.page_size + len(results):
+        return len(results) > 0
+    return end < total
 
 
 def attribution(title: str | None, author: str | None, *others: str | None) -> str:

@@ -69,11 +69,11 @@ class Europeana(Source):
             return Page((), more=False)
         part, page = place
         found = await self._results(part, page * query.page_size, query.page_size, http)
-        total = found.total or 0
-        self._slices.know(part, total)
+        if found.total is not None:
+            self._slices.know(part, found.total)
         offered, invalid = answers.candidates(_Item, found.items, lambda one: one.candidate())
-        more = (page + 1) * query.page_size < min(total, _DEPTH)
-        more = more or part != root or self._slices.continues(root, page, query.page_size)
+        more = part != root or answers.continues(found.items, query, total=found.total, depth=_DEPTH)
+        more = more or self._slices.continues(root, page, query.page_size)
         return Page(offered, more, invalid=invalid)
 
     async def _results(self, part: Slice, offset: int, rows: int, http: AsyncClient) -> "_Results":

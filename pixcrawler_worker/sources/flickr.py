@@ -98,13 +98,15 @@ class Flickr(Source):
             return Page((), more=False)
         part, page = place
         photos = await self._photos(part, page + 1, query.page_size, http)
-        total = photos.total or 0
-        self._slices.know(part, total)
-        end = (page + 1) * query.page_size
+        total = photos.total
+        if total is not None:
+            self._slices.know(part, total)
         # Beyond its last page the API repeats that one.
-        found = photos.photo if page * query.page_size < total else []
+        is_beyond = page > 0 and total is not None and total <= page * query.page_size
+        found = [] if is_beyond else photos.photo
         offered, invalid = answers.candidates(_Photo, found, lambda one: one.candidate(query, known))
-        more = end < min(total, _DEPTH) or part != root or self._slices.continues(root, page, query.page_size)
+        more = part != root or answers.continues(found, query, total=total, depth=_DEPTH)
+        more = more or self._slices.continues(root, page, query.page_size)
         return Page(offered, more, invalid=invalid)
 
     async def _known_licenses(self, http: AsyncClient) -> Mapping[str, str]:

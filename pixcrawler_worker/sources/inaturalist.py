@@ -69,9 +69,8 @@ class INaturalist(Source):
         )
         found = answers.parsed(_Results, answers.read(response, "inaturalist"), "inaturalist")
         offered, invalid = answers.candidates(_Observation, found.results, lambda one: one.candidate(query, wanted))
-        if found.total_results is None:
-            return Page(offered, bool(found.results), invalid=invalid)
-        return Page(offered, end < min(found.total_results, _DEPTH), invalid=invalid)
+        more = answers.continues(found.results, query, total=found.total_results, depth=_DEPTH)
+        return Page(offered, more, invalid=invalid)
 
 
 class _Results(BaseModel):

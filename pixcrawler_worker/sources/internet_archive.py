@@ -46,8 +46,7 @@ class InternetArchive(Source):
             PermanentError: when it rejects the search, or the response is something else.
         """
         words = answers.words(query, "internet_archive")
-        end = (query.page + 1) * query.page_size
-        if end > _DEPTH:
+        if (query.page + 1) * query.page_size > _DEPTH:
             return Page((), more=False)
         licensed = "" if query.licenses is None else " AND licenseurl:[* TO *]"
         response = await http.get(
@@ -73,7 +72,7 @@ class InternetArchive(Source):
 
         made = await asyncio.gather(*map(offered, allowed))
         candidates = tuple(filter(None, made))
-        more = bool(found.docs) if found.total is None else end < min(found.total, _DEPTH)
+        more = answers.continues(found.docs, query, total=found.total, depth=_DEPTH)
         return Page(candidates, more, invalid=invalid + len(made) - len(candidates))
 
     async def _candidate(self, item: "_Item", query: Query, http: AsyncClient) -> Candidate | None:

@@ -201,6 +201,7 @@ class _Results(BaseModel):
 def _page(found: _Results, page: int, *, more: bool) -> Page:
     # A page may be empty although there are more: what it had was removed meanwhile.
     candidates, invalid = answers.candidates(_Image, found.results, _Image.candidate)
-    # Without their number, there may be more as long as a page has anything.
-    continues = bool(found.results) if found.page_count is None else page + 1 < found.page_count
+    # Without their number, or with one that this page is beyond, there may be more as long as a page has anything.
+    is_known = found.page_count is not None and (page < found.page_count or not found.results)
+    continues = page + 1 < (found.page_count or 0) if is_known else bool(found.results)
     return Page(candidates, more or continues, invalid=invalid)

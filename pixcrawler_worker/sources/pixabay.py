@@ -95,10 +95,11 @@ class Pixabay(Source):
         results = await self._results(part, page // times + 1, query.page_size * times, http)
         start = page % times * query.page_size
         hits = results.hits[start : start + query.page_size]
-        self._slices.know(part, results.total or 0)
+        if results.total is not None:
+            self._slices.know(part, results.total)
         offered, invalid = answers.candidates(_Hit, hits, lambda one: one.candidate(query))
-        more = (page + 1) * query.page_size < min(results.total or 0, _DEPTH)
-        more = more or part != root or self._slices.continues(root, page, query.page_size)
+        more = part != root or answers.continues(hits, query, total=results.total, depth=_DEPTH)
+        more = more or self._slices.continues(root, page, query.page_size)
         return Page(offered, more, invalid=invalid)
 
     async def _results(self, part: Slice, page: int, page_size: int, http: AsyncClient) -> "_Results":
@@ -150,7 +151,7 @@ class _Results(BaseModel):
     """A response; the number is of those that can be reached."""
 
     hits: list[Any]
-    total: Count = Field(alias="totalHits")
+    total: Count = Field(None, alias="totalHits")
 
 
 class _Hit(BaseModel):

@@ -48,12 +48,11 @@ class Smithsonian(Source):
         if not licenses.is_allowed(_LICENSE, query.licenses):
             return Page((), more=False)
         self._quota.require()
-        start = query.page * query.page_size
         response = await http.get(
             self._search,
             params={
                 "q": f"{words} AND online_media_type:Images AND media_usage:CC0",
-                "start": start,
+                "start": query.page * query.page_size,
                 "rows": query.page_size,
                 "api_key": key,
             },
@@ -62,8 +61,7 @@ class Smithsonian(Source):
         data = answers.read(response, "smithsonian", key=key)
         found = answers.parsed(_Results, data, "smithsonian").response
         offered, invalid = answers.candidates(_Row, found.rows, lambda one: one.candidate())
-        more = bool(found.rows) if found.total is None else start + query.page_size < found.total
-        return Page(offered, more, invalid=invalid)
+        return Page(offered, answers.continues(found.rows, query, total=found.total), invalid=invalid)
 
 
 class _Response(BaseModel):

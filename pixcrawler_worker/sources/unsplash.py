@@ -66,7 +66,10 @@ class Unsplash(Source):
         data = answers.read(response, "unsplash", key=self.config.api_key)
         found = answers.parsed(_Results, data, "unsplash")
         offered, invalid = answers.candidates(_Photo, found.results, lambda one: one.candidate(query))
-        more = bool(found.results) if found.total_pages is None else query.page + 1 < found.total_pages
+        pages = found.total_pages
+        # A number of pages that this one is beyond says nothing.
+        is_known = pages is not None and (query.page < pages or not found.results)
+        more = query.page + 1 < (pages or 0) if is_known else bool(found.results)
         return Page(offered, more, invalid=invalid)
 
     async def report_use(self, use_url: str, http: AsyncClient) -> None:

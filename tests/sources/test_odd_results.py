@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import httpx
@@ -84,6 +84,64 @@ async def replayed(name: str, url: str, answers: dict[str, str]) -> Page | None:
                 return await source.search(QUERY, client)
         except (PermanentError, TransientError):
             return None
+
+
+#: Where each provider says how many results, or pages of them, a search has.
+TOTALS: dict[str, Place] = {
+    "europeana": ("totalResults",),
+    "flickr": ("photos", "total"),
+    "inaturalist": ("total_results",),
+    "internet_archive": ("response", "numFound"),
+    "pixabay": ("totalHits",),
+    "smithsonian": ("response", "rowCount"),
+    "unsplash": ("total_pages",),
+}
+
+
+@pytest.mark.parametrize("name", TOTALS)
+@pytest.mark.parametrize("total", [None, 0, "12,345", "many", -5, [], 10**400])
+def test_a_total_that_says_nothing_costs_no_image_of_its_page_and_no_further_page(name: str, total: Any) -> None:
+    url, answers, usual = recorded(name)
+    assert not usual.more
+    path = search_path(answers)
+    odd = answers | {path: json.dumps(changed(json.loads(answers[path]), TOTALS[name], total))}
+    page = asyncio.run(replayed(name, url, odd))
+    assert page
+    assert page.candidates == usual.candidates
+    assert page.more, "there may be more, which another request shows"
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_a_search_whose_total_is_always_zero_ends(name: str) -> None:
+    url, answers, _ = recorded(name)
+    path = search_path(answers)
+    zero = changed(json.loads(answers[path]), TOTALS[name], 0)
+    there = answers | {path: json.dumps(zero)}
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        # Further pages have nothing.
+        return httpx.Response(200, content=there.get(request.url.raw_path.decode()) or json.dumps(emptied(zero)))
+
+    async def pages() -> list[Page]:
+        source = protocol.load(name, SourceConfig(base_url=url, api_key=KEY))
+        async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as client:
+            return [await source.search(replace(QUERY, page=number), client) for number in range(2)]
+
+    first, second = asyncio.run(pages())
+    assert first.more
+    assert second == Page((), more=False)
+
+
+def search_path(answers: dict[str, str]) -> str:
+    """Return the path of a search: others are asked for licenses before it, or for details after it."""
+    return next(path for path in answers if "getInfo" not in path and "/metadata/" not in path)
+
+
+def emptied(value: Any) -> Any:
+    """Return an answer without its results."""
+    if isinstance(value, dict):
+        return {name: emptied(part) for name, part in value.items()}
+    return [] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("name", APIS)
