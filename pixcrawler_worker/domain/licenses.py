@@ -24,10 +24,21 @@ _MAX_LENGTH = 200
 _MAX_QUOTE = 60
 #: What Creative Commons calls versions that are for no country in particular.
 _NAMED_VERSION = re.compile(r"-(international|unported|generic|universal)(-license)?$")
+#: Names in full, once spaces are hyphens. Without the first words they may be of any license.
+_FULL_NAME = re.compile(
+    r"(?:creative-commons|cc)-attribution(?P<nc>-non-?commercial)?"
+    r"(?:(?P<sa>-share-?alike)|(?P<nd>-no-?deriv(?:ative)?s?(?:-works)?))?(?:-licen[cs]e)?(?P<version>-[1-9]\.[0-9](?:-[a-z]{2})?)?"
+)
+_FULL_ZERO = re.compile(
+    r"(?:cc0|creative-commons-(?:zero|cc0))(?:-1\.0)?(?:-universal)?(?:-\(cc0-1\.0\))?(?:-public-domain-dedication)?"
+)
+_FULL_MARK = re.compile(r"(?:creative-commons-)?public-domain-mark(?:-1\.0)?")
+#: A version as GBIF writes it: `CC_BY_4_0`.
+_SPLIT_VERSION = re.compile(r"-([1-9])-([0-9])$")
 _CUSTOM = re.compile(r"licenseref-[a-z0-9.-]{1,60}")
 #: The two kinds of URLs of Creative Commons deeds (https://creativecommons.org/licenses/).
 _DEED = re.compile(
-    r"(?:https?:)?//(?:www\.)?creativecommons\.org/(?P<kind>licenses|publicdomain)/(?P<name>[a-z-]+)"
+    r"(?:(?:https?:)?//)?(?:www\.)?creativecommons\.org/(?P<kind>licenses|publicdomain)/(?P<name>[a-z-]+)"
     r"(?:/(?P<version>[1-9]\.[0-9])(?:/(?!deed|legalcode)(?P<port>[a-z]{2,10}))?)?(?:[/#?].*)?",
 )
 
@@ -35,7 +46,8 @@ _DEED = re.compile(
 def normalized(text: str) -> str | None:
     """Return the identifier of a known license or family in any usual notation; None for an unknown one.
 
-    Accepts `CC BY-SA 4.0`, `cc-by-sa-4.0`, `by-sa 4.0`, `CC0`, `Public domain`, and the URLs of Creative Commons deeds.
+    Accepts `CC BY-SA 4.0`, `cc-by-sa-4.0`, `by-sa 4.0`, `CC0`, `Public domain`, `CC_BY_SA_4_0`, names in full such as
+    `Creative Commons Attribution-ShareAlike 4.0 International`, and the URLs of Creative Commons deeds.
     """
     if len(text) > _MAX_LENGTH:
         return None
@@ -44,7 +56,7 @@ def normalized(text: str) -> str | None:
         name = {"zero": "cc0", "mark": "cc-pdm"}.get(deed["name"], deed["name"])
         lowered = "-".join(filter(None, (name, deed["version"], deed["port"])))
     plain = _NAMED_VERSION.sub("", re.sub(r"[\s_/\u2010-\u2015\u2212-]+", "-", lowered).strip("-"))
-    plain = plain.replace("nd-nc", "nc-nd")
+    plain = _abbreviated(_SPLIT_VERSION.sub(r"-\1.\2", plain)).replace("nd-nc", "nc-nd")
     if _CUSTOM.fullmatch(plain):
         return plain
     found = _VERSIONED.fullmatch(plain)
@@ -56,6 +68,18 @@ def normalized(text: str) -> str | None:
     if family not in FAMILIES:
         return None
     return f"{family}-{found['version']}" if found["version"] else family
+
+
+def _abbreviated(plain: str) -> str:
+    """Return the short form of a name in full; any other text as it is."""
+    if _FULL_ZERO.fullmatch(plain):
+        return "cc0-1.0" if "1.0" in plain else "cc0"
+    if _FULL_MARK.fullmatch(plain):
+        return "cc-pdm-1.0" if "1.0" in plain else "cc-pdm"
+    found = _FULL_NAME.fullmatch(plain)
+    if found is None:
+        return plain
+    return "cc-by" + "".join(f"-{part}" for part in ("nc", "sa", "nd") if found[part]) + (found["version"] or "")
 
 
 def identifier(text: str) -> str | None:

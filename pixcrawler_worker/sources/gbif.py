@@ -89,9 +89,9 @@ class _Occurrence(BaseModel):
             return None
         author = image.creator or image.rights_holder or self.recorded_by
         title = image.title or self.species or self.scientific_name
-        # A publisher may write anything there; what the occurrence has is one of three.
-        known = licenses.normalized(image.license or "") or licenses.normalized(self.license or "")
-        license_id = licenses.identifier(known or image.license or self.license or "")
+        # A publisher may write anything there, reserved rights, too. What the occurrence has is the license of its
+        # data, and of the images that name none.
+        license_id = licenses.identifier((image.license or "").strip() or self.license or "")
         page = f"https://www.gbif.org/occurrence/{self.key}" if self.key else image.references
         credit = Credit(
             page_url=page,

@@ -21,12 +21,13 @@ def numbers(api: Api, page: Page) -> list[int]:
     return [int(api.name_of(candidate.url).partition(".")[0]) for candidate in page.candidates]
 
 
-def test_images_of_gbif_have_a_license_that_is_known() -> None:
+def test_images_of_gbif_have_their_own_license_before_that_of_their_occurrence() -> None:
     with Gbif(NAMES[:3]).serving() as api:
         found = search_in(api).candidates
-    assert [one.credit.license for one in found] == ["cc-by-nc-4.0", "cc0-1.0", "cc-by-4.0"]
+    assert [one.credit.license for one in found] == ["licenseref-ada-all-rights-reserved", "cc0-1.0", "cc-by-4.0"]
     assert [one.credit.author for one in found] == ["Ada Example", "Museum of Examples", "Ada Example"]
-    assert found[0].credit.attribution == "Ailurus fulgens by Ada Example, cc-by-nc-4.0, via GBIF.org"
+    assert found[0].credit.license_url is None
+    assert found[2].credit.attribution == "Ailurus fulgens by Ada Example, cc-by-4.0, via GBIF.org"
     assert found[0].credit.page_url == "https://www.gbif.org/occurrence/4000000000"
 
 
