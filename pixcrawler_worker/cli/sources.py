@@ -25,10 +25,13 @@ def sources(*, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for position, source in enumerate(found):
-        console.out.print(f"{'' if position == 0 else chr(10)}{source['name']:<{_INDENT}}{source['state']}")
-        for line in (source.get("summary"), _limits(source), source.get("terms")):
+        if position:
+            click.echo()
+        name = source["name"]
+        for line in (source["state"], source.get("summary"), _limits(source), source.get("terms")):
             for part in console.wrapped(line or "", indent=_INDENT):
-                console.out.print(f"{'':<{_INDENT}}{console.escaped(part)}", soft_wrap=True)
+                console.out.print(f"{console.escaped(name):<{_INDENT}}{console.escaped(part)}", soft_wrap=True)
+                name = ""
 
 
 def _described(name: str, settings: Settings) -> dict[str, Any]:

@@ -14,6 +14,13 @@ def test_sources_are_listed_with_what_they_need() -> None:
     assert "https://docs.openverse.org/terms_of_service.html" in output.replace("\n" + " " * 18, "")
 
 
+def test_what_to_set_is_in_one_line_where_there_is_no_terminal() -> None:
+    lines = call({}, "sources").stdout.splitlines()
+    where = "set PIXCRAWLER_FLICKR_API_KEY (https://www.flickr.com/services/apps/create/)"
+    assert f"flickr            {where}" in lines
+    assert [line for line in lines if line.startswith(" ")] == [line for line in lines if line.startswith(" " * 18)]
+
+
 def test_sources_are_listed_as_json() -> None:
     output = json.loads(call({"PIXCRAWLER_GALLERY_URL": "http://pictures.example"}, "sources", "--json").stdout)
     found = {source["name"]: source for source in output}
