@@ -44,11 +44,13 @@ class Row(NamedTuple):
         number: of its line from 1; of the row itself, in formats without lines.
         values: by the name of the column.
         mistake: what is in place of a row that cannot be read; None for one that can.
+        is_open: whether that is a quotation mark that is not closed.
     """
 
     number: int
     values: Mapping[str, object]
     mistake: str | None = None
+    is_open: bool = False
 
 
 class Columns(NamedTuple):
@@ -72,6 +74,7 @@ class Note(StrEnum):
     NOT_UTF_8 = "bytes that are not UTF-8 are read as Windows-1252: save the list as UTF-8 if that is wrong"
     NO_URL = "there is no URL, so that the row will be rejected as bad_url"
     MISTAKE = "the row has more cells than columns, or is neither a URL nor an object: it will be rejected as bad_url"
+    OPEN = "a quotation mark is not closed, so that the line will be rejected as bad_url: write two for one in a cell"
     CAPTION = f"the caption has more than {MAX_CAPTION:,} characters, and is cut off"
     LABEL = f"the label has more than {MAX_LABEL} characters, and is kept as a column: the keyword is the label"
     COLUMNS = f"the columns are more or longer than is kept: {MAX_COLUMNS} of them, {MAX_LENGTH:,} characters in each"
@@ -177,7 +180,7 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
     has_urls = False
     for row in chain(sample, rows):
         if row.mistake is not None:
-            notes.add(Note.MISTAKE, row.number)
+            notes.add(Note.OPEN if row.is_open else Note.MISTAKE, row.number)
             yield ListRow(_url(row.mistake), number=row.number)
             continue
         if not row.values.keys() <= known and len(known) < _REMEMBERED:

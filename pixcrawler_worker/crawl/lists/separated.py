@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -17,6 +17,8 @@ _MAX = 1 << 20
 _SEPARATORS = "\t,;|"
 #: Lines by which the separator is found, and characters of them.
 _SAMPLE, _SAMPLE_LENGTH = 20, 1 << 18
+#: What `csv` says of a quotation mark that is not closed.
+_OPEN = "unexpected end of data"
 #: What a blank row may have: spaces, zero bytes, and the end of a DOS file.
 _BLANK = " \t\r\n\x00\x1a"
 
@@ -35,7 +37,7 @@ def rows(lines: Iterator[Line], name: str) -> Iterator[Row]:
     """Yield the rows of a table, with the names in its header; without one, `column 1` and so on.
 
     A row with more cells than the header names is a mistake as a whole: a separator in one of its cells would shift the
-    others.
+    others. So is a line with a quotation mark that is closed in a later row by chance: what is between are rows.
 
     Args:
         lines: of the file, with their ends, since a cell in quotation marks may have several.
@@ -46,11 +48,15 @@ def rows(lines: Iterator[Line], name: str) -> Iterator[Row]:
     """
     csv.field_size_limit(max(csv.field_size_limit(), _MAX))
     started, form = _begin(lines)
-    table = _cells(started, form, name)
+    checked = _checked(started, name)
+    table = _cells(checked, form.separator, name) if form.separator else _single(checked)
     header: Sequence[str] = ()
     if form.has_header:
         header = unique([cell.strip(" \ufeff") for cell in next(table)[1]])
-    for number, cells in table:
+    for number, cells, open_ in table:
+        if open_:
+            yield Row(number, {}, f"a quotation mark that is not closed: {open_.strip()}", is_open=True)
+            continue
         names = header or [f"column {at + 1}" for at in range(len(cells))]
         while len(cells) > len(names) and not cells[-1].strip():
             cells.pop()
@@ -144,26 +150,31 @@ def _unquoted(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if inside else cell
 
 
-def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of each row with the number of its first line."""
-    last = 0
-    of_row: list[str] = []
+def _checked(lines: Iterator[Line], name: str) -> Iterator[Line]:
+    for line in lines:
+        if len(line.text) > _MAX:
+            raise PermanentError(f"{name}, line {line.number}: a line of more than {_MAX:,} characters")
+        yield line
+
+
+def _single(lines: Iterator[Line]) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the rows of a table with one column, as `_cells` does."""
+    for line in lines:
+        yield line.number, [_unquoted(line.text.strip())], ""
+
+
+def _cells(lines: Iterator[Line], separator: str, name: str) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the number of the first line of each row, its cells, and its text if it leaves a quotation mark open."""
+    of_row: list[Line] = []
+    again: deque[Line] = deque()
 
     def texts() -> Iterator[str]:
-        nonlocal last
-        for line in lines:
-            last = line.number
-            if len(line.text) > _MAX:
-                raise PermanentError(f"{name}, line {line.number}: a line of more than {_MAX:,} characters")
-            of_row.append(line.text)
+        while line := again.popleft() if again else next(lines, None):
+            of_row.append(line)
             yield line.text
 
-    if not form.separator:
-        for text in texts():
-            yield last, [_unquoted(text.strip())]
-        return
-    parsed = _parsed(texts(), form.separator)
-    before = first = 0
+    following = texts()
+    parsed = _parsed(following, separator)
     while True:
         of_last = of_row.copy()
         of_row.clear()
@@ -171,23 +182,31 @@ def _cells(lines: Iterator[Line], form: _Form, name: str) -> Iterator[tuple[int,
             cells = next(parsed, None)
         except csv.Error as error:
             raise PermanentError(
-                f"{name}, line {before + 1}: a cell of more than {_MAX:,} characters: is a quotation mark not closed?"
+                f"{name}, line {of_row[0].number}: a cell of more than {_MAX:,} characters: is a quotation mark not "
+                "closed?"
             ) from error
         if cells is None:
-            if form.separator != "\t" and _is_open(of_last, form.separator):
+            if separator != "\t" and _trouble(of_last, separator) == _OPEN:
                 raise PermanentError(
-                    f"{name} is cut off: it ends within the quotation marks of a cell, in the row of line {first}"
+                    f"{name} is cut off: it ends within the quotation marks of a cell, in the row of line "
+                    f"{of_last[0].number}"
                 )
             return
-        first = before + 1
-        yield before + 1, cells
-        before = last
+        first = of_row[0]
+        if len(of_row) > 1 and _trouble(of_row, separator) not in (None, _OPEN):
+            again.extendleft(reversed(of_row[1:]))
+            parsed = _parsed(following, separator)
+            yield first.number, [first.text], first.text
+        else:
+            yield first.number, cells, ""
 
 
-def _is_open(lines: list[str], separator: str) -> bool:
-    """Return whether a quotation mark of the last row is not closed: `csv` says that only when it is strict."""
+def _trouble(lines: list[Line], separator: str) -> str | None:
+    """Return what is wrong with the quotation marks of a row: `csv` says that only when it is strict."""
+    # Spaces before a separator are no mistake.
+    texts = (re.sub(rf'"[ \t]+(?=[{re.escape(separator)}\r\n]|\Z)', '"', line.text) for line in lines)
     try:
-        list(csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True))
+        list(csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=True))
     except csv.Error as error:
-        return "unexpected end of data" in str(error)
-    return False
+        return str(error)
+    return None

@@ -48,6 +48,24 @@ def test_separators_within_cells_divide_none(content: str, url: str, other: str)
     assert (first.url, list(first.columns.values())) == (url, [other])
 
 
+@pytest.mark.parametrize("end", ['z" w', '"z"', 'z"w,"v"'])
+def test_a_quotation_mark_that_is_not_closed_costs_one_row(end: str) -> None:
+    """Up to a quotation mark of another row, all would be one cell, and their images would be lost."""
+    lines = [f'{URLS[0]},"open', f"{URLS[1]},b", f"{URLS[2]},{end}", f'{URLS[0]}4,"a\nb" ', f"{URLS[0]}5,c"]
+    rows, said = read("\n".join(["url,caption", *lines]).encode())
+    assert rows[0].url == f'a quotation mark that is not closed: {URLS[0]},"open'
+    assert [(row.number, row.url) for row in rows][1] == (3, URLS[1])
+    assert [(row.number, row.url, row.caption) for row in rows][-2:] == [
+        (5, f"{URLS[0]}4", "a\nb"),
+        (7, f"{URLS[0]}5", "c"),
+    ]
+    assert len(rows) == 5
+    assert said[0] == (
+        "list, line 2: a quotation mark is not closed, so that the line will be rejected as bad_url: write two for one "
+        "in a cell"
+    )
+
+
 @pytest.mark.parametrize("url", ["", "N/A", "null", "ftp://a.example/1", "a.example/1.jpg"])
 def test_a_first_row_without_a_url_is_no_header(url: str) -> None:
     rows, said = read(f"a cat\t{url}\na dog\t{URLS[1]}\na cow\t{URLS[2]}\n".encode())
