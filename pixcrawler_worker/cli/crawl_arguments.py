@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypedDict, TypeVar, cast
 
 import click
 
-from pixcrawler_worker import runtime
+from pixcrawler_worker import logs, runtime
 from pixcrawler_worker.cli import arguments, console, environment
 from pixcrawler_worker.crawl import options, synonym_tables
 from pixcrawler_worker.crawl.lists import reading, remote
@@ -285,9 +285,9 @@ def stored_list(where: BinaryIO | str | None, columns: Columns) -> tuple[StoredL
     if where is None:
         return StoredList(()), ""
     if isinstance(where, str):
-        downloader = runtime.file_downloader(
-            environment.load_settings(), max_bytes=remote.MAX_WHOLE_BYTES, deadline=remote.DEADLINE
-        )
+        settings = environment.load_settings()
+        logs.configure(settings.log_format, level=30)
+        downloader = runtime.file_downloader(settings, max_bytes=remote.MAX_WHOLE_BYTES, deadline=remote.DEADLINE)
         with remote.opened(where, downloader) as file:
             return _stored(file, remote.name(where), columns)
     return _stored(where, _name(where), columns)

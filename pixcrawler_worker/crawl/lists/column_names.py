@@ -22,6 +22,7 @@ URLS = (
     "photourl",
     "contenturl",
     "mediaurl",
+    "cocourl",
     "imagesrc",
     "imgsrc",
     "src",

@@ -13,6 +13,13 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 #: The end of what a frame of Zstandard begins with that is skipped, such as the size that pzstd writes first.
 _SKIPPED = b"\x2a\x4d\x18"
 
+#: What to do about what Zstandard says.
+_ADVICE = {
+    "Dictionary mismatch": "unpack it with its dictionary, zstd -d -D DICTIONARY",
+    "Frame requires too much memory for decoding": "unpack it with zstd -d --long=31",
+    "Unknown frame descriptor": "what follows the end of its compressed data is something else",
+}
+
 
 class Joined(io.RawIOBase):
     """A file whose first bytes have been read already."""
@@ -84,8 +91,11 @@ def damage_named(name: str) -> Iterator[None]:
         raise PermanentError(f"{name} is cut off: it ends in the middle of what is compressed") from None
     except (zlib.error, OSError) as error:
         reason = " ".join(str(error).split())[:200]
+        if reason.startswith("Truncated compressed"):
+            raise PermanentError(f"{name} is cut off: it ends in the middle of what is compressed") from error
         if reason.startswith("Not a gzipped file"):
             # Of what is compressed, the beginning was read.
             reason = "what follows the end of its compressed data is something else"
-        advice = ": get it again, or unpack it" if isinstance(error, zlib.error | gzip.BadGzipFile) else ""
-        raise PermanentError(f"{name} cannot be read: {reason}{advice}") from error
+        is_damage = isinstance(error, zlib.error | gzip.BadGzipFile) or reason.startswith("ZSTD")
+        advice = _ADVICE.get(reason.removeprefix("ZSTD decompress failed: "), "get it again, or unpack it")
+        raise PermanentError(f"{name} cannot be read: {reason}{f': {advice}' if is_damage else ''}") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from pixcrawler_worker import options
+from pixcrawler_worker.crawl.lists import json_objects
 from pixcrawler_worker.crawl.lists.plain_text import Line
 from pixcrawler_worker.crawl.lists.rows import Row
 from pixcrawler_worker.errors import PermanentError
@@ -122,7 +123,10 @@ def _unreadable(error: ValueError, text: str, at: int, name: str, number: int) -
     if at >= len(text):
         return f"{name} is cut off: its array does not end (line {number})"
     if len(text) - at > _MAX:
-        return f"{name}, line {number}: {expected}, of at most {_MAX:,} characters"
+        found, last = json_objects.beginning(text[at:]) if text[at] == "{" else ({}, None)
+        command = json_objects.advice(found, name, last)
+        do = f": write one for each image, as {command} does" if command else ""
+        return f"{name}, line {number}: {expected}, of at most {_MAX:,} characters{do}"
     if _ends_within(error, text):
         return f"{name} is cut off: it ends within a value (line {number})"
     if not isinstance(error, json.JSONDecodeError):

@@ -232,6 +232,7 @@ class _Kind:
 
 
 _WRITE = "write its URLs to a text file, one per line"
+_PAGE = f"get the file instead of the page that shows it, or {_WRITE}"
 _COLUMN = "write its column of URLs alone to a text file, without a header"
 _CSV, _TSV = _Kind("CSV", _COLUMN), _Kind("TSV, a table with tabs", _COLUMN)
 _JSON = _Kind("JSON", _WRITE)
@@ -241,6 +242,7 @@ _LIST_ITEMS = _Kind("a list with a mark before each URL", "remove the marks")
 _SEVERAL = _Kind("several URLs in one line", "write each on a line of its own")
 _PROSE = _Kind("text with URLs in it", _WRITE)
 _AFTER = _Kind("a URL with text after it", _WRITE)
+_POINTER = _Kind("a pointer of Git LFS", "get the file itself with git lfs pull")
 _BINARY = _Kind("binary data", _WRITE)
 _NO_SCHEME = _Kind("a URL without https:// or http://", "write the whole URL")
 _OTHER_SCHEME = _Kind("a URL that is neither https nor http", "give URLs that begin with https:// or http://")
@@ -429,13 +431,16 @@ def _marked_kind(text: str, head: bytes) -> _Kind | None:
     """Return the other format of a line that is no URL, by its marks."""
     if text[0] == "<":
         name = sniffing.name(text.encode(errors="replace"))
-        return _Kind("HTML" if name in {"markup", "an HTML page"} else name, _WRITE)
+        is_page = name in {"markup", "an HTML page"}
+        return _Kind("HTML", _PAGE) if is_page else _Kind(name, _WRITE)
     if text[0] == "{":
         return _JSON_LINES if _is_json(text) and head.strip().count(b"\n") else _JSON
     if re.search(r"\]\(\s*<?https?://", text, re.IGNORECASE):
         return _MARKDOWN
     if text[0] == "[":
         return _Kind("settings (INI)", _WRITE) if re.fullmatch(r"\[[A-Za-z][\w .-]*\]", text) else _JSON
+    if text.startswith("version https://git-lfs"):
+        return _POINTER
     found = _URL_INSIDE.search(text)
     return None if found is None else _kind_around(text, text[: found.start()])
 

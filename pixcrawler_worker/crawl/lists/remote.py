@@ -71,7 +71,10 @@ def opened(url: str, downloader: Downloader, *, part: int = _PART, pause: float 
     Raises:
         PermanentError: when it cannot be read, or not as a whole, in the context, too; the message says why.
     """
-    scheme = urlsplit(url).scheme.lower()
+    try:
+        scheme = urlsplit(url).scheme.lower()
+    except ValueError as error:
+        raise PermanentError(f"{url} is no URL: {error}") from None
     if scheme == "s3":
         yield _file(StoredObject(url), part)
     elif scheme in {"http", "https"}:

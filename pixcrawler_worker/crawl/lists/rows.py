@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from pixcrawler_worker import options
-from pixcrawler_worker.crawl.lists import failed_rows
+from pixcrawler_worker.crawl.lists import failed_rows, json_objects
 from pixcrawler_worker.crawl.lists.column_names import CAPTIONS, LABELS, URLS, by_name, of_urls, others_of_urls
 from pixcrawler_worker.crawl.lists.plain_text import decoded, escaped, is_plain, is_url, trimmed
 from pixcrawler_worker.domain.list_columns import MAX_CAPTION, MAX_COLUMNS, kept_caption, kept_columns, kept_integer
@@ -170,7 +170,7 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
     sample = list(islice(rows, _SAMPLE))
     readable = [row.values for row in sample if row.mistake is None]
     if not any(readable):
-        raise PermanentError(f"{name} contains no URLs: it has no row that can be read")
+        raise PermanentError(f"{name} contains no URLs: it has no row that can be read{_mistake(sample, notes)}")
     if failed_rows.row_of(readable[0], 1) is not None:
         yield from _failed(chain(sample, rows), name)
         return
@@ -193,6 +193,14 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
         yield meant
     if not has_urls:
         raise PermanentError(f"{name} has no URLs in its column {options.quoted(found.url)}: all of its rows are empty")
+
+
+def _mistake(sample: Sequence[Row], notes: Notes) -> str:
+    """Return what is in place of the first row that has a URL in it."""
+    found = next((one for one in sample if one.mistake and "://" in one.mistake), None)
+    return (
+        "" if found is None else f". {notes.unit.capitalize()} {found.number} is {options.quoted(found.mistake or '')}"
+    )
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -237,7 +245,7 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
     names = list(dict.fromkeys(chain.from_iterable(readable)))
     with_urls = [one for one in names if any(_has_url(values.get(one)) for values in readable)]
     if columns.url is None:
-        url = _url_column(with_urls, names, name, readable)
+        url = _url_column(with_urls, names, name, readable, notes.unit)
         if others := others_of_urls(with_urls, url):
             notes.urls = (url, *others)
     else:
@@ -357,7 +365,7 @@ def _json(value: object) -> object:
 
 
 def _url_column(
-    with_urls: Sequence[str], names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]]
+    with_urls: Sequence[str], names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]], unit: str
 ) -> str:
     texts = {one: [text for row in readable if isinstance(text := row.get(one), str)] for one in with_urls}
     if (usual := of_urls(texts)) is not None:
@@ -367,9 +375,9 @@ def _url_column(
         blank = by_name([one for one in names if _is_blank(one, readable)], URLS)
         if blank is not None:
             return blank
+        nested = _nested(names, name, readable, unit)
         raise PermanentError(
-            f"{name} has no column with URLs among its first {len(readable)} rows{_nested(names, readable)}: it has "
-            f"{_list(names)}"
+            f"{name} has no column with URLs among its first {len(readable)} rows{nested}: it has {_list(names)}"
         )
     if len(with_urls) > 1:
         raise PermanentError(
@@ -382,12 +390,17 @@ def _is_blank(name: str, readable: Sequence[Mapping[str, object]]) -> bool:
     return all(values.get(name) in (None, "") for values in readable)
 
 
-def _nested(names: Sequence[str], readable: Sequence[Mapping[str, object]]) -> str:
+def _nested(names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]], unit: str) -> str:
     """Return what to say of URLs that are deeper than in a column."""
     found = [one for one in names if any(_has_nested_url(values.get(one)) for values in readable)]
     if not found:
         return ""
-    return f", since those in {_list(found)} are in arrays or objects (write a row for each image, its URL as a text)"
+    # What has lines and nested values is JSON.
+    command = json_objects.advice(readable[0], name) if unit == "line" and len(readable) == 1 else ""
+    how = f", as {command} does" if command else ""
+    return (
+        f", since those in {_list(found)} are in arrays or objects (write a row for each image, its URL as a text{how})"
+    )
 
 
 def _has_nested_url(value: object) -> bool:

@@ -165,6 +165,7 @@ CAPTIONS = [(url, "a red cat") for url in URLS]
         (b"localhost:8080/1.jpg\n", "a URL without https:// or http://", 1),
         (b"s3://bucket/1.jpg\ns3://bucket/2.jpg\n", "a URL that is neither https nor http", 1),
         (b"data:image/png;base64,AAAA", "a URL that is neither https nor http", 1),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "a pointer of Git LFS", 1),
         (b"not a url\n", "text without URLs", 1),
         (b"cat\ndog\n", "text without URLs", 1),
         (

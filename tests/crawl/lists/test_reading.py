@@ -295,6 +295,23 @@ def test_what_is_cut_off_is_an_error_that_names_the_list(format_: str, compress:
         assert message_of(damaged).startswith("list cannot be read: ")
 
 
+def test_what_is_wrong_with_a_compressed_list_is_said_with_what_to_do() -> None:
+    packed = zstandard(FORMATS["csv"])
+    assert message_of(packed[:-1]) == "list is cut off: it ends in the middle of what is compressed"
+    assert message_of(packed + b"more").endswith(": what follows the end of its compressed data is something else")
+    # Frames with a dictionary, and with a window of 2 GB, as zstd -D and zstd --long=31 write them.
+    dictionary, window = b"\x21\x07\x01\x09\x00\x00", b"\x00\xa8\x01\x00\x00"
+    assert message_of(packed[:4] + dictionary).endswith("unpack it with its dictionary, zstd -d -D DICTIONARY")
+    assert message_of(packed[:4] + window).endswith(": unpack it with zstd -d --long=31")
+
+
+def test_the_first_row_that_cannot_be_read_is_shown_where_none_can() -> None:
+    assert message_of(b"url,caption\n'http://a.example/1','a, b'\n") == (
+        "list contains no URLs: it has no row that can be read. Line 2 is \"3 cells for 2 columns: 'http://a.example/1',"
+        "'a,b'\""
+    )
+
+
 def test_json_that_is_cut_off_or_none_is_an_error_with_the_line() -> None:
     assert message_of(b'["http://a.example/1",\n"http://a.example/2"') == (
         "list is cut off: its array does not end (line 2)"

@@ -244,6 +244,7 @@ def test_other_mistakes_say_what_to_do(server: str) -> None:
     assert "only as a whole, of which 64 MiB are read: download it, and give the file" in message_of(
         f"{server}/whole/list.txt", max_bytes=1000
     )
+    assert message_of("http://[::1/list.txt") == "http://**** is no URL: Invalid IPv6 URL"
     assert message_of("ftp://a.example/list.txt") == (
         "a list is a file, - for stdin, or a URL with http://, https:// or s3://, not ftp://"
     )
