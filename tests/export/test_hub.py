@@ -98,6 +98,78 @@ def test_files_that_the_dataset_has_not_are_deleted_only_when_that_is_wanted(ser
     assert pushed(served) == {**expected, "images/new.jpg": b"\xff\xd8\0new"}
 
 
+def test_a_gitignore_on_the_hub_leaves_out_no_image(served: Hub, folder: Path) -> None:
+    served.repositories[NAME] = {".gitattributes": b"", ".gitignore": b"*.jpg\n"}
+    push(folder, replace=True)
+    assert pushed(served) == FILES
+
+
+def test_a_private_push_is_never_published(served: Hub, folder: Path) -> None:
+    served.repositories[NAME] = {".gitattributes": b""}
+    with pytest.raises(PermanentError, match="red-pandas exists and is public, and --private is for a new dataset"):
+        push(folder, private=True)
+    assert (served.uploads, pushed(served)) == (0, {})
+    served.private.add(NAME)
+    push(folder, private=True)
+    assert pushed(served) == FILES
+
+
+def test_of_two_pushes_at_once_one_is_told_to_be_repeated(served: Hub, folder: Path, tmp_path: Path) -> None:
+    """The other push begins and ends while the first one uploads."""
+    other = tmp_path / "other"
+    (other / "images").mkdir(parents=True)
+    (other / "images" / "other.jpg").write_bytes(b"\xff\xd8\0other")
+    begun: list[bool] = []
+
+    def push_other(method: str, _: str) -> None:
+        if method == "PUT" and not begun:
+            begun.append(True)
+            push(other)
+
+    served.before = push_other
+    with pytest.raises(TransientError, match=r"was changed on .* while this was uploaded: type the same command again"):
+        push(folder)
+    assert pushed(served) == {"images/other.jpg": b"\xff\xd8\0other"}, "not a mixture of both"
+    with pytest.raises(PermanentError, match="has 1 file that this dataset has not"):
+        push(folder)
+
+
+@pytest.mark.parametrize("endpoint", ["hf.co", "ftp://hf.co", "https://", "https://[", "http://hf.co:x"])
+def test_an_endpoint_that_is_no_url_is_an_error_that_names_the_variable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(PermanentError, match=r"HF_ENDPOINT: expected a URL such as https://huggingface\.co, got "):
+        push(folder)
+
+
+def test_an_endpoint_may_end_in_a_slash(served: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{served.endpoint}/")
+    push(folder)
+    assert pushed(served) == FILES
+
+
+@pytest.mark.parametrize("token", ["hf_s\u00e9cret", "hf_se\x01cret", "hf_se\ncret"])
+def test_a_token_that_was_copied_badly_is_an_error_without_it(
+    served: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(PermanentError, match="HF_TOKEN has characters that no token has: copy it again") as caught:
+        push(folder)
+    assert "cret" not in str(caught.value)
+    assert served.repositories == {}
+
+
+def test_more_files_than_the_hub_takes_at_once_are_not_uploaded_in_parts(served: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(25_001):
+        (folder / f"{number}.jpg").touch()
+    with pytest.raises(PermanentError, match=r"has 25,001 files, and the hub takes up to 25,000 at once: .* parquet"):
+        push(folder)
+    assert served.repositories == {}
+
+
 def test_a_token_without_rights_is_an_error_that_names_the_variable(
     served: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +256,18 @@ def test_a_hub_that_is_away_is_said_to_be(folder: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     with pytest.raises(TransientError, match=r"http://127.0.0.1:1 does not answer: "):
         push(folder)
+
+
+def test_many_files_are_one_commit_with_the_uploads_that_are_usual_today(served: Hub, folder: Path) -> None:
+    """Not `upload_folder`: where hf_xet is installed, that commits some hundred files at a time."""
+    shutil.rmtree(folder / "images")
+    texts = {f"{number}.txt": b"%d" % number for number in range(700)}
+    for name, content in texts.items():
+        (folder / name).write_bytes(content)
+    words = [sys.executable, "-c", PUSHING, str(folder), NAME]
+    subprocess.run(words, env={**os.environ, "HF_HUB_DISABLE_XET": "0"}, check=True, timeout=100)
+    assert pushed(served).items() >= texts.items()
+    assert served.commits == 1
 
 
 PUSHING = """

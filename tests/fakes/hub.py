@@ -4,6 +4,7 @@ Source of the requests and responses: `hf_api.py`, `_commit_api.py` and `lfs.py`
 """
 
 import base64
+import fnmatch
 import hashlib
 import json
 import re
@@ -31,6 +32,7 @@ class Hub:
         objects: what was uploaded by LFS, by SHA-256.
         uploads: number of uploads of objects.
         commits: number of commits.
+        heads: number of the newest commit of a dataset, by its name; none before the first one that was pushed.
         cards: texts of cards that were checked.
         before: called with method and path of each request; returns a status to respond with, or
             None to respond as the hub does.
@@ -44,6 +46,7 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     uploads: int = 0
     commits: int = 0
+    heads: dict[str, int] = field(default_factory=dict)
     cards: list[str] = field(default_factory=list)
     before: Callable[[str, str], int | None] | None = None
     after_commit: Callable[[], None] | None = None
@@ -108,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"errors": [], "warnings": []})
         elif found := re.fullmatch(r"/datasets/(.+)\.git/info/lfs/objects/batch", path):
             self._batch(json.loads(body))
-        elif found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree)/main.*)?", path):
+        elif found := re.fullmatch(
+            r"/api/datasets/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree)/(?:main|[0-9a-f]{40}).*)?", path
+        ):
             self._dataset(found[1], found[2], body)
         else:
             self._send(404, {"error": f"no route {path}"})
@@ -129,12 +134,15 @@ class _Handler(BaseHTTPRequestHandler):
         if files is None:
             self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         elif what == "preupload":
-            wanted = json.loads(body)["files"]
+            request = json.loads(body)
+            wanted = request["files"]
+            # As in a file of that name: only patterns such as `*.jpg`.
+            patterns = request.get("gitIgnore", files.get(".gitignore", b"").decode()).split()
             modes = [
                 {
                     "path": one["path"],
                     "uploadMode": "regular" if one["size"] < _MAX_REGULAR and _is_text(one["sample"]) else "lfs",
-                    "shouldIgnore": False,
+                    "shouldIgnore": any(fnmatch.fnmatch(one["path"], pattern) for pattern in patterns),
                     "oid": _oid(files.get(one["path"]), is_text=_is_text(one["sample"])),
                 }
                 for one in wanted
@@ -149,7 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, entries)
         else:
             siblings = [{"rfilename": path} for path in files]
-            self._send(200, {"id": name, "sha": "0" * 40, "siblings": siblings, "private": name in self.hub.private})
+            sha = self._head(name)
+            self._send(200, {"id": name, "sha": sha, "siblings": siblings, "private": name in self.hub.private})
 
     def _batch(self, wanted: dict[str, Any]) -> None:
         objects = []
@@ -168,7 +177,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, name: str, files: dict[str, bytes], body: bytes) -> None:
         changed = dict(files)
-        for line in map(json.loads, body.splitlines()):
+        header, *lines = map(json.loads, body.splitlines())
+        if header["value"].get("parentCommit", self._head(name)) != self._head(name):
+            self._send(412, {"error": "A commit has happened since. Please refresh and try again."})
+            return
+        for line in lines:
             value = line["value"]
             if line["key"] == "file":
                 changed[value["path"]] = base64.b64decode(value["content"])
@@ -178,9 +191,13 @@ class _Handler(BaseHTTPRequestHandler):
                 del changed[value["path"]]
         self.hub.repositories[name] = changed
         self.hub.commits += 1
+        self.hub.heads[name] = self.hub.commits
         if self.hub.after_commit:
             self.hub.after_commit()
         self._send(200, {"commitUrl": f"{self.hub.endpoint}/datasets/{name}/commit/{'0' * 40}", "commitOid": "0" * 40})
+
+    def _head(self, name: str) -> str:
+        return f"{self.hub.heads.get(name, 0):040x}"
 
     def _send(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
         content = json.dumps(value).encode()
