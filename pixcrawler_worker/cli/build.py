@@ -65,7 +65,7 @@ _RETRY_SECONDS, _POLL_SECONDS = 60.0, 0.2
     "--recipe",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Build the dataset of a recipe, which has all other options.",
+    help="Build the dataset of a recipe, which has all other options but --out and --extend.",
 )
 @click.option(
     "--save-recipe",
@@ -108,7 +108,7 @@ def build(
     if as_json and not dry_run:
         raise click.UsageError("--json is for --dry-run")
     if save_recipe is not None:
-        _check_save(save_recipe, job=job, dry_run=dry_run, recipe=recipe)
+        _check_save(save_recipe, job=job, dry_run=dry_run, recipe=recipe, skip_known=raw["skip_known"])
     crawl, request = _parsed(keywords, job, recipe, raw, exported, dry_run=dry_run, out=out)
     if out is not None:
         download.require_empty(out)
@@ -159,9 +159,10 @@ def _parsed(
     if recipe is None:
         crawl = _crawl_of(keywords, job, raw, dry_run=dry_run)
         return crawl, replace(_Request.parse({}, exported, out=out), origin=crawl.origin if crawl else None)
-    if keywords or job is not None or any(raw.values()) or exported != ExportArguments():
-        raise click.UsageError("a recipe has its keywords and options already: combine --recipe with --out")
-    return _of_recipe(recipe, out=out)
+    if keywords or job is not None or crawl_arguments.given(raw) - {"extend"} or exported != ExportArguments():
+        raise click.UsageError("a recipe has its keywords and options already: combine --recipe with --out or --extend")
+    _check_dry_run(raw, dry_run=dry_run)
+    return _of_recipe(recipe, extends=raw["extend"], out=out)
 
 
 def _create(
@@ -182,9 +183,15 @@ def _create(
     """
     if crawl.options.extends is not None and exported is not None:
         request = _extended(runtime, crawl.options.extends, request, exported)
-    if save_recipe is not None:
-        crawl, request = _saved(runtime, save_recipe, crawl, request)
-    return new_jobs.create_crawl(runtime, crawl, build=request.to_json()), request
+    if save_recipe is None:
+        return new_jobs.create_crawl(runtime, crawl, build=request.to_json()), request
+    crawl, request = _saved(runtime, save_recipe, crawl, request)
+    try:
+        return new_jobs.create_crawl(runtime, crawl, build=request.to_json()), request
+    except BaseException:
+        # The same command is to work when the reason is gone.
+        save_recipe.unlink(missing_ok=True)
+        raise
 
 
 def _crawl_of(
@@ -197,17 +204,21 @@ def _crawl_of(
     """
     if job is None and not keywords:
         raise click.UsageError("give at least one KEYWORD, or --job ID to resume a job")
-    if dry_run and (raw["skip_known"] or raw["extend"] is not None):
-        raise click.UsageError(
-            "--dry-run reads no database, so it does not know other jobs: leave out --skip-known and --extend"
-        )
+    _check_dry_run(raw, dry_run=dry_run)
     if job is None:
         return crawl_arguments.parse(keywords, raw)
-    if keywords or dry_run or any(raw.values()):
+    if keywords or dry_run or crawl_arguments.given(raw):
         raise click.UsageError(
             "a job has its keywords and options already: combine --job with --out, --format, --layout"
         )
     return None
+
+
+def _check_dry_run(raw: RawCrawlOptions, *, dry_run: bool) -> None:
+    if dry_run and (raw["skip_known"] or raw["extend"] is not None):
+        raise click.UsageError(
+            "--dry-run reads no database, so it does not know other jobs: leave out --skip-known and --extend"
+        )
 
 
 @dataclass(slots=True)
@@ -319,9 +330,11 @@ def _extended(runtime: Runtime, base_id: int, request: _Request, exported: Expor
     keeps_format = exported.format_ is None and exported.layout is None
     return _Request.parse(
         {
-            "out": request.out,
+            **request.to_json(),
             "format": recorded.get("format") if keeps_format else request.delivery.format.value,
             "options": _merged(before, request.delivery.options),
+            # A validation by other rules would find other near duplicates, and so other splits.
+            "rules": recorded.get("rules"),
         },
         ExportArguments(),
         out=None,
@@ -341,17 +354,22 @@ def _merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _check_save(path: Path, *, job: int | None, dry_run: bool, recipe: Path | None) -> None:
+def _check_save(path: Path, *, job: int | None, dry_run: bool, recipe: Path | None, skip_known: bool) -> None:
     """Raise click.UsageError when a recipe is not to be saved with the other options, or to that file."""
     if job is not None:
         raise click.UsageError(f"--save-recipe is for a new job: pixcrawler jobs show {job} --recipe prints its recipe")
     if dry_run or recipe is not None:
         raise click.UsageError("--save-recipe is for a build without --dry-run and --recipe")
+    if skip_known:
+        raise click.UsageError(
+            "what other jobs have changes with each job, so no recipe gives these images again: leave out --skip-known "
+            "or --save-recipe"
+        )
     if path.exists():
         raise click.UsageError(f"{path} exists already: name a new file with --save-recipe")
 
 
-def _of_recipe(path: Path, *, out: Path | None) -> tuple[CrawlArguments, _Request]:
+def _of_recipe(path: Path, *, extends: int | None, out: Path | None) -> tuple[CrawlArguments, _Request]:
     """Return the crawl and the request of a recipe.
 
     Raises:
@@ -359,7 +377,7 @@ def _of_recipe(path: Path, *, out: Path | None) -> tuple[CrawlArguments, _Reques
     """
     try:
         recipe = recipes.read(path)
-        crawl = recipes.crawl_of(recipe, path)
+        crawl = recipes.crawl_of(recipe, path, extends=extends)
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
     return crawl, _requested(recipe, _Request(str(out) if out else None, Delivery(ExportFormat.ZIP, {}), crawl.origin))
@@ -372,7 +390,8 @@ def _saved(runtime: Runtime, path: Path, crawl: CrawlArguments, request: _Reques
         PermanentError: when the file cannot be written, or there is one already.
     """
     recipe = recipes.save(path, runtime, crawl, request.to_json())
-    return replace(crawl, options=recipe.crawl), _requested(recipe, request)
+    options = recipe.crawl.model_copy(update={"extends": crawl.options.extends})
+    return replace(crawl, options=options), _requested(recipe, request)
 
 
 def _requested(recipe: Recipe, request: _Request) -> _Request:

@@ -73,6 +73,11 @@ class RawCrawlOptions(TypedDict):
     extend: int | None
 
 
+def given(raw: RawCrawlOptions) -> set[str]:
+    """Return the names of the options that a command was given: 0 and an empty text are values, too."""
+    return {name for name, value in raw.items() if value is not None and value is not False and value != ()}
+
+
 class _Rate(click.ParamType["str | int", "int"]):
     """Bytes in a second, such as 500k or 2.5M, as curl, wget and gallery-dl take them."""
 
@@ -213,13 +218,13 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
         if column is not None and raw["urls"] is None:
             raise click.UsageError(f"--{name}-column names a column of a list: give the list with --urls")
     try:
-        labels = parse_keywords(list(keywords))
+        parse_keywords(list(keywords))
         for name in raw["sources"]:
             protocol.SOURCES.require(name)
         synonyms = None if raw["synonyms"] is None else synonym_tables.read(raw["synonyms"], _name(raw["synonyms"]))
         stored, digest = stored_list(raw["urls"], columns)
         listed = click.get_current_context().with_resource(stored)
-        given = {
+        values = {
             "sources": list(raw["sources"]),
             "licenses": list(raw["licenses"]),
             "min_width": raw["min_width"],
@@ -234,16 +239,26 @@ def parse(keywords: Iterable[str], raw: RawCrawlOptions) -> CrawlArguments:
             "skip_known": raw["skip_known"],
             "extends": raw["extend"],
         }
-        parsed = options.parse({name: value for name, value in given.items() if value not in (None, [])})
-        keyword_expansion.expanded(labels, variants=parsed.variants, synonyms=parsed.synonyms)
+        parsed = options.parse({name: value for name, value in values.items() if value not in (None, [])})
+        check(keywords, parsed, has_list=len(listed) > 0)
     except PermanentError as error:
         raise click.UsageError(str(error)) from error
-    if len(listed) and len(labels) > 1:
-        raise click.UsageError("a URL list has one label: give one KEYWORD with --urls")
-    if len(listed) and not parsed.sources and (parsed.variants or parsed.synonyms):
-        raise click.UsageError("--variant and --synonyms are for searches: nothing is searched for a URL list")
     max_images = raw["max_images"] or len(listed) or _DEFAULT_IMAGES
     return CrawlArguments(keywords, parsed, max_images, listed, _origin(raw["urls"], digest, columns))
+
+
+def check(keywords: tuple[Any, ...], parsed: CrawlOptions, *, has_list: bool) -> None:
+    """Check that keywords, options and a URL list fit to each other.
+
+    Raises:
+        PermanentError: when they do not.
+    """
+    labels = parse_keywords(list(keywords))
+    keyword_expansion.expanded(labels, variants=parsed.variants, synonyms=parsed.synonyms)
+    if has_list and len(labels) > 1:
+        raise PermanentError("a URL list has one label: give one KEYWORD with --urls")
+    if has_list and not parsed.sources and (parsed.variants or parsed.synonyms):
+        raise PermanentError("--variant and --synonyms are for searches: nothing is searched for a URL list")
 
 
 class _Hashed:
@@ -269,11 +284,15 @@ def _origin(where: BinaryIO | str | None, digest: str, columns: Columns) -> dict
     path = where if isinstance(where, str) else getattr(where, "name", None)
     if not isinstance(path, str) or path in {"-", "<stdin>"}:
         return None
-    if remote.is_remote(path) and mask_url(path) != path:
-        # A signature or a password, which is written into no row and no recipe.
+    if has_secret(path):
         return None
     named = {f"{name}_column": column for name, column in columns._asdict().items() if column is not None}
     return {"path": path if remote.is_remote(path) else str(Path(path).absolute()), "sha256": digest, **named}
+
+
+def has_secret(path: str) -> bool:
+    """Return whether the path of a list is a URL with a signature or a password, which no row and no recipe has."""
+    return remote.is_remote(path) and mask_url(path) != path
 
 
 def stored_list(where: BinaryIO | str | None, columns: Columns) -> tuple[StoredList, str]:

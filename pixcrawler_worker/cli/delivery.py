@@ -11,14 +11,17 @@ import click
 from pixcrawler_worker import client
 from pixcrawler_worker.cli import console, downloads, interrupts, job_watch, new_jobs
 from pixcrawler_worker.crawl.report import write_crawl_report
-from pixcrawler_worker.db import extensions, job_views
+from pixcrawler_worker.db import crawl_history, extensions, job_views
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView, View
 from pixcrawler_worker.db.session import transact
 from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.export import download
 from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate.report import write_validation_report
+
+_KNOWN = {str(Reason.KNOWN_URL), str(Reason.KNOWN_BYTES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,7 @@ def deliver(
     interrupted = f"\nno files were written. The images of job {job.id} are stored. {resume}"
     download.require_empty(folder)
     if not job.valid_images and not _extends(runtime, job.id):
-        click.echo(
-            f"job {job.id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images",
-            err=True,
-        )
+        click.echo(_why_empty(runtime, job.id), err=True)
         return None
     # Without new images, there are those of the jobs that it extends, which have their own validations.
     validation_id = None
@@ -105,6 +105,17 @@ def _validate(
     new_jobs.start(client.start_validation, validation_id, title=f"validation {validation_id}")
     validation = job_watch.watch(runtime.sessions, ValidationView, validation_id, check=check, interrupted=interrupted)
     return validation_id if validation.status == JobStatus.COMPLETED else None
+
+
+def _why_empty(runtime: Runtime, job_id: int) -> str:
+    """Return why a job without images makes no dataset, and what to do."""
+    reasons = transact(runtime.sessions, lambda session: crawl_history.reasons(session, job_id))
+    if reasons and reasons.keys() <= _KNOWN:
+        return (
+            f"job {job_id} has no images, so there is no dataset: other jobs of the project have all that it found. "
+            "Leave out --skip-known, or add to the dataset of one of them with --extend"
+        )
+    return f"job {job_id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images"
 
 
 def _extends(runtime: Runtime, job_id: int) -> bool:

@@ -18,6 +18,7 @@ from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.crawl.lists import remote
 from pixcrawler_worker.crawl.lists.rows import Columns
+from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import CrawlOptions, in_row, parse
 from pixcrawler_worker.db import crawls
 from pixcrawler_worker.db.job_views import CrawlView
@@ -33,6 +34,8 @@ from pixcrawler_worker.validate import rules
 
 #: The newest version of recipes that is known.
 VERSION = 1
+#: Options that depend on what else a database has.
+_OF_OTHER_JOBS = {"skip_known", "extends"}
 #: Bytes of a recipe: one with the most excluded images has a tenth.
 _MAX_BYTES = 100_000_000
 
@@ -66,14 +69,19 @@ class Recipe(Options):
         Raises:
             PermanentError: when it is unknown, or does not fit to the layout.
         """
-        found = format_of(self.format) if self.format else self.export.default_format()
+        found = self.export.default_format() if self.format is None else format_of(self.format)
         self.export.layout_for(found)
         return found
 
-    def to_toml(self) -> str:
-        """Return the file."""
-        found = self.model_dump(mode="json", exclude_none=True, exclude={"crawl": {"urls"}})
-        return tomli_w.dumps(_without_null(found))
+    def to_toml(self, *, extends: int | None = None) -> str:
+        """Return the file.
+
+        Args:
+            extends: the job whose dataset was extended, which is one of a database, and no part of a recipe.
+        """
+        found = self.model_dump(mode="json", exclude_none=True, exclude={"crawl": _OF_OTHER_JOBS | {"urls"}})
+        note = f"# To add to a dataset as job {extends} had it: pixcrawler build --recipe FILE --extend {extends}\n"
+        return (note if extends else "") + tomli_w.dumps(_without_null(found))
 
 
 def read(path: Path) -> Recipe:
@@ -103,6 +111,7 @@ def read(path: Path) -> Recipe:
         parse_keywords(list(recipe.keywords))
         rules.parse(recipe.rules)
         _ = recipe.export_format
+        _check_crawl(recipe)
     except PermanentError as error:
         raise PermanentError(_located(str(error), text, path)) from error
     if recipe.urls is None or remote.is_remote(recipe.urls.path):
@@ -125,6 +134,10 @@ def of_job(runtime: Runtime, session: Session, job: CrawlView, build: Mapping[st
     """
     known = crawls.recorded_options(session, job.id)
     recorded = parse(known.options) if known else in_row(job.keywords) or parse({})
+    if recorded.skip_known:
+        raise PermanentError(
+            f"job {job.id} has left out what other jobs had (--skip-known): no recipe gives its images again"
+        )
     keywords = job.keywords.get("keywords") if isinstance(job.keywords, dict) else job.keywords
     has_list = known is not None and crawls.load(session, job.id).url_pages > 0
     if has_list and not isinstance(build.get("list"), dict):
@@ -168,26 +181,37 @@ def make(
     raw = {
         "keywords": list(keywords),
         "max_images": max_images,
-        "crawl": crawl.model_dump(mode="json", exclude={"urls"}, exclude_none=True)
+        "crawl": crawl.model_dump(mode="json", exclude=_OF_OTHER_JOBS | {"urls"}, exclude_none=True)
         | {"sources": list(used), "chunk_size": chunk_size, "reproducible": True},
         "rules": build.get("rules") or {},
         "export": {**(export if isinstance(export, dict) else {}), "reproducible": True},
         **({"format": build["format"]} if build.get("format") else {}),
         **({"urls": listed} if isinstance(listed, dict) else {}),
     }
-    return options.parse(Recipe, raw, _ROOT)
+    recipe = options.parse(Recipe, raw, _ROOT)
+    format_, chosen = recipe.export_format, recipe.export
+    ratios = chosen.ratios(chosen.layout_for(format_)) or None
+    splits = chosen.splits.model_copy(update={"ratios": ratios})
+    chosen = chosen.model_copy(update={"layout": chosen.layout_name(format_), "splits": splits})
+    return recipe.model_copy(update={"format": format_.value, "export": chosen})
 
 
-def crawl_of(recipe: Recipe, path: Path) -> CrawlArguments:
+def crawl_of(recipe: Recipe, path: Path, *, extends: int | None = None) -> CrawlArguments:
     """Return the crawl of a recipe that was read from a file. Its list is closed with the context of the command.
+
+    Args:
+        recipe: that was read.
+        path: of its file.
+        extends: the job whose dataset it adds to; None for none.
 
     Raises:
         PermanentError: when a source is not installed, or its list cannot be read or is not the one that it was.
     """
     for name in recipe.crawl.sources or ():
         protocol.SOURCES.require(name)
+    crawl = recipe.crawl.model_copy(update={"extends": extends})
     if recipe.urls is None:
-        return CrawlArguments(recipe.keywords, recipe.crawl, recipe.max_images)
+        return CrawlArguments(recipe.keywords, crawl, recipe.max_images, StoredList(()))
     where: str | BinaryIO = recipe.urls.path
     columns = Columns(recipe.urls.url_column, recipe.urls.caption_column, recipe.urls.label_column)
     with contextlib.ExitStack() as opened:
@@ -204,7 +228,7 @@ def crawl_of(recipe: Recipe, path: Path) -> CrawlArguments:
             f"{recipe.urls.sha256}"
         )
     origin = recipe.urls.model_dump(exclude_none=True)
-    return CrawlArguments(recipe.keywords, recipe.crawl, recipe.max_images, listed, origin)
+    return CrawlArguments(recipe.keywords, crawl, recipe.max_images, listed, origin)
 
 
 def save(path: Path, runtime: Runtime, crawl: CrawlArguments, build: Mapping[str, Any]) -> Recipe:
@@ -219,9 +243,13 @@ def save(path: Path, runtime: Runtime, crawl: CrawlArguments, build: Mapping[str
             "parameters: give --urls a file to save a recipe"
         )
     recipe = make(runtime, keywords=crawl.keywords, max_images=crawl.max_images, crawl=crawl.options, build=build)
+    if recipe.urls is not None and crawl.origin is not None and recipe.urls.path != crawl.origin["path"]:
+        raise PermanentError(
+            "a recipe names its URL list, and the name of this one has characters that TOML does not have: rename it"
+        )
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(_named_from(recipe, path).to_toml())
+            file.write(_named_from(recipe, path).to_toml(extends=crawl.options.extends))
     except OSError as error:
         raise PermanentError(f"{path} could not be written: {error.strerror or error}") from error
     return recipe
@@ -231,14 +259,17 @@ def _named_from(recipe: Recipe, path: Path) -> Recipe:
     """Return a recipe for a file, whose list is named from the directory of the file."""
     if recipe.urls is None or remote.is_remote(recipe.urls.path):
         return recipe
-    relative = os.path.relpath(recipe.urls.path, path.parent)
+    listed = Path(recipe.urls.path)
+    # `..` is relative to where the directory really is.
+    relative = os.path.relpath(listed.parent.resolve() / listed.name, path.parent.resolve())
     return recipe.model_copy(update={"urls": recipe.urls.model_copy(update={"path": Path(relative).as_posix()})})
 
 
 _ROOT = "recipe"
 #: The beginning of a message: where, and what.
-_WHERE = re.compile(rf"(?:{_ROOT}|export_options|validation_rules)((?:\.[\w-]+|\[\d+\])+): ")
-_TABLES = {"export_options": "export", "validation_rules": "rules"}
+_WHERE = re.compile(rf"(?:{_ROOT}|export_options|validation_rules|options)((?:\.[\w-]+|\.\"[^\"]*\"|\[\d+\])+): ")
+_MISSING = re.compile(rf"{_ROOT}((?:\.[\w-]+)*): expected an object with `(\w+)`, got an object")
+_TABLES = {"export_options": "export", "validation_rules": "rules", "options": "crawl"}
 
 
 def _check_version(version: object, path: Path) -> None:
@@ -253,15 +284,40 @@ def _check_version(version: object, path: Path) -> None:
         )
 
 
+def _check_crawl(recipe: Recipe) -> None:
+    """Raise PermanentError when the crawl of a recipe depends on other jobs, or does not fit to its list."""
+    if recipe.crawl.extends is not None:
+        raise PermanentError(
+            f"{_ROOT}.crawl.extends: a recipe does not depend on the jobs of a database: leave it out, and give "
+            "--extend to pixcrawler build"
+        )
+    if recipe.crawl.skip_known:
+        raise PermanentError(
+            f"{_ROOT}.crawl.skip_known: a recipe does not depend on the jobs of a database: leave it out"
+        )
+    if recipe.crawl.urls:
+        raise PermanentError(
+            f"{_ROOT}.crawl.urls: a recipe has no URLs: name a file with them as path in a table [urls]"
+        )
+    if recipe.urls is not None and crawl_arguments.has_secret(recipe.urls.path):
+        raise PermanentError(f"{_ROOT}.urls.path: expected a path, or a URL without password and parameters")
+    if recipe.urls is not None and len(parse_keywords(list(recipe.keywords))) > 1:
+        raise PermanentError(f"{_ROOT}.keywords: a URL list has one label: give it one keyword")
+    crawl_arguments.check(recipe.keywords, recipe.crawl, has_list=recipe.urls is not None)
+
+
 def _located(message: str, text: str, path: Path) -> str:
     """Return a message of the parser of options with the name of the file, and the line where the key can be found."""
+    if missing := _MISSING.match(message):
+        dotted = f"{missing[1].lstrip('.')}.{missing[2]}".lstrip(".")
+        return f"{path}: {dotted} is missing"
     found = _WHERE.match(message)
     if found is None:
         # Of keywords and formats, whose messages have their own words.
         line = _line(text, [re.split(r"\W", message, maxsplit=1)[0]])
         return f"{path}, line {line}: {message}" if line else f"{path}: {message}"
     table = _TABLES.get(message.split(".", 1)[0])
-    keys = re.findall(r"[\w-]+", re.sub(r"\[\d+\]", "", found[1]))
+    keys = [quoted or plain for plain, quoted in re.findall(r"\.(?:([\w-]+)|\"([^\"]*)\")", found[1])]
     keys = [table, *keys] if table else keys
     line = _line(text, keys)
     where = f"{path}, line {line}" if line else str(path)

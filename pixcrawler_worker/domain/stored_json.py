@@ -6,6 +6,7 @@ what was given: `payload.page: expected an integer of at least 0, got "wide"`.
 
 import re
 from collections.abc import Mapping
+from datetime import date, time
 from typing import Any, Self
 
 from pixcrawler_worker.domain.postgres_types import MAX_INT8
@@ -174,6 +175,8 @@ def quoted(value: object) -> str:
         return "an array"
     if isinstance(value, int) and value.bit_length() > _MAX_QUOTED_BITS:
         return "a number with very many digits"
+    if isinstance(value, date | time):  # of TOML
+        return value.isoformat()
     text = repr(value[: _MAX_QUOTE + 1] if isinstance(value, str) else value)
     return text if len(text) <= _MAX_QUOTE else f"{text[: _MAX_QUOTE - 3]}..."
 

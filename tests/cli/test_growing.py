@@ -1,8 +1,10 @@
 """`pixcrawler build --extend`: a dataset that grows twice, and what cannot be extended."""
 
 import csv
+import hashlib
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -86,6 +88,60 @@ def test_a_dataset_grows_twice_and_nothing_in_it_moves_or_is_requested_again(
     assert json.loads(reasons.stdout)["reasons"] == {"known_url": 12, "known_bytes": 1}
     assert json.loads(reasons.stdout)["extends"] == [first]
     assert f"extends {second}, {first}" in " ".join(call(env, "jobs", "show", str(third)).stdout.split())
+
+
+def test_an_extension_keeps_its_list_and_the_rules_and_a_recipe_has_no_job_of_a_database(
+    env: Mapping[str, str], runtime: Runtime, broker: redis.Redis, host: HostileServer
+) -> None:
+    del broker
+    urls = image_urls(host, "recipe-of-extension", 6)
+    env = {**env, "PIXCRAWLER_STORAGE_URL": runtime.settings.storage()}
+    listed("one.txt", urls[:3]), listed("two.txt", urls)
+    one = f'path = "one.txt"\nsha256 = "{hashlib.sha256(Path("one.txt").read_bytes()).hexdigest()}"'
+    recipe = f'version = 1\nkeywords = ["cat"]\nmax_images = 9\n[urls]\n{one}\n[rules]\nlevel = "strict"\n'
+    Path("one.toml").write_text(recipe)
+
+    def build(*words: str) -> int:
+        result = call(env, "build", *words)
+        assert result.exit_code == 0, result.output
+        return newest(runtime)
+
+    with working(runtime):
+        first = build("--recipe", "one.toml", "--out", "one")
+        words = ("--urls", "two.txt", "--extend", str(first), "--save-recipe", "two.toml", "--out", "two")
+        second = build("cat", *words)
+        third = build("--recipe", "two.toml", "--extend", str(first), "--out", "three")
+    stored = query(runtime, "SELECT count(*) FROM images GROUP BY crawl_job_id")
+    assert stored == [(3,)] * 3, "those of its list, and nothing that was searched instead"
+    levels = query(runtime, "SELECT validation_rules->>'level' FROM validation_jobs")
+    assert levels == [("strict",)] * 3, "the splits are those of near duplicates that the same rules find"
+    saved = Path("two.toml").read_text()
+    read = tomllib.loads(saved)
+    assert (read["urls"]["path"], read["crawl"]["sources"], read["rules"]) == ("two.txt", ["urls"], {"level": "strict"})
+    assert saved.startswith(f"# To add to a dataset as job {first} had it: pixcrawler build --recipe FILE --extend")
+    assert "extends" not in read["crawl"]
+    printed = call(env, "jobs", "show", str(third), "--recipe").stdout
+    assert printed.splitlines()[0] == saved.splitlines()[0]
+
+    def without_times(folder: str) -> dict[str, dict[str, str]]:
+        return {name: {**row, "crawled_at": ""} for name, row in rows(folder).items()}
+
+    assert without_times("three") == without_times("two")
+    assert second < third
+
+
+def test_a_build_without_new_images_says_that_other_jobs_have_them(
+    env: Mapping[str, str], runtime: Runtime, broker: redis.Redis, host: HostileServer
+) -> None:
+    del broker
+    env = {**env, "PIXCRAWLER_STORAGE_URL": runtime.settings.storage()}
+    name = listed("all.txt", image_urls(host, "all-known", 2))
+    with working(runtime):
+        assert call(env, "build", "cat", "--urls", name, "--out", "one").exit_code == 0
+        result = call(env, "build", "cat", "--urls", name, "--skip-known", "--out", "two")
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "has no images, so there is no dataset: other jobs of the project have all that it found" in said
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Recipes: read with clear errors, saved, printed, and built again to the same bytes."""
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ledger
 import pytest
@@ -15,6 +17,7 @@ from fakes import hosts
 from fakes.hosts import HostileServer
 
 from pixcrawler_worker.cli import recipes
+from pixcrawler_worker.crawl.options import parse
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -129,6 +132,37 @@ def test_a_recipe_is_what_was_written() -> None:
         ('["cat", "dog"]', "[]", "r.toml, line 2: keywords: expected at least 1 entries, got an array"),
         ("[crawl]", "[crawl", "r.toml is not valid TOML: "),
         ("version = 1", f"version = {'9' * 5000}", "r.toml is not valid TOML: "),
+        ("max_images = 20", "", "r.toml: max_images is missing"),
+        ("[crawl]", "[urls]\npath = 'a'\n[crawl]", "r.toml: urls.sha256 is missing"),
+        (
+            "min_width = 64",
+            '"min width" = 64',
+            'r.toml, line 8: crawl."min width": unknown option, did you mean \'min_w',
+        ),
+        (
+            '"cat", "dog"',
+            "1979-05-27",
+            "line 2: keywords[0] must be a string or an object with a query, not 1979-05-27",
+        ),
+        ('format = "zip"', 'format = ""', "r.toml, line 4: format: there is no ''; known are zip, tar, csv"),
+        ("min_width = 64", "synonyms = {kat = ['x']}", "line 8: crawl.synonyms: there is no keyword 'kat' in the job"),
+        ("min_width = 64", "extends = 3", "line 8: crawl.extends: a recipe does not depend on the jobs of a database"),
+        ("min_width = 64", "skip_known = true", "line 8: crawl.skip_known: a recipe does not depend on the jobs of"),
+        (
+            "min_width = 64",
+            'urls = ["https://a.org/b"]',
+            "line 8: crawl.urls: a recipe has no URLs: name a file with the",
+        ),
+        (
+            "[crawl]",
+            f"[urls]\npath = 'a'\nsha256 = '{'0' * 64}'\n[crawl]",
+            "line 2: keywords: a URL list has one label",
+        ),
+        (
+            "[crawl]",
+            f"[urls]\npath = 'https://a:pass@b.org/c'\nsha256 = '{'0' * 64}'\n[crawl]",
+            "r.toml, line 7: urls.path: expected a path, or a URL without password and parameters",
+        ),
         ("[crawl]", "[urls]\npath = 'a'\nsha256 = 'b'\n[crawl]", "line 8: urls.sha256: expected a SHA-256 of 64 hex"),
     ],
 )
@@ -154,6 +188,15 @@ def test_a_file_that_is_no_recipe_is_named() -> None:
         (("cat", "--recipe", "r.toml"), "a recipe has its keywords and options already: combine --recipe with --out"),
         (("--recipe", "r.toml", "--min-width", "3"), "a recipe has its keywords and options already"),
         (("--recipe", "r.toml", "--layout", "flat"), "a recipe has its keywords and options already"),
+        (("--recipe", "r.toml", "--wait", "0"), "a recipe has its keywords and options already"),
+        (("--recipe", "r.toml", "--label-column", ""), "a recipe has its keywords and options already"),
+        (("--recipe", "r.toml", "--skip-known"), "a recipe has its keywords and options already"),
+        (
+            ("--recipe", "r.toml", "--dry-run", "--extend", "3"),
+            "--dry-run reads no database, so it does not know other",
+        ),
+        (("--job", "3", "--wait", "0"), "a job has its keywords and options already"),
+        (("cat", "--skip-known", "--save-recipe", "n.toml"), "so no recipe gives these images again"),
         (("--recipe", "r.toml", "--job", "3"), "a recipe has its keywords and options already"),
         (("--recipe", "r.toml"), "there is no source 'comons'; did you mean 'commons'?"),
         (("--recipe", "gone.toml"), "gone.txt, the list of gone.toml: No such file or directory"),
@@ -186,3 +229,66 @@ def test_a_list_from_stdin_has_no_recipe(env: Mapping[str, str], runtime: Runtim
         call(env, "build", "cat", "--urls", "-", "--save-recipe", "n.toml", stdin="https://example.org/1.jpg")
     assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
     assert not Path("n.toml").exists()
+
+
+def test_a_dry_run_searches_what_a_recipe_without_a_list_names(env: Mapping[str, str]) -> None:
+    Path("r.toml").write_text('version = 1\nkeywords = ["cat"]\nmax_images = 2\n[crawl]\nsources = ["commons"]\n')
+    result = call({**env, "PIXCRAWLER_COMMONS_URL": "http://127.0.0.1:1/"}, "build", "--recipe", "r.toml", "--dry-run")
+    assert result.exit_code == 1, result.output
+    assert "nothing would be downloaded" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("build", "format_", "layout", "ratios"),
+    [
+        ({}, "zip", "imagefolder", None),
+        ({"format": "tar"}, "tar", "webdataset", None),
+        ({"options": {"layout": "yolo"}}, "zip", "yolo", {"train": 0.8, "val": 0.1, "test": 0.1}),
+        ({"options": {"layout": "yolo", "splits": {"ratios": {"all": 1}}}}, "zip", "yolo", {"all": 1.0}),
+    ],
+)
+def test_a_recipe_has_no_defaults_that_another_version_may_change(
+    runtime: Runtime, build: Mapping[str, Any], format_: str, layout: str, ratios: Mapping[str, float] | None
+) -> None:
+    made = recipes.make(runtime, keywords=["cat"], max_images=3, crawl=parse({"sources": ["urls"]}), build=build)
+    saved = tomllib.loads(made.to_toml())
+    assert (saved["format"], saved["export"]["layout"]) == (format_, layout)
+    assert saved["export"].get("splits", {}).get("ratios") == ratios
+    assert saved["crawl"].keys().isdisjoint({"skip_known", "extends"})
+
+
+def test_a_recipe_names_its_list_from_where_the_directory_really_is(
+    env: Mapping[str, str], runtime: Runtime, host: HostileServer
+) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    env = {**env, "PIXCRAWLER_STORAGE_URL": runtime.settings.storage()}
+    Path("real/below").mkdir(parents=True)
+    Path("link").symlink_to("real/below")
+    Path("list.txt").write_text("\n".join(image_urls(host, "linked", 2)))
+    with working(runtime):
+        words = ["build", "cat", "--urls", "list.txt", "--save-recipe", "link/r.toml", "--out", "one"]
+        assert (result := call(env, *words)).exit_code == 0, result.output
+        assert (result := call(env, "build", "--recipe", "link/r.toml", "--out", "two")).exit_code == 0, result.output
+
+
+def test_a_list_that_a_recipe_cannot_name_is_an_error(env: Mapping[str, str], runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    name = os.fsdecode(b"cats-\xff.txt")
+    Path(name).write_text("https://example.org/1.jpg")
+    with pytest.raises(PermanentError, match="the name of this one has characters that TOML does not have: rename it"):
+        call(env, "build", "cat", "--urls", name, "--save-recipe", "n.toml")
+    assert not Path("n.toml").exists()
+
+
+def test_a_build_that_cannot_begin_leaves_no_recipe(env: Mapping[str, str], runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    with pytest.raises(PermanentError, match="there is no crawl job 1000000"):
+        call(env, "build", "cat", "--source", "commons", "--extend", "1000000", "--save-recipe", "n.toml")
+    assert not Path("n.toml").exists(), "the same command works when the reason is gone"
+
+
+def test_a_job_that_left_out_what_others_have_has_no_recipe(env: Mapping[str, str], runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    job_id = call(env, "crawl", "cat", "--source", "commons", "--skip-known").stdout.strip()
+    with pytest.raises(PermanentError, match=f"job {job_id} has left out what other jobs had"):
+        call(env, "jobs", "show", job_id, "--recipe")
