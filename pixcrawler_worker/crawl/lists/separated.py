@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from pixcrawler_worker.crawl.lists.column_names import has_usual, is_image
+from pixcrawler_worker.crawl.lists.column_names import URLS, by_name, has_usual, is_image
 from pixcrawler_worker.crawl.lists.plain_text import Line, is_comment, is_url, trimmed
 from pixcrawler_worker.crawl.lists.rows import Row, unique
 from pixcrawler_worker.errors import PermanentError
@@ -73,6 +73,7 @@ def rows(lines: Iterator[Line], name: str) -> Iterator[Row]:
 def _begin(lines: Iterator[Line]) -> tuple[Iterator[Line], _Form]:
     """Return the lines without those before the table, and how they are divided."""
     given = None
+    comments: list[Line] = []
     for line in lines:
         text = line.text.strip()
         if found := re.fullmatch("sep=(.)", text):
@@ -80,6 +81,8 @@ def _begin(lines: Iterator[Line]) -> tuple[Iterator[Line], _Form]:
             given = found[1]
         elif text and not is_comment(text):
             break
+        elif text and len(comments) < _SAMPLE:
+            comments.append(line)
     else:
         return iter(()), _Form("", has_header=False)
     ahead = [line]
@@ -89,7 +92,31 @@ def _begin(lines: Iterator[Line]) -> tuple[Iterator[Line], _Form]:
         ahead.append(following)
     # A line that is too long is an error once it is read.
     sample = [one.text[:_MAX] for one in ahead if one.text.strip(_BLANK)]
-    return chain(ahead, lines), _form(sample, given or _SEPARATORS)
+    form = _form(sample, given or _SEPARATORS)
+    if form.separator and not form.has_header:
+        kept, form = _commented(comments, sample[0], form)
+        ahead = [*kept, *ahead]
+    return chain(ahead, lines), form
+
+
+def _commented(comments: Sequence[Line], first: str, form: _Form) -> tuple[list[Line], _Form]:
+    """Return the lines before the first row of a table that are none of comments: captions begin with `#`, too.
+
+    So may a header: `#url,caption`.
+    """
+
+    def cells(text: str) -> list[str]:
+        return next(_parsed(iter([text]), form.separator), [])
+
+    width = len(cells(first))
+    found = [line for line in comments if len(cells(line.text)) == width]
+    rows = [line for line in found if any(_is_url(trimmed(cell)) for cell in cells(line.text))]
+    headers = [line for line in found if line not in rows and by_name(cells(line.text), URLS)]
+    if not headers:
+        return rows, form
+    header = headers[-1]
+    plain = header._replace(text=header.text.lstrip("#;/ "))
+    return [plain, *(row for row in rows if row.number > header.number)], form._replace(has_header=True)
 
 
 def _form(sample: Sequence[str], separators: str) -> _Form:

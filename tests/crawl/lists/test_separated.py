@@ -77,6 +77,27 @@ def test_a_first_row_without_a_url_is_no_header(url: str) -> None:
     assert said == ["list, line 1: there is no URL, so that the row will be rejected as bad_url"]
 
 
+def test_captions_that_begin_as_comments_are_rows() -> None:
+    for separator in ",\t":
+        listed = [f"# cats{separator}2026", "; more", f"#cat{separator}{URLS[0]}", "", f"dog{separator}{URLS[1]}"]
+        rows, said = read("\n".join(listed).encode())
+        assert [(row.number, row.url, dict(row.columns)) for row in rows] == [
+            (3, URLS[0], {"column 1": "#cat"}),
+            (5, URLS[1], {"column 1": "dog"}),
+        ]
+        assert said == []
+
+
+def test_a_header_may_begin_as_a_comment() -> None:
+    for header in ("#caption,url", "# Caption, URL", "# cats, 2026\n#x,http://a.example/old\n#caption,url"):
+        rows, said = read(f"{header}\na,{URLS[0]}\n".encode())
+        assert ([(row.url, row.caption) for row in rows], said) == ([(URLS[0], "a")], [])
+    # A comment, and a header after comments.
+    for comment in ("# of cats, text", "# url", "# caption,url\ncaption,url"):
+        (row,), _ = read(f"{comment}\na,{URLS[0]}\n".encode())
+        assert row.url == URLS[0]
+
+
 def test_names_of_columns_are_read_in_another_encoding() -> None:
     (row,), _ = read(f"url,Gr\xf6\xdfe,caf\xe9\n{URLS[0]},1,2\n".encode("latin-1"))
     assert row.columns == {"Gr\xf6\xdfe": "1", "caf\xe9": "2"}
