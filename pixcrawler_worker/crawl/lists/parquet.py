@@ -15,7 +15,7 @@ _BATCH, _BATCH_BYTES = 256, 4 << 20
 _BLOCK = 1 << 20
 
 
-def rows(file: BinaryIO, name: str) -> Iterator[Row]:
+def rows(file: BinaryIO, name: str, unread: list[str]) -> Iterator[Row]:
     """Yield the rows of a Parquet file. A batch of them is in memory.
 
     Texts that are not UTF-8, which programs write and Parquet does not check, have their bytes as `surrogateescape`
@@ -24,6 +24,7 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
     Args:
         file: is copied to a temporary file: the columns are read from its end.
         name: of the list, for messages.
+        unread: the names of columns with files in them are added to it.
 
     Raises:
         PermanentError: when the file is damaged, or pyarrow is not installed.
@@ -41,6 +42,7 @@ def rows(file: BinaryIO, name: str) -> Iterator[Row]:
             # With `pre_buffer`, all that was read of the file stays in memory.
             opened = parquet.ParquetFile(copy, pre_buffer=False)
             fields = list(opened.schema_arrow)
+            unread.extend(field.name for field in fields if _has_files(field.type))
             read = list(dict.fromkeys(field.name for field in fields if not _has_files(field.type)))
             number = 0
             for batch in opened.iter_batches(batch_size=_batch_size(opened.metadata), columns=read, use_threads=False):

@@ -38,7 +38,7 @@ def read(file: BinaryIO, name: str, columns: Columns = FOUND, notes: Notes | Non
         whole = io.BufferedReader(Joined(head, plain))
         if head.startswith(parquet.MAGIC):
             notes.unit = "row"
-            yield from rows.listed(parquet.rows(whole, name), name, columns, notes)
+            yield from rows.listed(parquet.rows(whole, name, notes.unread), name, columns, notes)
             return
         structure = plain_text.structure(head)
         if structure is None:

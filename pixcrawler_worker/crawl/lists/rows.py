@@ -115,6 +115,7 @@ class Notes:
         first: number of the first row, likewise.
         unit: what the numbers are of.
         labels: how many there are.
+        unread: columns that are not read, since they have files in them.
         urls: the column with them, and others that may be meant; empty where it was chosen, or is the only one.
     """
 
@@ -122,6 +123,7 @@ class Notes:
     first: dict[Note, int] = field(default_factory=dict)
     unit: Literal["line", "row"] = "line"
     labels: LabelCount = field(default_factory=LabelCount)
+    unread: list[str] = field(default_factory=list)
     urls: tuple[str, ...] = ()
 
     def add(self, note: Note, number: int) -> None:
@@ -192,7 +194,10 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
         has_urls = has_urls or bool(meant.url)
         yield meant
     if not has_urls:
-        raise PermanentError(f"{name} has no URLs in its column {options.quoted(found.url)}: all of its rows are empty")
+        is_text = ", or bytes that are no text" if notes.unit == "row" else ""
+        raise PermanentError(
+            f"{name} has no URLs in its column {options.quoted(found.url)}: all of its rows are empty{is_text}"
+        )
 
 
 def _mistake(sample: Sequence[Row], notes: Notes) -> str:
@@ -245,7 +250,7 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
     names = list(dict.fromkeys(chain.from_iterable(readable)))
     with_urls = [one for one in names if any(_has_url(values.get(one)) for values in readable)]
     if columns.url is None:
-        url = _url_column(with_urls, names, name, readable, notes.unit)
+        url = _url_column(with_urls, names, name, readable, notes)
         if others := others_of_urls(with_urls, url):
             notes.urls = (url, *others)
     else:
@@ -365,7 +370,7 @@ def _json(value: object) -> object:
 
 
 def _url_column(
-    with_urls: Sequence[str], names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]], unit: str
+    with_urls: Sequence[str], names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]], notes: Notes
 ) -> str:
     texts = {one: [text for row in readable if isinstance(text := row.get(one), str)] for one in with_urls}
     if (usual := of_urls(texts)) is not None:
@@ -375,7 +380,7 @@ def _url_column(
         blank = by_name([one for one in names if _is_blank(one, readable)], URLS)
         if blank is not None:
             return blank
-        nested = _nested(names, name, readable, unit)
+        nested = _nested(names, name, readable, notes)
         raise PermanentError(
             f"{name} has no column with URLs among its first {len(readable)} rows{nested}: it has {_list(names)}"
         )
@@ -390,13 +395,13 @@ def _is_blank(name: str, readable: Sequence[Mapping[str, object]]) -> bool:
     return all(values.get(name) in (None, "") for values in readable)
 
 
-def _nested(names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]], unit: str) -> str:
+def _nested(names: Sequence[str], name: str, readable: Sequence[Mapping[str, object]], notes: Notes) -> str:
     """Return what to say of URLs that are deeper than in a column."""
     found = [one for one in names if any(_has_nested_url(values.get(one)) for values in readable)]
     if not found:
-        return ""
+        return f" ({_list(notes.unread)} has files instead, which are not read)" if notes.unread else ""
     # What has lines and nested values is JSON.
-    command = json_objects.advice(readable[0], name) if unit == "line" and len(readable) == 1 else ""
+    command = json_objects.advice(readable[0], name) if notes.unit == "line" and len(readable) == 1 else ""
     how = f", as {command} does" if command else ""
     return (
         f", since those in {_list(found)} are in arrays or objects (write a row for each image, its URL as a text{how})"

@@ -104,6 +104,16 @@ def test_urls_in_nested_columns_are_named() -> None:
         assert str(raised.value).endswith(": it has image, n")
 
 
+def test_files_in_place_of_urls_are_said() -> None:
+    with pytest.raises(PermanentError) as raised:
+        read(written_parquet(image=[{"bytes": b"\xff", "path": "1.jpg"}], n=[1]))
+    assert str(raised.value) == (
+        "list has no column with URLs among its first 1 rows (image has files instead, which are not read): it has n"
+    )
+    with pytest.raises(PermanentError, match="all of its rows are empty, or bytes that are no text"):
+        read(written_parquet(image=[b"\xff"], n=[1]))
+
+
 def test_urls_may_begin_after_many_rows_without_one() -> None:
     late = written_parquet(url=[None] * 200 + URLS, caption=["a"] * (200 + len(URLS)))
     for columns in (FOUND, Columns("url")):
