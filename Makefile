@@ -89,7 +89,7 @@ chaos: .venv/ready
 
 # The comparisons of docs/performance.md, whose tables and plots are rewritten: an hour or two. A script takes RUNS rounds
 # of its own choice unless they are given; one that fails stops no other. nginx has to be installed.
-BENCHMARKS ?= crawl slow_hosts decode storage export pipeline chunks sweep inserts
+BENCHMARKS ?= crawl slow_hosts decode storage export pipeline chunks sweep inserts lists growth
 bench: .venv/ready
 	cd benchmarks && for name in $(BENCHMARKS); do \
 	  ../.venv/bin/python $$name.py --write $(if $(RUNS),--runs $(RUNS)) || echo "$$name failed"; done
