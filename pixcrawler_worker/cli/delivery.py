@@ -13,7 +13,7 @@ from pixcrawler_worker.cli import console, downloads, interrupts, job_watch, new
 from pixcrawler_worker.crawl.report import write_crawl_report
 from pixcrawler_worker.db import crawl_history, extensions, job_views
 from pixcrawler_worker.db.job_views import CrawlView, ExportView, ValidationView, View
-from pixcrawler_worker.db.session import transact
+from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.domain.reasons import Reason
 from pixcrawler_worker.export import download
@@ -60,7 +60,7 @@ def deliver(
     """
     interrupted = f"\nno files were written. The images of job {job.id} are stored. {resume}"
     download.require_empty(folder)
-    if not job.valid_images and not _extends(runtime, job.id):
+    if not job.valid_images and not _extended_images(runtime, job.id):
         click.echo(_why_empty(runtime, job.id), err=True)
         return None
     # Without new images, there are those of the jobs that it extends, which have their own validations.
@@ -115,9 +115,16 @@ def _why_empty(runtime: Runtime, job_id: int) -> str:
             f"job {job_id} has no images, so there is no dataset: other jobs of the project have all that it found. "
             "Leave out --skip-known, or add to the dataset of one of them with --extend"
         )
-    return f"job {job_id} has no images, so there is no dataset: correct the URLs or keywords, or accept more images"
+    extends = bool(transact(runtime.sessions, lambda session: extensions.bases(session, job_id)))
+    others = ", and neither have the jobs that it extends" if extends else ""
+    what_to_do = "correct the URLs or keywords, or accept more images"
+    return f"job {job_id} has no images{others}, so there is no dataset: {what_to_do}"
 
 
-def _extends(runtime: Runtime, job_id: int) -> bool:
-    """Return whether a job extends the dataset of others, which is exported even if it has found no new images."""
-    return bool(transact(runtime.sessions, lambda session: extensions.bases(session, job_id)))
+def _extended_images(runtime: Runtime, job_id: int) -> bool:
+    """Return whether a job extends a dataset with images, which is exported even if it has found no new ones."""
+
+    def read(session: Session) -> bool:
+        return bool(extensions.bases(session, job_id)) and extensions.has_images(session, job_id)
+
+    return transact(runtime.sessions, read)

@@ -6,7 +6,7 @@ The chain is recorded when a job is planned, so that a job in the middle of it m
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.models import CrawlJob
+from pixcrawler_worker.db.models import CrawlJob, Image
 from pixcrawler_worker.db.private_models import CrawlPlan
 from pixcrawler_worker.domain.lifecycle import ENDED, JobStatus
 from pixcrawler_worker.errors import PermanentError
@@ -61,6 +61,12 @@ def chain(session: Session, job_id: int) -> list[int]:
     existing = select(CrawlJob.id).where(CrawlJob.id.in_(extended), CrawlJob.project_id == project_id)
     found = set(session.scalars(existing))
     return [*(base for base in reversed(extended) if base in found), job_id]
+
+
+def has_images(session: Session, job_id: int) -> bool:
+    """Return whether the jobs whose images make the dataset of a job have any."""
+    found = select(Image.id).where(Image.crawl_job_id.in_(chain(session, job_id)), Image.storage_url.is_not(None))
+    return session.scalar(found.limit(1)) is not None
 
 
 def project_of(session: Session, job_id: int) -> int | None:

@@ -59,7 +59,10 @@ def fetch(runtime: Runtime, export: ExportView, folder: Path) -> list[Path]:
     except OSError as error:
         raise PermanentError(f"{folder} cannot be written: {error}") from error
     except FileMissingError as error:
-        gone = f"export {export.id} is gone from storage: it expired, or its row was deleted. Export once more"
+        gone = (
+            f"export {export.id} is gone from storage: it expired, or its row was deleted. Export once more: "
+            f"pixcrawler export {export.crawl_id} --watch"
+        )
         raise PermanentError(gone) from error
 
 

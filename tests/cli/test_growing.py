@@ -144,6 +144,20 @@ def test_a_build_without_new_images_says_that_other_jobs_have_them(
     assert "has no images, so there is no dataset: other jobs of the project have all that it found" in said
 
 
+def test_an_extension_of_nothing_by_nothing_says_so(
+    env: Mapping[str, str], runtime: Runtime, broker: redis.Redis, host: HostileServer
+) -> None:
+    del broker
+    env = {**env, "PIXCRAWLER_STORAGE_URL": runtime.settings.storage()}
+    name = listed("gone.txt", [host.url("/fault/404/of-nothing")])
+    with working(runtime):
+        assert call(env, "build", "cat", "--urls", name, "--out", "one").exit_code == 1
+        result = call(env, "build", "cat", "--urls", name, "--extend", str(newest(runtime)), "--out", "two")
+    assert result.exit_code == 1
+    assert "has no images, and neither have the jobs that it extends, so there" in " ".join(result.stderr.split())
+    assert query(runtime, "SELECT count(*) FROM export_jobs") == [(0,)]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,9 +2,9 @@
 
 import ledger
 import pytest
-from factories import make_job, make_project
+from factories import make_image, make_job, make_project
 
-from pixcrawler_worker.db import extensions
+from pixcrawler_worker.db import extensions, images
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.errors import PermanentError
 
@@ -23,6 +23,18 @@ def test_a_chain_is_recorded_whole_and_replaced_when_it_is_recorded_again(sessio
         assert extensions.chain(session, third) == [third]
         assert extensions.project_of(session, third) == project
         assert extensions.project_of(session, 1_000_000) is None
+
+
+def test_a_dataset_has_images_when_any_job_of_its_chain_has(sessions: Sessions) -> None:
+    project = make_project(sessions)
+    first, second = (make_job(sessions, project_id=project, status="completed") for _ in range(2))
+    ledger.execute(sessions, "INSERT INTO pixcrawler.crawl_plans (crawl_job_id) VALUES (:job)", job=second)
+    with sessions.begin() as session:
+        extensions.record(session, second, first)
+        assert not extensions.has_images(session, second)
+        images.insert_new(session, first, [make_image("of-the-first")])
+        assert extensions.has_images(session, second)
+        assert extensions.has_images(session, first)
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])

@@ -50,7 +50,9 @@ def test_an_expired_export_can_be_downloaded_for_another_hour(runtime: Runtime, 
     assert download.fetch(runtime, known, tmp_path / "in time")
     exporting.expire(runtime, ref, ago="61 min")
     cleanup.clean_up(runtime, LIMITS)
-    with pytest.raises(PermanentError, match=f"export {ref.id} is gone from storage: it expired.*Export once more"):
+    with pytest.raises(
+        PermanentError, match=f"export {ref.id} is gone from storage: it expired.*Export once more: .* {job} --watch"
+    ):
         download.fetch(runtime, known, tmp_path / "late")
     assert not (tmp_path / "late").exists()
 
