@@ -1,8 +1,9 @@
 """Reading the answers of providers with a JSON API: what their sources share."""
 
+import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Sized
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -10,13 +11,15 @@ from urllib.parse import quote, quote_plus
 from pydantic import BaseModel, ValidationError
 
 from pixcrawler_worker.domain.keywords import search_words
-from pixcrawler_worker.errors import PermanentError
+from pixcrawler_worker.errors import PermanentError, WorkerError
 from pixcrawler_worker.masking import MASK
 from pixcrawler_worker.sources.fields import text_of
 from pixcrawler_worker.sources.protocol import Candidate, Query, Source
-from pixcrawler_worker.web.http import Response, read_json
+from pixcrawler_worker.web.http import HTTPStatusError, RequestError, Response, read_json, wants_a_pause
 
 T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
+S = TypeVar("S")
 
 #: Characters of an error that are kept.
 _MAX_ERROR = 300
@@ -218,6 +221,43 @@ def continues(results: Sized, query: Query, *, total: int | None, depth: int | N
     if total is None or total < query.page * query.page_size + len(results):
         return len(results) > 0
     return end < total
+
+
+async def details(
+    results: Sequence[S], request: Callable[[S], Awaitable[R]], *, concurrency: int
+) -> tuple[R | None, ...]:
+    """Return what a request for each of the results brings, in their order; None for one that fails.
+
+    A provider may have results that always fail: they do not cost the others. When more than a quarter fails, that is
+    about the provider.
+
+    Args:
+        results: of a page.
+        request: for one of them. Its other errors than those that follow are bugs.
+        concurrency: requests at a time.
+
+    Raises:
+        httpx.HTTPStatusError, httpx.RequestError, TransientError, PermanentError: the first of too many, or one that
+            says that the provider is to be left alone. Requests that were not sent by then are not sent.
+    """
+    turn, failed = asyncio.Semaphore(concurrency), list[Exception]()
+
+    async def requested(result: S) -> R | None:
+        async with turn:
+            try:
+                return await request(result)
+            except (HTTPStatusError, RequestError, WorkerError) as error:
+                failed.append(error)
+                if wants_a_pause(error) or len(failed) > len(results) // 4:
+                    raise
+                return None
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(requested(result)) for result in results]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return tuple(task.result() for task in tasks)
 
 
 def attribution(title: str | None, author: str | None, *others: str | None) -> str:

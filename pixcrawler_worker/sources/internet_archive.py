@@ -4,7 +4,6 @@ A search has the items, and a request for the files of each follows. A candidate
 are scans of one book or album.
 """
 
-import asyncio
 from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -64,13 +63,7 @@ class InternetArchive(Source):
         items, invalid = answers.parts(_Item, found.docs)
         # Their files need not be asked for.
         allowed = [one for one in items if licenses.is_allowed(one.license, query.licenses)]
-        turn = asyncio.Semaphore(_CONCURRENCY)
-
-        async def offered(item: _Item) -> Candidate | None:
-            async with turn:
-                return await self._candidate(item, query, http)
-
-        made = await asyncio.gather(*map(offered, allowed))
+        made = await answers.details(allowed, lambda one: self._candidate(one, query, http), concurrency=_CONCURRENCY)
         candidates = tuple(filter(None, made))
         more = answers.continues(found.docs, query, total=found.total, depth=_DEPTH)
         return Page(candidates, more, invalid=invalid + len(made) - len(candidates))
@@ -85,7 +78,7 @@ class InternetArchive(Source):
         if not found:
             return None
         (details,) = found
-        usable = [file for file in details.files if file.name and file.format in _FORMATS and not file.private]
+        usable = [file for file in details.files if file.name and file.format in _FORMATS and not file.is_private]
         if details.is_dark or not usable:
             return None
         first = next((file for file in usable if file.source == "original"), usable[0])
@@ -135,7 +128,11 @@ class _File(BaseModel):
     original: FirstText = None
     width: Side = None
     height: Side = None
-    private: Text = None
+    private: Any = None  # "true" in most answers
+
+    @property
+    def is_private(self) -> bool:
+        return self.private not in (None, "", False, "false")
 
 
 class _Details(BaseModel):

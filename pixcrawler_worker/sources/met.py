@@ -3,7 +3,6 @@
 A search has all ids at once, and a request for each work follows. A candidate is the work's main image.
 """
 
-import asyncio
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -44,13 +43,7 @@ class Met(Source):
         ids = answers.parsed(_Results, answers.read(response, "met"), "met").ids or []
         start = query.page * query.page_size
         chosen = ids[start : start + query.page_size]
-        turn = asyncio.Semaphore(_CONCURRENCY)
-
-        async def work(object_id: object) -> object:
-            async with turn:
-                return await self._work(object_id, http)
-
-        works = await asyncio.gather(*map(work, chosen))
+        works = await answers.details(chosen, lambda one: self._work(one, http), concurrency=_CONCURRENCY)
         offered, invalid = answers.candidates(_Work, works, lambda one: one.candidate(query))
         return Page(offered, start + len(chosen) < len(ids), invalid=invalid)
 

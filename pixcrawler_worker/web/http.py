@@ -35,6 +35,8 @@ from pixcrawler_worker.web.hosts import Cause, HostClosedError
 
 AsyncClient = httpx.AsyncClient
 Response = httpx.Response
+HTTPStatusError = httpx.HTTPStatusError
+RequestError = httpx.RequestError
 
 #: Attempts at one request and the seconds between them: enough for a cut connection or a server that restarts.
 _ATTEMPTS = 3
@@ -192,6 +194,14 @@ def read_json(response: httpx.Response, name: str) -> Any:  # noqa: ANN401 - wha
             f"{name} at {where} answered {response.status_code} with something that is not JSON: "
             f"{_quoted(response.content)}; is PIXCRAWLER_{name.upper()}_URL right?"
         ) from None
+
+
+def wants_a_pause(error: Exception) -> bool:
+    """Return whether an error says that the provider is to be left alone for a while."""
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        return status == _TOO_MANY_REQUESTS or (status == _UNAVAILABLE and retry_after_of(error.response) is not None)
+    return isinstance(error, HostClosedError) or (isinstance(error, TransientError) and error.retry_after is not None)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import pytest
 import source_client
-from fakes.api import Api
+from aiohttp import web
+from fakes.api import Api, Json
 from fakes.internet_archive import InternetArchive
 
+from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.sources import protocol
 from pixcrawler_worker.sources.protocol import Page, SourceConfig
 
@@ -51,3 +54,46 @@ def test_beyond_its_window_it_is_not_asked() -> None:
         assert len(api.requests) == 1
         assert search_in(api, page=last + 1, page_size=source.page_size) == NOTHING
         assert len(api.requests) == 1
+
+
+class FailingArchive(InternetArchive):
+    """Answers requests for the files of some items with an error of the server, always."""
+
+    failing: tuple[str, ...] = ()
+
+    def respond(self, request: web.Request) -> web.Response:
+        if request.path.rpartition("/")[2] in self.failing:
+            return web.Response(status=502, text="<h1>Bad Gateway</h1>", content_type="text/html")
+        return super().respond(request)
+
+
+def test_an_item_that_always_fails_does_not_cost_the_others() -> None:
+    api = FailingArchive(NAMES)
+    api.failing = ("cat-3",)
+    with api.serving():
+        page = search_in(api)
+        assert (numbers(api, page), page.invalid) == ([0, 1, 2, 4, 5, 6, 7], 1)
+        api.failing = ("cat-3", "cat-4", "cat-5")
+        with pytest.raises(TransientError, match="502"):
+            search_in(api)
+
+
+class PrivateArchive(InternetArchive):
+    """Keeps the original of each item from the public."""
+
+    private: object = True
+
+    def _details(self, identifier: str) -> Json:
+        details = super()._details(identifier)
+        for file in details["files"]:
+            file["private"] = self.private if file["name"] == "1.jpg" else "false"
+        return details
+
+
+@pytest.mark.parametrize("private", [True, "true"])
+def test_a_file_that_only_its_owner_may_have_is_left_out(*, private: object) -> None:
+    api = PrivateArchive(["1.jpg"])
+    api.private = private
+    with api.serving():
+        (found,) = search_in(api).candidates
+    assert found.url.endswith("/back%20of%201.jpg")
