@@ -15,6 +15,8 @@ from pixcrawler_worker.domain.stored_json import Fields
 
 #: Reasons of candidates that cost no request besides that for their page.
 _FREE = frozenset({Reason.KNOWN_URL, Reason.DUPLICATE_URL, Reason.INVALID_ENTRY})
+#: Reasons of candidates that say that a page brings nothing new.
+_REPEATED = (Reason.DUPLICATE_URL, Reason.INVALID_ENTRY)
 
 
 @dataclass(slots=True)
@@ -29,6 +31,8 @@ class SearchHistory:
         last_good: the last page that was read; -1 before the first one.
         failed: pages behind that one which failed, once for each chunk.
         left: positions of leftovers by page.
+        last_new: the last page that had a candidate which the job had not met before; -1 before the first one.
+        repeated: pages behind that one which had none: they were empty, or the same as others.
     """
 
     next_page: int = 0
@@ -38,6 +42,8 @@ class SearchHistory:
     last_good: int = -1
     failed: list[int] = field(default_factory=list)
     left: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    last_new: int = -1
+    repeated: list[int] = field(default_factory=list)
 
     @property
     def failures(self) -> int:
@@ -53,6 +59,8 @@ class SearchHistory:
             else:
                 self.last_good = page
                 self.failed = [one for one in self.failed if one > page]
+        if not result.failed and result.chunk.only is None:
+            self._note_new(result)
         self.next_page = max(self.next_page, page + 1)
         self.offered += result.offered
         self.stored += result.stored
@@ -61,6 +69,16 @@ class SearchHistory:
             self.left[page] = result.left
         if not result.more:
             self.pages = page + 1 if self.pages is None else min(self.pages, page + 1)
+
+    def _note_new(self, result: CrawlChunkResult) -> None:
+        page, old = result.chunk.page, sum(result.reasons.get(reason, 0) for reason in _REPEATED)
+        if page <= self.last_new:
+            return
+        if result.offered > old or result.left:
+            self.last_new = page
+            self.repeated = [one for one in self.repeated if one > page]
+        elif page not in self.repeated:
+            self.repeated.append(page)
 
     def to_json(self) -> dict[str, Any]:
         """Return the sums with JSON's types only."""
@@ -71,6 +89,8 @@ class SearchHistory:
             "pages": self.pages,
             "last_good": self.last_good,
             "failed": self.failed,
+            "last_new": self.last_new,
+            "repeated": self.repeated,
             "left": [{"page": page, "positions": positions} for page, positions in self.left.items()],
         }
 
@@ -88,6 +108,9 @@ class SearchHistory:
             pages=fields.integer("pages") if fields.has("pages") else None,
             last_good=fields.integer("last_good", minimum=-1),
             failed=list(fields.integers("failed")),
+            # Sums of the version before have neither.
+            last_new=fields.integer("last_new", minimum=-1) if fields.has("last_new") else -1,
+            repeated=list(fields.integers("repeated")) if fields.has("repeated") else [],
             left={left.integer("page"): left.integers("positions") for left in fields.each("left")},
         )
 

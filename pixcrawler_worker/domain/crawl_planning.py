@@ -20,6 +20,9 @@ _MIN_YIELD = 0.1
 _SAFETY = 0.5
 #: After so many failed result pages in a row, a source is not searched for this keyword any more.
 _MAX_FAILURES = 2
+#: After so many result pages in a row without a new candidate, only a few more are requested in a round, and after many
+#: none: the provider has come to its end without saying so, and each page is a request of its quota.
+_REPEATED, _PAGES_AFTER_REPEATED, _MAX_REPEATED = 2, 2, 10
 #: More candidates than any job requests.
 _UNKNOWN = 2**31
 
@@ -94,8 +97,17 @@ class _Stream:
 
     @property
     def max_pages(self) -> int | None:
-        """Result pages that there are; None when the number is unknown."""
-        return min((one for one in (self.limits.max_pages, self.history.pages) if one is not None), default=None)
+        """Result pages that there are, and that are worth a request; None when the number is unknown."""
+        known = (self.limits.max_pages, self.history.pages, None if self.limits.is_list else self._worth_a_request)
+        return min((one for one in known if one is not None), default=None)
+
+    @property
+    def _worth_a_request(self) -> int | None:
+        """Result pages up to which something new may be expected; None where nothing is known against more."""
+        repeated = len(self.history.repeated)
+        if repeated < _REPEATED:
+            return None
+        return self.history.next_page + (_PAGES_AFTER_REPEATED if repeated < _MAX_REPEATED else 0)
 
     @property
     def alive(self) -> bool:

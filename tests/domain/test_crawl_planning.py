@@ -249,6 +249,41 @@ def test_the_worse_the_yield_the_more_pages_are_requested(stored: int, pages: in
     assert max(one.quota for one in chunks) - min(one.quota for one in chunks) <= 1
 
 
+def repeated(page: int) -> CrawlChunkResult:
+    return CrawlChunkResult(chunk=make_chunk(page), offered=10, reasons={"duplicate_url": 9, "invalid_entry": 1})
+
+
+def test_a_search_that_repeats_itself_is_given_few_pages_and_ends() -> None:
+    history = [CrawlChunkResult(chunk=make_chunk(0), offered=10, stored=10)]
+    assert len(plan(CAT, max_images=500, history=history)) > 10
+    history += [repeated(1), repeated(2)]
+    rounds = []
+    while chunks := plan(CAT, max_images=500, history=history):
+        rounds.append([one.page for one in chunks])
+        history += [repeated(one.page) for one in chunks]
+    assert rounds == [[3, 4], [5, 6], [7, 8], [9, 10]]
+
+
+def test_empty_pages_are_repetitions_too_and_a_new_candidate_ends_them() -> None:
+    history = [CrawlChunkResult(chunk=make_chunk(page)) for page in range(3)]
+    assert [one.page for one in plan(CAT, max_images=500, history=history)] == [3, 4]
+    found = CrawlChunkResult(chunk=make_chunk(3), offered=10, stored=1, reasons={"duplicate_url": 9})
+    assert len(plan(CAT, max_images=500, history=[*history, found])) > 2
+    assert len(plan(CAT, max_images=500, history=[found, *history])) > 2
+
+
+def test_pages_that_other_jobs_have_are_no_repetitions_and_neither_are_those_of_a_list() -> None:
+    known = [
+        CrawlChunkResult(chunk=make_chunk(page), offered=10, reasons={"known_url": 5, "duplicate_url": 5})
+        for page in range(20)
+    ]
+    assert len(plan(CAT, max_images=500, history=known)) > 2
+    same = [repeated(page) for page in range(20)]
+    limits = {"a": SourceLimits(10, 100, is_list=True)}
+    chunks = next_round(keywords=[CAT], sources=limits, max_images=500, history=make_history(same))
+    assert len(chunks) > 2
+
+
 # Several searches for a keyword
 
 
