@@ -61,7 +61,7 @@ def deliver(
     interrupted = f"\nno files were written. The images of job {job.id} are stored. {resume}"
     download.require_empty(folder)
     if not job.valid_images and not _extended_images(runtime, job.id):
-        click.echo(_why_empty(runtime, job.id), err=True)
+        click.echo(_why_empty(runtime, job), err=True)
         return None
     # Without new images, there are those of the jobs that it extends, which have their own validations.
     validation_id = None
@@ -107,18 +107,20 @@ def _validate(
     return validation_id if validation.status == JobStatus.COMPLETED else None
 
 
-def _why_empty(runtime: Runtime, job_id: int) -> str:
+def _why_empty(runtime: Runtime, job: CrawlView) -> str:
     """Return why a job without images makes no dataset, and what to do."""
-    reasons = transact(runtime.sessions, lambda session: crawl_history.reasons(session, job_id))
-    if reasons and reasons.keys() <= _KNOWN:
-        return (
-            f"job {job_id} has no images, so there is no dataset: other jobs of the project have all that it found. "
+    reasons = transact(runtime.sessions, lambda session: crawl_history.reasons(session, job.id))
+    what = "correct the URLs or keywords, or accept more images"
+    if job.failed_chunks:
+        what = f"what its sources answered is above. Try them again: pixcrawler build --job {job.id}"
+    elif reasons and reasons.keys() <= _KNOWN:
+        what = (
+            "other jobs of the project have all that it found. "
             "Leave out --skip-known, or add to the dataset of one of them with --extend"
         )
-    extends = bool(transact(runtime.sessions, lambda session: extensions.bases(session, job_id)))
+    extends = bool(transact(runtime.sessions, lambda session: extensions.bases(session, job.id)))
     others = ", and neither have the jobs that it extends" if extends else ""
-    what_to_do = "correct the URLs or keywords, or accept more images"
-    return f"job {job_id} has no images{others}, so there is no dataset: {what_to_do}"
+    return f"job {job.id} has no images{others}, so there is no dataset: {what}"
 
 
 def _extended_images(runtime: Runtime, job_id: int) -> bool:

@@ -15,7 +15,7 @@ from pixcrawler_worker.errors import PermanentError, WorkerError
 from pixcrawler_worker.masking import MASK
 from pixcrawler_worker.sources.fields import text_of
 from pixcrawler_worker.sources.protocol import Candidate, Query, Source
-from pixcrawler_worker.web.http import HTTPStatusError, RequestError, Response, read_json, wants_a_pause
+from pixcrawler_worker.web.http import ANSWERED_BY, HTTPStatusError, RequestError, Response, read_json, wants_a_pause
 
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
@@ -98,10 +98,14 @@ def without_key(response: Response, *keys: str | None) -> Response:
     """Return a response in which no key stands: some providers repeat it, and errors quote responses."""
     text = response.content.decode("utf-8", "surrogateescape")
     content = hidden(text, *keys).encode("utf-8", "surrogateescape")
-    if content == response.content:
+    redirected = response.extensions.get(ANSWERED_BY)
+    extensions = {ANSWERED_BY: hidden(redirected, *keys)} if redirected else {}
+    if content == response.content and extensions == {**response.extensions}:
         return response
     headers = {name: response.headers[name] for name in ("Retry-After", "Date") if name in response.headers}
-    return Response(response.status_code, headers=headers, content=content, request=response.request)
+    return Response(
+        response.status_code, headers=headers, content=content, request=response.request, extensions=extensions
+    )
 
 
 def read(response: Response, name: str, *, key: str | None = None) -> Any:  # noqa: ANN401 - whatever the provider sends

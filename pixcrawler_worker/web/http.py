@@ -38,6 +38,8 @@ Response = httpx.Response
 HTTPStatusError = httpx.HTTPStatusError
 RequestError = httpx.RequestError
 
+#: The extension of a response that has the URL to which redirects have led.
+ANSWERED_BY = "pixcrawler.answered_by"
 #: Attempts at one request and the seconds between them: enough for a cut connection or a server that restarts.
 _ATTEMPTS = 3
 _FIRST_DELAY, _MAX_DELAY = 0.2, 2.0
@@ -111,7 +113,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
                 raise kind(str(error), request=request) from error
             if span:
                 span.set("http.response.status_code", sent.status)
-        response = httpx.Response(sent.status, headers=list(sent.headers), content=sent.body, request=request)
+        response = httpx.Response(
+            sent.status,
+            headers=list(sent.headers),
+            content=sent.body,
+            request=request,
+            extensions={} if _is_same(httpx.URL(sent.url), request.url) else {ANSWERED_BY: sent.url},
+        )
         if not _has_text_encoding(response):
             response.encoding = "utf-8"
         return response
@@ -190,6 +198,9 @@ def read_json(response: httpx.Response, name: str) -> Any:  # noqa: ANN401 - wha
         return json.loads(response.content, parse_int=_number)
     except (ValueError, RecursionError):
         where = str(response.request.url.copy_with(query=None))
+        if other := response.extensions.get(ANSWERED_BY):
+            # A page to log in, for example, or one that says that the provider is closed.
+            where += f", redirected to {_quoted(str(httpx.URL(other).copy_with(query=None, fragment=None)).encode())},"
         raise PermanentError(
             f"{name} at {where} answered {response.status_code} with something that is not JSON: "
             f"{_quoted(response.content)}; is PIXCRAWLER_{name.upper()}_URL right?"
@@ -247,6 +258,11 @@ def _of_status(name: str, response: httpx.Response) -> TransientError | Permanen
         return TransientError(message, retry_after=wait)
     message = f"{name} answered {status}: {_quoted(response.content)}"
     return TransientError(message) if status in _SERVER_ERRORS else PermanentError(message)
+
+
+def _is_same(answered: httpx.URL, requested: httpx.URL) -> bool:
+    """Return whether two URLs are the same but for their queries, which are quoted in several ways."""
+    return (answered.host, answered.port, answered.path) == (requested.host, requested.port, requested.path)
 
 
 def _may_pass(error: BaseException) -> bool:

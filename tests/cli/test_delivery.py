@@ -147,6 +147,11 @@ def test_a_job_without_images_ends_with_one_line_and_creates_no_other_jobs(
     assert not (tmp_path / "cats").exists()
     with runtime.sessions() as session:
         assert job_views.of_crawl(session, ValidationView, ref.id) == []
+    # Where sources have failed, neither URLs nor keywords are to be corrected.
+    assert delivery.deliver(runtime, replace(ended, failed_chunks=1), tmp_path / "cats", ZIP, resume="") is None
+    said = capsys.readouterr().err
+    assert "correct" not in said
+    assert said.endswith(f"Try them again: pixcrawler build --job {ref.id}\n")
 
 
 @pytest.mark.usefixtures("worked")

@@ -277,6 +277,20 @@ def test_trouble_with_its_provider_is_one_of_the_two_errors(name: str, trouble: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", WITH_PROVIDER)
+def test_a_provider_that_redirects_to_a_page_names_it_and_no_key(name: str, stack: ExitStack) -> None:
+    location = f"/login/{KEY}?next={KEY}"
+    redirect = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    adapter = ADAPTERS[name]
+    page = response(b"<h1>Log in", kind="text/html")
+    server = stack.enter_context(hosts.serving(responses={adapter.first: redirect, f"/login/{KEY}": page}))
+    source = protocol.load(name, SourceConfig(base_url=server.base + adapter.base, api_key=KEY))
+    with pytest.raises(PermanentError, match=r"redirected to 'http://127\.0\.0\.1:\d+/login/") as caught:
+        with_client(lambda client: source.search(adapter.query(["0.jpg"], 0, 3), client), name=name)
+    needs_key = "_API_KEY" in (protocol.load(name, SourceConfig()).missing() or "")
+    assert not needs_key or KEY not in str(caught.value)
+
+
 KEYED = [name for name in WITH_PROVIDER if "_API_KEY" in (protocol.load(name, SourceConfig()).missing() or "")]
 
 
