@@ -115,8 +115,12 @@ def _summary(crawl: CrawlArguments, found: Preview) -> str:
     if not usable:
         return "\nnothing would be downloaded"
     if usable <= wanted:
-        return f"\n{usable} URLs would be downloaded, for {wanted} images at most"
+        return f"\n{_counted(usable, 'URL')} would be downloaded, for {_counted(wanted, 'image')} at most"
     return f"\n{wanted} of {usable} URLs would be downloaded first; the others take the place of those that fail"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _as_json(crawl: CrawlArguments, found: Preview) -> dict[str, Any]:

@@ -32,6 +32,12 @@ def as_json(env: Mapping[str, str], *words: str, code: int = 0) -> dict[str, Any
     return found
 
 
+def test_one_url_is_no_several() -> None:
+    Path("cat.txt").write_text("https://a.example/1.jpg\n", encoding="utf-8")
+    result = call({}, "build", "cat", "--urls", "cat.txt", "--dry-run")
+    assert result.stdout.endswith("\n1 URL would be downloaded, for 1 image at most\n")
+
+
 def test_a_list_has_its_counts_hosts_and_bad_lines_without_a_request() -> None:
     Path("cats.txt").write_text(LIST, encoding="utf-8")
     result = call({"COLUMNS": "80"}, "build", "cat", "--urls", "cats.txt", "--dry-run")
