@@ -233,7 +233,7 @@ class _Kind:
 
 _WRITE = "write its URLs to a text file, one per line"
 _PAGE = f"get the file instead of the page that shows it, or {_WRITE}"
-_COLUMN = "write its column of URLs alone to a text file, without a header"
+_COLUMN = f"remove the lines before the table, or {_WRITE}"
 _CSV, _TSV = _Kind("CSV", _COLUMN), _Kind("TSV, a table with tabs", _COLUMN)
 _JSON = _Kind("JSON", _WRITE)
 _JSON_LINES = _Kind("JSON Lines", _WRITE)
@@ -366,6 +366,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(?:data|mailto|javascript|file|magne
 IMAGE_PATH = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif|heic|heif|jxl|svg|ico)\Z", re.IGNORECASE)
 #: A column of URLs, and the next column.
 _ROW = re.compile(r"(https?://[^\s,;|]+)([,;|])(.+)", re.IGNORECASE)
+_WORDS = re.compile(r"[\w .,'\"-]+")
 #: The URL of an image, and words.
 _FOLLOWED = re.compile(r"https?://[^\s?]+\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif)(?:\?\S*)?\s+\w.*", re.IGNORECASE)
 
@@ -479,7 +480,10 @@ def _is_row(url: str) -> bool:
     if is_image and is_caption:
         return True
     if is_image and not query:
-        return found[2] == "," and re.fullmatch(r"[\w .,'\"-]+", rest) is not None and not IMAGE_PATH.search(rest)
+        return _WORDS.fullmatch(rest) is not None and not IMAGE_PATH.search(rest)
+    if found[2] == "|" and not query and _WORDS.fullmatch(rest):
+        # No part of a path.
+        return True
     return is_caption and not rest[0].isspace() and "/" not in rest and not IMAGE_PATH.search(rest)
 
 

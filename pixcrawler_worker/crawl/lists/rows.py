@@ -254,7 +254,7 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
         if others := others_of_urls(with_urls, url):
             notes.urls = (url, *others)
     else:
-        url = _wanted(names, name, columns.url)
+        url = _wanted(names, name, columns.url, len(readable))
         if url not in with_urls and not _is_blank(url, readable):
             hint_ = f": {_list(with_urls)} has them" if with_urls else ""
             raise PermanentError(
@@ -263,7 +263,7 @@ def _found(readable: Sequence[Mapping[str, object]], name: str, columns: Columns
     found = [url]
     for wanted, usual in ((columns.caption, CAPTIONS), (columns.label, LABELS)):
         others = [one for one in names if one not in found]
-        column = by_name(others, usual) if wanted is None else wanted and _wanted(names, name, wanted)
+        column = by_name(others, usual) if wanted is None else wanted and _wanted(names, name, wanted, len(readable))
         if column and column in found:
             raise PermanentError(f"{name}: the column {options.quoted(column)} cannot be two things")
         found.append(column or "")
@@ -412,13 +412,17 @@ def _has_nested_url(value: object) -> bool:
     return isinstance(value, Mapping | list) and not is_deeper(value) and re.search("https?://", str(value)) is not None
 
 
-def _wanted(names: Sequence[str], name: str, wanted: str) -> str:
+def _wanted(names: Sequence[str], name: str, wanted: str, rows: int) -> str:
     if wanted in names:
         return wanted
     same = [one for one in names if one.casefold() == wanted.casefold()]
     if len(same) == 1:
         return same[0]
-    raise PermanentError(f"{name} has no column {options.quoted(wanted)}; {hint(wanted, list(map(_shown, names)))}")
+    # Each object of JSON has columns of its own.
+    among = f" among its first {rows} rows" if rows == _SAMPLE else ""
+    raise PermanentError(
+        f"{name} has no column {options.quoted(wanted)}{among}; {hint(wanted, list(map(_shown, names)))}"
+    )
 
 
 def _list(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from list_samples import URLS
 
 from pixcrawler_worker.crawl.lists import reading
-from pixcrawler_worker.crawl.lists.rows import Notes
+from pixcrawler_worker.crawl.lists.rows import Columns, Notes
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.errors import PermanentError
@@ -87,6 +87,13 @@ def test_captions_and_labels_are_found_where_they_begin_late() -> None:
     late = json.dumps({"url": URLS[2], "caption": "a cat", "label": "cat", "n": 1})
     rows, _ = read("\n".join([LINES[0]] * 150 + [late]))
     assert rows[-1] == ListRow(URLS[2], "a cat", "cat", {"n": 1}, 151)
+
+
+def test_a_column_that_is_not_found_may_be_further_on() -> None:
+    late = "\n".join([LINES[0]] * 150 + [json.dumps({"url": URLS[2], "meaning": "a cat"})])
+    with pytest.raises(PermanentError) as raised:
+        list(reading.read(io.BytesIO(late.encode()), "list", Columns(caption="meaning")))
+    assert str(raised.value) == 'list has no column "meaning" among its first 100 rows; known are url'
 
 
 def test_columns_of_a_row_that_are_cut_off_are_said() -> None:

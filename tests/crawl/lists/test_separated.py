@@ -77,6 +77,24 @@ def test_a_first_row_without_a_url_is_no_header(url: str) -> None:
     assert said == ["list, line 1: there is no URL, so that the row will be rejected as bad_url"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_a_label_behind_each_url_is_a_column(separator: str) -> None:
+    for number, url in enumerate(("http://a.example/1.jpg", "http://a.example/1")[: 1 + (separator == "|")]):
+        rows, said = read(f"{url}{separator}cat\n{url}{number}{separator}snow leopard\n".encode())
+        assert [(row.url, dict(row.columns)) for row in rows] == [
+            (url, {"column 2": "cat"}),
+            (f"{url}{number}", {"column 2": "snow leopard"}),
+        ]
+        assert said == []
+
+
+def test_lines_before_a_table_are_said() -> None:
+    with pytest.raises(
+        PermanentError, match=r"looks like CSV .*: remove the lines before the table, or write its URLs"
+    ):
+        read(f"My cats\nof 2026\n\nid,url\n1,{URLS[0]}\n2,{URLS[1]}\n".encode())
+
+
 def test_captions_that_begin_as_comments_are_rows() -> None:
     for separator in ",\t":
         listed = [f"# cats{separator}2026", "; more", f"#cat{separator}{URLS[0]}", "", f"dog{separator}{URLS[1]}"]
