@@ -74,8 +74,11 @@ def write(runtime: Runtime, found: Browsed, path: Path, *, show: Callable[[int],
                 shutil.copyfileobj(spool, file, 1024 * 1024)
                 file.write(document.END)
                 size = file.tell()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise PermanentError(f"{path} cannot be written: a part of its path is a file") from error
     except OSError as error:
-        raise PermanentError(f"{path} cannot be written: {error}") from error
+        # The file of the error may be a temporary one.
+        raise PermanentError(f"{path} cannot be written: {error.strerror or error}") from error
     return WrittenPage(path, len(found.images), len(made.reasons), size)
 
 

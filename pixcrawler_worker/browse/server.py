@@ -78,7 +78,8 @@ def _listening(pages: "_Pages", port: int) -> Iterator[int]:
     try:
         server = _Server((HOST, port), pages)
     except OSError as error:
-        raise PermanentError(f"port {port} of {HOST} cannot be served on ({error}): choose another --port") from error
+        why = error.strerror or error
+        raise PermanentError(f"port {port} of {HOST} cannot be served on ({why}): choose another --port") from error
     thread = Thread(target=server.serve_forever, name="browse", kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:

@@ -27,8 +27,8 @@ _RETRY = "Run `pixcrawler jobs retry JOB`: it requests these URLs again"
 EXPLANATIONS: Mapping[Reason, Explanation] = {
     Reason.BAD_URL: Explanation(
         "invalid URL",
-        "Correct the list: one http or https URL per line, without user name, password or spaces, at most 8,192 "
-        "characters.",
+        "Correct the list, if it is from one: one http or https URL per line, without user name, password or spaces, "
+        "at most 8,192 characters. Those that a search has found are left out: there is nothing to do.",
     ),
     Reason.FORBIDDEN_ADDRESS: Explanation(
         "IP address in a private network",
