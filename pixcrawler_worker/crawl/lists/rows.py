@@ -384,6 +384,10 @@ def _url_column(
         raise PermanentError(
             f"{name} has no column with URLs among its first {len(readable)} rows{nested}: it has {_list(names)}"
         )
+    # A caption may be a URL, too.
+    frequent = [one for one in with_urls if 2 * sum(_has_url(values.get(one)) for values in readable) > len(readable)]
+    if len(frequent) == 1:
+        return frequent[0]
     if len(with_urls) > 1:
         raise PermanentError(
             f"{name} has several columns with URLs: choose one with --url-column, of {_list(with_urls)}"

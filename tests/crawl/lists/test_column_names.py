@@ -46,3 +46,9 @@ def test_images_stay_what_they_are_where_others_have_images_too() -> None:
 
 def test_a_url_that_cannot_be_divided_is_no_image() -> None:
     assert read(table(",", ("url", "image_url"), ("http://[::1", PAGE)))[0] == ["http://[::1"]
+
+
+def test_a_caption_that_is_a_url_does_not_make_its_column_one_of_urls() -> None:
+    rows = [(PAGE, f"{IMAGE}0"), ("a cat", f"{IMAGE}1"), ("b", f"{IMAGE}2")]
+    assert read(table("\t", *rows)) == ([url for _, url in rows], [])
+    assert read(table(",", ("words", "where"), *rows)) == ([url for _, url in rows], [])
