@@ -121,12 +121,23 @@ def _commented(comments: Sequence[Line], first: str, form: _Form) -> tuple[list[
 
 def _form(sample: Sequence[str], separators: str) -> _Form:
     """Return how lines are divided: so that most of them have a URL in a cell, and as many cells as the first one."""
-    divided = {one: [next(_parsed(iter([line]), one), []) for line in sample] for one in separators}
+    divided = {one: _rows_of(sample, one) for one in separators}
     separator = max(divided, key=lambda one: _fit(divided[one], one))
     rows = divided[separator]
     if len(rows[0]) < 2:  # noqa: PLR2004 - there is nothing to separate
         return _Form("", has_header=not is_url(trimmed(sample[0])))
     return _Form(separator, has_header=_is_header(rows))
+
+
+def _rows_of(sample: Sequence[str], separator: str) -> list[list[str]]:
+    """Return the rows of a sample, of which the last one may be cut off; at least one."""
+    found = []
+    try:
+        for row in _parsed(iter(sample), separator):
+            found.append(row)  # noqa: PERF402 - those before an error count
+    except csv.Error:
+        pass
+    return found or [[]]
 
 
 def _fit(rows: Sequence[Sequence[str]], separator: str) -> tuple[int, ...]:
@@ -139,12 +150,13 @@ def _fit(rows: Sequence[Sequence[str]], separator: str) -> tuple[int, ...]:
     others = set(_SEPARATORS) - {separator}
     return (
         1,
+        # Names of columns are in no text, unless it is in a row with a URL.
+        int(has_usual(rows[0]) and not any(is_url(trimmed(cell)) for cell in rows[0])),
         len(urls),
         # No text has tabs in it; URLs may have commas, of which each would divide them.
         int(separator == "\t"),
         sum(any(map(is_image, found)) for found in urls),
         sum(any(others.isdisjoint(url) for url in found) for found in urls),
-        int(has_usual(rows[0])),
         width,
     )
 

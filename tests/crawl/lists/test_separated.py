@@ -40,6 +40,7 @@ def test_a_row_with_more_cells_than_the_header_is_no_url() -> None:
         ("Preis, brutto, EUR;Bild\n2,5;http://a.example/1\n", "http://a.example/1", "2,5"),
         ("http://a.example/1.jpg;a cat, small\nhttp://a.example/2.jpg;b c\n", "http://a.example/1.jpg", "a cat, small"),
         ("url,a;b;c\nhttp://a.example/1,d;e;f\n", "http://a.example/1", "d;e;f"),
+        ("url;a;words, all\nhttp://a.example/1?b=1,2;;a\n", "http://a.example/1?b=1,2", "a"),
         ("id;words, all\n1;a, b\n2;http://a.example/1\n", "a, b", "1"),
     ],
 )
@@ -84,6 +85,17 @@ def test_a_label_behind_each_url_is_a_column(separator: str) -> None:
         assert [(row.url, dict(row.columns)) for row in rows] == [
             (url, {"column 2": "cat"}),
             (f"{url}{number}", {"column 2": "snow leopard"}),
+        ]
+        assert said == []
+
+
+def test_a_first_row_of_several_lines_is_no_header() -> None:
+    for separator in ",;|":
+        first = separator.join(['"a ""cat"""', '"on two\nlines"', URLS[0]])
+        rows, said = read(f"{first}\nb{separator}c{separator}{URLS[1]}\n".encode())
+        assert [(row.number, row.url, dict(row.columns)) for row in rows] == [
+            (1, URLS[0], {"column 1": 'a "cat"', "column 2": "on two\nlines"}),
+            (3, URLS[1], {"column 1": "b", "column 2": "c"}),
         ]
         assert said == []
 
