@@ -1,5 +1,6 @@
 """Publishing a dataset on the hub of Hugging Face."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ def push(folder: Path, name: str, *, private: bool, replace: bool) -> str:
         raise PermanentError("pushing needs huggingface_hub: pip install 'pixcrawler-worker[hub]'") from None
     # One for each file.
     disable_progress_bars()
+    # Its warnings have presigned URLs of uploads, and say of each request that it is tried again.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     api = HfApi(endpoint=endpoint, library_name="pixcrawler", library_version=version("pixcrawler-worker"))
     with _translated(name, api.endpoint):

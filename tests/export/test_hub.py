@@ -251,6 +251,27 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(served: Hub, folder: Pat
     assert len(rejected) == 1
 
 
+def test_the_presigned_url_of_an_upload_is_printed_nowhere(served: Hub, folder: Path) -> None:
+    rejected: list[str] = []
+
+    def reject_once(method: str, path: str) -> int | None:
+        if method != "PUT" or rejected:
+            return None
+        rejected.append(path)
+        return 503
+
+    served.before = reject_once
+    words = [sys.executable, "-c", PUSHING, str(folder), NAME]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
+    assert rejected
+    assert ran.stdout + ran.stderr == "", "not a line for each request that is tried again"
+    served.before = lambda method, _: 403 if method == "PUT" else None
+    (folder / "new.jpg").write_bytes(b"\xff\xd8\0new")
+    with pytest.raises(PermanentError, match="does not let you write") as caught:
+        push(folder)
+    assert fake.SIGNATURE not in str(caught.value)
+
+
 def test_a_hub_that_is_away_is_said_to_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
