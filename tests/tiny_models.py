@@ -60,6 +60,14 @@ def tensor(name: str, rows: Sequence[Sequence[float]]) -> bytes:
     return sizes + field(2, FLOAT) + field(8, name) + field(9, struct.pack(f"<{len(numbers)}f", *numbers))
 
 
+def external_tensor(name: str, rows: Sequence[Sequence[float]], *, file: str) -> bytes:
+    """A tensor whose numbers are in another file, as those of large models are."""
+    sizes = field(1, len(rows)) + field(1, len(rows[0]))
+    entries = {"location": file, "length": str(4 * len(rows) * len(rows[0]))}
+    listed = b"".join(field(13, field(1, key) + field(2, value)) for key, value in entries.items())
+    return sizes + field(2, FLOAT) + field(8, name) + listed + field(14, 1)
+
+
 def node(kind: str, inputs: Sequence[str], output: str, **attributes: int | list[int]) -> bytes:
     found = b"".join(field(1, name) for name in inputs) + field(2, output) + field(4, kind)
     for name, value in attributes.items():
@@ -87,11 +95,16 @@ def model(
 
 
 def image_encoder(
-    *, shape: Shape = ("batch", 3, "height", "width"), name: str = "image_embeds", size: int = 3
+    *,
+    shape: Shape = ("batch", 3, "height", "width"),
+    name: str = "image_embeds",
+    size: int = 3,
+    weights: str | None = None,
 ) -> bytes:
     """The mean color of an image, as `size` numbers of which all but three are 0; an image that is all black is NaN.
 
-    The logarithm of what is brightest is NaN for a black image, and 0 times it is added.
+    The logarithm of what is brightest is NaN for a black image, and 0 times it is added. `weights` is the name of a
+    file that has the numbers of its matrix.
     """
     rows = [[float(at == column) for column in range(size)] for at in range(3)]
     nodes = [
@@ -110,7 +123,7 @@ def image_encoder(
         nodes,
         [value_info("pixel_values", FLOAT, shape)],
         [value_info(name, FLOAT, (shape[0], size))],
-        [tensor("matrix", rows), *scalars, last],
+        [external_tensor("matrix", rows, file=weights) if weights else tensor("matrix", rows), *scalars, last],
     )
 
 

@@ -22,6 +22,10 @@ _TYPES: dict[str, type[np.generic]] = {
 #: Errors only: warnings are about how a model could be faster.
 _LOG_ERRORS = 3
 _MAX_DETAIL = 300
+#: What ONNX Runtime says of a file with the weights of a large model.
+_EXTERNAL = "external"
+#: What exporters append to the name of a model for that file.
+_WEIGHTS = "_data"
 
 
 class Model:
@@ -49,6 +53,11 @@ class Model:
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            if _EXTERNAL in str(error).lower():
+                raise PermanentError(
+                    f"{path} has its weights in a file of their own, which is missing or not whole: put it into"
+                    f" the same directory ({line(error)})"
+                ) from error
             raise PermanentError(
                 f"{path} cannot be opened as {kind}: it is damaged, or of a version that ONNX Runtime"
                 f" {ort.__version__} does not know ({line(error)})"
@@ -123,15 +132,21 @@ def require_file(path: Path, kind: str) -> None:
 
 def _require_whole(path: Path, kind: str) -> None:
     require_file(path, kind)
-    try:
-        with path.open("rb") as file:
-            begin = file.read(len(_LFS_POINTER))
-    except OSError as error:
-        raise PermanentError(f"{path} cannot be read: {error.strerror}; expected {kind}") from error
-    if begin == _LFS_POINTER:
-        raise PermanentError(f"{path} is not {kind}, but a pointer of Git LFS to it: type `git lfs pull` there")
+    begin = _begin(path, kind)
     if not begin:
         raise PermanentError(f"{path} is empty: expected {kind}")
+    weights = path.with_name(f"{path.name}{_WEIGHTS}")
+    for file in (path, weights):
+        if file.is_file() and _begin(file, kind) == _LFS_POINTER:
+            raise PermanentError(f"{file} is not {kind}, but a pointer of Git LFS to it: type `git lfs pull` there")
+
+
+def _begin(path: Path, kind: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise PermanentError(f"{path} cannot be read: {error.strerror}; expected {kind}") from error
 
 
 def line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """CLIP models of a few numbers: vectors of images and texts, whatever sizes a model was exported for."""
 
+import struct
 import threading
 from pathlib import Path
 
@@ -93,3 +94,29 @@ def test_an_encoder_with_further_inputs_is_of_another_kind(tmp_path: Path) -> No
     (folder / "onnx" / "text_model.onnx").write_bytes(both)
     with pytest.raises(PermanentError, match="a further input, pixel_values: the text encoder alone is expected"):
         opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (None, r"model\.onnx has its weights in a file of their own, which is missing or not whole.*model\.onnx_data"),
+        (b"12", r"model\.onnx has its weights in a file of their own, which is missing or not whole"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"onnx_data is not .* but a pointer of Git LFS"),
+    ],
+)
+def test_weights_in_a_file_of_their_own_have_to_be_there(tmp_path: Path, weights: bytes | None, said: str) -> None:
+    files = model_files.in_directory(tiny_models.write_clip(tmp_path))
+    files.images.write_bytes(tiny_models.image_encoder(weights=f"{files.images.name}_data"))
+    if weights is not None:
+        files.images.with_name(f"{files.images.name}_data").write_bytes(weights)
+    with pytest.raises(PermanentError, match=said) as caught:
+        ClipModel(files, threads=1)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_model_with_its_weights_in_a_file_of_their_own_is_one_as_any(tmp_path: Path) -> None:
+    files = model_files.in_directory(tiny_models.write_clip(tmp_path))
+    files.images.write_bytes(tiny_models.image_encoder(weights=f"{files.images.name}_data"))
+    numbers = [float(at == column) for at in range(3) for column in range(3)]
+    files.images.with_name(f"{files.images.name}_data").write_bytes(struct.pack("<9f", *numbers))
+    assert ClipModel(files, threads=1).text_vectors(["red"])
