@@ -477,13 +477,13 @@ def _is_row(url: str) -> bool:
     path, query, _ = found[1].partition("?")
     is_image, rest = bool(IMAGE_PATH.search(path)), found[3]
     is_caption = re.search(r"\w\s+\w", rest) is not None
+    if rest[0] == '"' or (found[2] == "|" and not query and "/" not in rest):
+        # No part of a URL.
+        return True
     if is_image and is_caption:
         return True
     if is_image and not query:
         return _WORDS.fullmatch(rest) is not None and not IMAGE_PATH.search(rest)
-    if found[2] == "|" and not query and _WORDS.fullmatch(rest):
-        # No part of a path.
-        return True
     return is_caption and not rest[0].isspace() and "/" not in rest and not IMAGE_PATH.search(rest)
 
 

@@ -89,6 +89,14 @@ def test_a_label_behind_each_url_is_a_column(separator: str) -> None:
         assert said == []
 
 
+@pytest.mark.parametrize("line", ['{};"a; ""b"""', "{}|#tag; a", '{}?a=1;"b"'])
+def test_what_no_url_has_begins_a_column(line: str) -> None:
+    urls = ["http://a.example/1.jpg", "http://a.example/2"]
+    rows, _ = read("\n".join(map(line.format, urls)).encode())
+    assert [row.url.partition("?a")[0] for row in rows] == urls
+    assert all(row.columns for row in rows)
+
+
 def test_a_first_row_of_several_lines_is_no_header() -> None:
     for separator in ",;|":
         first = separator.join(['"a ""cat"""', '"on two\nlines"', URLS[0]])
