@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
@@ -205,8 +206,17 @@ def candidates(
         made: returns the candidate of a result; None where it has no image.
     """
     found, invalid = parts(model, results)
-    offered = tuple(filter(None, map(made, found)))
+    offered = tuple(map(_with_scheme, filter(None, map(made, found))))
     return offered, invalid + len(found) - len(offered)
+
+
+def _with_scheme(candidate: Candidate) -> Candidate:
+    """Return a candidate whose URLs have a scheme: some providers leave it out, as pages may."""
+    urls = [candidate.url, *candidate.alternates]
+    if not any(url.startswith("//") for url in urls):
+        return candidate
+    url, *alternates = (f"https:{url}" if url.startswith("//") else url for url in urls)
+    return replace(candidate, url=url, alternates=tuple(alternates))
 
 
 def continues(results: Sized, query: Query, *, total: int | None, depth: int | None = None) -> bool:

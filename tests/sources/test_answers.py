@@ -77,3 +77,18 @@ def test_an_attribution_has_what_is_known() -> None:
     assert answers.attribution("A Cat", "Ada", None, "via X") == "A Cat by Ada, via X"
     assert answers.attribution(None, "Ada") == "Untitled by Ada"
     assert answers.attribution(None, None, "via X") == "via X"
+
+
+class Located(BaseModel):
+    url: str
+
+
+def test_a_url_without_a_scheme_is_one_of_https() -> None:
+    def made(one: Located) -> Candidate:
+        return Candidate(url=one.url, alternates=("//a.example/large.jpg", "http://a.example/small.jpg"))
+
+    results = [{"url": "//a.example/1.jpg"}, {"url": "http://a.example/2.jpg"}, {"url": "/3.jpg"}]
+    found, invalid = answers.candidates(Located, results, made)
+    assert [one.url for one in found] == ["https://a.example/1.jpg", "http://a.example/2.jpg", "/3.jpg"]
+    assert {one.alternates for one in found} == {("https://a.example/large.jpg", "http://a.example/small.jpg")}
+    assert invalid == 0
