@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and transactions with timeouts that are retried after transient errors."""
 
+import contextlib
 import itertools
 import json
 import time
@@ -232,18 +233,32 @@ def execute_prepared(session: Session, statement: str, values: Mapping[str, obje
     return _execute(session, statement, values, prepare=True)
 
 
+def execute_and_commit(session: Session, statement: str, values: Mapping[str, object]) -> psycopg.Cursor[Any]:
+    """Execute the last statement of a transaction and commit it, in one request where the connection allows that.
+
+    The server need not wait for this process between the two, with all that the statement has locked. It must raise an
+    error by itself unless it is to be committed. Prepares and raises as `execute_prepared`.
+    """
+    return _execute(session, statement, values, prepare=True, commits=True)
+
+
 def execute_text(session: Session, statement: str, values: Mapping[str, object]) -> psycopg.Cursor[Any]:
     """Execute a statement of psycopg in the transaction of a session, planned with its values. Raises as the other."""
     return _execute(session, statement, values, prepare=None)
 
 
 def _execute(
-    session: Session, statement: str, values: Mapping[str, object], *, prepare: bool | None
+    session: Session, statement: str, values: Mapping[str, object], *, prepare: bool | None, commits: bool = False
 ) -> psycopg.Cursor[Any]:
     connection = driver(session)
+    together = commits and session.connection().info.get(_DIRECT)
     span = statement_spans.begin(statement)
     try:
-        cursor = connection.execute(statement, values, prepare=prepare)
+        with connection.pipeline() if together else contextlib.nullcontext():
+            cursor = connection.execute(statement, values, prepare=prepare)
+            if commits:
+                # The session's own COMMIT finds nothing to commit, and sends nothing.
+                connection.execute("COMMIT", prepare=False)
     except psycopg.Error as error:
         if span:
             statement_spans.fail(span, error)

@@ -10,7 +10,13 @@ import structlog
 
 from pixcrawler_worker.db.ledger import chunks, dispatch, jobs
 from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
-from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobTable, LimitExceededError, NotRunningError
+from pixcrawler_worker.db.ledger.tables import (
+    ChunkMessage,
+    JobTable,
+    LimitExceededError,
+    NotCountedError,
+    NotRunningError,
+)
 from pixcrawler_worker.db.session import Session, describe, may_pass, transact
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome
 from pixcrawler_worker.errors import OutageError, PermanentError, TransientError
@@ -75,65 +81,106 @@ def finish(  # noqa: PLR0913 - everything that the end of an attempt depends on
     Raises:
         NotRunningError: when the result comes too late and is dropped.
     """
-    claim = claimed.claim
-    ended: Ended | None = None
-    report: Report | None = None
-    with_next = True
+    end = _End(runtime, claimed, result, follow, sends_next=sends_next)
+    while True:
+        try:
+            return transact(runtime.sessions, end.write, pauses=claimed.limits.pauses(jitter))
+        except LimitExceededError:
+            # Only a limit that is lowered at this very moment makes a second turn necessary.
+            continue
+        except NotCountedError:
+            # The second turn says why.
+            end.commits = False
+        except _NotFollowedError as error:
+            log.exception("what follows is left to the sweep", exc_info=error.__cause__)
+            end.follows = False
 
-    def write(session: Session) -> tuple[Ended, Report | None]:
-        nonlocal ended, report
+
+class _End:
+    """The transaction that ends an attempt; it runs again when the answer to its COMMIT is lost.
+
+    Attributes:
+        follows: whether the next chunk is claimed, or its message chosen.
+        commits: whether the last statement may be committed in the same request.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        claimed: Claimed,
+        result: Any,  # noqa: ANN401 - what the kind's work returns
+        follow: Following | None,
+        *,
+        sends_next: bool,
+    ) -> None:
+        self.follows = self.commits = True
+        self._runtime, self._claimed, self._result = runtime, claimed, result
+        self._follow, self._sends_next = follow, sends_next
+        self._ended: Ended | None = None
+        self._report: Report | None = None
+
+    def write(self, session: Session) -> tuple[Ended, Report | None]:
+        """Return the end, and the report that was written, if one was."""
+        claim = self._claimed.claim
         match chunks.lock_claim(session, claim):
             case ClaimState.LOST:
                 return Ended(ChunkOutcome.LOST), None
             case ClaimState.FINISHED:
                 # By the transaction before, whose answer was lost.
-                if ended is None:
+                if self._ended is None:
                     open_chunks = jobs.counters(session, claim.job).open
-                    ended = Ended(ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED)
-                return ended, report
+                    self._ended = Ended(ChunkOutcome.CONTINUES if open_chunks else ChunkOutcome.JOB_FINISHED)
+                return self._ended, self._report
             case ClaimState.VALID:
-                report = claimed.kind.write(session, claimed.work, result)
-                if with_next:
-                    ended = _end_with_next(runtime, session, claimed, report, follow, sends_next=sends_next)
-                else:
-                    ended = Ended(_complete(session, claim, report), messages=[])
-                return ended, report
+                self._report = self._claimed.kind.write(session, self._claimed.work, self._result)
+                return self._end(session, claim, self._report), self._report
 
-    while True:
-        try:
-            return transact(runtime.sessions, write, pauses=claimed.limits.pauses(jitter))
-        except LimitExceededError:
-            # Only a limit that is lowered at this very moment makes a second turn necessary.
-            continue
-        except _NotFollowedError as error:
-            log.exception("what follows is left to the sweep", exc_info=error.__cause__)
-            with_next = False
-
-
-def _end_with_next(  # noqa: PLR0913 - the attempt, and what may follow
-    runtime: Runtime,
-    session: Session,
-    claimed: Claimed,
-    report: Report,
-    follow: Following | None,
-    *,
-    sends_next: bool,
-) -> Ended:
-    """End the attempt, and claim the chunk that follows or choose the message for it."""
-    claim, kind = claimed.claim, claimed.kind
-    following: _Next | None = None
-    if follow and report.rest is None and time.monotonic() < follow.until:
+    def _end(self, session: Session, claim: Claim, report: Report) -> Ended:
         # Read before the row of the job is locked: the other processes wait for that.
-        following = _claim_next(runtime, session, claimed, report, follow)
-    outcome = _complete(session, claim, report, with_next=following is not None)
-    with _following():
-        if following is not None:
-            if following.error is None:
-                return Ended(outcome, [], Claimed(kind, following.claim, following.work, claimed.limits))
-            outcome = chunks.fail(session, following.claim, error=str(following.error))
-        if outcome is ChunkOutcome.CONTINUES:
-            return Ended(outcome, dispatch.next_due(session, claim.job, limit=1) if sends_next else [])
-    return Ended(outcome)
+        following = self._claim_next(session, report)
+        if following is None:
+            self._ended = self._with_message(session, _complete(session, claim, report))
+        elif following.error is None:
+            # Noted before the COMMIT, whose answer may be lost.
+            kind, limits = self._claimed.kind, self._claimed.limits
+            self._ended = Ended(ChunkOutcome.CONTINUES, [], Claimed(kind, following.claim, following.work, limits))
+            chunks.finish_with_next(session, claim, result=report.result, gains=report.gains, commits=self.commits)
+        else:
+            chunks.finish_with_next(session, claim, result=report.result, gains=report.gains, commits=False)
+            with _following():
+                outcome = chunks.fail(session, following.claim, error=str(following.error))
+            self._ended = self._with_message(session, outcome)
+        return self._ended
+
+    def _claim_next(self, session: Session, report: Report) -> "_Next | None":
+        """Claim the chunk that follows, if one does."""
+        follow = self._follow
+        if not follow or not self.follows or report.rest is not None or time.monotonic() >= follow.until:
+            return None
+        with _following():
+            follower = chunks.claim_next(
+                session,
+                self._claimed.claim.job,
+                served=follow.served,
+                owner=owner(follow.chunk_id),
+                lease=self._runtime.settings.lease,
+                gains=report.gains,
+            )
+            if follower is None:
+                return None
+            try:
+                return _Next(follower, self._claimed.kind.prepare(self._runtime, session, follower))
+            except PermanentError as error:
+                # Another version planned it.
+                return _Next(follower, None, error)
+
+    def _with_message(self, session: Session, outcome: ChunkOutcome) -> Ended:
+        """Return an end after which no chunk follows at once, with the message for the next one."""
+        if outcome is not ChunkOutcome.CONTINUES:
+            return Ended(outcome)
+        with _following():
+            sends = self.follows and self._sends_next
+            return Ended(outcome, dispatch.next_due(session, self._claimed.claim.job, limit=1) if sends else [])
 
 
 class _Next(NamedTuple):
@@ -142,27 +189,6 @@ class _Next(NamedTuple):
     claim: Claim
     work: Any
     error: PermanentError | None = None
-
-
-def _claim_next(
-    runtime: Runtime, session: Session, claimed: Claimed, report: Report, follow: Following
-) -> _Next | None:
-    with _following():
-        follower = chunks.claim_next(
-            session,
-            claimed.claim.job,
-            served=follow.served,
-            owner=owner(follow.chunk_id),
-            lease=runtime.settings.lease,
-            gains=report.gains,
-        )
-        if follower is None:
-            return None
-        try:
-            return _Next(follower, claimed.kind.prepare(runtime, session, follower))
-        except PermanentError as error:
-            # Another version planned it.
-            return _Next(follower, None, error)
 
 
 @contextlib.contextmanager
@@ -176,10 +202,10 @@ def _following() -> Iterator[None]:
         raise _NotFollowedError from error
 
 
-def _complete(session: Session, claim: Claim, report: Report, *, with_next: bool = False) -> ChunkOutcome:
+def _complete(session: Session, claim: Claim, report: Report) -> ChunkOutcome:
     """Complete the chunk, or queue it again for the rest of its work."""
     if report.rest is None:
-        return chunks.finish(session, claim, result=report.result, gains=report.gains, with_next=with_next)
+        return chunks.finish(session, claim, result=report.result, gains=report.gains)
     rest = report.rest
     return chunks.put_back(
         session,

@@ -112,7 +112,7 @@ class PostgresProxy:
                 if letter in {_QUERY, _PARSE}:
                     text = body if letter == _QUERY else body.partition(b"\0")[2]
                     self.statements.append(text.partition(b"\0")[0].decode())
-                if letter in _REQUESTS and self._cuts_now(letter, body):
+                if letter in _REQUESTS and self._cuts_now():
                     if self._state is None:
                         self._then()
                         self._swallow(client, server, waiting if self._done else b"")
@@ -124,10 +124,11 @@ class PostgresProxy:
         _close(client)
         _close(server)
 
-    def _cuts_now(self, letter: bytes, body: bytes) -> bool:
+    def _cuts_now(self) -> bool:
         self.requests += 1
         if self._at_commit:
-            cut = letter == _QUERY and body.startswith(b"COMMIT")
+            # Alone, or behind other statements of the same request.
+            cut = self.statements[-1:] == ["COMMIT"]
         elif self._countdown is not None:
             self._countdown -= 1
             cut = self._countdown == 0

@@ -274,6 +274,39 @@ def test_a_commit_whose_answer_is_lost_brings_the_same_follower(
     ledger.check(sessions, ref)
 
 
+def test_the_end_of_a_chunk_and_the_commit_are_one_request(
+    wire: PostgresProxy, shaky: Runtime, sessions: Sessions
+) -> None:
+    ref = start_job(sessions, chunks=4)
+    message = first_message(sessions, ref)
+    seen: list[int] = []
+
+    async def work(*_: object) -> None:
+        seen.append(wire.requests)
+
+    run(shaky, crawl(work=work), message)
+    # BEGIN, the chunk's lock, the claim of the next one, and both ends: the other processes wait for the last alone.
+    assert [after - before for before, after in itertools.pairwise(seen)][1:] == [4, 4]
+    finish = next(at for at, text in enumerate(wire.statements) if text.startswith("\nWITH completed"))
+    assert wire.statements[finish + 1] == "COMMIT"
+    ledger.check(sessions, ref)
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed"])
+def test_a_job_that_ends_while_its_chunk_is_ended_loses_the_result(
+    runtime: Runtime, sessions: Sessions, status: str
+) -> None:
+    """The row alone says so, as a person may write it; the chunks know nothing of it."""
+    ref = start_job(sessions, chunks=3)
+
+    async def end(*_: object) -> None:
+        ledger.execute(sessions, f"UPDATE crawl_jobs SET status = '{status}' WHERE id = :id", id=ref.id)
+
+    assert run(runtime, crawl(work=end), first_message(sessions, ref)) == []
+    assert ledger.states_of(sessions, ref) == [ChunkState.RUNNING, ChunkState.QUEUED, ChunkState.QUEUED]
+    assert ledger.crawl_job(sessions, ref).completed_chunks == 0
+
+
 def test_a_follower_that_was_reaped_meanwhile_brings_nothing_late(runtime: Runtime, sessions: Sessions) -> None:
     ref = start_job(sessions, chunks=2)
     second = ledger.ids_of(sessions, ref)[1]

@@ -10,15 +10,17 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
+from psycopg.errors import DivisionByZero
 from psycopg.types.json import Jsonb
 from sqlalchemy import ColumnElement, and_, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db.ledger import jobs, statements
-from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotRunningError
+from pixcrawler_worker.db.ledger.tables import JobRef, JobTable, NotCountedError, NotRunningError
 from pixcrawler_worker.db.private_models import Chunk
-from pixcrawler_worker.db.session import execute_prepared
+from pixcrawler_worker.db.session import execute_and_commit, execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.lifecycle import ChunkOutcome, ChunkState, JobStatus, delta
 from pixcrawler_worker.domain.postgres_types import storable
@@ -191,35 +193,65 @@ def claim_next(  # noqa: PLR0913 - what one claim depends on
     return None if row is None else replace(_claim(job, row), uncounted=gains)
 
 
-def finish(
-    session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int], with_next: bool = False
-) -> ChunkOutcome:
+def finish(session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int]) -> ChunkOutcome:
     """Complete a chunk whose claim `lock_claim` found valid.
-
-    This locks the row of the job, for which the other processes wait: it is the last of the transaction.
 
     Args:
         session: a transaction of its own.
         claim: of the attempt.
         result: of the chunk.
         gains: see `jobs.count`.
-        with_next: whether `claim_next` took a chunk, which is counted as well.
 
     Raises:
         NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
     """
-    job, table = claim.job, claim.job.table
-    values = {"chunk": claim.chunk_id, "fence": claim.fence, "result": Jsonb(dict(result)), "job": job.id}
-    if not table.has("active_chunks"):
+    return _finish(session, claim, result, gains, with_next=False)
+
+
+def finish_with_next(
+    session: Session, claim: Claim, *, result: Mapping[str, Any], gains: Mapping[str, int], commits: bool
+) -> None:
+    """Complete a chunk as `finish` does when `claim_next` took another one, which is counted as well: the job goes on.
+
+    The row of the job, for which other processes wait, is locked last. With `commits`, the transaction is committed in
+    the same request where that is possible.
+
+    Raises:
+        NotCountedError: with `commits`, in place of the others, which say what is wrong. Roll back.
+        NotRunningError, LimitExceededError: see `jobs.count`. Roll back.
+    """
+    job, limited = claim.job, jobs.limited(claim.job, gains)
+    if not commits or not job.table.has("active_chunks"):
+        _finish(session, claim, result, gains, with_next=True)
+        return
+    statement = statements.finish(job.table, tuple(gains), limited, or_error=True)
+    try:
+        execute_and_commit(session, statement, _values(claim, result, gains, with_next=True))
+    except DBAPIError as error:
+        if isinstance(error.orig, DivisionByZero):
+            raise NotCountedError(str(job)) from error
+        raise
+
+
+def _finish(
+    session: Session, claim: Claim, result: Mapping[str, Any], gains: Mapping[str, int], *, with_next: bool
+) -> ChunkOutcome:
+    job, limited = claim.job, jobs.limited(claim.job, gains)
+    values = _values(claim, result, gains, with_next=with_next)
+    if not job.table.has("active_chunks"):
         _assert_completed(claim, execute_prepared(session, statements.COMPLETE, values).fetchone())
         return jobs.count(session, job, delta(ChunkState.RUNNING, ChunkState.COMPLETED), gains)
-    limited = jobs.limited(job, gains)
-    values |= jobs.gain_values(gains) | {"active": 0 if with_next else -1}
-    row = execute_prepared(session, statements.finish(table, tuple(gains), limited), values).fetchone()
+    row = execute_prepared(session, statements.finish(job.table, tuple(gains), limited), values).fetchone()
     assert row is not None
     completed, open_chunks = row
     _assert_completed(claim, completed)
     return jobs.outcome(session, job, open_chunks, limited)
+
+
+def _values(claim: Claim, result: Mapping[str, Any], gains: Mapping[str, int], *, with_next: bool) -> dict[str, object]:
+    """Return the values of the statement `finish`."""
+    chunk = {"chunk": claim.chunk_id, "fence": claim.fence, "result": Jsonb(dict(result))}
+    return {**chunk, "job": claim.job.id, "active": 0 if with_next else -1, **jobs.gain_values(gains)}
 
 
 def _assert_completed(claim: Claim, completed: object) -> None:

@@ -109,8 +109,10 @@ WITH completed AS ({complete}), counted AS (
     WHERE id = %(job)s AND status = 'running' AND EXISTS (SELECT FROM completed) {within}
     RETURNING total_chunks - completed_chunks - failed_chunks AS open_chunks
 )
-SELECT EXISTS (SELECT FROM completed), (SELECT open_chunks FROM counted)
+SELECT EXISTS (SELECT FROM completed), (SELECT open_chunks FROM counted) {or_error}
 """
+#: An error unless the statement has done all that it was to do.
+_OR_ERROR = ", 1 / (SELECT count(*) FROM counted)"
 
 
 @functools.cache
@@ -167,13 +169,14 @@ def count(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> 
 
 
 @functools.cache
-def finish(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> str:
+def finish(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...], *, or_error: bool = False) -> str:
     """Complete the chunk `chunk` with the fence `fence`, and count it, `active` and the gains in the running job `job`.
 
     Returns whether the chunk was running with that fence, and the number of open chunks, NULL as in `count`. Roll back
-    unless both was done.
+    unless both was done; with `or_error`, it is a division by zero then.
     """
-    return _made(table, _FINISH, complete=COMPLETE, **_gains(table, gains, limited))
+    parts = _gains(table, gains, limited) | {"or_error": _OR_ERROR if or_error else ""}
+    return _made(table, _FINISH, complete=COMPLETE, **parts)
 
 
 def _gains(table: JobTable, gains: tuple[str, ...], limited: tuple[str, ...]) -> dict[str, str]:

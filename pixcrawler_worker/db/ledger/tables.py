@@ -90,3 +90,7 @@ class NotRunningError(Exception):
 
 class LimitExceededError(Exception):
     """A column would exceed its limit (`JobTable.limits`): roll back, read again, and write less."""
+
+
+class NotCountedError(Exception):
+    """A statement would have had no effect, and is committed in one request with it: roll back, and look why."""
