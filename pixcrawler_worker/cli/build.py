@@ -327,31 +327,13 @@ def _extended(runtime: Runtime, base_id: int, request: _Request, exported: Expor
     before = recorded.get("options")
     if not isinstance(before, dict):
         return request
-    keeps_format = exported.format_ is None and exported.layout is None
-    return _Request.parse(
-        {
-            **request.to_json(),
-            "format": recorded.get("format") if keeps_format else request.delivery.format.value,
-            "options": _merged(before, request.delivery.options),
-            # A validation by other rules would find other near duplicates, and so other splits.
-            "rules": recorded.get("rules"),
-        },
-        ExportArguments(),
-        out=None,
-    )
-
-
-def _merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Return options with those of an earlier build where they say nothing."""
-    merged = {**before, **now}
-    for name, value in before.items():
-        given = now.get(name)
-        if isinstance(value, dict) and isinstance(given, dict):
-            # Ratios are given all or none.
-            merged[name] = given if name == "ratios" else _merged(value, given)
-        elif name == "exclude_images" and isinstance(value, list) and isinstance(given, list):
-            merged[name] = list(dict.fromkeys([*value, *given]))
-    return merged
+    select = before.get("select")
+    left_out = select.get("exclude_images") if isinstance(select, dict) else None
+    if exported.exclude is not None and isinstance(left_out, list):
+        exported = replace(exported, exclude=list(dict.fromkeys([*left_out, *exported.exclude])))
+    # A validation by other rules would find other near duplicates, and so other splits.
+    known = {"format": recorded.get("format"), "options": before, "rules": recorded.get("rules")}
+    return _Request.parse({**request.to_json(), **known}, exported, out=None)
 
 
 def _check_save(path: Path, *, job: int | None, dry_run: bool, recipe: Path | None, skip_known: bool) -> None:

@@ -184,6 +184,10 @@ def parse(given: ExportArguments, file: TextIO | None = None) -> tuple[ExportFor
     for path, value in values.items():
         if value is not None:
             _set(found, path, value)
+    select = found.get("select")
+    if given.only_valid and isinstance(select, dict) and select.get("exclude_flags") == []:
+        # Of an earlier --all: without it, exact duplicates are left out.
+        del select["exclude_flags"]
     try:
         parsed = options.parse(found)
         format_ = options.format_of(given.format_) if given.format_ else parsed.default_format()

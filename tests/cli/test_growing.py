@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ledger
 import pytest
@@ -142,6 +143,47 @@ def test_a_build_without_new_images_says_that_other_jobs_have_them(
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
     assert "has no images, so there is no dataset: other jobs of the project have all that it found" in said
+
+
+def test_an_extension_has_the_export_options_of_the_build_before_unless_it_is_given_others(
+    env: Mapping[str, str], runtime: Runtime, broker: redis.Redis, host: HostileServer
+) -> None:
+    del broker
+    env = {**env, "PIXCRAWLER_STORAGE_URL": runtime.settings.storage()}
+    name = listed("some.txt", image_urls(host, "options", 2))
+
+    def options(*words: str) -> tuple[str, dict[str, Any]]:
+        result = call(env, "build", "cat", "--urls", name, *words)
+        assert result.exit_code == 0, result.output
+        statement = "SELECT format, export_options - 'result' FROM export_jobs ORDER BY id DESC LIMIT 1"
+        ((format_, found),) = query(runtime, statement)
+        return format_, found
+
+    with working(runtime):
+        words = (
+            "--layout",
+            "flat",
+            "--format",
+            "tar",
+            "--resize",
+            "64",
+            "--all",
+            "--no-failures",
+            "--split",
+            "a=0.5,b=0.5",
+        )
+        before = options(*words, "--out", "one")
+        first = str(newest(runtime))
+        assert options("--extend", first, "--out", "two") == before
+        format_, found = options("--extend", first, "--only-valid", "--layout", "coco", "--failures", "--out", "three")
+    assert format_ == "zip"
+    assert found == {
+        "layout": "coco",
+        "image": {"resize": {"size": 64}},
+        "select": {"only_valid": True},
+        "extras": {"failures": True},
+        "splits": {"ratios": {"a": 0.5, "b": 0.5}},
+    }
 
 
 def test_an_extension_of_nothing_by_nothing_says_so(
