@@ -81,7 +81,7 @@ def finish(  # noqa: PLR0913 - everything that the end of an attempt depends on
     Raises:
         NotRunningError: when the result comes too late and is dropped.
     """
-    end = _End(runtime, claimed, result, follow, sends_next=sends_next)
+    end = _Ending(runtime, claimed, result, follow, sends_next=sends_next)
     while True:
         try:
             return transact(runtime.sessions, end.write, pauses=claimed.limits.pauses(jitter))
@@ -96,7 +96,7 @@ def finish(  # noqa: PLR0913 - everything that the end of an attempt depends on
             end.follows = False
 
 
-class _End:
+class _Ending:
     """The transaction that ends an attempt; it runs again when the answer to its COMMIT is lost.
 
     Attributes:
