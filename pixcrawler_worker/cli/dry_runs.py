@@ -34,7 +34,14 @@ def run(crawl: CrawlArguments, *, as_json: bool) -> bool:
 
     async def search() -> Preview:
         async with SearchRuntime.of(settings) as runtime:
-            return await preview(runtime, crawl.keywords, crawl.options, listed, max_images=crawl.max_images)
+            return await preview(
+                runtime,
+                crawl.keywords,
+                crawl.options,
+                listed,
+                max_images=crawl.max_images,
+                keeps_candidates=as_json,
+            )
 
     with console.out.status("searching"):
         found = asyncio.run(search())
@@ -42,7 +49,7 @@ def run(crawl: CrawlArguments, *, as_json: bool) -> bool:
         click.echo(json.dumps(_as_json(crawl, found), indent=2))
     else:
         _print(crawl, found)
-    return bool(found.usable)
+    return found.count > 0
 
 
 def _print(crawl: CrawlArguments, found: Preview) -> None:
@@ -111,7 +118,7 @@ def _print_bad(bad: Sequence[BadEntry]) -> None:
 
 
 def _summary(crawl: CrawlArguments, found: Preview) -> str:
-    usable, wanted = len(found.usable), crawl.max_images
+    usable, wanted = found.count, crawl.max_images
     if not usable:
         return "\nnothing would be downloaded"
     if usable <= wanted:
@@ -126,7 +133,7 @@ def _counted(number: int, noun: str) -> str:
 def _as_json(crawl: CrawlArguments, found: Preview) -> dict[str, Any]:
     return {
         "max_images": crawl.max_images,
-        "usable": len(found.usable),
+        "usable": found.count,
         "searches": [
             {
                 "source": one.source,

@@ -81,7 +81,6 @@ class UsableCandidate:
     label: str
     query: str
     candidate: Candidate
-    host: str
 
 
 @dataclass(slots=True)
@@ -91,12 +90,14 @@ class Preview:
     Attributes:
         searches: counts by source and keyword, in their order.
         licenses: candidates with different URLs, by license.
-        usable: candidates that would be downloaded, in the order in which they were found.
+        hosts: candidates that would be downloaded, by host.
+        usable: these candidates, in the order in which they were found; empty unless they are kept.
         bad: URLs that would not be requested, the first of them.
     """
 
     searches: dict[tuple[str, str], SearchCounts] = field(default_factory=dict)
     licenses: Counter[str] = field(default_factory=Counter)
+    hosts: Counter[str] = field(default_factory=Counter)
     usable: list[UsableCandidate] = field(default_factory=list)
     bad: list[BadEntry] = field(default_factory=list)
 
@@ -106,13 +107,19 @@ class Preview:
         return sum((one.reasons for one in self.searches.values()), start=Counter())
 
     @property
-    def hosts(self) -> Counter[str]:
-        """Usable candidates by host."""
-        return Counter(one.host for one in self.usable)
+    def count(self) -> int:
+        """How many candidates would be downloaded."""
+        return sum(one.usable for one in self.searches.values())
 
 
-async def preview(
-    runtime: SearchRuntime, keywords: Sequence[str], options: CrawlOptions, listed: StoredList, *, max_images: int
+async def preview(  # noqa: PLR0913 - what a job has
+    runtime: SearchRuntime,
+    keywords: Sequence[str],
+    options: CrawlOptions,
+    listed: StoredList,
+    *,
+    max_images: int,
+    keeps_candidates: bool,
 ) -> Preview:
     """Return what a crawl would find, as if each usable candidate became an image.
 
@@ -122,6 +129,7 @@ async def preview(
         options: of the job, without a URL list.
         listed: the URL list; empty for none.
         max_images: of the job.
+        keeps_candidates: whether to keep them: a list may have millions.
 
     Raises:
         PermanentError: when a source is not installed or not configured.
@@ -136,7 +144,7 @@ async def preview(
         round=0,
         url_pages=math.ceil(len(listed) / size),
     )
-    search = _Search(runtime, options, listed)
+    search = _Search(runtime, options, listed, keeps_candidates=keeps_candidates)
     history = CrawlHistory()
     for _ in range(options.max_rounds):
         chunks = planner.next_round(runtime, request, options, history)
@@ -150,8 +158,11 @@ async def preview(
 class _Search:
     """The searches of a preview."""
 
-    def __init__(self, runtime: SearchRuntime, options: CrawlOptions, listed: StoredList) -> None:
+    def __init__(
+        self, runtime: SearchRuntime, options: CrawlOptions, listed: StoredList, *, keeps_candidates: bool
+    ) -> None:
         self.preview = Preview()
+        self._keeps_candidates = keeps_candidates
         self._runtime = runtime
         self._options = options
         self._listed = listed
@@ -232,7 +243,9 @@ class _Search:
                 log.warning("candidate rejected: internal error", source=chunk.source, error=repr(error)[:200])
                 continue
             usable.append(at)
-            self.preview.usable.append(UsableCandidate(chunk.source, chunk.label, chunk.query, candidate, host))
+            self.preview.hosts[host] += 1
+            if self._keeps_candidates:
+                self.preview.usable.append(UsableCandidate(chunk.source, chunk.label, chunk.query, candidate))
         counts.usable += len(usable)
         counts.reasons = +counts.reasons
         return usable
