@@ -44,6 +44,11 @@ _ODD = re.compile(
     f"\ud800-\udfff{_SELECTORS}\ufeff\uffa0\ufff0-\ufffb{_NONCHARACTERS}\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+#: Those of them that are removed whatever is before them.
+_REMOVED = re.compile(
+    "[\xad\u034f\u061c\u17b4\u17b5\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff]+"
+)
 _JOINER = re.compile(f"[{_JOINERS}]")
 _MONGOLIAN_MARK, _SELECTOR = re.compile(f"[{_MONGOLIAN}]"), re.compile(f"[{_SELECTORS}]")
 _IDEOGRAPHIC_SELECTOR = re.compile(f"[{_IDEOGRAPHIC_SELECTORS}]")
@@ -107,6 +112,7 @@ def normalized(form: Literal["NFC", "NFKD"], text: str) -> str:
 
 
 def _without_odd(text: str, *, kept: str) -> str:
+    text = _REMOVED.sub("", text)
     parts: list[str] = []
     end = 0
     before = ""
