@@ -188,7 +188,8 @@ class World:
             ),
             query(
                 self.runtime,
-                "SELECT (SELECT array_agg(to_jsonb(plan) - 'crawl_job_id' - 'requested_at')"
+                # In the order of the jobs: an update that was tried again puts a row elsewhere.
+                "SELECT (SELECT array_agg(to_jsonb(plan) - 'crawl_job_id' - 'requested_at' ORDER BY crawl_job_id)"
                 " FROM pixcrawler.crawl_plans AS plan),"
                 " (SELECT count(*) FROM pixcrawler.validation_plans), (SELECT count(*) FROM pixcrawler.export_plans),"
                 " (SELECT count(*) FROM pixcrawler.export_items), (SELECT count(*) FROM pixcrawler.image_facts)",
