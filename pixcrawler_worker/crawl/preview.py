@@ -263,7 +263,7 @@ class _Search:
             RejectedError: when it would not be, in the order in which a job checks it.
         """
         url_hash = storage_keys.url_hash(candidate.url)
-        if url_hash in self._seen and candidate.url:
+        if url_hash in self._seen:
             raise RejectedError(Reason.DUPLICATE_URL, "the same URL again")
         self._seen.add(url_hash)
         self.preview.licenses[candidate.credit.license or UNKNOWN] += 1

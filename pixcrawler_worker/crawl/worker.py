@@ -114,8 +114,7 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
     new: dict[bytes, Offer] = {}
     for offer in offers:
         if offer.url_hash in seen or offer.url_hash in new:
-            # Rows of a list without a URL have that in common, and are none twice.
-            progress.rejected[Reason.DUPLICATE_URL if offer.url else Reason.BAD_URL] += 1
+            progress.rejected[Reason.DUPLICATE_URL] += 1
         else:
             new[offer.url_hash] = offer
             if offer.url_hash in known:

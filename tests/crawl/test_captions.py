@@ -144,12 +144,3 @@ def test_rows_are_read_in_pages(runtime: Runtime, host: HostileServer) -> None:
     ref, messages = begin(runtime, listed, chunk_size=2)
     drive(runtime, messages)
     assert kept(runtime, ref) == {url: ("cat", f"caption {at}", {"at": at}) for at, url in enumerate(urls)}
-
-
-def test_each_row_without_a_url_is_rejected_as_such(runtime: Runtime, host: HostileServer) -> None:
-    good = image_urls(host, "blank", 2)
-    listed = [{"url": url, "caption": str(at)} for at, url in enumerate([good[0], "", "", good[1], good[0], ""])]
-    ref, messages = begin(runtime, listed)
-    drive(runtime, messages)
-    assert set(kept(runtime, ref)) == set(good)
-    assert reasons(runtime, ref) == {"bad_url": 3, "duplicate_url": 1}
