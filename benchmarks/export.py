@@ -83,9 +83,9 @@ def _row(number: int, body: bytes, path: Path) -> NewImage:
     )
 
 
-def export(opened: Runtime, crawl_job_id: int, count: int, worker_id: int, format_: str, **given: object) -> Run:
-    """Run an export, by the clock of the database. The files are removed."""
-    with frame.measured(worker_id) as usage:
+def export(opened: Runtime, crawl_job_id: int, count: int, roots: Sequence[int], format_: str, **given: object) -> Run:
+    """Run an export, by the clock of the database; CPU is that of `roots`. The files are removed."""
+    with frame.measured(*roots) as usage:
         export_id = transact(
             opened.sessions,
             lambda session: job_rows.create_export_job(
@@ -191,8 +191,8 @@ def main() -> None:
         if args.topic != "conversion":
             runs = frame.alternate(
                 {
-                    "export of a zip": lambda: export(opened, job_id, args.images, pid, "zip"),
-                    "export of webdataset": lambda: export(opened, job_id, args.images, pid, "tar"),
+                    "export of a zip": lambda: export(opened, job_id, args.images, [pid], "zip"),
+                    "export of webdataset": lambda: export(opened, job_id, args.images, [pid], "tar"),
                     "zip -0": lambda: program(folder, args.images, ["sh", "-c", 'zip -0 -q -r "$OUT/o.zip" "$0"']),
                     "tar": lambda: program(folder, args.images, ["sh", "-c", 'tar -cf "$OUT/out.tar" "$0"']),
                     "TarWriter of webdataset": lambda: tar_writer(folder, args.images),
@@ -205,7 +205,7 @@ def main() -> None:
             resize = {"resize": {"mode": "fit", "size": 512}, "format": "jpg", "quality": 90}
             runs = frame.alternate(
                 {
-                    "export": lambda: export(opened, job_id, args.images, pid, "tar", image=resize),
+                    "export": lambda: export(opened, job_id, args.images, [pid], "tar", image=resize),
                     "resizer of img2dataset": lambda: resizer(folder, args.images),
                     "Pillow": lambda: pillow(folder, args.images),
                 },

@@ -18,18 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import frame
+from export import export
 from frame import Run, Topic
 from sqlalchemy import text
-from stage import ended, families, jpeg, service, worker
+from stage import families, jpeg, service, worker
+from validation import time_validation
 
-from pixcrawler_worker import client
 from pixcrawler_worker.cli import new_jobs
 from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
 from pixcrawler_worker.crawl import options
-from pixcrawler_worker.db import candidates, images, job_rows
+from pixcrawler_worker.db import candidates, images
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.images import NewImage
-from pixcrawler_worker.db.job_views import ExportView, ValidationView
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain import storage_keys
 from pixcrawler_worker.domain.facts import Credit
@@ -115,32 +115,8 @@ def crawl(opened: Runtime, roots: list[int], count: int, size: int) -> tuple[int
 def validate(opened: Runtime, roots: list[int], job_id: int, count: int) -> Run:
     """Validate a job."""
     with frame.measured(*roots) as usage:
-        validation_id = transact(
-            opened.sessions,
-            lambda session: job_rows.create_validation_job(
-                session, crawl_job_id=job_id, name="bench", rules={"level": "standard", "mode": "report_only"}
-            ),
-        )
-        assert validation_id is not None
-        client.start_validation(validation_id)
-        job, seconds = ended(opened, ValidationView, validation_id)
-    assert job.total_images == count, job
-    return Run(count, seconds, usage.cpu, usage.peak)
-
-
-def export(opened: Runtime, roots: list[int], job_id: int, count: int) -> Run:
-    """Export a job as a zip."""
-    with frame.measured(*roots) as usage:
-        export_id = transact(
-            opened.sessions,
-            lambda session: job_rows.create_export_job(
-                session, crawl_job_id=job_id, name="bench", format_="zip", options={}
-            ),
-        )
-        assert export_id is not None
-        client.start_export(export_id)
-        job, seconds = ended(opened, ExportView, export_id)
-    assert job.exported_images == count, job
+        seconds, validated = time_validation(opened, job_id, "standard")
+    assert validated == count
     return Run(count, seconds, usage.cpu, usage.peak)
 
 
@@ -156,13 +132,13 @@ def main() -> None:
         servers = families(Path(opened.settings.data_dir))
         warm, _ = crawl(opened, servers, _LAST, args.bytes)
         validate(opened, servers, warm, _LAST)
-        export(opened, servers, warm, _LAST)
+        export(opened, warm, _LAST, servers, "zip")
         for count in sorted(args.sizes):
             job_id, recorded = crawl(opened, servers, count, args.bytes)
             of = {
                 "recorded": recorded,
                 "validated": validate(opened, [pid, *servers], job_id, count),
-                "exported": export(opened, [pid, *servers], job_id, count),
+                "exported": export(opened, job_id, count, [pid, *servers], "zip"),
             }
             for step, run in of.items():
                 runs[f"{step}, {count:,} images"] = [run]

@@ -236,7 +236,8 @@ def test_a_hub_that_rejects_half_way_says_why_and_the_next_push_completes(
     assert (served.uploads, served.commits) == (len(IMAGES), 1)
 
 
-def test_a_hub_that_is_busy_for_a_moment_is_asked_again(served: Hub, folder: Path) -> None:
+def reject_one_upload(served: Hub) -> list[str]:
+    """Have the hub be busy for the first upload; return its path once that has happened."""
     rejected: list[str] = []
 
     def reject_once(method: str, path: str) -> int | None:
@@ -246,21 +247,18 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(served: Hub, folder: Pat
         return 503
 
     served.before = reject_once
+    return rejected
+
+
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again(served: Hub, folder: Path) -> None:
+    rejected = reject_one_upload(served)
     push(folder)
     assert pushed(served) == FILES
     assert len(rejected) == 1
 
 
 def test_the_presigned_url_of_an_upload_is_printed_nowhere(served: Hub, folder: Path) -> None:
-    rejected: list[str] = []
-
-    def reject_once(method: str, path: str) -> int | None:
-        if method != "PUT" or rejected:
-            return None
-        rejected.append(path)
-        return 503
-
-    served.before = reject_once
+    rejected = reject_one_upload(served)
     words = [sys.executable, "-c", PUSHING, str(folder), NAME]
     ran = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
     assert rejected
