@@ -115,6 +115,19 @@ def test_a_job_whose_chunks_were_all_revoked_or_terminated_ends_nevertheless(
         assert "Traceback" not in stack.log()
 
 
+def wait_for_sleep(stack: Stack) -> None:
+    deadline = time.monotonic() + 60
+    while not stack.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def end_sleeps(stack: Stack) -> None:
+    """End the connections that sleep, and wait until they are gone: one is seen for a moment after its end."""
+    while stack.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
+        time.sleep(0.05)
+
+
 def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_reason(
     stack: Stack, control: Control
 ) -> None:
@@ -122,12 +135,6 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
         with Celery(broker=stack.broker_url, set_as_current=False) as app:
             arguments: dict[str, Any] = {"args": (job_id, {"urls": [f"{stack.host}/good/1.jpg"]}), **options}
             return str(app.send_task(Task.CRAWL_START.value, queue="crawl", **arguments).id)
-
-    def wait_for_sleep() -> None:
-        deadline = time.monotonic() + 60
-        while not stack.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
 
     revoked, expired, killed, lost, deadly, again, requested, export = (stack.make_job(max_images=1) for _ in range(8))
     with psycopg.connect(stack.database_url) as connection:
@@ -153,16 +160,17 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
         with psycopg.connect(stack.database_url) as connection:
             connection.execute("UPDATE crawl_jobs SET name = 'slow' WHERE id = ANY(%s)", ([killed, lost, deadly],))
         task_id = send_start(killed)
-        wait_for_sleep()
+        wait_for_sleep(stack)
         control("revoke", task_id=task_id, terminate=True, signal="KILL")
         stack.wait(killed)
+        end_sleeps(stack)
         for job_id, times in ((lost, 1), (deadly, 3)):
             send_start(job_id)
             for _ in range(times):
-                wait_for_sleep()
+                wait_for_sleep(stack)
                 for child in children(worker.pid):
                     os.kill(child, signal.SIGKILL)
-                stack.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+                end_sleeps(stack)
             stack.wait(job_id)
     assert [stack.job(job_id)["status"] for job_id in (revoked, expired, killed)] == ["cancelled"] * 3
     assert [stack.job(job_id)["status"] for job_id in (again, requested, lost)] == ["completed"] * 3
@@ -174,6 +182,8 @@ def test_a_pending_job_whose_start_was_revoked_expired_or_killed_ends_with_the_r
         expired: "its start message had expired",
         killed: "the task of its start message was revoked",
     }
-    (reason,) = stack.query("SELECT metadata_->>'reason' FROM activity_logs WHERE resource_id = %s", str(deadly))[-1]
+    (reason,) = stack.query(
+        "SELECT metadata_->>'reason' FROM activity_logs WHERE resource_id = %s ORDER BY id", str(deadly)
+    )[-1]
     assert (stack.job(deadly)["status"], "the process that started it was ended" in reason) == ("failed", True)
     assert stack.query("SELECT status, error_message FROM validation_jobs") == [("failed", "cancelled")]
