@@ -1,5 +1,6 @@
 """The arguments that `pixcrawler crawl` and `pixcrawler build` share, and the crawl that they describe."""
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -314,10 +315,13 @@ def stored_list(where: BinaryIO | str | None, columns: Columns) -> tuple[StoredL
 
 def _stored(file: BinaryIO, name: str, columns: Columns) -> tuple[StoredList, str]:
     hashed, notes = _Hashed(file), Notes()
-    stored = StoredList(reading.read(cast("BinaryIO", hashed), name, columns, notes))
-    for line in notes.lines(name):
-        click.echo(f"pixcrawler: {console.printable(line)}", err=True)
-    return stored, hashed.digest()
+    with contextlib.ExitStack() as opened:
+        stored = opened.enter_context(StoredList(reading.read(cast("BinaryIO", hashed), name, columns, notes)))
+        for line in notes.lines(name):
+            click.echo(f"pixcrawler: {console.printable(line)}", err=True)
+        digest = hashed.digest()
+        opened.pop_all()
+    return stored, digest
 
 
 def _name(file: BinaryIO) -> str:

@@ -210,8 +210,9 @@ def crawl_of(recipe: Recipe, path: Path, *, extends: int | None = None) -> Crawl
     for name in recipe.crawl.sources or ():
         protocol.SOURCES.require(name)
     crawl = recipe.crawl.model_copy(update={"extends": extends})
+    context = click.get_current_context()
     if recipe.urls is None:
-        return CrawlArguments(recipe.keywords, crawl, recipe.max_images, StoredList(()))
+        return CrawlArguments(recipe.keywords, crawl, recipe.max_images, context.with_resource(StoredList(())))
     where: str | BinaryIO = recipe.urls.path
     columns = Columns(recipe.urls.url_column, recipe.urls.caption_column, recipe.urls.label_column)
     with contextlib.ExitStack() as opened:
@@ -221,7 +222,7 @@ def crawl_of(recipe: Recipe, path: Path, *, extends: int | None = None) -> Crawl
             except OSError as error:
                 raise PermanentError(f"{recipe.urls.path}, the list of {path}: {error.strerror or error}") from error
         stored, digest = crawl_arguments.stored_list(where, columns)
-    listed = click.get_current_context().with_resource(stored)
+    listed = context.with_resource(stored)
     if digest != recipe.urls.sha256:
         raise PermanentError(
             f"{recipe.urls.path} has changed since the recipe was saved: its SHA-256 is {digest}, and {path} has "
