@@ -331,14 +331,15 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 def _lines(blocks: Iterator[bytes], encoding: str) -> Iterator[Line]:
-    """Yield all lines with their numbers; of a line that is too long, what fits, as the last."""
+    """Yield the lines that are not empty, with their numbers; of a line that is too long, what fits, as the last."""
     decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "replace")
     number, rest = 1, ""
     for block in blocks:
         # The last line may go on in the next block, and CR LF may be divided between them.
         *lines, rest = (rest + decoder.decode(block)).splitlines(keepends=True) or [""]
         for line in lines:
-            yield Line(number, line.rstrip("\r\n"))
+            if text := line.rstrip("\r\n"):
+                yield Line(number, text)
             number += 1
         if len(rest) > _MAX_LINE:
             break
