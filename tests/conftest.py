@@ -1,5 +1,6 @@
 """Real PostgreSQL, Redis and S3 from wheels, once per run; a database of its own for every test module."""
 
+import gc
 import itertools
 import logging
 import os
@@ -36,8 +37,17 @@ hypothesis.settings.load_profile("any machine")
 
 def pytest_configure() -> None:
     """Let tests interrupt the commands that they start: a shell's background jobs pass on that SIGINT is ignored."""
+    gc.disable()  # until the tests are collected
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported and collected out of each look for cycles: they took 7 % of the time of all tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
