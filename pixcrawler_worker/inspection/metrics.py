@@ -49,12 +49,12 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
     with pixels.opened(body, extension, limits) as image:
         width, height = pixels.full_size(image)
         mode = image.mode
+        sound = None
         if extension == "jpg":
             # The smallest scale from which the reduction still has its 129 pixels at least.
             image.draft("RGB", (_SIDE // 2 + 1, _SIDE // 2 + 1))
-            small, transparent = _in_color(jpeg.decoded(body, image) or pixels.loaded(image))
-        else:
-            small, transparent = _in_color(pixels.loaded(image))
+            sound = jpeg.decoded(body, image)
+        small, transparent = _in_color(sound or pixels.loaded(image))
         orientation, gps = _tags(image)
     gray = small.convert("L")
     channels = np.ascontiguousarray(np.asarray(small).reshape(-1, 3).T)
@@ -69,7 +69,8 @@ def measure(body: bytes, extension: str, limits: Limits, *, strict: bool) -> tup
         transparent=transparent,
         orientation=orientation,
         gps=gps,
-        strict_error=_strict_error(body) if strict and extension == "jpg" else None,
+        # One that TurboJPEG has decoded has none: it stops at whatever it would have to repair.
+        strict_error=_strict_error(body) if strict and extension == "jpg" and sound is None else None,
     )
     return Pixels(width=width, height=height, mode=mode, gray=gray), metrics
 

@@ -1,9 +1,14 @@
 """Sound JPEGs are decoded by TurboJPEG: the same pixels as Pillow's. All others are left to Pillow."""
 
+import contextlib
+import functools
 import io
 
 import numpy as np
 import pytest
+import simplejpeg
+from hypothesis import given
+from hypothesis import strategies as st
 from inspection import samples
 from PIL import Image
 
@@ -54,3 +59,35 @@ def test_a_truncated_file_is_rejected_and_a_repaired_one_measured_as_pillow_repa
         measure_bytes(bytes(damaged), Limits(), strict=False)[0].sha256
         == inspect_bytes(bytes(damaged), Limits()).sha256
     )
+
+
+def repaired(body: bytes) -> bool:
+    """Return whether TurboJPEG, decoding an eighth of each side, stops at what it would repair."""
+    try:
+        simplejpeg.decode_jpeg(body, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError:
+        return True
+    return False
+
+
+@functools.cache
+def of_mode(mode: str, *, progressive: bool) -> bytes:
+    return samples.encoded(samples.scene(300, 200).convert(mode), "JPEG", progressive=progressive)
+
+
+@given(
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    progressive=st.booleans(),
+    at=st.floats(0, 1, exclude_max=True),
+    removed=st.integers(0, 20),
+    added=st.binary(max_size=20),
+)
+def test_what_strict_decoding_stops_at_is_found_without_decoding_a_sound_file_twice(
+    *, mode: str, progressive: bool, at: float, removed: int, added: bytes
+) -> None:
+    body = of_mode(mode, progressive=progressive)
+    position = int(at * len(body))
+    body = body[:position] + added + body[position + removed :]
+    with contextlib.suppress(RejectedError):
+        _, measured = measure_bytes(body, Limits(), strict=True)
+        assert (measured.strict_error is not None) == repaired(body)
