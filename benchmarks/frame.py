@@ -121,7 +121,7 @@ def arguments(doc: str | None, *, runs: int) -> argparse.ArgumentParser:
 def alternate(contenders: Mapping[str, Callable[[], Run]], runs: int) -> dict[str, list[Run]]:
     """Let the contenders take turns, each round beginning with another: what else the machine does meets all of them.
 
-    A contender that raises `FileNotFoundError` is not installed: it is left out.
+    A contender that is not installed is left out, and so is a program that fails: some of other people do at times.
     """
     found: dict[str, list[Run]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -132,7 +132,7 @@ def alternate(contenders: Mapping[str, Callable[[], Run]], runs: int) -> dict[st
                 continue
             try:
                 run = contenders[name]()
-            except FileNotFoundError as error:
+            except (FileNotFoundError, subprocess.CalledProcessError) as error:
                 print(f"{name}: left out, {error}", file=sys.stderr)
                 del found[name]
                 continue
