@@ -99,10 +99,10 @@ def test_a_job_that_is_not_pending_is_left_as_it_is(runtime: Runtime, ended: Job
     statement = "UPDATE crawl_jobs SET status = :s, progress = :p, started_at = now(), completed_at = :e WHERE id = :id"
     over = None if ended is JobStatus.RUNNING else "now"
     ledger.execute(runtime.sessions, statement, s=ended, p=100 * (ended == "completed"), e=over, id=ref.id)
-    before = query(runtime, "SELECT * FROM crawl_jobs")
+    before = query(runtime, "SELECT * FROM crawl_jobs ORDER BY id")
     for given in ({"urls": ["https://example.org/a.jpg"]}, {}, {"color": "red"}):
         assert submission.start(runtime, CRAWL, ref.id, given) == []
-    assert query(runtime, "SELECT * FROM crawl_jobs") == before
+    assert query(runtime, "SELECT * FROM crawl_jobs ORDER BY id") == before
     # What a job that ended before it was planned was asked for is kept for a retry.
     kept = query(runtime, "SELECT urls FROM pixcrawler.crawl_urls")
     assert kept == ([] if ended is JobStatus.RUNNING else [(["https://example.org/a.jpg"],)])

@@ -71,9 +71,10 @@ def test_a_sweep_does_nothing_when_nothing_is_lost(runtime: Runtime) -> None:
     ref, messages = start(runtime, urls(4), chunk_size=2)
     ledger.claim(runtime.sessions, messages[0].chunk_id)
     make_job(runtime)
-    before = query(runtime, "SELECT * FROM crawl_jobs, pixcrawler.chunks WHERE crawl_job_id = :id", id=ref.id)
+    rows = "SELECT * FROM crawl_jobs, pixcrawler.chunks WHERE crawl_job_id = :id ORDER BY crawl_jobs.id, seq"
+    before = query(runtime, rows, id=ref.id)
     assert sweep(runtime) == sweeper.Swept()
-    assert query(runtime, "SELECT * FROM crawl_jobs, pixcrawler.chunks WHERE crawl_job_id = :id", id=ref.id) == before
+    assert query(runtime, rows, id=ref.id) == before
 
 
 # Expired leases
