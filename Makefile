@@ -134,8 +134,8 @@ else
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@# On all cores: pip compiles one file after the other, which takes twice as long.
-	$(@D)/bin/python -m compileall -q -j 0 -x '/tests?/' $(@D)/lib
+	@# On all cores: pip compiles one file after the other, which takes twice as long. As with pip, a file may be of another Python.
+	$(@D)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(@D)/lib || true
 endif
 	@touch $@
 
