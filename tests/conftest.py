@@ -43,7 +43,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported and collected out of each look for cycles: in a part of the tests, these were 7 % of the CPU."""
+    """Leave what is imported out of each look for cycles: in a part of the tests, these were 7 % of the CPU."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
