@@ -28,6 +28,8 @@ _numbers = itertools.count(1)
 
 # Read when huggingface_hub is imported: the stand-in for the hub takes uploads by LFS.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
+# Read when NumPy is imported. The decode process has it, too: threads wait for each other longer than products take.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # How long an example takes says more of what else the machine does than of the code.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

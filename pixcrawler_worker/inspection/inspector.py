@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import converter, headers, metrics, pixels
+from pixcrawler_worker.inspection import converter, hashes, headers, metrics, pixels
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits
@@ -77,6 +77,7 @@ def _facts(body: bytes, header: headers.Header, decoded: Pixels, *, hashed: bool
     # The boxes of an AVIF or HEIC give bounds only, and a JPEG XL's header the size before it is turned, which all
     # decoders of it do; for a TIFF, Pillow gives the size after turning it.
     size = decoded if header.format in {"avif", "heic", "jxl"} else header
+    phash, dhash = hashes.hashes(decoded.gray)
     return ImageFacts(
         sha256=hashlib.sha256(body).digest() if hashed else b"",
         format=header.format,
@@ -85,8 +86,8 @@ def _facts(body: bytes, header: headers.Header, decoded: Pixels, *, hashed: bool
         file_size=len(body),
         mode=decoded.mode,
         frames=header.frames,
-        phash=pixels.phash(decoded.gray),
-        dhash=pixels.dhash(decoded.gray),
+        phash=phash,
+        dhash=dhash,
     )
 
 

@@ -1,4 +1,4 @@
-"""Pillow and NumPy: pixels from bytes, and hashes from pixels. Imported by the decode process only."""
+"""Pillow: pixels from bytes. Imported by the decode process only."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -286,20 +284,6 @@ def stretching(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     return lambda part: part.convert("F").point(lambda value: value * scale - low * scale).convert("L")
 
 
-def phash(gray: Image.Image) -> int:
-    """Return the 64-bit DCT hash as imagehash builds it: the lowest 8x8 frequencies of 32x32 over their median."""
-    low = _DCT @ _shrunk(gray, 32, 32) @ _DCT.T
-    # Of 64 values, the median is the mean of the two in the middle; np.median takes ten times as long to find it.
-    middle = np.partition(low, (31, 32), axis=None)[31:33]
-    return _bits(low > middle.mean())
-
-
-def dhash(gray: Image.Image) -> int:
-    """Return the 64-bit difference hash as imagehash builds it: is a pixel brighter than its left neighbor?"""
-    pixels = _shrunk(gray, 9, 8)
-    return _bits(pixels[:, 1:] > pixels[:, :-1])
-
-
 def _gray(image: Image.Image) -> Image.Image:
     """Return `image` in gray and reduced: transparency on white, 16 bits and more as floats."""
     factors = max(1, image.width // _REDUCED_SIDE), max(1, image.height // _REDUCED_SIDE)
@@ -334,19 +318,3 @@ def reduced(image: Image.Image, factors: tuple[int, int], convert: Callable[[Ima
         whole.paste(band, (0, top))
         top += band.height
     return whole
-
-
-def _shrunk(gray: Image.Image, width: int, height: int) -> NDArray[np.float64]:
-    pixels = np.array(gray.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float64)
-    if gray.mode == "F":  # A TIFF's floats may be infinite, or not a number.
-        pixels[~np.isfinite(pixels)] = 0
-    return pixels
-
-
-def _bits(flags: NDArray[np.bool_]) -> int:
-    """Return 64 flags as one number, the first flag its highest bit."""
-    return int.from_bytes(np.packbits(flags).tobytes())
-
-
-#: Rows are the eight lowest cosines over 32 samples (DCT-II, not normalized, as in scipy.fftpack).
-_DCT: NDArray[np.float64] = 2 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))

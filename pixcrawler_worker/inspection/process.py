@@ -330,7 +330,7 @@ def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # the same package is found again
-        "OPENBLAS_NUM_THREADS": "1",  # matrices of 32x32 need no threads, and every thread needs address space
+        "OPENBLAS_NUM_THREADS": "1",  # matrices this small need no threads, and every thread needs address space
         # The thread that a decoder starts for an image would take 64 MB of address space, and leave them.
         "MALLOC_ARENA_MAX": "1",
         # Memory up to 64 MB stays with the process between two images (mallopt(3), glibc): requesting it from
