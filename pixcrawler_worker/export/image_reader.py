@@ -13,10 +13,13 @@ from pixcrawler_worker.domain.facts import FORMATS, WRITTEN_FORMATS
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.export.options import ImageOptions
+from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.prefetch import prefetch
+from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.inspection.conversion import Conversion
+from pixcrawler_worker.inspection.decoders import Decoders, share_of_cores
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
-from pixcrawler_worker.runtime import Runtime
+from pixcrawler_worker.runtime import Runtime, image_limits
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.storage.failures import FileMissingError
 
@@ -70,26 +73,19 @@ class ImageReader:
 
     Args:
         runtime: connects to storage and decoder.
-        options: how to convert them.
-        formats: formats that the layout supports; images of others are converted to the first of them.
-        reads_files: False when no files are written, and the recorded facts are enough.
+        plan: how to convert them, and which formats the layout supports: images of others are converted to the first
+            of these. Where no files are written, the recorded facts are enough.
+        parts: archives of the export, which are written at the same time.
         batch: images that are read at a time, at most.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        options: ImageOptions,
-        formats: Sequence[str],
-        *,
-        reads_files: bool,
-        batch: int = _BATCH,
-    ) -> None:
+    def __init__(self, runtime: Runtime, plan: Plan, *, parts: int, batch: int = _BATCH) -> None:
         self._batch = batch
         self._runtime = runtime
-        self._options = options
-        self._formats = formats
-        self._reads_files = reads_files
+        self._decoders = Decoders(runtime.decoder, image_limits(runtime.settings), share_of_cores(parts))
+        self._options = plan.options.image
+        self._formats = plan.layout.image_formats
+        self._reads_files = plan.format is not ExportFormat.CSV
         self._bugs = InternalErrors("export", "image left out: internal error")
         # The last key for which the storage had an answer, be it that there is no such file.
         self._answered: str | None = None
@@ -107,7 +103,10 @@ class ImageReader:
             TransientError: when the storage does not respond.
         """
         reads = (self._read(batch) async for batch in _batches(pages, limit=self._batch))
-        async with contextlib.aclosing(prefetch(reads, limit=_PREFETCHED)) as batches:
+        async with (
+            contextlib.aclosing(self._decoders),
+            contextlib.aclosing(prefetch(reads, limit=_PREFETCHED)) as batches,
+        ):
             async for pairs in batches:
                 for pair in pairs:
                     yield pair
@@ -239,7 +238,8 @@ class ImageReader:
                 )
             conversion = self._conversion(entry, found.body)
             if conversion is not None:
-                converted = await self._runtime.decoder.convert(found.body, conversion)
+                with self._decoders.chosen((entry.image.width or 0) * (entry.image.height or 0)) as decoder:
+                    converted = await decoder.convert(found.body, conversion)
                 if converted is not None:
                     changed = await asyncio.to_thread(_Body.of, converted.body)
                     return changed.file(converted.format, converted.width, converted.height)

@@ -35,7 +35,6 @@ from pixcrawler_worker.export.payloads import (
 from pixcrawler_worker.export.plan import Plan, key
 from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.export.prepared import PreparedImages
-from pixcrawler_worker.exporters.protocol import ExportFormat
 from pixcrawler_worker.jobs.kind import Report, Rest, Tally
 from pixcrawler_worker.jobs.limits import JobLimits
 from pixcrawler_worker.runtime import Runtime
@@ -156,7 +155,11 @@ async def _write_archive(
 
 
 async def _write(runtime: Runtime, work: ExportWork, task: ArchiveTask, segments: Sequence[str]) -> ArchiveResult:
-    images = PreparedImages(runtime.storage, segments) if task.segments is not None else _reader(runtime, work.plan)
+    images = (
+        ImageReader(runtime, work.plan, parts=task.parts)
+        if task.segments is None
+        else PreparedImages(runtime.storage, segments)
+    )
     async with (
         contextlib.aclosing(prefetch(_pages(runtime, work, task), limit=_PREFETCHED)) as pages,
         runtime.storage.writing(key(work.job_id, task.name)) as sink,
@@ -166,11 +169,6 @@ async def _write(runtime: Runtime, work: ExportWork, task: ArchiveTask, segments
     return ArchiveResult(
         name=task.name, size=written.size, sha256=written.sha256, table=written.table, summary=written.summary
     )
-
-
-def _reader(runtime: Runtime, plan: Plan, **options: int) -> ImageReader:
-    reads_files = plan.format is not ExportFormat.CSV
-    return ImageReader(runtime, plan.options.image, plan.layout.image_formats, reads_files=reads_files, **options)
 
 
 async def _prepare(runtime: Runtime, work: ExportWork, task: ArchiveTask, limits: JobLimits) -> Unfinished:
@@ -192,7 +190,9 @@ async def _prepare(runtime: Runtime, work: ExportWork, task: ArchiveTask, limits
         async with (
             asyncio.timeout(limits.chunk_deadline.total_seconds() * _SHARE) as limit,
             contextlib.aclosing(prefetch(_pages(runtime, work, left), limit=_PREFETCHED)) as pages,
-            contextlib.aclosing(_reader(runtime, work.plan, batch=_SLOW_BATCH).read(pages)) as found,
+            contextlib.aclosing(
+                ImageReader(runtime, work.plan, parts=task.parts, batch=_SLOW_BATCH).read(pages)
+            ) as found,
         ):
             async for entry, file in found:
                 images.append((entry.seq, file))

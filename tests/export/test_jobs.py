@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import ledger
+import psutil
 import pytest
 from doubles import query
 from export import exporting
@@ -42,6 +43,11 @@ LABELS = ("cat", "train", "CON", "../x", "Cat", "\N{CAT FACE}" * 200, "con")
 
 
 pytestmark = pytest.mark.usefixtures("nothing_else")
+
+
+def child_processes() -> set[int]:
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
 
 
 def labeled(count: int) -> list[StoredImage]:
@@ -394,6 +400,20 @@ def test_images_are_resized_rotated_and_converted_as_the_options_say(runtime: Ru
     assert (96, 72) in {
         (one["width"], one["height"]) for one in metadata_rows(made(runtime, export(runtime, job, as_stored)))
     }
+
+
+def test_several_processes_convert_the_images_of_one_archive_and_end_with_it(runtime: Runtime) -> None:
+    stored = {f"https://example.org/{number}": image_bytes(number) for number in range(60)}
+    job = crawl_of(runtime, [StoredImage(body, url=url) for url, body in stored.items()])
+    runtime.run(runtime.decoder.inspect(image_bytes(1)))  # its process stays
+    before = child_processes()
+    entries = made(runtime, export(runtime, job, {"image": {"format": "png"}}))
+    rows = metadata_rows(entries)
+    assert {one["source_url"] for one in rows} == set(stored)
+    for one in rows:
+        original = Image.open(io.BytesIO(stored[one["source_url"]]))
+        assert Image.open(io.BytesIO(entries[one["path"]])).tobytes() == original.tobytes()
+    assert child_processes() == before
 
 
 def test_images_without_facts_are_exported_like_others(runtime: Runtime) -> None:
