@@ -7,6 +7,7 @@ from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import ImageFacts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import converter, hashes, headers, metrics, pixels
+from pixcrawler_worker.inspection.containers.header import Header
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits
@@ -73,7 +74,7 @@ def convert(body: bytes, conversion: Conversion, limits: Limits) -> Converted | 
     return converted
 
 
-def _facts(body: bytes, header: headers.Header, decoded: Pixels, *, hashed: bool) -> ImageFacts:
+def _facts(body: bytes, header: Header, decoded: Pixels, *, hashed: bool) -> ImageFacts:
     # The boxes of an AVIF or HEIC give bounds only, and a JPEG XL's header the size before it is turned, which all
     # decoders of it do; for a TIFF, Pillow gives the size after turning it.
     size = decoded if header.format in {"avif", "heic", "jxl"} else header
@@ -91,14 +92,14 @@ def _facts(body: bytes, header: headers.Header, decoded: Pixels, *, hashed: bool
     )
 
 
-def _decodable_header(body: bytes, limits: Limits) -> headers.Header:
+def _decodable_header(body: bytes, limits: Limits) -> Header:
     """Return what `body` declares, when decoding it is within the limits, too. Converting may take more memory."""
     header = _header(body, limits)
     limits.check_memory(header.width, header.height, header.pixel_bytes)
     return header
 
 
-def _header(body: bytes, limits: Limits) -> headers.Header:
+def _header(body: bytes, limits: Limits) -> Header:
     """Return what `body` declares, when it is within the limits."""
     if not body:
         raise RejectedError(Reason.EMPTY, "an empty body")

@@ -10,7 +10,7 @@ _HARMLESS_PIXELS = 1_000_000
 _MAX_METADATA_BYTES = 2_097_152
 #: Address space for the file, for reduced copies, and for what is scattered.
 _ROOM_BYTES = 24_000_000
-#: No less than what decoding takes for a pixel (`headers.Header.pixel_bytes`), by format, and of any other. A JPEG may
+#: No less than what decoding takes for a pixel (`Header.pixel_bytes`), by format, and of any other. A JPEG may
 #: have the coefficients of four components.
 _MAX_PIXEL_BYTES, _MAX_OTHER_BYTES = {"jpg": 8, "png": 4, "gif": 4, "bmp": 4}, 20
 #: Bytes for which a container may have one more block.

@@ -19,7 +19,8 @@ from PIL import (
 )
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import extras, headers, heic, png, webp
+from pixcrawler_worker.inspection import extras, heic, png, webp
+from pixcrawler_worker.inspection.containers.webp import canvas_size
 from pixcrawler_worker.inspection.crop import Crop
 from pixcrawler_worker.inspection.limits import Limits, OutOfMemoryError
 from pixcrawler_worker.inspection.sheets import COLUMNS, ThumbnailSheet
@@ -210,7 +211,7 @@ def opened(body: bytes, extension: str, limits: Limits, *, whole: bool = False) 
 
 def _image(body: bytes, extension: str, limits: Limits, *, whole: bool) -> Image.Image:
     if extension == "webp" and not whole:
-        width, height = headers.webp_size(body)
+        width, height = canvas_size(body)
         needed = width * height * webp.BYTES_PER_PIXEL
         if needed > limits.max_decoded_bytes:
             if (image := webp.scaled(body)) is not None:

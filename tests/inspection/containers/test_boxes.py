@@ -4,7 +4,7 @@ import pytest
 from inspection import samples
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import boxes
+from pixcrawler_worker.inspection.containers import boxes
 from pixcrawler_worker.inspection.limits import Limits
 
 SIZE = (160, 120, 1)

@@ -1,9 +1,11 @@
-"""The boxes of an AVIF (ISO/IEC 14496-12 and 23008-12): the largest image they declare, and their bounds."""
+"""AVIF and HEIC (ISO/IEC 14496-12 and 23008-12): the largest image that their boxes declare, and its bounds."""
 
 import struct
 from collections.abc import Iterator
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.inspection import extras
+from pixcrawler_worker.inspection.containers.header import Header
 from pixcrawler_worker.inspection.limits import Limits
 
 #: Boxes that hold boxes on the way to those that are read, and the bytes before the first of them.
@@ -17,6 +19,25 @@ _CONTAINERS = {
     b"minf": 0,
     b"stbl": 0,
 }
+
+
+#: Memory that decoders take for a pixel of usual images (4:2:0, no alpha): their frame, the same as RGB, a copy of it,
+#: and Pillow's image, which a HEIC goes without (`inspection/heic.py`). Those that take more are rejected when there is
+#: none left.
+_AVIF_BYTES, _HEIC_BYTES = 9.0, 6.0
+
+
+def read_avif(body: bytes, limits: Limits) -> Header:
+    """Return the bounds of what is in an AVIF."""
+    width, height, frames = largest(body, limits)
+    return Header(format="avif", width=width, height=height, frames=frames, pixel_bytes=_AVIF_BYTES)
+
+
+def read_heic(body: bytes, limits: Limits) -> Header:
+    """Return the bounds of what is in a HEIC, where that is decoded."""
+    extras.require("heic")
+    width, height, frames = largest(body, limits)
+    return Header(format="heic", width=width, height=height, frames=frames, pixel_bytes=_HEIC_BYTES)
 
 
 def largest(body: bytes, limits: Limits) -> tuple[int, int, int]:

@@ -1,8 +1,10 @@
-"""The size of a JPEG XL image (ISO/IEC 18181-1, D.2 and 18181-2, 9), as its first bits have it."""
+"""JPEG XL (ISO/IEC 18181-1, D.2 and 18181-2, 9): its size, as its first bits have it."""
 
 import struct
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.inspection import extras
+from pixcrawler_worker.inspection.containers.header import Header
 from pixcrawler_worker.inspection.limits import Limits
 
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -12,6 +14,18 @@ _SIDE_BITS = (9, 13, 18, 30)
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 #: Bytes that a size may take.
 _MAX_BYTES = 12
+
+
+#: Memory that the decoder takes for a pixel of images of 8 bits without alpha, and of others: its frame, a copy, and
+#: Pillow's image. Those that take more are rejected when there is none left; libjxl ends its process then.
+_PLAIN_BYTES, _OTHER_BYTES = 9.0, 12.0
+
+
+def read(body: bytes, limits: Limits) -> Header:
+    """Return the header of a JPEG XL, where that is decoded."""
+    extras.require("jxl")
+    width, height, is_plain = size(body, limits)
+    return Header(format="jxl", width=width, height=height, pixel_bytes=_PLAIN_BYTES if is_plain else _OTHER_BYTES)
 
 
 def size(body: bytes, limits: Limits) -> tuple[int, int, bool]:

@@ -3,7 +3,8 @@ from inspection import samples
 from PIL import Image
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection import headers, jxl
+from pixcrawler_worker.inspection import headers
+from pixcrawler_worker.inspection.containers import jxl
 from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
 
