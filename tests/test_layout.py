@@ -118,6 +118,7 @@ TESTED_ELSEWHERE = {
     "inspection/process.py": "inspection/test_decoder.py",
     "inspection/sandbox.py": "security/test_decoder.py",
     "jobs/claiming.py": "jobs/test_executor.py",
+    "jobs/ended_processes.py": "jobs/test_sweeper.py",
     "jobs/ending.py": "jobs/test_executor.py",
     "jobs/heartbeat.py": "jobs/test_executor.py",
     "jobs/display.py": "jobs/test_submission.py",

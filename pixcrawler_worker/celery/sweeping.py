@@ -25,7 +25,7 @@ from pixcrawler_worker.celery.sending import send_lost, send_messages
 from pixcrawler_worker.domain.messages import QUEUES, Task
 from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.jobs import submission, sweeper
+from pixcrawler_worker.jobs import ended_processes, submission, sweeper
 from pixcrawler_worker.jobs.kind import AnyJobKind
 from pixcrawler_worker.jobs.setbacks import Setbacks
 from pixcrawler_worker.registry import JOB_KINDS
@@ -177,7 +177,7 @@ class Sweeper(bootsteps.StartStopStep):
             self._wanted.set()
             return
         with contextlib.suppress(TransientError):
-            sweeper.expire_lease(runtime.current(), task_id, ended=lambda pid: pid == os.getpid())
+            ended_processes.expire_lease(runtime.current(), task_id, ended=lambda pid: pid == os.getpid())
 
     def _sweep_until_ended(self) -> None:
         tidied = time.monotonic()
@@ -223,7 +223,7 @@ class Sweeper(bootsteps.StartStopStep):
                 # Taken out first: whatever cannot be looked up must not stop every sweep from now on.
                 task_id, looks = self._failed.popleft()
                 try:
-                    expired = sweeper.expire_lease(runtime.current(), task_id, ended=_is_gone)
+                    expired = ended_processes.expire_lease(runtime.current(), task_id, ended=_is_gone)
                 except TransientError:
                     self._failed.append((task_id, looks))
                     raise

@@ -16,7 +16,7 @@ from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.embedded import launcher, processes
 from pixcrawler_worker.embedded.services import FAKE_REDIS
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.jobs import sweeper
+from pixcrawler_worker.jobs import ended_processes
 from pixcrawler_worker.runtime import Runtime
 
 
@@ -116,7 +116,8 @@ def worker(
 
 def _release_chunks(runtime: Runtime) -> None:
     with contextlib.suppress(TransientError):
-        sweeper.release_stopped(runtime, registry.JOB_KINDS.values(), ended=lambda pid: not processes.is_running(pid))
+        kinds = registry.JOB_KINDS.values()
+        ended_processes.release_stopped(runtime, kinds, ended=lambda pid: not processes.is_running(pid))
 
 
 def _left(runtime: Runtime, resumed: int | None) -> list[JobView]:

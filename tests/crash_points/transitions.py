@@ -12,7 +12,7 @@ from pixcrawler_worker.db.ledger.chunks import Claim, ClaimState
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs import ended_processes, executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import LIMITS
 from pixcrawler_worker.runtime import Runtime, owner
 
@@ -137,7 +137,7 @@ def expire_lease(world: World) -> Act:
     """What the main process does when a task of one of its children ended badly."""
     claim = claimed(world, world.chunk_ids(started(world))[0])
     ((task_id,),) = query(world.runtime, "SELECT task_id FROM pixcrawler.chunks WHERE id = :id", id=claim.chunk_id)
-    return partial(sweeper.expire_lease, task_id=str(task_id), ended=lambda _: True)
+    return partial(ended_processes.expire_lease, task_id=str(task_id), ended=lambda _: True)
 
 
 def sweep(world: World) -> Act:

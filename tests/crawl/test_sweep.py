@@ -25,7 +25,7 @@ from pixcrawler_worker.crawl import options, planner
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.domain.lifecycle import ChunkState, JobStatus
-from pixcrawler_worker.jobs import sweeper
+from pixcrawler_worker.jobs import ended_processes, sweeper
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime, owner
 
@@ -103,11 +103,11 @@ def test_a_chunk_whose_lease_expires_twice_fails_and_ends_its_job(runtime: Runti
 
 def test_the_lease_of_a_dead_process_is_found_by_the_id_of_its_task(runtime: Runtime) -> None:
     _, (message,) = start(runtime, urls(1))
-    assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda _: True)
+    assert not ended_processes.expire_lease(runtime, message.task_id, ended=lambda _: True)
     ledger.claim(runtime.sessions, message.chunk_id, owner=owner(message.chunk_id))
-    assert not sweeper.expire_lease(runtime, "no-uuid", ended=lambda _: True)
+    assert not ended_processes.expire_lease(runtime, "no-uuid", ended=lambda _: True)
     assert sweep(runtime).idle
-    assert sweeper.expire_lease(runtime, message.task_id, ended=lambda pid: pid == os.getpid())
+    assert ended_processes.expire_lease(runtime, message.task_id, ended=lambda pid: pid == os.getpid())
     assert dispatched(sweep(runtime)) == [message.chunk_id]
 
 
@@ -118,7 +118,7 @@ def test_a_late_report_of_a_dead_process_does_not_affect_the_next_attempt(runtim
     ledger.expire_lease(runtime.sessions, message.chunk_id)
     assert sweep(runtime).reaped == 1
     ledger.claim(runtime.sessions, message.chunk_id, owner=owner(message.chunk_id))
-    assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda pid: pid != os.getpid())
+    assert not ended_processes.expire_lease(runtime, message.task_id, ended=lambda pid: pid != os.getpid())
     assert sweep(runtime).reaped == 0
     assert ledger.states_of(runtime.sessions, ref) == [ChunkState.RUNNING]
 
@@ -127,7 +127,7 @@ def test_a_late_report_of_a_dead_process_does_not_affect_the_next_attempt(runtim
 def test_leases_of_other_machines_are_kept(runtime: Runtime, held_by: str) -> None:
     _, (message,) = start(runtime, urls(1))
     ledger.claim(runtime.sessions, message.chunk_id, owner=held_by.format(pid=os.getpid()))
-    assert not sweeper.expire_lease(runtime, message.task_id, ended=lambda _: True)
+    assert not ended_processes.expire_lease(runtime, message.task_id, ended=lambda _: True)
 
 
 # Rows that others wrote to

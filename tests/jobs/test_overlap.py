@@ -19,7 +19,7 @@ from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.errors import PermanentError, TransientError
-from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs import ended_processes, executor, submission, sweeper
 from pixcrawler_worker.jobs.executor import Turns
 from pixcrawler_worker.jobs.kind import JobKind
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
@@ -293,7 +293,7 @@ def test_the_chunks_of_a_process_that_dies_are_all_known_by_its_message(database
         with pytest.raises(Died):
             process.run(messages[0])
     assert [chunk.state for chunk in ledger.chunks_of(sessions, ref)] == [ChunkState.RUNNING] * 2
-    assert sweeper.expire_lease(runtime, messages[0].task_id, ended=lambda _: True)
+    assert ended_processes.expire_lease(runtime, messages[0].task_id, ended=lambda _: True)
     with psycopg.connect(database_url) as connection:
         expired = connection.execute(
             "SELECT count(*) FROM pixcrawler.chunks WHERE toy_job_id = %s AND lease_until <= clock_timestamp()",

@@ -14,7 +14,7 @@ from pixcrawler_worker.db.ledger import chunks, sweeps
 from pixcrawler_worker.db.ledger.sweeps import Step
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
-from pixcrawler_worker.jobs import executor, submission, sweeper
+from pixcrawler_worker.jobs import ended_processes, executor, submission, sweeper
 from pixcrawler_worker.jobs.sweeper import Swept
 from pixcrawler_worker.registry import JOB_KINDS
 from pixcrawler_worker.runtime import Runtime, owner
@@ -62,8 +62,8 @@ def test_the_chunks_of_a_worker_that_was_stopped_are_released_as_if_never_claime
         with sessions.begin() as session:
             for message in (first, second):
                 chunks.claim(session, TOY_JOBS, message.chunk_id, owner=owner(message.chunk_id), lease=ledger.LEASE)
-        assert sweeper.release_stopped(runtime, kinds, ended=lambda pid: pid != os.getpid()) == 0
-        assert sweeper.release_stopped(runtime, kinds, ended=lambda pid: pid == os.getpid()) == 2
+        assert ended_processes.release_stopped(runtime, kinds, ended=lambda pid: pid != os.getpid()) == 0
+        assert ended_processes.release_stopped(runtime, kinds, ended=lambda pid: pid == os.getpid()) == 2
         found = ledger.chunks_of(sessions, ref)
         assert [(one.state, one.attempt, one.crash_count) for one in found] == [(ChunkState.QUEUED, 0, 0)] * 2
     # Their messages are sent again at once.
