@@ -35,6 +35,7 @@ _EVENTS = {
     "verdict": "BEFORE INSERT ON pixcrawler.verdicts FOR EACH STATEMENT",
     "claim": f"{_CHUNK} (OLD.state = 'queued' AND NEW.state = 'running')",
     "finish": f"{_CHUNK} (NEW.state = 'completed')",
+    "lease": f"{_CHUNK} (OLD.state = 'running' AND NEW.state <> 'completed')",
 }
 
 

@@ -234,6 +234,7 @@ class Sweeper(bootsteps.StartStopStep):
             swept = sweeper.sweep(runtime.current(), JOB_KINDS.values(), setbacks=self._setbacks)
             send_messages(swept.messages)
         except TransientError as error:
+            self._setbacks.interrupt()
             log.warning("sweep put off", reason=str(error))
         except Exception:  # a sweeper that dies of a bug would leave every job behind it standing still
             log.exception("sweep failed")

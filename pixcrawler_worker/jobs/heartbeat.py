@@ -23,7 +23,7 @@ T = TypeVar("T")
 #: Seconds between two looks at the progress of a chunk, which is shown to users.
 _PROGRESS_SECONDS = 1.0
 #: Seconds until a heartbeat that failed is tried again, when the next one is due later.
-_HEARTBEAT_RETRY = 0.5
+HEARTBEAT_RETRY = 0.5
 
 
 class ClaimLostError(Exception):
@@ -158,7 +158,7 @@ class Heartbeat:
             if not extends:
                 extended.lost.set_result(None)
         except OutageError:
-            pause = min(_HEARTBEAT_RETRY, self._interval)
+            pause = min(HEARTBEAT_RETRY, self._interval)
         except Exception:
             if not extended.logged:
                 log.exception("the lease could not be extended", chunk=extended.claim.chunk_id)

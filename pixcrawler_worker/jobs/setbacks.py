@@ -30,6 +30,31 @@ class Setbacks:
 
     clock: Callable[[], float] = time.monotonic
     _rows: dict[tuple[str, str], dict[int, _Setback]] = field(default_factory=dict)
+    _interrupted: bool = False
+    _was_interrupted: bool = False
+    _spared: set[int] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Begin a sweep."""
+        self._was_interrupted, self._interrupted = self._interrupted, False
+        if not self._was_interrupted:
+            self._spared.clear()
+
+    def interrupt(self) -> None:
+        """Note that the database did not answer this sweep."""
+        self._interrupted = True
+
+    def spares(self, chunk_id: int) -> bool:
+        """Return whether a chunk is not to be reaped yet, although its lease has expired.
+
+        The sweep before this one was interrupted, so its owner may have reached the database no better. A chunk is
+        spared once, so that one query that always fails keeps none from being reaped.
+        """
+        return self._was_interrupted and chunk_id not in self._spared
+
+    def spared(self, chunk_id: int) -> None:
+        """Note that a chunk was spared."""
+        self._spared.add(chunk_id)
 
     def waiting(self, step: str, kind: str) -> set[int]:
         """Return the rows that the step does not try yet."""

@@ -26,6 +26,7 @@ from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.domain.lifecycle import ChunkState
 from pixcrawler_worker.errors import TransientError, UnknownJobError
 from pixcrawler_worker.jobs import submission
+from pixcrawler_worker.jobs.heartbeat import HEARTBEAT_RETRY
 from pixcrawler_worker.jobs.kind import AnyJobKind
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.jobs.setbacks import Setbacks
@@ -83,6 +84,8 @@ STEPS = tuple(step.value for step in _Step)
 _GRACE_LEASES = 5
 #: Steps that bring a job further, by its id: not one that the settings hold.
 _ADVANCING = frozenset({_Step.START, _Step.CONCLUDE})
+#: Parts of a lease that are one grace, and the least: twice what a heartbeat that failed waits until it is tried again.
+_GRACES_PER_LEASE, _LEAST_GRACE = 6, timedelta(seconds=2 * HEARTBEAT_RETRY)
 #: What is said of a job that a step gives up.
 _HOPELESS = {_Step.START: "the job could not be planned", _Step.CONCLUDE: "the job could not be concluded"}
 
@@ -100,6 +103,7 @@ def sweep(
     """
     served = list(kinds)
     one = _Sweep(runtime, limits, Setbacks() if setbacks is None else setbacks)
+    one.setbacks.begin()
     # First, since counters that were written over would go below zero with the next chunk that is counted off.
     for kind in served:
         one.repair(kind)
@@ -201,7 +205,13 @@ class _Sweep:
             return leases.expired(session, kind.table, skip=skip, limit=left) if left > 0 else []
 
         def act(chunk_id: int) -> None:
-            reaped = transact(self.runtime.sessions, lambda session: leases.reap(session, kind.table, chunk_id))
+            # Without pauses: what the database refuses now, it may have refused the owner as well.
+            transaction = functools.partial(transact, self.runtime.sessions, pauses=())
+            if self.setbacks.spares(chunk_id):
+                transaction(lambda session: leases.spare(session, kind.table, chunk_id, self._grace))
+                self.setbacks.spared(chunk_id)
+                return
+            reaped = transaction(lambda session: leases.reap(session, kind.table, chunk_id))
             if reaped is None:
                 return
             self.swept.reaped += 1
@@ -218,6 +228,11 @@ class _Sweep:
                 )
 
         self._each(_Step.REAP, kind, find, act)
+
+    @property
+    def _grace(self) -> timedelta:
+        """How long owners have to extend their leases after an outage of the database."""
+        return max(self.runtime.settings.lease / _GRACES_PER_LEASE, _LEAST_GRACE)
 
     def drop_chunks_of_ended(self, kind: AnyJobKind) -> None:
         """Cancel the open chunks of jobs that were ended past the worker."""
@@ -378,6 +393,7 @@ class _Sweep:
         try:
             return transact(self.runtime.sessions, work, pauses=())
         except TransientError as error:
+            self.setbacks.interrupt()
             log.warning("step of the sweep put off", step=step, kind=kind.table.name, reason=str(error))
         except Exception:
             log.exception("step of the sweep failed", step=step, kind=kind.table.name)
@@ -393,6 +409,8 @@ class _Sweep:
             # It was cancelled, ended or deleted at this moment.
             pass
         except TransientError as error:
+            if step is _Step.REAP:
+                self.setbacks.interrupt()
             self.setbacks.note(step, name, row_id, passing=True)
             self._count(step, kind)
             log.warning("row left to a later sweep", step=step, kind=name, row=row_id, reason=str(error))

@@ -133,8 +133,8 @@ def crawling(stack: Stack, host: str, storage_url: str | None = None, **env: str
 
 
 def refuse_results(stack: Stack, state: str | None = None, *, slow: float | None = None, seconds: float) -> None:
-    """Let the database refuse images, validation results and the ends of chunks."""
-    for event in ("image", "verdict", "finish"):
+    """Let the database refuse images, validation results, the ends of chunks, and to extend and to end leases."""
+    for event in ("image", "verdict", "finish", "lease"):
         outages.begin(stack.sessions, event, state, slow=slow, seconds=seconds)
 
 

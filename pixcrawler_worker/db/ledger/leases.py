@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row, Select, Text, cast, func, or_, select, update
@@ -67,6 +68,14 @@ def reap(session: Session, table: JobTable, chunk_id: int | None = None) -> Reap
     )
     jobs.count(session, job, delta(ChunkState.RUNNING, state))
     return Reaped(row.id, job, state)
+
+
+def spare(session: Session, table: JobTable, chunk_id: int, grace: timedelta) -> bool:
+    """Extend an expired lease, for an owner that may not have reached the database; return whether it had expired."""
+    row = _expired(session, table, chunk_id)
+    if row is not None:
+        chunks.write(session, row.id, lease_until=_NOW + grace)
+    return row is not None
 
 
 def owners_of(session: Session, task_id: str) -> list[str]:
