@@ -192,6 +192,13 @@ MUTATIONS = (
         tests=("db/ledger/test_leases.py",),
     ),
     Mutation(
+        name="a sweep after an outage takes living workers for dead",
+        files="jobs/setbacks.py",
+        old="return self._was_interrupted and chunk_id not in self._spared",
+        new="return False",
+        tests=("jobs/test_sweep_after_outage.py",),
+    ),
+    Mutation(
         name="images are written before the fence token is checked",
         files="jobs/ending.py",
         old="        match chunks.lock_claim(session, claim):\n",
