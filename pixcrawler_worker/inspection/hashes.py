@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: Columns and rows of the two reductions: pixels of the difference hash have a left neighbor each.
-_COLUMNS, _ROWS = (32, 9), (32, 8)
+#: Pixels along the sides of the two reductions. With the larger ones in the middle, the weights for a width are the
+#: first of all that there are for a side, and those for a height the last.
+_WIDE, _SQUARE = (9, 8), (32, 32)
+_ACROSS, _SIDES = _WIDE[0] + _SQUARE[0], (_WIDE[0], _SQUARE[0], _WIDE[1])
 #: Pillow's `PRECISION_BITS` and `LANCZOS` (libImaging/Resample.c): weights are whole numbers, of which this is one.
 _ONE, _SUPPORT = 1 << 22, 3.0
-#: Sides of images whose weights are kept: 28 kB for each, on average.
-_KEPT = 128
+#: Sides of images whose weights are kept, of 31 kB each on average: more would be taken for what images leave.
+_KEPT = 96
 #: Rows are the eight lowest cosines over 32 samples (DCT-II, not normalized, as in scipy.fftpack).
 _DCT: NDArray[np.float64] = 2 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
 
@@ -31,24 +33,24 @@ def hashes(gray: Image.Image) -> tuple[int, int]:
         phash: whether each of the lowest 8x8 frequencies is above their median.
         dhash: whether each pixel is brighter than its left neighbor. In both, the first flag is the highest bit.
     """
-    square, wide = _reductions(gray)
+    wide, square = reductions(gray)
     low = _DCT @ square @ _DCT.T
     # Of 64 values, the median is the mean of the two in the middle; np.median takes ten times as long to find it.
     middle = np.partition(low, (31, 32), axis=None)[31:33]
     return _bits(low > middle.mean()), _bits(wide[:, 1:] > wide[:, :-1])
 
 
-def _reductions(gray: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the pixels of an image reduced by Lanczos, as `Image.resize` reduces them."""
-    square, wide = zip(_COLUMNS, _ROWS, strict=True)
-    if gray.mode != "L" or any(_is_vertical_first(gray, *size) for size in (square, wide)):
-        return _resized(gray, square), _resized(gray, wide)
-    across, down = _weights(gray.width, _COLUMNS), _weights(gray.height, _ROWS)
+def reductions(gray: Image.Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the pixels of an image reduced to 9x8 and to 32x32 by Lanczos, as `Image.resize` reduces them."""
+    if gray.mode != "L" or any(_is_vertical_first(gray, *size) for size in (_WIDE, _SQUARE)):
+        return _resized(gray, _WIDE), _resized(gray, _SQUARE)
+    across = _weights(gray.width)[:_ACROSS].astype(np.float64)
+    down = _weights(gray.height)[_WIDE[0] :].astype(np.float64)
     # All sums are whole numbers below 2**53, so they are exact in any order. Half of the second product is not needed,
     # and takes less than another call.
-    narrow = _rounded(np.asarray(gray).astype(np.float64) @ across.astype(np.float64).T)
-    both = _rounded(down.astype(np.float64) @ narrow)
-    return both[: _ROWS[0], : _COLUMNS[0]], both[_ROWS[0] :, _COLUMNS[0] :]
+    narrow = _rounded(np.asarray(gray).astype(np.float64) @ across.T)
+    both = _rounded(down @ narrow)
+    return both[_SQUARE[1] :, : _WIDE[0]], both[: _SQUARE[1], _WIDE[0] :]
 
 
 def _is_vertical_first(gray: Image.Image, columns: int, rows: int) -> bool:
@@ -73,15 +75,15 @@ def _rounded(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @lru_cache(_KEPT)
-def _weights(size: int, counts: tuple[int, int]) -> NDArray[np.float32]:
-    """Return what each of `size` pixels adds to those of two reductions to `counts`, in whole numbers.
+def _weights(size: int) -> NDArray[np.float32]:
+    """Return what each of `size` pixels adds to those of the reductions, in whole numbers.
 
     Returns:
-        a row for each pixel of the first reduction, then those of the second; as `precompute_coeffs` and
-        `normalize_coeffs_8bpc` of Pillow make them. Their 23 bits fit into a float of 32.
+        a row for each pixel of all reductions (`_SIDES`), as `precompute_coeffs` and `normalize_coeffs_8bpc` of Pillow
+        make them. Their 23 bits fit into a float of 32.
     """
-    scale = np.repeat([size / count for count in counts], counts)[:, np.newaxis]
-    centers = (np.concatenate([np.arange(count) for count in counts])[:, np.newaxis] + 0.5) * scale
+    scale = np.repeat([size / count for count in _SIDES], _SIDES)[:, np.newaxis]
+    centers = (np.concatenate([np.arange(count) for count in _SIDES])[:, np.newaxis] + 0.5) * scale
     filter_scale = np.maximum(scale, 1.0)
     support = _SUPPORT * filter_scale
     positions = np.arange(size)
