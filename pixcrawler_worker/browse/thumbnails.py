@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pixcrawler_worker.domain import explanations
 from pixcrawler_worker.domain.reasons import RejectedError
 from pixcrawler_worker.errors import OutageError, PermanentError, WorkerError
 from pixcrawler_worker.inspection.decoder import Decoder
+from pixcrawler_worker.inspection.decoders import share_of_cores
 from pixcrawler_worker.inspection.sheets import CELLS
 from pixcrawler_worker.runtime import Runtime, image_limits
 from pixcrawler_worker.storage.failures import FileMissingError
@@ -26,7 +26,6 @@ SIDE = 160
 PREVIEW_SIDE, LARGE_SIDE = 640, 1_600
 #: Files that are in memory at a time, and sheets that are made at a time for each process.
 _MAX_READS, _MAX_SHEETS = 8, 2
-_MAX_PROCESSES = 4
 
 
 class MissingThumbnailError(Exception):
@@ -73,7 +72,7 @@ async def sheets(
     """
     async with contextlib.AsyncExitStack() as stack:
         limits = image_limits(runtime.settings)
-        others = [Decoder(limits) for _ in range(min(os.cpu_count() or 1, _MAX_PROCESSES) - 1)]
+        others = [Decoder(limits) for _ in range(share_of_cores(1) - 1)]
         for decoder in others:
             stack.push_async_callback(decoder.aclose)
         decoders = [runtime.decoder, *others]

@@ -16,7 +16,7 @@ from pixcrawler_worker.export.options import ImageOptions
 from pixcrawler_worker.export.plan import Plan
 from pixcrawler_worker.export.prefetch import prefetch
 from pixcrawler_worker.exporters.protocol import ExportFormat
-from pixcrawler_worker.inspection.conversion import Conversion
+from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.decoders import Decoders, share_of_cores
 from pixcrawler_worker.jobs.internal_errors import InternalErrors
 from pixcrawler_worker.runtime import Runtime, image_limits
@@ -238,14 +238,18 @@ class ImageReader:
                 )
             conversion = self._conversion(entry, found.body)
             if conversion is not None:
-                with self._decoders.chosen((entry.image.width or 0) * (entry.image.height or 0)) as decoder:
-                    converted = await decoder.convert(found.body, conversion)
+                converted = await self._convert(entry, found.body, conversion)
                 if converted is not None:
                     changed = await asyncio.to_thread(_Body.of, converted.body)
                     return changed.file(converted.format, converted.width, converted.height)
         except RejectedError as error:
             return left_out(self._options, entry, error.reason, error)
         return found.file(entry.image.format or "", entry.image.width or 0, entry.image.height or 0)
+
+    async def _convert(self, entry: ExportEntry, body: bytes, conversion: Conversion) -> Converted | None:
+        pixels = (entry.image.width or 0) * (entry.image.height or 0)
+        enlarged = 0 if conversion.only_shrink else conversion.size**2
+        return await self._decoders.run(lambda decoder: decoder.convert(body, conversion), pixels=max(pixels, enlarged))
 
     def _conversion(self, entry: ExportEntry, body: bytes) -> Conversion | None:
         """Return how to convert an image; None when its file is copied unchanged."""

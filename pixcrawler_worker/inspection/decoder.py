@@ -143,6 +143,13 @@ class Decoder:
         read = partial(framing.read_converted, format_=conversion.format, limits=self._limits)
         return await self._request(request, Operation.CONVERT, read=read)
 
+    def stop(self) -> None:
+        """End the processes at once: the images that they were sent are waited for no more. Close it afterwards."""
+        for process in filter(None, (self._process, self._successor)):
+            self._dismiss(process)
+        for process in self._retiring:
+            process.end(ProcessEndedError())
+
     async def aclose(self) -> None:
         """End the processes, once the images that were sent before this call are done."""
         for process in filter(None, (self._process, self._successor)):

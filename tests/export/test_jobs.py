@@ -4,7 +4,10 @@ import csv
 import hashlib
 import io
 import json
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +35,7 @@ from validate import validation_jobs
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.export.kind import EXPORT
+from pixcrawler_worker.inspection.decoders import share_of_cores
 from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
 from pixcrawler_worker.jobs import submission
@@ -48,6 +52,24 @@ pytestmark = pytest.mark.usefixtures("nothing_else")
 def child_processes() -> set[int]:
     children = psutil.Process().children(recursive=True)
     return {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
+
+
+@contextmanager
+def most_processes() -> Iterator[list[int]]:
+    """Yield a list whose only number is how many child processes there were at a time, at most, in the context."""
+    most, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            most[0] = max(most[0], len(child_processes()))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        watching.join()
 
 
 def labeled(count: int) -> list[StoredImage]:
@@ -402,18 +424,34 @@ def test_images_are_resized_rotated_and_converted_as_the_options_say(runtime: Ru
     }
 
 
-def test_several_processes_convert_the_images_of_one_archive_and_end_with_it(runtime: Runtime) -> None:
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_archives_of_an_export_share_the_cores_for_converting(runtime: Runtime, parts: int) -> None:
     stored = {f"https://example.org/{number}": image_bytes(number) for number in range(60)}
     job = crawl_of(runtime, [StoredImage(body, url=url) for url, body in stored.items()])
     runtime.run(runtime.decoder.inspect(image_bytes(1)))  # its process stays
     before = child_processes()
+    with most_processes() as most:
+        options = {"image": {"format": "png"}, "archive": {"part_max_images": 60 // parts}}
+        written = files(runtime, export(runtime, job, options))
+    archives = [unzipped(body) for name, body in written.items() if name.endswith(".zip")]
+    assert len(archives) == parts
+    images = [archive[one["path"]] for archive in archives for one in metadata_rows(archive)]
+    assert {Image.open(io.BytesIO(body)).tobytes() for body in images} == {
+        Image.open(io.BytesIO(body)).tobytes() for body in stored.values()
+    }
+    assert most[0] - len(before) == share_of_cores(parts) - 1
+    assert child_processes() == before
+
+
+def test_images_are_in_their_order_whichever_process_converts_them(runtime: Runtime) -> None:
+    stored = {f"https://example.org/{number}": image_bytes(number) for number in range(60)}
+    job = crawl_of(runtime, [StoredImage(body, url=url) for url, body in stored.items()])
     entries = made(runtime, export(runtime, job, {"image": {"format": "png"}}))
     rows = metadata_rows(entries)
     assert {one["source_url"] for one in rows} == set(stored)
     for one in rows:
         original = Image.open(io.BytesIO(stored[one["source_url"]]))
         assert Image.open(io.BytesIO(entries[one["path"]])).tobytes() == original.tobytes()
-    assert child_processes() == before
 
 
 def test_images_without_facts_are_exported_like_others(runtime: Runtime) -> None:

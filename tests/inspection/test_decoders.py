@@ -1,83 +1,174 @@
 import asyncio
-import os
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import Sequence
+from contextlib import aclosing
 
 import psutil
 import pytest
 from inspection import samples
+from PIL import Image
 
+from pixcrawler_worker.domain.facts import ImageFacts
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
+from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection.decoder import Decoder
-from pixcrawler_worker.inspection.decoders import Decoders, share_of_cores
+from pixcrawler_worker.inspection.decoders import Decoders, share, share_of_cores
 from pixcrawler_worker.inspection.inspector import inspect_bytes
 from pixcrawler_worker.inspection.limits import Limits
 
 LIMITS = Limits()
 JPEG = samples.variant("jpg")
 FACTS = inspect_bytes(JPEG, LIMITS)
-PIXELS = FACTS.width * FACTS.height
+MEGAPIXEL = 1_000_000
 
 
-async def _inspect(decoders: Decoders, count: int) -> set[int]:
-    """Have images inspected at the same time; return the ids of the processes that did it."""
-    used = set()
+async def used_for(decoders: Decoders, sizes: Sequence[int]) -> list[int]:
+    """Have images inspected at the same time, by their pixels; return the ids of the processes that did it."""
 
-    async def inspect() -> None:
-        with decoders.chosen(PIXELS) as decoder:
-            assert await decoder.inspect(JPEG) == FACTS
-            assert decoder.pid is not None
-            used.add(decoder.pid)
+    async def work(decoder: Decoder) -> int:
+        assert await decoder.inspect(JPEG) == FACTS
+        assert decoder.pid is not None
+        return decoder.pid
 
-    await asyncio.gather(*(inspect() for _ in range(count)))
-    return used
+    return await asyncio.gather(*(decoders.run(work, pixels=pixels) for pixels in sizes))
 
 
-def _running(pids: set[int]) -> set[int]:
+def running(pids: set[int]) -> set[int]:
+    """Return the processes that have not ended."""
     return {pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE}
 
 
-@pytest.mark.parametrize(("count", "processes"), [(1, 1), (8, 1), (9, 2), (17, 3), (60, 3)])
-def test_further_processes_start_while_all_have_images_waiting(count: int, processes: int) -> None:
+def children() -> set[int]:
+    """Return the running processes that this one has started."""
+    return running({child.pid for child in psutil.Process().children(recursive=True)})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "processes"),
+    [
+        ([100] * 1, 1),
+        ([100] * 8, 1),
+        ([100] * 9, 2),
+        ([100] * 17, 3),
+        ([100] * 60, 3),
+        ([8 * MEGAPIXEL] * 2, 2),
+        ([12 * MEGAPIXEL] * 3, 3),
+        ([3 * MEGAPIXEL] * 3, 1),
+    ],
+)
+def test_further_processes_start_while_all_are_busy(sizes: Sequence[int], processes: int) -> None:
     async def run() -> None:
         async with aclosing(Decoder(LIMITS)) as first:
             async with aclosing(Decoders(first, LIMITS, 3)) as decoders:
-                used = await _inspect(decoders, count)
+                used = await used_for(decoders, sizes)
 
-                assert len(used) == processes
-                assert len(await _inspect(decoders, processes)) == processes  # one for each
+                assert len(set(used)) == processes
+                # They share what comes next, whether they would start for it or not.
+                assert len(set(await used_for(decoders, [100] * processes))) == processes
             assert first.pid in used
-            assert _running(used) == {first.pid}
+            assert running(set(used)) == {first.pid}
             assert await first.inspect(JPEG) == FACTS
 
     asyncio.run(run())
 
 
-def test_an_image_gets_the_process_with_the_fewest() -> None:
-    first = Decoder(LIMITS)
-    decoders = Decoders(first, LIMITS, 2)
-    with ExitStack() as held:
-        chosen = [held.enter_context(decoders.chosen(PIXELS)) for _ in range(20)]
-        assert [chosen.count(decoder) for decoder in dict.fromkeys(chosen)] == [10, 10]
-        with decoders.chosen(PIXELS) as one, decoders.chosen(PIXELS) as other:
-            assert one is not other
-    with suppress(ZeroDivisionError), decoders.chosen(PIXELS) as one:
-        assert one is first
-        _ = 1 / 0
-    with decoders.chosen(PIXELS) as again, decoders.chosen(PIXELS) as next_one:  # it waits no more
-        assert again is first
-        assert next_one is not first
+def test_large_images_are_for_the_first_process() -> None:
+    async def run() -> None:
+        async with aclosing(Decoder(LIMITS)) as first, aclosing(Decoders(first, LIMITS, 3)) as decoders:
+            large = await used_for(decoders, [12 * MEGAPIXEL + 1] * 9)
+            assert set(large) == {first.pid}
+            assert set(await used_for(decoders, [12 * MEGAPIXEL])) == {first.pid}, "it has nothing else to do"
+
+    asyncio.run(run())
 
 
-@pytest.mark.parametrize("pixels", [12_000_001, 50_000_000])
-def test_large_images_are_for_the_first_process(pixels: int) -> None:
-    first = Decoder(LIMITS)
-    decoders = Decoders(first, LIMITS, 3)
-    with ExitStack() as held:
-        assert {held.enter_context(decoders.chosen(pixels)) for _ in range(40)} == {first}
-        assert held.enter_context(decoders.chosen(12_000_000)) is not first
+def test_an_image_that_is_larger_than_its_row_says_is_for_the_first_process() -> None:
+    body = samples.encoded(Image.new("L", (4000, 4000)), "PNG")
+
+    async def run() -> list[ImageFacts]:
+        async with aclosing(Decoder(LIMITS)) as first, aclosing(Decoders(first, LIMITS, 2)) as decoders:
+            return await asyncio.gather(
+                *(decoders.run(lambda decoder: decoder.inspect(body), pixels=100) for _ in range(12))
+            )
+
+    assert {facts.width for facts in asyncio.run(run())} == {4000}
 
 
-def test_parts_of_a_work_share_the_cores() -> None:
-    shares = [share_of_cores(parts) for parts in (1, 2, 3, 4, 5, 1000)]
+def test_what_one_process_rejects_no_other_is_asked() -> None:
+    asked = []
 
-    cores = min(len(os.sched_getaffinity(0)), 4)
-    assert shares == [cores, max(cores // 2, 1), max(cores // 3, 1), 1, 1, 1]
+    async def work(decoder: Decoder) -> None:
+        asked.append(decoder)
+        await asyncio.sleep(0)
+        raise RejectedError(Reason.CORRUPT, "broken")
+
+    async def run() -> None:
+        decoders = Decoders(Decoder(LIMITS), LIMITS, 2)
+        found = await asyncio.gather(*(decoders.run(work, pixels=100) for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(error, RejectedError) for error in found)
+
+    asyncio.run(run())
+    assert len(asked) == 20
+    assert len(set(asked)) == 2
+
+
+def test_a_further_process_that_cannot_start_costs_no_image() -> None:
+    async def run() -> None:
+        async with aclosing(Decoder(LIMITS)) as first, aclosing(Decoders(first, LIMITS, 3)) as decoders:
+            failed = []
+
+            async def work(decoder: Decoder) -> ImageFacts:
+                if decoder is not first:
+                    failed.append(decoder)
+                    await asyncio.sleep(0)
+                    raise TransientError("the image decoder does not start")
+                return await decoder.inspect(JPEG)
+
+            found = await asyncio.gather(*(decoders.run(work, pixels=100) for _ in range(60)))
+            assert found == [FACTS] * 60
+            assert failed
+            before = len(failed)
+            await asyncio.gather(*(decoders.run(work, pixels=100) for _ in range(60)))
+            assert len(failed) == before, "it is not tried again"
+            with pytest.raises(TransientError):
+                await decoders.run(_fail, pixels=100)
+
+    asyncio.run(run())
+
+
+async def _fail(_: Decoder) -> None:
+    raise TransientError("the first one fails, too")
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.3])
+def test_no_process_is_left_when_closing_is_cancelled(pause: float) -> None:
+    # The program hangs at its start: waiting for it would take a minute.
+    hanging = ["-c", "import time; time.sleep(600)"]
+
+    async def work(decoders: Decoders) -> None:
+        async with aclosing(decoders):
+            await used_for(decoders, [100] * 60)
+
+    async def run() -> set[int]:
+        async with aclosing(Decoder(LIMITS)) as first:
+            await first.inspect(JPEG)
+            before = children()
+            for _ in range(3):
+                decoders = Decoders(first, LIMITS, 3, program=hanging)
+                task = asyncio.create_task(work(decoders))
+                await asyncio.sleep(0.2)
+                assert len(children()) > len(before)
+                for _ in range(2):
+                    task.cancel()
+                    await asyncio.sleep(pause)
+                await asyncio.wait([task], timeout=10)
+                assert task.cancelled()
+            return children() - before
+
+    assert asyncio.run(run()) == set()
+
+
+@pytest.mark.parametrize(("cores", "shares"), [(1, [1, 1, 1, 1]), (2, [2, 1, 1, 1]), (16, [4, 2, 1, 1])])
+def test_parts_of_a_work_share_the_cores(cores: int, shares: list[int]) -> None:
+    assert [share(cores, parts) for parts in (1, 2, 3, 1000)] == shares
+    assert 1 <= share_of_cores(1) <= 4
+    assert share_of_cores(1000) == 1
