@@ -124,7 +124,7 @@ def arguments(doc: str | None, *, runs: int) -> argparse.ArgumentParser:
 def alternate(contenders: Mapping[str, Callable[[], Run]], runs: int) -> dict[str, list[Run]]:
     """Let the contenders take turns, each round beginning with another: what else the machine does meets all of them.
 
-    A contender that is not installed is left out, and so is a program that fails: some of other people do at times.
+    A contender that is not installed is left out, and so is a program that fails twice in a row.
     """
     found: dict[str, list[Run]] = {name: [] for name in contenders}
     names = list(contenders)
@@ -134,7 +134,7 @@ def alternate(contenders: Mapping[str, Callable[[], Run]], runs: int) -> dict[st
             if name not in found:
                 continue
             try:
-                run = contenders[name]()
+                run = _run(contenders[name])
             except (FileNotFoundError, subprocess.CalledProcessError) as error:
                 print(f"{name}: left out, {error}", file=sys.stderr)
                 del found[name]
@@ -143,6 +143,14 @@ def alternate(contenders: Mapping[str, Callable[[], Run]], runs: int) -> dict[st
             cpu = "" if run.cpu is None else f"   {1000 * run.cpu / run.count:8.3f} ms of CPU each"
             print(f"{turn + 1}/{runs}  {name:32} {run.rate:10.1f}/s{cpu}", flush=True)
     return found
+
+
+def _run(contender: Callable[[], Run]) -> Run:
+    try:
+        return contender()
+    except subprocess.CalledProcessError as error:
+        print(f"tried again: {error}", file=sys.stderr)
+        return contender()
 
 
 @contextmanager
