@@ -3,11 +3,9 @@
 import struct
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection.containers.header import Header
+from pixcrawler_worker.inspection.containers.header import BYTE, Header
 from pixcrawler_worker.inspection.limits import Limits
 
-#: Bits of a pixel that Pillow keeps in one byte.
-_BYTE = 8
 _CORE_HEADER, _OS2_SHORT_HEADER = 12, 16
 _HOLDS = {4: "JPEG", 5: "PNG"}
 _RUN_LENGTHS = frozenset({1, 2})
@@ -30,4 +28,4 @@ def read(body: bytes, _: Limits) -> Header:
             raise RejectedError(
                 Reason.TOO_COMPLEX, f"{len(body):,} bytes of run lengths, for {plain:,} at most without them"
             )
-    return Header(format="bmp", width=width, height=abs(height), pixel_bytes=4.0 if bits > _BYTE else 1.0)
+    return Header(format="bmp", width=width, height=abs(height), pixel_bytes=4.0 if bits > BYTE else 1.0)

@@ -64,6 +64,25 @@ def largest(body: bytes, limits: Limits) -> tuple[int, int, int]:
     return width, height, frames
 
 
+def box_at(body: bytes, position: int, end: int) -> tuple[bytes, int, int]:
+    """Return kind, start of the content and end of a box, as it says itself (ISO/IEC 14496-12, 4.2).
+
+    Args:
+        body: the whole file.
+        position: where the box begins.
+        end: of what it is in; a box without a size ends there.
+
+    Raises:
+        struct.error: the body ends inside its header.
+    """
+    size, kind = struct.unpack_from(">I4s", body, position)
+    start = position + 8
+    if size == 1:
+        (size,) = struct.unpack_from(">Q", body, start)
+        start += 8
+    return kind, start, position + size if size else end
+
+
 def _items(body: bytes, kind: bytes, start: int, end: int, limits: Limits) -> int:
     """Return how many items a box names. Its first byte is the version of its layout."""
     if kind in _COUNTS:
@@ -127,12 +146,7 @@ def _boxes(body: bytes, limits: Limits) -> Iterator[tuple[bytes, int, int]]:
         blocks += 1
         if blocks > max_blocks:
             raise limits.too_many_blocks(len(body))
-        size, kind = struct.unpack_from(">I4s", body, position)
-        start = position + 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", body, start)
-            start += 8
-        box_end = position + size if size else end
+        kind, start, box_end = box_at(body, position, end)
         if box_end > end:
             raise RejectedError(Reason.CORRUPT, f"the file ends inside its {kind.decode('latin-1')} box")
         if box_end < start:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 
+#: Bits of a sample, or of a pixel with a palette, that Pillow keeps in one byte.
+BYTE = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:

@@ -1,9 +1,8 @@
 """JPEG XL (ISO/IEC 18181-1, D.2 and 18181-2, 9): its size, as its first bits have it."""
 
-import struct
-
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import extras
+from pixcrawler_worker.inspection.containers.boxes import box_at
 from pixcrawler_worker.inspection.containers.header import Header
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -57,17 +56,12 @@ def _side(bits: "_Bits", *, is_small: int) -> int:
 
 def _codestream(body: bytes, limits: Limits) -> tuple[int, int]:
     """Return where the codestream begins and ends, in the box that has all or the first part of it."""
-    position = boxes = 0
+    position = count = 0
     while position < len(body):
-        boxes += 1
-        if boxes > limits.max_blocks_of(len(body)):
+        count += 1
+        if count > limits.max_blocks_of(len(body)):
             raise limits.too_many_blocks(len(body))
-        length, kind = struct.unpack_from(">I4s", body, position)
-        begin = position + 8
-        if length == 1:
-            (length,) = struct.unpack_from(">Q", body, begin)
-            begin += 8
-        end = position + length if length else len(body)
+        kind, begin, end = box_at(body, position, len(body))
         if kind == b"jxlc":
             return begin, end
         if kind == b"jxlp":

@@ -3,11 +3,9 @@
 import struct
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection.containers.header import Header, truncated
+from pixcrawler_worker.inspection.containers.header import BYTE, Header, truncated
 from pixcrawler_worker.inspection.limits import Limits
 
-#: Bits of a sample that Pillow keeps in one byte.
-_BYTE = 8
 #: Chunks of which few bytes may be a megabyte.
 _COMPRESSED = frozenset({b"iCCP", b"zTXt", b"iTXt"})
 
@@ -38,5 +36,5 @@ def read(body: bytes, limits: Limits) -> Header:
     if position > len(body):
         raise truncated("inside its IEND chunk")
     bits, color = body[24], body[25]
-    pixel_bytes = {0: 3.0 if bits > _BYTE else 1.0, 3: 1.0}.get(color, 4.0)  # gray, a palette
+    pixel_bytes = {0: 3.0 if bits > BYTE else 1.0, 3: 1.0}.get(color, 4.0)  # gray, a palette
     return Header(format="png", width=width, height=height, frames=frames, pixel_bytes=pixel_bytes)

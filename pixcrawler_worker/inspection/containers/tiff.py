@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.inspection.containers.header import Header
+from pixcrawler_worker.inspection.containers.header import BYTE, Header
 from pixcrawler_worker.inspection.limits import Limits
 
 
@@ -33,8 +33,6 @@ _CLASSIC = _Layout(4, "I", "H", 12, 8, {1: "B", 3: "H", 4: "I"})
 _BIG = _Layout(8, "Q", "Q", 20, 12, {1: "B", 3: "H", 4: "I", 16: "Q"})
 _SIZE, _COMPRESSION, _PHOTOMETRIC, _REDUCED, _CHILDREN = (256, 257), 259, 262, 254, 330
 _BITS, _SAMPLES, _STRIP_ROWS, _DNG_VERSION = 258, 277, 278, 50706
-#: Bits of a sample that Pillow keeps in one byte.
-_BYTE = 8
 #: Colors before they are made from what a sensor saw: CFA and LinearRaw (DNG 1.7).
 _RAW = frozenset({32803, 34892})
 #: What Pillow has a decoder for, WebP not among them: libtiff is built without it.
@@ -61,7 +59,7 @@ def read(body: bytes, limits: Limits) -> Header:
         after = offset + struct.calcsize(order + layout.entries) + layout.entry * entries
         (offset,) = _unpack(order + layout.offset, body, after)
     width, height = (first.get(tag, 0) for tag in _SIZE)
-    is_small = first.get(_SAMPLES, 1) == 1 and first.get(_BITS, 1) <= _BYTE
+    is_small = first.get(_SAMPLES, 1) == 1 and first.get(_BITS, 1) <= BYTE
     pixel_bytes = 1.0 if is_small else 4.0
     if first.get(_COMPRESSION, 1) != 1:
         # A strip is decompressed as a whole.
