@@ -145,18 +145,18 @@ class Decoder:
 
     def stop(self) -> None:
         """End the processes at once: the images that they were sent are waited for no more. Close it afterwards."""
-        for process in filter(None, (self._process, self._successor)):
-            self._dismiss(process)
-        for process in self._retiring:
-            process.end(ProcessEndedError())
+        self._dismiss_all()
+        self._end_retiring()
 
     async def aclose(self) -> None:
-        """End the processes, once the images that were sent before this call are done."""
-        for process in filter(None, (self._process, self._successor)):
-            self._dismiss(process)
+        """End the processes, once the images that were sent before this call are done; at once when it is cancelled."""
+        self._dismiss_all()
+        try:
+            for process in self._retiring:
+                await process.idle()
+        finally:
+            self._end_retiring()
         for process in self._retiring:
-            await process.idle()
-            process.kill()
             await process.exit_status()
         self._retiring.clear()
 
@@ -216,6 +216,14 @@ class Decoder:
         if self._successor is None and self._process.images >= _MAX_IMAGES - _HEAD_START:
             self._successor = DecodeProcess(self._limits, self._program)
         return self._process
+
+    def _dismiss_all(self) -> None:
+        for process in filter(None, (self._process, self._successor)):
+            self._dismiss(process)
+
+    def _end_retiring(self) -> None:
+        for process in self._retiring:
+            process.end(ProcessEndedError())
 
     def _dismiss(self, process: DecodeProcess) -> None:
         """Send no more images to a process; it ends after those that it has."""

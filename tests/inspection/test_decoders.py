@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -19,6 +20,8 @@ LIMITS = Limits()
 JPEG = samples.variant("jpg")
 FACTS = inspect_bytes(JPEG, LIMITS)
 MEGAPIXEL = 1_000_000
+#: Hangs at its start: waiting for it would take a minute.
+HANGING = ("-c", "import time; time.sleep(600)")
 
 
 async def used_for(decoders: Decoders, sizes: Sequence[int]) -> list[int]:
@@ -138,9 +141,6 @@ async def _fail(_: Decoder) -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 0.3])
 def test_no_process_is_left_when_closing_is_cancelled(pause: float) -> None:
-    # The program hangs at its start: waiting for it would take a minute.
-    hanging = ["-c", "import time; time.sleep(600)"]
-
     async def work(decoders: Decoders) -> None:
         async with aclosing(decoders):
             await used_for(decoders, [100] * 60)
@@ -150,7 +150,7 @@ def test_no_process_is_left_when_closing_is_cancelled(pause: float) -> None:
             await first.inspect(JPEG)
             before = children()
             for _ in range(2):
-                decoders = Decoders(first, LIMITS, 3, program=hanging)
+                decoders = Decoders(first, LIMITS, 3, program=HANGING)
                 task = asyncio.create_task(work(decoders))
                 await asyncio.sleep(0.2)
                 assert len(children()) > len(before)
@@ -160,6 +160,27 @@ def test_no_process_is_left_when_closing_is_cancelled(pause: float) -> None:
                 await asyncio.wait([task], timeout=10)
                 assert task.cancelled()
             return children() - before
+
+    assert asyncio.run(run()) == set()
+
+
+def test_a_decoder_whose_closing_is_cancelled_leaves_no_process() -> None:
+    async def run() -> set[int]:
+        before = children()
+        decoder = Decoder(LIMITS, HANGING)
+        waiting = asyncio.create_task(decoder.inspect(JPEG))
+        await asyncio.sleep(0.2)
+        assert len(children() - before) == 1
+        waiting.cancel()
+        closing = asyncio.create_task(decoder.aclose())
+        await asyncio.sleep(0.1)
+        assert not closing.done(), "it waits for the start"
+        closing.cancel()
+        await asyncio.wait([waiting, closing], timeout=10)
+        begun = time.monotonic()
+        await decoder.aclose()  # what is left is to see that it has ended
+        assert time.monotonic() - begun < 5
+        return children() - before
 
     assert asyncio.run(run()) == set()
 
