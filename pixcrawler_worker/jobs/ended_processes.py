@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from pixcrawler_worker.db.ledger import chunks, leases
-from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import NotRunningError
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.jobs.kind import AnyJobKind
@@ -44,19 +43,12 @@ def release_stopped(runtime: Runtime, kinds: Iterable[AnyJobKind], *, ended: Cal
     """
     released = 0
     for kind in kinds:
-        for owner, claim in _claims(runtime, kind):
+        find = functools.partial(chunks.claims, table=kind.table)
+        for owner, claim in transact(runtime.sessions, find, pauses=()):
             pid = local_pid(owner)
             if pid is None or not ended(pid):
                 continue
             with suppress(NotRunningError):
-                transact(runtime.sessions, functools.partial(_undo_claim, claim=claim), pauses=())
+                transact(runtime.sessions, functools.partial(chunks.undo_claim, claim=claim), pauses=())
                 released += 1
     return released
-
-
-def _claims(runtime: Runtime, kind: AnyJobKind) -> list[tuple[str, Claim]]:
-    return transact(runtime.sessions, lambda session: chunks.claims(session, kind.table), pauses=())
-
-
-def _undo_claim(session: Session, claim: Claim) -> None:
-    chunks.undo_claim(session, claim)

@@ -1,4 +1,4 @@
-"""The rows that sweeps of this process failed at: when each is tried again, and how often it was tried."""
+"""What sweeps of this process remember: the rows that they failed at, and whether the last one reached the database."""
 
 import time
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Setbacks:
             self._spared.clear()
 
     def interrupt(self) -> None:
-        """Note that the database did not answer this sweep."""
+        """Note that the database did not answer this sweep, or refused to have a chunk reaped."""
         self._interrupted = True
 
     def spares(self, chunk_id: int) -> bool:

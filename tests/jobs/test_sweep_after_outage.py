@@ -40,7 +40,7 @@ def refused(sessions: Sessions) -> Iterator[None]:
 
 def away(runtime: Runtime) -> Runtime:
     """Return a runtime whose database is away."""
-    return replace(runtime, sessions=session.sessions(session.connect("postgresql://nobody@127.0.0.1:1/nothing")))
+    return replace(runtime, sessions=session.sessions(session.connect("postgresql://worker@127.0.0.1:1/absent")))
 
 
 def sweep(runtime: Runtime, setbacks: Setbacks) -> Swept:

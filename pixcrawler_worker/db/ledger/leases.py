@@ -70,12 +70,11 @@ def reap(session: Session, table: JobTable, chunk_id: int | None = None) -> Reap
     return Reaped(row.id, job, state)
 
 
-def spare(session: Session, table: JobTable, chunk_id: int, grace: timedelta) -> bool:
-    """Extend an expired lease, for an owner that may not have reached the database; return whether it had expired."""
+def spare(session: Session, table: JobTable, chunk_id: int, grace: timedelta) -> None:
+    """Extend a lease that has expired by `grace` from now on, for an owner that may not have reached the database."""
     row = _expired(session, table, chunk_id)
     if row is not None:
         chunks.write(session, row.id, lease_until=_NOW + grace)
-    return row is not None
 
 
 def owners_of(session: Session, task_id: str) -> list[str]:

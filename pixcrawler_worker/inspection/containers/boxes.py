@@ -28,13 +28,13 @@ _AVIF_BYTES, _HEIC_BYTES = 9.0, 6.0
 
 
 def read_avif(body: bytes, limits: Limits) -> Header:
-    """Return the bounds of what is in an AVIF."""
+    """Return the bounds of what is in an AVIF. Raises as `largest`."""
     width, height, frames = largest(body, limits)
     return Header(format="avif", width=width, height=height, frames=frames, pixel_bytes=_AVIF_BYTES)
 
 
 def read_heic(body: bytes, limits: Limits) -> Header:
-    """Return the bounds of what is in a HEIC, where that is decoded."""
+    """Return the bounds of what is in a HEIC. Raises as `largest`; UNSUPPORTED_FORMAT where it is not decoded."""
     extras.require("heic")
     width, height, frames = largest(body, limits)
     return Header(format="heic", width=width, height=height, frames=frames, pixel_bytes=_HEIC_BYTES)

@@ -21,7 +21,7 @@ _PLAIN_BYTES, _OTHER_BYTES = 9.0, 12.0
 
 
 def read(body: bytes, limits: Limits) -> Header:
-    """Return the header of a JPEG XL, where that is decoded."""
+    """Return the header of a JPEG XL. Raises as `size`; UNSUPPORTED_FORMAT where it is not decoded."""
     extras.require("jxl")
     width, height, is_plain = size(body, limits)
     return Header(format="jxl", width=width, height=height, pixel_bytes=_PLAIN_BYTES if is_plain else _OTHER_BYTES)
