@@ -448,7 +448,7 @@ def test_the_archives_of_an_export_share_the_cores_for_converting(runtime: Runti
     assert decode_processes() == before
 
 
-def test_images_are_in_their_order_whichever_process_converts_them(runtime: Runtime) -> None:
+def test_each_row_has_its_own_image_whichever_process_converts_it(runtime: Runtime) -> None:
     stored = {f"https://example.org/{number}": image_bytes(number) for number in range(60)}
     job = crawl_of(runtime, [StoredImage(body, url=url) for url, body in stored.items()])
     entries = made(runtime, export(runtime, job, {"image": {"format": "png"}}))
