@@ -98,9 +98,11 @@ def stopped(pool: type[Any]) -> None:
         began = time.monotonic()
         worker.pool.close()
         worker.pool.join()
-        print(json.dumps({"known": known, "returned": worker.returned, "soon": time.monotonic() - began < 20}))
+        print(
+            json.dumps({"known": known, "returned": worker.returned, "soon": time.monotonic() - began < 20}), flush=True
+        )
     else:
-        print(json.dumps({"known": known}))
+        print(json.dumps({"known": known}), flush=True)
         os.kill(child.pid, signal.SIGKILL)
     os._exit(0)
 
@@ -125,7 +127,7 @@ def killed(pool: type[Any]) -> None:
         worker.spin(worker.is_ready)
         worker.send(number)
         worker.spin(partial(operator.contains, worker.returned, number))
-    print(json.dumps({"returned": worker.returned, "strays": worker.strays(), "unwatched": unwatched}))
+    print(json.dumps({"returned": worker.returned, "strays": worker.strays(), "unwatched": unwatched}), flush=True)
     for child in worker.pool._pool:
         os.kill(child.pid, signal.SIGKILL)
     os._exit(0)
