@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from pixcrawler_worker.broker import load, quarantine, workers
+from pixcrawler_worker.broker.fork_gate import FORK_GATE
 from pixcrawler_worker.db import job_counts, session, sizes
 from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.domain.messages import Queue
@@ -86,7 +87,8 @@ class MonitoredState:
             try:
                 for name, part in self._parts.items():
                     if self._clock() >= part.until:
-                        self._refresh(name, part)
+                        with FORK_GATE.work():
+                            self._refresh(name, part)
             finally:
                 self._reading.release()
         parts = dict(self._parts)

@@ -10,6 +10,7 @@ from fakes.workers import responding
 from structlog.testing import capture_logs
 
 from pixcrawler_worker import settings
+from pixcrawler_worker.broker.fork_gate import FORK_GATE
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.monitored_state import MonitoredState
@@ -66,6 +67,21 @@ def test_what_took_long_to_read_is_fresh_for_longer(configured: Settings, sessio
     assert values(state)["jobs"]["crawl", "pending"] == before
     clock.now = 60
     assert values(state)["jobs"]["crawl", "pending"] == before + 1
+
+
+def test_no_child_is_forked_while_the_state_is_read(configured: Settings) -> None:
+    """What the thread of the endpoint has locked would be locked in the child for ever."""
+    asked: list[bool] = []
+
+    def clock() -> float:
+        # First whether the state is fresh, then when reading began.
+        if len(asked) < 2:
+            with FORK_GATE.fork() as may:
+                asked.append(may)
+        return 0.0
+
+    values(MonitoredState(configured, TABLES, ask_workers=False, clock=clock))
+    assert asked == [True, False]
 
 
 def test_many_requests_at_once_read_once(configured: Settings) -> None:

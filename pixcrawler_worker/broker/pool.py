@@ -1,22 +1,29 @@
-"""Celery's pool of child processes: its children know when it stops, and it is without three mistakes.
+"""Celery's pool of child processes: its children know when it stops, and it is without four mistakes.
 
 Two of these cost a worker its main process or its connections: they are about file descriptors after the death of a
 child, and show when the connection to the broker breaks then. The third makes the stop of a worker take 30 seconds.
-They are in Celery 5.7; see `docs/decisions/0031-children-and-descriptors.md`.
+They are in Celery 5.7; see `docs/decisions/0031-children-and-descriptors.md`. The fourth has a child hang that was
+forked while a thread held a lock; see `broker/fork_gate.py`.
 """
 
 import contextlib
 import enum
 import gc
 import mmap
+import time
 from collections.abc import Callable
 from typing import Any
 
 from celery.apps import worker
 from celery.concurrency import asynpool, prefork
+from kombu.asynchronous import get_event_loop
+
+from pixcrawler_worker.broker.fork_gate import FORK_GATE
 
 #: Objects that are made before the youngest are looked at: those of about a hundred images.
 _COLLECTED = 5_000
+#: Seconds until a child is forked that could not be, because a thread was at work.
+_FORKED_LATER = 0.05
 
 
 class _Phase(enum.IntEnum):
@@ -64,6 +71,33 @@ class ChildProcesses(asynpool.AsynPool):
     _fileno_to_outq: dict[int, Any]
     _track_child_process: Callable[[Any, Any], None]
     _untrack_child_process: Callable[[Any, Any], None]
+    _processes: int
+    #: Of children that were not replaced yet.
+    _exit_codes: list[int]
+    #: Until when no other try is planned, by the monotonic clock: one is.
+    _next_try = 0.0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._exit_codes = []
+        super().__init__(*args, **options)
+
+    def _repopulate_pool(self, exitcodes: list[int]) -> None:
+        """Fork a child for each that has ended; later, if a thread of this process is at work.
+
+        Nothing waits for the thread here: the event loop goes on for the other children.
+        """
+        self._exit_codes += exitcodes
+        if len(self._pool) >= self._processes:
+            self._exit_codes.clear()
+            return
+        with FORK_GATE.fork() as may:
+            if may:
+                ended, self._exit_codes = self._exit_codes, []
+                celery_pool: Any = super()
+                celery_pool._repopulate_pool(ended)
+            elif (now := time.monotonic()) >= self._next_try and (hub := get_event_loop()):
+                self._next_try = now + _FORKED_LATER / 2
+                hub.call_later(_FORKED_LATER, self.maintain_pool)
 
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
         """Replace a child that has ended.

@@ -17,6 +17,7 @@ from celery import bootsteps, signals
 from kombu.exceptions import KombuError, OperationalError
 
 from pixcrawler_worker import runtime
+from pixcrawler_worker.broker.fork_gate import FORK_GATE
 from pixcrawler_worker.celery.application import app
 from pixcrawler_worker.celery.broker_watch import broker_watch
 from pixcrawler_worker.celery.health_file import HealthFile
@@ -183,11 +184,12 @@ class Sweeper(bootsteps.StartStopStep):
         tidied = time.monotonic()
         while not self._ended.is_set():
             seconds = runtime.current().settings.sweep_seconds
-            unfinished = self._sweep()
-            if time.monotonic() - tidied > _TIDY_SECONDS:
-                tidied = time.monotonic()
-                with contextlib.suppress(OperationalError):
-                    app.send_task(Task.SWEEP.value, queue=QUEUES[Task.SWEEP].value, ignore_result=True)
+            with FORK_GATE.work():
+                unfinished = self._sweep()
+                if time.monotonic() - tidied > _TIDY_SECONDS:
+                    tidied = time.monotonic()
+                    with contextlib.suppress(OperationalError):
+                        app.send_task(Task.SWEEP.value, queue=QUEUES[Task.SWEEP].value, ignore_result=True)
             if unfinished:
                 continue
             # Jitter, so that many workers do not sweep in step.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import redis
 from acceptance_stack import Stack, children, send, url_list
 from celery import Celery
@@ -119,6 +120,29 @@ def test_a_child_that_is_killed_at_once_is_replaced(stack: Stack) -> None:
         assert process.poll() is None
         wait_for(lambda: len(children(process.pid)) >= 2, what=stack.log)
     assert "Could not start worker processes" not in stack.log()
+
+
+def test_a_child_is_not_forked_during_a_sweep(stack: Stack) -> None:
+    """What the sweeper has locked would be locked in the child for ever, and it would hang with its first task."""
+
+    def waiting() -> int:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return int(stack.query(query)[0][0])
+
+    with worker(stack, "--concurrency", "2", "--loglevel", "INFO") as process:
+        wait_for(lambda: "ready." in stack.log(), what=stack.log)
+        before = set(children(process.pid))
+        with psycopg.connect(stack.database_url) as connection:
+            connection.execute("LOCK TABLE pixcrawler.chunks")
+            wait_for(waiting, what=stack.log)
+            os.kill(min(before), signal.SIGKILL)
+            wait_for(lambda: "exited with" in stack.log(), what=stack.log)
+            time.sleep(1)
+            assert waiting()
+            assert set(children(process.pid)) < before
+        wait_for(lambda: len(children(process.pid)) == 2, what=stack.log, seconds=5)
+        job_id = start_job(stack)
+        stack.wait(job_id)
 
 
 def test_a_worker_in_the_background_writes_its_log_file(stack: Stack) -> None:

@@ -1,13 +1,16 @@
 # ruff: noqa: SLF001, T201 - there is no other way to look into the pool, and the result is printed
 """Does to a pool what a consumer does, while its children die or are slow; run as a script.
 
-Usage: pool_of_children.py celery|ours killed|stopped. The last line is a JSON object.
+Usage: pool_of_children.py celery|ours killed|stopped|locked. The last line is a JSON object.
 
 killed: children are killed while the connection is restored. It says what the children returned, what the pool reads
 from although no child writes there, and the children that it does not watch.
 
 stopped: the pool is stopped while a child has not confirmed its task. It says whether the pool knew of the task then,
 what the child returned, and whether the stop took less than 20 seconds.
+
+locked: a child is killed while a thread of the main process works and has locked what tasks need, until the child is
+replaced or for a second. It says what the next task returned, and whether the event loop went on meanwhile.
 """
 
 import json
@@ -15,6 +18,7 @@ import operator
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,9 +27,11 @@ from typing import Any
 from celery.concurrency import asynpool
 from kombu.asynchronous import Hub, set_event_loop
 
+from pixcrawler_worker.broker.fork_gate import FORK_GATE
 from pixcrawler_worker.broker.pool import ChildProcesses
 
 ROUNDS = 4
+LOCK = threading.Lock()
 #: The lowest file descriptors: one that is closed before a child dies moves the numbers of all pipes after it.
 RESERVED = [os.open("/dev/null", os.O_RDONLY) for _ in range(ROUNDS)]
 
@@ -58,8 +64,8 @@ class Worker:
             work, (number, seconds), callback=self.returned.append, error_callback=lambda _: None, correlation_id="1"
         )
 
-    def spin(self, until: Callable[[], bool]) -> None:
-        end = time.monotonic() + 10
+    def spin(self, until: Callable[[], bool], *, seconds: float = 10) -> None:
+        end = time.monotonic() + seconds
         while not until() and time.monotonic() < end:
             next(self.loop)
 
@@ -107,6 +113,42 @@ def stopped(pool: type[Any]) -> None:
     os._exit(0)
 
 
+def work_locked(number: int) -> int:
+    with LOCK:
+        return number
+
+
+def locked(pool: type[Any]) -> None:
+    worker = Worker(pool, children=1)
+    worker.spin(worker.is_ready)
+    (child,) = worker.pool._pool
+    has_locked = threading.Event()
+
+    def sweep() -> None:
+        with FORK_GATE.work(), LOCK:
+            has_locked.set()
+            end = time.monotonic() + (1 if pool is ChildProcesses else 8)  # Celery may see the death after 5 seconds
+            while worker.pool._pool in ([], [child]) and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    has_locked.wait()
+    os.kill(child.pid, signal.SIGKILL)
+    longest, last = 0.0, time.monotonic()
+    while thread.is_alive():
+        next(worker.loop)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    worker.spin(lambda: worker.is_ready() and child not in worker.pool._pool)
+    worker.pool.apply_async(work_locked, (7,), callback=worker.returned.append, correlation_id="1")
+    worker.spin(lambda: worker.returned == [7], seconds=10 if pool is ChildProcesses else 3)
+    print(json.dumps({"returned": worker.returned, "went_on": longest < 0.5}), flush=True)
+    for child in worker.pool._pool:
+        os.kill(child.pid, signal.SIGKILL)
+    os._exit(0)
+
+
 def killed(pool: type[Any]) -> None:
     worker = Worker(pool)
     unwatched: list[int] = []
@@ -134,6 +176,6 @@ def killed(pool: type[Any]) -> None:
 
 
 if __name__ == "__main__":
-    {"killed": killed, "stopped": stopped}[sys.argv[2]](
+    {"killed": killed, "stopped": stopped, "locked": locked}[sys.argv[2]](
         {"celery": asynpool.AsynPool, "ours": ChildProcesses}[sys.argv[1]]
     )

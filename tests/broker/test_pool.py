@@ -32,6 +32,14 @@ def test_the_pool_is_still_needed_because_celery_forgets_tasks_that_are_on_their
     assert run("celery", "stopped") == {"known": 0}
 
 
+def test_a_child_is_forked_when_no_thread_has_locked_what_it_needs() -> None:
+    assert run("ours", "locked") == {"returned": [7], "went_on": True}
+
+
+def test_the_pool_is_still_needed_because_children_of_celery_hang_in_what_a_thread_had_locked() -> None:
+    assert run("celery", "locked") == {"returned": [], "went_on": True}
+
+
 def test_children_know_when_their_pool_runs_and_when_it_stops_and_do_not_collect_what_is_imported() -> None:
     """What the main process notes after the fork is seen in the child."""
     script = """
