@@ -16,6 +16,7 @@ from celery import concurrency, signals
 from pixcrawler_worker import error_reports, health, logs, runtime, settings, settings_report, tracing
 from pixcrawler_worker.broker.pool import ChildPool, note_stop
 from pixcrawler_worker.celery.application import app, refuse_to_start
+from pixcrawler_worker.db import models
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.inspection import kernel
 from pixcrawler_worker.sources import protocol
@@ -42,7 +43,9 @@ def _check(
     sender: str, instance: object = None, options: Mapping[str, Any] = MappingProxyType({}), **_: object
 ) -> None:
     """Refuse to start where no chunk could ever run; an absent service is waited for instead."""
-    kernel.hide_memory()  # children have it from here
+    # Children have both from here.
+    kernel.hide_memory()
+    models.configure()
     is_json = False
     try:
         configured = settings.load()

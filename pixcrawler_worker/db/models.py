@@ -272,3 +272,8 @@ class ExportJob(JobRow, Base):
 
     crawl_job: Mapped["CrawlJob"] = relationship(back_populates="export_jobs")
     user: Mapped["Profile"] = relationship()
+
+
+def configure() -> None:
+    """Have all mappers ready: the children of a process need not do it each, and find no lock of it held."""
+    Base.registry.configure()
