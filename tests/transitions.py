@@ -3,6 +3,7 @@
 What they return is executed in one transaction, and again when the response to its COMMIT was lost.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import ledger
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger import chunks, jobs
-from pixcrawler_worker.db.ledger.tables import JobRef
+from pixcrawler_worker.db.ledger.tables import JobRef, NotRunningError
 from pixcrawler_worker.db.session import Sessions, transact
 from pixcrawler_worker.domain.lifecycle import ENDED
 
@@ -80,8 +81,10 @@ def retrying(sessions: Sessions, ref: JobRef) -> Work:
 
     def retry(session: Session) -> None:
         if jobs.status(session, ref) in ENDED:
-            jobs.retry(session, ref)
-            _record(session, ref, "retried")
+            # An earlier try may commit only after this look at the status: `submission.retry` takes that for done, too.
+            with contextlib.suppress(NotRunningError):
+                jobs.retry(session, ref)
+                _record(session, ref, "retried")
 
     return retry
 
