@@ -11,7 +11,7 @@ import kombu
 import structlog
 from celery import Celery
 
-from pixcrawler_worker import logs, settings
+from pixcrawler_worker import cores, logs, settings
 from pixcrawler_worker.broker import control
 from pixcrawler_worker.broker.app import BrokerApp
 from pixcrawler_worker.broker.consumer import Consumer
@@ -59,6 +59,8 @@ def _make() -> Celery:
         accept_content=["json"],
         worker_consumer=f"{Consumer.__module__}:{Consumer.__name__}",
         worker_pool=f"{ChildPool.__module__}:{ChildPool.__name__}",
+        # Celery's own default is all cores of the machine, also in a container that may use two of them.
+        worker_concurrency=cores.available(),
         worker_prefetch_multiplier=1,
         task_soft_time_limit=int(LIMITS.soft_time_limit.total_seconds()),
         task_time_limit=int(LIMITS.time_limit.total_seconds()),

@@ -1,12 +1,12 @@
 """Several decode processes for one piece of work, as many as there are cores for it."""
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
 
+from pixcrawler_worker import cores
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.inspection.decoder import Decoder
@@ -108,9 +108,9 @@ class Decoders:
 
 def share_of_cores(parts: int) -> int:
     """Return how many decode processes each of so many pieces of work has, which are done at the same time."""
-    return share(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, parts)
+    return share(cores.available(), parts)
 
 
-def share(cores: int, parts: int) -> int:
+def share(available: int, parts: int) -> int:
     """Return how many of the cores each of so many pieces of work uses."""
-    return max(1, min(cores, _MAX_PROCESSES) // parts)
+    return max(1, min(available, _MAX_PROCESSES) // parts)
