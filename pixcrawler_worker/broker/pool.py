@@ -10,8 +10,10 @@ import contextlib
 import enum
 import gc
 import mmap
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from celery.apps import worker
@@ -54,7 +56,18 @@ def note_stop() -> None:
 
 
 class StoppingWorker(worker.Worker):
-    """A worker that has its children end what they do when its soft shutdown begins, and not only when that is over."""
+    """A worker that has its children end what they do when its soft shutdown begins, and not only when that is over.
+
+    And one that SIGHUP restarts, however it was started.
+    """
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """Handle signals."""
+        if Path(sys.argv[0]).name == "__main__.py":
+            # Celery restarts with these words, and the file of a package does not run without its package: a worker
+            # of `python -m celery`, which those of `--detach` and `celery multi` are, would end.
+            sys.argv[:1] = ["-m", "celery"]
+        super().install_platform_tweaks(worker)
 
     def wait_for_soft_shutdown(self) -> bool:
         """Wait for the children, for `worker_soft_shutdown_timeout` at most."""

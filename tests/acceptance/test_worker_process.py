@@ -170,13 +170,26 @@ def test_a_worker_of_celery_multi_writes_its_log_file(stack: Stack) -> None:
         wait_for(lambda: log.exists() and " ready." in log.read_text(), what=log.read_text)
 
 
+def test_a_worker_in_the_background_is_restarted_by_sighup(stack: Stack) -> None:
+    options = ("--concurrency", "1", "--loglevel", "INFO", "--logfile", "%n.log", "--pidfile", "%n.pid")
+    done = celery(stack, "worker", "--detach", "--hostname", "three@%h", *options)
+    assert done.returncode == 0, done.stderr
+    with stopped_at_the_end(stack.data_dir / "three.pid") as pid:
+        log = stack.data_dir / "three.log"
+        for starts in (1, 2):
+            wait_for(lambda: log.exists() and log.read_text().count(" ready.") == starts, what=log.read_text)  # noqa: B023 - is called in this turn
+            os.kill(pid, signal.SIGHUP)
+        wait_for(lambda: log.read_text().count(" ready.") == 3, what=log.read_text)
+        stack.wait(start_job(stack))
+
+
 @contextlib.contextmanager
-def stopped_at_the_end(pid_file: Path) -> Iterator[None]:
-    """Stop a worker in the background, which has written its process id into a file."""
+def stopped_at_the_end(pid_file: Path) -> Iterator[int]:
+    """Stop a worker in the background, which has written its process id into a file; yield that."""
     wait_for(lambda: pid_file.exists() and pid_file.read_text().strip(), what=lambda: f"no {pid_file}")
     pid = int(pid_file.read_text())
     try:
-        yield
+        yield pid
     finally:
         os.kill(pid, signal.SIGTERM)
         wait_for(lambda: gone(pid), what=lambda: "it does not stop")
