@@ -1,6 +1,8 @@
 """Downloads from hosts on loopback."""
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from ipaddress import ip_network
@@ -13,11 +15,29 @@ from fakes import hosts
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.web.downloader import Downloader, Fetched
 from pixcrawler_worker.web.policy import Policy
+from pixcrawler_worker.web.shared_hosts import RedisHosts
 
 #: The key and the certificate of images.example.
 CERTIFICATE = Path(hosts.__file__).with_name("images_example.pem")
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 SOON = timedelta(seconds=0.3)
+
+
+class Turns(RedisHosts):
+    """Notes when the first turn was reserved and when the last one ends, by the monotonic clock.
+
+    How fast a row of turns is used up says nothing of what a busy machine does before the first one and after the last.
+    """
+
+    begun = math.inf
+    ends = 0.0
+
+    async def reserve(self, name: str, seconds: float, *, within: float) -> float | None:
+        self.begun = min(self.begun, time.monotonic())
+        found = await super().reserve(name, seconds, within=within)
+        if found is not None:
+            self.ends = max(self.ends, time.monotonic() + found + seconds)
+        return found
 
 
 def policy(**changes: Any) -> Policy:

@@ -1,17 +1,17 @@
 """The pace of a job, from a real server, with two processes' downloaders and a real Redis between them."""
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import pairwise
 
 import pytest
 import redis
 from aiohttp import web
-from downloads import policy
+from downloads import Turns, policy
 from fakes import providers
 
 from pixcrawler_worker.web.downloader import Downloader
@@ -20,7 +20,8 @@ from pixcrawler_worker.web.pace import Pace
 from pixcrawler_worker.web.shared_hosts import TURNS, RedisHosts
 
 #: Bytes of a body, and what a job may receive in a second.
-SIZE, RATE = 60_000, 400_000
+SIZE, RATE = 120_000, 400_000
+LONG = timedelta(minutes=1)
 
 
 @contextmanager
@@ -38,13 +39,12 @@ def server() -> Iterator[tuple[str, dict[str, list[float]]]]:
         yield base, requested
 
 
-def download(urls: Sequence[str], *, redis_url: str | None, limit_rate: int | None = None, wait: float = 0.0) -> float:
-    """Download each URL, half of them with each of two downloaders; return the seconds that this takes."""
+def download(urls: Sequence[str], *, redis_url: str, limit_rate: int | None = None, wait: float = 0.0) -> float:
+    """Download each URL, half of them with each of two downloaders; return the seconds since the first turn."""
+    turns = [Turns(redis_url) for _ in range(2)]
 
     async def run() -> float:
-        downloaders = [
-            Downloader(policy(), hosts=Hosts(None, RedisHosts(redis_url) if redis_url else None)) for _ in range(2)
-        ]
+        downloaders = [Downloader(policy(deadline=LONG), hosts=Hosts(None, one)) for one in turns]
         paces = [one.pace("crawl:1", limit_rate=limit_rate, wait=wait) for one in downloaders]
 
         async def one(number: int, url: str) -> None:
@@ -61,9 +61,8 @@ def download(urls: Sequence[str], *, redis_url: str | None, limit_rate: int | No
                 return
 
         causes = {Cause.PACED}
-        begun = time.monotonic()
         await asyncio.gather(*(one(number, url) for number, url in enumerate(urls)))
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - min(one.begun for one in turns)
         for downloader in downloaders:
             await downloader.aclose()
         assert causes == {Cause.PACED}
@@ -72,39 +71,47 @@ def download(urls: Sequence[str], *, redis_url: str | None, limit_rate: int | No
     return asyncio.run(run())
 
 
+def assert_no_turn_is_early(requested: Sequence[float], *, begun: float, wait: float) -> None:
+    """Assert that each request came in its turn or later: a busy machine makes some late, and so some gaps short."""
+    assert [number for number, at in enumerate(requested) if at < begun + number * wait] == []
+
+
 def test_two_processes_together_receive_what_the_rate_allows(redis_url: str) -> None:
     with server() as (base, _):
         seconds = download([f"{base}/{n}" for n in range(14)], redis_url=redis_url, limit_rate=RATE)
-    assert 14 * SIZE / seconds == pytest.approx(RATE, rel=0.15)
+    assert RATE * 0.85 < 14 * SIZE / seconds <= RATE
 
 
 def test_without_a_redis_each_process_keeps_the_rate_for_itself() -> None:
     with server() as (base, _):
-        seconds = download([f"{base}/{n}" for n in range(14)], redis_url="redis://127.0.0.1:1/0", limit_rate=RATE)
-    assert 14 * SIZE / seconds == pytest.approx(2 * RATE, rel=0.15)
+        urls = [f"{base}/{n}" for n in range(14)]
+        seconds = download(urls, redis_url="redis://127.0.0.1:1/0", limit_rate=RATE // 2)
+    assert RATE * 0.85 < 14 * SIZE / seconds <= RATE
 
 
 def test_a_rate_that_is_not_limited_has_no_effect(redis_url: str) -> None:
     assert Downloader(policy()).pace("crawl:1", limit_rate=None, wait=0.0) is None
     with server() as (base, _):
-        assert download([f"{base}/{n}" for n in range(14)], redis_url=redis_url) < 14 * SIZE / RATE / 2
+        assert download([f"{base}/{n}" for n in range(14)], redis_url=redis_url) == -math.inf, "no turn was reserved"
 
 
 def test_requests_to_a_host_begin_apart_and_other_hosts_do_not_wait_for_them(redis_url: str) -> None:
     with server() as (one, of_one), server() as (other, of_other):
         urls = [f"{base}/{n}" for n in range(6) for base in (one, other)]
+        begun = time.monotonic()
         seconds = download(urls, redis_url=redis_url, wait=0.6)
     for requested in (of_one["all"], of_other["all"]):
         assert len(requested) == 6
-        assert min(later - earlier for earlier, later in pairwise(requested)) > 0.5
+        assert_no_turn_is_early(requested, begun=begun, wait=0.6)
     assert seconds == pytest.approx(5 * 0.6, rel=0.25)
 
 
 def test_a_redirect_is_a_request_too(redis_url: str) -> None:
     with server() as (base, requested):
+        begun = time.monotonic()
         download([f"{base}/to/1", f"{base}/to/2"], redis_url=redis_url, wait=0.6)
     assert len(requested["all"]) == 4
-    assert min(later - earlier for earlier, later in pairwise(requested["all"])) > 0.5
+    assert_no_turn_is_early(requested["all"], begun=begun, wait=0.6)
 
 
 def test_a_long_wait_is_an_error_that_says_how_long_and_reserves_nothing(redis_url: str) -> None:
