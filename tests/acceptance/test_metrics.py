@@ -78,8 +78,11 @@ def test_a_job_is_seen_in_both_endpoints_and_in_one_line_of_the_log_per_chunk(st
             assert value(during, "jobs", kind="crawl", state="running") == 1
             assert value(during, "chunks", kind="crawl", state="running") == 1
             stack.wait(job_id)
-            # What was read for the last request is fresh for some seconds, and children send without waiting.
-            deadline = time.monotonic() + 15
+            # What was read for the last request is fresh for 5 seconds, and for 20 times as long as reading took;
+            # children send without waiting.
+            read_seconds = value(during, "state_read_seconds", part="jobs")
+            assert read_seconds is not None
+            deadline = time.monotonic() + max(5, 20 * read_seconds) + 10
             while value(after := scrape(worker_port), "jobs", kind="crawl", state="running"):
                 assert time.monotonic() < deadline
                 time.sleep(0.3)
