@@ -366,6 +366,16 @@ class CheckedConnection(Connection):
         found: dict[str, Any] = super().info()
         return found | {"hostname": mask(found["hostname"])} if found["hostname"] else found
 
+    def ensure(  # type: ignore[override]  # the other options are handed on
+        self, obj: Any, fun: Any, errback: Any = None, max_retries: int | None = None, **options: Any
+    ) -> Callable[..., Any]:
+        """Return a function that is tried again when the connection fails; not at all, unless it is said how often.
+
+        Celery sends heartbeats and replies to remote control in the event loop of a worker, and says nothing: kombu
+        would try for as long as the broker is away, and the worker would meanwhile neither stop nor replace a child.
+        """
+        return super().ensure(obj, fun, errback, max_retries or 0, **options)
+
     def get_transport_cls(self) -> Any:
         """Return the class of the transport for the URL of this connection."""
         found = super().get_transport_cls()

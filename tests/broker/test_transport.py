@@ -2,12 +2,13 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import malformed
 import pytest
 import redis
-from kombu import Consumer, Message, Queue
+from kombu import Consumer, Message, Producer, Queue
 from kombu.exceptions import OperationalError
 from structlog.testing import capture_logs
 
@@ -256,3 +257,23 @@ def test_a_task_that_ends_after_its_channel_was_closed_ends_no_worker(broker_url
         listener.channel._disconnect_pools()  # noqa: SLF001 - there is no public way
         with pytest.raises(errors, match="is closed"):
             listener.channel.qos.ack(listener.taken[0].delivery_tag)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("policy", "seconds"), [({}, 0.0), ({"max_retries": 2, "interval_start": 0.2}, 0.2)])
+def test_what_is_sent_while_the_broker_is_away_is_tried_again_only_as_often_as_it_says(
+    broker_url: str, server: redis.Redis, tmp_path: Path, policy: dict[str, object], seconds: float
+) -> None:
+    # Celery sends heartbeats in the event loop of a worker, and does not say how often.
+    address, _, options = broker_url.partition("?")
+    away = tmp_path / "redis"
+    away.symlink_to(address.removeprefix("redis+socket://"))
+    with CheckedConnection(f"redis+socket://{away}?{options}") as connection:
+        producer = Producer(connection)
+        producer.publish({}, routing_key="crawl")
+        away.unlink()
+        server.client_kill_filter(_type="normal", skipme=True)
+        began = time.monotonic()
+        with pytest.raises(OperationalError):
+            producer.publish({}, routing_key="crawl", retry=True, retry_policy=policy)
+        assert time.monotonic() - began >= seconds
