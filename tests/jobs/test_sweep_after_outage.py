@@ -79,6 +79,8 @@ def test_an_owner_that_lives_keeps_its_chunk_after_an_outage(runtime: Runtime, s
 
 
 def test_the_chunk_of_an_owner_that_is_dead_is_reaped_a_little_later(runtime: Runtime, sessions: Sessions) -> None:
+    # A lease of a minute, and so a grace of ten seconds: a busy machine takes some of it to look.
+    runtime = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 60}))
     claim, setbacks = claimed(runtime, sessions), Setbacks()
     with refused(sessions):
         sweep(runtime, setbacks)
