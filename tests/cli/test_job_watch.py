@@ -1,13 +1,13 @@
 """Watching a job until it ends."""
 
+import itertools
 import os
 import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import ledger
 import pytest
@@ -28,27 +28,27 @@ def view(sessions: Sessions, job_id: int) -> CrawlView:
     return found
 
 
-def end_soon(sessions: Sessions, job_id: int, statement: str) -> threading.Thread:
-    def end() -> None:
-        time.sleep(0.2)
-        ledger.execute(sessions, statement, id=job_id)
+def ending(sessions: Sessions, job_id: int, statement: str) -> Callable[[], None]:
+    """Return a check for `watch` that ends the job before its second look at it."""
+    looks = itertools.count()
 
-    thread = threading.Thread(target=end)
-    thread.start()
-    return thread
+    def check() -> None:
+        if next(looks) == 1:
+            ledger.execute(sessions, statement, id=job_id)
+
+    return check
 
 
 def test_watching_without_a_terminal_writes_plain_lines(sessions: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
     ref = start_job(sessions, chunks=2, max_images=123_456_789)
-    ending = end_soon(
+    check = ending(
         sessions,
         ref.id,
         "UPDATE crawl_jobs SET status = 'completed', progress = 100, completed_at = started_at + interval '12345.6 s',"
         " valid_images = 123456780, total_chunks = 1234567, completed_chunks = 1234560, failed_chunks = 7"
         " WHERE id = :id",
     )
-    job = job_watch.watch(sessions, CrawlView, ref.id)
-    ending.join()
+    job = job_watch.watch(sessions, CrawlView, ref.id, check=check)
     assert job.status == "completed"
     written = capsys.readouterr()
     # However long it is: a line is a line to whatever reads it.
@@ -61,10 +61,9 @@ def test_watching_without_a_terminal_writes_plain_lines(sessions: Sessions, caps
 
 def test_deleting_a_watched_job_is_an_error(sessions: Sessions) -> None:
     ref = start_job(sessions)
-    ending = end_soon(sessions, ref.id, "DELETE FROM crawl_jobs WHERE id = :id")
+    check = ending(sessions, ref.id, "DELETE FROM crawl_jobs WHERE id = :id")
     with pytest.raises(PermanentError, match=f"there is no crawl job {ref.id}"):
-        job_watch.watch(sessions, CrawlView, ref.id)
-    ending.join()
+        job_watch.watch(sessions, CrawlView, ref.id, check=check)
 
 
 def test_a_job_that_has_ended_is_shown_at_once(sessions: Sessions, capsys: pytest.CaptureFixture[str]) -> None:
