@@ -26,6 +26,8 @@ from pixcrawler_worker.web.resolver import (
 )
 
 PATIENCE = timedelta(seconds=0.3)
+#: Where no lookup hangs: a busy machine may take a while to start the thread of one.
+LONG = timedelta(seconds=30)
 ADDRESS = "93.184.215.14"
 
 
@@ -86,14 +88,14 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_a_thousand_requests_for_one_name_are_one_lookup() -> None:
     server = NameServer(seconds=0.02)
-    names = CachingResolver(server.lookup, patience=timedelta(seconds=30))
+    names = CachingResolver(server.lookup, patience=LONG)
     assert asyncio.run(outcomes(names, *["a.example"] * 1000)) == {ADDRESS: 1000}
     assert server.asked == {"a.example": 1}
 
 
 def test_an_answer_outlives_its_event_loop_and_is_asked_again_after_a_minute() -> None:
     server, clock = NameServer(), Clock()
-    names = CachingResolver(server.lookup, patience=PATIENCE, clock=clock)
+    names = CachingResolver(server.lookup, patience=LONG, clock=clock)
     for ahead, lookups in ((0, 1), (ANSWER_TTL - 5, 1), (ANSWER_TTL + 1, 2)):
         clock.ahead = ahead
         asyncio.run(outcomes(names, "a.example"))
@@ -102,7 +104,7 @@ def test_an_answer_outlives_its_event_loop_and_is_asked_again_after_a_minute() -
 
 def test_a_name_that_does_not_exist_is_remembered_for_seconds() -> None:
     server, clock = NameServer(), Clock()
-    names = CachingResolver(server.lookup, patience=PATIENCE, clock=clock)
+    names = CachingResolver(server.lookup, patience=LONG, clock=clock)
     assert asyncio.run(outcomes(names, *["unknown.example"] * 1000)) == {"OSError": 1000}
     assert asyncio.run(outcomes(names, "unknown.example")) == {"OSError": 1}
     assert server.asked["unknown.example"] == 1
@@ -112,14 +114,14 @@ def test_a_name_that_does_not_exist_is_remembered_for_seconds() -> None:
 
 
 def test_an_error_names_what_the_system_said() -> None:
-    names = CachingResolver(NameServer().lookup, patience=PATIENCE)
+    names = CachingResolver(NameServer().lookup, patience=LONG)
     for _ in range(2):
         with pytest.raises(OSError, match=r"^Name or service not known$"):
             asyncio.run(names.addresses("unknown.example"))
 
 
 def test_a_name_without_an_address_is_an_error() -> None:
-    names = CachingResolver(lambda _: [], patience=PATIENCE)
+    names = CachingResolver(lambda _: [], patience=LONG)
     with pytest.raises(OSError, match="no address"):
         asyncio.run(names.addresses("a.example"))
 
@@ -153,7 +155,7 @@ def test_an_answer_that_comes_too_late_is_there_for_the_next_request() -> None:
 
 def test_a_request_that_is_cancelled_leaves_the_lookup_to_the_others() -> None:
     server = NameServer(seconds=0.1)
-    names = CachingResolver(server.lookup, patience=PATIENCE)
+    names = CachingResolver(server.lookup, patience=LONG)
 
     async def run() -> list[str]:
         first = asyncio.ensure_future(names.addresses("a.example"))
