@@ -37,18 +37,24 @@ class Bodies:
         """
         return Body(self, pace)
 
+    def take_at_once(self, body: "Body", count: int) -> bool:
+        """Give a body so many bytes more, unless it has to wait for them; return whether it has them."""
+        held = self._held.setdefault(body, 0)
+        if self._total + count > self._budget and next(iter(self._held)) is not body:
+            return False
+        self._held[body] = held + count
+        self._total += count
+        return True
+
     async def take(self, body: "Body", count: int) -> None:
         """Wait until a body may have so many bytes more."""
-        self._held.setdefault(body, 0)
-        while self._total + count > self._budget and next(iter(self._held)) is not body:
+        while not self.take_at_once(body, count):
             event = asyncio.Event()
             self._waiting.add(event)
             try:
                 await event.wait()
             finally:
                 self._waiting.discard(event)
-        self._held[body] = self._held.get(body, 0) + count
-        self._total += count
 
     def release(self, body: "Body") -> None:
         """Give back all bytes of a body."""
@@ -80,6 +86,13 @@ class Body:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._bodies.release(self)
+
+    def take_at_once(self, count: int) -> bool:
+        """Take so many bytes more, unless the budget or the pace of the job makes them wait; return whether it has."""
+        if self.pace is not None or not self._bodies.take_at_once(self, count):
+            return False
+        self.received += count
+        return True
 
     async def take(self, count: int) -> None:
         """Wait until the body may have so many bytes more."""
