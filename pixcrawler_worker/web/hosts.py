@@ -110,8 +110,11 @@ class Closing:
 class SharedKnowledge(Protocol):
     """What workers know together. Nothing here raises: without Redis, each process goes by what it sees itself."""
 
-    async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing]:
-        """Return those of the hosts that were closed lately."""
+    async def version(self) -> bytes | None:
+        """Return what is another one after each closing of any host; None without Redis."""
+
+    async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing] | None:
+        """Return those of the hosts that were closed lately; None without Redis."""
 
     async def close(self, host: str, cause: Cause, wait: timedelta | None, *, age: timedelta) -> Closing | None:
         """Close a host; without a wait, for longer each time. `age` is how long ago the request was sent."""
@@ -137,6 +140,7 @@ class _Host:
     """One host, as this process knows it.
 
     Attributes:
+        most: requests at a time, at most.
         places: requests at a time: it shrinks when the host limits requests, and grows with its answers and with time.
         grown: when it last grew with time.
         running: requests under way that hold a place.
@@ -146,10 +150,12 @@ class _Host:
         strikes, cause: of the last time that it was closed.
         since: when it was closed for the first time in that row.
         answered: when it last answered.
-        looked: when this process last looked at what others know.
+        looked: when this process last looked at what others know of it.
+        version: of what workers know together, before that look; None for none.
         freed: set when a place becomes free.
     """
 
+    most: int
     places: float
     grown: float
     running: int = 0
@@ -161,6 +167,7 @@ class _Host:
     since: float = 0.0
     answered: float | None = None
     looked: float = -1.0
+    version: bytes | None = None
     freed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -201,6 +208,9 @@ class Hosts:
         self._known: OrderedDict[str, _Host] = OrderedDict()
         self._looking = asyncio.Lock()
         self._wanted: set[str] = set()
+        #: The version of what workers know together, and when this process last looked at it.
+        self._version: bytes | None = None
+        self._looked = -1.0
 
     def __len__(self) -> int:
         return len(self._known)
@@ -240,11 +250,21 @@ class Hosts:
             if unseen := self._unseen(hosts):
                 due = self._unseen(sorted({*self._wanted, *unseen}))
                 self._wanted.clear()
-                found = await self.shared.look(due)
-                for host in due:
-                    self._host(host).looked = self._clock()
-                for host, closing in found.items():
-                    self._take_over(self._host(host), closing)
+                if self._clock() - self._looked >= _LOOK_SECONDS:
+                    # Before the look, so that what is closed meanwhile has another one.
+                    self._version, self._looked = await self.shared.version(), self._clock()
+                    due = self._unseen(due)
+                if due:
+                    await self._look(self.shared, due)
+
+    async def _look(self, shared: SharedKnowledge, hosts: Sequence[str]) -> None:
+        version = self._version
+        found = await shared.look(hosts)
+        for host in hosts:
+            one = self._host(host)
+            one.looked, one.version = self._clock(), None if found is None else version
+        for host, closing in (found or {}).items():
+            self._take_over(self._host(host), closing)
 
     @asynccontextmanager
     async def place(self, host: str, *, patience: float = PATIENCE) -> AsyncIterator[None]:
@@ -292,9 +312,8 @@ class Hosts:
         one = self._host(host)
         one.failures = 0
         one.answered = self._clock()
-        most = self.limit(host) or self._places
-        if one.places < most:
-            one.places = min(most, one.places + 1 / one.places)
+        if one.places < one.most:
+            one.places = min(one.most, one.places + 1 / one.places)
         if one.strikes and self._wait(one) <= 0:
             one.strikes = 0
             if self.shared is not None:
@@ -392,8 +411,17 @@ class Hosts:
         return HostClosedError(host, one.cause, wait, one.strikes, timedelta(seconds=self._clock() - one.since))
 
     def _unseen(self, hosts: Sequence[str]) -> list[str]:
+        """Return those of the hosts of which others may know something that this process does not.
+
+        That is none which it has looked at since the last closing of any host.
+        """
         now = self._clock()
-        return [host for host in hosts if now - self._host(host).looked >= _LOOK_SECONDS]
+        version = self._version if now - self._looked < _LOOK_SECONDS else None
+        return [
+            host
+            for host in hosts
+            if now - (one := self._host(host)).looked >= _LOOK_SECONDS and (version is None or one.version != version)
+        ]
 
     def _padded(self, wait: timedelta) -> timedelta:
         extra = min(wait.total_seconds() * _JITTER, _MAX_JITTER) * self._jitter()
@@ -417,7 +445,8 @@ class Hosts:
     def _host(self, host: str) -> _Host:
         one = self._known.get(host)
         if one is None:
-            one = self._known[host] = _Host(places=self.limit(host) or self._places, grown=self._clock())
+            most = self.limit(host) or self._places
+            one = self._known[host] = _Host(most, places=most, grown=self._clock())
             if len(self._known) > _MAX_HOSTS:
                 oldest = next(
                     (name for name, known in self._known.items() if not known.running and not known.slow), None
@@ -428,14 +457,14 @@ class Hosts:
             self._known.move_to_end(host)
         if one.strikes and self._clock() > one.open_at + MEMORY.total_seconds():
             one.strikes, one.failures = 0, 0
-        self._grow(one, self.limit(host) or self._places)
+        self._grow(one)
         return one
 
-    def _grow(self, one: _Host, most: int) -> None:
+    def _grow(self, one: _Host) -> None:
         """Give a host back places that it has lost, except while it is closed or does not answer."""
         now = self._clock()
-        if one.places < most and self._wait(one) <= 0 and not (one.strikes and one.cause is Cause.DOWN):
-            one.places = min(most, one.places + (now - max(one.grown, one.open_at)) / _REGAIN_SECONDS)
+        if one.places < one.most and self._wait(one) <= 0 and not (one.strikes and one.cause is Cause.DOWN):
+            one.places = min(one.most, one.places + (now - max(one.grown, one.open_at)) / _REGAIN_SECONDS)
         one.grown = now
 
 

@@ -19,6 +19,8 @@ from pixcrawler_worker.web.optional_redis import OptionalRedis
 PREFIX = "pixcrawler:host:"
 #: Keys of the sets of closed hosts, by cause, which metrics count; the scores are when each may be tried again.
 CLOSED = "pixcrawler:closed:"
+#: Key of the time of the last closing of any host, in microseconds.
+VERSION = "pixcrawler:hosts"
 #: Keys of the turns of jobs, whose names follow.
 TURNS = "pixcrawler:pace:"
 #: Milliseconds after which a borrowed connection is free again: longer than a process keeps one.
@@ -59,6 +61,7 @@ redis.call('PEXPIRE', KEYS[1], open_at - now + memory)
 redis.pcall('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 redis.pcall('ZADD', KEYS[2], open_at, KEYS[1])
 redis.pcall('PEXPIRE', KEYS[2], memory + longest + open_at - now)
+redis.call('SET', KEYS[3], string.format('%.0f', t[1] * 1000000 + t[2]), 'PX', memory + longest + open_at - now)
 return {math.max(0, open_at - now), strikes, cause, now - since}
 """
 )
@@ -110,10 +113,19 @@ class RedisHosts:
         url = optional_redis.of_broker(broker_url)
         return None if url is None else cls(url)
 
-    async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing]:
-        """Return those of the hosts that were closed lately."""
-        found = await self._run(_LOOK, [PREFIX + host for host in hosts], []) or []
-        return {host: _closing(row) for host, row in zip(hosts, found, strict=False) if row}
+    async def version(self) -> bytes | None:
+        """Return what is another one after each closing of any host; None without Redis."""
+
+        async def get(redis: Redis) -> bytes:
+            found: Any = await redis.get(VERSION)  # text in other clients than this one
+            return found or b""
+
+        return await self._redis.ask(get)
+
+    async def look(self, hosts: Sequence[str]) -> Mapping[str, Closing] | None:
+        """Return those of the hosts that were closed lately; None without Redis."""
+        found = await self._run(_LOOK, [PREFIX + host for host in hosts], [])
+        return None if found is None else {host: _closing(row) for host, row in zip(hosts, found, strict=False) if row}
 
     async def close(self, host: str, cause: Cause, wait: timedelta | None, *, age: timedelta) -> Closing | None:
         """Close a host; without a wait, for longer each time."""
@@ -125,7 +137,7 @@ class RedisHosts:
             _ms(LONGEST_PAUSE),
             _ms(MEMORY),
         ]
-        row = await self._run(_CLOSE, [PREFIX + host, CLOSED + cause.name], arguments)
+        row = await self._run(_CLOSE, [PREFIX + host, CLOSED + cause.name, VERSION], arguments)
         return _closing(row) if row else None
 
     async def open(self, host: str) -> None:

@@ -244,11 +244,18 @@ class CountedLooks:
 
     def __init__(self) -> None:
         self.looks: list[Sequence[str]] = []
+        self.versions = 0
+        self.now: bytes | None = b"1"
+        self.fails = False
 
-    async def look(self, names: Sequence[str]) -> Mapping[str, hosts.Closing]:
+    async def version(self) -> bytes | None:
+        self.versions += 1
+        return self.now
+
+    async def look(self, names: Sequence[str]) -> Mapping[str, hosts.Closing] | None:
         self.looks.append(names)
         await asyncio.sleep(0)
-        return {}
+        return None if self.fails else {}
 
 
 def test_requests_to_many_hosts_look_together(clock: Clock) -> None:
@@ -262,3 +269,31 @@ def test_requests_to_many_hosts_look_together(clock: Clock) -> None:
     run(ask())
     assert len(shared.looks) == 2
     assert sorted(name for look in shared.looks for name in look) == sorted(names)
+
+
+def test_hosts_are_looked_at_again_only_when_some_host_was_closed(clock: Clock) -> None:
+    shared = CountedLooks()
+    many = Hosts(shared=cast("hosts.SharedKnowledge", shared), clock=clock)
+
+    def look(*names: str) -> tuple[int, Sequence[Sequence[str]]]:
+        shared.looks.clear()
+        shared.versions = 0
+        clock.now += 0.05
+        for name in names:
+            run(many.look([name]))
+        return shared.versions, list(shared.looks)
+
+    assert look("a", "b") == (1, [["a"], ["b"]])
+    assert look("a", "b", "a") == (1, [])
+    assert look("c", "a") == (1, [["c"]])
+    shared.now = b"2"
+    assert look("a", "b", "a") == (1, [["a"], ["b"]])
+    assert look("a", "b", "c") == (1, [["c"]])
+    shared.now = None
+    assert look("a", "b") == (1, [["a"], ["b"]]), "without Redis, nothing says that nothing has changed"
+    shared.now = b"2"
+    shared.fails = True
+    assert look("a", "b") == (1, [["a"], ["b"]])
+    shared.fails = False
+    assert look("a", "b") == (1, [["a"], ["b"]]), "the look before has found nothing out"
+    assert look("a", "b") == (1, [])

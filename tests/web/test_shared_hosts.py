@@ -8,8 +8,8 @@ from typing import TypeVar
 import pytest
 import redis
 
-from pixcrawler_worker.web.hosts import Cause, Closing, HostClosedError, Hosts
-from pixcrawler_worker.web.shared_hosts import PREFIX, RedisHosts
+from pixcrawler_worker.web.hosts import MEMORY, Cause, Closing, HostClosedError, Hosts
+from pixcrawler_worker.web.shared_hosts import PREFIX, VERSION, RedisHosts
 
 T = TypeVar("T")
 NOW = timedelta(0)
@@ -37,13 +37,54 @@ def test_a_host_that_one_worker_closes_is_closed_for_the_others(redis_url: str) 
     async def work(one: RedisHosts, other: RedisHosts) -> None:
         closed = await one.close("a.example", Cause.LIMITED, timedelta(seconds=20), age=NOW)
         found = await other.look(["b.example", "a.example"])
+        assert found is not None
         assert set(found) == {"a.example"}
         for closing in (closed, found["a.example"]):
             assert closing is not None
             assert about(closing.wait, 20)
             assert (closing.strikes, closing.cause) == (1, Cause.LIMITED)
         await one.open("a.example")
-        assert about((await other.look(["a.example"]))["a.example"].wait, 20), "an answer from before says nothing"
+        found = await other.look(["a.example"])
+        assert found is not None
+        assert about(found["a.example"].wait, 20), "an answer from before says nothing"
+
+    run(redis_url, work)
+
+
+def test_the_version_is_another_one_after_each_closing_and_only_then(redis_url: str) -> None:
+    async def work(one: RedisHosts, other: RedisHosts) -> None:
+        before = await other.version()
+        assert before is not None
+        assert await other.look(["a.example"]) == {}
+        await one.open("a.example")
+        assert await other.version() == before
+        seen = {before}
+        for host in ("a.example", "b.example", "a.example"):
+            await one.close(host, Cause.LIMITED, timedelta(milliseconds=1), age=NOW)
+            version = await other.version()
+            assert version is not None
+            seen.add(version)
+        assert len(seen) == 4
+        await one.open("b.example")
+        assert await other.version() in seen
+        with redis.Redis.from_url(redis_url) as server:
+            assert MEMORY / timedelta(milliseconds=1) < server.pttl(VERSION) < 1_000_000
+
+    run(redis_url, work)
+
+
+def test_a_closing_is_known_to_a_process_that_has_just_looked(redis_url: str) -> None:
+    async def work(one: RedisHosts, other: RedisHosts) -> None:
+        known = Hosts(shared=other)
+        await known.look(["a.example", "b.example"])
+        await one.close("a.example", Cause.LIMITED, timedelta(seconds=20), age=NOW)
+        await asyncio.sleep(0.05)
+        await known.look(["b.example"])
+        assert known.closed("a.example") is None
+        await known.look(["a.example"])
+        closed = known.closed("a.example")
+        assert closed is not None
+        assert about(closed.wait, 20)
 
     run(redis_url, work)
 
@@ -52,7 +93,9 @@ def test_the_row_ends_with_an_answer(redis_url: str) -> None:
     async def work(one: RedisHosts, other: RedisHosts) -> None:
         await one.close("a.example", Cause.DOWN, timedelta(milliseconds=20), age=NOW)
         await asyncio.sleep(0.05)
-        known = (await other.look(["a.example"]))["a.example"]
+        found = await other.look(["a.example"])
+        assert found is not None
+        known = found["a.example"]
         assert (known.wait, known.strikes, known.cause) == (NOW, 1, Cause.DOWN)
         assert known.lasting >= timedelta(milliseconds=40)
         await other.open("a.example")
@@ -139,7 +182,7 @@ def test_damaged_values_are_no_trouble(redis_url: str) -> None:
         with redis.Redis.from_url(redis_url) as server:
             server.hset(PREFIX + "a.example", mapping={"until": "soon", "strikes": "many"})
             server.set(PREFIX + "b.example", "text")
-        assert await one.look(["a.example"]) == {}
-        assert await other.look(["b.example"]) == {}
+        assert await one.look(["a.example"]) is None
+        assert await other.look(["b.example"]) is None
 
     run(redis_url, work)
