@@ -47,6 +47,12 @@ class Placeholders:
     digests: frozenset[bytes] = frozenset()
     hashes: Mapping[int, int] = field(default_factory=dict)
     patterns: tuple[_Pattern, ...] = ()
+    #: One for all patterns without a query, and one for those with: nearly all URLs match neither.
+    _any: tuple[re.Pattern[str], re.Pattern[str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        both = (_any_of(one for one in self.patterns if one.has_query is has_query) for has_query in (False, True))
+        object.__setattr__(self, "_any", tuple(both))
 
     def __or__(self, other: "Placeholders") -> "Placeholders":
         """Return the placeholders of both."""
@@ -65,9 +71,13 @@ class Placeholders:
         if parts is None:
             return
         host, path, query = parts[1], parts[2] or "/", parts[3] or ""
+        forms = {host, _PORT.sub("", host)}
+        without, with_query = self._any
+        if not any(without.fullmatch(form + path) or with_query.fullmatch(form + path + query) for form in forms):
+            return
         for pattern in self.patterns:
             rest = path + query if pattern.has_query else path
-            if any(pattern.regex.fullmatch(form + rest) for form in {host, _PORT.sub("", host)}):
+            if any(pattern.regex.fullmatch(form + rest) for form in forms):
                 raise RejectedError(Reason.PLACEHOLDER, f"its URL is that of a placeholder, {pattern.written}")
 
     def check_image(self, facts: ImageFacts) -> None:
@@ -90,6 +100,10 @@ class Placeholders:
         if not self.hashes or facts.dhash == 0:
             return False
         return any((known ^ facts.phash).bit_count() <= allowed + more for known, allowed in self.hashes.items())
+
+
+def _any_of(patterns: Iterable[_Pattern]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{one.regex.pattern})" for one in patterns) or r"(?!)", re.IGNORECASE | re.DOTALL)
 
 
 def parse(lines: Iterable[str], origin: str) -> Placeholders:
