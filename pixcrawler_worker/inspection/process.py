@@ -107,6 +107,7 @@ class DecodeProcess:
         self._retired = False
         self._max_conversion_bytes = _MAX_RESPONSE_BYTES + limits.max_converted_bytes
         # Its first message says that it is ready, so that a start does not count against an image's deadline.
+        self._layers: dict[str, str] | None = None
         self._ready = self._loop.create_future()
         self._ready.add_done_callback(lambda ready: ready.cancelled() or ready.exception())
         self._enqueue(_Request(self._ready, _START_SECONDS))
@@ -127,13 +128,16 @@ class DecodeProcess:
         Raises:
             TransientError: it ended before that, or hangs.
         """
+        if self._layers is not None:
+            return self._layers
         try:
             # Several callers may wait for it, and one of them may be cancelled.
-            return framing.read_ready(await asyncio.shield(self._ready))
+            self._layers = framing.read_ready(await asyncio.shield(self._ready))
         except framing.DecodeProcessError as error:
             raise TransientError(f"the image decoder does not start: {error.summary}") from error
         except (ConnectionError, TimeoutError) as error:
             raise TransientError("the image decoder does not start") from error
+        return self._layers
 
     async def request(self, body: bytes | File, operation: Operation, number: int, *, seconds: float) -> bytes:
         """Return its response to one image.

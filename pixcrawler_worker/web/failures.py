@@ -48,4 +48,4 @@ def was_reset(response: aiohttp.ClientResponse) -> bool:
 
 def without_query(url: URL) -> str:
     """Return a URL for a log or an error: the query may hold a signature."""
-    return str(url.with_query(None))
+    return str(url).partition("?")[0]
