@@ -4,11 +4,13 @@ Names prove nothing: the owner of a name decides what it resolves to, and may ch
 address itself is checked, at the moment a socket is made for it.
 """
 
+import functools
 import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
 from yarl import URL
@@ -20,6 +22,8 @@ Network = IPv4Network | IPv6Network
 
 #: Characters; what most servers accept in a request line.
 MAX_URL_LENGTH = 8192
+#: URLs that are kept parsed: a chunk parses all of its URLs before it requests the first. Some megabytes at most.
+_PARSED = 512
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -143,27 +147,16 @@ class Guard:
             RejectedError: `BAD_URL` when it cannot be read in exactly one way, `FORBIDDEN_ADDRESS` or `FORBIDDEN_PORT`
                 when it may not be requested. The detail never repeats the URL.
         """
-        parts, port = _split(url)
-        host = _host(parts)
-        literal = _literal(host)
-        requested_port = _DEFAULT_PORTS[parts.scheme] if port is None else port
+        parsed = _parse(url)
         try:
-            if literal:
-                self.check(literal, requested_port)
+            if parsed.literal:
+                self.check(parsed.literal, parsed.port)
             elif not self.allowed_networks:
-                _check_name(host)
-                self._check_port(requested_port)
+                _check_name(parsed.host)
+                self._check_port(parsed.port)
         except DeniedError as error:
             raise RejectedError(error.reason, str(error)) from error
-        authority = f"[{host}]" if isinstance(literal, IPv6Address) else host
-        if requested_port != _DEFAULT_PORTS[parts.scheme]:
-            authority += f":{requested_port}"
-        try:
-            path = quote(parts.path, safe=_SAFE_IN_PATH, errors="surrogateescape") or "/"
-            query = quote(parts.query, safe=_SAFE_IN_QUERY, errors="surrogateescape")
-        except UnicodeEncodeError as error:
-            raise RejectedError(Reason.BAD_URL, "holds half a character") from error
-        return URL(f"{parts.scheme}://{authority}{path}{'?' if query else ''}{query}", encoded=True)
+        return parsed.url
 
     def check(self, address: Address, port: int) -> None:
         """Allow one connection, or deny it.
@@ -196,6 +189,38 @@ class Guard:
     def _check_port(self, port: int) -> None:
         if port not in self.ports:
             raise DeniedError(f"port {port} is not allowed", reason=Reason.FORBIDDEN_PORT)
+
+
+class _Parsed(NamedTuple):
+    """A URL in its one form, and what is checked of it."""
+
+    url: URL
+    host: str
+    literal: Address | None
+    port: int
+
+
+@functools.lru_cache(_PARSED)
+def _parse(url: str) -> _Parsed:
+    """Return a URL in its one form.
+
+    Raises:
+        RejectedError: it has none, or its host spells an address in disguise.
+    """
+    parts, port = _split(url)
+    host = _host(parts)
+    literal = _literal(host)
+    requested_port = _DEFAULT_PORTS[parts.scheme] if port is None else port
+    authority = f"[{host}]" if isinstance(literal, IPv6Address) else host
+    if requested_port != _DEFAULT_PORTS[parts.scheme]:
+        authority += f":{requested_port}"
+    try:
+        path = quote(parts.path, safe=_SAFE_IN_PATH, errors="surrogateescape") or "/"
+        query = quote(parts.query, safe=_SAFE_IN_QUERY, errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise RejectedError(Reason.BAD_URL, "holds half a character") from error
+    form = URL(f"{parts.scheme}://{authority}{path}{'?' if query else ''}{query}", encoded=True)
+    return _Parsed(form, host, literal, requested_port)
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:
