@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, exc, text
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import Connection, Dialect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -174,6 +174,8 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         isolation_level="READ COMMITTED",
     )
 
+    _say_when_broken(engine.dialect)
+
     @event.listens_for(engine, "connect")
     def set_up(connection: psycopg.Connection, record: ConnectionPoolEntry) -> None:
         timestamps.register(connection)
@@ -184,6 +186,26 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
     event.listen(engine, "begin", _set_unless_direct)
     statement_spans.listen(engine)
     return engine
+
+
+def _say_when_broken(dialect: Dialect) -> None:
+    """Have an error of psycopg raised when the first connection of an engine breaks in what SQLAlchemy asks there.
+
+    Otherwise that is "This Connection is closed", or NotImplementedError, which look like mistakes in the code: nothing
+    would be tried again. Each child makes an engine for its first task.
+    """
+    initialize = dialect.initialize
+
+    def initialize_or_raise(connection: Connection) -> None:
+        driver_connection: Any = connection.connection.driver_connection
+        try:
+            initialize(connection)
+        except Exception as error:
+            if not driver_connection.closed:
+                raise
+            raise psycopg.OperationalError("the connection broke when it was new") from error
+
+    dialect.initialize = initialize_or_raise  # type: ignore[method-assign]  # there is no event for it
 
 
 def _set_if_direct(connection: psycopg.Connection) -> bool:
