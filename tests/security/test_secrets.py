@@ -243,7 +243,13 @@ class listening:  # noqa: N801 - reads as the functions that are contexts
 
     def __enter__(self) -> None:
         self._thread.start()
-        time.sleep(0.5)
+        # What was sent before it is connected is never heard.
+        with self._api.events.default_dispatcher() as dispatcher:
+            deadline = time.monotonic() + 30
+            while not self._heard:
+                assert time.monotonic() < deadline, "no event is heard"
+                dispatcher.send("listening-began")
+                time.sleep(0.05)
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
