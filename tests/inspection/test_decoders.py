@@ -45,6 +45,17 @@ def children() -> set[int]:
     return running({child.pid for child in psutil.Process().children()})
 
 
+def left(before: set[int], *, first: Decoder) -> set[int]:
+    """Return the children that do not end within seconds, but for earlier ones and the process of the first decoder.
+
+    A busy system ends processes late.
+    """
+    deadline = time.monotonic() + 10
+    while (found := children() - before - {first.pid}) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
 @pytest.mark.parametrize(
     ("sizes", "processes"),
     [
@@ -159,7 +170,8 @@ def test_no_process_is_left_when_closing_is_cancelled(pause: float) -> None:
                     await asyncio.sleep(pause)
                 await asyncio.wait([task], timeout=10)
                 assert task.cancelled()
-            return children() - before
+            # The first one may have a new process: that of an image whose caller was cancelled is ended.
+            return left(before, first=first)
 
     assert asyncio.run(run()) == set()
 
