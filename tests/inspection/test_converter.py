@@ -574,14 +574,16 @@ def test_many_large_responses_at_once_do_not_wait_for_each_other() -> None:
 
         async def take(at_once: int) -> float:
             begun = time.perf_counter()
-            for _ in range(64 // at_once):
+            for _ in range(32 // at_once):
                 await asyncio.gather(*(decoder.convert(body, conversion) for _ in range(at_once)))
             return time.perf_counter() - begun
 
-        return await take(4), await take(32)
+        # In turns, and the best of each: a busy machine can only add to them.
+        few, many = zip(*[(await take(4), await take(32)) for _ in range(3)], strict=True)
+        return min(few), min(many)
 
     few, many = run(story)
-    assert many < 3 * few + 0.2, "a rest of 50 ms before each answer would take ten times as long"
+    assert many < 3 * few + 0.1, "a rest of 50 ms before each answer would take ten times as long"
 
 
 def test_random_damage_is_converted_or_rejected_and_does_not_kill_the_process() -> None:

@@ -171,7 +171,7 @@ def test_reading_several_responses_at_once_takes_no_longer() -> None:
 
             async def inspect(at_once: int) -> float:
                 begun = time.perf_counter()
-                waiting = iter(range(300))
+                waiting = iter(range(100))
 
                 async def take_turns() -> None:
                     for _ in waiting:
@@ -180,7 +180,9 @@ def test_reading_several_responses_at_once_takes_no_longer() -> None:
                 await asyncio.gather(*(take_turns() for _ in range(at_once)))
                 return time.perf_counter() - begun
 
-            return await inspect(4), await inspect(32)
+            # In turns, and the best of each: a busy machine can only add to them.
+            few, many = zip(*[(await inspect(4), await inspect(32)) for _ in range(4)], strict=True)
+            return min(few), min(many)
 
     few, many = asyncio.run(story())
     assert many < 2 * few, "a pause of 50 ms before each response would take thirty times as long"
