@@ -365,12 +365,13 @@ def test_a_chunk_that_this_version_cannot_read_fails(runtime: Runtime, sessions:
 
 
 def test_heartbeats_keep_the_lease_of_long_work(runtime: Runtime, sessions: Sessions) -> None:
-    """The lease is 1 s and the work takes 2.5 s: a sweep that looks all the time never finds it expired."""
+    """The lease is 2 s and the work takes 5 s: a sweep that looks all the time never finds it expired."""
+    runtime = replace(runtime, settings=runtime.settings.model_copy(update={"lease_seconds": 2}))
     ref, message = one_chunk(runtime, sessions)
     expired: list[bool] = []
 
     async def work(number: int) -> int:
-        for _ in range(50):
+        for _ in range(100):
             await asyncio.sleep(0.05)
             chunk = await asyncio.to_thread(the_chunk, sessions, ref)
             with sessions.begin() as session:
