@@ -56,6 +56,13 @@ def pool_grow(state: Any, n: object = 1, **_: object) -> Reply:
     return {"ok": "pool will grow"}
 
 
+@control_command(args=[("modules", str), ("reload", bool)], signature="[modules [reload]]")
+def pool_restart(state: Any, **_: object) -> Reply:
+    """Rejected: Celery would raise an error, which is a bug in the log."""
+    del state
+    return _rejected("the pool cannot be restarted by itself: send SIGHUP to the worker, which restarts it as a whole")
+
+
 @control_command(args=[("max", int), ("min", int)], signature="[max [min]]")
 def autoscale(state: Any, max: object = None, min: object = None, **_: object) -> Reply:  # noqa: A002 - names of arguments in messages
     """Change the limits of a worker that was started with --autoscale."""

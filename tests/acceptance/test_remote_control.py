@@ -70,6 +70,7 @@ def test_commands_that_would_leave_jobs_waiting_are_rejected_and_the_others_have
         rejected: list[tuple[str, dict[str, object], str]] = [
             ("pool_shrink", {"n": 2}, "a worker needs a process: it has 2"),
             ("pool_grow", {"n": 0}, "expected a number of processes of at least 1, got 0"),
+            ("pool_restart", {}, "send SIGHUP to the worker"),
             ("autoscale", {"max": 0, "min": 0}, "the worker was not started with --autoscale"),
             ("add_consumer", {"queue": "other"}, "there is no queue 'other': expected one of crawl"),
             ("cancel_consumer", {"queue": "other"}, "there is no queue 'other': expected one of crawl"),
