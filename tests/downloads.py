@@ -21,6 +21,8 @@ from pixcrawler_worker.web.shared_hosts import RedisHosts
 CERTIFICATE = Path(hosts.__file__).with_name("images_example.pem")
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 SOON = timedelta(seconds=0.3)
+#: For what does not hang: a busy machine may take a while.
+LONG = timedelta(seconds=30)
 
 
 class Turns(RedisHosts):

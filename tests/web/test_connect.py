@@ -8,7 +8,7 @@ from ipaddress import ip_network
 
 import aiohttp
 import pytest
-from downloads import CERTIFICATE, LOOPBACK, SOON, fetch, fetch_from, policy, rejection
+from downloads import CERTIFICATE, LONG, LOOPBACK, SOON, fetch, fetch_from, policy, rejection
 from fakes import hosts
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
@@ -80,7 +80,7 @@ def test_a_name_with_one_forbidden_address_is_not_connected_to_at_its_others(ser
 def test_a_name_that_changes_is_checked_again(server: hosts.HostileServer) -> None:
     now = 0.0
     answers = iter((["127.0.0.1"], ["10.0.0.1"]))
-    names = CachingResolver(lambda _: next(answers), patience=SOON, clock=lambda: now)
+    names = CachingResolver(lambda _: next(answers), patience=LONG, clock=lambda: now)
     resolver = GuardedResolver(Guard(ports=frozenset({80}), allowed_networks=LOOPBACK), names)
 
     async def found() -> list[str]:
@@ -93,7 +93,7 @@ def test_a_name_that_changes_is_checked_again(server: hosts.HostileServer) -> No
 
 
 def test_what_is_remembered_of_a_name_is_checked_for_every_port() -> None:
-    names = CachingResolver(lambda _: ["93.184.215.14"], patience=SOON)
+    names = CachingResolver(lambda _: ["93.184.215.14"], patience=LONG)
     resolver = GuardedResolver(Guard(ports=frozenset({443})), names)
     assert asyncio.run(resolver.resolve("images.example", 443))
     with pytest.raises(DeniedError, match="port 80"):
@@ -105,7 +105,7 @@ def test_a_connection_is_denied_even_for_a_url_that_was_not_checked(server: host
 
     async def run() -> None:
         guard = Guard(ports=frozenset({port}))
-        resolver = GuardedResolver(guard, CachingResolver(system_lookup, patience=SOON))
+        resolver = GuardedResolver(guard, CachingResolver(system_lookup, patience=LONG))
         connector = guarded_connector(guard, resolver=resolver, tls=None, keep=True)
         async with aiohttp.ClientSession(connector=connector) as session:
             with pytest.raises(aiohttp.ClientConnectorError) as caught:

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
-from downloads import CERTIFICATE, LOOPBACK, SOON, fetch, fetch_from, policy, rejection
+from downloads import CERTIFICATE, LONG, LOOPBACK, SOON, fetch, fetch_from, policy, rejection
 from fakes import hosts
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,7 +43,7 @@ def test_the_second_reading_goes_to_a_checked_address_too() -> None:
             pass
 
     client = LenientClient(
-        resolver=Rebinding(), socket_factory=checked_sockets(guard), tls=None, connect_timeout=SOON, idle_timeout=SOON
+        resolver=Rebinding(), socket_factory=checked_sockets(guard), tls=None, connect_timeout=LONG, idle_timeout=LONG
     )
 
     async def run() -> None:

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import redis
 from aiohttp import web
-from downloads import Turns, policy
+from downloads import LONG, Turns, policy
 from fakes import providers
 
 from pixcrawler_worker.web.downloader import Downloader
@@ -21,7 +21,6 @@ from pixcrawler_worker.web.shared_hosts import TURNS, RedisHosts
 
 #: Bytes of a body, and what a job may receive in a second.
 SIZE, RATE = 120_000, 400_000
-LONG = timedelta(minutes=1)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
+from downloads import LONG
 
 from pixcrawler_worker.web.resolver import (
     ANSWER_TTL,
@@ -26,8 +27,6 @@ from pixcrawler_worker.web.resolver import (
 )
 
 PATIENCE = timedelta(seconds=0.3)
-#: Where no lookup hangs: a busy machine may take a while to start the thread of one.
-LONG = timedelta(seconds=30)
 ADDRESS = "93.184.215.14"
 
 
