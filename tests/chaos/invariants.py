@@ -32,10 +32,17 @@ _LEDGER = """
             coalesce(max(generation), 1) AS generation
         FROM pixcrawler.chunks WHERE {kind}_job_id = job.id
     ) AS ledger
+    CROSS JOIN LATERAL (
+        -- A retry that finds no chunk to run again makes no new generation. It is committed within seconds.
+        SELECT max(id) AS last_retry FROM activity_logs
+        WHERE timestamp > clock_timestamp() - interval '30 s' AND action = '{kind}_job.retried'
+            AND resource_id = job.id::text
+    ) AS activity
 """
 _CRAWLS = f"""
     SELECT job.id, job.status, job.progress, job.total_chunks, job.active_chunks, job.completed_chunks,
         job.failed_chunks, job.total_images, job.downloaded_images, job.valid_images, job.max_images, ledger.*,
+        last_retry,
         (SELECT count(*) FROM images WHERE crawl_job_id = job.id) AS rows,
         EXISTS (SELECT FROM pixcrawler.recounts WHERE crawl_job_id = job.id) AS to_recount,
         (
@@ -52,11 +59,12 @@ _CRAWLS = f"""
 """
 _VALIDATIONS = f"""
     SELECT job.id, job.status, job.progress, job.total_images, job.validated_images, job.invalid_images, ledger.*,
+        last_retry,
         (SELECT count(*) FROM pixcrawler.verdicts WHERE validation_job_id = job.id) AS rows
     FROM validation_jobs AS job {_LEDGER.format(kind="validation")}
 """
 _EXPORTS = f"""
-    SELECT job.id, job.status, job.progress, job.total_images, job.exported_images, ledger.*
+    SELECT job.id, job.status, job.progress, job.total_images, job.exported_images, ledger.*, last_retry
     FROM export_jobs AS job {_LEDGER.format(kind="export")}
 """
 _ALL = """
@@ -146,7 +154,7 @@ def _of_export(row: Row) -> Iterator[str]:
 
 
 def _over_time(kind: str, before: Row, row: Row) -> Iterator[str]:
-    if before["generation"] != row["generation"]:
+    if any(before[name] != row[name] for name in ("generation", "last_retry")):
         return
     if row["progress"] < before["progress"]:
         yield f"progress never falls: {row['progress']} after {before['progress']}"

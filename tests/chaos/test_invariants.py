@@ -15,6 +15,7 @@ from chaos.recovery import Recovery
 from chaos.services import Database
 from factories import start_job
 
+from pixcrawler_worker.db import activity_log
 from pixcrawler_worker.db.exports import EXPORT_JOBS
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
@@ -126,11 +127,18 @@ def test_an_image_after_a_cancel_is_noticed(database_url: str, sessions: Session
     assert list(violations("crawl", row, late)) == ["no image is inserted after a cancel: 2 after 1"]
 
 
-def test_an_ended_job_that_runs_again_is_noticed(database_url: str, job: JobRef) -> None:
-    row = {**of_job(database_url, job), "progress": 50}
-    assert list(violations("crawl", {**row, "status": "failed"}, row)) == [
-        "an ended job stays as it ended: running after failed"
-    ]
+def test_an_ended_job_that_runs_again_is_noticed_unless_it_is_retried(
+    database_url: str, sessions: Sessions, job: JobRef
+) -> None:
+    ended = {**of_job(database_url, job), "progress": 50, "status": "failed"}
+    row = {**ended, "status": "running"}
+    assert list(violations("crawl", ended, row)) == ["an ended job stays as it ended: running after failed"]
+    with sessions.begin() as session:
+        activity_log.record(session, job, "started")
+    assert of_job(database_url, job)["last_retry"] is None
+    with sessions.begin() as session:
+        activity_log.record(session, job, "retried")
+    assert not list(violations("crawl", ended, {**row, "last_retry": of_job(database_url, job)["last_retry"]}))
 
 
 def test_a_job_that_has_not_ended_is_noticed_at_the_end(database_url: str, job: JobRef) -> None:
