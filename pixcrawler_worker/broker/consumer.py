@@ -1,12 +1,10 @@
 """Celery's consumer, as `worker_consumer` names it, with what cannot be set in its configuration."""
 
 import logging
-import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import structlog
-from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import consumer
 from kombu import Message
 
@@ -51,11 +49,6 @@ class Consumer(consumer.Consumer):
             return super().ensure_connected(conn)
         finally:
             conn.ensure_connection = ensure
-
-    def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Leave a connection that broke, without Celery's warning each time of a default that this app does not use."""
-        with warnings.catch_warnings(action="ignore", category=CPendingDeprecationWarning):
-            super().on_connection_error_after_connected(exc)
 
     def on_decode_error(self, message: Message, exc: Exception) -> NoReturn:
         """Raise: the transport sets the message aside."""

@@ -1,6 +1,5 @@
 """Celery's consumer with the settings of the app; what it does in a worker is tested in `acceptance`."""
 
-import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,14 +28,6 @@ def test_workers_do_not_talk_to_each_other_but_to_flower(consumer: Any) -> None:
 def test_a_child_that_died_before_the_first_start_does_not_end_the_worker(consumer: Any) -> None:
     # At 0, after the first start, Celery ends the worker when a child has exited by then.
     assert consumer.restart_count + 1 > 0
-
-
-def test_a_connection_that_broke_is_left_without_a_warning_of_a_default(consumer: Any) -> None:
-    consumer.connection = app.connection_for_write("redis://127.0.0.1:1/0")
-    with warnings.catch_warnings(record=True, action="always") as found:
-        consumer.on_connection_error_after_connected(ConnectionResetError())
-    assert consumer.connection is None
-    assert found == []
 
 
 def test_what_it_cannot_handle_reaches_the_transport(consumer: Any) -> None:
