@@ -240,4 +240,5 @@ def _damage(dice: random.Random, holder: list[Json] | dict[str, Json]) -> None:
     elif isinstance(holder, dict) and dice.random() < 0.3:
         del holder[key]
     else:
-        holder[key] = dice.choice(_VALUES)
+        # A copy, since a later damage may change it: of the value itself, it would make a circle, for all messages.
+        holder[key] = copy.deepcopy(dice.choice(_VALUES))
