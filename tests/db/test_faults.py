@@ -6,6 +6,7 @@ import ledger
 import pytest
 from factories import start_job
 from fakes.postgres_proxy import PostgresProxy, postgres_proxy
+from sqlalchemy import text
 from transitions import TRANSITIONS, Transition
 
 from pixcrawler_worker.db import session
@@ -54,3 +55,15 @@ def test_a_connection_that_breaks_at_any_statement_changes_nothing_about_the_out
             return
         cuts = wire.cuts
     raise AssertionError("the transaction has no end")
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["request lost", "answer lost"])
+@pytest.mark.parametrize("request_number", range(1, 9))
+def test_the_first_connection_of_a_process_may_break_at_any_request(
+    wire: PostgresProxy, request_number: int, *, done: bool
+) -> None:
+    first, cuts = session.connect(wire.url, pool_size=1), wire.cuts
+    wire.cut_at(request_number, done=done)
+    assert transact(session.sessions(first), lambda session: session.scalar(text("SELECT 1")), pauses=[0.0]) == 1
+    assert wire.cuts == cuts + 1
+    first.dispose()

@@ -276,18 +276,6 @@ def test_a_connection_that_breaks_in_a_transaction_is_replaced_at_once(
     assert transact(shaky, lambda session: session.scalar(text("SELECT pg_backend_pid()")), pauses=()) != pid
 
 
-@pytest.mark.parametrize("done", [False, True], ids=["not done", "done"])
-@pytest.mark.parametrize("request_number", range(1, 9))
-def test_the_first_connection_of_a_process_may_break_at_any_request(
-    wire: PostgresProxy, request_number: int, *, done: bool
-) -> None:
-    first = session.connect(wire.url, pool_size=1)
-    wire.cut_at(request_number, done=done)
-    assert transact(session.sessions(first), lambda session: session.scalar(text("SELECT 1")), pauses=[0.0]) == 1
-    assert wire.cuts == 1
-    first.dispose()
-
-
 def test_connections_that_break_again_and_again_are_an_outage(wire: PostgresProxy, shaky: Sessions) -> None:
     attempts = []
 
