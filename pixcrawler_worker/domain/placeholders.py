@@ -20,6 +20,8 @@ _BETWEEN_VERSIONS = 8
 _SHA256, _PHASH = re.compile(r"[0-9a-f]{64}"), re.compile(r"([0-9a-f]{16})(?:/(\d{1,2}))?")
 #: A URL without its scheme, user and fragment: host with port, path, and query.
 _URL = re.compile(r"(?:(?:[a-z][a-z0-9+.-]*:)?//)?(?:[^/?#@]*@)?([^/?#]*)([^?#]*)(\?[^#]*)?", re.IGNORECASE)
+#: Of patterns: case does not matter, and any character stands for `*`.
+_FLAGS = re.IGNORECASE | re.DOTALL
 _PORT = re.compile(r":\d*$")
 #: Letters and digits that a pattern needs, so that it cannot be one for all URLs.
 _MIN_LETTERS = 4
@@ -103,7 +105,7 @@ class Placeholders:
 
 
 def _any_of(patterns: Iterable[_Pattern]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{one.regex.pattern})" for one in patterns) or r"(?!)", re.IGNORECASE | re.DOTALL)
+    return re.compile("|".join(f"(?:{one.regex.pattern})" for one in patterns) or r"(?!)", _FLAGS)
 
 
 def parse(lines: Iterable[str], origin: str) -> Placeholders:
@@ -171,4 +173,4 @@ def _pattern(value: str) -> _Pattern:
     first, *words = (re.escape(word) for word in (host + path + query).split("*"))
     # Each word is found once, where it is first: with several of them, a URL that nearly matches would take hours.
     found = "".join(f"(?>.*?{word})" for word in words[:-1]) + "".join(f".*{word}" for word in words[-1:])
-    return _Pattern(value, re.compile(first + found, re.IGNORECASE | re.DOTALL), bool(query))
+    return _Pattern(value, re.compile(first + found, _FLAGS), bool(query))
