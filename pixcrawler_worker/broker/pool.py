@@ -87,7 +87,7 @@ class ChildProcesses(asynpool.AsynPool):
     _processes: int
     #: Of children that were not replaced yet.
     _exit_codes: list[int]
-    #: Until when no other try is planned, by the monotonic clock: one is.
+    #: When a try to replace them may be planned again, by the monotonic clock: before that, one is planned already.
     _next_try = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
