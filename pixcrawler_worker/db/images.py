@@ -1,8 +1,7 @@
 """Rows of images and their facts: inserting in bulk, candidates, files, deleting."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -11,7 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.each_row import write_each
+from pixcrawler_worker.db.each_row import savepoint, write_each
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, driver, execute_prepared, is_about_a_row
@@ -132,31 +131,24 @@ class Inserted:
 def insert_each(session: Session, job_id: int, found: Sequence[NewImage]) -> Inserted:
     """Insert the images as `insert_new` does, without those that the database rejects.
 
-    They are inserted together. After an error each half is tried, then the halves of a half, each in a savepoint.
+    They are inserted together. After an error each half is tried, then the halves of a half.
 
     Raises:
         DBAPIError, psycopg.Error: when the error is not about a row, or every image is rejected: no image is to blame.
     """
-    try:
-        return _insert_halves(session, job_id, found, _copy)
-    except psycopg.errors.UniqueViolation:
-        return _insert_halves(session, job_id, found, _insert_unless_known)
-
-
-def _insert_halves(session: Session, job_id: int, found: Sequence[NewImage], insert: "_Insert") -> Inserted:
     positions: list[int] = []
 
     def insert_between(first: int, last: int) -> None:
-        positions.extend(first + position for position in insert(session, job_id, found[first:last]))
+        positions.extend(first + position for position in insert_new(session, job_id, found[first:last]))
 
-    errors = write_each(session, len(found), insert_between, is_about_a_row=_is_about_a_row)
+    errors = write_each(len(found), insert_between, is_about_a_row=_is_about_a_row)
     if found and len(errors) == len(found):
         raise errors[0]
     return Inserted(sorted(positions), {position: describe(error) for position, error in errors.items()})
 
 
 def _is_about_a_row(error: Exception) -> bool:
-    # Another image has the same bytes, or the same URL: which ones are new is for the indexes to say.
+    # Of an id that is taken: the next ones may be free.
     if isinstance(error, psycopg.errors.UniqueViolation):
         return False
     return isinstance(error, DBAPIError | psycopg.Error) and is_about_a_row(error)
@@ -171,14 +163,16 @@ def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list
 
     Raises:
         PermanentError: when the sequence of the ids has come to its end: an operator has to act.
+        DBAPIError, psycopg.Error: and nothing is inserted.
     """
     if not found:
         return []
     try:
-        with session.begin_nested():
+        with savepoint(session):
             return _copy(session, job_id, found)
     except psycopg.errors.UniqueViolation:
-        return _insert_unless_known(session, job_id, found)
+        with savepoint(session):
+            return _insert_unless_known(session, job_id, found)
 
 
 def _copy(session: Session, job_id: int, found: Sequence[NewImage]) -> list[int]:
@@ -228,9 +222,6 @@ def _reserve(session: Session, job_id: int, found: Sequence[NewImage]) -> tuple[
     assert row is not None
     known, ids = row
     return frozenset(known), dict(zip(ids, order, strict=True))
-
-
-_Insert: TypeAlias = Callable[[Session, int, Sequence[NewImage]], list[int]]
 
 
 def _image_row(id_: int, job_id: int, image: NewImage) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.each_row import write_each
+from pixcrawler_worker.db.each_row import savepoint, write_each
 from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
 from pixcrawler_worker.db.images import MEASURED_HASH_VERSION, METRICS_VERSION, metrics_of, signed
 from pixcrawler_worker.db.models import Image
@@ -137,12 +137,13 @@ def _write_each(session: Session, rows: Sequence[T], write: Callable[[Sequence[T
     """
 
     def write_between(first: int, last: int) -> None:
-        write(rows[first:last])
+        with savepoint(session):
+            write(rows[first:last])
 
     def is_about_a_row(error: Exception) -> bool:
         return not (isinstance(error, DBAPIError | psycopg.Error) and is_passing(error))
 
-    errors = write_each(session, len(rows), write_between, is_about_a_row=is_about_a_row)
+    errors = write_each(len(rows), write_between, is_about_a_row=is_about_a_row)
     return {position: describe(error) for position, error in errors.items()}
 
 
