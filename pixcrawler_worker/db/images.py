@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db.each_row import savepoint, write_each
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.models import Image
-from pixcrawler_worker.db.session import describe, driver, execute_prepared, is_about_a_row
+from pixcrawler_worker.db.session import describe, driver, execute_text, is_about_a_row
 from pixcrawler_worker.domain.checks import Metrics
 from pixcrawler_worker.domain.facts import Credit, ImageFacts
 from pixcrawler_worker.domain.postgres_types import storable, storable_json
@@ -86,7 +86,8 @@ _FACTS = {
     "caption": "text",
     "columns": "jsonb",
 }
-_PREPARE = """
+# Planned each time: prepared while the table was empty and vacuumed, it would read all that is inserted since.
+_RESERVE = """
 SELECT ARRAY(SELECT sha256 FROM pixcrawler.image_facts WHERE crawl_job_id = %(job)s AND sha256 = ANY(%(sha256)b)),
     ARRAY(SELECT nextval('images_id_seq') FROM generate_series(1, %(count)s))
 """
@@ -212,7 +213,7 @@ def _reserve(session: Session, job_id: int, found: Sequence[NewImage]) -> tuple[
     order = sorted(range(len(found)), key=lambda position: found[position].facts.sha256)
     values = {"job": job_id, "sha256": [image.facts.sha256 for image in found], "count": len(found)}
     try:
-        row = execute_prepared(session, _PREPARE, values).fetchone()
+        row = execute_text(session, _RESERVE, values).fetchone()
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.SequenceGeneratorLimitExceeded):
             raise PermanentError(

@@ -349,6 +349,26 @@ def test_a_batch_may_have_known_images_and_rejected_ones(sessions: Sessions, ord
     assert count(sessions, job_id) == 3
 
 
+def test_a_table_that_was_empty_and_vacuumed_is_not_read_all_for_each_batch(
+    database_url: str, sessions: Sessions
+) -> None:
+    """As a connection that lives long prepares its statements then, for a table without rows."""
+    # Not by DELETE: other transactions of the server may hold what VACUUM is to remove.
+    ledger.execute(sessions, "TRUNCATE profiles CASCADE")
+    ledger.execute(sessions, "TRUNCATE pixcrawler.image_facts")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("VACUUM pixcrawler.image_facts")
+    job_id = make_job(sessions)
+    engine = session.connect(database_url, pool_size=1)
+    one_connection = session.sessions(engine)
+    for batch in range(60):
+        insert(one_connection, job_id, *(make_image(f"{batch} {number}") for number in range(60)))
+    ledger.execute(one_connection, "SELECT pg_stat_force_next_flush()")
+    engine.dispose()
+    read = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relid = 'pixcrawler.image_facts'::regclass"
+    assert ledger.scalar(sessions, read) < 30_000
+
+
 # Images that the database rejects
 
 
