@@ -94,8 +94,7 @@ SELECT ARRAY(SELECT sha256 FROM pixcrawler.image_facts WHERE crawl_job_id = %(jo
 # As text: `deploy/ids-to-bigint.sql` may have changed the types of ids, which a binary COPY has to name.
 _COPY_IMAGES = f"COPY images ({', '.join(_IMAGES)}) FROM STDIN"
 _COPY_FACTS = f"COPY pixcrawler.image_facts ({', '.join(_FACTS)}) FROM STDIN"
-# The foreign key of the facts is checked when the whole statement is done, so the unique indexes can decide first
-# which images are new.
+# The facts go first, whose unique indexes decide which images are new.
 _INSERT_FACTS = sql.SQL(
     """
 WITH fresh AS (

@@ -199,9 +199,8 @@ class ImageFact(Base):
         {"schema": PRIVATE},
     )
 
-    image_id: Mapped[int] = mapped_column(
-        ImageId, ForeignKey("images.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
-    )
+    #: A trigger deletes the facts with the image: the check of a foreign key would cost as much as the row.
+    image_id: Mapped[int] = mapped_column(ImageId, primary_key=True, autoincrement=False)
     #: That of the image, whose foreign key is enough.
     crawl_job_id: Mapped[int]
     sha256: Mapped[bytes]

@@ -234,7 +234,8 @@ def _record_facts(
             INSERT INTO pixcrawler.image_facts (
                 image_id, crawl_job_id, sha256, url_hash, phash, dhash, hash_version, mode, frames, label, query, source
             )
-            VALUES (:image_id, :job, :sha256, :url_hash, :phash, :dhash, :version, :mode, :frames, :label, :label, '')
+            SELECT id, :job, :sha256, :url_hash, :phash, :dhash, :version, :mode, :frames, :label, :label, ''
+            FROM images WHERE id = :image_id FOR KEY SHARE
             ON CONFLICT DO NOTHING
             """
         ),

@@ -16,7 +16,7 @@ from fakes.postgres_proxy import PostgresProxy, postgres_proxy
 from ledger import at_once
 from sqlalchemy import func, select, text
 
-from pixcrawler_worker.db import candidates, image_records, images, session
+from pixcrawler_worker.db import candidates, image_records, images, session, validation_results
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.images import (
     HASH_VERSION,
@@ -214,11 +214,53 @@ def test_another_job_may_have_the_same_images(sessions: Sessions) -> None:
     assert insert(sessions, second, make_image("a")) == [0]
 
 
-def test_images_of_a_deleted_job_are_deleted_with_their_facts(sessions: Sessions) -> None:
+@pytest.mark.parametrize(
+    ("statement", "left"),
+    [
+        ("DELETE FROM images WHERE filename = 'a.jpg'", ["b.jpg", "c.jpg"]),
+        ("DELETE FROM images WHERE filename <> 'a.jpg'", ["a.jpg"]),
+        ("DELETE FROM images WHERE false", ["a.jpg", "b.jpg", "c.jpg"]),
+        ("DELETE FROM crawl_jobs", []),
+        ("DELETE FROM profiles", []),
+        ("TRUNCATE images CASCADE", []),
+        ("TRUNCATE profiles CASCADE", []),
+    ],
+)
+def test_facts_are_deleted_with_their_images(sessions: Sessions, statement: str, left: list[str]) -> None:
+    ledger.execute(sessions, "DELETE FROM profiles")
+    insert(sessions, make_job(sessions), *map(make_image, "abc"))
+    ledger.execute(sessions, statement)
+    named = select(Image.filename, ImageFact.sha256).select_from(ImageFact)
+    with sessions.begin() as session:
+        found = sorted(session.execute(named.outerjoin(Image, Image.id == ImageFact.image_id)))
+    assert found == [(name, make_image(name[0]).facts.sha256) for name in left]
+
+
+@pytest.mark.parametrize("first", ["delete", "record"])
+def test_an_image_that_is_deleted_while_its_facts_are_recorded_leaves_none(sessions: Sessions, first: str) -> None:
+    """As for an image of another program, which a validation has measured."""
     job_id = make_job(sessions)
-    insert(sessions, job_id, make_image("a"))
-    ledger.execute(sessions, "DELETE FROM crawl_jobs WHERE id = :id", id=job_id)
-    assert count(sessions, job_id) == 0
+    insert(sessions, job_id, *map(make_image, "ab"))
+    with sessions.begin() as session:
+        image, kept = image_records.of_crawl(session, job_id)
+        session.execute(text("DELETE FROM pixcrawler.image_facts"))
+
+    def delete(session: Session) -> None:
+        session.execute(text("DELETE FROM images WHERE id = :id"), {"id": image.id})
+
+    def record(session: Session) -> None:
+        validation_results.record_facts(session, job_id, [(image, make_facts("a"))], hash_version=1, label="cat")
+
+    before, after = (delete, record) if first == "delete" else (record, delete)
+    with ThreadPoolExecutor(1) as threads:
+        with sessions.begin() as session:
+            before(session)
+            other = threads.submit(transact, sessions, after)
+            while not ledger.is_any_waiting_for_lock(sessions):
+                time.sleep(0.01)
+        other.result()
+    left = "SELECT id, (SELECT count(*) FROM pixcrawler.image_facts) FROM images WHERE crawl_job_id = :job"
+    assert ledger.row(sessions, left, job=job_id) == (kept.id, 0)
 
 
 def test_concurrent_inserts_of_the_same_images_in_opposite_orders_insert_each_once(sessions: Sessions) -> None:
