@@ -99,9 +99,11 @@ _OF_ONE = "known AS ({images})".format(
     )
 )
 _GENERATION = "array_position(CAST(:jobs AS int[]), i.crawl_job_id)"
-# The image that is kept in place of another one may be of an earlier generation, where it may have a group already.
+# The image that is kept in place of another one may be of an earlier generation, where it may have a group already. One
+# that was deleted since still names the group of those that it was kept for.
 _OF_SEVERAL = """found AS ({images}), roots (id, root) AS (
-    SELECT id, id FROM found WHERE keeper_id IS NULL OR keeper_id = id
+    SELECT id, coalesce(keeper_id, id) FROM found
+    WHERE keeper_id IS NULL OR keeper_id = id OR NOT EXISTS (SELECT FROM found AS kept WHERE kept.id = found.keeper_id)
     UNION ALL
     SELECT found.id, roots.root FROM found JOIN roots ON roots.id = found.keeper_id WHERE found.keeper_id <> found.id
 ), oldest AS (

@@ -90,6 +90,21 @@ def test_two_extensions_move_and_rename_nothing_and_similar_images_stay_together
         assert after[own.hex()]["split"] == after[other.hex()]["split"]
 
 
+def test_similar_images_stay_together_when_the_image_that_was_kept_for_them_is_deleted(
+    runtime: Runtime, project: int
+) -> None:
+    numbers = range(16)
+    first = extended(runtime, project, [variant(number, quality) for quality in (95, 80) for number in numbers])
+    deleted = "DELETE FROM images WHERE id IN (SELECT keeper_id FROM pixcrawler.verdicts WHERE keeper_id IS NOT NULL)"
+    ledger.execute(runtime.sessions, deleted)
+    assert len(rows(runtime, first)) == len(numbers)
+    second = extended(runtime, project, variants(numbers, 70), first)
+    after = rows(runtime, second)
+    kept = pairs(runtime, second)
+    assert len(kept) == len(numbers)
+    assert {after[own.hex()]["split"] == after[other.hex()]["split"] for own, other in kept.items()} == {True}
+
+
 def test_each_job_of_the_chain_is_selected_by_its_own_validation(runtime: Runtime, project: int) -> None:
     small = StoredImage(image_bytes(99, size=(40, 40)))
     first = extended(runtime, project, [*stored_images(3), small])
