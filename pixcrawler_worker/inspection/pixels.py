@@ -262,7 +262,8 @@ def orientation(image: Image.Image) -> int:
         found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - for hostile tags Pillow raises nearly everything, and the pixels are good
         return 1
-    return found if found in range(1, 9) else 1
+    # It may be a fraction, which is no number of JSON.
+    return next((number for number in range(1, 9) if number == found), 1)
 
 
 def byte_per_band(image: Image.Image) -> Image.Image:

@@ -1,8 +1,11 @@
 """What is measured of pixels and tags: against cleanvision's own figures, and on every kind of image."""
 
+import asyncio
 import io
 import json
+import struct
 from collections.abc import Callable
+from contextlib import aclosing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from pixcrawler_worker.domain.checks import Metrics
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.inspection.inspector import inspect_bytes, measure_bytes
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -134,6 +138,25 @@ def test_tags_give_orientation_and_location_and_broken_ones_nothing() -> None:
     assert (found.orientation, found.gps) == (1, False)
     exif[0x0112] = 99
     assert measured(image, "JPEG", exif=exif).orientation == 1
+
+
+@pytest.mark.parametrize(("kind", "value"), [(5, struct.pack(">II", 6, 1)), (11, struct.pack(">f", 6))])
+def test_an_orientation_that_is_a_fraction_is_the_number_and_costs_no_process(kind: int, value: bytes) -> None:
+    directory = struct.pack(">HHHI", 1, 0x0112, kind, 1)
+    # A value of more than four bytes is behind the directory.
+    fields = struct.pack(">I", 26) + bytes(4) + value if len(value) > 4 else value + bytes(4)
+    body = io.BytesIO()
+    photograph("coffee.png").save(body, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08" + directory + fields)
+
+    async def story() -> tuple[int, int | None, int | None]:
+        async with aclosing(Decoder(Limits())) as decoder:
+            await decoder.sandbox()
+            before = decoder.pid
+            _, metrics = await decoder.measure(body.getvalue())
+            return metrics.orientation, before, decoder.pid
+
+    orientation, before, after = asyncio.run(story())
+    assert (orientation, after) == (6, before)
 
 
 def test_a_strict_decoder_reports_what_others_repair() -> None:
