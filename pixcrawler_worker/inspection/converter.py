@@ -229,12 +229,21 @@ def _in_a_mode_to_write(image: Image.Image, conversion: Conversion, *, resized: 
         return wide if holds else pixels.byte_per_band(image)
     if image.mode == "LAB":  # Pillow converts it to nothing; its first band is lightness.
         return image.getchannel(0)
-    if image.mode in ("1", "P") and conversion.format in _INDEXED and not resized:
+    if conversion.format in _INDEXED and not resized and _is_written_as_it_is(image, conversion.format):
         return image
     mode = "L" if image.mode in ("1", "L", "LA") or _has_a_palette_of_grays(image) else "RGB"
     if image.has_transparency_data:
         mode += "A"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _is_written_as_it_is(image: Image.Image, format_: str) -> bool:
+    """Return whether Pillow writes all of an image with a palette, or with a single bit: also what is transparent."""
+    transparency = image.info.get("transparency")
+    if image.mode == "P":
+        # A GIF has one color that is transparent, and none that is so in part.
+        return format_ != "gif" or not isinstance(transparency, bytes)
+    return image.mode == "1" and transparency is None
 
 
 def _has_a_palette_of_grays(image: Image.Image) -> bool:

@@ -194,6 +194,8 @@ def opened(body: bytes, extension: str, limits: Limits, *, whole: bool = False) 
         # Warnings are for the authors of the file.
         with warnings.catch_warnings(action="ignore"), _image(body, extension, limits, whole=whole) as image:
             limits.check_size(*image.size)
+            if extension == "png":
+                png.scale_transparency(image, bits=body[24])
             if extension in {"heic", "jxl"} and orientation(image) != 1:
                 # The decoder has turned it as its own data say; what EXIF says is the same again.
                 del image.getexif()[_ORIENTATION]

@@ -3,6 +3,8 @@
 import struct
 import zlib
 
+from PIL import Image
+
 #: Bytes that a text or profile may become: above, Pillow raises an error (`PngImagePlugin.MAX_TEXT_CHUNK`).
 _MAX_BYTES = 1_048_576
 #: And all of them together: half of what Pillow takes (`MAX_TEXT_MEMORY`), which also counts plain texts.
@@ -16,6 +18,7 @@ _MIN_BYTES = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
 _MIN_TRANSPARENCY = {0: 2, 2: 6}
 #: A chunk whose name begins with a small letter is not needed for the pixels (5.4).
 _ANCILLARY = 0x20
+_BYTE = 8
 
 
 def without_broken_chunks(body: bytes) -> bytes:
@@ -42,6 +45,19 @@ def without_broken_chunks(body: bytes) -> bytes:
                 total += read
         position = end
     return b"".join([*kept, body[begin:]]) if begin else body
+
+
+def scale_transparency(image: Image.Image, *, bits: int) -> None:
+    """Give an opened PNG its transparent gray in a byte, as Pillow decodes its pixels; it reads it in fewer bits.
+
+    Args:
+        image: as Pillow has opened it.
+        bits: of a pixel in the file.
+    """
+    gray = image.info.get("transparency")
+    if image.mode == "L" and bits < _BYTE and isinstance(gray, int):
+        white = (1 << bits) - 1
+        image.info["transparency"] = (gray & white) * (255 // white)
 
 
 def _readable_bytes(kind: bytes, body: bytes, begin: int, end: int) -> int | None:
