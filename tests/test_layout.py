@@ -92,7 +92,6 @@ TESTED_ELSEWHERE = {
     "export/kind.py": "export/test_jobs.py",
     "export/plan.py": "export/test_jobs.py",
     "export/planner.py": "export/test_jobs.py",
-    "export/publisher.py": "export/test_trouble.py",
     "export/sidecars.py": "export/test_jobs.py",
     "export/summary.py": "export/test_report.py",
     "export/worker.py": "export/test_trouble.py",

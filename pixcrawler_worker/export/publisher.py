@@ -26,24 +26,26 @@ async def publish(
         runtime: connects to storage and decoder.
         job_id: the export job.
         plan: plan of the export.
-        written: its archives, in their order; those without images are not published.
+        written: its archives, in their order; those without images are published if the layout needs them.
         shown: images of the contact sheet.
     """
     summary = Summary()
     for archive in written:
         summary.merge(archive.summary)
-    archives = [archive for archive in written if archive.summary.images]
+    archives = [archive for archive in written if archive.summary.images or plan.layout.needs_all_archives]
+    # Files in an archive of several have the number of the archive in their names, also when it is the only one left.
+    has_parts = len(written) > 1
     name, files = archives[0].name, [archive.name for archive in archives]
     if plan.options.extras.croissant:
         files.append(croissant.NAME)
         await runtime.storage.put(key(job_id, croissant.NAME), croissant.write(plan, summary, archives))
     # Some layouts are read from their archives: their readers look for the card next to these.
-    if plan.options.extras.dataset_card and (len(archives) > 1 or plan.layout.extra_path(card.NAME) != card.NAME):
+    if plan.options.extras.dataset_card and (has_parts or plan.layout.extra_path(card.NAME) != card.NAME):
         files.append(card.NAME)
         await runtime.storage.put(key(job_id, card.NAME), card.write(plan, summary).encode())
     if plan.options.extras.failures and await failed.write(runtime, key(job_id, failed.NAME), plan.crawl_job_id):
         files.append(failed.NAME)
-    if len(archives) > 1:
+    if has_parts:
         name = MANIFEST
         files.append(MANIFEST)
         if plan.options.extras.html_report:

@@ -25,6 +25,8 @@ class LabelStudio(Layout):
     """
 
     summary: ClassVar[str] = "tasks with the class as a prediction: Label Studio"
+    # The first one has the labeling configuration.
+    needs_all_archives: ClassVar[bool] = True
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)

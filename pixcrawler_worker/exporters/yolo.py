@@ -30,6 +30,8 @@ class UltralyticsClassify(Layout):
     # The formats in both Ultralytics' IMG_FORMATS and torchvision's IMG_EXTENSIONS: neither has gif or avif.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg", "png", "webp", "bmp", "tiff")
     default_splits: ClassVar[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}
+    # Each has the folders of some classes.
+    needs_all_archives: ClassVar[bool] = True
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
