@@ -16,7 +16,7 @@ from yarl import URL
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import TransientError
-from pixcrawler_worker.web import descriptors, exchange, failures, hosts
+from pixcrawler_worker.web import cookies, descriptors, exchange, failures, hosts
 from pixcrawler_worker.web.addresses import Guard
 from pixcrawler_worker.web.bodies import Bodies, Body
 from pixcrawler_worker.web.exchange import REDIRECTS, SEE_OTHER, Answer, BusyError, ExchangeProgress, Outgoing
@@ -254,7 +254,7 @@ class Downloader:
             self._pool = Pool.open(self._policy, self._guard, self.hosts, names=self._names, tls=self._tls)
         pool = self._pool
         # Cookies that a redirect sets are sent to the URLs that it leads to, and forgotten with the last of them.
-        cookies: CookieJar | None = None
+        jar: CookieJar | None = None
         seconds = self._policy.deadline.total_seconds()
         for redirects in range(self._policy.max_redirects + 1):
             if seconds <= 0:
@@ -266,13 +266,13 @@ class Downloader:
                     # A chain of redirects that gave up would never come to its end.
                     await outgoing.taken.pace.turn(host, must_wait=redirects > 0)
                 begun = time.monotonic()
-                answer = await self._ask(pool, session, host, outgoing, cookies, seconds)
+                answer = await self._ask(pool, session, host, outgoing, jar, seconds)
                 seconds -= time.monotonic() - begun
             if answer.status not in REDIRECTS:
                 return outgoing.target, answer
             if "Set-Cookie" in answer.headers:
-                cookies = cookies or CookieJar(unsafe=True)
-                cookies.update_cookies_from_headers(answer.headers.getall("Set-Cookie"), outgoing.target)
+                jar = CookieJar(unsafe=True) if jar is None else jar
+                cookies.note(jar, answer.headers.getall("Set-Cookie"), outgoing.target)
             outgoing = self._redirected(outgoing, answer)
             if outgoing.before_hop:
                 await outgoing.before_hop(outgoing.target)
@@ -284,7 +284,7 @@ class Downloader:
         session: aiohttp.ClientSession,
         host: str,
         outgoing: Outgoing,
-        cookies: CookieJar | None,
+        jar: CookieJar | None,
         seconds: float,
     ) -> Answer:
         """Send one request, read its response, and note what that says about the host."""
@@ -293,7 +293,7 @@ class Downloader:
         try:
             async with asyncio.timeout(max(0.0, seconds)) as deadline:
                 progress = ExchangeProgress(deadline, on_probation=self.hosts.is_on_probation(host))
-                answer = await exchange.send(pool, session, outgoing, cookies, progress)
+                answer = await exchange.send(pool, session, outgoing, jar, progress)
         except BusyError as busy:
             raise await self.hosts.limited(host, busy.wait, sent=sent) from None
         except LookupsBusyError:

@@ -12,7 +12,7 @@ from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
-from pixcrawler_worker.web import encodings, failures, opt_outs, retry_after
+from pixcrawler_worker.web import cookies, encodings, failures, opt_outs, retry_after
 from pixcrawler_worker.web.bodies import Body
 from pixcrawler_worker.web.failures import without_query
 from pixcrawler_worker.web.pool import Pool
@@ -107,7 +107,7 @@ async def send(
     pool: Pool,
     session: aiohttp.ClientSession,
     outgoing: Outgoing,
-    cookies: CookieJar | None,
+    jar: CookieJar | None,
     progress: ExchangeProgress,
 ) -> Answer:
     """Send one request and read its response, in the lenient way when aiohttp cannot read it.
@@ -116,7 +116,7 @@ async def send(
         pool: of the host's connections.
         session: of the pool, in which the host has a place.
         outgoing: the request.
-        cookies: those of this chain of redirects.
+        jar: the cookies of this chain of redirects.
         progress: is kept up to date.
 
     Raises:
@@ -125,9 +125,9 @@ async def send(
         aiohttp.ClientError, TimeoutError, OSError: there is no response.
     """
     host = outgoing.target.host or ""
-    if cookies is not None and (known := cookies.filter_cookies(outgoing.target)):
+    if jar is not None and (cookie := cookies.header_for(jar, outgoing.target)):
         headers = CIMultiDict(outgoing.headers)
-        headers["Cookie"] = known.output(attrs=[], header="", sep=";").strip()
+        headers["Cookie"] = cookie
         outgoing = replace(outgoing, headers=headers)
     may_be_lenient = pool.lenient is not None and outgoing.method == "GET" and not outgoing.raw
     if may_be_lenient and host in pool.lenient_hosts:
