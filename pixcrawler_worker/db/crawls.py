@@ -280,14 +280,18 @@ def reopened(session: Session, ref: JobRef) -> None:
     session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == ref.id).values(again))
     rows = session.execute(
         select(Chunk.id, Chunk.state, Chunk.payload, Chunk.result)
-        .where(Chunk.crawl_job_id == ref.id, Chunk.result.is_not(None))
+        .where(Chunk.crawl_job_id == ref.id)
         .order_by(Chunk.seq)
     )
     pages: dict[tuple[str, str, str, int], list[tuple[int, str, CrawlChunkResult]]] = {}
     for row in rows.all():
         with contextlib.suppress(PermanentError):  # another version wrote it, or a person: it stays as it is
-            result = CrawlChunkResult.from_json(CrawlChunk.from_json(row.payload), row.result)
-            page = (result.chunk.source, result.chunk.query, result.chunk.label, result.chunk.page)
+            chunk = CrawlChunk.from_json(row.payload)
+            # One that runs again may have no result: it is the last of its page all the same.
+            result = (
+                CrawlChunkResult(chunk=chunk) if row.result is None else CrawlChunkResult.from_json(chunk, row.result)
+            )
+            page = (chunk.source, chunk.query, chunk.label, chunk.page)
             pages.setdefault(page, []).append((row.id, row.state, result))
     for results in pages.values():
         _reopen_page(session, results)

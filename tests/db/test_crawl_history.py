@@ -131,6 +131,33 @@ def test_a_retry_sums_up_again_what_it_changes(sessions: Sessions) -> None:
     assert kept(sessions, ref) == (3, {"not_found": 3, "timeout": 3})
 
 
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_retry_gives_what_was_rejected_for_now_to_the_chunk_of_its_page_that_runs_again(
+    sessions: Sessions, state: str
+) -> None:
+    """Also when that chunk has brought nothing yet: what it leaves over takes the place of what was left before it."""
+    ref = job_with(sessions, 1)
+    with sessions.begin() as session:
+        jobs.lock(session, ref)
+        payload = ledger.chunks_of(sessions, ref)[0].payload
+        jobs.add_chunks(session, ref, [payload | {"only": [5, 8]}])
+    run(
+        sessions,
+        ref,
+        "UPDATE pixcrawler.chunks SET state = '{state}' WHERE crawl_job_id = {job} AND seq = 1",
+        state=state,
+    )
+    run(sessions, ref, _COMPLETED)
+    if state == "failed":
+        run(sessions, ref, "UPDATE crawl_jobs SET failed_chunks = 1 WHERE id = {job}")
+    with sessions.begin() as session:
+        jobs.retry(session, ref)
+        crawls.reopened(session, ref)
+    first, again = ledger.chunks_of(sessions, ref)
+    assert (again.state, again.payload["only"], again.result) == ("queued", [3, 5, 8], None)
+    assert (first.result or {})["reasons"] == {"timeout": 1}
+
+
 def test_sums_are_not_used_after_a_retry_by_a_version_that_knows_none(sessions: Sessions) -> None:
     ref = job_with(sessions)
     sum_up(sessions, ref)
