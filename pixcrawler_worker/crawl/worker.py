@@ -123,7 +123,7 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
     if wanted:
         await Downloading(runtime, work, progress, wanted, budget=limits.chunk_budget.total_seconds()).run()
     if work.options.reproducible:
-        _keep_first(progress, new)
+        _keep_first(progress, new, default_label=work.chunk.label)
     uses = [offer.candidate.use_url for offer in new.values() if offer.position in progress.images]
     await _report_uses(runtime, work.chunk.source, [url for url in uses if url])
     if progress.pause and not is_list:
@@ -200,7 +200,7 @@ async def _left_over(runtime: Runtime, work: CrawlWork, page: Page, offers: Sequ
     return list({offer.url_hash: offer for offer in reversed(left)}.values())[::-1]
 
 
-def _keep_first(progress: CrawlProgress, offers: Mapping[bytes, Offer]) -> None:
+def _keep_first(progress: CrawlProgress, offers: Mapping[bytes, Offer], *, default_label: str) -> None:
     """Of candidates with the same bytes, keep the first of the page and not the one that arrived first."""
     kept = {image.facts.sha256: at for at, image in progress.images.items()}
     for offer, digest in sorted(progress.same_bytes, key=lambda entry: entry[0].position):
@@ -214,7 +214,7 @@ def _keep_first(progress: CrawlProgress, offers: Mapping[bytes, Offer]) -> None:
             image,
             url=offer.url,
             url_hash=offer.url_hash,
-            label=offer.row.label or image.label,
+            label=offer.row.label or default_label,
             credit=offer.candidate.credit.bounded(),
             caption=offer.row.caption,
             columns=offer.row.columns or None,

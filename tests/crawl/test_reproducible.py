@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from doubles import counted, drive, image_urls, start, urls_of
+from doubles import counted, drive, image_urls, query, start, urls_of
 from fakes.hosts import HostileServer
 
 from pixcrawler_worker.db import crawl_history
@@ -45,3 +45,26 @@ def test_the_first_candidates_become_images_however_slow_they_are(runtime: Runti
     with runtime.sessions.begin() as session:
         assert crawl_history.reasons(session, ref.id) == {"duplicate_bytes": 1, "not_found": 1}
     assert not any(host.hits[url.removeprefix(host.base)] for url in urls[5:]), "nothing else was requested"
+
+
+@pytest.mark.parametrize("labels", [(None, "lynx"), ("lynx", None), ("lynx", "puma")])
+@pytest.mark.parametrize("slow", [0, 1])
+def test_an_image_has_the_label_of_the_first_row_of_its_file(
+    runtime: Runtime, host: HostileServer, labels: tuple[str | None, ...], slow: int
+) -> None:
+    (url,) = image_urls(host, f"label-{labels[0]}-{labels[1]}-{slow}", 1)
+    urls = (url, url.removesuffix(".jpg"))
+    listed: Any = [{"url": one, "label": label} for one, label in zip(urls, labels, strict=True)]
+    there = replace(runtime, downloader=SlowDownloader(runtime, {urls[slow]}))
+    ref, messages = start(there, listed, job={"keywords": ["cat"]}, reproducible=True)
+    try:
+        drive(there, messages)
+    finally:
+        runtime.run(there.downloader.aclose())
+    found = query(
+        runtime,
+        "SELECT original_url, label FROM images JOIN pixcrawler.image_facts ON image_id = images.id"
+        " WHERE images.crawl_job_id = :id",
+        id=ref.id,
+    )
+    assert found == [(url, labels[0] or "cat")]
