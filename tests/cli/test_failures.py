@@ -14,7 +14,9 @@ from factories import make_job
 from sqlalchemy import select
 
 from pixcrawler_worker.crawl.lists import reading
-from pixcrawler_worker.db import candidates
+from pixcrawler_worker.crawl.lists.rows import Note, Notes
+from pixcrawler_worker.crawl.lists.stored import StoredList
+from pixcrawler_worker.db import candidates, crawls
 from pixcrawler_worker.db.candidates import Outcome
 from pixcrawler_worker.db.private_models import CrawlCandidate
 from pixcrawler_worker.db.session import Sessions, transact
@@ -151,6 +153,39 @@ def test_a_list_of_failures_with_other_lines_is_rejected() -> None:
     for other in ('{"url": "https://a.example/2.jpg"}', "{", '{"url": 7, "reason": "", "retriable": 0, "attempts": 0}'):
         with pytest.raises(PermanentError, match=r"list, line 2: expected a line of failed\.jsonl, got"):
             list(reading.read(io.BytesIO(f"{json.dumps(line)}\n{other}\n".encode()), "list"))
+
+
+def test_failures_that_another_program_has_saved_are_read_as_other_lists_are(
+    env: Mapping[str, str], sessions: Sessions
+) -> None:
+    """A spreadsheet writes the encoding of its country, and JSON may have what PostgreSQL does not store."""
+    job_id = make_job(sessions)
+    details = {"caption": "caf\xe9 noir", "columns": {"na\xefve": {"d\xe9j\xe0": ["\xe9t\xe9", 1]}}}
+    record(
+        sessions,
+        job_id,
+        [replace(rejected("http://a.example/1.jpg", "timeout", label="caf\xe9"), list_details=details)],
+    )
+    printed = call(env, "jobs", "failures", str(job_id), "--format", "csv").stdout
+    notes = Notes()
+    (row,) = reading.read(io.BytesIO(printed.encode("cp1252")), "list", notes=notes)
+    assert (row.caption, row.label, row.columns) == ("caf\xe9 noir", "caf\xe9", details["columns"])
+    assert notes.counts[Note.NOT_UTF_8] > 0
+
+
+def test_failures_have_nothing_that_cannot_be_stored(sessions: Sessions) -> None:
+    odd = "a\x00\ud83d"
+    line = {"url": f"https://a.example/{odd}.jpg", "reason": "timeout", "retriable": True, "attempts": 1}
+    line |= {"label": odd, "caption": odd, "columns": {odd: [odd, {odd: odd}], "n": 1}}
+    with StoredList(reading.read(io.BytesIO(json.dumps(line).encode()), "list")) as listed:
+        (row,) = listed.page(0, 10)
+        assert row.url == "https://a.example/a?.jpg"
+        assert (row.label, row.caption) == ("a?", "a?")
+        assert row.columns == {"a?": ["a?", {"a?": "a?"}], "n": 1}
+        job_id = make_job(sessions)
+        transact(sessions, lambda session: crawls.record_request(session, job_id, options={}, pages=listed.pages(10)))
+    with sessions.begin() as session:
+        assert [one.details() for one in crawls.listed(session, job_id)] == [row.details()]
 
 
 def test_rows_of_an_earlier_version_are_listed(env: Mapping[str, str], sessions: Sessions, job_id: int) -> None:

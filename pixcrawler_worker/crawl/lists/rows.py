@@ -174,7 +174,7 @@ def listed(rows: Iterator[Row], name: str, columns: Columns, notes: Notes) -> It
     if not any(readable):
         raise PermanentError(f"{name} contains no URLs: it has no row that can be read{_mistake(sample, notes)}")
     if failed_rows.row_of(readable[0], 1) is not None:
-        yield from _failed(chain(sample, rows), name)
+        yield from _failed(chain(sample, rows), name, notes)
         return
     found = _found(readable, name, columns, notes)
     notes.labels.column = found.label if columns.label is None else None
@@ -315,7 +315,7 @@ def _bounded(kept: dict[str, Any], number: int, notes: Notes) -> dict[str, Any]:
     return bounded
 
 
-def _failed(rows: Iterator[Row], name: str) -> Iterator[ListRow]:
+def _failed(rows: Iterator[Row], name: str, notes: Notes) -> Iterator[ListRow]:
     """Yield the rows of a list of what failed; those whose URL a job did not keep are left out."""
     for row in rows:
         found = failed_rows.row_of(row.values, row.number)
@@ -323,7 +323,16 @@ def _failed(rows: Iterator[Row], name: str) -> Iterator[ListRow]:
             given = options.quoted(row.mistake if row.mistake is not None else json.dumps(row.values, default=str))
             raise PermanentError(f"{name}, line {row.number}: expected a line of failed.jsonl, got {given}")
         if found.url:
-            yield found
+            yield _readable(found, notes)
+
+
+def _readable(row: ListRow, notes: Notes) -> ListRow:
+    """Return a row of what failed as rows of other lists are read: another program may have saved it."""
+    caption, label = (None if one is None else _text(one, row.number, notes) for one in (row.caption, row.label))
+    columns = {storable(decoded(name)): _json(value) for name, value in row.columns.items()}
+    return ListRow(
+        storable(escaped(row.url)), caption, label, columns and _bounded(columns, row.number, notes), row.number
+    )
 
 
 def _url(text: str) -> str:
@@ -359,7 +368,9 @@ def _json(value: object) -> object:
             # Programs that write tables have NaN where a number is missing.
             plain = value if math.isfinite(value) else None
         case Mapping():
-            plain = value if is_deeper(value) else {storable(str(key)): _json(one) for key, one in value.items()}
+            plain = (
+                value if is_deeper(value) else {storable(decoded(str(key))): _json(one) for key, one in value.items()}
+            )
         case list() | tuple():
             plain = value if is_deeper(value) else [_json(one) for one in value]
         case date() | time():
