@@ -26,8 +26,17 @@ _MAX_CLASSES = 10_000
 #: Names of columns that need no quotation marks in YAML, and those that mean something else than a text there.
 _PLAIN_NAME = re.compile(r"[a-z_]+")
 _YAML_WORDS = frozenset({"n", "no", "null", "false", "off", "on", "true", "y", "yes"})
-#: Identifiers of licenses that need none either.
-_LICENSE = re.compile(r"cc0-[a-z0-9.-]{1,40}|cc-by[a-z0-9.-]{0,40}")
+#: Identifiers of the hub for Creative Commons licenses; with any other one, it shows an error in place of the card.
+#: Source: huggingface.co/docs/hub/repositories-licenses.
+_HUB_LICENSES = frozenset(
+    {
+        *("cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
+        *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+        *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
+    }
+)
+#: Its identifiers for others of Creative Commons, and for all others.
+_CREATIVE_COMMONS, _OTHER = "cc", "other"
 
 
 def write(plan: Plan, summary: Summary, *, part: str = "") -> str:
@@ -95,8 +104,12 @@ def _string(text: str) -> str:
 
 def _license(licenses: Mapping[str, int]) -> str:
     """Return the hub's identifier of the license if all images have the same, `other` otherwise."""
-    known = [name for name in licenses if name]
-    return known[0] if len(licenses) == len(known) == 1 and _LICENSE.fullmatch(known[0]) else "other"
+    if len(licenses) != 1:
+        return _OTHER
+    (name,) = licenses
+    if name in _HUB_LICENSES:
+        return name
+    return _CREATIVE_COMMONS if name.startswith("cc-by") else _OTHER
 
 
 def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:

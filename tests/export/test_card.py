@@ -1,5 +1,6 @@
 """The dataset card: its front matter is read as YAML."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -35,7 +36,9 @@ LABELS = (
 )
 
 
-def front(layout: str, labels: Sequence[str] = LABELS, *, name: str = "My cats") -> Mapping[str, Any]:
+def front(
+    layout: str, labels: Sequence[str] = LABELS, *, name: str = "My cats", licenses: Sequence[str] = ()
+) -> Mapping[str, Any]:
     parsed = options.parse({"layout": layout})
     plan = Plan(
         crawl_job_id=1,
@@ -49,7 +52,7 @@ def front(layout: str, labels: Sequence[str] = LABELS, *, name: str = "My cats")
         default_label="cat",
         crawl_ended_at=datetime.now(UTC),
     )
-    lines = card.write(plan, Summary()).split("\n")
+    lines = card.write(plan, Summary(licenses=Counter(licenses))).split("\n")
     assert lines[0] == "---"
     found = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)]))
     assert isinstance(found, dict)
@@ -94,3 +97,26 @@ def test_so_many_classes_that_reading_them_takes_long_are_left_out() -> None:
 @pytest.mark.parametrize("name", LABELS)
 def test_any_name_is_read_as_its_safe_text(name: str) -> None:
     assert front("imagefolder", name=name)["pretty_name"] == safe(name)
+
+
+@pytest.mark.parametrize(
+    ("licenses", "named"),
+    [
+        (["cc0-1.0"], "cc0-1.0"),
+        (["cc-by-2.0"], "cc-by-2.0"),
+        (["cc-by-nc-nd-4.0", "cc-by-nc-nd-4.0"], "cc-by-nc-nd-4.0"),
+        # The hub has no identifiers for these, and shows an error in place of the card.
+        (["cc-by-sa-2.0"], "cc"),
+        (["cc-by-nd-2.0"], "cc"),
+        (["cc-by-3.0-de"], "cc"),
+        (["cc-by"], "cc"),
+        (["cc-pdm-1.0"], "other"),
+        (["public-domain"], "other"),
+        (["licenseref-unsplash"], "other"),
+        (["cc0-1.0", "cc-by-2.0"], "other"),
+        (["cc0-1.0", ""], "other"),
+        ([], "other"),
+    ],
+)
+def test_the_license_is_one_that_the_hub_knows(licenses: Sequence[str], named: str) -> None:
+    assert front("imagefolder", licenses=licenses)["license"] == named
