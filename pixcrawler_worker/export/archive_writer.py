@@ -38,6 +38,8 @@ _ARCHIVES: Mapping[ExportFormat, type[Archive]] = {
 _CHECKSUMS = "SHA256SUMS"
 #: Limits of `Entry.path`: characters of all of it, and of each of its parts.
 _MAX_PATH, _MAX_NAME = 200, 99
+#: Positions of images that were left out, which are kept for the report on all archives.
+_MAX_LEFT_OUT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,14 @@ class WrittenArchive:
         sha256: of all of it, in hexadecimal digits.
         table: path of the table of its images in it, and the digest of that table; None when it has none.
         summary: counts of its images.
+        left_out: positions in the export of the first of its images that were left out.
     """
 
     size: int
     sha256: str
     table: tuple[str, str] | None
     summary: Summary
+    left_out: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,7 @@ class _ArchiveWriter:
         )
         self._layout = plan.layout(self._dataset)
         self._summary = Summary()
+        self._left_out: list[int] = []
         self._paths: set[int] = set()
         self._shown = frozenset(entry.seq for entry in part.shown)
         self._places: dict[int, Places] = {}
@@ -136,6 +141,7 @@ class _ArchiveWriter:
                 reason = file if isinstance(file, str) else await self._add_image(entry, file)
                 if reason is not None:
                     self._summary.skipped[reason] += 1
+                    self._left_out.append(entry.seq)
                 self._show_progress(self._summary.images)
         for written in self._layout.close():
             await self._add(written)
@@ -154,7 +160,7 @@ class _ArchiveWriter:
         if self._sidecars.checksums is not None:
             await self._add_sidecar(_CHECKSUMS, self._sidecars.checksums)
         size, sha256 = await self._stream.close()
-        return WrittenArchive(size, sha256, table, self._summary)
+        return WrittenArchive(size, sha256, table, self._summary, tuple(self._left_out[:_MAX_LEFT_OUT]))
 
     async def _add_sidecar(self, name: str, body: bytes | Spool) -> str | None:
         """Add a sidecar file and return its path; None when the layout leaves it out."""

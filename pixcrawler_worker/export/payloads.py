@@ -98,6 +98,7 @@ class ArchiveResult:
         sha256: in hexadecimal digits.
         table: path of the table of its images in it, and the digest of that table; None when it has none.
         summary: counts of its images.
+        left_out: positions in the export of the first of its images that were left out.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ArchiveResult:
     sha256: str
     table: tuple[str, str] | None
     summary: Summary
+    left_out: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the result of the chunk."""
@@ -113,6 +115,7 @@ class ArchiveResult:
             "size": self.size,
             "sha256": self.sha256,
             "table": self.table,
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
             **self.summary.to_json(),
         }
 
@@ -133,6 +136,7 @@ class ArchiveResult:
             sha256=fields.text("sha256"),
             table=None if table is None else (table[0], table[1]),
             summary=Summary.from_fields(fields),
+            left_out=fields.integers("left_out") if fields.has("left_out") else (),
         )
 
 

@@ -50,6 +50,8 @@ async def publish(
         files.append(MANIFEST)
         if plan.options.extras.html_report:
             files.append(report.NAME)
+            left_out = {position for archive in written for position in archive.left_out}
+            shown = [entry for entry in shown if entry.seq not in left_out]
             # They are in several archives, which a link from here cannot open.
             places = {entry.seq: report.place(entry, plan.stem(entry), None) for entry in shown}
             sheet = report.Sheet(shown, await report.thumbnails(runtime, shown), places)

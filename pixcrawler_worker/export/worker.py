@@ -167,7 +167,12 @@ async def _write(runtime: Runtime, work: ExportWork, task: ArchiveTask, segments
         part = ArchivePart(number=task.part, total=task.parts, pages=pages, shown=work.shown)
         written = await archive_writer.write(runtime, sink, work.plan, part, images)
     return ArchiveResult(
-        name=task.name, size=written.size, sha256=written.sha256, table=written.table, summary=written.summary
+        name=task.name,
+        size=written.size,
+        sha256=written.sha256,
+        table=written.table,
+        summary=written.summary,
+        left_out=written.left_out,
     )
 
 

@@ -67,6 +67,9 @@ def test_the_result_of_an_archive_is_read_as_it_was_written(table: list[str] | N
         sources=Counter(commons=2),
     )
     assert result.to_json() == {**ARCHIVE_RESULT, "table": None if table is None else tuple(table)}
+    some = {**ARCHIVE_RESULT, "left_out": [50, 53]}
+    assert ArchiveResult.from_json(some).left_out == (50, 53)
+    assert ArchiveResult.from_json(ArchiveResult.from_json(some).to_json()).left_out == (50, 53)
 
 
 def test_a_publication_is_read_as_it_was_written() -> None:

@@ -89,6 +89,22 @@ def test_images_that_are_left_out_are_counted_and_not_shown(runtime: Runtime) ->
     assert f"Contact sheet {len(found.loaded)} of 84" in found.text
 
 
+def test_the_report_on_several_archives_shows_only_what_is_in_them(runtime: Runtime) -> None:
+    job = crawl(runtime)
+    rows = query(runtime, "SELECT storage_url FROM images WHERE crawl_job_id = :id ORDER BY id LIMIT 14", id=job)
+    keys = [runtime.storage.key(url) for (url,) in rows]
+    runtime.run(runtime.storage.delete(keys[:7]))
+    for key in keys[7:]:
+        runtime.run(runtime.storage.put(key, image_bytes(1000)))
+    ref = exporting.export(runtime, job, {"archive": {"part_max_images": 40}})
+    found = parse(exporting.files(runtime, ref)["dataset.html"].decode().removeprefix("<!doctype html>"))
+    adds_up(found)
+    assert found.tables["Selected images"] == {"in the dataset": 76, "left out": 14, "total": 90}
+    assert "not readable" not in found.text
+    assert 30 < len(found.loaded) < 45, "of every second one"
+    assert f"Contact sheet {len(found.loaded)} of 76" in found.text
+
+
 @pytest.mark.parametrize("layout", ["coco", "flat", "parquet", "yolo"])
 def test_in_each_layout_links_lead_to_files(runtime: Runtime, layout: str) -> None:
     job = crawl(runtime)
