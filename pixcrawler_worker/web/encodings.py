@@ -17,8 +17,10 @@ _GZIP, _DEFLATE = frozenset({"gzip", "x-gzip"}), "deflate"
 _UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 #: A body may become so many times larger, or so many bytes: what is more than both is a bomb.
 _MAX_RATIO, _ALWAYS_ALLOWED = 100, 1 << 20
-#: Members of a gzip that are read.
-_MAX_MEMBERS = 16
+#: Members that a gzip may have, and one more for so many bytes: some servers compress each 64 kB for themselves.
+_MAX_MEMBERS, _BYTES_PER_MEMBER = 16, 1024
+#: Bytes that are decompressed at a time.
+_BLOCK = 1 << 16
 
 
 def check(headers: MultiMapping[str], url: str) -> None:
@@ -32,7 +34,7 @@ def check(headers: MultiMapping[str], url: str) -> None:
         raise RejectedError(Reason.BAD_RESPONSE, f"{url} sends a body encoded with {', '.join(named)[:60]}")
 
 
-def decode(body: bytes, headers: MultiMapping[str], url: str, *, max_bytes: int) -> bytes:
+def decode(body: bytes, headers: MultiMapping[str], url: str, *, max_bytes: int, cut: bool = False) -> bytes:
     """Return a body without its encoding; the body itself when it has none.
 
     Args:
@@ -40,6 +42,7 @@ def decode(body: bytes, headers: MultiMapping[str], url: str, *, max_bytes: int)
         headers: of the response, for which `check` returned.
         url: for errors.
         max_bytes: cap of the result.
+        cut: of a longer body the first `max_bytes` are enough, and no more of it may have been read.
 
     Raises:
         RejectedError: when it becomes too large, or ends early.
@@ -54,25 +57,40 @@ def decode(body: bytes, headers: MultiMapping[str], url: str, *, max_bytes: int)
         return _raw_inflated(body, limit) or body
     else:
         return body
+    what = f"{url} sends {named[0]}"
+    try:
+        decoded = _decompressed(body, window, limit, what, may_end_early=cut and len(body) >= max_bytes)
+    except zlib.error as error:
+        raise RejectedError(Reason.BAD_RESPONSE, f"{url} sends a body that is not the {named[0]} it claims") from error
+    if len(decoded) > limit and not cut:
+        raise RejectedError(Reason.TOO_MANY_BYTES, f"{what} of more than {limit} bytes")
+    return decoded[:limit]
+
+
+def _decompressed(body: bytes, window: int, limit: int, what: str, *, may_end_early: bool) -> bytes:
+    """Return what a body becomes, of more than `limit` bytes one more than that.
+
+    Raises:
+        zlib.error: it is damaged.
+        RejectedError: it ends early, or has too many members.
+    """
     decoded = bytearray()
-    rest = body
+    position = 0
     # A body of gzip may have several members (RFC 1952, 2.2); what follows them is none of it.
-    for _ in range(_MAX_MEMBERS):
+    for _ in range(_MAX_MEMBERS + len(body) // _BYTES_PER_MEMBER):
         decompressor = zlib.decompressobj(window)
-        try:
-            decoded += decompressor.decompress(rest, limit + 1 - len(decoded))
-        except zlib.error as error:
-            raise RejectedError(
-                Reason.BAD_RESPONSE, f"{url} sends a body that is not the {named[0]} it claims"
-            ) from error
-        if len(decoded) > limit:
-            raise RejectedError(Reason.TOO_MANY_BYTES, f"{url} sends {named[0]} of more than {limit} bytes")
-        if not decompressor.eof:
-            raise RejectedError(Reason.TRUNCATED, f"{url} sends {named[0]} that ends early")
-        rest = decompressor.unused_data
-        if not rest.startswith(_GZIP_MAGIC):
-            break
-    return bytes(decoded)
+        while not decompressor.eof:
+            # In blocks: of each member, zlib copies what is behind it.
+            block = body[position : position + _BLOCK]
+            if not block and not may_end_early:
+                raise RejectedError(Reason.TRUNCATED, f"{what} that ends early")
+            decoded += decompressor.decompress(block, limit + 1 - len(decoded))
+            if not block or len(decoded) > limit:
+                return bytes(decoded)
+            position += len(block) - len(decompressor.unused_data)
+        if not body.startswith(_GZIP_MAGIC, position):
+            return bytes(decoded)
+    raise RejectedError(Reason.BAD_RESPONSE, f"{what} of too many members")
 
 
 def _raw_inflated(body: bytes, limit: int) -> bytes | None:

@@ -172,7 +172,7 @@ async def _exchange_strictly(session: aiohttp.ClientSession, outgoing: Outgoing,
                 raise
             if response.status != _PARTIAL:
                 # Of a part of an encoded body, the encoding cannot be removed: that is for those who have asked for it.
-                body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
+                body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes, cut=outgoing.cut)
         return Answer(response.status, response.headers, response.raw_headers, body)
 
 
@@ -190,7 +190,7 @@ async def _exchange_leniently(pool: Pool, outgoing: Outgoing, progress: Exchange
             body = await _body(response.blocks(), url, outgoing, progress)
             if response.status != _PARTIAL:
                 # Of a part of an encoded body, the encoding cannot be removed: that is for those who have asked for it.
-                body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes)
+                body = encodings.decode(body, response.headers, url, max_bytes=outgoing.max_bytes, cut=outgoing.cut)
         return Answer(response.status, response.headers, (), body)
 
 

@@ -1,4 +1,5 @@
 import gzip
+import random
 import zlib
 from contextlib import suppress
 
@@ -57,6 +58,25 @@ def test_a_gzip_of_several_members_is_decoded_whole_and_what_follows_it_is_left_
         encodings.decode(members, named("gzip"), URL, max_bytes=7)
     with pytest.raises(RejectedError, match="truncated"):
         encodings.decode(members[:-4], named("gzip"), URL, max_bytes=100)
+
+
+def test_a_gzip_of_as_many_members_as_servers_send_is_decoded_whole_and_one_of_more_is_rejected() -> None:
+    # Some compress each 64 kB for themselves.
+    image = random.Random(1).randbytes(40 * 65_536)
+    members = b"".join(gzip.compress(image[at : at + 65_536]) for at in range(0, len(image), 65_536))
+    assert encodings.decode(members, named("gzip"), URL, max_bytes=len(image)) == image
+    with pytest.raises(RejectedError, match="bad_response"):
+        encodings.decode(gzip.compress(b"") * 200_000, named("gzip"), URL, max_bytes=len(image))
+
+
+@pytest.mark.parametrize("text", [b"a" * 3000, random.Random(1).randbytes(3000)])
+def test_of_a_body_whose_beginning_is_enough_the_beginning_is_decoded(text: bytes) -> None:
+    sent = gzip.compress(text)
+    decoded = encodings.decode(sent[:1000], named("gzip"), URL, max_bytes=1000, cut=True)
+    assert text.startswith(decoded)
+    assert 900 < len(decoded) <= 1000
+    with pytest.raises(RejectedError, match="truncated"):
+        encodings.decode(sent[:-9], named("gzip"), URL, max_bytes=4000, cut=True)
 
 
 def test_bare_deflate_is_decoded_and_an_image_that_is_none_is_left_as_it_is() -> None:

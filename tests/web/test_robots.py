@@ -1,4 +1,7 @@
 import asyncio
+import base64
+import gzip
+import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -583,6 +586,15 @@ def test_of_a_long_robots_txt_the_first_half_megabyte_counts(*, announced: bool)
             assert await asyncio.to_thread(fetch, f"{base}/b") == {None: 1}
 
     run(work())
+
+
+@pytest.mark.parametrize(
+    "comment", [b"# and so on\n" * 100_000, base64.encodebytes(random.Random(1).randbytes(600_000))]
+)
+def test_so_it_does_when_it_comes_as_gzip(serve: Callable[..., HostileServer], comment: bytes) -> None:
+    text = gzip.compress(b"User-agent: *\nDisallow: /good/a\n" + comment.replace(b"\n", b"\n#"))
+    server = serve(robots_txt=answer(text, "Content-Encoding: gzip"))
+    assert fetch(server.url("/good/a.jpg"), server.url("/good/b.jpg")) == {Reason.ROBOTS_DISALLOWED: 1, None: 1}
 
 
 def test_a_silent_host_costs_its_files_one_timeout() -> None:
