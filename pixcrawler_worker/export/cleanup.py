@@ -1,6 +1,7 @@
 """Deleting the files of expired, failed and deleted exports, and renewing presigned URLs before they expire."""
 
 import functools
+import re
 from datetime import timedelta
 
 import structlog
@@ -9,6 +10,7 @@ from pixcrawler_worker.db import exports
 from pixcrawler_worker.db.exports import EXPORT_JOBS, ExpiringUrl
 from pixcrawler_worker.db.ledger import jobs
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.domain.postgres_types import MAX_INT4
 from pixcrawler_worker.errors import PermanentError, TransientError
 from pixcrawler_worker.export import plan, publisher
 from pixcrawler_worker.export.payloads import ExportResult
@@ -22,6 +24,8 @@ log = structlog.get_logger()
 _MAX_EXPORTS = 200
 #: Remaining time of a presigned URL at which it is renewed.
 _RENEW_WITHIN = timedelta(days=1)
+#: Folder of an export below that of all exports; other programs may have made others.
+_FOLDER = re.compile(r"[1-9][0-9]{0,9}")
 
 
 def clean_up(runtime: Runtime, limits: JobLimits) -> int:
@@ -71,7 +75,7 @@ async def _remove_files(runtime: Runtime, limits: JobLimits) -> int:
     found: dict[int, list[str]] = {}
     async for key in runtime.storage.keys(plan.FOLDER, unfinished=True):
         number = key.removeprefix(plan.FOLDER).partition("/")[0]
-        if number.isdecimal():
+        if _FOLDER.fullmatch(number) and int(number) <= MAX_INT4:
             found.setdefault(int(number), []).append(key)
     kept = transact(runtime.sessions, lambda session: exports.files(session, sorted(found)))
     lost = 0

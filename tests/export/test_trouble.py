@@ -251,6 +251,19 @@ def test_unfinished_files_of_dead_workers_are_deleted_after_the_export_ends(runt
     assert set(files(runtime, ref)) == ALONE
 
 
+def test_folders_of_other_programs_are_kept_and_do_not_stop_the_clean_up(runtime: Runtime) -> None:
+    ref = export(runtime, crawl_of(runtime, stored_images(3)))
+    folders = ("99999999999999999999999", "3000000000", "0", f"0{ref.id}", "\N{ARABIC-INDIC DIGIT THREE}", "notes")
+    keys = [f"exports/{folder}/x.zip" for folder in folders]
+    for key in keys:
+        runtime.run(runtime.storage.put(key, b"x"))
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    assert cleanup.clean_up(runtime, LIMITS) == 1
+    assert files(runtime, ref) == {}
+    assert [runtime.run(runtime.storage.get(key)) for key in keys] == [b"x"] * len(keys)
+    runtime.run(runtime.storage.delete(keys))
+
+
 def test_a_requested_export_starts_without_its_message(runtime: Runtime) -> None:
     job = crawl_of(runtime, stored_images(3))
     ref = make_export(runtime, job)
