@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import any_, delete, func, join, literal, select, update
+from sqlalchemy import ARRAY, Integer, any_, delete, func, join, literal, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB, array
 from sqlalchemy.orm import Session
@@ -360,9 +360,11 @@ def files(session: Session, job_ids: Sequence[int]) -> dict[int, frozenset[str] 
     Jobs that failed, expired or were deleted are left out, because none of their files are kept. Files of an expired
     export are kept for another hour, so that downloads can finish.
     """
+    # As one parameter, since a query has up to 65,535 of them, and a storage may have the folders of more exports.
+    ids = literal(list(job_ids), ARRAY(Integer))
     kept = ExportJob.download_url.is_not(None) | (ExportJob.expires_at > _NOW - _GRACE)
     query = select(ExportJob.id, ExportJob.status, ExportJob.export_options["result"]["files"]).where(
-        ExportJob.id.in_(job_ids),
+        ExportJob.id == any_(ids),
         ExportJob.status.in_([JobStatus.PENDING, JobStatus.RUNNING])
         | ((ExportJob.status == JobStatus.COMPLETED) & kept),
     )

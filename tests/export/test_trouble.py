@@ -21,6 +21,7 @@ from export.exporting import (
     stored_images,
 )
 
+from pixcrawler_worker.db import exports
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.errors import TransientError, UnknownJobError
 from pixcrawler_worker.export import cleanup, worker
@@ -262,6 +263,14 @@ def test_folders_of_other_programs_are_kept_and_do_not_stop_the_clean_up(runtime
     assert files(runtime, ref) == {}
     assert [runtime.run(runtime.storage.get(key)) for key in keys] == [b"x"] * len(keys)
     runtime.run(runtime.storage.delete(keys))
+
+
+def test_a_clean_up_looks_for_the_files_of_any_number_of_exports(runtime: Runtime) -> None:
+    ref = export(runtime, crawl_of(runtime, stored_images(3)))
+    # More than a query has parameters.
+    numbers = [ref.id, *range(1_000_000, 1_070_000)]
+    with runtime.sessions.begin() as session:
+        assert exports.files(session, numbers) == {ref.id: frozenset(ALONE)}
 
 
 def test_a_requested_export_starts_without_its_message(runtime: Runtime) -> None:
