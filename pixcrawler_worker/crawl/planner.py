@@ -182,10 +182,12 @@ def next_round(
     expands = "variants" if options.variants else "synonyms" if options.synonyms else None
     if expands and all(one.is_list for one in limits.values()):
         raise PermanentError(f"options.{expands}: nothing is searched for a URL list, so leave them out")
+    # Images that were deleted, or found invalid, are missing again.
+    gone = max(0, history.stored - request.valid_images)
     return crawl_planning.next_round(
         keywords=keyword_expansion.expanded(keywords, variants=options.variants, synonyms=options.synonyms),
         sources=limits,
-        max_images=request.max_images,
+        max_images=request.max_images + gone,
         history=history,
     )
 

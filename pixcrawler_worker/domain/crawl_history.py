@@ -127,6 +127,11 @@ class CrawlHistory:
     searches: dict[tuple[str, str, str], SearchHistory] = field(default_factory=dict)
     known_pages: int = 0
 
+    @property
+    def stored(self) -> int:
+        """Candidates that became images."""
+        return sum(one.stored for one in self.searches.values())
+
     def add(self, result: CrawlChunkResult) -> None:
         """Take the result of a chunk into account."""
         done = result.chunk

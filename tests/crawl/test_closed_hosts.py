@@ -347,3 +347,23 @@ def test_a_completed_job_that_has_its_images_is_not_run_again(fresh: Runtime) ->
         drive(fresh, ref, messages)
         assert submission.retry(fresh, CRAWL, ref.id) == []
         assert status(fresh, ref) is JobStatus.COMPLETED
+
+
+def test_a_completed_job_that_has_lost_images_asks_again(fresh: Runtime) -> None:
+    down = True
+
+    def rule(_: PoliteHost, request: Any) -> Any:
+        return web.Response(status=500) if down and "/later" in request.path else None
+
+    with polite.serving(rule) as host:
+        listed = [*host.urls("later", 2), *host.urls("good", 6)]
+        ref, messages = start(fresh, listed, job={"max_images": 6}, chunk_size=2)
+        drive(fresh, ref, messages)
+        assert urls_of(fresh, ref) == set(host.urls("good", 6))
+        ledger.execute(fresh.sessions, "DELETE FROM images WHERE original_url = ANY(:urls)", urls=listed[2:4])
+        down = False
+        drive(fresh, ref, submission.retry(fresh, CRAWL, ref.id))
+        assert urls_of(fresh, ref) == {*host.urls("later", 2), *listed[4:]}
+        assert ledger.crawl_job(fresh.sessions, ref).valid_images == 6
+        assert reasons(fresh, ref) == {}
+        assert submission.retry(fresh, CRAWL, ref.id) == []
