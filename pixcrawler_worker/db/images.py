@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from sqlalchemy import delete, select
+from sqlalchemy import ARRAY, BigInteger, any_, delete, literal, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -341,5 +341,7 @@ def stored_files(session: Session, job_id: int) -> list[StoredFile]:
 
 def delete_images(session: Session, image_ids: Sequence[int]) -> int:
     """Delete rows of images with their facts; return how many existed."""
-    gone = session.scalars(delete(Image).where(Image.id.in_(image_ids)).returning(Image.id))
+    # As one parameter: a statement has up to 65,535 of them.
+    ids = literal(list(image_ids), ARRAY(BigInteger))
+    gone = session.scalars(delete(Image).where(Image.id == any_(ids)).returning(Image.id))
     return len(gone.all())

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, null, select, text, update
+from sqlalchemy import ColumnElement, and_, any_, case, func, literal, null, select, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, Uuid
@@ -294,7 +294,8 @@ def drop_chunks(session: Session, ref: JobRef) -> int:
             raise NotRunningError(f"{ref} has not ended")
         session.execute(
             update(Chunk)
-            .where(Chunk.id.in_([row.id for row in rows]))
+            # As one parameter: a statement has up to 65,535 of them.
+            .where(Chunk.id == any_(literal([row.id for row in rows], ARRAY(BigInteger))))
             .values(state=ChunkState.CANCELLED, lease_until=None)
             .execution_options(synchronize_session=False)
         )
