@@ -18,6 +18,7 @@ from pixcrawler_worker.inspection import framing, kernel
 from pixcrawler_worker.inspection.crop import MAX_SIDE
 from pixcrawler_worker.inspection.framing import Operation
 from pixcrawler_worker.inspection.limits import Limits
+from pixcrawler_worker.inspection.sheets import CELLS
 
 #: The arguments of Python that start the program.
 PROGRAM = ("-P", "-m", "pixcrawler_worker.inspection")
@@ -25,9 +26,10 @@ PROGRAM = ("-P", "-m", "pixcrawler_worker.inspection")
 _BATCH_FROM, _MAX_BATCH_SECONDS = 8, 0.05
 #: Seconds that a start may take; it takes a quarter of one, on a loaded machine a few.
 _START_SECONDS = 60.0
-#: More than any response has that is not a converted image, or pixels.
+#: More than any response has that is not an image, and an image has besides its pixels.
 _MAX_RESPONSE_BYTES = 65_536
-_MAX_PIXEL_BYTES = 3 * MAX_SIDE**2
+#: Bytes of a pixel: red, green and blue.
+_PIXEL_BYTES = 3
 #: Signals by which a process ends because of what it does itself, that is, of its image. The others are sent to it: by
 #: the kernel when memory runs out somewhere, by an operator.
 _CRASHES = frozenset(
@@ -105,7 +107,7 @@ class DecodeProcess:
         self._started_at = self._deadline = math.inf
         self._pause: asyncio.TimerHandle | None = None
         self._retired = False
-        self._max_conversion_bytes = _MAX_RESPONSE_BYTES + limits.max_converted_bytes
+        self._max_converted_bytes = limits.max_converted_bytes
         # Its first message says that it is ready, so that a start does not count against an image's deadline.
         self._layers: dict[str, str] | None = None
         self._ready = self._loop.create_future()
@@ -150,11 +152,8 @@ class DecodeProcess:
         """
         if self._socket.fileno() < 0:
             raise ProcessEndedError
-        request = _Request(self._loop.create_future(), seconds)
-        if operation is Operation.CONVERT:
-            request.max_bytes = self._max_conversion_bytes
-        elif operation is Operation.CROP:
-            request.max_bytes = _MAX_RESPONSE_BYTES + _MAX_PIXEL_BYTES
+        max_bytes = _MAX_RESPONSE_BYTES + self._max_image_bytes(operation, number)
+        request = _Request(self._loop.create_future(), seconds, max_bytes)
         self.images += 1
         self._enqueue(request)
         if isinstance(body, File):
@@ -219,6 +218,20 @@ class DecodeProcess:
         if status == -signal.SIGXCPU:
             return RejectedError(Reason.TIMEOUT, f"not decoded within {limits.seconds:g} s of CPU time")
         return RejectedError(Reason.DECODER_DIED, f"the process that decoded it ended with status {status}")
+
+    def _max_image_bytes(self, operation: Operation, number: int) -> int:
+        """Return how many bytes the image in a response may have: as many as its pixels take, where they are known."""
+        match operation:
+            case Operation.CONVERT:
+                return self._max_converted_bytes
+            case Operation.CROP:
+                return _PIXEL_BYTES * MAX_SIDE**2
+            case Operation.THUMBNAIL:
+                return _PIXEL_BYTES * number**2
+            case Operation.SHEET:
+                return _PIXEL_BYTES * CELLS * number**2
+            case _:
+                return 0
 
     def _flush(self) -> None:
         """Send as much as the socket takes, and the rest as soon as it takes more."""

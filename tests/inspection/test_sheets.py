@@ -1,5 +1,6 @@
 import asyncio
 import json
+import random
 from contextlib import aclosing
 from io import BytesIO
 
@@ -44,6 +45,25 @@ def test_each_thumbnail_is_at_the_top_left_of_its_cell_and_fits_into_it() -> Non
         row, column = divmod(number, sheets.COLUMNS)
         pixel = image.getpixel((column * 48 + 4, row * 48 + 4))
         assert pixel == pytest.approx(Image.new("RGB", (1, 1), color).getpixel((0, 0)), abs=20), color
+
+
+def test_thumbnails_and_sheets_of_noise_are_received_however_many_bytes_they_have() -> None:
+    noise = Image.frombytes("RGB", (640, 640), random.Random(1).randbytes(640 * 640 * 3))
+    tiles = [samples.encoded(noise.crop((0, 0, 160, 160)), "JPEG", quality=95)] * sheets.CELLS
+
+    async def made() -> tuple[bytes, ThumbnailSheet]:
+        async with aclosing(Decoder(Limits())) as decoder:
+            await decoder.sandbox()
+            before = decoder.pid
+            large = await decoder.thumbnail(samples.encoded(noise, "PNG", compress_level=1), side=640)
+            sheet = await decoder.sheet(tiles, side=160)
+            assert decoder.pid == before
+            return large, sheet
+
+    large, sheet = asyncio.run(made())
+    assert min(len(large), len(sheet.body)) > 150_000
+    assert Image.open(BytesIO(large)).size == (640, 640)
+    assert sheet.sizes == ((160, 160),) * sheets.CELLS
 
 
 def test_a_small_sheet_is_as_wide_as_its_tiles() -> None:
