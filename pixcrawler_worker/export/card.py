@@ -20,6 +20,8 @@ _SIZES = (
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
 )
+#: The split that `datasets` keeps for all splits together, and what the one of that name is called for it.
+_UNION, _UNION_SPLIT = "all", "all_images"
 _MAX_TABLE_ROWS = 50
 #: Classes up to which the card lists them for readers: it takes a second to read then.
 _MAX_CLASSES = 10_000
@@ -67,7 +69,7 @@ def _front(plan: Plan, summary: Summary) -> Iterator[str]:
         # Without them, Hugging Face takes a class with the name of a split for that split.
         yield "configs:\n- config_name: default\n  data_files:"
         for split, path in paths.items():
-            yield f"  - split: {split}\n    path: {json.dumps(path)}"
+            yield f"  - split: {_UNION_SPLIT if split == _UNION else split}\n    path: {json.dumps(path)}"
         for name, value in plan.layout.reader_options.items():
             yield f"  {name}: {json.dumps(value)}"
         columns = plan.layout.features(plan.labels) if len(plan.labels) <= _MAX_CLASSES else {}

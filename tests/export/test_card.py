@@ -37,7 +37,12 @@ LABELS = (
 
 
 def front(
-    layout: str, labels: Sequence[str] = LABELS, *, name: str = "My cats", licenses: Sequence[str] = ()
+    layout: str,
+    labels: Sequence[str] = LABELS,
+    *,
+    name: str = "My cats",
+    licenses: Sequence[str] = (),
+    splits: Sequence[str] = (),
 ) -> Mapping[str, Any]:
     parsed = options.parse({"layout": layout})
     plan = Plan(
@@ -48,11 +53,12 @@ def front(
         layout=protocol.load(layout),
         layout_name=layout,
         labels=tuple(file_labels(labels).values()),
-        splits=(),
+        splits=tuple(splits),
         default_label="cat",
         crawl_ended_at=datetime.now(UTC),
     )
-    lines = card.write(plan, Summary(licenses=Counter(licenses))).split("\n")
+    summary = Summary(licenses=Counter(licenses), splits=Counter(splits))
+    lines = card.write(plan, summary).split("\n")
     assert lines[0] == "---"
     found = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)]))
     assert isinstance(found, dict)
@@ -120,3 +126,11 @@ def test_any_name_is_read_as_its_safe_text(name: str) -> None:
 )
 def test_the_license_is_one_that_the_hub_knows(licenses: Sequence[str], named: str) -> None:
     assert front("imagefolder", licenses=licenses)["license"] == named
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet", "webdataset"])
+def test_no_split_has_the_name_that_stands_for_all_of_them(layout: str) -> None:
+    (config,) = front(layout, splits=("train", "all"))["configs"]
+    # With `all`, `datasets` opens nothing.
+    assert [one["split"] for one in config["data_files"]] == ["train", "all_images"]
+    assert "all" in config["data_files"][1]["path"].replace("/", "-").split("-")
