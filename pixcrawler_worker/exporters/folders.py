@@ -64,7 +64,7 @@ class Metadata:
         for name, value in sample.row.items():
             # One character is checked first: matching the pattern against every value of every image takes too long.
             if isinstance(value, str) and value[4:5] == "-":
-                row[name] = _never_timestamp(value)
+                row[name] = never_timestamp(value)
         name = f"{top}{METADATA}"
         if name not in self._spools:
             self._spools[name] = Spool()
@@ -76,7 +76,7 @@ class Metadata:
             yield Entry(path, spool)
 
 
-def _never_timestamp(value: str) -> str:
+def never_timestamp(value: str) -> str:
     """Return a string that pyarrow reads as a string.
 
     Hugging Face reads with pyarrow, which converts a column to timestamps if all its strings look like timestamps: a

@@ -1,5 +1,6 @@
 """The conformance suite of layouts: runs for every installed layout."""
 
+import json
 import re
 import tracemalloc
 from collections.abc import Iterator
@@ -213,6 +214,17 @@ def test_the_columns_for_hugging_face_name_the_classes(name: str) -> None:
         assert [column for column in columns.values() if isinstance(column, tuple | list)] == [
             [tables.cell(label) for label in LABELS] if name == "table" else LABELS
         ]
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "flat"])
+def test_a_class_that_looks_like_a_time_is_declared_as_the_metadata_has_it(name: str) -> None:
+    labels = ("2020-01-02", "2020-01-02 10:30", "2020-01-02 10:30:00", "2020-01-02T10:30:00+02", "cat")
+    layout = protocol.load(name)
+    samples = [sample(number, label=label) for number, label in enumerate(labels)]
+    metadata = write(layout, dataset(labels=labels), samples).files["metadata.jsonl"]
+    classes = [json.loads(line)["label"] for line in metadata.splitlines()]
+    # `datasets` looks for the text, and then for the text without white space around it.
+    assert tuple(one.strip() for one in classes) == layout.features(labels)["label"]
 
 
 @every_layout
