@@ -12,9 +12,11 @@ import ledger
 import outages
 import psycopg
 import pytest
+from fakes.postgres_proxy import postgres_proxy
 from ledger import at_once
 from toy.kind import make_toy, open_chunks, toy, toy_kind
 
+from pixcrawler_worker.db import session
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.db.session import Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
@@ -381,3 +383,26 @@ def test_many_processes_that_overlap_run_each_chunk_once(runtime: Runtime, sessi
     at_once(*(partial(take, messages[turn:] + messages[:turn]) for turn in (0, 4, 8)))
     assert sorted(ran) == list(range(1, 13))
     assert (toy(sessions, ref).status, toy(sessions, ref).sum) == ("completed", 78)
+
+
+def test_a_further_claim_whose_answer_was_lost_is_found_again(
+    runtime: Runtime, sessions: Sessions, database_url: str
+) -> None:
+    meet = meeting(2)
+    with postgres_proxy(database_url) as wire:
+
+        async def work(number: int) -> int:
+            if not wire.cuts:
+                wire.cut_commit(done=True)
+            return await meet(number)
+
+        engine = session.connect(wire.url)
+        process = Process(replace(runtime, sessions=session.sessions(engine)), work)
+        ref, messages = process.start(sessions, numbers=3)
+        waiting = [*process.run(messages[0]), *process.sent]
+        engine.dispose()
+    assert (wire.cuts, process.most) == (1, 2)
+    while waiting:
+        waiting += executor.run(runtime, process.kind, waiting.pop().chunk_id)
+    found = ledger.chunks_of(sessions, ref)
+    assert [(one.state, one.attempt) for one in found] == [(ChunkState.COMPLETED, 1)] * 3

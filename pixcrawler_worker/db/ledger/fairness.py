@@ -7,7 +7,7 @@ process claims a chunk of that job, and the message goes back to the end of the 
 
 import functools
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -101,8 +101,7 @@ def claim(  # noqa: PLR0913 - what `chunks.claim` needs, and what decides on the
     job_id, is_claimable, mine, *others = row
     named = table.ref(job_id)
     if mine is not None:
-        found = (chunks.claim(session, one, mine, owner=owner, lease=lease) for one in {table, *tables})
-        taken = next(filter(None, found), None)
+        taken = _claimed(session, {table, *tables}, mine, owner=owner, lease=lease)
         return Taken(taken, _postpone(session, table, chunk_id) if mine != chunk_id else None)
     if not is_claimable or named in held:
         return Taken()
@@ -164,6 +163,10 @@ def claim_further(  # noqa: PLR0913 - what `claim` needs, and what the process r
     named = beside[-1].job
     look = statements.look(named.table, tuple(tables))
     row = execute_prepared(session, look, {"chunk": beside[-1].chunk_id, "owner": owner}).fetchone()
+    if row is not None and (mine := row[2]) is not None:
+        again = _claimed(session, tables, mine, owner=owner, lease=lease)
+        has_message = session.scalar(select(Chunk.dispatched_at.is_not(None)).where(Chunk.id == mine))
+        return Further(again, bool(has_message)) if again is not None else None
     busy = tuple(itertools.compress(tables, row[3:])) if row is not None else ()
     turn = next_turn(session, busy, named, favor_short=favor_short) if busy else named
     if turn.table not in overlapping or turn in held:
@@ -271,6 +274,14 @@ def _active(table: JobTable) -> Select[Any]:
         .outerjoin(running, running.c.job_id == model.id)
         .where(model.status == JobStatus.RUNNING)
     )
+
+
+def _claimed(
+    session: Session, tables: Iterable[JobTable], chunk_id: int, *, owner: str, lease: timedelta
+) -> Claim | None:
+    """Return the claim of an owner on a chunk that it has claimed, though the answer to the COMMIT was lost."""
+    found = (chunks.claim(session, one, chunk_id, owner=owner, lease=lease) for one in tables)
+    return next(filter(None, found), None)
 
 
 def _first_claimable(session: Session, ref: JobRef) -> int | None:
