@@ -67,11 +67,18 @@ def claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
     turns: Turns | None,
     limits: JobLimits,
     jitter: Callable[[], float],
+    *,
+    claimant: str | None = None,
+    postpone: Callable[[ChunkMessage], None] = lambda _: None,
 ) -> Claimed | None:
-    """Claim a chunk; None when there is nothing to do."""
+    """Claim a chunk; None when there is nothing to do.
+
+    When the turns could not be kept, it is tried without them as the same claimant, with what sends the message again:
+    the answer to a COMMIT may have been lost.
+    """
     kinds = {one.table: one for one in (kind, *(turns.kinds if turns else ()))}
     tables = [one.table for one in turns.kinds] if turns else []
-    claimant = owner(chunk_id)
+    claimant = claimant or owner(chunk_id)
     favor_short = jitter() < _FAVORED
     held = _held(runtime, kinds)
 
@@ -97,11 +104,11 @@ def claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
         except (NotRunningError, OutageError) as error:
             # The job whose turn it is may have been cancelled just now, or its rows are locked.
             log.info("the turns were not kept", kind=kind.table.name, chunk=chunk_id, reason=str(error))
-            return claim(runtime, kind, chunk_id, None, limits, jitter)
+            return claim(runtime, kind, chunk_id, None, limits, jitter, claimant=claimant, postpone=turns.postpone)
         except Exception:
             # Whatever is wrong with it, it must not stop the others.
             log.exception("the turns were not kept", kind=kind.table.name, chunk=chunk_id)
-            return claim(runtime, kind, chunk_id, None, limits, jitter)
+            return claim(runtime, kind, chunk_id, None, limits, jitter, claimant=claimant, postpone=turns.postpone)
         if taken.postponed:
             turns.postpone(taken.postponed)
         return Claimed(kinds[taken.claim.job.table], taken.claim, prepared, limits) if taken.claim else None
@@ -113,6 +120,8 @@ def claim(  # noqa: PLR0913, PLR0917 - everything that one claim depends on
             log.exception("chunk could not be claimed", kind=kind.table.name, chunk=chunk_id)
             _count_attempt(runtime, kind, chunk_id, error, limits, jitter)
         return None
+    if taken.postponed:
+        postpone(taken.postponed)
     return Claimed(kind, taken.claim, prepared, limits) if taken.claim else None
 
 

@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import ledger
 import pytest
+from fakes.postgres_proxy import postgres_proxy
 from structlog.testing import capture_logs
 from toy.kind import make_toy, toy, toy_kind
 
+from pixcrawler_worker.db import session as connections
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef, NotRunningError
 from pixcrawler_worker.db.session import Session, Sessions
 from pixcrawler_worker.domain.lifecycle import ChunkState
+from pixcrawler_worker.errors import OutageError
 from pixcrawler_worker.jobs import executor, submission
 from pixcrawler_worker.jobs.executor import Turns
 from pixcrawler_worker.jobs.kind import AnyJobKind
@@ -153,6 +156,38 @@ def test_a_job_that_cannot_be_served_does_not_stop_the_one_of_the_message(
     assert queue.served == [large.id]
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["the turns were not kept"]
     assert [chunk.attempt for chunk in ledger.chunks_of(sessions, small)] == [0]
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again_after_an_outage(
+    runtime: Runtime, sessions: Sessions, busy: Callable[[JobRef], None], database_url: str
+) -> None:
+    """Also when it was long, so that the turns were not kept: no lease has to expire, and no crash is counted."""
+    calm = Queue(runtime, sessions)
+    large = calm.start(numbers=5)
+    busy(large)
+    small = calm.start(numbers=1)
+    prepared: list[int] = []
+    with postgres_proxy(database_url) as wire:
+
+        def prepare(_runtime: Runtime, _session: Session, claim: Claim) -> int:
+            prepared.append(claim.chunk_id)
+            if len(prepared) == 1:
+                wire.cut_commit(done=True)
+            elif len(prepared) == 2:
+                raise OutageError("the database restarts")
+            return int(claim.payload["number"])
+
+        engine = connections.connect(wire.url)
+        shaky = replace(runtime, sessions=connections.sessions(engine))
+        queue = Queue(shaky, sessions, replace(toy_kind(), prepare=prepare))
+        queue.messages = calm.messages
+        named = queue.messages[0]
+        queue.run()
+        engine.dispose()
+    assert wire.cuts == 1
+    assert prepared == ledger.ids_of(sessions, small) * 3
+    assert [(chunk.state, chunk.attempt) for chunk in ledger.chunks_of(sessions, small)] == [(ChunkState.COMPLETED, 1)]
+    assert queue.messages[-1] == named
 
 
 def test_a_chunk_of_another_job_that_cannot_be_read_fails_and_the_message_goes_on(
