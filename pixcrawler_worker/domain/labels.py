@@ -80,7 +80,7 @@ def slug(label: str) -> str:
     system that ignores case.
     """
     plain = plain_name(label)
-    if plain == label.replace(" ", "-") and "-" not in label and not _DEVICE.fullmatch(plain):
+    if plain == label.replace(" ", "-") and "-" not in label and not is_device_name(plain):
         return plain
     digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{plain}-{digest}" if plain else digest
@@ -109,6 +109,11 @@ def without_split_words(name: str) -> str:
 def has_split_word(name: str) -> bool:
     """Return whether readers take a file or folder of that name for a split."""
     return _SPLIT_WORD.search(name) is not None
+
+
+def is_device_name(name: str) -> bool:
+    """Return whether a lower-case name is that of a device on Windows, where no file has it, with any extension."""
+    return _DEVICE.fullmatch(name) is not None
 
 
 def plain_name(text: str) -> str:

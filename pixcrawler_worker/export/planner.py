@@ -169,8 +169,8 @@ def _names(export_plan: Plan, parts: Sequence[ExportPart]) -> Iterator[str]:
             yield f"{split}-{number:05d}.{export_plan.format}"
     elif len(parts) == 1:
         name = labels.plain_name(export_plan.name)
-        # An archive named `test.zip` would be taken for a split.
-        is_usable = name and not labels.has_split_word(name)
+        # An archive named `test.zip` would be taken for a split, and Windows has no file named `con.zip`.
+        is_usable = name and not labels.has_split_word(name) and not labels.is_device_name(name)
         yield f"{name if is_usable else 'dataset'}.{export_plan.format}"
     else:
         for number in range(len(parts)):

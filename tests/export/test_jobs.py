@@ -336,6 +336,14 @@ def test_an_archive_is_not_named_like_a_split(runtime: Runtime, name: str, archi
     assert set(files(runtime, ref)) == {archive, "croissant.json"}
 
 
+@pytest.mark.parametrize("name", ["con", "AUX", "Nul", "COM1", "lpt9"])
+def test_an_archive_has_a_name_that_windows_allows(runtime: Runtime, name: str) -> None:
+    ref = exporting.make_export(runtime, crawl_of(runtime, stored_images(1)))
+    ledger.execute(runtime.sessions, "UPDATE export_jobs SET name = :name WHERE id = :id", name=name, id=ref.id)
+    exporting.drive(runtime, submission.start(runtime, EXPORT, ref.id))
+    assert set(files(runtime, ref)) == {"dataset.zip", "croissant.json"}
+
+
 @pytest.mark.parametrize(("layout", "format_"), [("webdataset", "tar"), ("table", "csv")])
 def test_the_card_is_next_to_an_archive_that_is_read_as_it_is(runtime: Runtime, layout: str, format_: str) -> None:
     ref = export(runtime, crawl_of(runtime, stored_images(3)), {"layout": layout}, format_=format_)
