@@ -16,7 +16,7 @@ class Flat(Layout):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
-        self._images = Images(dataset)
+        self._images = Images(dataset, has_metadata=True)
         self._metadata = Metadata(dataset)
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:

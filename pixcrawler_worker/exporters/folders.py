@@ -25,16 +25,21 @@ class Folders:
 
     Parts can be unpacked into one folder, so their paths must not collide: if there are several, each part has its own
     subfolders, named by its number.
+
+    Args:
+        dataset: of the images.
+        has_metadata: whether the layout has `Metadata`, which is in the folders of images if there are several parts.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, *, has_metadata: bool = False) -> None:
         self._dataset = dataset
+        self._images_per_folder = dataset.max_files_per_dir - (has_metadata and dataset.parts > 1)
         self._files: Counter[str] = Counter()
 
     def path(self, sample: Sample) -> str:
         """Return the path of the next image."""
         folder = "/".join(filter(None, (sample.split, class_folder(sample.label))))
-        number = self._files[folder] // self._dataset.max_files_per_dir
+        number = self._files[folder] // self._images_per_folder
         self._files[folder] += 1
         if self._dataset.parts > 1:
             folder += f"/part-{self._dataset.part:05d}" + (f"-{number}" if number else "")

@@ -17,7 +17,7 @@ class ImageFolder(Layout):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset)
-        self._folders = Folders(dataset)
+        self._folders = Folders(dataset, has_metadata=True)
         self._metadata = Metadata(dataset)
 
     def add(self, sample: Sample) -> tuple[str, Iterator[Entry]]:

@@ -11,8 +11,8 @@ ROOT = "images"
 class Images:
     """Paths `images/<file>`, with subfolders like those of `Folders`."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._folders = Folders(dataset)
+    def __init__(self, dataset: Dataset, *, has_metadata: bool = False) -> None:
+        self._folders = Folders(dataset, has_metadata=has_metadata)
 
     def path(self, sample: Sample) -> str:
         """Return the path of the next image."""
