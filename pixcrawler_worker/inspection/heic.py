@@ -32,7 +32,8 @@ def reduced(body: bytes, module: ModuleType) -> Image.Image:
         bottom = min(top + rows, height)
         part: Any = data[top * stride : bottom * stride]  # a buffer, which Pillow takes though it has no type for it
         band = Image.frombuffer(mode, (width, bottom - top), part, "raw", mode, stride, 1)
-        bands.append(band.reduce(factor))
+        # Pillow averages no 16 bits.
+        bands.append(band.convert("I").reduce(factor).convert(mode) if mode == "I;16" else band.reduce(factor))
     whole = Image.new(mode, (bands[0].width, sum(band.height for band in bands)))
     top = 0
     for band in bands:

@@ -22,6 +22,17 @@ def test_a_large_one_has_the_facts_of_the_same_image_in_another_format(*, alpha:
     assert measure_bytes(body, LIMITS, strict=False)[1].transparent is alpha
 
 
+@pytest.mark.parametrize("size", [(160, 120), (1601, 1203)])
+def test_one_of_gray_with_more_than_a_byte_is_the_same_whatever_its_size(size: tuple[int, int]) -> None:
+    gray = samples.scene(*size).convert("L")
+    body = samples.encoded(gray.point(lambda value: value * 257, "I").convert("I;16"), "HEIF", quality=90)
+    facts, plain = inspect_bytes(body, LIMITS), inspect_bytes(samples.encoded(gray, "PNG"), LIMITS)
+
+    assert (facts.width, facts.height, facts.mode) == (*size, "I;16")
+    assert (facts.phash ^ plain.phash).bit_count() <= 4
+    assert measure_bytes(body, LIMITS, strict=False)[1].entropy > 5
+
+
 def test_a_large_one_that_is_turned_is_turned_once_and_keeps_its_place() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
