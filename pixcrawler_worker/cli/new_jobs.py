@@ -10,7 +10,11 @@ from pixcrawler_worker.client import BrokerError
 from pixcrawler_worker.crawl import planner
 from pixcrawler_worker.db import activity_log, extensions, job_rows
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
+from pixcrawler_worker.db.exports import EXPORT_JOBS
+from pixcrawler_worker.db.ledger import jobs
+from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.session import Session, transact
+from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
@@ -56,7 +60,7 @@ def create_crawl(
                 record_build(session, job_id, build)
         return job_id
 
-    job_id = transact(runtime.sessions, insert)
+    job_id = _insert_once(runtime, CRAWL_JOBS, insert)
     if job_id is None:
         raise PermanentError(f"there is no project {project_id}")
     return job_id
@@ -97,7 +101,7 @@ def create_validation(runtime: Runtime, crawl_job_id: int, *, name: str, rules: 
     def insert(session: Session) -> int | None:
         return job_rows.create_validation_job(session, crawl_job_id=crawl_job_id, name=name, rules=rules)
 
-    return _require_crawl(transact(runtime.sessions, insert), crawl_job_id)
+    return _require_crawl(_insert_once(runtime, VALIDATION_JOBS, insert), crawl_job_id)
 
 
 def create_export(runtime: Runtime, crawl_job_id: int, *, name: str, format_: str, options: dict[str, Any]) -> int:
@@ -112,7 +116,7 @@ def create_export(runtime: Runtime, crawl_job_id: int, *, name: str, format_: st
             session, crawl_job_id=crawl_job_id, name=name, format_=format_, options=options
         )
 
-    return _require_crawl(transact(runtime.sessions, insert), crawl_job_id)
+    return _require_crawl(_insert_once(runtime, EXPORT_JOBS, insert), crawl_job_id)
 
 
 def start(send: Callable[[int], object], job_id: int, *, title: str) -> None:
@@ -131,6 +135,19 @@ def start(send: Callable[[int], object], job_id: int, *, title: str) -> None:
             "starts it",
             err=True,
         )
+
+
+def _insert_once(runtime: Runtime, table: JobTable, insert: Callable[[Session], int | None]) -> int | None:
+    """Insert a job in a transaction of its own, and return its id: one, also when the answer to the COMMIT is lost."""
+    inserted: int | None = None
+
+    def work(session: Session) -> int | None:
+        nonlocal inserted
+        if inserted is None or jobs.status(session, table.ref(inserted)) is None:
+            inserted = insert(session)
+        return inserted
+
+    return transact(runtime.sessions, work)
 
 
 def _require_crawl(created: int | None, crawl_job_id: int) -> int:

@@ -1,6 +1,7 @@
 """`pixcrawler crawl`, called in this process with real services behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import ledger
@@ -8,9 +9,14 @@ import pytest
 import redis
 from calls import DEAD, call, sent
 from doubles import query
-from factories import make_project
+from factories import make_job, make_project
+from fakes.postgres_proxy import postgres_proxy
 
+from pixcrawler_worker.cli import new_jobs
+from pixcrawler_worker.cli.crawl_arguments import CrawlArguments
+from pixcrawler_worker.crawl import options
 from pixcrawler_worker.crawl.kind import CRAWL
+from pixcrawler_worker.db import session
 from pixcrawler_worker.db.crawls import CRAWL_JOBS
 from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Sessions
@@ -188,3 +194,40 @@ def test_crawl_with_watch_exits_as_its_job_ends(
     job_id, output = result.stdout.splitlines()
     assert output == f"job {job_id} failed: 0 of 1 images, 0 of 0 chunks"
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done"])
+@pytest.mark.parametrize(
+    ("table", "create"),
+    [
+        (
+            "crawl_jobs",
+            lambda runtime, _: new_jobs.create_crawl(runtime, CrawlArguments(("cat",), options.parse({}), 5)),
+        ),
+        ("validation_jobs", lambda runtime, job: new_jobs.create_validation(runtime, job, name="check", rules={})),
+        (
+            "export_jobs",
+            lambda runtime, job: new_jobs.create_export(runtime, job, name="archive", format_="zip", options={}),
+        ),
+    ],
+)
+def test_a_job_whose_commit_has_no_answer_is_created_once(
+    runtime: Runtime,
+    database_url: str,
+    table: str,
+    create: Callable[[Runtime, int], int],
+    *,
+    done: bool,
+) -> None:
+    """Workers would run both of them: their requests are recorded."""
+    crawl_id = make_job(runtime.sessions)
+    before = query(runtime, f"SELECT id FROM {table}")
+    with postgres_proxy(database_url) as wire:
+        engine = session.connect(wire.url, pool_size=1)
+        with engine.connect():  # what is asked on a first connection is committed, too
+            pass
+        wire.cut_commit(done=done)
+        created = create(replace(runtime, sessions=session.sessions(engine)), crawl_id)
+        engine.dispose()
+    assert wire.cuts == 1
+    assert sorted(query(runtime, f"SELECT id FROM {table}")) == sorted([*before, (created,)])
