@@ -119,7 +119,7 @@ def _body(plan: Plan, summary: Summary, part: str) -> Iterator[str]:
     this = f" This archive is {part}." if part else ""
     yield f"\n# {_plain(plan.name)}\n"
     yield (
-        f"{summary.images:,} images of {len(plan.labels):,} {'class' if len(plan.labels) == 1 else 'classes'}, "
+        f"{summary.images:,} images of {len(summary.labels):,} {'class' if len(summary.labels) == 1 else 'classes'}, "
         f"{megabytes:,.1f} MB, collected by PixCrawler{plan.until}.{this}\n"
     )
     yield f"Layout `{plan.layout_name}`: {plan.layout.summary}.\n"

@@ -83,12 +83,14 @@ def write(plan: Plan, summary: Summary, archives: Sequence[ArchiveResult]) -> by
     """
     described = [(number, archive) for number, archive in enumerate(archives) if archive.table]
     packed = described if plan.format is not ExportFormat.CSV else []
+    # Of those in the plan, some may have no images left.
+    labels = [label for label in plan.labels if summary.labels.get(label)]
     found = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": plan.name,
-        "description": f"{summary.images:,} images of {len(plan.labels):,} classes: {_listed(plan.labels)}.",
+        "description": f"{summary.images:,} images of {len(labels):,} classes: {_listed(labels)}.",
         "license": [_license(name) for name in sorted(summary.licenses)],
         "url": _PROJECT,
         "creator": {"@type": "sc:Organization", "name": "PixCrawler", "url": _PROJECT},

@@ -1,5 +1,7 @@
 """What is published of several archives when some have no images: their files are gone."""
 
+import json
+
 import pytest
 from doubles import query
 from export import exporting
@@ -50,6 +52,17 @@ def test_every_class_has_a_folder_in_every_split(runtime: Runtime) -> None:
         folders = {tuple(path.split("/")[:2]) for path in found if path.count("/") == 2}
         assert folders == {(split, class_folder(label)) for split in splits["ratios"] for label in labels}
         runtime.run(runtime.storage.put(runtime.storage.key(url), body))
+
+
+def test_only_classes_that_have_images_are_counted(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [StoredImage(image_bytes(at), label=f"class {at}") for at in range(3)])
+    lose_first(runtime, job)
+    found = published(runtime, export(runtime, job))
+    assert b"\n2 images of 2 classes, " in found["README.md"]
+    assert json.loads(found["croissant.json"])["description"].startswith("2 images of 2 classes: class ")
+    together = published(runtime, export(runtime, job, ONE_EACH))
+    assert b"\n2 images of 2 classes, " in together["README.md"]
+    assert b"\n1 images of 1 class, " in together["README-part-00002.md"]
 
 
 def test_tasks_have_their_labeling_configuration(runtime: Runtime) -> None:
