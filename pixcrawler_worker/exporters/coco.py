@@ -12,16 +12,16 @@ from pixcrawler_worker.exporters.spool import Spool
 
 #: The name in place of a split in a dataset that is not split.
 _ALL = "all"
-#: Range of image ids of each archive; larger than the limit of images in an archive.
+#: Range of the ids of images and licenses of each archive; larger than the limit of images in an archive.
 _IDS_PER_PART = 1_000_000
 
 
 class Coco(Layout):
     """`images/<file>` and `annotations/instances_<split>.json`, or `instances_all.json` without splits.
 
-    `file_name` is relative to `images/`, which is the root to pass to torchvision's CocoDetection. Ids of images and
-    categories are unique across the archives of an export, so that their annotations can be merged. They begin with 1,
-    because pycocotools treats the annotation id 0 as no match.
+    `file_name` is relative to `images/`, which is the root to pass to torchvision's CocoDetection. Ids of images,
+    licenses and categories are unique across the archives of an export, so that their annotations can be merged. They
+    begin with 1, because pycocotools treats the annotation id 0 as no match.
 
     Where an image of the dataset has a caption, `annotations/captions_<split>.json` has all images, and an annotation
     for each caption. Columns of URL lists are in `attributes` of the images.
@@ -34,7 +34,7 @@ class Coco(Layout):
         self._images = Images(dataset)
         self._categories = {label: number for number, label in enumerate(dataset.labels, start=1)}
         self._licenses: dict[tuple[Value, Value], int] = {}
-        self._last = dataset.part * _IDS_PER_PART
+        self._before = self._last = dataset.part * _IDS_PER_PART
         splits = dataset.splits or (_ALL,)
         self._files = {split: _Annotations(dataset.name) for split in splits}
         self._captions = {split: _Annotations(dataset.name) for split in splits if TEXT in dataset.columns}
@@ -50,7 +50,7 @@ class Coco(Layout):
             "file_name": path.removeprefix(f"{ROOT}/"),
             "width": sample.width,
             "height": sample.height,
-            "license": self._licenses.setdefault((row["license"], row["license_url"]), len(self._licenses) + 1),
+            "license": self._license(row),
             "coco_url": row["source_url"],
             "date_captured": row["crawled_at"],
         }
@@ -71,6 +71,10 @@ class Coco(Layout):
             caption = {"id": self._last, "image_id": self._last, "caption": row[TEXT]} if row[TEXT] else None
             self._captions[split].add(image, caption)
         return path, iter([Entry(path, sample.body)])
+
+    def _license(self, row: Mapping[str, Value]) -> int:
+        """Return the id of the license of an image."""
+        return self._licenses.setdefault((row["license"], row["license_url"]), self._before + len(self._licenses) + 1)
 
     def close(self) -> Iterator[Entry]:
         """Return the annotations, one file per split."""

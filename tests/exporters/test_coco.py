@@ -96,6 +96,20 @@ def test_images_share_their_license_and_those_without_have_an_empty_one() -> Non
     assert [license_["name"] for license_ in document["licenses"]] == ["cc-by-4.0", ""]
 
 
+def test_merged_annotations_of_several_archives_keep_the_license_of_each_image() -> None:
+    merged: dict[str, list[dict[str, object]]] = {"images": [], "licenses": []}
+    names = ("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc0-1.0")
+    for part in range(2):
+        samples = [sample(at, license=names[at]) for at in (2 * part, 2 * part + 1)]
+        written = write(Coco, dataset(part=part, parts=2), samples).files
+        document = json.loads(written[f"annotations/instances_all-part-{part:05d}.json"])
+        for name, found in merged.items():
+            found.extend(document[name])
+    licenses = {one["id"]: one["name"] for one in merged["licenses"]}
+    assert len(licenses) == len(merged["licenses"])
+    assert tuple(licenses[image["license"]] for image in merged["images"]) == names
+
+
 def test_a_split_without_images_has_a_file_without_images() -> None:
     files = write(Coco, dataset(splits=["train", "val"]), [sample(0, split="train")]).files
     document = json.loads(files["annotations/instances_val.json"])
