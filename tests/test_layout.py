@@ -126,7 +126,6 @@ TESTED_ELSEWHERE = {
     "storage/uploads.py": "storage/test_multipart.py",
     "tasks.py": "test_celery.py",
     "validate/classifiers.py": "validate/test_jobs.py",
-    "validate/comparison.py": "validate/test_jobs.py",
     "validate/display.py": "cli/test_job_status.py",
     "validate/image_validation.py": "validate/test_isolation.py",
     "validate/kind.py": "validate/test_jobs.py",

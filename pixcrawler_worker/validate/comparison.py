@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pixcrawler_worker.db import image_comparisons
 from pixcrawler_worker.db.image_comparisons import ComparisonResult
 from pixcrawler_worker.db.session import Session, transact
-from pixcrawler_worker.domain.checks import Finding, is_valid
+from pixcrawler_worker.domain.checks import Finding, invalidating, is_valid
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.validate import duplicates
 from pixcrawler_worker.validate.rules import (
@@ -48,15 +48,19 @@ def _comparisons(rows: NDArray[np.void], rules: ValidationRules) -> Iterator[Com
     active = rules.active()
     image_id = rows["image_id"].astype(np.int64)
     pixels = np.maximum(rows["pixels"].astype(np.int64), 0)  # a row may state any number
-    # An image of a job that is extended comes before all others: it stays, and in its group.
-    rank = rows["valid"] + rows["extended"]
-    order = duplicates.best_first(rank, pixels, rows["file_size"].astype(np.int64), image_id)
+    valid = rows["valid"].copy()
     found: defaultdict[int, list[Finding]] = defaultdict(list)
     keepers: dict[int, int] = {}
     if isinstance(check := active.get("odd_size"), OddSize):
         own = np.flatnonzero(rows["extended"] == 0)
         for place, size, bound in _odd_sizes(np.sqrt(pixels[own]), check):
             found[int(own[place])].append(Finding("odd_size", check.severity, size, bound))
+        if check.severity in invalidating(rules.effective_mode):
+            # Before duplicates are looked for: the largest image would be kept in place of valid ones.
+            valid[list(found)] = 0
+    # An image of a job that is extended comes before all others: it stays, and in its group.
+    rank = valid + rows["extended"]
+    order = duplicates.best_first(rank, pixels, rows["file_size"].astype(np.int64), image_id)
     same: dict[int, int] = {}
     if isinstance(exact := active.get("exact_duplicate"), ExactDuplicate):
         same = duplicates.exact(rows["sha256"], order)
