@@ -19,6 +19,7 @@ from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
 from pixcrawler_worker.domain.crawl_history import CrawlHistory
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.errors import PermanentError, TransientError
+from pixcrawler_worker.masking import mask
 from pixcrawler_worker.runtime import SearchRuntime
 from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 from pixcrawler_worker.web import http
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 UNKNOWN = "unknown"
 #: Entries of a URL list that no host is requested for: so many are named.
 _MAX_BAD = 1000
+#: Characters of the error of a bug that are shown.
+_MAX_ERROR = 200
 #: Reasons that are mistakes of a list, or of settings.
 _BAD = frozenset({Reason.BAD_URL, Reason.FORBIDDEN_ADDRESS, Reason.FORBIDDEN_PORT})
 
@@ -192,6 +195,11 @@ class _Search:
                 page = await self._page(chunk)
             except (TransientError, PermanentError) as error:
                 counts.errors.append(str(error))
+                return CrawlChunkResult(chunk=chunk, failed=True)
+            except Exception as error:
+                # As in a job, where its chunk fails, a bug of one source leaves the others.
+                log.exception("search failed: internal error", source=chunk.source)
+                counts.errors.append(f"internal error: {mask(repr(error))[:_MAX_ERROR]}")
                 return CrawlChunkResult(chunk=chunk, failed=True)
             counts.more = page.more
             self._pages[place] = page.more, len(page.candidates), self._usable(chunk, page, counts)

@@ -1,5 +1,6 @@
 """`pixcrawler build --dry-run`: what a build would find, from a list, a gallery and providers on loopback."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,15 @@ from aiohttp import web
 from calls import call
 from fakes import providers
 from fakes.providers import Catalog
+
+from pixcrawler_worker.crawl.lists.stored import StoredList
+from pixcrawler_worker.crawl.options import parse
+from pixcrawler_worker.crawl.preview import Preview, preview
+from pixcrawler_worker.domain.list_rows import ListRow
+from pixcrawler_worker.runtime import SearchRuntime
+from pixcrawler_worker.settings import Settings
+from pixcrawler_worker.sources.protocol import Page, Query, Source, SourceConfig
+from pixcrawler_worker.web.http import AsyncClient
 
 LOOPBACK = {"PIXCRAWLER_ALLOWED_NETWORKS": "127.0.0.0/8"}
 LIST = """# cats
@@ -130,6 +140,23 @@ def test_a_source_that_fails_is_named_and_without_candidates_the_exit_code_is_1(
     assert result.exit_code == 1
     assert "pixcrawler: gallery, cat: gallery at http://127.0.0.1" in result.stderr
     assert result.stdout.endswith("nothing would be downloaded\n")
+
+
+def test_a_bug_of_one_source_leaves_the_others() -> None:
+    class Broken(Source):
+        async def search(self, query: Query, http: AsyncClient) -> Page:
+            raise KeyError(query.text, http.params)
+
+    async def search() -> Preview:
+        async with SearchRuntime.of(Settings()) as runtime:
+            runtime.sources["gallery"] = Broken(SourceConfig())
+            with StoredList([ListRow("https://a.example/1.jpg")]) as listed:
+                options = parse({"sources": ["gallery", "urls"]})
+                return await preview(runtime, ["cat"], options, listed, max_images=2, keeps_candidates=True)
+
+    found = asyncio.run(search())
+    assert found.count == 1
+    assert found.searches["gallery", "cat"].errors == ["internal error: KeyError('cat', QueryParams(''))"]
 
 
 @pytest.mark.parametrize(
