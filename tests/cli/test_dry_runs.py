@@ -13,12 +13,12 @@ from calls import call
 from fakes import providers
 from fakes.providers import Catalog
 
+from pixcrawler_worker import settings
 from pixcrawler_worker.crawl.lists.stored import StoredList
 from pixcrawler_worker.crawl.options import parse
 from pixcrawler_worker.crawl.preview import Preview, preview
 from pixcrawler_worker.domain.list_rows import ListRow
 from pixcrawler_worker.runtime import SearchRuntime
-from pixcrawler_worker.settings import Settings
 from pixcrawler_worker.sources.protocol import Page, Query, Source, SourceConfig
 from pixcrawler_worker.web.http import AsyncClient
 
@@ -148,7 +148,7 @@ def test_a_bug_of_one_source_leaves_the_others() -> None:
             raise KeyError(query.text, http.params)
 
     async def search() -> Preview:
-        async with SearchRuntime.of(Settings()) as runtime:
+        async with SearchRuntime.of(settings.load()) as runtime:
             runtime.sources["gallery"] = Broken(SourceConfig())
             with StoredList([ListRow("https://a.example/1.jpg")]) as listed:
                 options = parse({"sources": ["gallery", "urls"]})
