@@ -492,7 +492,7 @@ def _new_image(work: CrawlWork, offer: Offer, facts: ImageFacts, metrics: Metric
         label=offer.row.label or work.chunk.label,
         query=work.chunk.query,
         source=work.chunk.source,
-        credit=offer.candidate.credit.bounded(),
+        credit=offer.credit,
         metrics=metrics,
         caption=offer.row.caption,
         columns=offer.row.columns or None,

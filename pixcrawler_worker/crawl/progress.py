@@ -12,6 +12,7 @@ from pixcrawler_worker.crawl.options import CrawlOptions
 from pixcrawler_worker.db.images import NewImage
 from pixcrawler_worker.db.ledger.chunks import Claim
 from pixcrawler_worker.domain.crawl_chunks import CrawlChunk
+from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.keywords import class_label
 from pixcrawler_worker.domain.list_columns import kept_caption, kept_columns
 from pixcrawler_worker.domain.list_rows import ListRow
@@ -25,6 +26,8 @@ from pixcrawler_worker.web.bodies import Body
 _MAX_DETAIL = 1_000
 #: Of a candidate that no list says anything about.
 _NO_ROW = ListRow("")
+#: Of a candidate that its source says nothing about.
+_NO_CREDIT = Credit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Offer:
         candidate: as its source has it.
         url_hash: of its URL.
         row: what a list says about it, or its source as a list would, as it is stored.
+        credit: from its source, as it is stored.
         host: see `web.hosts.key`; None where its URL may not be requested.
         due: when it may be tried, by the monotonic clock.
         tries: downloads that failed so that another one may succeed.
@@ -95,6 +99,7 @@ class Offer:
     candidate: Candidate
     url_hash: bytes
     row: ListRow = _NO_ROW
+    credit: Credit = _NO_CREDIT
     host: str | None = None
     due: float = 0.0
     tries: int = 0

@@ -167,7 +167,8 @@ def _offers(
     for at in positions:
         try:
             candidate = candidates[at]
-            offer = Offer(at, candidate, storage_keys.url_hash(candidate.url), kept_row(candidate))
+            url_hash = storage_keys.url_hash(candidate.url)
+            offer = Offer(at, candidate, url_hash, kept_row(candidate), candidate.credit.bounded())
             offer.host = runtime.downloader.host(candidate.url)
             offers.append(offer)
         except Exception as error:  # noqa: BLE001 - a source of another package may offer anything
@@ -215,7 +216,7 @@ def _keep_first(progress: CrawlProgress, offers: Mapping[bytes, Offer], *, defau
             url=offer.url,
             url_hash=offer.url_hash,
             label=offer.row.label or default_label,
-            credit=offer.candidate.credit.bounded(),
+            credit=offer.credit,
             caption=offer.row.caption,
             columns=offer.row.columns or None,
         )

@@ -62,7 +62,11 @@ class Credit:
     attribution: str | None = None
 
     def bounded(self) -> "Credit":
-        """Return the credit as it is stored: long texts are cut off, and URLs that are too long are unknown."""
+        """Return the credit as it is stored: long texts are cut off, and URLs that are too long are unknown.
+
+        Raises:
+            TypeError: for what is no text, as a source of another package may have it.
+        """
         return Credit(
             page_url=_short_url(self.page_url),
             title=_cut(self.title, _MAX_NAME),
@@ -73,9 +77,17 @@ class Credit:
         )
 
 
-def _cut(text: str | None, limit: int) -> str | None:
+def _cut(text: object, limit: int) -> str | None:
+    text = _checked(text)
     return text if text is None or len(text) <= limit else f"{text[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _short_url(url: str | None) -> str | None:
+def _short_url(url: object) -> str | None:
+    url = _checked(url)
     return url if url is None or len(url) <= MAX_URL_LENGTH else None
+
+
+def _checked(text: object) -> str | None:
+    if isinstance(text, str | None):
+        return text
+    raise TypeError(f"a credit is a text, not {type(text).__name__}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from doubles import StubSource, drive, image_urls, query, start, with_sources
+from doubles import StubSource, drive, image_urls, query, start, urls_of, with_sources
 from fakes import hosts
 from fakes.hosts import HostileServer
 
@@ -13,6 +13,7 @@ from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db import candidates, crawl_history
 from pixcrawler_worker.db.candidates import Failure
 from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
+from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.jobs import submission
 from pixcrawler_worker.runtime import Runtime
 from pixcrawler_worker.sources.protocol import Candidate, Page
@@ -136,6 +137,23 @@ def test_a_source_may_offer_captions_and_its_mistakes_are_its_candidates_own(
     drive(with_sources(runtime, stub=source), messages)
     assert kept(runtime, ref) == {urls[0]: ("kitten", "A cat.", {"score": 1})}
     assert reasons(runtime, ref) == {"internal_error": 3}
+
+
+@pytest.mark.parametrize("name", ["page_url", "title", "author", "license", "license_url", "attribution"])
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_a_credit_that_is_no_text_costs_only_its_candidate(
+    runtime: Runtime, host: HostileServer, name: str, *, reproducible: bool
+) -> None:
+    urls = image_urls(host, f"credit-{name}-{reproducible}", 4)
+    odd: list[Any] = [["a", "b"], {"en": "a"}, b"a", 7]
+    offered = [Candidate(url=url, credit=Credit(**{name: value})) for url, value in zip(urls, odd, strict=True)]
+    # The same files, which arrive first.
+    offered += [Candidate(url=url.removesuffix(".jpg"), credit=Credit(title="a")) for url in urls[:2]]
+    there = with_sources(runtime, stub=StubSource(lambda _: Page(tuple(offered), more=False)))
+    ref, messages = start(there, sources=["stub"], reproducible=reproducible)
+    drive(there, messages)
+    assert urls_of(runtime, ref) == {one.url for one in offered[4:]}
+    assert reasons(runtime, ref) == {"internal_error": 4}
 
 
 def test_rows_are_read_in_pages(runtime: Runtime, host: HostileServer) -> None:
