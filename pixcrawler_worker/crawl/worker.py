@@ -102,7 +102,8 @@ async def _work(runtime: Runtime, work: CrawlWork, limits: JobLimits) -> CrawlPr
         offers = _offers(runtime, work, kept, kept, progress)
     else:
         page = await _search(runtime, work)
-        progress = CrawlProgress(quota=work.quota, more=page.more)
+        # A source of another package may have the URL of the next page there.
+        progress = CrawlProgress(quota=work.quota, more=bool(page.more))
         if page.invalid and work.chunk.only is None:
             progress.rejected[Reason.INVALID_ENTRY] += page.invalid
         there = range(len(page.candidates))

@@ -52,8 +52,14 @@ _MIN_INT8 = -MAX_INT8 - 1
 MAX_NUMBER = 1e300
 
 
-def kept_caption(caption: str | None) -> str | None:
-    """Return a caption as it is stored: cut off at `MAX_CAPTION` characters; None for a blank one."""
+def kept_caption(caption: object) -> str | None:
+    """Return a caption as it is stored: cut off at `MAX_CAPTION` characters; None for a blank one.
+
+    Raises:
+        TypeError: for what is no text, as a source of another package may have it.
+    """
+    if not isinstance(caption, str | None):
+        raise TypeError(f"a caption is a text, not {type(caption).__name__}")
     if caption is None or not caption.strip():
         return None
     return caption if len(caption) <= MAX_CAPTION else f"{caption[: MAX_CAPTION - 1]}\N{HORIZONTAL ELLIPSIS}"

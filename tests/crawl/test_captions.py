@@ -128,15 +128,15 @@ def test_what_failed_keeps_its_row_and_has_it_after_a_retry(runtime: Runtime) ->
 def test_a_source_may_offer_captions_and_its_mistakes_are_its_candidates_own(
     runtime: Runtime, host: HostileServer
 ) -> None:
-    urls = image_urls(host, "offered", 4)
-    odd: list[Any] = [{"caption": 7}, {"label": ["cat"]}, {"columns": [1]}]
+    urls = image_urls(host, "offered", 6)
+    odd: list[Any] = [{"caption": 7}, {"label": ["cat"]}, {"columns": [1]}, {"caption": b"A cat."}, {"label": b"cat"}]
     offered = [Candidate(url=urls[0], caption="A cat.", label="kitten", columns={"score": 1})]
     offered += [Candidate(url=url, **values) for url, values in zip(urls[1:], odd, strict=True)]
     source = StubSource(lambda _: Page(tuple(offered), more=False))
     ref, messages = start(with_sources(runtime, stub=source), sources=["stub"])
     drive(with_sources(runtime, stub=source), messages)
     assert kept(runtime, ref) == {urls[0]: ("kitten", "A cat.", {"score": 1})}
-    assert reasons(runtime, ref) == {"internal_error": 3}
+    assert reasons(runtime, ref) == {"internal_error": 5}
 
 
 @pytest.mark.parametrize("name", ["page_url", "title", "author", "license", "license_url", "attribution"])

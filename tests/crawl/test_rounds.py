@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import ledger
 import pytest
@@ -138,6 +139,22 @@ def test_rounds_end_when_they_are_used_up(runtime: Runtime, host: HostileServer,
     drive(with_sources(runtime, endless=endless), messages)
     assert query(runtime, "SELECT round FROM pixcrawler.crawl_plans") == [(limit,)]
     assert (status(runtime, ref), len(urls_of(runtime, ref))) == (JobStatus.COMPLETED, 3)
+
+
+@pytest.mark.parametrize("more", ["https://example.org/?page=2", 1])
+def test_a_source_may_say_with_any_value_that_it_has_more(runtime: Runtime, host: HostileServer, more: Any) -> None:
+    urls = image_urls(host, f"any-{type(more).__name__}", 6)
+
+    def answer(query: Query) -> Page:
+        found = tuple(Candidate(url=url) for url in urls[2 * query.page : 2 * query.page + 2])
+        return Page(found, more=more if query.page < 2 else None)  # type: ignore[arg-type]  # what it is about
+
+    there = with_sources(runtime, stub=StubSource(answer))
+    ref, messages = start(there, sources=["stub"], job={"max_images": 7}, chunk_size=3)
+    drive(there, messages)
+    assert urls_of(there, ref) == set(urls)
+    assert status(there, ref) is JobStatus.COMPLETED
+    assert "reason" not in last_details(there, ref)
 
 
 def test_several_sources_alternate_with_equal_shares(runtime: Runtime, host: HostileServer) -> None:
