@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from sqlalchemy import ARRAY, Integer, any_, delete, func, join, literal, select, update
 from sqlalchemy.dialects import postgresql
@@ -370,6 +370,10 @@ def files(session: Session, job_ids: Sequence[int]) -> dict[int, frozenset[str] 
     )
     return {
         # What is not a list of names was written by hand: its files are kept.
-        job_id: frozenset(names) if status == JobStatus.COMPLETED and isinstance(names, list) else None
+        job_id: frozenset(names) if status == JobStatus.COMPLETED and _are_names(names) else None
         for job_id, status, names in session.execute(query)
     }
+
+
+def _are_names(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

@@ -273,6 +273,24 @@ def test_a_clean_up_looks_for_the_files_of_any_number_of_exports(runtime: Runtim
         assert exports.files(session, numbers) == {ref.id: frozenset(ALONE)}
 
 
+@pytest.mark.parametrize("written", ['[{"name": "a"}]', '[["a"]]', '["a", null]', '"a"', "{}", "null"])
+def test_names_of_files_that_were_written_by_hand_keep_all_and_do_not_stop_the_clean_up(
+    runtime: Runtime, written: str
+) -> None:
+    job = crawl_of(runtime, stored_images(3))
+    odd, expired = export(runtime, job), export(runtime, job)
+    exporting.expire(runtime, expired, ago="61 min")
+    ledger.execute(
+        runtime.sessions,
+        "UPDATE export_jobs SET export_options = jsonb_set(export_options, '{result,files}', CAST(:files AS jsonb))"
+        " WHERE id = :id",
+        id=odd.id,
+        files=written,
+    )
+    assert cleanup.clean_up(runtime, LIMITS) == 1
+    assert (set(files(runtime, odd)), files(runtime, expired)) == (ALONE, {})
+
+
 def test_a_requested_export_starts_without_its_message(runtime: Runtime) -> None:
     job = crawl_of(runtime, stored_images(3))
     ref = make_export(runtime, job)
