@@ -8,12 +8,14 @@ import math
 import resource
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import starmap
 from typing import Any
 
 from PIL import Image, ImageColor, JpegImagePlugin
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection import memory, pixels
+from pixcrawler_worker.inspection.containers import boxes, webp
 from pixcrawler_worker.inspection.conversion import Conversion, Converted
 from pixcrawler_worker.inspection.limits import Limits
 
@@ -48,9 +50,15 @@ _EXIF_STALE = {0x927C, 0xA005, 0xA002, 0xA003}
 _MAX_EXIF_BYTES = 65_533
 _MAX_PROFILE_BYTES = 1_048_576
 
-#: Segments of a JPEG that say only how to decode it, by what they begin with.
-_JPEG_HARMLESS = {"APP0": b"JFIF\0", "APP2": b"ICC_PROFILE\0", "APP14": b"Adobe"}
+#: Segments of a JPEG that say only how to decode it: what they begin with, and their bytes at most. A longer APP0 has a
+#: thumbnail.
+_JPEG_HARMLESS = {"APP0": (b"JFIF\0", 14), "APP2": (b"ICC_PROFILE\0", 65_533), "APP14": (b"Adobe", 12)}
 _JPEG_END = b"\xff\xd9"
+#: Parts of other containers that have nothing but pixels, or what is in the `info` of Pillow's image.
+_HARMLESS = frozenset(
+    {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"ANIM", b"ANMF", b"EXIF", b"XMP "}
+    | {b"ftyp", b"meta", b"mdat", b"moov"}
+)
 
 #: Those that swap width and height.
 _ACROSS = range(5, 9)
@@ -168,18 +176,24 @@ def _has_metadata(image: Image.Image, body: bytes, extension: str) -> bool:
     """
     match extension:
         case "bmp":
-            return False
-        case "webp" | "avif":
-            return "exif" in image.info or "xmp" in image.info
+            return int.from_bytes(body[2:6], "little") != len(body)
+        case "webp":
+            return "exif" in image.info or "xmp" in image.info or not _HARMLESS.issuperset(webp.parts(body))
+        case "avif":
+            return "exif" in image.info or "xmp" in image.info or not _HARMLESS.issuperset(boxes.parts(body))
         case "jpg":
             assert isinstance(image, JpegImagePlugin.JpegImageFile)
-            harmless = (
-                name in _JPEG_HARMLESS and content.startswith(_JPEG_HARMLESS[name]) for name, content in image.applist
-            )
-            # After its end there are other images with metadata of their own, and what phones put there.
-            return not (body.endswith(_JPEG_END) and all(harmless))
+            # Pillow has read up to the first scan. After the end there are other images with metadata of their own, and
+            # what phones put there.
+            end = body.find(_JPEG_END, image.fp.tell() if image.fp else 0)
+            return end + len(_JPEG_END) != len(body) or not all(starmap(_is_harmless, image.applist))
         case _:
             return True
+
+
+def _is_harmless(name: str, content: bytes) -> bool:
+    beginning, most = _JPEG_HARMLESS.get(name, (b"", -1))
+    return content.startswith(beginning) and len(content) <= most
 
 
 def _exif(image: Image.Image, orientation: int) -> bytes:

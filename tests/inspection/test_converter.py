@@ -360,7 +360,28 @@ def jpegs_with_metadata() -> dict[str, bytes]:
         "photoshop": JPEG[:2] + segment + JPEG[2:],
         "second image": samples.encoded(scene, "MPO", save_all=True, append_images=[samples.scene(seed=1)]),
         "appended": JPEG + b"secret",
+        "another image appended": JPEG + samples.encoded(scene, "JPEG", comment=b"secret"),
+        "thumbnail": JPEG[:4] + b"\0\x16" + JPEG[6:18] + b"\1\2secret" + JPEG[20:],
+        "more than colors": JPEG[:2] + b"\xff\xee\0\x14Adobe\0\x64\0\0\0\0\1secret" + JPEG[2:],
     }
+
+
+def others_with_metadata() -> dict[str, bytes]:
+    webp, avif, bmp = samples.variant("webp"), samples.variant("avif"), samples.variant("bmp")
+    longer = (int.from_bytes(webp[4:8], "little") + 14).to_bytes(4, "little")
+    return {
+        "webp": webp + b"secret",
+        "webp with a chunk": webp[:4] + longer + webp[8:] + b"junk\6\0\0\0secret",
+        "avif": avif + b"\0\0\0\x0euuidsecret",
+        "bmp": bmp + b"secret",
+    }
+
+
+@pytest.mark.parametrize("name", others_with_metadata())
+def test_what_is_behind_other_images_is_removed_as_well(name: str) -> None:
+    body, format_ = others_with_metadata()[name], name.partition(" ")[0]
+    assert b"secret" not in changed(body, format_, strip=True).body
+    assert convert(body, Conversion(format=format_), LIMITS) is None
 
 
 @pytest.mark.parametrize("body", jpegs_with_metadata().values(), ids=jpegs_with_metadata())

@@ -83,6 +83,14 @@ def box_at(body: bytes, position: int, end: int) -> tuple[bytes, int, int]:
     return kind, start, position + size if size else end
 
 
+def parts(body: bytes) -> Iterator[bytes]:
+    """Yield the kinds of the outermost boxes, of a file for which `largest` returned."""
+    position = 0
+    while position < len(body):
+        kind, _, position = box_at(body, position, len(body))
+        yield kind
+
+
 def _items(body: bytes, kind: bytes, start: int, end: int, limits: Limits) -> int:
     """Return how many items a box names. Its first byte is the version of its layout."""
     if kind in _COUNTS:

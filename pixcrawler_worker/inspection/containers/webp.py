@@ -1,6 +1,7 @@
 """WebP (RFC 9649)."""
 
 import struct
+from collections.abc import Iterator
 
 from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.inspection.containers.header import Header, truncated
@@ -33,6 +34,17 @@ def read(body: bytes, limits: Limits) -> Header:
         position += 8 + size + (size & 1)
     pixel_bytes = _ANIMATED_BYTES if frames else _PIXEL_BYTES[b"VP8L" in kinds, b"ALPH" in kinds]
     return Header(format="webp", width=width, height=height, frames=max(1, frames), pixel_bytes=pixel_bytes)
+
+
+def parts(body: bytes) -> Iterator[bytes]:
+    """Yield the names of the chunks of a WebP, and an empty one if there are bytes behind them."""
+    position, end = 12, struct.unpack_from("<I", body, 4)[0] + 8
+    while position + 8 <= end:
+        kind, size = struct.unpack_from("<4sI", body, position)
+        yield kind
+        position += 8 + size + (size & 1)
+    if len(body) > end:
+        yield b""
 
 
 def canvas_size(body: bytes) -> tuple[int, int]:
