@@ -64,7 +64,6 @@ TESTED_ELSEWHERE = {
     "db/crawls.py": "crawl/test_rounds.py",
     "db/drill.py": "cli/test_db_backup.py",
     "db/image_comparisons.py": "validate/test_jobs.py",
-    "db/export_selection.py": "export/test_jobs.py",
     "db/exports.py": "export/test_jobs.py",
     "db/image_records.py": "export/test_jobs.py",
     "db/ledger/chunk_results.py": "db/ledger/test_chunks.py",

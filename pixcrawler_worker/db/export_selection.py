@@ -39,6 +39,10 @@ class Selection:
         may_rotate: whether a JPEG with an orientation is rotated, which may make it a little larger.
         copied: formats whose files are copied unchanged.
         max_side: limit of the longer side of converted images, in pixels; None for no limit.
+        enlarged_to: side that smaller images get, too, in pixels: the longer one, without `max_side` the shorter; None
+            where they stay small.
+        canvas: side of the square that images are centered on, in pixels; 0 for none. In lossy formats, what is around
+            an image takes less than a bit per pixel.
         lossy: whether images are converted to a lossy format. There, noise at quality 90 takes less than three bytes
             per pixel, and photographs rarely more than twice their former size; lossless formats take four per pixel.
         unknown_bytes: upper bound of the size of a file whose size is not recorded, in bytes.
@@ -62,6 +66,8 @@ class Selection:
     may_rotate: bool
     copied: Sequence[str]
     max_side: int | None
+    enlarged_to: int | None
+    canvas: int
     lossy: bool
     unknown_bytes: int
 
@@ -159,16 +165,20 @@ WITH RECURSIVE excluded AS (
     ORDER BY digest, copy LIMIT :limit
 ), sorted AS (
     SELECT *,
-        greatest(0, least(width::bigint * height, CAST(:max_side AS bigint) ^ 2, CAST(:unknown_bytes AS bigint) * 8)
-            )::bigint AS pixels,
+        greatest(0, least(CASE
+            WHEN CAST(:enlarged_to AS int) IS NULL THEN width::numeric * height
+            WHEN CAST(:max_side AS int) IS NULL THEN
+                CAST(:enlarged_to AS numeric) ^ 2 * greatest(width, height) / greatest(1, least(width, height))
+            END, CAST(:max_side AS numeric) ^ 2, CAST(:unknown_bytes AS numeric) * 8))::bigint AS pixels,
         (SELECT count(*) FROM unnest(CAST(:bounds AS numeric[])) AS bound WHERE bound <= position) AS split
     FROM selected
 ), costed AS (
     SELECT *, 3 * (letters + (SELECT coalesce(sum(octet_length(key) + 8), 0) FROM keys)) + 2000 + greatest(0, CASE
         WHEN format = ANY(:copied) AND NOT (:may_rotate AND format = 'jpg' AND orientation <> 1) THEN file_size
         WHEN format = ANY(:copied) THEN file_size + file_size / 8
-        WHEN :lossy THEN least(pixels * 3, file_size * 2) + 65536
-        ELSE pixels * 4 + 65536 END) AS cost
+        WHEN :lossy AND CAST(:enlarged_to AS int) IS NOT NULL THEN pixels * 3 + 65536
+        WHEN :lossy THEN least(pixels * 3, file_size * 2) + CAST(:canvas AS bigint) ^ 2 / 32 + 65536
+        ELSE greatest(pixels, CAST(:canvas AS bigint) ^ 2) * 4 + 65536 END)::bigint AS cost
     FROM sorted
 )
 SELECT :export, row_number() OVER place - 1, id, split, digest, copy, cost, sum(cost) OVER place
@@ -248,6 +258,8 @@ def insert_entries(session: Session, job_id: int, selection: Selection) -> int:
             "may_rotate": selection.may_rotate,
             "copied": list(selection.copied),
             "max_side": selection.max_side,
+            "enlarged_to": selection.enlarged_to,
+            "canvas": selection.canvas,
             "lossy": selection.lossy,
             "unknown_bytes": selection.unknown_bytes,
             "max_columns": MAX_COLUMNS,

@@ -113,9 +113,10 @@ def _listed(skipped: Mapping[str, int]) -> str:
 def _selection(session: Session, request: ExportRequest, export_plan: Plan, *, unknown: int) -> Selection:
     options, layout = export_plan.options, export_plan.layout
     select, image = options.select, options.image
+    resize = image.resize
     crawl_jobs = extensions.chain(session, request.crawl_job_id)
     known = export_selection.licenses(session, crawl_jobs)
-    copies = image.format == "keep" and image.resize is None and not image.strip_metadata
+    copies = image.format == "keep" and resize is None and not image.strip_metadata
     target = layout.image_formats[0] if image.format == "keep" else image.format
     return Selection(
         crawl_job_ids=crawl_jobs,
@@ -135,7 +136,9 @@ def _selection(session: Session, request: ExportRequest, export_plan: Plan, *, u
         stratified=options.splits.stratify is not None,
         may_rotate=image.orient,
         copied=sorted(set(FORMATS).intersection(layout.image_formats)) if copies else (),
-        max_side=image.resize.size if image.resize and image.resize.mode in {"fit", "cover", "pad"} else None,
+        max_side=resize.size if resize and resize.mode in {"fit", "cover", "pad"} else None,
+        enlarged_to=resize.size if resize and not resize.only_shrink else None,
+        canvas=resize.size if resize and resize.mode == "pad" else 0,
         lossy=target in _LOSSY_FORMATS,
         unknown_bytes=unknown,
     )

@@ -1,0 +1,52 @@
+"""The sizes of archives follow from what images become, not from what they are."""
+
+from typing import Any
+
+import ledger
+import pytest
+from export import exporting
+from export.exporting import StoredImage, crawl_of, export, image_bytes
+
+from pixcrawler_worker.runtime import Runtime
+
+MAX_BYTES = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def clean(runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+
+
+@pytest.mark.parametrize("format_", ["jpg", "png", "bmp", "webp"])
+@pytest.mark.parametrize(
+    "resize",
+    [
+        {"mode": "pad", "size": 500},
+        {"mode": "pad", "size": 500, "only_shrink": False},
+        {"mode": "fit", "size": 500, "only_shrink": False},
+        {"mode": "cover", "size": 500, "only_shrink": False},
+        {"mode": "shortest", "size": 300, "only_shrink": False},
+    ],
+)
+def test_an_archive_of_images_that_become_larger_does_not_exceed_its_limit(
+    runtime: Runtime, resize: dict[str, Any], format_: str
+) -> None:
+    job = crawl_of(runtime, [StoredImage(image_bytes(number, size=(160, 60), quality=20)) for number in range(14)])
+    options = {
+        "layout": "flat",
+        "image": {"format": format_, "resize": resize},
+        "archive": {"part_max_bytes": MAX_BYTES},
+        "extras": {"html_report": False},
+    }
+    parts = exporting.row(runtime, export(runtime, job, options)).export_options["result"]["parts"]
+    assert sum(part["images"] for part in parts) == 14
+    # One image may be larger by itself.
+    assert all(part["size"] <= MAX_BYTES or part["images"] == 1 for part in parts)
+
+
+def test_what_is_around_an_image_is_not_taken_for_an_image(runtime: Runtime) -> None:
+    job = crawl_of(runtime, [StoredImage(image_bytes(number, size=(160, 60))) for number in range(14)])
+    image = {"format": "jpg", "resize": {"mode": "pad", "size": 500}}
+    options = {"layout": "flat", "image": image, "archive": {"part_max_bytes": MAX_BYTES}}
+    parts = exporting.row(runtime, export(runtime, job, options)).export_options["result"]["parts"]
+    assert len(parts) <= 2
