@@ -46,6 +46,7 @@ class Selection:
         lossy: whether images are converted to a lossy format. There, noise at quality 90 takes less than three bytes
             per pixel, and photographs rarely more than twice their former size; lossless formats take four per pixel.
         unknown_bytes: upper bound of the size of a file whose size is not recorded, in bytes.
+        overhead: bytes of an image besides its file and its texts.
     """
 
     crawl_job_ids: Sequence[int]
@@ -70,6 +71,7 @@ class Selection:
     canvas: int
     lossy: bool
     unknown_bytes: int
+    overhead: int
 
 
 def licenses(session: Session, crawl_job_ids: Sequence[int]) -> list[str]:
@@ -173,7 +175,7 @@ WITH RECURSIVE excluded AS (
         (SELECT count(*) FROM unnest(CAST(:bounds AS numeric[])) AS bound WHERE bound <= position) AS split
     FROM selected
 ), costed AS (
-    SELECT *, 3 * (letters + (SELECT coalesce(sum(octet_length(key) + 8), 0) FROM keys)) + 2000 + greatest(0, CASE
+    SELECT *, 3 * (letters + (SELECT coalesce(sum(octet_length(key) + 8), 0) FROM keys)) + :overhead + greatest(0, CASE
         WHEN format = ANY(:copied) AND NOT (:may_rotate AND format = 'jpg' AND orientation <> 1) THEN file_size
         WHEN format = ANY(:copied) THEN file_size + file_size / 8
         WHEN :lossy AND CAST(:enlarged_to AS int) IS NOT NULL THEN pixels * 3 + 65536
@@ -262,6 +264,7 @@ def insert_entries(session: Session, job_id: int, selection: Selection) -> int:
             "canvas": selection.canvas,
             "lossy": selection.lossy,
             "unknown_bytes": selection.unknown_bytes,
+            "overhead": selection.overhead,
             "max_columns": MAX_COLUMNS,
         },
     )

@@ -26,6 +26,9 @@ from pixcrawler_worker.runtime import Runtime
 #: Time for which files may still be deleted after the deletion began: nothing is written under their names meanwhile.
 _DELETION = timedelta(minutes=1)
 _LOSSY_FORMATS = frozenset({"jpg", "webp", "avif"})
+#: Bytes of an image in an archive besides its file and its texts, and those of each further file of it in a tar: its
+#: header, and what fills its last block.
+_OVERHEAD, _FILE_IN_TAR = 2000, 1024
 
 
 def record_request(runtime: Runtime, session: Session, ref: JobRef, options: object) -> None:
@@ -117,6 +120,7 @@ def _selection(session: Session, request: ExportRequest, export_plan: Plan, *, u
     crawl_jobs = extensions.chain(session, request.crawl_job_id)
     known = export_selection.licenses(session, crawl_jobs)
     copies = image.format == "keep" and resize is None and not image.strip_metadata
+    further_files = layout.files_per_image - 1
     target = layout.image_formats[0] if image.format == "keep" else image.format
     return Selection(
         crawl_job_ids=crawl_jobs,
@@ -141,6 +145,7 @@ def _selection(session: Session, request: ExportRequest, export_plan: Plan, *, u
         canvas=resize.size if resize and resize.mode == "pad" else 0,
         lossy=target in _LOSSY_FORMATS,
         unknown_bytes=unknown,
+        overhead=_OVERHEAD + (_FILE_IN_TAR * further_files if export_plan.format is ExportFormat.TAR else 0),
     )
 
 

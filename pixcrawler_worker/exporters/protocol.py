@@ -122,6 +122,7 @@ class Layout(ABC):
             the first of them.
         default_splits: ratios of splits where the options have none; empty for a dataset that is not split.
         split_per_part: whether an archive has images of one split only.
+        files_per_image: files of an archive for each image, without that of its caption.
         needs_all_archives: whether an archive has files that others need even when all its images were left out.
         reader_options: options of Hugging Face's reader, for the dataset card.
         features_are_options: whether the columns are among these options, besides the information on the dataset.
@@ -132,6 +133,7 @@ class Layout(ABC):
     image_formats: ClassVar[tuple[str, ...]] = WRITTEN_FORMATS
     default_splits: ClassVar[Mapping[str, float]] = MappingProxyType({})
     split_per_part: ClassVar[bool] = False
+    files_per_image: ClassVar[int] = 1
     needs_all_archives: ClassVar[bool] = False
     reader_options: ClassVar[Mapping[str, bool]] = MappingProxyType({})
     features_are_options: ClassVar[bool] = True

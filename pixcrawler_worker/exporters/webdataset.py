@@ -20,6 +20,7 @@ class WebDataset(Layout):
     # Readers infer the columns from the first samples, so all images need the same extension.
     image_formats: ClassVar[tuple[str, ...]] = ("jpg",)
     split_per_part: ClassVar[bool] = True
+    files_per_image: ClassVar[int] = 3
     features_are_options: ClassVar[bool] = False
 
     def __init__(self, dataset: Dataset) -> None:

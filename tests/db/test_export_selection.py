@@ -50,3 +50,16 @@ def test_what_is_around_an_image_is_not_taken_for_an_image(runtime: Runtime) -> 
     options = {"layout": "flat", "image": image, "archive": {"part_max_bytes": MAX_BYTES}}
     parts = exporting.row(runtime, export(runtime, job, options)).export_options["result"]["parts"]
     assert len(parts) <= 2
+
+
+@pytest.mark.parametrize(
+    ("format_", "layout"),
+    [("tar", "webdataset"), ("tar", "imagefolder"), ("zip", "imagefolder"), ("zip", "coco"), ("zip", "label_studio")],
+)
+def test_an_archive_of_tiny_images_does_not_exceed_its_limit(runtime: Runtime, format_: str, layout: str) -> None:
+    stored = [StoredImage(image_bytes(number, size=(32, 32), quality=20)) for number in range(350)]
+    options = {"layout": layout, "archive": {"part_max_bytes": MAX_BYTES}, "extras": {"html_report": False}}
+    ref = export(runtime, crawl_of(runtime, stored), options, format_=format_)
+    sizes = [part["size"] for part in exporting.row(runtime, ref).export_options["result"]["parts"]]
+    assert len(sizes) <= 3, "nor is it much smaller"
+    assert max(sizes) <= MAX_BYTES
