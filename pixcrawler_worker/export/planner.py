@@ -93,12 +93,15 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
 
 
 def reopened(session: Session, ref: JobRef) -> None:
-    """Let all archives be written again when the files of the export were deleted after it had failed."""
+    """Let all archives be written again when their files were deleted after the export had failed, or had no images."""
     cleaned_at = exports.take_cleaned_at(session, ref.id)
     if cleaned_at is not None:
         chunks.discard(session, ref, PublishTask().to_json())
         jobs.requeue_completed(session, ref, available_at=cleaned_at + _DELETION)
         exports.reset_counters(session, ref.id)
+    elif not any(chunk.result.get("images") for chunk in chunk_results.ended(session, ref)):
+        # What was missing in the storage may be there by now.
+        jobs.requeue_completed(session, ref)
 
 
 def _nothing_exported(ended: Sequence[EndedChunk]) -> str:

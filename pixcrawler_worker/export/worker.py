@@ -239,8 +239,9 @@ async def _written_before(runtime: Runtime, path: str, note: str) -> ArchiveResu
     except (ValueError, RecursionError, PermanentError) as error:
         log.warning("the note of an earlier attempt is invalid: the archive is written again", reason=str(error)[:200])
         return None
-    # The name of a note that another program has written would be that of a file of the export.
-    if not path.endswith(f"/{result.name}"):
+    # The name of a note that another program has written would be that of a file of the export. An archive without
+    # images may be one of an attempt before a retry, which looks for them again.
+    if not path.endswith(f"/{result.name}") or not result.summary.images:
         return None
     return result if await runtime.storage.size(path) == result.size else None
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import ledger
 import pytest
@@ -87,6 +88,26 @@ def test_a_cancelled_export_writes_nothing_and_a_retry_completes_it(
     assert cleanup.clean_up(runtime, LIMITS) == 0
     assert submission.retry(runtime, EXPORT, ref.id) == []
     assert shown(runtime, ref)[0] == "completed"
+
+
+@pytest.mark.parametrize("options", [{}, {"archive": {"part_max_images": 2}}])
+def test_a_retry_of_an_export_without_images_finds_those_that_are_back(
+    runtime: Runtime, options: dict[str, Any]
+) -> None:
+    job = crawl_of(runtime, stored_images(3))
+    rows = query(runtime, "SELECT storage_url FROM images WHERE crawl_job_id = :id", id=job)
+    keys = [runtime.storage.key(url) for (url,) in rows]
+    bodies = [runtime.run(runtime.storage.get(key)) for key in keys]
+    runtime.run(runtime.storage.delete(keys))
+    ref = exporting.export(runtime, job, options)
+    failed = ("failed", "no image could be exported: 3 missing", 0)
+    assert shown(runtime, ref) == failed
+    exporting.drive(runtime, submission.retry(runtime, EXPORT, ref.id))
+    assert shown(runtime, ref) == failed
+    for key, body in zip(keys, bodies, strict=True):
+        runtime.run(runtime.storage.put(key, body))
+    exporting.drive(runtime, submission.retry(runtime, EXPORT, ref.id))
+    assert shown(runtime, ref) == ("completed", None, 3)
 
 
 def test_a_pending_export_is_cancelled_and_a_retry_plans_it(runtime: Runtime) -> None:

@@ -393,15 +393,15 @@ def retry(session: Session, ref: JobRef, *, has_more: bool = False) -> None:
         raise NotRunningError(f"{ref} has nothing to retry")
 
 
-def requeue_completed(session: Session, ref: JobRef, *, available_at: datetime) -> None:
-    """Queue the completed chunks of a job that was just set running again, because their results were lost.
+def requeue_completed(session: Session, ref: JobRef, *, available_at: datetime | None = None) -> None:
+    """Queue the completed chunks of a job that was just set running again, because their results are of no use.
 
     Only for kinds whose rows do not count chunks. The caller holds the job's lock.
 
     Args:
         session: the transaction of `retry`.
         ref: the job.
-        available_at: when its open chunks are due at the earliest.
+        available_at: when its open chunks are due at the earliest; None for now.
     """
     assert not ref.table.has("total_chunks")
     completed = select(Chunk.id).where(belongs_to(ref), Chunk.state == ChunkState.COMPLETED).order_by(Chunk.id)
