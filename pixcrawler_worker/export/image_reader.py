@@ -341,14 +341,17 @@ def _key(storage: Storage, entry: ExportEntry) -> str | None:
 def _has_exif(body: bytes, extension: str | None) -> bool:
     """Return whether a file may have EXIF metadata, which may have an orientation.
 
-    Reads the segments of a JPEG before the pixels (ITU-T T.81 B.1.1.4), and searches all bytes of other formats.
+    Reads the segments of a JPEG before the pixels (ITU-T T.81 B.1.1.4), and searches all bytes of other formats. What
+    is between two segments is not read: such a file may have it.
     """
     if extension != "jpg":
         # The names in AVIF, PNG and WebP.
         return extension == "tiff" or any(name in body for name in (b"Exif", b"eXIf", b"EXIF"))
     at = 2
-    while at + 8 <= len(body) and body[at] == 0xFF and body[at + 1] != 0xDA:  # noqa: PLR2004 - start of the pixels
-        if body[at + 4 : at + 8] == b"Exif":
+    while body[at : at + 2] != b"\xff\xda":  # start of the pixels
+        # Any number of fill bytes may be before a marker, and decoders skip others, too.
+        is_segment = at + 8 <= len(body) and body[at] == 0xFF and body[at + 1] != 0xFF  # noqa: PLR2004 - of markers
+        if not is_segment or body[at + 4 : at + 8] == b"Exif":
             return True
         at += 2 + (body[at + 2] << 8 | body[at + 3])
     return False

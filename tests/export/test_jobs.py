@@ -437,6 +437,16 @@ def test_images_are_resized_rotated_and_converted_as_the_options_say(runtime: Ru
     }
 
 
+@pytest.mark.parametrize("odd", [b"\xff", b"\xff" * 5, b"\xff\xfe\0\2", b"\xff\xfe\0\2\0\0"])
+def test_an_image_is_rotated_whatever_is_before_its_exif(runtime: Runtime, odd: bytes) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = image_bytes(1, exif=exif)
+    archive = made(runtime, export(runtime, crawl_of(runtime, [StoredImage(body[:2] + odd + body[2:])])))
+    (row,) = metadata_rows(archive)
+    assert (row["width"], row["height"]) == (72, 96)
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_archives_of_an_export_share_the_cores_for_converting(runtime: Runtime, parts: int) -> None:
     stored = {f"https://example.org/{number}": image_bytes(number) for number in range(60)}
