@@ -182,21 +182,24 @@ async def _left_over(runtime: Runtime, work: CrawlWork, page: Page, offers: Sequ
 
     A process that has not kept the page searches it again, and may get it in another order than the one that has noted
     the positions. So these are the candidates at the positions, unless they are decided, and those elsewhere that the
-    job has not processed yet. In the same order as before, there are none elsewhere.
+    job has not processed yet, which after a retry are also those that were rejected for now. In the same order as
+    before, there are none elsewhere.
     """
     at_positions = {offer.position for offer in offers}
     elsewhere = [at for at in range(len(page.candidates)) if at not in at_positions]
     # What cannot be read there was rejected when the page was searched first.
     others = _offers(runtime, work, page.candidates, elsewhere, CrawlProgress(quota=0, more=False))
     job_id, hashes = work.claim.job.id, [offer.url_hash for offer in (*offers, *others)]
-    decided, recorded = await asyncio.to_thread(
-        transact,
-        runtime.sessions,
-        lambda session: (candidates.decided(session, job_id, hashes), candidates.recorded(session, job_id, hashes)),
-    )
+
+    def read(session: Session) -> tuple[frozenset[bytes], frozenset[bytes]]:
+        decided = candidates.decided(session, job_id, hashes)
+        was_tried = crawls.has_rejected_for_now(session, job_id, work.chunk)
+        return decided, candidates.recorded(session, job_id, hashes) if was_tried else decided
+
+    decided, processed = await asyncio.to_thread(transact, runtime.sessions, read)
     left = [
         *(offer for offer in offers if offer.url_hash not in decided),
-        *(offer for offer in others if offer.url_hash not in recorded),
+        *(offer for offer in others if offer.url_hash not in processed),
     ]
     # A URL that is in the page twice was counted as a duplicate before.
     return list({offer.url_hash: offer for offer in reversed(left)}.values())[::-1]

@@ -270,6 +270,14 @@ def has_retriable(session: Session, ref: JobRef) -> bool:
     return bool(session.scalar(select(and_(short, found))))
 
 
+def has_rejected_for_now(session: Session, job_id: int, page: CrawlChunk) -> bool:
+    """Return whether chunks of a result page have rejected candidates for now since the job was started or retried."""
+    of_page = {"source": page.source, "query": page.query, "label": page.label, "page": page.page}
+    of_job = Chunk.crawl_job_id == job_id
+    found = exists().where(of_job, Chunk.payload.contains(of_page), Chunk.result.has_key("retriable"))
+    return bool(session.scalar(select(found)))
+
+
 def reopened(session: Session, ref: JobRef) -> None:
     """Note that the job runs again: its rounds count from 0, and what was rejected for now is left over.
 

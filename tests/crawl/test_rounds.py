@@ -11,6 +11,7 @@ import ledger
 import pytest
 from doubles import (
     StubSource,
+    WatchedDownloader,
     counted,
     drive,
     first,
@@ -35,6 +36,7 @@ from pixcrawler_worker.crawl.kind import CRAWL
 from pixcrawler_worker.db.ledger import chunks
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.lifecycle import JobStatus
+from pixcrawler_worker.domain.reasons import Reason, RejectedError
 from pixcrawler_worker.domain.retry import MAX_ATTEMPTS
 from pixcrawler_worker.errors import TransientError
 from pixcrawler_worker.jobs import submission
@@ -99,6 +101,48 @@ def test_leftovers_of_a_page_that_is_searched_again_are_found_in_any_order(
     ) == [(True,)]
     assert counted(there, ref) == (19, 9, 9)
     assert last_details(there, ref)["reasons"] == {"not_found": 10, "duplicate_url": 1}
+
+
+def test_a_retry_finds_what_was_rejected_for_now_in_a_page_that_has_another_order(
+    runtime: Runtime, host: HostileServer
+) -> None:
+    bad = [host.url(f"/fault/404/other-order-{number}") for number in range(10)]
+    good = image_urls(host, "other-order", 6)
+    later = image_urls(host, "other-order-later", 2)
+    pages = [bad, [*later, *good]]
+    again = [bad, [*good[:2], *later, *good[2:]]]
+    searches: Counter[int] = Counter()
+    tries: Counter[str] = Counter()
+    down = True
+
+    def answer(query: Query) -> Page:
+        searches[query.page] += 1
+        listed = (pages if searches[query.page] == 1 else again)[query.page] if query.page < len(pages) else []
+        return Page(tuple(Candidate(url=url) for url in listed), more=query.page == 0)
+
+    def before_fetch(url: str) -> None:
+        tries[url] += 1
+        if down and url in later:
+            raise RejectedError(Reason.TIMEOUT, "it takes too long")
+
+    there = replace(
+        with_sources(runtime, stub=StubSource(answer)),
+        recent_pages=RecentPages(max_candidates=0),
+        downloader=WatchedDownloader(runtime, before_fetch),
+    )
+    try:
+        # The first round leaves candidates of the second page, which the second round has.
+        ref, messages = start(there, job={"max_images": 12}, chunk_size=10, sources=["stub"])
+        drive(there, messages)
+        assert (searches[1], urls_of(there, ref)) == (2, set(good))
+        assert [tries[url] for url in later] == [1, 1], "once for each time that the job runs"
+        down = False
+        drive(there, submission.retry(there, CRAWL, ref.id))
+    finally:
+        there.run(there.downloader.aclose())
+    assert urls_of(there, ref) == {*good, *later}
+    assert last_details(there, ref)["reasons"] == {"not_found": 10}
+    assert counted(there, ref) == (18, 8, 8)
 
 
 @pytest.mark.parametrize(("broken", "rounds"), [(0, 1), (4, 2), (30, 3)])
