@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import posixpath
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,7 +131,9 @@ class _ArchiveWriter:
         self._places: dict[int, Places] = {}
         self._bugs = InternalErrors("export", "image left out: internal error")
         self._sidecars = Sidecars(plan.options.extras, plan.columns.types)
-        self.has_report = plan.options.extras.html_report and self._layout.extra_path(report.NAME) is not None
+        report_path = self._layout.extra_path(report.NAME)
+        self.has_report = plan.options.extras.html_report and report_path is not None
+        self._report_folder = posixpath.dirname(report_path or "") or "."
 
     async def write(
         self, images: ImageReader | PreparedImages, thumbnails: Awaitable[Mapping[int, bytes]]
@@ -212,7 +215,8 @@ class _ArchiveWriter:
         if entry.seq in self._shown:
             # The file is one of its own in some layouts, and inside another one in others.
             path = next((one.path for one in written if one.body is file.body and file.body), None)
-            self._places[entry.seq] = report.place(entry, file_name, path)
+            link = None if path is None else posixpath.relpath(path, self._report_folder)
+            self._places[entry.seq] = report.place(entry, file_name, link)
         return sample, written
 
     def _checked(self, written: Entry) -> Entry:

@@ -1,5 +1,6 @@
 """The HTML report on an export."""
 
+import posixpath
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -114,6 +115,15 @@ def test_in_each_layout_links_lead_to_files(runtime: Runtime, layout: str) -> No
     files = {unquote(url) for url in found.links if not urlsplit(url).scheme}
     assert files <= set(archive)
     assert bool(files) == (layout != "parquet")
+
+
+def test_in_a_shard_links_lead_from_its_folder_to_files(runtime: Runtime) -> None:
+    ref = exporting.export(runtime, crawl(runtime), {"layout": "webdataset"}, format_="tar")
+    shard = exporting.untarred(exporting.files(runtime, ref)["train-00000.tar"])
+    found = parse(shard["__meta__/dataset-html"].decode().removeprefix("<!doctype html>"))
+    files = {unquote(url) for url in found.links if not urlsplit(url).scheme}
+    assert files
+    assert {posixpath.normpath(f"__meta__/{file}") for file in files} <= set(shard)
 
 
 @requires_chromium
