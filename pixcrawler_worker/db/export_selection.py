@@ -140,11 +140,12 @@ WITH RECURSIVE excluded AS (
 ), grouped AS (
     SELECT *, CASE WHEN :by_group
         THEN first_value(digest) OVER (PARTITION BY family ORDER BY generation, digest) ELSE digest END AS leader,
-        first_value(label) OVER (PARTITION BY family ORDER BY generation, digest, label) AS leading_label,
         row_number() OVER (PARTITION BY digest ORDER BY original_url, label, id) - 1 AS copy
     FROM known
 ), hashed AS (
-    SELECT *, sha256(convert_to(:seed || ':' || encode(leader, 'hex'), 'UTF8')) AS hash FROM grouped
+    SELECT *, sha256(convert_to(:seed || ':' || encode(leader, 'hex'), 'UTF8')) AS hash,
+        first_value(label) OVER (PARTITION BY leader ORDER BY generation, digest, label) AS leading_label
+    FROM grouped
 ), ranked AS (
     SELECT *, dense_rank() OVER (PARTITION BY leading_label ORDER BY hash) AS place FROM hashed
 ), placed AS (

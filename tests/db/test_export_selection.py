@@ -1,11 +1,13 @@
 """The sizes of archives follow from what images become, not from what they are."""
 
+from collections import Counter
 from typing import Any
 
 import ledger
 import pytest
 from export import exporting
 from export.exporting import StoredImage, crawl_of, export, image_bytes
+from validate import validation_jobs
 
 from pixcrawler_worker.runtime import Runtime
 
@@ -63,3 +65,18 @@ def test_an_archive_of_tiny_images_does_not_exceed_its_limit(runtime: Runtime, f
     sizes = [part["size"] for part in exporting.row(runtime, ref).export_options["result"]["parts"]]
     assert len(sizes) <= 3, "nor is it much smaller"
     assert max(sizes) <= MAX_BYTES
+
+
+def test_each_class_keeps_its_ratios_when_its_images_look_like_those_of_another(runtime: Runtime) -> None:
+    stored = [
+        StoredImage(image_bytes(number, quality=quality), label=label)
+        for label, quality in (("cat", 95), ("dog", 75))
+        for number in range(20)
+    ]
+    job = crawl_of(runtime, stored)
+    validation_jobs.validate(runtime, job, {"checks": {"near_duplicate": True}})
+    splits = {"ratios": {"train": 0.5, "test": 0.5}, "by": "image", "stratify": "label"}
+    rows = exporting.metadata_rows(exporting.made(runtime, export(runtime, job, {"splits": splits})))
+    assert sum("near_duplicate" in row["flags"] for row in rows) == 20
+    found = Counter((row["label"], row["split"]) for row in rows)
+    assert found == dict.fromkeys([("cat", "train"), ("cat", "test"), ("dog", "train"), ("dog", "test")], 10)
