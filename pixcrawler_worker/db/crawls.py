@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, exists, func, join, null, select, update
+from sqlalchemy import Select, and_, delete, exists, func, join, null, or_, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
@@ -17,7 +17,7 @@ from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger import jobs, looks
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
 from pixcrawler_worker.db.models import CrawlJob, Profile, Project
-from pixcrawler_worker.db.private_models import Chunk, CrawlPlan, CrawlUrls, Recount
+from pixcrawler_worker.db.private_models import Chunk, CrawlCandidate, CrawlPlan, CrawlUrls, Recount
 from pixcrawler_worker.db.session import driver, execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
@@ -264,10 +264,14 @@ def next_round(session: Session, job_id: int) -> None:
 
 
 def has_retriable(session: Session, ref: JobRef) -> bool:
-    """Return whether a job is short of images and has candidates that were rejected for now."""
+    """Return whether a job is short of images and has candidates that were rejected for now.
+
+    Those that an earlier retry did not need are in no result any more, but among the leftovers.
+    """
     short = exists().where(CrawlJob.id == ref.id, CrawlJob.valid_images < CrawlJob.max_images)
+    left = exists().where(CrawlCandidate.crawl_job_id == ref.id, CrawlCandidate.retriable)
     found = exists().where(Chunk.crawl_job_id == ref.id, Chunk.result.has_key("retriable"))
-    return bool(session.scalar(select(and_(short, found))))
+    return bool(session.scalar(select(and_(short, or_(left, found)))))
 
 
 def has_rejected_for_now(session: Session, job_id: int, page: CrawlChunk) -> bool:

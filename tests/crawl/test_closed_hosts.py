@@ -367,3 +367,22 @@ def test_a_completed_job_that_has_lost_images_asks_again(fresh: Runtime) -> None
         assert ledger.crawl_job(fresh.sessions, ref).valid_images == 6
         assert reasons(fresh, ref) == {}
         assert submission.retry(fresh, CRAWL, ref.id) == []
+
+
+def test_what_a_retry_did_not_need_is_there_for_the_next_one(fresh: Runtime) -> None:
+    down = True
+
+    def rule(_: PoliteHost, request: Any) -> Any:
+        return web.Response(status=500) if down and "/later" in request.path else None
+
+    with polite.serving(rule) as host:
+        good, later = host.urls("good", 4), host.urls("later", 3)
+        ref, messages = start(fresh, [*later, *good], job={"max_images": 5})
+        drive(fresh, ref, messages)
+        assert urls_of(fresh, ref) == set(good)
+        down = False
+        for wanted in (1, 2, 3):
+            drive(fresh, ref, submission.retry(fresh, CRAWL, ref.id))
+            assert len(urls_of(fresh, ref) & set(later)) == wanted
+            assert ledger.crawl_job(fresh.sessions, ref).valid_images == 5
+            ledger.execute(fresh.sessions, "DELETE FROM images WHERE original_url = :url", url=good[wanted])
