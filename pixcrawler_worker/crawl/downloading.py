@@ -421,7 +421,7 @@ class Downloading:
         _check_facts(facts, work.options)
         if work.skips_known:
             await self._check_known(facts)
-        _check_digest(offer, facts, progress)
+        await _check_digest(offer, facts, progress)
         if progress.missing <= 0:
             return _End.SURPLUS
         with progress.reserve(facts.sha256):
@@ -476,8 +476,8 @@ def _check_facts(facts: ImageFacts, options: CrawlOptions) -> None:
         raise RejectedError(Reason.TOO_SMALL, f"{facts.width}x{facts.height}")
 
 
-def _check_digest(offer: Offer, facts: ImageFacts, progress: CrawlProgress) -> None:
-    if facts.sha256 in progress.digests:
+async def _check_digest(offer: Offer, facts: ImageFacts, progress: CrawlProgress) -> None:
+    if await progress.has(facts.sha256):
         progress.same_bytes.append((offer, facts.sha256))
         raise RejectedError(Reason.DUPLICATE_BYTES, "another URL has the same bytes")
 

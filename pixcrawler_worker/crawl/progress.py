@@ -1,5 +1,6 @@
 """What a chunk of a crawl has to do, and how far it has come."""
 
+import asyncio
 import contextlib
 import time
 from collections import Counter, defaultdict
@@ -178,6 +179,7 @@ class CrawlProgress:
         received: bytes of these bodies.
         hosts: for how many seconds downloads waited for and received from each host, all of them together.
         reserved: images that are being stored.
+        storing: set once that has ended, by their SHA-256.
         left: positions of leftovers: the quota was met.
         pause: what is left to another attempt; None when the chunk is done.
         more: whether the source may have further result pages.
@@ -196,6 +198,7 @@ class CrawlProgress:
     received: int = 0
     hosts: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     reserved: int = 0
+    storing: dict[bytes, asyncio.Event] = field(default_factory=dict)
     left: tuple[int, ...] = ()
     pause: Pause | None = None
     more: bool = False
@@ -221,6 +224,7 @@ class CrawlProgress:
         """Reserve room in the quota, and the digest, while the image is stored."""
         self.reserved += 1
         self.digests.add(digest)
+        ended = self.storing[digest] = asyncio.Event()
         try:
             yield
         except BaseException:
@@ -228,6 +232,14 @@ class CrawlProgress:
             raise
         finally:
             self.reserved -= 1
+            del self.storing[digest]
+            ended.set()
+
+    async def has(self, digest: bytes) -> bool:
+        """Return whether an image with a SHA-256 is stored. One that is being stored is waited for: it may fail."""
+        while ended := self.storing.get(digest):
+            await ended.wait()
+        return digest in self.digests
 
     def reject(self, offer: Offer, reason: Reason, detail: str = "", *, status: int | None = None) -> None:
         """Count a candidate that did not become an image; see `Rejection`."""

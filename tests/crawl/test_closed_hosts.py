@@ -1,5 +1,6 @@
 """Hosts that limit requests, are down, drip, or allow few connections: no image is lost, and no host is pressed."""
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ from typing import Any
 import ledger
 import pytest
 from aiohttp import web
-from doubles import WatchedStorage, counted, image_urls, query, start, status, the_chunk, urls_of
+from doubles import WatchedDecoder, WatchedStorage, counted, image_urls, query, start, status, the_chunk, urls_of
 from fakes import polite
-from fakes.hosts import HostileServer
+from fakes.hosts import HostileServer, jpeg
 from fakes.polite import PoliteHost
 from ledger import at_once
 from pydantic import SecretStr
@@ -25,9 +26,11 @@ from pixcrawler_worker.db.ledger.tables import ChunkMessage, JobRef
 from pixcrawler_worker.domain.lifecycle import JobStatus
 from pixcrawler_worker.embedded.services import Services
 from pixcrawler_worker.errors import OutageError, TransientError
+from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, connect
+from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.policy import Policy
 
@@ -284,6 +287,47 @@ def test_what_a_chunk_has_is_kept_when_trouble_comes_in_the_middle(
     assert urls_of(runtime, ref) == set(listed)
     assert (status(runtime, ref), reasons(runtime, ref)) == (JobStatus.COMPLETED, {})
     assert counted(runtime, ref) == (10, 10, 10)
+
+
+@pytest.mark.parametrize("error", [OutageError("the storage is full"), KeyError("a bug")])
+def test_an_image_is_a_duplicate_only_of_one_that_was_stored(fresh: Runtime, error: Exception) -> None:
+    class Away(Storage):
+        async def put(self, key: str, body: bytes) -> None:
+            if body == jpeg("same") and not failures:
+                failures.append(key)
+                await all_here.wait()
+                await asyncio.sleep(0.5)  # what is decoded has its digest by then
+                raise error
+            await super().put(key, body)
+
+    def note(_: Decoder, body: bytes) -> None:
+        arrived.append(body)
+        if len(arrived) == len(listed):
+            all_here.set()
+
+    def rule(host: PoliteHost, request: web.BaseRequest) -> web.Response | None:
+        if "twin" not in request.path:
+            return None
+        if host.count(request.path) > 1:
+            return web.Response(status=404)
+        return web.Response(body=jpeg("same"), content_type="image/jpeg")
+
+    failures: list[str] = []
+    arrived: list[bytes] = []
+    all_here = asyncio.Event()
+    decoder = WatchedDecoder(note)
+    troubled = replace(fresh, storage=Away(fresh.settings.storage()), decoder=decoder)
+    with polite.serving(rule) as host:
+        # With one that is stored, the trouble is not the first thing that happens.
+        name = type(error).__name__
+        listed = [*host.urls(f"twin-{name}", 2), *host.urls(f"other-{name}", 1)]
+        ref, messages = start(troubled, listed, job={"max_images": 3})
+        executor.run(troubled, CRAWL, messages[0].chunk_id)
+        ledger.execute(fresh.sessions, "UPDATE pixcrawler.chunks SET available_at = now() WHERE state = 'queued'")
+        executor.run(troubled, CRAWL, messages[0].chunk_id)
+    fresh.run(decoder.aclose())
+    assert len(urls_of(fresh, ref)) == 2
+    assert "duplicate_bytes" not in reasons(fresh, ref)
 
 
 # The ledger of candidates
