@@ -110,8 +110,8 @@ _GENERATION = "array_position(CAST(:jobs AS int[]), i.crawl_job_id)"
 # The image that is kept in place of another one may be of an earlier generation, where it may have a group already. One
 # that was deleted since still names the group of those that it was kept for.
 _OF_SEVERAL = """found AS ({images}), roots (id, root) AS (
-    SELECT id, coalesce(keeper_id, id) FROM found
-    WHERE keeper_id IS NULL OR keeper_id = id OR NOT EXISTS (SELECT FROM found AS kept WHERE kept.id = found.keeper_id)
+    SELECT found.id, coalesce(found.keeper_id, found.id)
+    FROM found LEFT JOIN found AS kept ON kept.id = found.keeper_id AND kept.id <> found.id WHERE kept.id IS NULL
     UNION ALL
     SELECT found.id, roots.root FROM found JOIN roots ON roots.id = found.keeper_id WHERE found.keeper_id <> found.id
 ), oldest AS (
