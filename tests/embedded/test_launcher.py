@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -33,10 +34,13 @@ with launcher.running(Path(sys.argv[1]), durable=False) as services:
 
 
 @contextmanager
-def other_client(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
+def other_client(data_dir: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """Run a client of the services until its standard input is closed, or until it is killed."""
     command = [sys.executable, "-c", CLIENT, str(data_dir)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | variables
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         yield process
 
 
@@ -247,6 +251,25 @@ def test_sockets_are_in_a_private_temporary_directory_if_the_path_is_unfit(tmp_p
         assert services.sockets.stat().st_mode & 0o777 == 0o700
         assert launcher.find(data_dir) == services
     assert not services.sockets.exists()
+
+
+@pytest.mark.parametrize("name", ["my files", "deep/" * 20])
+def test_a_temporary_directory_whose_path_is_unfit_is_not_used(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    with other_client(tmp_path / "comma, colon: and %20", TMPDIR=str(tmp_path / name)) as client:
+        services = services_of(client)
+        assert both_answer(services)
+        client.communicate()
+    assert not services.sockets.exists()
+
+
+def test_sockets_that_a_killed_supervisor_has_left_without_a_record_are_replaced(used_dir: Path) -> None:
+    # As in a directory that was renamed then, or whose record was not on the disk when the machine lost its power.
+    (used_dir / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(used_dir / "run" / "supervisor"))
+    with launcher.running(used_dir, durable=False) as services:
+        assert both_answer(services)
 
 
 def test_durable_data_survives_a_stop_and_a_killed_supervisor(tmp_path: Path) -> None:
