@@ -29,7 +29,6 @@ TESTED_ELSEWHERE = {
     "broker/control.py": "acceptance/test_remote_control.py",
     "broker/rights.py": "acceptance/test_redis_acl.py",
     "cli/build.py": "acceptance/test_build.py",
-    "cli/celery_processes.py": "acceptance/test_build.py",
     "cli/demo.py": "cli/test_delivery.py",
     "cli/export_arguments.py": "cli/test_export.py",
     "cli/local_service.py": "cli/test_delivery.py",

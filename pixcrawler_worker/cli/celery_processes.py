@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from pixcrawler_worker.cli import interrupts
+from pixcrawler_worker.embedded import processes
 
 #: How long a stopping worker may take to finish its chunks; and after a Ctrl-C.
 _GRACE_SECONDS, _INTERRUPTED_SECONDS = 30.0, 3.5
@@ -71,7 +71,7 @@ def _free_port(preferred: int) -> int:
 @contextlib.contextmanager
 def _process(command: Sequence[str], log: IO[bytes] | None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Celery process while the context is open; then terminate it, and kill it after a grace period."""
-    if setpriv := shutil.which("setpriv"):
+    if setpriv := processes.setpriv():
         # On Linux the kernel terminates it when this process is killed, so that it is never orphaned.
         command = [setpriv, "--pdeathsig", "TERM", *command]
     # In a session of its own, so that Ctrl-C reaches this process only, which stops the others in order.
