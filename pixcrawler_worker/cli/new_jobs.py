@@ -16,7 +16,6 @@ from pixcrawler_worker.db.ledger.tables import JobTable
 from pixcrawler_worker.db.session import Session, transact
 from pixcrawler_worker.db.validations import VALIDATION_JOBS
 from pixcrawler_worker.domain.keywords import parse_keywords
-from pixcrawler_worker.domain.postgres_types import storable
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
 
@@ -48,8 +47,7 @@ def create_crawl(
             project = _project_to_extend(session, crawl.options.extends, project_id)
         job_id = job_rows.create_crawl_job(
             session,
-            # An argument may hold bytes that are not UTF-8.
-            name=storable(name or ", ".join(keyword.label for keyword in parse_keywords(list(crawl.keywords)))),
+            name=name or ", ".join(keyword.label for keyword in parse_keywords(list(crawl.keywords))),
             keywords=list(crawl.keywords),
             max_images=crawl.max_images,
             project_id=project,

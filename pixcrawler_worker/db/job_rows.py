@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from pixcrawler_worker.db import exports, validations
 from pixcrawler_worker.db.models import CrawlJob, ExportJob, Profile, Project, ValidationJob
+from pixcrawler_worker.domain.postgres_types import storable, storable_json
 
 #: Owner of jobs that the command line creates without a project.
 _LOCAL_USER = uuid.UUID("00000000-0000-4000-8000-000000000001")
@@ -26,7 +27,7 @@ def create_crawl_job(
     project = _local_project(session) if project_id is None else session.get(Project, project_id)
     if project is None:
         return None
-    job = CrawlJob(project_id=project.id, name=name[:100], keywords=keywords, max_images=max_images)
+    job = CrawlJob(project_id=project.id, name=_stored(name), keywords=keywords, max_images=max_images)
     session.add(job)
     session.flush()
     return job.id
@@ -39,7 +40,7 @@ def create_validation_job(session: Session, *, crawl_job_id: int, name: str, rul
     """
     if session.get(CrawlJob, crawl_job_id) is None:
         return None
-    job = ValidationJob(crawl_job_id=crawl_job_id, name=name[:100], validation_rules=rules)
+    job = ValidationJob(crawl_job_id=crawl_job_id, name=_stored(name), validation_rules=storable_json(rules))
     session.add(job)
     session.flush()
     validations.record_request(session, job.id)
@@ -58,11 +59,22 @@ def create_export_job(
     )
     if owner is None:
         return None
-    job = ExportJob(crawl_job_id=crawl_job_id, user_id=owner, name=name[:100], format=format_, export_options=options)
+    job = ExportJob(
+        crawl_job_id=crawl_job_id,
+        user_id=owner,
+        name=_stored(name),
+        format=format_,
+        export_options=storable_json(options),
+    )
     session.add(job)
     session.flush()
     exports.request(session, job.id)
     return job.id
+
+
+def _stored(name: str) -> str:
+    # An argument may hold bytes that are not UTF-8.
+    return storable(name)[:100]
 
 
 def _local_project(session: Session) -> Project:

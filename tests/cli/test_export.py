@@ -1,6 +1,7 @@
 """`pixcrawler export`, and the display of exports: called in this process with real services."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_it_writes_the_row_sends_the_message_and_prints_the_id(
     assert owner == project_owner
     # Should the message get lost, a sweep finds it.
     assert query(runtime, "SELECT export_job_id FROM pixcrawler.export_plans") == [(export_id,)]
+
+
+def test_texts_that_postgresql_cannot_hold_are_stored_as_far_as_they_can_be(
+    env: Mapping[str, str], runtime: Runtime, job: int
+) -> None:
+    Path("options.json").write_text('{"select": {"labels": ["cat\\ud800"]}}')
+    words = ["export", str(job), "--options", "options.json", "--name", os.fsdecode(b"caf\xe9")]
+    assert call(env, *words).exit_code == 0
+    assert query(runtime, "SELECT name, export_options FROM export_jobs") == [
+        ("caf?", {"select": {"labels": ["cat?"]}})
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`pixcrawler validate`, and the display of validations: called in this process with real services."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_there_must_be_a_crawl_job(env: Mapping[str, str], broker: redis.Redis) 
     with pytest.raises(PermanentError, match="there is no crawl job 424242"):
         call(env, "validate", "424242")
     assert sent(broker, "validation") == []
+
+
+def test_a_name_that_is_not_utf_8_is_stored_as_far_as_it_can_be(
+    env: Mapping[str, str], runtime: Runtime, job: int
+) -> None:
+    assert call(env, "validate", str(job), "--name", os.fsdecode(b"caf\xe9")).exit_code == 0
+    assert query(runtime, "SELECT name FROM validation_jobs") == [("caf?",)]
 
 
 def test_the_schema_is_printed_without_any_service() -> None:
