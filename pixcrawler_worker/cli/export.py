@@ -23,7 +23,9 @@ _INDENT = 23
 @click.command()
 @click.argument("job_id", type=arguments.NUMBER, metavar="JOB", required=False)
 @export_arguments.add_options
-@click.option("--options", "file", type=click.File(encoding="utf-8"), help="File with options as JSON, or - for stdin.")
+@click.option(
+    "--options", "file", type=click.File(encoding="utf-8-sig"), help="File with options as JSON, or - for stdin."
+)
 @click.option("--name", help="Name of the dataset.  [default: the name of the crawl job]")
 @click.option("--watch", is_flag=True, help="Show the progress of the export until it ends.")
 @click.option(

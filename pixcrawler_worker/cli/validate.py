@@ -19,7 +19,7 @@ from pixcrawler_worker.validate.rules import Level, ValidationRules, parse
 
 @click.command()
 @click.argument("job_id", type=arguments.NUMBER, metavar="JOB", required=False)
-@click.option("--rules", type=click.File(encoding="utf-8"), help="File with rules as JSON, or - for stdin.")
+@click.option("--rules", type=click.File(encoding="utf-8-sig"), help="File with rules as JSON, or - for stdin.")
 @click.option("--level", type=click.Choice([level.value for level in Level]), help="The checks that are enabled.")
 @click.option(
     "--mode", type=click.Choice([mode.value for mode in Mode]), help="The findings that make an image invalid."

@@ -60,6 +60,13 @@ def test_texts_that_postgresql_cannot_hold_are_stored_as_far_as_they_can_be(
     ]
 
 
+def test_options_of_an_editor_that_marks_utf_8_are_read(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
+    Path("options.json").write_text('{"layout": "flat"}', encoding="utf-8-sig")
+    result = call(env, "export", str(job), "--options", "options.json")
+    assert result.exit_code == 0, result.output
+    assert query(runtime, "SELECT export_options FROM export_jobs") == [({"layout": "flat"},)]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -101,6 +101,13 @@ def test_a_name_that_is_not_utf_8_is_stored_as_far_as_it_can_be(
     assert query(runtime, "SELECT name FROM validation_jobs") == [("caf?",)]
 
 
+def test_rules_of_an_editor_that_marks_utf_8_are_read(env: Mapping[str, str], runtime: Runtime, job: int) -> None:
+    Path("rules.json").write_text('{"level": "strict"}', encoding="utf-8-sig")
+    result = call(env, "validate", str(job), "--rules", "rules.json")
+    assert result.exit_code == 0, result.output
+    assert query(runtime, "SELECT validation_rules FROM validation_jobs") == [({"level": "strict"},)]
+
+
 def test_the_schema_is_printed_without_any_service() -> None:
     schema = json.loads(call({}, "validate", "--schema").stdout)
     assert "blurry" in schema["$defs"]["Checks"]["properties"]
