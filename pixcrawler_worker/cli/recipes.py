@@ -248,9 +248,13 @@ def save(path: Path, runtime: Runtime, crawl: CrawlArguments, build: Mapping[str
         raise PermanentError(
             "a recipe names its URL list, and the name of this one has characters that TOML does not have: rename it"
         )
+    text = _named_from(recipe, path).to_toml(extends=crawl.options.extends)
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(_named_from(recipe, path).to_toml(extends=crawl.options.extends))
+        with path.open("x", encoding="utf-8") as file, contextlib.ExitStack() as undo:
+            undo.callback(path.unlink, missing_ok=True)
+            file.write(text)
+            file.flush()
+            undo.pop_all()
     except OSError as error:
         raise PermanentError(f"{path} could not be written: {error.strerror or error}") from error
     return recipe

@@ -3,6 +3,8 @@
 import gc
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,14 @@ from pixcrawler_worker.cli import recipes
 from pixcrawler_worker.crawl.options import parse
 from pixcrawler_worker.errors import PermanentError
 from pixcrawler_worker.runtime import Runtime
+
+#: A command that can write files of ten bytes.
+WITHOUT_ROOM = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+from pixcrawler_worker.cli.main import main
+main()
+"""
 
 
 @pytest.fixture
@@ -288,6 +298,22 @@ def test_a_build_that_cannot_begin_leaves_no_recipe(env: Mapping[str, str], runt
     with pytest.raises(PermanentError, match="there is no crawl job 1000000"):
         call(env, "build", "cat", "--source", "commons", "--extend", "1000000", "--save-recipe", "n.toml")
     assert not Path("n.toml").exists(), "the same command works when the reason is gone"
+
+
+def test_a_recipe_that_there_is_no_room_for_is_not_left_in_part(env: Mapping[str, str], runtime: Runtime) -> None:
+    ledger.execute(runtime.sessions, "DELETE FROM profiles")
+    words = ["build", "cat", "--source", "commons", "--save-recipe", "n.toml"]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ROOM, *words],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (1, "pixcrawler: n.toml could not be written: File too large\n")
+    assert not Path("n.toml").exists(), "the same command works when there is room"
+    assert query(runtime, "SELECT count(*) FROM crawl_jobs") == [(0,)]
 
 
 def test_a_job_that_left_out_what_others_have_has_no_recipe(env: Mapping[str, str], runtime: Runtime) -> None:
