@@ -3,6 +3,7 @@
 The module of a command is imported when the command is called, so `pixcrawler --help` imports little but click.
 """
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def main() -> NoReturn:
 
     Exit codes: 0 done; 1 the job or check failed; 2 invalid arguments; 130 interrupted.
     """
+    _print_any_name()
     try:
         code = _run()
     except SystemExit as ended:
@@ -63,6 +65,12 @@ def main() -> NoReturn:
     if code == interrupts.EXIT_CODE:
         interrupts.leave()
     sys.exit(code)
+
+
+def _print_any_name() -> None:
+    """Have names of files that are no text printed as they are: in most locales Python has an error in their place."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _run() -> str | int | None:

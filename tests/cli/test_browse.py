@@ -42,6 +42,17 @@ def test_a_file_or_a_directory_is_named(env: Mapping[str, str], job: int, output
     assert Path(path.replace("JOB", str(job))).is_file()
 
 
+def test_a_file_whose_name_is_not_utf_8_is_named_as_it_is(env: Mapping[str, str], job: int) -> None:
+    name = b"caf\xe9.html"
+    command = [sys.executable, "-m", "pixcrawler_worker.cli.main", "browse", str(job), "--output", os.fsdecode(name)]
+    # As in the locale of any country, of which a container has none.
+    usual = {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, env={**os.environ, **env, **usual}, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"page: " + name + b" (3 images, ")
+    assert Path(os.fsdecode(name)).is_file()
+
+
 def test_images_without_a_thumbnail_are_counted(env: Mapping[str, str], job: int) -> None:
     for path in Path("storage").rglob("*.jpg"):
         path.unlink()
