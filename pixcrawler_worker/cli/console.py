@@ -41,7 +41,7 @@ def wrapped(text: str, *, indent: int) -> list[str]:
     if not out.is_terminal:
         return [text] if text else []
     text = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), text)
-    lines = textwrap.wrap(text, max(out.width - indent, indent), break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, max(out.width - indent, indent, 1), break_long_words=False, break_on_hyphens=False)
     return [line.replace(_GLUE, " ") for line in lines]
 
 

@@ -69,3 +69,9 @@ def test_a_rejection_is_shown_with_what_to_do(env: Mapping[str, str], job: int) 
     text = " ".join(" ".join(shown(env, "jobs", "show", str(job))).split())
     assert "not_found: image not found. The image was deleted or the URL is misspelled" in text
     assert f"Run `pixcrawler jobs retry {job}`" in text
+
+
+def test_a_terminal_that_says_that_it_has_no_columns_gets_lines() -> None:
+    program = "from pixcrawler_worker.cli import console; print(*console.wrapped('two words', indent=0))"
+    given = {**os.environ, "COLUMNS": "0", "FORCE_COLOR": "1"}
+    assert subprocess.check_output([sys.executable, "-c", program], env=given, text=True) == "two words\n"
