@@ -292,9 +292,7 @@ def _storage(settings: Settings) -> str:
 
 def _sources(settings: Settings) -> str:
     usable = [
-        name
-        for name in protocol.SOURCES.installed()
-        if not protocol.load(name, source_config(settings, name)).missing()
+        name for name in protocol.SOURCES.installed() if not protocol.look_at(name, source_config(settings, name))[1]
     ]
     return f"usable: {', '.join(usable)}"
 

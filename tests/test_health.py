@@ -353,26 +353,54 @@ def test_a_source_that_is_configured_is_usable(service_settings: dict[str, str])
     )
 
 
+#: A source of another package that cannot be asked what it needs.
+BUGGY = """
+from pixcrawler_worker.sources import protocol
+class Source(protocol.Source):
+    summary, terms = "x", "x"
+    def missing(self): return {}["key"]
+    async def search(self, query, http): raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("not_there:Source", "source 'broken' cannot be loaded from not_there:Source"),
+        ("buggy_source:Source", "source 'broken' met an internal error: KeyError('key')"),
+        ("pixcrawler_worker.sources.protocol:Source", "source 'broken' met an internal error: TypeError("),
+    ],
+)
 def test_a_source_whose_package_is_broken_is_one_line_of_the_doctor(
-    service_settings: dict[str, str], tmp_path: Path
+    service_settings: dict[str, str], tmp_path: Path, place: str, message: str
 ) -> None:
     package = tmp_path / "broken-1.dist-info"
     package.mkdir()
+    (tmp_path / "buggy_source.py").write_text(BUGGY)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (package / "entry_points.txt").write_text("[pixcrawler.sources]\nbroken = not_there:Source\n")
+    (package / "entry_points.txt").write_text(f"[pixcrawler.sources]\nbroken = {place}\n")
     configured = {f"PIXCRAWLER_{name.upper()}": value for name, value in service_settings.items()}
-    done = subprocess.run(
-        [sys.executable, "-m", "pixcrawler_worker.cli.main", "doctor", "--json"],
-        check=False,
-        env=os.environ | configured | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
-    assert done.returncode == 1
-    failed = [result for result in json.loads(done.stdout) if not result["ok"]]
+
+    def shown(command: str) -> tuple[int, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pixcrawler_worker.cli.main", command, "--json"],
+            check=False,
+            env=os.environ | configured | {"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr == ""
+        return done.returncode, json.loads(done.stdout)
+
+    code, results = shown("doctor")
+    assert code == 1
+    failed = [result for result in results if not result["ok"]]
     assert [result["name"] for result in failed] == ["sources"]
-    assert "source 'broken' cannot be loaded from not_there:Source" in failed[0]["detail"]
+    assert message in failed[0]["detail"]
+    code, sources = shown("sources")
+    assert (code, len(sources) > 5) == (0, True)
+    (broken,) = [source for source in sources if source["name"] == "broken"]
+    assert message in broken["state"]
 
 
 def test_the_layers_of_the_sandbox_are_named_or_why_one_is_missing(service_settings: dict[str, str]) -> None:

@@ -36,10 +36,9 @@ def sources(*, as_json: bool) -> None:
 
 def _described(name: str, settings: Settings) -> dict[str, Any]:
     try:
-        source = protocol.load(name, source_config(settings, name))
+        source, missing = protocol.look_at(name, source_config(settings, name))
     except PermanentError as error:
         return {"name": name, "ready": False, "state": str(error)}
-    missing = source.missing()
     return {
         "name": name,
         "ready": missing is None,

@@ -11,10 +11,14 @@ from typing import ClassVar
 
 from pixcrawler_worker.domain.facts import Credit
 from pixcrawler_worker.domain.list_rows import ListRow
+from pixcrawler_worker.errors import PermanentError, WorkerError
+from pixcrawler_worker.masking import mask
 from pixcrawler_worker.plugins import Plugins
 from pixcrawler_worker.web.http import AsyncClient
 
 SOURCES = Plugins("source")
+#: Characters of the error of a bug that are shown.
+_MAX_ERROR = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,3 +167,19 @@ def load(name: str, config: SourceConfig) -> Source:
     """
     factory: type[Source] = SOURCES.load(name)
     return factory(config)
+
+
+def look_at(name: str, config: SourceConfig) -> tuple[Source, str | None]:
+    """Return the source of that name, and what has to be configured before it is ready, for a list of all sources.
+
+    Raises:
+        PermanentError: when no such source is installed, or its package is broken, or meets a bug: the list has the
+            others nevertheless.
+    """
+    try:
+        source = load(name, config)
+        return source, source.missing()
+    except WorkerError:
+        raise
+    except Exception as error:
+        raise PermanentError(f"source {name!r} met an internal error: {mask(repr(error))[:_MAX_ERROR]}") from error
