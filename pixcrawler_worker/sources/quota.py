@@ -53,10 +53,7 @@ class Quota:
         """
         now = self._now()
         if self._closed_until is not None and now < self._closed_until:
-            raise TransientError(
-                f"{self._name} has no requests left until {self._closed_until:%Y-%m-%d %H:%M} UTC",
-                retry_after=self._closed_until - now,
-            )
+            raise self._error(self._closed_until, now)
 
     def note(self, response: Response, *, is_exhausted: bool = False) -> None:
         """Take a response into account.
@@ -76,8 +73,14 @@ class Quota:
         left = _number(response.headers.get(self._remaining, ""))
         if exhausted or (left is not None and left < 1):
             self._closed_until = now + min(self._wait(response, now), _MAX_WAIT)
-        if exhausted:
-            self.require()
+        if exhausted and self._closed_until is not None:
+            # Also when there are more at once: the response is not the one to a search.
+            raise self._error(self._closed_until, now)
+
+    def _error(self, until: datetime, now: datetime) -> TransientError:
+        return TransientError(
+            f"{self._name} has no requests left until {until:%Y-%m-%d %H:%M} UTC", retry_after=until - now
+        )
 
     def _wait(self, response: Response, now: datetime) -> timedelta:
         asked = retry_after_of(response)

@@ -56,6 +56,14 @@ def test_too_many_requests_wait_for_the_last_known_reset() -> None:
     assert caught.value.retry_after == timedelta(seconds=100)
 
 
+def test_an_exhausted_quota_is_one_also_when_there_is_more_at_once() -> None:
+    clock = Clock()
+    with pytest.raises(TransientError, match="museum has no requests left until 2026-05-01 12:00 UTC") as caught:
+        clock.note(403, is_exhausted=True, Retry_After=0)
+    assert caught.value.retry_after == timedelta(0)
+    assert clock.wait() is None
+
+
 @pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(hours=-1)])
 def test_a_reset_is_compared_with_the_clock_of_the_provider(ahead: timedelta) -> None:
     clock = Clock()
