@@ -3,7 +3,9 @@
 The module of a command is imported when the command is called, so `pixcrawler --help` imports little but click.
 """
 
+import errno
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,6 +40,10 @@ _COMMANDS = {
     "storage": LazyCommand("storage", "storage", "Compare the storage with the database."),
     "completion": LazyCommand("completion", "completion", "Print the script for shell completion."),
 }
+
+
+#: Errors of a disk or a quota that is full, which are no bugs.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @click.group(cls=LazyGroup, of=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,9 +96,24 @@ def _run() -> str | int | None:
         shown = mask(traceback.format_exc()) if debug else f"pixcrawler: {error}"
         click.echo(safe_lines(shown), err=True)
         return 1
-    except Exception:  # noqa: BLE001 - a bug is shown, without what a library was given and repeats in its text
-        click.echo(safe_lines(mask(traceback.format_exc())), err=True)
+    except Exception as error:  # noqa: BLE001 - a bug is shown, without what a library was given and repeats in its text
+        shown = traceback.format_exc()
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and not debug:
+            shown = _without_room(error)
+        click.echo(safe_lines(mask(shown)), err=True)
         return 1
+
+
+def _without_room(error: OSError) -> str:
+    if error.filename is None:
+        _drop_output()
+    return f"pixcrawler: {error.filename or 'the output'} cannot be written: {error.strerror}"
+
+
+def _drop_output() -> None:
+    """Have Python not write what is left of the output again when it ends."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:

@@ -107,3 +107,13 @@ def test_debug_shows_the_traceback_of_an_error_wherever_it_is_given() -> None:
     after_the_end_of_options = run("jobs", "show", "--", "--debug", env=bare)
     assert after_the_end_of_options.returncode == 2
     assert "expected an integer, got '--debug'" in after_the_end_of_options.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("words", [("settings",), ("sources", "--json")])
+def test_an_output_that_there_is_no_room_for_is_an_error_in_one_line(words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "pixcrawler_worker.cli.main", *words]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.stderr == "pixcrawler: the output cannot be written: No space left on device\n"
+    assert done.returncode == 1
