@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps, signals
-from kombu.exceptions import KombuError, OperationalError
+from kombu.exceptions import KombuError
 
 from pixcrawler_worker import runtime
 from pixcrawler_worker.broker.fork_gate import FORK_GATE
@@ -188,7 +188,7 @@ class Sweeper(bootsteps.StartStopStep):
                 unfinished = self._sweep()
                 if time.monotonic() - tidied > _TIDY_SECONDS:
                     tidied = time.monotonic()
-                    with contextlib.suppress(OperationalError):
+                    with contextlib.suppress(KombuError):
                         app.send_task(Task.SWEEP.value, queue=QUEUES[Task.SWEEP].value, ignore_result=True)
             if unfinished:
                 continue
