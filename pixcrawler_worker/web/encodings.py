@@ -19,8 +19,8 @@ _UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 _MAX_RATIO, _ALWAYS_ALLOWED = 100, 1 << 20
 #: Members that a gzip may have, and one more for so many bytes: some servers compress each 64 kB for themselves.
 _MAX_MEMBERS, _BYTES_PER_MEMBER = 16, 1024
-#: Bytes that are decompressed at a time.
-_BLOCK = 1 << 16
+#: Bytes that are decompressed at a time: few, since each member copies what is behind it in its block.
+_BLOCK = 1 << 12
 
 
 def check(headers: MultiMapping[str], url: str) -> None:
@@ -80,7 +80,6 @@ def _decompressed(body: bytes, window: int, limit: int, what: str, *, may_end_ea
     for _ in range(_MAX_MEMBERS + len(body) // _BYTES_PER_MEMBER):
         decompressor = zlib.decompressobj(window)
         while not decompressor.eof:
-            # In blocks: of each member, zlib copies what is behind it.
             block = body[position : position + _BLOCK]
             if not block and not may_end_early:
                 raise RejectedError(Reason.TRUNCATED, f"{what} that ends early")

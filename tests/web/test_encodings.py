@@ -1,5 +1,6 @@
 import gzip
 import random
+import time
 import zlib
 from contextlib import suppress
 
@@ -67,6 +68,21 @@ def test_a_gzip_of_as_many_members_as_servers_send_is_decoded_whole_and_one_of_m
     assert encodings.decode(members, named("gzip"), URL, max_bytes=len(image)) == image
     with pytest.raises(RejectedError, match="bad_response"):
         encodings.decode(gzip.compress(b"") * 200_000, named("gzip"), URL, max_bytes=len(image))
+
+
+def test_a_body_of_many_members_takes_not_many_times_as_long_as_one_of_a_single_member() -> None:
+    """It is decoded in the event loop: all downloads of the process wait meanwhile."""
+    one = gzip.compress(random.Random(1).randbytes(8 << 20), 1)
+    empty = gzip.compress(b"")
+
+    def seconds(body: bytes) -> float:
+        begun = time.process_time()
+        with suppress(RejectedError):
+            encodings.decode(body, named("gzip"), URL, max_bytes=16 << 20)
+        return time.process_time() - begun
+
+    many = empty * (len(one) // len(empty))
+    assert min(seconds(many) for _ in range(3)) < 8 * min(seconds(one) for _ in range(3))
 
 
 @pytest.mark.parametrize("text", [b"a" * 3000, random.Random(1).randbytes(3000)])
