@@ -193,8 +193,12 @@ async def _left_over(runtime: Runtime, work: CrawlWork, page: Page, offers: Sequ
 
     def read(session: Session) -> tuple[frozenset[bytes], frozenset[bytes]]:
         decided = candidates.decided(session, job_id, hashes)
-        was_tried = crawls.has_rejected_for_now(session, job_id, work.chunk)
-        return decided, candidates.recorded(session, job_id, hashes) if was_tried else decided
+        recorded = candidates.recorded(session, job_id, hashes)
+        # It reads all chunks of the job, so only where it matters.
+        is_in_doubt = not (recorded - decided).isdisjoint(offer.url_hash for offer in others)
+        if is_in_doubt and not crawls.has_rejected_for_now(session, job_id, work.chunk):
+            return decided, decided
+        return decided, recorded
 
     decided, processed = await asyncio.to_thread(transact, runtime.sessions, read)
     left = [
