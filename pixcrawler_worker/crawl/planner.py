@@ -1,7 +1,9 @@
 """Planning, topping up and ending a crawl job."""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from pixcrawler_worker.crawl.lists.stored import StoredList
@@ -13,7 +15,7 @@ from pixcrawler_worker.db.ledger.tables import JobRef
 from pixcrawler_worker.db.session import Session
 from pixcrawler_worker.domain import crawl_planning, keyword_expansion, list_rows
 from pixcrawler_worker.domain.crawl_chunks import CrawlChunk
-from pixcrawler_worker.domain.crawl_history import CrawlHistory
+from pixcrawler_worker.domain.crawl_history import CrawlHistory, Search
 from pixcrawler_worker.domain.crawl_planning import SourceLimits
 from pixcrawler_worker.domain.keywords import parse_keywords
 from pixcrawler_worker.domain.lifecycle import Counters, job_status
@@ -134,7 +136,7 @@ def conclude(runtime: Runtime, session: Session, ref: JobRef, counters: Counters
     try:
         options = parse(request.options)
         history = crawl_history.sum_up(session, ref.id, round_=request.round)
-        round_ = next_round(runtime, request, options, history)
+        round_ = next_round(runtime, request, options, history, _gone(session, ref.id, request, history))
     except PermanentError as error:
         # The row or the configuration changed under the job: it ends with what it has.
         return _end(session, ref, counters, request, reason=str(error))
@@ -160,7 +162,11 @@ def _end(
 
 
 def next_round(
-    runtime: AnyRuntime, request: CrawlRequest, options: CrawlOptions, history: CrawlHistory
+    runtime: AnyRuntime,
+    request: CrawlRequest,
+    options: CrawlOptions,
+    history: CrawlHistory,
+    gone: Mapping[Search, int] = MappingProxyType({}),
 ) -> tuple[CrawlChunk, ...]:
     """Return the chunks of the next round; none when the job has its images, or nothing is left to request.
 
@@ -169,6 +175,7 @@ def next_round(
         request: the job.
         options: of the job.
         history: of earlier rounds.
+        gone: images of each search that were deleted, or found invalid.
 
     Raises:
         PermanentError: when the row or the options are invalid.
@@ -182,14 +189,28 @@ def next_round(
     expands = "variants" if options.variants else "synonyms" if options.synonyms else None
     if expands and all(one.is_list for one in limits.values()):
         raise PermanentError(f"options.{expands}: nothing is searched for a URL list, so leave them out")
-    # Images that were deleted, or found invalid, are missing again.
-    gone = max(0, history.stored - request.valid_images)
     return crawl_planning.next_round(
         keywords=keyword_expansion.expanded(keywords, variants=options.variants, synonyms=options.synonyms),
         sources=limits,
-        max_images=request.max_images + gone,
+        max_images=request.max_images,
         history=history,
+        gone=gone,
     )
+
+
+def _gone(session: Session, job_id: int, request: CrawlRequest, history: CrawlHistory) -> Mapping[Search, int]:
+    """Return how many images of each search were deleted, or found invalid."""
+    if history.stored <= request.valid_images:
+        return {}
+    valid = Counter(crawls.valid_by_search(session, job_id))
+    gone = {}
+    # An image may have another class than its search. Of a text that is searched for two classes, the first keeps them.
+    for search, found in history.searches.items():
+        query, _, source = search
+        kept = min(found.stored, valid[query, source])
+        valid[query, source] -= kept
+        gone[search] = found.stored - kept
+    return gone
 
 
 def sources(runtime: AnyRuntime, options: CrawlOptions, *, has_urls: bool) -> tuple[str, ...]:

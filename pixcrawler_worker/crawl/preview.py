@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -150,7 +150,7 @@ async def preview(  # noqa: PLR0913 - what a job has
     search = _Search(runtime, options, listed, keeps_candidates=keeps_candidates)
     history = CrawlHistory()
     for _ in range(options.max_rounds):
-        chunks = planner.next_round(runtime, replace(request, valid_images=history.stored), options, history)
+        chunks = planner.next_round(runtime, request, options, history)
         if not chunks:
             break
         for result in await search.run(chunks):

@@ -16,8 +16,16 @@ from sqlalchemy.orm import Session
 from pixcrawler_worker.db import validations
 from pixcrawler_worker.db.ledger import jobs, looks
 from pixcrawler_worker.db.ledger.tables import JobRef, JobTable
-from pixcrawler_worker.db.models import CrawlJob, Profile, Project
-from pixcrawler_worker.db.private_models import Chunk, CrawlCandidate, CrawlPlan, CrawlUrls, Recount
+from pixcrawler_worker.db.models import CrawlJob, Image, Profile, Project
+from pixcrawler_worker.db.private_models import (
+    Chunk,
+    CrawlCandidate,
+    CrawlPlan,
+    CrawlUrls,
+    ImageFact,
+    Recount,
+    ValidationResultRow,
+)
 from pixcrawler_worker.db.session import driver, execute_prepared
 from pixcrawler_worker.domain import stored_json
 from pixcrawler_worker.domain.crawl_chunks import CrawlChunk, CrawlChunkResult
@@ -261,6 +269,25 @@ def room(session: Session, job_id: int) -> int:
 def next_round(session: Session, job_id: int) -> None:
     """Count one more round."""
     session.execute(update(CrawlPlan).where(CrawlPlan.crawl_job_id == job_id).values(round=CrawlPlan.round + 1))
+
+
+def valid_by_search(session: Session, job_id: int) -> dict[tuple[str, str], int]:
+    """Return how many images each search has brought that the job's effective validation did not find invalid.
+
+    By query and source. The caller holds the job's lock.
+    """
+    found = (
+        select(ImageFact.query, ImageFact.source, func.count())
+        .join(Image, Image.id == ImageFact.image_id)
+        .where(Image.crawl_job_id == job_id)
+        .group_by(ImageFact.query, ImageFact.source)
+    )
+    if (validation_id := validations.effective_validation(session, job_id)) is not None:
+        of_image = and_(
+            ValidationResultRow.validation_job_id == validation_id, ValidationResultRow.image_id == ImageFact.image_id
+        )
+        found = found.where(~exists().where(of_image, ~ValidationResultRow.valid))
+    return {(query, source): count for query, source, count in session.execute(found)}
 
 
 def has_retriable(session: Session, ref: JobRef) -> bool:

@@ -7,7 +7,7 @@ chunks were planned.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from pixcrawler_worker.domain.crawl_chunks import MAX_CHUNKS, CrawlChunkResult
 from pixcrawler_worker.domain.reasons import Reason
@@ -17,6 +17,8 @@ from pixcrawler_worker.domain.stored_json import Fields
 _FREE = frozenset({Reason.KNOWN_URL, Reason.DUPLICATE_URL, Reason.INVALID_ENTRY})
 #: Reasons of candidates that say that a page brings nothing new.
 _REPEATED = (Reason.DUPLICATE_URL, Reason.INVALID_ENTRY)
+#: Query, class and source.
+Search: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(slots=True)
@@ -124,7 +126,7 @@ class CrawlHistory:
         known_pages: result pages that had nothing but what other jobs have.
     """
 
-    searches: dict[tuple[str, str, str], SearchHistory] = field(default_factory=dict)
+    searches: dict[Search, SearchHistory] = field(default_factory=dict)
     known_pages: int = 0
 
     @property

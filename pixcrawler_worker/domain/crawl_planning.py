@@ -9,9 +9,10 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pixcrawler_worker.domain.crawl_chunks import MAX_CHUNKS, CrawlChunk
-from pixcrawler_worker.domain.crawl_history import CrawlHistory, SearchHistory
+from pixcrawler_worker.domain.crawl_history import CrawlHistory, Search, SearchHistory
 from pixcrawler_worker.domain.keywords import Keyword
 
 #: Lower bound of the expected share of candidates that become images: a lower yield says little about the next page.
@@ -89,11 +90,12 @@ class _Stream:
     source: str
     limits: SourceLimits
     history: SearchHistory
+    gone: int
 
     @property
     def stored(self) -> int:
-        """Images so far."""
-        return self.history.stored
+        """Images so far, without those that are gone."""
+        return self.history.stored - self.gone
 
     @property
     def max_pages(self) -> int | None:
@@ -210,6 +212,7 @@ def next_round(
     sources: Mapping[str, SourceLimits],
     max_images: int,
     history: CrawlHistory,
+    gone: Mapping[Search, int] = MappingProxyType({}),
 ) -> tuple[CrawlChunk, ...]:
     """Return the chunks of the next round; none when the job has its images or nothing is left to request.
 
@@ -222,8 +225,9 @@ def next_round(
         sources: names of the sources, with their limits.
         max_images: of the job.
         history: of earlier rounds.
+        gone: images of each search that were deleted, or found invalid: they are missing again.
     """
-    of_classes = [_streams(keyword, sources, history) for keyword in keywords]
+    of_classes = [_streams(keyword, sources, history, gone) for keyword in keywords]
     have = [sum(stream.stored for stream in found) for found in of_classes]
     caps = []
     for keyword, found, stored in zip(keywords, of_classes, have, strict=True):
@@ -247,10 +251,22 @@ def next_round(
     return tuple(chunk for row in rows for chunk in row if chunk is not None)
 
 
-def _streams(keyword: Keyword, sources: Mapping[str, SourceLimits], history: CrawlHistory) -> list[_Stream]:
+def _streams(
+    keyword: Keyword,
+    sources: Mapping[str, SourceLimits],
+    history: CrawlHistory,
+    gone: Mapping[Search, int],
+) -> list[_Stream]:
     """Return the searches for a keyword: at all sources for the keyword itself, and then for what else it is."""
     return [
-        _Stream(keyword, text, source, limits, history.of(text, keyword.label, source))
+        _Stream(
+            keyword,
+            text,
+            source,
+            limits,
+            history.of(text, keyword.label, source),
+            gone.get((text, keyword.label, source), 0),
+        )
         for text in keyword.queries
         for source, limits in sources.items()
         if text == keyword.query or not limits.is_list

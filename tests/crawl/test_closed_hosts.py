@@ -12,7 +12,19 @@ from typing import Any
 import ledger
 import pytest
 from aiohttp import web
-from doubles import WatchedDecoder, WatchedStorage, counted, image_urls, query, start, status, the_chunk, urls_of
+from doubles import (
+    StubSource,
+    WatchedDecoder,
+    WatchedStorage,
+    counted,
+    image_urls,
+    query,
+    start,
+    status,
+    the_chunk,
+    urls_of,
+    with_sources,
+)
 from fakes import polite
 from fakes.hosts import HostileServer, jpeg
 from fakes.polite import PoliteHost
@@ -30,6 +42,7 @@ from pixcrawler_worker.inspection.decoder import Decoder
 from pixcrawler_worker.jobs import executor, submission, sweeper
 from pixcrawler_worker.jobs.limits import LIMITS, JobLimits
 from pixcrawler_worker.runtime import Runtime, connect
+from pixcrawler_worker.sources.protocol import Candidate, Page, Query
 from pixcrawler_worker.storage.facade import Storage
 from pixcrawler_worker.web.downloader import Downloader
 from pixcrawler_worker.web.policy import Policy
@@ -430,3 +443,32 @@ def test_what_a_retry_did_not_need_is_there_for_the_next_one(fresh: Runtime) -> 
             assert len(urls_of(fresh, ref) & set(later)) == wanted
             assert ledger.crawl_job(fresh.sessions, ref).valid_images == 5
             ledger.execute(fresh.sessions, "DELETE FROM images WHERE original_url = :url", url=good[wanted])
+
+
+@pytest.mark.parametrize("limits", [{"max_images": 4}, {}])
+def test_images_that_a_class_has_lost_are_replaced_by_those_of_the_same_class(
+    fresh: Runtime, limits: dict[str, int]
+) -> None:
+    """Also where the class has a limit of its own."""
+    down = True
+
+    def rule(_: PoliteHost, request: Any) -> Any:
+        return web.Response(status=500) if down and "/later" in request.path else None
+
+    with polite.serving(rule) as host:
+        listed = {name: [*host.urls(f"later-{name}", 3), *host.urls(name, 4)] for name in ("cat", "dog")}
+
+        def answer(query: Query) -> Page:
+            page = [listed[query.text][:3], listed[query.text][3:], *[[]] * 20][query.page]
+            return Page(tuple(Candidate(url=url) for url in page), more=query.page == 0)
+
+        there = with_sources(fresh, stub=StubSource(answer))
+        keywords = [{"query": name, **limits} for name in listed]
+        ref, messages = start(there, job={"max_images": 8, "keywords": keywords}, sources=["stub"], chunk_size=4)
+        drive(there, ref, messages)
+        assert urls_of(there, ref) == {*host.urls("cat", 4), *host.urls("dog", 4)}
+        ledger.execute(there.sessions, "DELETE FROM images WHERE original_url = ANY(:urls)", urls=listed["cat"][3:6])
+        down = False
+        drive(there, ref, submission.retry(there, CRAWL, ref.id))
+        assert urls_of(there, ref) == {*listed["cat"][:3], listed["cat"][6], *listed["dog"][3:]}
+        assert submission.retry(there, CRAWL, ref.id) == []
