@@ -67,7 +67,6 @@ def running(
     """
     with interrupts.handled() as interrupted, contextlib.ExitStack() as stack:
         try:
-            is_shared = launcher.find(data_dir) is not None
             with console.out.status("starting PostgreSQL and Redis"):
                 services = stack.enter_context(
                     launcher.running(data_dir, allow_fake=allow_fake, hurry=interrupted.hurry)
@@ -85,7 +84,7 @@ def running(
             # What a killed command has left, its lease would keep for a minute.
             _release_chunks(runtime)
             process = stack.enter_context(worker(runtime, concurrency, log=stack.enter_context(log.open("ab"))))
-            yield LocalService(runtime, process, log, left, is_shared)
+            yield LocalService(runtime, process, log, left, services.is_shared)
         finally:
             interrupted.leaving = True
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -171,7 +172,7 @@ def _connect(data_dir: Path) -> tuple[Services, socket.socket] | None:
         if not announcement:
             return None  # the last client has just disconnected
         undo.pop_all()
-        return Services.from_json(announcement), connection
+        return replace(Services.from_json(announcement), is_shared=True), connection
 
 
 def _start(

@@ -1,7 +1,7 @@
 """What the supervisor gets from its first client and sends to every client, each as one line of JSON."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +39,7 @@ class Services:
         pids: of the processes.
         tcp_database_url: for libpq, over TCP on the loopback interface; None unless that was requested.
         tcp_broker_url: of Redis, likewise.
+        is_shared: whether they ran before this client connected; others use them, too, then.
     """
 
     database_url: str
@@ -51,10 +52,13 @@ class Services:
     pids: Pids
     tcp_database_url: str | None = None
     tcp_broker_url: str | None = None
+    is_shared: bool = field(default=False, compare=False)
 
     def to_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps(asdict(self), default=str)
+        """Return one line of JSON, for all clients."""
+        fields = asdict(self)
+        del fields["is_shared"]
+        return json.dumps(fields, default=str)
 
     @classmethod
     def from_json(cls, line: str) -> Self:

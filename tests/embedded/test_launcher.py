@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from pixcrawler_worker.embedded import launcher
 with launcher.running(Path(sys.argv[1]), durable=False) as services:
-    print(services.to_json(), flush=True)
+    print(services.to_json(), services.is_shared, sep="\\n", flush=True)
     sys.stdin.read()
 """
 
@@ -153,6 +153,12 @@ def test_of_concurrent_clients_one_starts_the_services(tmp_path: Path) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(other_client(tmp_path)) for _ in range(3)]
         assert len({services_of(client).pids for client in clients}) == 1
+        # A command that starts them cleans up after those before it: only one may take itself for that.
+        assert sorted(client.stdout.readline() for client in clients if client.stdout) == [
+            "False\n",
+            "True\n",
+            "True\n",
+        ]
 
 
 def test_all_processes_end_when_the_last_client_is_killed(used_dir: Path) -> None:
