@@ -1,11 +1,6 @@
 """Writing many rows at once, where one that the database rejects must not cost the others."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-
-from sqlalchemy.orm import Session
-
-from pixcrawler_worker.db.session import driver
+from collections.abc import Callable
 
 
 def write_each(
@@ -16,7 +11,7 @@ def write_each(
     Args:
         count: rows.
         write: writes the rows from a position up to another one, without that; when it raises, it has written none
-            (`savepoint`).
+            (`Session.begin_nested`).
         is_about_a_row: whether an error says something about the rows; any other one is raised.
 
     Returns:
@@ -40,21 +35,3 @@ def write_each(
     if count:
         write_between(0, count)
     return errors
-
-
-@contextlib.contextmanager
-def savepoint(session: Session) -> Iterator[None]:
-    """Undo what the block has written when it raises, so that the transaction of the session can go on.
-
-    For statements only: objects of the session are not looked at, as `Session.begin_nested` does, which takes several
-    times as long.
-    """
-    connection = driver(session)
-    connection.execute("SAVEPOINT block", prepare=False)
-    try:
-        yield
-    except BaseException:
-        if not connection.closed:
-            connection.execute("ROLLBACK TO SAVEPOINT block; RELEASE SAVEPOINT block", prepare=False)
-        raise
-    connection.execute("RELEASE SAVEPOINT block", prepare=False)

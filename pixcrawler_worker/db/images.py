@@ -10,7 +10,7 @@ from sqlalchemy import ARRAY, BigInteger, any_, delete, literal, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.each_row import savepoint, write_each
+from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.image_records import ImageRecord
 from pixcrawler_worker.db.models import Image
 from pixcrawler_worker.db.session import describe, driver, execute_text, is_about_a_row
@@ -168,10 +168,10 @@ def insert_new(session: Session, job_id: int, found: Sequence[NewImage]) -> list
     if not found:
         return []
     try:
-        with savepoint(session):
+        with session.begin_nested():
             return _copy(session, job_id, found)
     except psycopg.errors.UniqueViolation:
-        with savepoint(session):
+        with session.begin_nested():
             return _insert_unless_known(session, job_id, found)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from pixcrawler_worker.db.each_row import savepoint, write_each
+from pixcrawler_worker.db.each_row import write_each
 from pixcrawler_worker.db.image_records import ImageRecord, record_of, select_images
 from pixcrawler_worker.db.images import MEASURED_HASH_VERSION, METRICS_VERSION, metrics_of, signed
 from pixcrawler_worker.db.models import Image
@@ -137,7 +137,7 @@ def _write_each(session: Session, rows: Sequence[T], write: Callable[[Sequence[T
     """
 
     def write_between(first: int, last: int) -> None:
-        with savepoint(session):
+        with session.begin_nested():
             write(rows[first:last])
 
     def is_about_a_row(error: Exception) -> bool:
